@@ -1,0 +1,142 @@
+//! What a libvirt domain asks for and carries, as read from its XML: the claims of our metadata element and its
+//! host devices. The XML crate makes these, the hook sends them, the machine judges them.
+
+use crate::ids::{ClaimName, MdevUuid, PciAddress, ProfileName};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Alias libvirt keeps on a hostdev of ours, followed by the claim's name; slices after the first of a claim
+/// add `--<index>` (libvirt allows letters, digits, `-` and `_` in a user alias).
+pub const ALIAS_PREFIX: &str = "ua-gpuslice-";
+
+/// Namespace of our metadata element.
+pub const NAMESPACE: &str = "urn:gpuslice:domain:1";
+
+/// A domain as far as we care.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Domain {
+    /// The UUID in the XML.
+    pub uuid: Uuid,
+    /// The name, for people.
+    pub name: String,
+    /// Claims in our namespace.
+    #[serde(default)]
+    pub claims: Vec<ClaimRequest>,
+    /// Every hostdev that passes a PCI function or a mediated device, ours or not.
+    #[serde(default)]
+    pub devices: Vec<HostDevice>,
+}
+
+/// One `<gpuslice:claim>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClaimRequest {
+    /// Unique within the domain.
+    pub name: ClaimName,
+    /// The profile asked for; `None` when only properties are asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<ProfileName>,
+    /// How many slices of it, all or none. At least 1.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub count: u32,
+    /// All of one fabric.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub same_fabric: bool,
+    /// Keep to the NUMA node of the domain's memory where possible.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub prefer_numa: bool,
+    /// Least memory in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_min: Option<u64>,
+    /// Least isolation: `hardware` or `shared`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation_min: Option<String>,
+}
+
+fn one() -> u32 {
+    1
+}
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_one(count: &u32) -> bool {
+    *count == 1
+}
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+/// One `<hostdev>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostDevice {
+    /// What it passes.
+    pub source: HostDeviceSource,
+    /// The alias, if one is written; ours begin with [`ALIAS_PREFIX`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias: Option<String>,
+    /// `managed='yes'`: libvirt binds and unbinds by itself.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub managed: bool,
+}
+
+/// Source of a hostdev.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostDeviceSource {
+    /// `type='mdev'`.
+    Mdev(MdevUuid),
+    /// `type='pci'`.
+    Pci(PciAddress),
+}
+
+impl HostDevice {
+    /// Claim and index our alias names; `None` for a device that is not ours.
+    pub fn our_claim(&self) -> Option<(ClaimName, u32)> {
+        parse_alias(self.alias.as_deref()?)
+    }
+}
+
+/// The alias of the `index`-th slice of a claim. Index 0 is the bare name.
+pub fn alias_for(claim: &ClaimName, index: u32) -> String {
+    if index == 0 {
+        format!("{ALIAS_PREFIX}{claim}")
+    } else {
+        format!("{ALIAS_PREFIX}{claim}--{index}")
+    }
+}
+
+/// Reads an alias of ours back. The index follows two hyphens, which no claim name contains.
+pub fn parse_alias(alias: &str) -> Option<(ClaimName, u32)> {
+    let rest = alias.strip_prefix(ALIAS_PREFIX)?;
+    let (name, index) = match rest.split_once("--") {
+        Some((name, index)) => (name, index.parse().ok().filter(|i| *i > 0)?),
+        None => (rest, 0),
+    };
+    Some((name.parse().ok()?, index))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aliases_round_trip_and_reject_others() {
+        let name: ClaimName = "gpu-0_b".parse().unwrap();
+        for index in [0, 1, 15] {
+            assert_eq!(
+                parse_alias(&alias_for(&name, index)),
+                Some((name.clone(), index))
+            );
+        }
+        for alias in [
+            "ua-other-gpu0",
+            "ua-gpuslice-",
+            "ua-gpuslice-gpu0--0",
+            "ua-gpuslice-gpu0--x",
+            "gpu0",
+        ] {
+            assert_eq!(parse_alias(alias), None, "{alias}");
+        }
+    }
+}

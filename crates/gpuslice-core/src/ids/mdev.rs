@@ -1,0 +1,104 @@
+//! Names of mediated devices (Documentation/driver-api/vfio-mediated-device.rst).
+
+use super::{ClaimName, ParseIdError, serde_as_text};
+use std::fmt;
+use std::str::FromStr;
+use uuid::Uuid;
+
+/// UUID of a mediated device. sysfs shows it in lower case whatever case was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MdevUuid(pub Uuid);
+
+impl MdevUuid {
+    /// The UUID of the `index`-th device of a claim: UUIDv5 in the domain's own namespace, so that it can be
+    /// computed again from the domain XML alone and a copied domain's device is told from the original's.
+    pub fn for_claim(domain: Uuid, claim: &ClaimName, index: u32) -> Self {
+        Self(Uuid::new_v5(&domain, format!("{claim}/{index}").as_bytes()))
+    }
+}
+
+impl fmt::Display for MdevUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_hyphenated().fmt(f)
+    }
+}
+
+impl FromStr for MdevUuid {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        // The kernel takes only the hyphenated form (mdev_core: 36 bytes).
+        if text.len() != 36 {
+            return Err(ParseIdError::new("mdev UUID", text, "not 36 characters"));
+        }
+        let uuid = Uuid::try_parse(text)
+            .map_err(|_| ParseIdError::new("mdev UUID", text, "not a hyphenated UUID"))?;
+        Ok(Self(uuid))
+    }
+}
+
+serde_as_text!(MdevUuid);
+
+/// Raw id of an mdev type as the kernel shows it: `nvidia-558`, `i915-GVTg_V5_4`, `mtty-2`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MdevTypeId(String);
+
+impl MdevTypeId {
+    /// The text as sysfs shows it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for MdevTypeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for MdevTypeId {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let bad = |why| Err(ParseIdError::new("mdev type", text, why));
+        if text.is_empty() || text.len() > 255 {
+            return bad("empty or longer than 255 bytes");
+        }
+        // It becomes a path component: nothing that could leave the directory.
+        if text.contains('/') || text == "." || text == ".." || text.chars().any(char::is_control) {
+            return bad("not a file name");
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+serde_as_text!(MdevTypeId);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claim_uuids_are_stable_and_distinct() {
+        let vm = Uuid::from_u128(0x1234);
+        let gpu0: ClaimName = "gpu0".parse().unwrap();
+        let ai: ClaimName = "ai".parse().unwrap();
+        let first = MdevUuid::for_claim(vm, &gpu0, 0);
+        assert_eq!(first, MdevUuid::for_claim(vm, &gpu0, 0));
+        assert_ne!(first, MdevUuid::for_claim(vm, &gpu0, 1));
+        assert_ne!(first, MdevUuid::for_claim(vm, &ai, 0));
+        assert_ne!(
+            first,
+            MdevUuid::for_claim(Uuid::from_u128(0x1235), &gpu0, 0)
+        );
+        assert_eq!(first.0.get_version_num(), 5);
+    }
+
+    #[test]
+    fn type_ids_stay_file_names() {
+        assert!("i915-GVTg_V5_4".parse::<MdevTypeId>().is_ok());
+        for text in ["", "..", "a/b", "a\n"] {
+            text.parse::<MdevTypeId>().unwrap_err();
+        }
+    }
+}

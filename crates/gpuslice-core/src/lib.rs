@@ -1,0 +1,11 @@
+//! The pure core of gpuslice: what a host's GPUs are, what they should be, who gets which slice, and the steps
+//! from one to the other. No IO, no clock, no threads: a host is seen through [`port::HostRead`] and
+//! [`port::HostWrite`], time is an argument. See ARCHITECTURE.md at the workspace root.
+#![forbid(unsafe_code)]
+
+pub mod domain;
+pub mod errno;
+pub mod ids;
+pub mod port;
+pub mod refusal;
+pub mod request;

@@ -1,0 +1,78 @@
+//! The two ports through which the pure crates see a host. `gpuslice-host` answers them with the real kernel,
+//! `gpuslice-sim` with a simulated one; nothing above them can tell.
+//!
+//! Paths are absolute as the running kernel shows them (`/sys/bus/pci/devices/…`, `/proc/…`); an implementation
+//! may move them under another root.
+
+use crate::errno::Errno;
+
+/// Reads only. Observation takes this port, so that it cannot change anything by type.
+pub trait HostRead {
+    /// Names in a directory, in no particular order, without `.` and `..`.
+    ///
+    /// # Errors
+    /// `ENOENT` when it is absent, which is not the same answer as an empty list.
+    fn list(&self, dir: &str) -> Result<Vec<String>, Errno>;
+
+    /// Content of a file, at most [`READ_LIMIT`] bytes; `EFBIG` beyond.
+    ///
+    /// # Errors
+    /// What open(2) or read(2) gave. sysfs gives `EACCES` for the wrong direction even to root.
+    fn read(&self, file: &str) -> Result<Vec<u8>, Errno>;
+
+    /// Target of a symbolic link as stored, not resolved.
+    ///
+    /// # Errors
+    /// `EINVAL` when the path is not a link, `ENOENT` when it is absent.
+    fn link(&self, path: &str) -> Result<String, Errno>;
+}
+
+/// Longest file [`HostRead::read`] returns: larger than any sysfs attribute (one page) and any mdev definition.
+pub const READ_LIMIT: usize = 64 * 1024;
+
+/// How a write ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// The kernel took it.
+    Done,
+    /// The writer sleeps in the kernel (only the simulator answers so; a real write just does not return).
+    Blocked,
+}
+
+/// Writes. Only the executor of plans takes this port.
+pub trait HostWrite: HostRead {
+    /// Writes an existing file with one write(2).
+    ///
+    /// # Errors
+    /// What open(2) or write(2) gave.
+    fn write(&mut self, file: &str, data: &[u8]) -> Result<Written, Errno>;
+
+    /// Loads a kernel module with its dependencies (modprobe); loading it twice is success.
+    ///
+    /// # Errors
+    /// `ENOENT` when there is no such module, else what the kernel said.
+    fn load_module(&mut self, name: &str) -> Result<(), Errno>;
+}
+
+/// Reads a small attribute as text without its trailing white space.
+///
+/// # Errors
+/// The errno of the read; `EINVAL` when it is not UTF-8.
+pub fn read_text(host: &dyn HostRead, file: &str) -> Result<String, Errno> {
+    let bytes = host.read(file)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| Errno::EINVAL)?;
+    Ok(text.trim_end_matches(['\n', ' ', '\t', '\0']).to_owned())
+}
+
+/// Last component of a link's target: the driver's name of `…/driver`, the group's number of `…/iommu_group`.
+/// `None` when the link is absent.
+///
+/// # Errors
+/// Any errno but `ENOENT`.
+pub fn link_name(host: &dyn HostRead, path: &str) -> Result<Option<String>, Errno> {
+    match host.link(path) {
+        Ok(target) => Ok(target.rsplit('/').next().map(str::to_owned)),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}

@@ -1,0 +1,142 @@
+//! Refusals: why something was not done, with a stable code a program can branch on, a sentence for a person,
+//! and the next command.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $variant:ident = $text:literal;)*) => {
+        /// Stable codes of refusals: kebab-case words, never renamed.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub enum Code { $($(#[$doc])* $variant,)* }
+
+        impl Code {
+            /// Every code.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The word.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// Every slice of the profile is taken.
+    NoCapacity = "no-capacity";
+    /// No device of this host offers the profile.
+    NoProfile = "no-profile";
+    /// The request itself is wrong.
+    BadRequest = "bad-request";
+    /// The device in the XML belongs to another domain's claim.
+    ClaimCopied = "claim-copied";
+    /// The parents this needs have not appeared or are not yet as their layout says.
+    NotSettled = "not-settled";
+    /// Another VM or process holds the slice.
+    Held = "held";
+    /// The slice is assigned to another owner.
+    Taken = "taken";
+    /// The parent is being reshaped.
+    Reshaping = "reshaping";
+    /// The parent does not get new VMs because a person said so.
+    Cordoned = "cordoned";
+    /// The parent is not touched because of a fault.
+    Quarantined = "quarantined";
+    /// The slice is bound to a driver of the host.
+    HostDriver = "host-driver";
+    /// The device named is not on this host.
+    Absent = "absent";
+    /// The slice belongs to another program.
+    Foreign = "foreign";
+    /// The claim or parent named does not exist.
+    Unknown = "unknown";
+    /// A domain's shut-off XML lacks the device of a claim.
+    NotInXml = "not-in-xml";
+    /// managed='yes' where it breaks the device.
+    Managed = "managed";
+    /// A device write failed.
+    DeviceFailed = "device-failed";
+    /// A device write has not returned.
+    DeviceStuck = "device-stuck";
+    /// State cannot be recorded, so nothing is promised.
+    StateUnwritable = "state-unwritable";
+    /// The configuration is broken; the applied layout stays.
+    BadConfig = "bad-config";
+    /// Running VMs stand in the way.
+    InUse = "in-use";
+    /// Polkit or the socket said no.
+    NotPermitted = "not-permitted";
+    /// The daemon does not answer.
+    Unreachable = "unreachable";
+    /// It took longer than allowed.
+    Timeout = "timeout";
+    /// Not supported by this mechanism or version.
+    Unsupported = "unsupported";
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Why something was not done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct Refusal {
+    /// What kind of reason.
+    pub code: Code,
+    /// One sentence with the objects' names, lower case, no full stop.
+    pub message: String,
+    /// What lies behind it, outermost first; each names operation, object and errno where there is one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub causes: Vec<String>,
+    /// A command or an edit that mends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl Refusal {
+    /// A refusal without causes or hint.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            causes: Vec::new(),
+            hint: None,
+        }
+    }
+
+    /// Adds the next step.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds a cause below those already there.
+    #[must_use]
+    pub fn because(mut self, cause: impl Into<String>) -> Self {
+        self.causes.push(cause.into());
+        self
+    }
+
+    /// The whole on one line, as it must fit behind libvirt's own long prefix:
+    /// `gpuslice: no-capacity: … : cause; try: hint`.
+    pub fn one_line(&self) -> String {
+        let mut line = format!("gpuslice: {}: {}", self.code, self.message);
+        for cause in &self.causes {
+            line.push_str(": ");
+            line.push_str(cause);
+        }
+        if let Some(hint) = &self.hint {
+            line.push_str("; try: ");
+            line.push_str(hint);
+        }
+        line.chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect()
+    }
+}

@@ -1,0 +1,349 @@
+//! What can be asked of the daemon over D-Bus or its socket, and what it answers. Both transports carry these
+//! same types; `--json` prints the rows as they are.
+
+use crate::domain::{ClaimRequest, Domain, HostDeviceSource};
+use crate::ids::{ClaimKey, MdevTypeId, Owner, ParentId, PciAddress, ProfileName, SliceId};
+use crate::refusal::Refusal;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// A question or an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "command")]
+pub enum Command {
+    /// Health and settledness.
+    Status,
+    /// Devices that yield slices.
+    ListParents,
+    /// What VMs can ask for.
+    ListProfiles,
+    /// Raw mdev types of each parent.
+    ListTypes,
+    /// Slices that exist.
+    ListSlices,
+    /// Claims and what they are bound to.
+    ListClaims,
+    /// Makes or keeps a claim and says which devices its owner must carry. Idempotent.
+    Claim {
+        /// Who asks.
+        owner: Owner,
+        /// The owner's name, for people.
+        owner_name: String,
+        /// What is asked.
+        request: ClaimRequest,
+        /// VFs: let other claims name the same home VF.
+        #[serde(default)]
+        pool: bool,
+        /// Hold the capacity even while the owner is stopped.
+        #[serde(default)]
+        reserve: bool,
+        /// Only say what would be done.
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// Ends a claim. Refused while its slice is in use, unless forced; never takes a held slice away.
+    Unclaim {
+        /// Which.
+        key: ClaimKey,
+        /// Forget it even if its slice cannot be cleaned now.
+        #[serde(default)]
+        force: bool,
+    },
+    /// What `apply` would do, step by step, and which VMs stand in the way.
+    Plan,
+    /// Takes the configuration as it is on disk and makes the host so.
+    Apply,
+    /// Gives a parent no new VMs.
+    Cordon {
+        /// Which.
+        parent: ParentId,
+        /// Why, for people.
+        #[serde(default)]
+        reason: String,
+    },
+    /// Lifts a cordon or a quarantine.
+    Uncordon {
+        /// Which.
+        parent: ParentId,
+    },
+    /// Answered when every layout is realised or cannot be, at the latest after the time given.
+    WaitSettled {
+        /// Milliseconds.
+        timeout_ms: u64,
+    },
+    /// The agent saw a domain's persistent XML. The answer says which devices of ours it should carry.
+    DomainSeen {
+        /// As read.
+        domain: Domain,
+        /// No process runs it.
+        shut_off: bool,
+    },
+    /// The agent saw a domain undefined for good (not renamed).
+    DomainGone {
+        /// Which.
+        uuid: Uuid,
+    },
+    /// What the agent should do now.
+    AgentWork,
+}
+
+/// What is answered. A refusal is the other arm of the result that carries it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "answer")]
+pub enum Answer {
+    /// To [`Command::Status`].
+    Status(StatusRow),
+    /// To [`Command::ListParents`].
+    Parents {
+        /// In address order.
+        rows: Vec<ParentRow>,
+    },
+    /// To [`Command::ListProfiles`].
+    Profiles {
+        /// In name order.
+        rows: Vec<ProfileRow>,
+    },
+    /// To [`Command::ListTypes`].
+    Types {
+        /// By parent, then type.
+        rows: Vec<TypeRow>,
+    },
+    /// To [`Command::ListSlices`].
+    Slices {
+        /// By parent, then address.
+        rows: Vec<SliceRow>,
+    },
+    /// To [`Command::ListClaims`].
+    Claims {
+        /// By owner, then name.
+        rows: Vec<ClaimRow>,
+    },
+    /// To [`Command::Claim`].
+    Claimed {
+        /// Whether anything was not already so.
+        changed: bool,
+        /// The claim now.
+        claim: ClaimRow,
+        /// What the owner's XML must carry.
+        devices: Vec<DeviceToWrite>,
+        /// For people, e.g. overcommit.
+        warnings: Vec<String>,
+    },
+    /// To [`Command::DomainSeen`].
+    Domain {
+        /// What the XML should carry; devices of ours not in this list are to go.
+        devices: Vec<DeviceToWrite>,
+        /// Claims that could not be served, with the reason.
+        refused: Vec<Refusal>,
+    },
+    /// To [`Command::Plan`] and [`Command::Apply`].
+    Plan(PlanRow),
+    /// To [`Command::AgentWork`].
+    AgentWork {
+        /// Shut-off domains to look at again (a device of theirs should change).
+        look_again: Vec<Uuid>,
+        /// Domains refused as `not-settled` that can start now.
+        start: Vec<Uuid>,
+    },
+    /// To every order without a result of its own.
+    Done {
+        /// Whether anything was not already so.
+        changed: bool,
+        /// What was done, or `already so`.
+        message: String,
+    },
+}
+
+/// A hostdev that belongs into a domain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceToWrite {
+    /// Its alias.
+    pub alias: String,
+    /// What it passes. managed is always `no`: binding is ours.
+    pub source: HostDeviceSource,
+}
+
+/// `gpuslice status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusRow {
+    /// Version of the daemon.
+    pub version: String,
+    /// Whether every applied layout is realised or quarantined.
+    pub settled: bool,
+    /// What is waited for when not settled.
+    pub waiting_for: Vec<String>,
+    /// Whether state can be recorded; if not, nothing is given out.
+    pub writable: bool,
+    /// Errors of the configuration on disk, if the applied layout stays because of them.
+    pub config_errors: Vec<String>,
+    /// Parents seen.
+    pub parents: u32,
+    /// Slices that exist.
+    pub slices: u32,
+    /// Claims known.
+    pub claims: u32,
+    /// Claims whose slice is with a VM.
+    pub attached: u32,
+    /// Things a person should know.
+    pub warnings: Vec<String>,
+    /// `/sys` or the name of the simulated host.
+    pub host: String,
+}
+
+/// A row of `gpuslice gpus`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParentRow {
+    /// Address or name.
+    pub parent: ParentId,
+    /// `vendor:device` in hex, empty for virtual parents.
+    pub pci_id: String,
+    /// Bound driver.
+    pub driver: Option<String>,
+    /// How it yields slices: `sriov`, `mdev`.
+    pub mechanisms: Vec<String>,
+    /// NUMA node.
+    pub numa_node: Option<u32>,
+    /// Device serial number, if it shows one.
+    pub serial: Option<String>,
+    /// VFs enabled.
+    pub vfs: Option<u32>,
+    /// VFs possible.
+    pub total_vfs: Option<u32>,
+    /// The applied layout, in words.
+    pub layout: Option<String>,
+    /// `ok`, `waiting`, `reshaping`, `cordoned`, `quarantined`, `drift`, `absent`, `no-layout`.
+    pub state: String,
+    /// Why it is in that state.
+    pub reason: Option<String>,
+    /// Slices assigned.
+    pub assigned: u32,
+}
+
+/// A row of `gpuslice profiles`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProfileRow {
+    /// Name to ask for.
+    pub profile: ProfileName,
+    /// How it is made.
+    pub mechanism: String,
+    /// Raw type, for mdev.
+    #[serde(rename = "type")]
+    pub type_id: Option<MdevTypeId>,
+    /// What the device calls it.
+    pub description: Option<String>,
+    /// Memory in bytes, if the device says.
+    pub memory: Option<u64>,
+    /// Most that can exist on this host, if known.
+    pub max: Option<u32>,
+    /// How many more can be given now.
+    pub free: u32,
+    /// How many are given.
+    pub used: u32,
+    /// Which devices offer it.
+    pub parents: Vec<ParentId>,
+}
+
+/// A row of `gpuslice profiles --types`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TypeRow {
+    /// Which device.
+    pub parent: ParentId,
+    /// Raw type.
+    #[serde(rename = "type")]
+    pub type_id: MdevTypeId,
+    /// `name` attribute.
+    pub name: Option<String>,
+    /// `description` attribute.
+    pub description: Option<String>,
+    /// `device_api` attribute.
+    pub device_api: String,
+    /// `available_instances` attribute.
+    pub available_instances: u32,
+}
+
+/// A row of `gpuslice slices`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SliceRow {
+    /// Stable name.
+    pub slice: SliceId,
+    /// PCI address, for functions.
+    pub address: Option<PciAddress>,
+    /// The device that yields it.
+    pub parent: ParentId,
+    /// 0-based index, for VFs.
+    pub vf_index: Option<u32>,
+    /// What it is an instance of.
+    pub profile: Option<ProfileName>,
+    /// How it was made.
+    pub mechanism: String,
+    /// Bound driver.
+    pub driver: Option<String>,
+    /// IOMMU group number.
+    pub iommu_group: Option<u32>,
+    /// `free`, `reserved`, `prepared`, `attached`, `releasing`, `foreign`, `host` (bound to a host driver),
+    /// `cordoned`, `quarantined`.
+    pub state: String,
+    /// The claim it is assigned to.
+    pub claim: Option<ClaimKey>,
+    /// The claim's owner's name, or what else is known of a holder.
+    pub holder: Option<String>,
+}
+
+/// A row of `gpuslice claims`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimRow {
+    /// Who asks and its name for it.
+    pub claim: ClaimKey,
+    /// The owner's name, for people.
+    pub owner_name: String,
+    /// What is asked.
+    pub profile: ProfileName,
+    /// How many.
+    pub count: u32,
+    /// `idle`, `reserved`, `prepared`, `attached`, `releasing`, `orphaned`, `lost`.
+    pub state: String,
+    /// Why it is in that state, where that is not plain.
+    pub reason: Option<String>,
+    /// Bound slices.
+    pub slices: Vec<SliceId>,
+    /// Home VFs.
+    pub home: Vec<PciAddress>,
+    /// The last refusal of a start, with its age unknown to programs; for people.
+    pub last_refusal: Option<Refusal>,
+}
+
+/// What a plan does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanRow {
+    /// False when the host is already so.
+    pub changed: bool,
+    /// In order.
+    pub steps: Vec<StepRow>,
+    /// What keeps it from being done now.
+    pub blockers: Vec<Refusal>,
+    /// Matches of the configuration that no device meets.
+    pub unmatched: Vec<String>,
+}
+
+/// One step of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepRow {
+    /// On which device.
+    pub parent: ParentId,
+    /// In words: `write sriov_numvfs=8`.
+    pub step: String,
+}
+
+/// Sent to everyone who listens whenever something changed: kinds of rows to read again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeNote {
+    /// `parent`, `slice`, `claim`, `settled`, `agent-work`.
+    pub kind: String,
+    /// Its name.
+    pub id: String,
+    /// What happened, for people: `attached to win11`.
+    pub what: String,
+}
+
+/// Result of a [`Command`].
+pub type Outcome = Result<Answer, Refusal>;
