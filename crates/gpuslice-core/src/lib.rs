@@ -5,7 +5,10 @@
 
 pub mod domain;
 pub mod errno;
+pub mod holders;
 pub mod ids;
+pub mod observation;
+pub mod observe;
 pub mod port;
 pub mod refusal;
 pub mod request;

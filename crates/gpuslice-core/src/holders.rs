@@ -1,0 +1,110 @@
+//! Who holds a device: processes with an open descriptor on a VFIO node, read from `/proc/<pid>/fd`.
+//!
+//! An answer that could not be had is not "nobody": a process whose descriptors cannot be read counts as unknown,
+//! and unknown means held.
+
+use crate::errno::Errno;
+use crate::ids::{MdevUuid, PciAddress};
+use crate::port::{HostRead, link_name, read_text};
+use std::collections::BTreeSet;
+
+/// A process that has a node open.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct Holder {
+    /// Process id.
+    pub pid: u32,
+    /// `/proc/<pid>/comm`.
+    pub comm: String,
+}
+
+/// Result of a look into `/proc`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holders {
+    /// Who was found.
+    pub found: Vec<Holder>,
+    /// Processes that could not be looked into.
+    pub unknown: Vec<u32>,
+}
+
+impl Holders {
+    /// Whether the device must be taken as in use.
+    pub fn held(&self) -> bool {
+        !self.found.is_empty() || !self.unknown.is_empty()
+    }
+}
+
+/// Device nodes through which a PCI function can be held: its group's, if a driver is bound, and its own cdev's.
+///
+/// # Errors
+/// Any errno but `ENOENT` of the links involved.
+pub fn nodes_of_function(
+    host: &dyn HostRead,
+    address: PciAddress,
+) -> Result<BTreeSet<String>, Errno> {
+    let dir = format!("/sys/bus/pci/devices/{address}");
+    // Without a driver there is no vfio device that anybody could have open.
+    if link_name(host, &format!("{dir}/driver"))?.is_none() {
+        return Ok(BTreeSet::new());
+    }
+    nodes_in(host, &dir)
+}
+
+/// Device nodes through which an mdev can be held.
+///
+/// # Errors
+/// Any errno but `ENOENT` of the links involved.
+pub fn nodes_of_mdev(host: &dyn HostRead, uuid: MdevUuid) -> Result<BTreeSet<String>, Errno> {
+    nodes_in(host, &format!("/sys/bus/mdev/devices/{uuid}"))
+}
+
+fn nodes_in(host: &dyn HostRead, dir: &str) -> Result<BTreeSet<String>, Errno> {
+    let mut nodes = BTreeSet::new();
+    if let Some(group) = link_name(host, &format!("{dir}/iommu_group"))? {
+        nodes.insert(format!("/dev/vfio/{group}"));
+    }
+    match host.list(&format!("{dir}/vfio-dev")) {
+        Ok(names) => nodes.extend(names.into_iter().map(|n| format!("/dev/vfio/devices/{n}"))),
+        Err(Errno::ENOENT) => {}
+        Err(errno) => return Err(errno),
+    }
+    Ok(nodes)
+}
+
+/// Looks for processes that have any of the nodes open.
+///
+/// # Errors
+/// When `/proc` itself cannot be listed.
+pub fn find(host: &dyn HostRead, nodes: &BTreeSet<String>) -> Result<Holders, Errno> {
+    let mut holders = Holders::default();
+    if nodes.is_empty() {
+        return Ok(holders);
+    }
+    for name in host.list("/proc")? {
+        let Ok(pid) = name.parse::<u32>() else {
+            continue;
+        };
+        match holds(host, pid, nodes) {
+            Ok(true) => {
+                let comm = read_text(host, &format!("/proc/{pid}/comm")).unwrap_or_default();
+                holders.found.push(Holder { pid, comm });
+            }
+            Ok(false) => {}
+            // It ended meanwhile.
+            Err(Errno::ENOENT | Errno::ESRCH) => {}
+            Err(_) => holders.unknown.push(pid),
+        }
+    }
+    Ok(holders)
+}
+
+fn holds(host: &dyn HostRead, pid: u32, nodes: &BTreeSet<String>) -> Result<bool, Errno> {
+    for fd in host.list(&format!("/proc/{pid}/fd"))? {
+        match host.link(&format!("/proc/{pid}/fd/{fd}")) {
+            Ok(target) if nodes.contains(&target) => return Ok(true),
+            // Closed meanwhile.
+            Ok(_) | Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(false)
+}

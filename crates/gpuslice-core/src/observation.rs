@@ -1,0 +1,195 @@
+//! What was read from a host in one go: whole and owned. A later reading replaces it; nobody patches it.
+
+use crate::errno::Errno;
+use crate::ids::{MdevTypeId, MdevUuid, ParentId, PciAddress, VfIndex};
+use std::collections::BTreeMap;
+
+/// Every device that yields or is a slice, as read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observation {
+    /// Physical functions with SR-IOV, and PCI functions that are mdev parents.
+    pub functions: BTreeMap<PciAddress, Function>,
+    /// Virtual functions.
+    pub vfs: BTreeMap<PciAddress, Vf>,
+    /// Registered mdev parents.
+    pub mdev_parents: BTreeMap<ParentId, MdevParent>,
+    /// Mediated devices that exist.
+    pub mdevs: BTreeMap<MdevUuid, Mdev>,
+    /// What could not be read. A device with a problem is shown and not used.
+    pub problems: Vec<ReadProblem>,
+}
+
+/// A PCI function that can yield slices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Function {
+    /// `vendor`, 16 bits.
+    pub vendor: u16,
+    /// `device`, 16 bits.
+    pub device: u16,
+    /// `class`, 24 bits: 0x030000 VGA, 0x030200 3D, 0x120000 processing accelerator.
+    pub class: u32,
+    /// Name of the bound driver.
+    pub driver: Option<String>,
+    /// `numa_node`, absent when -1.
+    pub numa_node: Option<u32>,
+    /// Number of its IOMMU group.
+    pub iommu_group: Option<u32>,
+    /// Device Serial Number capability (PCIe 7.9.3).
+    pub serial: Option<u64>,
+    /// SR-IOV, if the function has the capability.
+    pub sriov: Option<Sriov>,
+}
+
+impl Function {
+    /// Display controller or processing accelerator by its class.
+    pub fn is_gpu(&self) -> bool {
+        matches!(self.class >> 16, 0x03 | 0x12)
+    }
+}
+
+/// SR-IOV state of a PF.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sriov {
+    /// `sriov_totalvfs`.
+    pub total: u16,
+    /// `sriov_drivers_autoprobe`.
+    pub autoprobe: Option<bool>,
+    /// The VFs by index: counted from the `virtfnN` links, since reading `sriov_numvfs` hangs while a disable
+    /// waits for a VF in use.
+    pub vfs: BTreeMap<VfIndex, PciAddress>,
+}
+
+/// A virtual function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vf {
+    /// Its PF.
+    pub pf: PciAddress,
+    /// 0-based.
+    pub index: VfIndex,
+    /// Name of the bound driver.
+    pub driver: Option<String>,
+    /// Number of its IOMMU group; without one it cannot be passed to a VM.
+    pub iommu_group: Option<u32>,
+}
+
+impl Vf {
+    /// Bound to a driver that hands it to VMs rather than using it in the host. Variant drivers are named
+    /// `<vendor>-vfio-pci` by convention of the kernel's drivers/vfio/pci.
+    pub fn on_vfio(&self) -> bool {
+        self.driver.as_deref().is_some_and(|d| {
+            d == "vfio-pci" || d.ends_with("-vfio-pci") || d.ends_with("_vfio_pci")
+        })
+    }
+}
+
+/// A device that makes mediated devices.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MdevParent {
+    /// Its types by raw id.
+    pub types: BTreeMap<MdevTypeId, MdevType>,
+}
+
+/// An entry of `mdev_supported_types`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MdevType {
+    /// What does not change while the parent is registered.
+    pub fixed: std::sync::Arc<FixedType>,
+    /// `available_instances`.
+    pub available: u32,
+}
+
+/// The attributes of an mdev type that do not change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FixedType {
+    /// `device_api`.
+    pub device_api: String,
+    /// `name`; old kernels lack it.
+    pub name: Option<String>,
+    /// `description`, lines joined with `, `; many drivers give none.
+    pub description: Option<String>,
+}
+
+impl FixedType {
+    /// Memory in bytes, from a description such as `framebuffer=2048M`.
+    pub fn memory(&self) -> Option<u64> {
+        let value = self.property("framebuffer")?;
+        let mib: u64 = value.strip_suffix('M')?.parse().ok()?;
+        mib.checked_mul(1 << 20)
+    }
+
+    /// Most instances on one GPU, from a description such as `max_instance=12`.
+    pub fn max_instances(&self) -> Option<u32> {
+        self.property("max_instance")?.parse().ok()
+    }
+
+    fn property(&self, key: &str) -> Option<&str> {
+        self.description.as_deref()?.split(',').find_map(|part| {
+            let (k, v) = part.split_once('=')?;
+            (k.trim() == key).then(|| v.trim())
+        })
+    }
+}
+
+/// A mediated device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mdev {
+    /// What made it.
+    pub parent: ParentId,
+    /// Its type.
+    pub type_id: MdevTypeId,
+    /// Number of its IOMMU group.
+    pub iommu_group: Option<u32>,
+}
+
+/// Something that exists but could not be read or understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadProblem {
+    /// The file or directory.
+    pub path: String,
+    /// What went wrong.
+    pub why: ProblemKind,
+}
+
+/// Kinds of unreadable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProblemKind {
+    /// The kernel refused.
+    Errno(Errno),
+    /// The text is not what the attribute holds.
+    Corrupt(String),
+}
+
+impl std::fmt::Display for ReadProblem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.why {
+            ProblemKind::Errno(errno) => write!(f, "cannot read {}: {errno}", self.path),
+            ProblemKind::Corrupt(text) => write!(f, "{} holds {text:?}", self.path),
+        }
+    }
+}
+
+impl Observation {
+    /// Every parent: PFs and mdev parents.
+    pub fn parents(&self) -> impl Iterator<Item = ParentId> + '_ {
+        let pci = self.functions.keys().map(|a| ParentId::Pci(*a));
+        let virtual_ones = self
+            .mdev_parents
+            .keys()
+            .filter(|p| p.pci().is_none())
+            .cloned();
+        pci.chain(virtual_ones)
+    }
+
+    /// Whether the parent is there.
+    pub fn has_parent(&self, parent: &ParentId) -> bool {
+        match parent {
+            ParentId::Pci(address) => self.functions.contains_key(address),
+            ParentId::Named(_) => self.mdev_parents.contains_key(parent),
+        }
+    }
+
+    /// NUMA node of a parent, a VF's by its PF.
+    pub fn numa_node(&self, parent: &ParentId) -> Option<u32> {
+        self.functions.get(&parent.pci()?)?.numa_node
+    }
+}

@@ -1,0 +1,91 @@
+//! Reads a host into an [`Observation`]. Reads only attributes on its list, never a whole directory: some
+//! attributes act when read.
+
+mod mdev;
+mod pci;
+
+use crate::errno::Errno;
+use crate::ids::{MdevTypeId, ParentId};
+use crate::observation::{FixedType, Observation, ProblemKind, ReadProblem};
+use crate::port::{HostRead, read_text};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Reads hosts, and remembers between readings what cannot change while a device is registered.
+#[derive(Debug, Default)]
+pub struct Observer {
+    types: BTreeMap<(ParentId, MdevTypeId), Arc<FixedType>>,
+    serials: BTreeMap<crate::ids::PciAddress, (u16, u16, Option<u64>)>,
+}
+
+impl Observer {
+    /// Reads everything once.
+    pub fn observe(&mut self, host: &dyn HostRead) -> Observation {
+        let mut seen = Observation::default();
+        pci::read(host, self, &mut seen);
+        mdev::read(host, self, &mut seen);
+        self.types
+            .retain(|(parent, _), _| seen.mdev_parents.contains_key(parent));
+        self.serials
+            .retain(|address, _| seen.functions.contains_key(address));
+        seen
+    }
+}
+
+/// Notes a problem unless the thing is simply gone, which a reader of a live system must expect.
+fn note(seen: &mut Observation, path: &str, errno: Errno) {
+    if !matches!(errno, Errno::ENOENT | Errno::ENODEV) {
+        seen.problems.push(ReadProblem {
+            path: path.to_owned(),
+            why: ProblemKind::Errno(errno),
+        });
+    }
+}
+
+/// Reads and parses an attribute; `None` after noting why not.
+fn attribute<T>(
+    host: &dyn HostRead,
+    seen: &mut Observation,
+    path: &str,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> Option<T> {
+    let text = match read_text(host, path) {
+        Ok(text) => text,
+        Err(errno) => {
+            note(seen, path, errno);
+            return None;
+        }
+    };
+    let value = parse(&text);
+    if value.is_none() {
+        let text = text.chars().take(80).collect();
+        seen.problems.push(ReadProblem {
+            path: path.to_owned(),
+            why: ProblemKind::Corrupt(text),
+        });
+    }
+    value
+}
+
+/// `0x1002`, or `74b5` as `sriov_vf_device` writes it.
+fn parse_hex(text: &str) -> Option<u32> {
+    u32::from_str_radix(text.strip_prefix("0x").unwrap_or(text), 16).ok()
+}
+
+fn parse_decimal(text: &str) -> Option<u32> {
+    text.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_as_sysfs_writes_them() {
+        assert_eq!(parse_hex("0x1002"), Some(0x1002));
+        assert_eq!(parse_hex("74b5"), Some(0x74b5));
+        for text in ["", "0x", "-1", "12 34", "0x1ffffffff"] {
+            assert_eq!(parse_hex(text), None, "{text}");
+        }
+    }
+}
