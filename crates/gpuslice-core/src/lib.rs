@@ -5,10 +5,12 @@
 
 pub mod domain;
 pub mod errno;
+pub mod execute;
 pub mod holders;
 pub mod ids;
 pub mod observation;
 pub mod observe;
+pub mod plan;
 pub mod port;
 pub mod refusal;
 pub mod request;

@@ -1,0 +1,193 @@
+//! Performs one step on a host: asks who holds what it would take away, writes, and looks whether it is so now.
+//! Drivers report success on refusal, and udev's view comes later than the write's return.
+
+mod binding;
+mod mdev;
+mod sriov;
+
+use crate::errno::Errno;
+use crate::holders::{self, Holder};
+use crate::plan::Step;
+use crate::port::{HostRead, HostWrite, Written};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// How a step ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Performed {
+    /// It is so, and was not before.
+    Changed,
+    /// It was so already.
+    Already,
+    /// Written, but not so yet: look again with [`check`].
+    NotYet,
+    /// The writer sleeps in the kernel.
+    Blocked,
+}
+
+/// Why a step failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case", tag = "failure")]
+pub enum StepError {
+    /// The kernel refused an operation.
+    #[error("{operation}: {errno}")]
+    Errno {
+        /// Operation and object: `write /sys/…/create`.
+        operation: String,
+        /// Its answer.
+        errno: Errno,
+    },
+    /// Somebody has the device open.
+    #[error("{object} is held by {}", describe(.holders, .unknown))]
+    Held {
+        /// What is held.
+        object: String,
+        /// By whom.
+        holders: Vec<Holder>,
+        /// Processes that could not be looked into.
+        unknown: Vec<u32>,
+    },
+    /// The driver made fewer VFs than asked and called it success.
+    #[error("the driver of {pf} made {got} of {asked} VFs")]
+    Fewer {
+        /// The PF.
+        pf: crate::ids::PciAddress,
+        /// Wanted.
+        asked: u16,
+        /// Seen.
+        got: u16,
+    },
+    /// The write was taken, and yet it is not so.
+    #[error("{object} {state}")]
+    Unchanged {
+        /// Of what.
+        object: String,
+        /// What is seen instead.
+        state: String,
+    },
+    /// Only a change through zero VFs is possible, and that is not this step's to do.
+    #[error("{pf} has {current} VFs, not 0")]
+    NotZero {
+        /// The PF.
+        pf: crate::ids::PciAddress,
+        /// Seen.
+        current: u16,
+    },
+}
+
+fn describe(holders: &[Holder], unknown: &[u32]) -> String {
+    let mut parts: Vec<String> = holders
+        .iter()
+        .map(|h| format!("{} (pid {})", h.comm, h.pid))
+        .collect();
+    parts.extend(
+        unknown
+            .iter()
+            .map(|pid| format!("perhaps pid {pid}, which cannot be looked into")),
+    );
+    parts.join(", ")
+}
+
+impl StepError {
+    /// The errno, if the kernel gave one.
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Errno { errno, .. } => Some(*errno),
+            _ => None,
+        }
+    }
+
+    /// Whether the same step may succeed later without anyone mending anything.
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Held { .. } => true,
+            Self::Errno { errno, .. } => {
+                matches!(*errno, Errno::EAGAIN | Errno::EBUSY | Errno::EINTR)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Performs a step. Idempotent: what is so already is left alone.
+///
+/// # Errors
+/// See [`StepError`]; nothing is written when a holder is found.
+pub fn perform(host: &mut dyn HostWrite, step: &Step) -> Result<Performed, StepError> {
+    match step {
+        Step::LoadModule { name } => {
+            let path = format!("/sys/module/{}", name.replace('-', "_"));
+            if host.list(&path).is_ok() {
+                return Ok(Performed::Already);
+            }
+            host.load_module(name)
+                .map_err(failed(format!("load module {name}")))?;
+            Ok(Performed::Changed)
+        }
+        Step::SetAutoprobe { pf, on } => sriov::set_autoprobe(host, *pf, *on),
+        Step::SetNumVfs { pf, count } => sriov::set_count(host, *pf, *count),
+        Step::Bind { function, driver } => binding::bind(host, *function, driver),
+        Step::Unbind { function } => binding::unbind(host, *function),
+        Step::CreateMdev {
+            parent,
+            type_id,
+            uuid,
+        } => mdev::create(host, parent, type_id, *uuid),
+        Step::RemoveMdev { uuid } => mdev::remove(host, *uuid),
+    }
+}
+
+/// Whether the step's post-condition holds: `Changed` when it does, `NotYet` when it may come, an error when it
+/// will not.
+///
+/// # Errors
+/// See [`StepError`].
+pub fn check(host: &dyn HostRead, step: &Step) -> Result<Performed, StepError> {
+    match step {
+        Step::LoadModule { .. } | Step::SetAutoprobe { .. } => Ok(Performed::Changed),
+        Step::SetNumVfs { pf, count } => sriov::check_count(host, *pf, *count),
+        Step::Bind { function, driver } => binding::check(host, *function, Some(driver)),
+        Step::Unbind { function } => binding::check(host, *function, None),
+        Step::CreateMdev { uuid, .. } => mdev::check_created(host, *uuid),
+        Step::RemoveMdev { uuid } => mdev::check_removed(host, *uuid),
+    }
+}
+
+/// The error of a step whose post-condition never came.
+pub fn never_so(step: &Step) -> StepError {
+    StepError::Unchanged {
+        object: step.to_string(),
+        state: "was written, but is not so".to_owned(),
+    }
+}
+
+fn failed(operation: String) -> impl FnOnce(Errno) -> StepError {
+    move |errno| StepError::Errno { operation, errno }
+}
+
+/// Writes an attribute; the answer says only whether the writer sleeps.
+fn write(host: &mut dyn HostWrite, path: &str, data: &str) -> Result<Written, StepError> {
+    host.write(path, data.as_bytes())
+        .map_err(failed(format!("write {} to {path}", data.trim_end())))
+}
+
+/// Refuses when anybody has one of the nodes open.
+fn require_unheld(
+    host: &dyn HostRead,
+    object: &str,
+    nodes: Result<BTreeSet<String>, Errno>,
+) -> Result<(), StepError> {
+    let nodes = nodes.map_err(failed(format!("find the device nodes of {object}")))?;
+    let seen =
+        holders::find(host, &nodes).map_err(failed(format!("look for holders of {object}")))?;
+    if seen.held() {
+        let object = object.to_owned();
+        return Err(StepError::Held {
+            object,
+            holders: seen.found,
+            unknown: seen.unknown,
+        });
+    }
+    Ok(())
+}

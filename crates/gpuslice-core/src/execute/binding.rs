@@ -1,0 +1,127 @@
+//! Driver binding by `driver_override` (Documentation/ABI/testing/sysfs-bus-pci). `new_id` is never used: it takes
+//! every device of the id, and PFs share ids with their VFs.
+
+use super::{Performed, StepError, failed, require_unheld, write};
+use crate::errno::Errno;
+use crate::holders;
+use crate::ids::PciAddress;
+use crate::port::{HostRead, HostWrite, Written, link_name, read_text};
+
+fn dir(function: PciAddress) -> String {
+    format!("/sys/bus/pci/devices/{function}")
+}
+
+fn driver(host: &dyn HostRead, function: PciAddress) -> Result<Option<String>, StepError> {
+    let dir = dir(function);
+    // A link that is absent means "no driver" only while the function itself is there.
+    host.link(&dir)
+        .map_err(failed(format!("find {function}")))?;
+    link_name(host, &format!("{dir}/driver")).map_err(failed(format!("read {dir}/driver")))
+}
+
+pub(super) fn bind(
+    host: &mut dyn HostWrite,
+    function: PciAddress,
+    wanted: &str,
+) -> Result<Performed, StepError> {
+    let present = driver(host, function)?;
+    require_unheld(
+        host,
+        &function.to_string(),
+        holders::nodes_of_function(host, function),
+    )?;
+    if present.as_deref() == Some(wanted) {
+        return Ok(Performed::Already);
+    }
+    write(host, &format!("{}/driver_override", dir(function)), wanted)?;
+    if let Some(present) = present
+        && release(host, function, &present)? == Written::Blocked
+    {
+        return Ok(Performed::Blocked);
+    }
+    write(host, "/sys/bus/pci/drivers_probe", &function.to_string())?;
+    check(host, function, Some(wanted))
+}
+
+pub(super) fn unbind(
+    host: &mut dyn HostWrite,
+    function: PciAddress,
+) -> Result<Performed, StepError> {
+    let present = match driver(host, function) {
+        // The function left, and its binding with it.
+        Err(StepError::Errno {
+            errno: Errno::ENOENT | Errno::ENODEV,
+            ..
+        }) => return Ok(Performed::Already),
+        other => other?,
+    };
+    let dir = dir(function);
+    let path = format!("{dir}/driver_override");
+    let set = read_text(host, &path).map_err(failed(format!("read {path}")))?;
+    let overridden = !set.is_empty() && set != "(null)";
+    if present.is_none() && !overridden {
+        return Ok(Performed::Already);
+    }
+    require_unheld(
+        host,
+        &function.to_string(),
+        holders::nodes_of_function(host, function),
+    )?;
+    if overridden {
+        write(host, &path, "\n")?;
+    }
+    if let Some(present) = present
+        && release(host, function, &present)? == Written::Blocked
+    {
+        return Ok(Performed::Blocked);
+    }
+    check(host, function, None)
+}
+
+fn release(
+    host: &mut dyn HostWrite,
+    function: PciAddress,
+    driver: &str,
+) -> Result<Written, StepError> {
+    match write(
+        host,
+        &format!("/sys/bus/pci/drivers/{driver}/unbind"),
+        &function.to_string(),
+    ) {
+        // Somebody else unbound it in between.
+        Err(StepError::Errno {
+            errno: Errno::ENODEV,
+            ..
+        }) => Ok(Written::Done),
+        other => other,
+    }
+}
+
+/// Probing is synchronous in the kernel, so what is not bound now was refused by the driver.
+pub(super) fn check(
+    host: &dyn HostRead,
+    function: PciAddress,
+    wanted: Option<&str>,
+) -> Result<Performed, StepError> {
+    let present = match (driver(host, function), wanted) {
+        (
+            Err(StepError::Errno {
+                errno: Errno::ENOENT | Errno::ENODEV,
+                ..
+            }),
+            None,
+        ) => None,
+        (other, _) => other?,
+    };
+    if present.as_deref() == wanted {
+        return Ok(Performed::Changed);
+    }
+    let state = match present {
+        Some(driver) => format!("is bound to {driver}"),
+        None => "is bound to no driver".to_owned(),
+    };
+    Err(StepError::Unchanged {
+        object: function.to_string(),
+        state,
+    })
+}

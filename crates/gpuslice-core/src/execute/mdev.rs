@@ -1,0 +1,85 @@
+//! Making and removing mediated devices (drivers/vfio/mdev).
+
+use super::{Performed, StepError, failed, require_unheld, write};
+use crate::errno::Errno;
+use crate::holders;
+use crate::ids::{MdevTypeId, MdevUuid, ParentId};
+use crate::port::{HostRead, HostWrite, Written};
+
+fn dir(uuid: MdevUuid) -> String {
+    format!("/sys/bus/mdev/devices/{uuid}")
+}
+
+fn exists(host: &dyn HostRead, uuid: MdevUuid) -> Result<bool, StepError> {
+    match host.link(&dir(uuid)) {
+        Ok(_) => Ok(true),
+        Err(Errno::ENOENT) => Ok(false),
+        Err(errno) => Err(failed(format!("find mdev {uuid}"))(errno)),
+    }
+}
+
+pub(super) fn create(
+    host: &mut dyn HostWrite,
+    parent: &ParentId,
+    type_id: &MdevTypeId,
+    uuid: MdevUuid,
+) -> Result<Performed, StepError> {
+    if let Ok(target) = host.link(&dir(uuid)) {
+        let there = target.rsplit('/').nth(1).unwrap_or_default().to_owned();
+        let of_type = crate::port::link_name(host, &format!("{}/mdev_type", dir(uuid)))
+            .map_err(failed(format!("read the type of mdev {uuid}")))?;
+        if there == parent.to_string() && of_type.as_deref() == Some(type_id.as_str()) {
+            return Ok(Performed::Already);
+        }
+        let state = format!(
+            "exists already on {there}, of type {}",
+            of_type.unwrap_or_default()
+        );
+        return Err(StepError::Unchanged {
+            object: format!("mdev {uuid}"),
+            state,
+        });
+    }
+    let path = format!("/sys/class/mdev_bus/{parent}/mdev_supported_types/{type_id}/create");
+    match write(host, &path, &uuid.to_string())? {
+        Written::Blocked => Ok(Performed::Blocked),
+        Written::Done => check_created(host, uuid),
+    }
+}
+
+pub(super) fn remove(host: &mut dyn HostWrite, uuid: MdevUuid) -> Result<Performed, StepError> {
+    if !exists(host, uuid)? {
+        return Ok(Performed::Already);
+    }
+    require_unheld(
+        host,
+        &format!("mdev {uuid}"),
+        holders::nodes_of_mdev(host, uuid),
+    )?;
+    match write(host, &format!("{}/remove", dir(uuid)), "1") {
+        Ok(Written::Blocked) => Ok(Performed::Blocked),
+        Ok(Written::Done) => check_removed(host, uuid),
+        // Its driver or its parent removed it in between.
+        Err(StepError::Errno {
+            errno: Errno::ENODEV | Errno::ENOENT,
+            ..
+        }) => Ok(Performed::Already),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) fn check_created(host: &dyn HostRead, uuid: MdevUuid) -> Result<Performed, StepError> {
+    Ok(if exists(host, uuid)? {
+        Performed::Changed
+    } else {
+        Performed::NotYet
+    })
+}
+
+pub(super) fn check_removed(host: &dyn HostRead, uuid: MdevUuid) -> Result<Performed, StepError> {
+    Ok(if exists(host, uuid)? {
+        Performed::NotYet
+    } else {
+        Performed::Changed
+    })
+}

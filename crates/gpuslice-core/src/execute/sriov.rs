@@ -1,0 +1,99 @@
+//! `sriov_drivers_autoprobe` and `sriov_numvfs` (drivers/pci/iov.c).
+
+use super::{Performed, StepError, failed, require_unheld, write};
+use crate::holders;
+use crate::ids::{PciAddress, VfIndex};
+use crate::port::{HostRead, HostWrite, Written, link_name, read_text};
+use std::collections::BTreeSet;
+
+fn dir(pf: PciAddress) -> String {
+    format!("/sys/bus/pci/devices/{pf}")
+}
+
+pub(super) fn set_autoprobe(
+    host: &mut dyn HostWrite,
+    pf: PciAddress,
+    on: bool,
+) -> Result<Performed, StepError> {
+    let path = format!("{}/sriov_drivers_autoprobe", dir(pf));
+    let now = read_text(host, &path).map_err(failed(format!("read {path}")))?;
+    let wanted = if on { "1" } else { "0" };
+    if now == wanted {
+        return Ok(Performed::Already);
+    }
+    write(host, &path, wanted)?;
+    Ok(Performed::Changed)
+}
+
+/// VFs by their links: `sriov_numvfs` itself must not be read, since its reader hangs while a disable does.
+fn links(host: &dyn HostRead, pf: PciAddress) -> Result<Vec<String>, StepError> {
+    let dir = dir(pf);
+    let names = host.list(&dir).map_err(failed(format!("list {dir}")))?;
+    Ok(names
+        .into_iter()
+        .filter(|n| VfIndex::from_link_name(n).is_some())
+        .collect())
+}
+
+fn count(links: &[String]) -> u16 {
+    u16::try_from(links.len()).unwrap_or(u16::MAX)
+}
+
+pub(super) fn set_count(
+    host: &mut dyn HostWrite,
+    pf: PciAddress,
+    wanted: u16,
+) -> Result<Performed, StepError> {
+    let links = links(host, pf)?;
+    let current = count(&links);
+    if current == wanted {
+        return Ok(Performed::Already);
+    }
+    if wanted == 0 {
+        require_unheld(
+            host,
+            &format!("a VF of {pf}"),
+            nodes_of_vfs(host, pf, &links),
+        )?;
+    } else if current != 0 {
+        return Err(StepError::NotZero { pf, current });
+    }
+    let path = format!("{}/sriov_numvfs", dir(pf));
+    match write(host, &path, &wanted.to_string())? {
+        Written::Blocked => Ok(Performed::Blocked),
+        Written::Done => check_count(host, pf, wanted),
+    }
+}
+
+fn nodes_of_vfs(
+    host: &dyn HostRead,
+    pf: PciAddress,
+    links: &[String],
+) -> Result<BTreeSet<String>, crate::errno::Errno> {
+    let mut nodes = BTreeSet::new();
+    for link in links {
+        let target = link_name(host, &format!("{}/{link}", dir(pf)))?;
+        if let Some(vf) = target.and_then(|name| name.parse().ok()) {
+            nodes.extend(holders::nodes_of_function(host, vf)?);
+        }
+    }
+    Ok(nodes)
+}
+
+/// The kernel stores the count after the last event and makes the links before it, so links are what counts.
+pub(super) fn check_count(
+    host: &dyn HostRead,
+    pf: PciAddress,
+    wanted: u16,
+) -> Result<Performed, StepError> {
+    let got = count(&links(host, pf)?);
+    if got == wanted {
+        return Ok(Performed::Changed);
+    }
+    // The write has returned: what the driver did not make by now it will not make.
+    Err(StepError::Fewer {
+        pf,
+        asked: wanted,
+        got,
+    })
+}
