@@ -1,0 +1,88 @@
+//! Replies: done, with what comes of it, or refused, with the reason.
+
+use crate::decode::{DecodeError, EncodeError, check_version, decode, encode};
+use crate::{REPLY_LIMIT, VERSION};
+use gpuslice_core::ids::PciAddress;
+use gpuslice_core::refusal::Refusal;
+use gpuslice_core::request::Answer;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// One line from the daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// [`VERSION`].
+    pub v: u32,
+    /// The request's; nil when it could not be read.
+    pub id: Uuid,
+    /// The answer.
+    pub body: ReplyBody,
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReplyBody {
+    /// Done, and recorded.
+    Ok(Served),
+    /// Not done.
+    Refused(Refusal),
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Served {
+    /// To a hook's call.
+    Hook(HookDone),
+    /// To a command.
+    Command(Box<Answer>),
+}
+
+/// What a hook is to do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookDone {
+    /// Only to `migrate` and `restore`: functions named in the XML, each with the one to write instead. Functions
+    /// not named stay.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub edits: BTreeMap<PciAddress, PciAddress>,
+}
+
+impl Reply {
+    /// A reply of this version.
+    pub fn new(id: Uuid, body: ReplyBody) -> Self {
+        Self {
+            v: VERSION,
+            id,
+            body,
+        }
+    }
+
+    /// A hook's call was served; nothing in the XML changes.
+    pub fn hook_done(id: Uuid) -> Self {
+        Self::new(id, ReplyBody::Ok(Served::Hook(HookDone::default())))
+    }
+
+    /// A refusal.
+    pub fn refused(id: Uuid, refusal: Refusal) -> Self {
+        Self::new(id, ReplyBody::Refused(refusal))
+    }
+
+    /// The line to send, with its line feed.
+    ///
+    /// # Errors
+    /// Longer than [`REPLY_LIMIT`].
+    pub fn to_line(&self) -> Result<String, EncodeError> {
+        encode(self, REPLY_LIMIT)
+    }
+
+    /// Reads one line, with or without its line feed.
+    ///
+    /// # Errors
+    /// Too long, not JSON, another version, or not a reply.
+    pub fn from_line(line: &[u8]) -> Result<Self, DecodeError> {
+        check_version(line, REPLY_LIMIT)?;
+        decode(line)
+    }
+}
