@@ -1,1 +1,39 @@
-//! Placeholder.
+//! What the tests of the whole share: where things are in the source tree and what was built from it.
+
+use std::path::{Path, PathBuf};
+
+/// Root of the source tree.
+pub fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// Every file of the source tree that is under version control or would be, as paths below [`root`].
+///
+/// # Panics
+/// When git cannot be run or fails.
+#[expect(clippy::expect_used, clippy::panic, reason = "a test's own tool")]
+pub fn files() -> Vec<PathBuf> {
+    let out = std::process::Command::new("git")
+        .args([
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+        ])
+        .current_dir(root())
+        .output()
+        .expect("run git");
+    assert!(
+        out.status.success(),
+        "git ls-files: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    let Ok(text) = String::from_utf8(out.stdout) else {
+        panic!("a file name is not UTF-8")
+    };
+    text.split_terminator('\0')
+        .map(PathBuf::from)
+        .filter(|p| root().join(p).is_file())
+        .collect()
+}
