@@ -1,0 +1,149 @@
+//! Calls the daemon, by the bus or, where there is none, by its socket.
+
+mod bus;
+mod changes;
+mod error;
+mod socket;
+mod transport;
+
+pub(crate) use bus::BusLink;
+pub use changes::{Changes, Event};
+pub use error::CallError;
+pub use transport::Transport;
+
+use crate::libvirt::LibvirtClient;
+use crate::names::{BUS_NAME, HOST_INTERFACE, HOST_PATH};
+use gpuslice_core::request::{Answer, Command};
+use socket::SocketLink;
+use std::time::Duration;
+use tokio::sync::Mutex;
+use zbus::Connection;
+
+/// A way to the daemon.
+#[derive(Debug)]
+pub struct Client {
+    link: Link,
+}
+
+#[derive(Debug)]
+enum Link {
+    Bus(BusLink),
+    Socket(Mutex<SocketLink>),
+}
+
+impl Client {
+    /// Finds the daemon. The bus is asked first; the socket comes next where [`Transport`] allows it.
+    ///
+    /// # Errors
+    /// [`CallError::Unreachable`] with everything that was tried.
+    pub async fn connect(transport: &Transport) -> Result<Self, CallError> {
+        let mut tried = Vec::new();
+        if let Some(bus) = transport.bus() {
+            match bus::connect(bus).await {
+                Ok(connection) => return Ok(Self::over(connection)),
+                Err(error) if transport.socket().is_none() => return Err(error),
+                Err(CallError::Unreachable { tried: reasons, .. }) => tried.extend(reasons),
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(path) = transport.socket() {
+            match SocketLink::connect(path).await {
+                Ok(link) => {
+                    return Ok(Self {
+                        link: Link::Socket(Mutex::new(link)),
+                    });
+                }
+                Err(CallError::Unreachable { tried: reasons, .. }) => tried.extend(reasons),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(CallError::Unreachable {
+            who: error::DAEMON,
+            tried,
+        })
+    }
+
+    /// Over a bus connection that is already there.
+    pub fn over(connection: Connection) -> Self {
+        Self {
+            link: Link::Bus(BusLink::new(
+                connection,
+                BUS_NAME,
+                HOST_PATH,
+                HOST_INTERFACE,
+            )),
+        }
+    }
+
+    /// Asks, and waits for the answer as long as the command may take.
+    ///
+    /// # Errors
+    /// The daemon refuses, does not answer, or answers what this side does not know.
+    pub async fn call(&self, command: Command) -> Result<Answer, CallError> {
+        let patience = patience(&command);
+        let call = async {
+            match &self.link {
+                Link::Bus(link) => link.command(command).await,
+                Link::Socket(link) => link.lock().await.command(command).await,
+            }
+        };
+        let Some(patience) = patience else {
+            return call.await;
+        };
+        tokio::time::timeout(patience, call)
+            .await
+            .unwrap_or_else(|_| {
+                Err(CallError::Unreachable {
+                    who: error::DAEMON,
+                    tried: vec![format!("no answer within {} s", patience.as_secs())],
+                })
+            })
+    }
+
+    /// What changes from now on.
+    ///
+    /// # Errors
+    /// There is no bus: the socket only answers.
+    pub async fn changes(&self) -> Result<Changes, CallError> {
+        match &self.link {
+            Link::Bus(link) => Changes::listen(link.connection()).await,
+            Link::Socket(_) => Err(error::needs_bus("changes are told")),
+        }
+    }
+
+    /// The libvirt agent on the same bus.
+    ///
+    /// # Errors
+    /// There is no bus.
+    pub fn libvirt(&self) -> Result<LibvirtClient, CallError> {
+        match &self.link {
+            Link::Bus(link) => Ok(LibvirtClient::new(link.connection().clone())),
+            Link::Socket(_) => Err(error::needs_bus("the libvirt agent is reached")),
+        }
+    }
+}
+
+/// How long a daemon in good health may take; `None` where the daemon itself keeps the deadlines of the device
+/// writes.
+fn patience(command: &Command) -> Option<Duration> {
+    let seconds = |s| Some(Duration::from_secs(s));
+    match command {
+        Command::Apply => None,
+        Command::WaitSettled { timeout_ms } => {
+            Some(Duration::from_millis(*timeout_ms).saturating_add(Duration::from_secs(10)))
+        }
+        // polkit may be asking a person.
+        Command::Claim { .. }
+        | Command::Unclaim { .. }
+        | Command::Cordon { .. }
+        | Command::Uncordon { .. } => seconds(120),
+        Command::DomainSeen { .. } | Command::DomainGone { .. } | Command::AgentWork => seconds(60),
+        Command::Status
+        | Command::ListParents
+        | Command::ListProfiles
+        | Command::ListTypes
+        | Command::ListSlices
+        | Command::ListClaims
+        | Command::Plan => seconds(25),
+    }
+}

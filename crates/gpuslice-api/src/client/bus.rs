@@ -1,0 +1,159 @@
+//! The bus side of the client: which method each command is.
+
+use super::error::{AGENT, CallError, DAEMON, from_bus};
+use super::transport::Bus;
+use crate::names::{BUS_NAME, LIBVIRT_BUS_NAME};
+use crate::wire::{self, Dict};
+use gpuslice_core::request::{Answer, Command};
+use serde::Serialize;
+use serde_json::{Value as Json, json};
+use zbus::proxy::MethodFlags;
+use zbus::zvariant::DynamicType;
+use zbus::{Connection, fdo};
+
+/// One interface of one peer on a bus.
+#[derive(Debug, Clone)]
+pub(crate) struct BusLink {
+    connection: Connection,
+    name: &'static str,
+    path: &'static str,
+    interface: &'static str,
+}
+
+/// Connects and makes sure that the daemon is there, started by the bus if need be.
+pub(super) async fn connect(bus: &Bus) -> Result<Connection, CallError> {
+    let (way, builder) = match bus {
+        Bus::System => ("system bus", zbus::connection::Builder::system()),
+        Bus::Address(address) => (
+            address.as_str(),
+            zbus::connection::Builder::address(address.as_str()),
+        ),
+    };
+    let failed = |error: zbus::Error| from_bus(DAEMON, way, &error);
+    let connection = builder.map_err(failed)?.build().await.map_err(failed)?;
+    let started = async {
+        let name = zbus::names::WellKnownName::from_static_str(BUS_NAME)?;
+        let proxy = fdo::DBusProxy::new(&connection).await?;
+        Ok(proxy.start_service_by_name(name, 0).await?)
+    };
+    started.await.map_err(failed).map(|_: u32| connection)
+}
+
+impl BusLink {
+    pub(crate) fn new(
+        connection: Connection,
+        name: &'static str,
+        path: &'static str,
+        interface: &'static str,
+    ) -> Self {
+        Self {
+            connection,
+            name,
+            path,
+            interface,
+        }
+    }
+
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    fn who(&self) -> &'static str {
+        if self.name == LIBVIRT_BUS_NAME {
+            AGENT
+        } else {
+            DAEMON
+        }
+    }
+
+    /// Calls a method; polkit may ask the person in front.
+    pub(crate) async fn call<B, R>(&self, method: &'static str, body: &B) -> Result<R, CallError>
+    where
+        B: Serialize + DynamicType,
+        R: for<'d> zbus::zvariant::DynamicDeserialize<'d>,
+    {
+        let flags = MethodFlags::AllowInteractiveAuth.into();
+        let called = async {
+            // Properties are not read through it: no cache, which would cost a match rule and a round trip.
+            let proxy: zbus::Proxy<'_> = zbus::proxy::Builder::new(&self.connection)
+                .destination(self.name)?
+                .path(self.path)?
+                .interface(self.interface)?
+                .cache_properties(zbus::proxy::CacheProperties::No)
+                .build()
+                .await?;
+            proxy.call_with_flags(method, flags, body).await
+        };
+        let reply = called
+            .await
+            .map_err(|error: zbus::Error| from_bus(self.who(), self.name, &error))?;
+        reply.ok_or_else(|| CallError::Protocol {
+            what: format!("no reply to {method}"),
+        })
+    }
+
+    pub(super) async fn command(&self, command: Command) -> Result<Answer, CallError> {
+        let none = Dict::new();
+        match command {
+            Command::Status => self.dict("Status", &()).await,
+            Command::ListParents => self.rows("ListParents", "parents", none).await,
+            Command::ListProfiles => self.rows("ListProfiles", "profiles", none).await,
+            Command::ListTypes => self.rows("ListTypes", "types", none).await,
+            Command::ListSlices => self.rows("ListSlices", "slices", none).await,
+            Command::ListClaims => self.rows("ListClaims", "claims", none).await,
+            Command::Claim {
+                owner,
+                owner_name,
+                request,
+                pool,
+                reserve,
+                dry_run,
+            } => {
+                let request = wire::to_dict(&request)?;
+                let options = json!({ "pool": pool, "reserve": reserve, "dry_run": dry_run });
+                let options = wire::to_dict(&options)?;
+                let body = (owner.to_string(), owner_name, request, options);
+                self.dict("Claim", &body).await
+            }
+            Command::Unclaim { key, force } => {
+                let options = wire::to_dict(&json!({ "force": force }))?;
+                self.dict("Unclaim", &(key.to_string(), options)).await
+            }
+            Command::Plan => self.dict("Plan", &()).await,
+            Command::Apply => self.dict("Apply", &()).await,
+            Command::Cordon { parent, reason } => {
+                self.dict("Cordon", &(parent.to_string(), reason)).await
+            }
+            Command::Uncordon { parent } => self.dict("Uncordon", &(parent.to_string(),)).await,
+            Command::WaitSettled { timeout_ms } => self.dict("WaitSettled", &(timeout_ms,)).await,
+            Command::DomainSeen { domain, shut_off } => {
+                let domain = wire::to_dict(&domain)?;
+                self.dict("DomainSeen", &(domain, shut_off)).await
+            }
+            Command::DomainGone { uuid } => self.dict("DomainGone", &(uuid.to_string(),)).await,
+            Command::AgentWork => self.dict("AgentWork", &()).await,
+        }
+    }
+
+    async fn dict<B>(&self, method: &'static str, body: &B) -> Result<Answer, CallError>
+    where
+        B: Serialize + DynamicType,
+    {
+        let reply: Dict = self.call(method, body).await?;
+        Ok(wire::from_dict(&reply)?)
+    }
+
+    async fn rows(
+        &self,
+        method: &'static str,
+        answer: &'static str,
+        filter: Dict,
+    ) -> Result<Answer, CallError> {
+        let reply: Vec<Dict> = self.call(method, &(filter,)).await?;
+        let rows = reply
+            .iter()
+            .map(wire::dict_to_json)
+            .collect::<Result<Vec<Json>, _>>()?;
+        Ok(wire::from_json(json!({ "answer": answer, "rows": rows }))?)
+    }
+}

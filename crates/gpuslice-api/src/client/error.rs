@@ -1,0 +1,128 @@
+//! Why a call gave no answer, by what a program does about it.
+
+use crate::refused::{Refused, chain};
+use crate::wire::WireError;
+use gpuslice_core::refusal::{Code, Refusal};
+use zbus::names::ErrorName;
+
+/// The daemon, in error texts.
+pub(crate) const DAEMON: &str = "gpusliced";
+/// The agent, in error texts.
+pub(crate) const AGENT: &str = "gpuslice-libvirt-agent";
+
+/// A call without an answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The daemon or the agent said no.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// polkit, the bus or the socket's mode said no.
+    #[error(transparent)]
+    NotPermitted(Refusal),
+    /// Nobody answers.
+    #[error("{who} does not answer")]
+    Unreachable {
+        /// The program meant: `gpusliced`, `gpuslice-libvirt-agent`.
+        who: &'static str,
+        /// What was tried and how each failed.
+        tried: Vec<String>,
+    },
+    /// The other side is of another version or broken.
+    #[error("the answer is not of this interface: {what}")]
+    Protocol {
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+impl From<Refusal> for CallError {
+    fn from(refusal: Refusal) -> Self {
+        if refusal.code == Code::NotPermitted {
+            Self::NotPermitted(refusal)
+        } else {
+            Self::Refused(refusal)
+        }
+    }
+}
+
+impl From<WireError> for CallError {
+    fn from(error: WireError) -> Self {
+        Self::Protocol {
+            what: chain(&error),
+        }
+    }
+}
+
+/// There is only the socket, which answers questions and no more.
+pub(crate) fn needs_bus(what: &str) -> CallError {
+    let hint = "systemctl start dbus gpusliced";
+    Refusal::new(
+        Code::Unsupported,
+        format!("{what} over D-Bus, and the daemon was found only on its socket"),
+    )
+    .hint(hint)
+    .into()
+}
+
+/// What an error of the bus means. `who` was called over `way`.
+pub(crate) fn from_bus(who: &'static str, way: &str, error: &zbus::Error) -> CallError {
+    let unreachable = |text: String| CallError::Unreachable {
+        who,
+        tried: vec![format!("{way}: {text}")],
+    };
+    match error {
+        zbus::Error::MethodError(name, text, reply) => {
+            let text = text.as_deref();
+            if let Some(refusal) = Refused::read(name.as_str(), text, reply) {
+                return refusal.into();
+            }
+            from_bus_error(name.inner(), text.unwrap_or_default(), unreachable)
+        }
+        zbus::Error::FDO(inner) => match inner.as_ref() {
+            zbus::fdo::Error::ZBus(inner) => from_bus(who, way, inner),
+            other => {
+                let text = zbus::DBusError::description(other).unwrap_or_default();
+                from_bus_error(&zbus::DBusError::name(other), text, unreachable)
+            }
+        },
+        zbus::Error::InputOutput(_)
+        | zbus::Error::Connection(..)
+        | zbus::Error::Handshake(_)
+        | zbus::Error::Address(_) => unreachable(lower(&chain(error))),
+        other => CallError::Protocol { what: chain(other) },
+    }
+}
+
+/// Errors that the bus daemon itself sends (dbus-specification, org.freedesktop.DBus.Error.*).
+fn from_bus_error(
+    name: &ErrorName<'_>,
+    text: &str,
+    unreachable: impl FnOnce(String) -> CallError,
+) -> CallError {
+    let short = name.rsplit_once("DBus.Error.").map_or("", |(_, s)| s);
+    match short {
+        "AccessDenied" | "AuthFailed" | "InteractiveAuthorizationRequired" => {
+            CallError::NotPermitted(
+                Refusal::new(Code::NotPermitted, "the bus does not let you ask this")
+                    .because(lower(text)),
+            )
+        }
+        "ServiceUnknown" | "NameHasNoOwner" | "NoReply" | "Disconnected" | "NoServer"
+        | "TimedOut" | "Timeout" => unreachable(lower(text)),
+        spawn if spawn.starts_with("Spawn.") => unreachable(lower(text)),
+        _ => CallError::Protocol {
+            what: format!("{name}: {text}"),
+        },
+    }
+}
+
+/// Texts of others begin with a capital; ours do not.
+fn lower(text: &str) -> String {
+    let mut letters = text.trim_end_matches('.').chars();
+    letters
+        .next()
+        .map(|first| first.to_ascii_lowercase())
+        .into_iter()
+        .chain(letters)
+        .collect()
+}

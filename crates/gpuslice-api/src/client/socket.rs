@@ -1,0 +1,106 @@
+//! The socket side of the client: one JSON line asks, one answers.
+
+use super::error::{CallError, DAEMON};
+use crate::refused::chain;
+use gpuslice_core::errno::Errno;
+use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::request::{Answer, Command};
+use gpuslice_hook_proto::{Body, Lines, REPLY_LIMIT, Reply, ReplyBody, Request, Served};
+use std::io;
+use std::path::{Path, PathBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use uuid::Uuid;
+
+/// A connection to the daemon's socket.
+#[derive(Debug)]
+pub(super) struct SocketLink {
+    path: PathBuf,
+    stream: UnixStream,
+    lines: Lines,
+}
+
+impl SocketLink {
+    pub(super) async fn connect(path: &Path) -> Result<Self, CallError> {
+        let stream = UnixStream::connect(path)
+            .await
+            .map_err(|error| cannot_connect(path, &error))?;
+        Ok(Self {
+            path: path.to_owned(),
+            stream,
+            lines: Lines::new(REPLY_LIMIT),
+        })
+    }
+
+    pub(super) async fn command(&mut self, command: Command) -> Result<Answer, CallError> {
+        let id = Uuid::new_v4();
+        let line = Request::new(id, Body::Command(command))
+            .to_line()
+            .map_err(|e| protocol(&e))?;
+        let written = self.stream.write_all(line.as_bytes()).await;
+        written.map_err(|e| self.broke_off(&e.to_string()))?;
+        loop {
+            let reply = Reply::from_line(&self.line().await?).map_err(|e| protocol(&e))?;
+            // A reply to a call that was given up on may still arrive before ours.
+            if reply.id != id && !reply.id.is_nil() {
+                continue;
+            }
+            return match reply.body {
+                ReplyBody::Ok(Served::Command(answer)) => Ok(*answer),
+                ReplyBody::Ok(Served::Hook(_)) => Err(CallError::Protocol {
+                    what: "a hook's reply to a command".to_owned(),
+                }),
+                ReplyBody::Refused(refusal) => Err(refusal.into()),
+            };
+        }
+    }
+
+    async fn line(&mut self) -> Result<Vec<u8>, CallError> {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            if let Some(line) = self.lines.next_line().map_err(|e| protocol(&e))? {
+                return Ok(line);
+            }
+            let read = self.stream.read(&mut buffer).await;
+            let read = read.map_err(|e| self.broke_off(&e.to_string()))?;
+            if read == 0 {
+                return Err(self.broke_off("closed before it answered"));
+            }
+            self.lines.push(buffer.get(..read).unwrap_or_default());
+        }
+    }
+
+    fn broke_off(&self, how: &str) -> CallError {
+        CallError::Unreachable {
+            who: DAEMON,
+            tried: vec![format!("{}: {how}", self.path.display())],
+        }
+    }
+}
+
+fn protocol(error: &dyn std::error::Error) -> CallError {
+    CallError::Protocol { what: chain(error) }
+}
+
+fn cannot_connect(path: &Path, error: &io::Error) -> CallError {
+    let path = path.display();
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => CallError::NotPermitted(
+            Refusal::new(Code::NotPermitted, format!("{path} is for root"))
+                .because(format!("connect {path}: permission denied (EACCES)")),
+        ),
+        _ => CallError::Unreachable {
+            who: DAEMON,
+            tried: vec![format!("connect {path}: {}", os_text(error))],
+        },
+    }
+}
+
+/// The error's words as strerror(3) has them, lower case, with its name.
+fn os_text(error: &io::Error) -> String {
+    match (error.kind(), error.raw_os_error()) {
+        (io::ErrorKind::ConnectionRefused, _) => "connection refused (ECONNREFUSED)".to_owned(),
+        (_, Some(number)) => Errno(number).to_string(),
+        (_, None) => error.to_string(),
+    }
+}

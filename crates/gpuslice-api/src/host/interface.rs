@@ -1,0 +1,266 @@
+//! The methods, one per command, with the arguments a script would like to write.
+
+use super::{Handler, HostInterface};
+use crate::refused::Refused;
+use crate::wire::{self, Dict};
+use gpuslice_core::ids::ParseIdError;
+use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::request::Command;
+use serde::Deserialize;
+use zbus::message::Header;
+use zbus::object_server::SignalEmitter;
+use zbus::{Connection, interface};
+
+/// Options of `Claim`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ClaimOptions {
+    pool: bool,
+    reserve: bool,
+    dry_run: bool,
+}
+
+/// Options of `Unclaim`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct UnclaimOptions {
+    force: bool,
+}
+
+/// Parses a name that came as text.
+fn named<T: std::str::FromStr<Err = ParseIdError>>(text: &str) -> Result<T, Refused> {
+    text.parse()
+        .map_err(|e: ParseIdError| Refusal::new(Code::BadRequest, e.to_string()).into())
+}
+
+#[interface(name = "org.gpuslice1.Host")]
+impl<H: Handler> HostInterface<H> {
+    /// Health and settledness.
+    #[zbus(out_args("status"))]
+    async fn status(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Dict, Refused> {
+        self.dict(&header, connection, Command::Status).await
+    }
+
+    /// Devices that yield slices. A filter keeps the rows whose keys have its values.
+    #[zbus(out_args("rows"))]
+    async fn list_parents(
+        &self,
+        filter: Dict,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Vec<Dict>, Refused> {
+        self.rows(&header, connection, Command::ListParents, filter)
+            .await
+    }
+
+    /// What VMs can ask for.
+    #[zbus(out_args("rows"))]
+    async fn list_profiles(
+        &self,
+        filter: Dict,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Vec<Dict>, Refused> {
+        self.rows(&header, connection, Command::ListProfiles, filter)
+            .await
+    }
+
+    /// Raw mdev types of each parent.
+    #[zbus(out_args("rows"))]
+    async fn list_types(
+        &self,
+        filter: Dict,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Vec<Dict>, Refused> {
+        self.rows(&header, connection, Command::ListTypes, filter)
+            .await
+    }
+
+    /// Slices that exist.
+    #[zbus(out_args("rows"))]
+    async fn list_slices(
+        &self,
+        filter: Dict,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Vec<Dict>, Refused> {
+        self.rows(&header, connection, Command::ListSlices, filter)
+            .await
+    }
+
+    /// Claims and what they are bound to.
+    #[zbus(out_args("rows"))]
+    async fn list_claims(
+        &self,
+        filter: Dict,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Vec<Dict>, Refused> {
+        self.rows(&header, connection, Command::ListClaims, filter)
+            .await
+    }
+
+    /// Makes or keeps a claim. Options: `pool`, `reserve`, `dry_run`.
+    #[zbus(out_args("answer"))]
+    async fn claim(
+        &self,
+        owner: &str,
+        owner_name: &str,
+        request: Dict,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Dict, Refused> {
+        let options: ClaimOptions = wire::from_dict(&options)?;
+        let command = Command::Claim {
+            owner: named(owner)?,
+            owner_name: owner_name.to_owned(),
+            request: wire::from_dict(&request)?,
+            pool: options.pool,
+            reserve: options.reserve,
+            dry_run: options.dry_run,
+        };
+        self.dict(&header, connection, command).await
+    }
+
+    /// Ends the claim `OWNER/NAME`. Options: `force`.
+    #[zbus(out_args("answer"))]
+    async fn unclaim(
+        &self,
+        claim: &str,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Dict, Refused> {
+        let options: UnclaimOptions = wire::from_dict(&options)?;
+        let command = Command::Unclaim {
+            key: named(claim)?,
+            force: options.force,
+        };
+        self.dict(&header, connection, command).await
+    }
+
+    /// What `Apply` would do.
+    #[zbus(out_args("plan"))]
+    async fn plan(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Dict, Refused> {
+        self.dict(&header, connection, Command::Plan).await
+    }
+
+    /// Makes the host as the configuration on disk says.
+    #[zbus(out_args("plan"))]
+    async fn apply(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Dict, Refused> {
+        self.dict(&header, connection, Command::Apply).await
+    }
+
+    /// Gives a parent no new VMs.
+    #[zbus(out_args("answer"))]
+    async fn cordon(
+        &self,
+        parent: &str,
+        reason: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Dict, Refused> {
+        let command = Command::Cordon {
+            parent: named(parent)?,
+            reason: reason.to_owned(),
+        };
+        self.dict(&header, connection, command).await
+    }
+
+    /// Lifts a cordon or a quarantine.
+    #[zbus(out_args("answer"))]
+    async fn uncordon(
+        &self,
+        parent: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Dict, Refused> {
+        let command = Command::Uncordon {
+            parent: named(parent)?,
+        };
+        self.dict(&header, connection, command).await
+    }
+
+    /// Returns when every layout is realised or cannot be, at the latest after the time given.
+    #[zbus(out_args("answer"))]
+    async fn wait_settled(
+        &self,
+        timeout_ms: u64,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Dict, Refused> {
+        self.dict(&header, connection, Command::WaitSettled { timeout_ms })
+            .await
+    }
+
+    /// The agent saw a domain's persistent XML.
+    #[zbus(out_args("answer"))]
+    async fn domain_seen(
+        &self,
+        domain: Dict,
+        shut_off: bool,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Dict, Refused> {
+        let command = Command::DomainSeen {
+            domain: wire::from_dict(&domain)?,
+            shut_off,
+        };
+        self.dict(&header, connection, command).await
+    }
+
+    /// The agent saw a domain undefined for good.
+    #[zbus(out_args("answer"))]
+    async fn domain_gone(
+        &self,
+        uuid: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Dict, Refused> {
+        let uuid = uuid
+            .parse()
+            .map_err(|_| Refusal::new(Code::BadRequest, format!("{uuid:?} is not a UUID")))?;
+        self.dict(&header, connection, Command::DomainGone { uuid })
+            .await
+    }
+
+    /// What the agent should do now.
+    #[zbus(out_args("work"))]
+    async fn agent_work(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Dict, Refused> {
+        self.dict(&header, connection, Command::AgentWork).await
+    }
+
+    /// Something changed: read the rows of this kind again. Kinds: `parent`, `slice`, `claim`, `settled`,
+    /// `agent-work`.
+    #[zbus(signal)]
+    async fn changed(
+        emitter: &SignalEmitter<'_>,
+        kind: &str,
+        id: &str,
+        what: &str,
+    ) -> zbus::Result<()>;
+
+    /// Version of the daemon.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn version(&self) -> String {
+        self.version.clone()
+    }
+}
