@@ -1,6 +1,8 @@
 //! Which crate may know which, as ARCHITECTURE.md draws it. Read from cargo itself, so that a dependency added in
 //! any way is seen, also one that only another dependency brings.
 
+#![cfg(test)]
+
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
