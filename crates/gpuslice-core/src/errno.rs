@@ -36,6 +36,7 @@ errnos! {
     EINTR = 4, "interrupted system call";
     EIO = 5, "input/output error";
     ENXIO = 6, "no such device or address";
+    ENOEXEC = 8, "exec format error";
     EBADF = 9, "bad file descriptor";
     EAGAIN = 11, "resource temporarily unavailable";
     ENOMEM = 12, "cannot allocate memory";
@@ -62,6 +63,7 @@ errnos! {
     EUCLEAN = 117, "structure needs cleaning";
     ECANCELED = 125, "operation canceled";
     ENOKEY = 126, "required key not available";
+    EKEYREJECTED = 129, "key was rejected by service";
 }
 
 impl fmt::Display for Errno {

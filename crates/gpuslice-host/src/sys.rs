@@ -1,0 +1,142 @@
+//! The core's ports on the running kernel. A host of 4096 VFs is read again after every event, so each attribute
+//! costs three system calls (open, read, close), a link one, a directory four.
+//!
+//! Rules of sysfs (Documentation/filesystems/sysfs.rst) and kernfs (fs/kernfs/file.c) this relies on: an attribute
+//! is at most one page and comes in one read; a binary attribute comes a page at a time; one write(2) is one store.
+
+mod module;
+
+use crate::errno;
+use gpuslice_core::errno::Errno;
+use gpuslice_core::port::{HostRead, HostWrite, READ_LIMIT, Written};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{CWD, Mode, OFlags, RawDir};
+use std::borrow::Cow;
+use std::mem::MaybeUninit;
+use std::path::Path;
+
+/// The smallest page the kernel has; what is shorter under `/sys` was the whole attribute.
+const PAGE: usize = 4096;
+
+/// This machine, or a tree that looks like one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SysHost {
+    /// Put before every path; empty for `/`.
+    root: String,
+}
+
+impl SysHost {
+    /// The host below a directory; `/` is the running system. A relative root is taken from the working directory.
+    ///
+    /// # Errors
+    /// `EINVAL` when the root is empty or not UTF-8, else what getcwd(2) gave.
+    pub fn new(root: impl AsRef<Path>) -> Result<Self, Errno> {
+        let root = std::path::absolute(root)
+            .map_err(|error| error.raw_os_error().map_or(Errno::EINVAL, Errno))?;
+        let root = root.to_str().ok_or(Errno::EINVAL)?;
+        Ok(Self {
+            root: root.trim_end_matches('/').to_owned(),
+        })
+    }
+
+    /// The root, `/` for the running system.
+    pub fn root(&self) -> &str {
+        if self.root.is_empty() {
+            "/"
+        } else {
+            &self.root
+        }
+    }
+
+    fn place<'a>(&self, path: &'a str) -> Result<Cow<'a, str>, Errno> {
+        if !path.starts_with('/') {
+            return Err(Errno::EINVAL);
+        }
+        Ok(if self.root.is_empty() {
+            Cow::Borrowed(path)
+        } else {
+            Cow::Owned(format!("{}{path}", self.root))
+        })
+    }
+
+    fn open(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
+        rustix::fs::openat(CWD, &*self.place(path)?, flags, Mode::empty()).map_err(errno)
+    }
+}
+
+impl HostRead for SysHost {
+    /// Names that are not UTF-8 come with replacement characters: no name the product looks for has any.
+    fn list(&self, dir: &str) -> Result<Vec<String>, Errno> {
+        names(self.open(dir, OFlags::RDONLY | OFlags::DIRECTORY)?)
+    }
+
+    fn read(&self, file: &str) -> Result<Vec<u8>, Errno> {
+        let fd = self.open(file, OFlags::RDONLY)?;
+        // A file of /proc may end a read early at any record, so there only an empty read is the end.
+        let attribute = file.starts_with("/sys/");
+        let mut buffer = [0; 2 * PAGE];
+        let mut content = Vec::new();
+        loop {
+            let got = match rustix::io::read(&fd, &mut buffer) {
+                Ok(got) => got,
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(errno(error)),
+            };
+            content.extend_from_slice(buffer.get(..got).unwrap_or_default());
+            if content.len() > READ_LIMIT {
+                return Err(Errno::EFBIG);
+            }
+            if got == 0 || (attribute && got < PAGE) {
+                return Ok(content);
+            }
+        }
+    }
+
+    /// Targets that are not UTF-8 (open files of any user under `/proc`) come with replacement characters.
+    fn link(&self, path: &str) -> Result<String, Errno> {
+        let mut buffer = [MaybeUninit::uninit(); PAGE];
+        let (target, rest) =
+            rustix::fs::readlinkat_raw(CWD, &*self.place(path)?, &mut buffer).map_err(errno)?;
+        if rest.is_empty() {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        Ok(String::from_utf8_lossy(target).into_owned())
+    }
+}
+
+impl HostWrite for SysHost {
+    fn write(&mut self, file: &str, data: &[u8]) -> Result<Written, Errno> {
+        // Neither O_CREAT nor O_TRUNC: a store is the write alone, and an absent attribute stays absent.
+        let fd = self.open(file, OFlags::WRONLY)?;
+        // Not repeated on EINTR: a driver may have acted by then.
+        let written = rustix::io::write(&fd, data).map_err(errno)?;
+        if written == data.len() {
+            Ok(Written::Done)
+        } else {
+            Err(Errno::EIO)
+        }
+    }
+
+    fn load_module(&mut self, name: &str) -> Result<(), Errno> {
+        module::load(self, name)
+    }
+}
+
+/// Names in an open directory, without `.` and `..`.
+pub(crate) fn names(dir: impl AsFd) -> Result<Vec<String>, Errno> {
+    let mut buffer = [MaybeUninit::uninit(); 8 * PAGE];
+    let mut entries = RawDir::new(dir, &mut buffer);
+    let mut names = Vec::new();
+    while let Some(entry) = entries.next() {
+        let entry = entry.map_err(errno)?;
+        let name = entry.file_name().to_string_lossy();
+        if name != "." && name != ".." {
+            names.push(name.into_owned());
+        }
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests;

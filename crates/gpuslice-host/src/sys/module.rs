@@ -1,0 +1,208 @@
+//! Loading kernel modules. Dependencies, options and aliases are modprobe's to know (modprobe.d(5)), so it is run,
+//! by absolute path and with an empty environment.
+
+use super::SysHost;
+use crate::{errno, io_errno};
+use gpuslice_core::errno::Errno;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Access, AtFlags, CWD, MemfdFlags, accessat, memfd_create};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Where distributions put it; never `$PATH`.
+const MODPROBE: [&str; 2] = ["/usr/sbin/modprobe", "/sbin/modprobe"];
+
+/// GPU drivers take long to initialise, some of them half a minute for eight devices.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+pub(super) fn load(host: &SysHost, name: &str) -> Result<(), Errno> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+    if name.is_empty() || name.starts_with('-') || !name.bytes().all(plain) {
+        return Err(Errno::EINVAL);
+    }
+    if exists(host, &format!("/sys/module/{}", name.replace('-', "_")))? {
+        return Ok(());
+    }
+    for program in MODPROBE {
+        if exists(host, program)? {
+            return run(&host.place(program)?, name, DEADLINE);
+        }
+    }
+    Err(Errno::ENOSYS)
+}
+
+fn exists(host: &SysHost, path: &str) -> Result<bool, Errno> {
+    let path = host.place(path)?;
+    match accessat(CWD, &*path, Access::EXISTS, AtFlags::empty()) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::NOENT) => Ok(false),
+        Err(error) => Err(errno(error)),
+    }
+}
+
+fn run(program: &str, name: &str, deadline: Duration) -> Result<(), Errno> {
+    // Not a pipe: nothing reads while it runs, and it must not wait for a reader.
+    let complaints = File::from(memfd_create("modprobe", MemfdFlags::CLOEXEC).map_err(errno)?);
+    let stderr = complaints.try_clone().map_err(|e| io_errno(&e))?;
+    let mut child = Command::new(program)
+        .arg(name)
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(stderr)
+        .spawn()
+        .map_err(|e| io_errno(&e))?;
+    if let Err(error) = wait(&child, deadline) {
+        // Whether it dies is the kernel's to say: inside init_module(2) not even SIGKILL ends it.
+        let _ = child.kill();
+        let _ = child.try_wait();
+        return Err(error);
+    }
+    if child.wait().map_err(|e| io_errno(&e))?.success() {
+        return Ok(());
+    }
+    let mut text = vec![0; 4096];
+    let got = complaints.read_at(&mut text, 0).map_err(|e| io_errno(&e))?;
+    text.truncate(got);
+    Err(errno_of(&String::from_utf8_lossy(&text)))
+}
+
+fn wait(child: &Child, deadline: Duration) -> Result<(), Errno> {
+    let pid = Pid::from_child(child);
+    let ended = pidfd_open(pid, PidfdFlags::empty()).map_err(errno)?;
+    let until = Instant::now() + deadline;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).map_err(|_| Errno::EINVAL)?;
+        match poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&left)) {
+            Ok(0) => return Err(Errno::ETIMEDOUT),
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(errno(error)),
+        }
+    }
+}
+
+/// modprobe only ever exits with 1; the kernel's answer is in its last line, in the C locale
+/// (`modprobe: ERROR: could not insert 'gim': No such device`).
+fn errno_of(complaints: &str) -> Errno {
+    let last = complaints.trim_end().lines().next_back().unwrap_or("");
+    if last.contains(" not found in directory ") {
+        return Errno::ENOENT;
+    }
+    let text = last.rsplit(": ").next().unwrap_or("").to_lowercase();
+    (1..=133)
+        .map(Errno)
+        .find(|errno| errno.name().is_some() && errno.text() == text)
+        .unwrap_or(Errno::EIO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A host whose modprobe is a shell script.
+    fn host_with(script: &str) -> (tempfile::TempDir, SysHost) {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("sbin/modprobe");
+        fs::create_dir_all(program.parent().unwrap()).unwrap();
+        fs::create_dir_all(dir.path().join("sys/module/vfio_pci")).unwrap();
+        // Written by another process: a descriptor of ours, open for writing and caught in the fork of a test
+        // running beside this one, would make the exec fail with ETXTBSY.
+        let mut writer = Command::new("/bin/sh")
+            .args([
+                "-c",
+                r#"printf '#!/bin/sh\n%s\n' "$2" > "$1" && chmod 755 "$1""#,
+                "sh",
+            ])
+            .arg(&program)
+            .arg(script)
+            .spawn()
+            .unwrap();
+        assert!(writer.wait().unwrap().success());
+        assert_eq!(
+            fs::metadata(&program).unwrap().permissions().mode() & 0o777,
+            0o755
+        );
+        let host = SysHost::new(dir.path()).unwrap();
+        (dir, host)
+    }
+
+    #[test]
+    fn a_loaded_module_is_not_loaded_again() {
+        let (dir, host) = host_with("exit 1");
+        load(&host, "vfio-pci").unwrap();
+        load(&host, "vfio_pci").unwrap();
+        fs::remove_dir(dir.path().join("sys/module/vfio_pci")).unwrap();
+        load(&host, "vfio-pci").unwrap_err();
+    }
+
+    #[test]
+    fn modprobe_gets_the_name_and_nothing_else() {
+        let (dir, host) = host_with(r#"echo "$# $1 ${HOME-none}" > "${0%/*}/seen""#);
+        load(&host, "mtty").unwrap();
+        assert_eq!(
+            fs::read_to_string(dir.path().join("sbin/seen")).unwrap(),
+            "1 mtty none\n"
+        );
+    }
+
+    #[test]
+    fn names_that_are_options_or_paths_are_refused() {
+        let (_dir, host) = host_with("exit 0");
+        for name in ["", "-r", "a/b", "a b", "a\n", "../x"] {
+            assert_eq!(load(&host, name), Err(Errno::EINVAL), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn its_complaint_becomes_an_errno() {
+        for (complaint, want) in [
+            (
+                "modprobe: FATAL: Module gim not found in directory /lib/modules/6.12",
+                Errno::ENOENT,
+            ),
+            (
+                "modprobe: ERROR: could not insert 'gim': No such device",
+                Errno::ENODEV,
+            ),
+            (
+                "warning: x\nmodprobe: ERROR: could not insert 'gim': Operation not permitted",
+                Errno::EPERM,
+            ),
+            (
+                "modprobe: ERROR: could not insert 'gim': Key was rejected by service",
+                Errno::EKEYREJECTED,
+            ),
+            (
+                "modprobe: ERROR: could not insert 'gim': Unknown symbol in module, or unknown parameter (see dmesg)",
+                Errno::EIO,
+            ),
+            ("", Errno::EIO),
+        ] {
+            let (_dir, host) = host_with(&format!("cat >&2 <<'E'\n{complaint}\nE\nexit 1"));
+            assert_eq!(load(&host, "gim"), Err(want), "{complaint}");
+        }
+    }
+
+    #[test]
+    fn without_modprobe_it_is_not_taken_for_an_absent_module() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = SysHost::new(dir.path()).unwrap();
+        assert_eq!(load(&host, "mtty"), Err(Errno::ENOSYS));
+    }
+
+    #[test]
+    fn one_that_does_not_end_is_given_up() {
+        let (dir, _host) = host_with("exec sleep 1000");
+        let program = dir.path().join("sbin/modprobe");
+        let ended = run(program.to_str().unwrap(), "mtty", Duration::from_millis(20));
+        assert_eq!(ended, Err(Errno::ETIMEDOUT));
+    }
+}

@@ -1,0 +1,203 @@
+use super::*;
+use crate::small_disk::SmallDisk;
+use gpuslice_core::holders;
+use rustix::thread::set_thread_uid;
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::PathBuf;
+
+fn tree() -> (tempfile::TempDir, SysHost) {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("sys/a")).unwrap();
+    let host = SysHost::new(dir.path()).unwrap();
+    (dir, host)
+}
+
+fn put(dir: &tempfile::TempDir, path: &str, content: impl AsRef<[u8]>) -> PathBuf {
+    let path = dir.path().join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, content).unwrap();
+    path
+}
+
+/// Runs as nobody: root itself is never refused by a mode. Only the thread changes its user.
+fn as_nobody<T: Send>(run: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            if rustix::process::geteuid().is_root() {
+                set_thread_uid(rustix::fs::Uid::from_raw(65534)).unwrap();
+            }
+            run()
+        });
+        thread.join().unwrap()
+    })
+}
+
+#[test]
+fn absent_empty_and_unreadable_are_three_answers() {
+    let (dir, host) = tree();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let closed = dir.path().join("sys/closed");
+    fs::create_dir(&closed).unwrap();
+    let secret = put(&dir, "sys/secret", "1");
+    put(&dir, "sys/empty", "");
+    assert_eq!(host.list("/sys/a"), Ok(vec![]));
+    assert_eq!(host.list("/sys/b"), Err(Errno::ENOENT));
+    assert_eq!(host.list("/sys/empty"), Err(Errno::ENOTDIR));
+    assert_eq!(host.read("/sys/empty"), Ok(vec![]));
+    assert_eq!(host.read("/sys/b"), Err(Errno::ENOENT));
+    assert_eq!(host.read("/sys/a"), Err(Errno::EISDIR));
+    for path in [&closed, &secret] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap();
+    }
+    as_nobody(|| {
+        assert_eq!(host.list("/sys/closed"), Err(Errno::EACCES));
+        assert_eq!(host.read("/sys/closed/x"), Err(Errno::EACCES));
+        assert_eq!(host.link("/sys/closed/x"), Err(Errno::EACCES));
+        assert_eq!(host.read("/sys/secret"), Err(Errno::EACCES));
+        let mut host = host.clone();
+        assert_eq!(host.write("/sys/secret", b"1"), Err(Errno::EACCES));
+        assert_eq!(host.load_module("a"), Err(Errno::ENOSYS));
+    });
+    fs::create_dir_all(dir.path().join("sys/module")).unwrap();
+    fs::set_permissions(
+        dir.path().join("sys/module"),
+        fs::Permissions::from_mode(0o000),
+    )
+    .unwrap();
+    as_nobody(|| assert_eq!(host.clone().load_module("a"), Err(Errno::EACCES)));
+    fs::set_permissions(closed, fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn a_process_that_cannot_be_looked_into_is_not_free_of_devices() {
+    let host = SysHost::new("/").unwrap();
+    let node = tempfile::NamedTempFile::new().unwrap();
+    let nodes = BTreeSet::from([node.path().to_str().unwrap().to_owned()]);
+    let me = std::process::id();
+    let seen = holders::find(&host, &nodes).unwrap();
+    assert!(
+        seen.found.iter().any(|h| h.pid == me && !h.comm.is_empty()),
+        "{seen:?}"
+    );
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED the second half: only root has processes that nobody may not look into");
+        return;
+    }
+    let seen = as_nobody(|| holders::find(&host, &nodes)).unwrap();
+    assert!(seen.unknown.contains(&1), "{seen:?}");
+    assert!(seen.held());
+}
+
+#[test]
+fn content_is_whole_at_every_length() {
+    let (dir, host) = tree();
+    for length in [1, 2, 4095, 4096, 4097, 8191, 8192, 8193, 12288, READ_LIMIT] {
+        let content: Vec<u8> = (0..length).map(|i| i.to_le_bytes()[0]).collect();
+        put(&dir, "sys/x", &content);
+        put(&dir, "etc/x", &content);
+        assert_eq!(host.read("/sys/x").unwrap(), content, "{length}");
+        assert_eq!(host.read("/etc/x").unwrap(), content, "{length}");
+    }
+    put(&dir, "sys/x", vec![0; READ_LIMIT + 1]);
+    assert_eq!(host.read("/sys/x"), Err(Errno::EFBIG));
+}
+
+#[test]
+fn files_of_proc_are_read_past_short_reads() {
+    let host = SysHost::new("/").unwrap();
+    // One record a mapping, a page or less a read.
+    let text = String::from_utf8(host.read("/proc/self/smaps").unwrap_or_default()).unwrap();
+    assert!(text.len() > 8192 && text.ends_with('\n'), "{}", text.len());
+    assert!(text.contains("[stack]"));
+}
+
+#[test]
+fn all_names_of_a_large_directory() {
+    let (dir, host) = tree();
+    let want: BTreeSet<String> = (0..3000)
+        .map(|i| format!("0000:{i:02x}:00.0-{i}"))
+        .collect();
+    for name in &want {
+        put(&dir, &format!("sys/a/{name}"), "");
+    }
+    let got: Vec<_> = host.list("/sys/a").unwrap();
+    assert_eq!(got.len(), want.len());
+    assert_eq!(got.into_iter().collect::<BTreeSet<_>>(), want);
+}
+
+#[test]
+fn odd_names_and_targets_hide_nothing() {
+    let (dir, host) = tree();
+    put(&dir, "sys/a/.hidden", "");
+    fs::write(
+        dir.path()
+            .join("sys/a")
+            .join(std::ffi::OsStr::from_bytes(b"\xff")),
+        "",
+    )
+    .unwrap();
+    let mut names = host.list("/sys/a").unwrap();
+    names.sort();
+    assert_eq!(names, [".hidden", "\u{fffd}"]);
+    symlink(
+        std::ffi::OsStr::from_bytes(b"../\xff"),
+        dir.path().join("sys/link"),
+    )
+    .unwrap();
+    assert_eq!(host.link("/sys/link"), Ok("../\u{fffd}".to_owned()));
+}
+
+#[test]
+fn links_are_told_as_stored() {
+    let (dir, host) = tree();
+    symlink("../nowhere/vfio-pci", dir.path().join("sys/a/driver")).unwrap();
+    assert_eq!(
+        host.link("/sys/a/driver"),
+        Ok("../nowhere/vfio-pci".to_owned())
+    );
+    assert_eq!(host.link("/sys/a"), Err(Errno::EINVAL));
+    assert_eq!(host.link("/sys/a/other"), Err(Errno::ENOENT));
+    let longest = "x".repeat(4095);
+    symlink(&longest, dir.path().join("sys/a/long")).unwrap();
+    assert_eq!(host.link("/sys/a/long"), Ok(longest));
+}
+
+#[test]
+fn writes_neither_make_nor_shorten_files() {
+    let (dir, mut host) = tree();
+    let path = put(&dir, "sys/a/sriov_numvfs", "16\n");
+    assert_eq!(host.write("/sys/a/sriov_numvfs", b"8"), Ok(Written::Done));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "86\n");
+    assert_eq!(host.write("/sys/a/other", b"8"), Err(Errno::ENOENT));
+    assert!(!dir.path().join("sys/a/other").exists());
+    assert_eq!(host.write("/sys/a", b"8"), Err(Errno::EISDIR));
+}
+
+#[test]
+fn a_write_taken_in_part_is_a_failure() {
+    let Some(disk) = SmallDisk::mount() else {
+        return;
+    };
+    fs::create_dir(disk.path().join("sys")).unwrap();
+    fs::write(disk.path().join("sys/x"), "").unwrap();
+    let mut host = SysHost::new(disk.path()).unwrap();
+    assert_eq!(
+        host.write("/sys/x", &vec![b'x'; 2 * SmallDisk::SIZE]),
+        Err(Errno::EIO)
+    );
+}
+
+#[test]
+fn roots() {
+    assert_eq!(SysHost::new("/").unwrap().root(), "/");
+    assert_eq!(SysHost::new("/tmp/x/").unwrap().root(), "/tmp/x");
+    assert!(SysHost::new("x").unwrap().root().ends_with("/x"));
+    assert!(SysHost::new("x").unwrap().root().starts_with('/'));
+    assert_eq!(SysHost::new(""), Err(Errno::EINVAL));
+    let host = SysHost::new("/").unwrap();
+    assert_eq!(host.read("sys/x"), Err(Errno::EINVAL));
+    assert_eq!(host.read("/sys/x\0y"), Err(Errno::EINVAL));
+}
