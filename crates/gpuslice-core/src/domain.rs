@@ -124,18 +124,11 @@ mod tests {
     fn aliases_round_trip_and_reject_others() {
         let name: ClaimName = "gpu-0_b".parse().unwrap();
         for index in [0, 1, 15] {
-            assert_eq!(
-                parse_alias(&alias_for(&name, index)),
-                Some((name.clone(), index))
-            );
+            assert_eq!(parse_alias(&alias_for(&name, index)), Some((name.clone(), index)));
         }
-        for alias in [
-            "ua-other-gpu0",
-            "ua-gpuslice-",
-            "ua-gpuslice-gpu0--0",
-            "ua-gpuslice-gpu0--x",
-            "gpu0",
-        ] {
+        for alias in
+            ["ua-other-gpu0", "ua-gpuslice-", "ua-gpuslice-gpu0--0", "ua-gpuslice-gpu0--x", "gpu0"]
+        {
             assert_eq!(parse_alias(alias), None, "{alias}");
         }
     }

@@ -77,14 +77,10 @@ pub enum StepError {
 }
 
 fn describe(holders: &[Holder], unknown: &[u32]) -> String {
-    let mut parts: Vec<String> = holders
-        .iter()
-        .map(|h| format!("{} (pid {})", h.comm, h.pid))
-        .collect();
+    let mut parts: Vec<String> =
+        holders.iter().map(|h| format!("{} (pid {})", h.comm, h.pid)).collect();
     parts.extend(
-        unknown
-            .iter()
-            .map(|pid| format!("perhaps pid {pid}, which cannot be looked into")),
+        unknown.iter().map(|pid| format!("perhaps pid {pid}, which cannot be looked into")),
     );
     parts.join(", ")
 }
@@ -121,19 +117,19 @@ pub fn perform(host: &mut dyn HostWrite, step: &Step) -> Result<Performed, StepE
             if host.list(&path).is_ok() {
                 return Ok(Performed::Already);
             }
-            host.load_module(name)
-                .map_err(failed(format!("load module {name}")))?;
+            host.load_module(name).map_err(failed(format!("load module {name}")))?;
             Ok(Performed::Changed)
         }
         Step::SetAutoprobe { pf, on } => sriov::set_autoprobe(host, *pf, *on),
         Step::SetNumVfs { pf, count } => sriov::set_count(host, *pf, *count),
         Step::Bind { function, driver } => binding::bind(host, *function, driver),
         Step::Unbind { function } => binding::unbind(host, *function),
-        Step::CreateMdev {
-            parent,
-            type_id,
-            uuid,
-        } => mdev::create(host, parent, type_id, *uuid),
+        Step::RequireUnheld { function } => {
+            let nodes = holders::nodes_of_function(host, *function);
+            require_unheld(host, &function.to_string(), nodes)?;
+            Ok(Performed::Already)
+        }
+        Step::CreateMdev { parent, type_id, uuid } => mdev::create(host, parent, type_id, *uuid),
         Step::RemoveMdev { uuid } => mdev::remove(host, *uuid),
     }
 }
@@ -145,7 +141,9 @@ pub fn perform(host: &mut dyn HostWrite, step: &Step) -> Result<Performed, StepE
 /// See [`StepError`].
 pub fn check(host: &dyn HostRead, step: &Step) -> Result<Performed, StepError> {
     match step {
-        Step::LoadModule { .. } | Step::SetAutoprobe { .. } => Ok(Performed::Changed),
+        Step::LoadModule { .. } | Step::SetAutoprobe { .. } | Step::RequireUnheld { .. } => {
+            Ok(Performed::Changed)
+        }
         Step::SetNumVfs { pf, count } => sriov::check_count(host, *pf, *count),
         Step::Bind { function, driver } => binding::check(host, *function, Some(driver)),
         Step::Unbind { function } => binding::check(host, *function, None),
@@ -183,11 +181,7 @@ fn require_unheld(
         holders::find(host, &nodes).map_err(failed(format!("look for holders of {object}")))?;
     if seen.held() {
         let object = object.to_owned();
-        return Err(StepError::Held {
-            object,
-            holders: seen.found,
-            unknown: seen.unknown,
-        });
+        return Err(StepError::Held { object, holders: seen.found, unknown: seen.unknown });
     }
     Ok(())
 }

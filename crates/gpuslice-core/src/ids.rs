@@ -27,11 +27,7 @@ pub struct ParseIdError {
 
 impl ParseIdError {
     pub(crate) fn new(kind: &'static str, text: &str, why: &'static str) -> Self {
-        Self {
-            kind,
-            text: text.chars().take(80).collect(),
-            why,
-        }
+        Self { kind, text: text.chars().take(80).collect(), why }
     }
 }
 

@@ -3,14 +3,20 @@
 //! [`port::HostWrite`], time is an argument. See ARCHITECTURE.md at the workspace root.
 #![forbid(unsafe_code)]
 
+pub mod config;
 pub mod domain;
 pub mod errno;
 pub mod execute;
 pub mod holders;
 pub mod ids;
+pub mod layout;
+pub mod machine;
+pub mod mechanism;
 pub mod observation;
 pub mod observe;
+pub mod placement;
 pub mod plan;
 pub mod port;
 pub mod refusal;
 pub mod request;
+pub mod state;

@@ -172,11 +172,7 @@ impl Observation {
     /// Every parent: PFs and mdev parents.
     pub fn parents(&self) -> impl Iterator<Item = ParentId> + '_ {
         let pci = self.functions.keys().map(|a| ParentId::Pci(*a));
-        let virtual_ones = self
-            .mdev_parents
-            .keys()
-            .filter(|p| p.pci().is_none())
-            .cloned();
+        let virtual_ones = self.mdev_parents.keys().filter(|p| p.pci().is_none()).cloned();
         pci.chain(virtual_ones)
     }
 

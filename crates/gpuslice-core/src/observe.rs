@@ -24,10 +24,8 @@ impl Observer {
         let mut seen = Observation::default();
         pci::read(host, self, &mut seen);
         mdev::read(host, self, &mut seen);
-        self.types
-            .retain(|(parent, _), _| seen.mdev_parents.contains_key(parent));
-        self.serials
-            .retain(|address, _| seen.functions.contains_key(address));
+        self.types.retain(|(parent, _), _| seen.mdev_parents.contains_key(parent));
+        self.serials.retain(|address, _| seen.functions.contains_key(address));
         seen
     }
 }
@@ -35,10 +33,7 @@ impl Observer {
 /// Notes a problem unless the thing is simply gone, which a reader of a live system must expect.
 fn note(seen: &mut Observation, path: &str, errno: Errno) {
     if !matches!(errno, Errno::ENOENT | Errno::ENODEV) {
-        seen.problems.push(ReadProblem {
-            path: path.to_owned(),
-            why: ProblemKind::Errno(errno),
-        });
+        seen.problems.push(ReadProblem { path: path.to_owned(), why: ProblemKind::Errno(errno) });
     }
 }
 
@@ -59,10 +54,7 @@ fn attribute<T>(
     let value = parse(&text);
     if value.is_none() {
         let text = text.chars().take(80).collect();
-        seen.problems.push(ReadProblem {
-            path: path.to_owned(),
-            why: ProblemKind::Corrupt(text),
-        });
+        seen.problems.push(ReadProblem { path: path.to_owned(), why: ProblemKind::Corrupt(text) });
     }
     value
 }

@@ -40,6 +40,11 @@ pub enum Step {
         /// The function.
         function: PciAddress,
     },
+    /// Changes nothing, and fails while anybody holds the function: for one whose binding is libvirt's.
+    RequireUnheld {
+        /// The function.
+        function: PciAddress,
+    },
     /// Writes a UUID to a type's `create`.
     CreateMdev {
         /// On which device.
@@ -65,7 +70,10 @@ impl Step {
             | Self::Bind { .. }
             | Self::Unbind { .. }
             | Self::RemoveMdev { .. } => true,
-            Self::LoadModule { .. } | Self::SetAutoprobe { .. } | Self::CreateMdev { .. } => false,
+            Self::LoadModule { .. }
+            | Self::SetAutoprobe { .. }
+            | Self::RequireUnheld { .. }
+            | Self::CreateMdev { .. } => false,
         }
     }
 
@@ -75,14 +83,13 @@ impl Step {
             Self::SetNumVfs { pf, count } if *count > 0 => {
                 Some(Self::SetNumVfs { pf: *pf, count: 0 })
             }
-            Self::Bind { function, .. } => Some(Self::Unbind {
-                function: *function,
-            }),
+            Self::Bind { function, .. } => Some(Self::Unbind { function: *function }),
             Self::CreateMdev { uuid, .. } => Some(Self::RemoveMdev { uuid: *uuid }),
             Self::LoadModule { .. }
             | Self::SetAutoprobe { .. }
             | Self::SetNumVfs { .. }
             | Self::Unbind { .. }
+            | Self::RequireUnheld { .. }
             | Self::RemoveMdev { .. } => None,
         }
     }
@@ -100,7 +107,9 @@ impl Step {
     /// The slice the step changes, if it changes one.
     pub fn slice(&self) -> Option<SliceId> {
         match self {
-            Self::Bind { function, .. } | Self::Unbind { function } => Some(SliceId::Vf(*function)),
+            Self::Bind { function, .. }
+            | Self::Unbind { function }
+            | Self::RequireUnheld { function } => Some(SliceId::Vf(*function)),
             Self::CreateMdev { uuid, .. } | Self::RemoveMdev { uuid } => Some(SliceId::Mdev(*uuid)),
             Self::LoadModule { .. } | Self::SetAutoprobe { .. } | Self::SetNumVfs { .. } => None,
         }
@@ -117,11 +126,8 @@ impl fmt::Display for Step {
             Self::SetNumVfs { pf, count } => write!(f, "write sriov_numvfs={count} on {pf}"),
             Self::Bind { function, driver } => write!(f, "bind {function} to {driver}"),
             Self::Unbind { function } => write!(f, "unbind {function}"),
-            Self::CreateMdev {
-                parent,
-                type_id,
-                uuid,
-            } => {
+            Self::RequireUnheld { function } => write!(f, "see {function} unused"),
+            Self::CreateMdev { parent, type_id, uuid } => {
                 write!(f, "create mdev {uuid} of type {type_id} on {parent}")
             }
             Self::RemoveMdev { uuid } => write!(f, "remove mdev {uuid}"),

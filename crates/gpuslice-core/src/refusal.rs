@@ -101,12 +101,7 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal without causes or hint.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            causes: Vec::new(),
-            hint: None,
-        }
+        Self { code, message: message.into(), causes: Vec::new(), hint: None }
     }
 
     /// Adds the next step.
@@ -135,8 +130,6 @@ impl Refusal {
             line.push_str("; try: ");
             line.push_str(hint);
         }
-        line.chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect()
+        line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
     }
 }

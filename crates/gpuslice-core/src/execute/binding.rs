@@ -14,8 +14,7 @@ fn dir(function: PciAddress) -> String {
 fn driver(host: &dyn HostRead, function: PciAddress) -> Result<Option<String>, StepError> {
     let dir = dir(function);
     // A link that is absent means "no driver" only while the function itself is there.
-    host.link(&dir)
-        .map_err(failed(format!("find {function}")))?;
+    host.link(&dir).map_err(failed(format!("find {function}")))?;
     link_name(host, &format!("{dir}/driver")).map_err(failed(format!("read {dir}/driver")))
 }
 
@@ -25,11 +24,7 @@ pub(super) fn bind(
     wanted: &str,
 ) -> Result<Performed, StepError> {
     let present = driver(host, function)?;
-    require_unheld(
-        host,
-        &function.to_string(),
-        holders::nodes_of_function(host, function),
-    )?;
+    require_unheld(host, &function.to_string(), holders::nodes_of_function(host, function))?;
     if present.as_deref() == Some(wanted) {
         return Ok(Performed::Already);
     }
@@ -49,10 +44,9 @@ pub(super) fn unbind(
 ) -> Result<Performed, StepError> {
     let present = match driver(host, function) {
         // The function left, and its binding with it.
-        Err(StepError::Errno {
-            errno: Errno::ENOENT | Errno::ENODEV,
-            ..
-        }) => return Ok(Performed::Already),
+        Err(StepError::Errno { errno: Errno::ENOENT | Errno::ENODEV, .. }) => {
+            return Ok(Performed::Already);
+        }
         other => other?,
     };
     let dir = dir(function);
@@ -62,11 +56,7 @@ pub(super) fn unbind(
     if present.is_none() && !overridden {
         return Ok(Performed::Already);
     }
-    require_unheld(
-        host,
-        &function.to_string(),
-        holders::nodes_of_function(host, function),
-    )?;
+    require_unheld(host, &function.to_string(), holders::nodes_of_function(host, function))?;
     if overridden {
         write(host, &path, "\n")?;
     }
@@ -83,16 +73,9 @@ fn release(
     function: PciAddress,
     driver: &str,
 ) -> Result<Written, StepError> {
-    match write(
-        host,
-        &format!("/sys/bus/pci/drivers/{driver}/unbind"),
-        &function.to_string(),
-    ) {
+    match write(host, &format!("/sys/bus/pci/drivers/{driver}/unbind"), &function.to_string()) {
         // Somebody else unbound it in between.
-        Err(StepError::Errno {
-            errno: Errno::ENODEV,
-            ..
-        }) => Ok(Written::Done),
+        Err(StepError::Errno { errno: Errno::ENODEV, .. }) => Ok(Written::Done),
         other => other,
     }
 }
@@ -104,13 +87,7 @@ pub(super) fn check(
     wanted: Option<&str>,
 ) -> Result<Performed, StepError> {
     let present = match (driver(host, function), wanted) {
-        (
-            Err(StepError::Errno {
-                errno: Errno::ENOENT | Errno::ENODEV,
-                ..
-            }),
-            None,
-        ) => None,
+        (Err(StepError::Errno { errno: Errno::ENOENT | Errno::ENODEV, .. }), None) => None,
         (other, _) => other?,
     };
     if present.as_deref() == wanted {
@@ -120,8 +97,5 @@ pub(super) fn check(
         Some(driver) => format!("is bound to {driver}"),
         None => "is bound to no driver".to_owned(),
     };
-    Err(StepError::Unchanged {
-        object: function.to_string(),
-        state,
-    })
+    Err(StepError::Unchanged { object: function.to_string(), state })
 }

@@ -31,14 +31,8 @@ pub(super) fn create(
         if there == parent.to_string() && of_type.as_deref() == Some(type_id.as_str()) {
             return Ok(Performed::Already);
         }
-        let state = format!(
-            "exists already on {there}, of type {}",
-            of_type.unwrap_or_default()
-        );
-        return Err(StepError::Unchanged {
-            object: format!("mdev {uuid}"),
-            state,
-        });
+        let state = format!("exists already on {there}, of type {}", of_type.unwrap_or_default());
+        return Err(StepError::Unchanged { object: format!("mdev {uuid}"), state });
     }
     let path = format!("/sys/class/mdev_bus/{parent}/mdev_supported_types/{type_id}/create");
     match write(host, &path, &uuid.to_string())? {
@@ -51,35 +45,22 @@ pub(super) fn remove(host: &mut dyn HostWrite, uuid: MdevUuid) -> Result<Perform
     if !exists(host, uuid)? {
         return Ok(Performed::Already);
     }
-    require_unheld(
-        host,
-        &format!("mdev {uuid}"),
-        holders::nodes_of_mdev(host, uuid),
-    )?;
+    require_unheld(host, &format!("mdev {uuid}"), holders::nodes_of_mdev(host, uuid))?;
     match write(host, &format!("{}/remove", dir(uuid)), "1") {
         Ok(Written::Blocked) => Ok(Performed::Blocked),
         Ok(Written::Done) => check_removed(host, uuid),
         // Its driver or its parent removed it in between.
-        Err(StepError::Errno {
-            errno: Errno::ENODEV | Errno::ENOENT,
-            ..
-        }) => Ok(Performed::Already),
+        Err(StepError::Errno { errno: Errno::ENODEV | Errno::ENOENT, .. }) => {
+            Ok(Performed::Already)
+        }
         Err(error) => Err(error),
     }
 }
 
 pub(super) fn check_created(host: &dyn HostRead, uuid: MdevUuid) -> Result<Performed, StepError> {
-    Ok(if exists(host, uuid)? {
-        Performed::Changed
-    } else {
-        Performed::NotYet
-    })
+    Ok(if exists(host, uuid)? { Performed::Changed } else { Performed::NotYet })
 }
 
 pub(super) fn check_removed(host: &dyn HostRead, uuid: MdevUuid) -> Result<Performed, StepError> {
-    Ok(if exists(host, uuid)? {
-        Performed::NotYet
-    } else {
-        Performed::Changed
-    })
+    Ok(if exists(host, uuid)? { Performed::NotYet } else { Performed::Changed })
 }

@@ -29,10 +29,7 @@ pub(super) fn set_autoprobe(
 fn links(host: &dyn HostRead, pf: PciAddress) -> Result<Vec<String>, StepError> {
     let dir = dir(pf);
     let names = host.list(&dir).map_err(failed(format!("list {dir}")))?;
-    Ok(names
-        .into_iter()
-        .filter(|n| VfIndex::from_link_name(n).is_some())
-        .collect())
+    Ok(names.into_iter().filter(|n| VfIndex::from_link_name(n).is_some()).collect())
 }
 
 fn count(links: &[String]) -> u16 {
@@ -50,11 +47,7 @@ pub(super) fn set_count(
         return Ok(Performed::Already);
     }
     if wanted == 0 {
-        require_unheld(
-            host,
-            &format!("a VF of {pf}"),
-            nodes_of_vfs(host, pf, &links),
-        )?;
+        require_unheld(host, &format!("a VF of {pf}"), nodes_of_vfs(host, pf, &links))?;
     } else if current != 0 {
         return Err(StepError::NotZero { pf, current });
     }
@@ -91,9 +84,5 @@ pub(super) fn check_count(
         return Ok(Performed::Changed);
     }
     // The write has returned: what the driver did not make by now it will not make.
-    Err(StepError::Fewer {
-        pf,
-        asked: wanted,
-        got,
-    })
+    Err(StepError::Fewer { pf, asked: wanted, got })
 }

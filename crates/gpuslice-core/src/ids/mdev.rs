@@ -87,10 +87,7 @@ mod tests {
         assert_eq!(first, MdevUuid::for_claim(vm, &gpu0, 0));
         assert_ne!(first, MdevUuid::for_claim(vm, &gpu0, 1));
         assert_ne!(first, MdevUuid::for_claim(vm, &ai, 0));
-        assert_ne!(
-            first,
-            MdevUuid::for_claim(Uuid::from_u128(0x1235), &gpu0, 0)
-        );
+        assert_ne!(first, MdevUuid::for_claim(Uuid::from_u128(0x1235), &gpu0, 0));
         assert_eq!(first.0.get_version_num(), 5);
     }
 

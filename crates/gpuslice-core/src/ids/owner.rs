@@ -32,19 +32,12 @@ impl FromStr for Owner {
     fn from_str(text: &str) -> Result<Self, ParseIdError> {
         let bad = |why| ParseIdError::new("owner", text, why);
         if let Some(id) = text.strip_prefix("vmid:") {
-            return id
-                .parse()
-                .map(Self::Vmid)
-                .map_err(|_| bad("VMID is not a number"));
+            return id.parse().map(Self::Vmid).map_err(|_| bad("VMID is not a number"));
         }
         if let Some(name) = text.strip_prefix("external:") {
             let plain =
                 !name.is_empty() && name.len() <= 128 && !name.chars().any(char::is_control);
-            return if plain {
-                Ok(Self::External(name.to_owned()))
-            } else {
-                Err(bad("bad name"))
-            };
+            return if plain { Ok(Self::External(name.to_owned())) } else { Err(bad("bad name")) };
         }
         Uuid::try_parse(text)
             .map(Self::Domain)
@@ -76,10 +69,7 @@ impl FromStr for ClaimKey {
         let (owner, name) = text
             .rsplit_once('/')
             .ok_or_else(|| ParseIdError::new("claim", text, "expected OWNER/NAME"))?;
-        Ok(Self {
-            owner: owner.parse()?,
-            name: name.parse()?,
-        })
+        Ok(Self { owner: owner.parse()?, name: name.parse()? })
     }
 }
 

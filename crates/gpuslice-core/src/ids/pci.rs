@@ -16,12 +16,7 @@ pub struct PciAddress {
 impl PciAddress {
     /// Builds an address; `None` when device exceeds 31 or function exceeds 7.
     pub fn new(domain: u32, bus: u8, device: u8, function: u8) -> Option<Self> {
-        (device < 32 && function < 8).then_some(Self {
-            domain,
-            bus,
-            device,
-            function,
-        })
+        (device < 32 && function < 8).then_some(Self { domain, bus, device, function })
     }
 
     /// PCI domain (segment).
@@ -49,22 +44,13 @@ impl PciAddress {
     /// The function at a routing id of the same domain.
     pub fn with_routing_id(self, rid: u16) -> Self {
         let [bus, devfn] = rid.to_be_bytes();
-        Self {
-            domain: self.domain,
-            bus,
-            device: devfn >> 3,
-            function: devfn & 7,
-        }
+        Self { domain: self.domain, bus, device: devfn >> 3, function: devfn & 7 }
     }
 }
 
 impl fmt::Display for PciAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:04x}:{:02x}:{:02x}.{:x}",
-            self.domain, self.bus, self.device, self.function
-        )
+        write!(f, "{:04x}:{:02x}:{:02x}.{:x}", self.domain, self.bus, self.device, self.function)
     }
 }
 
@@ -91,26 +77,17 @@ impl FromStr for PciAddress {
         };
         let mut parts = text.rsplit(':');
         let devfn = parts.next().unwrap_or_default();
-        let bus = parts
-            .next()
-            .ok_or_else(|| bad("no bus; expected domain:bus:device.function"))?;
+        let bus = parts.next().ok_or_else(|| bad("no bus; expected domain:bus:device.function"))?;
         let domain = parts.next().unwrap_or("0");
         if parts.next().is_some() {
             return Err(bad("too many colons"));
         }
-        let (device, function) = devfn
-            .split_once('.')
-            .ok_or_else(|| bad("no function; expected …:device.function"))?;
+        let (device, function) =
+            devfn.split_once('.').ok_or_else(|| bad("no function; expected …:device.function"))?;
         let domain = hex(domain, 8, "domain is not hexadecimal")?;
         let narrow = |v: u32, why| u8::try_from(v).map_err(|_| bad(why));
-        let bus = narrow(
-            hex(bus, 2, "bus is not two hexadecimal digits")?,
-            "bus exceeds ff",
-        )?;
-        let device = narrow(
-            hex(device, 2, "device is not two hexadecimal digits")?,
-            "device",
-        )?;
+        let bus = narrow(hex(bus, 2, "bus is not two hexadecimal digits")?, "bus exceeds ff")?;
+        let device = narrow(hex(device, 2, "device is not two hexadecimal digits")?, "device")?;
         let function = narrow(hex(function, 1, "function is not one digit")?, "function")?;
         Self::new(domain, bus, device, function)
             .ok_or_else(|| bad("device exceeds 1f or function 7"))
@@ -172,10 +149,7 @@ mod tests {
     #[test]
     fn routing_ids_cross_bus_borders() {
         let pf: PciAddress = "0001:00:00.0".parse().unwrap();
-        assert_eq!(
-            pf.with_routing_id(pf.routing_id() + 0x100).to_string(),
-            "0001:01:00.0"
-        );
+        assert_eq!(pf.with_routing_id(pf.routing_id() + 0x100).to_string(), "0001:01:00.0");
     }
 
     #[test]

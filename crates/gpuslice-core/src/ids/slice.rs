@@ -47,11 +47,7 @@ impl FromStr for ParentId {
         if file_name {
             Ok(Self::Named(text.to_owned()))
         } else {
-            Err(ParseIdError::new(
-                "parent",
-                text,
-                "neither a PCI address nor a device name",
-            ))
+            Err(ParseIdError::new("parent", text, "neither a PCI address nor a device name"))
         }
     }
 }
@@ -97,11 +93,7 @@ impl FromStr for SliceId {
             Some(("vf", rest)) => rest.parse().map(Self::Vf),
             Some(("mdev", rest)) => rest.parse().map(Self::Mdev),
             Some(("function", rest)) => rest.parse().map(Self::Function),
-            _ => Err(ParseIdError::new(
-                "slice",
-                text,
-                "expected vf:, mdev: or function:",
-            )),
+            _ => Err(ParseIdError::new("slice", text, "expected vf:, mdev: or function:")),
         }
     }
 }

@@ -54,12 +54,9 @@ fn read_parent(
             continue;
         };
         let path = format!("{dir}/{type_name}");
-        let Some(available) = attribute(
-            host,
-            seen,
-            &format!("{path}/available_instances"),
-            parse_decimal,
-        ) else {
+        let Some(available) =
+            attribute(host, seen, &format!("{path}/available_instances"), parse_decimal)
+        else {
             continue;
         };
         let key = (id.clone(), type_id.clone());
@@ -85,11 +82,7 @@ fn read_fixed(host: &dyn HostRead, seen: &mut Observation, dir: &str) -> Option<
     let name = optional(host, seen, &format!("{dir}/name"));
     let description = optional(host, seen, &format!("{dir}/description"))
         .map(|text| text.lines().collect::<Vec<_>>().join(", "));
-    Some(Arc::new(FixedType {
-        device_api,
-        name,
-        description,
-    }))
+    Some(Arc::new(FixedType { device_api, name, description }))
 }
 
 /// An attribute a driver may leave out. An empty one says nothing either.
@@ -118,13 +111,6 @@ fn read_device(host: &dyn HostRead, seen: &mut Observation, uuid: MdevUuid) {
     };
     if let (Some(parent), Some(type_id)) = (parent, type_id) {
         let iommu_group = pci::group(host, seen, &dir);
-        seen.mdevs.insert(
-            uuid,
-            Mdev {
-                parent,
-                type_id,
-                iommu_group,
-            },
-        );
+        seen.mdevs.insert(uuid, Mdev { parent, type_id, iommu_group });
     }
 }

@@ -36,10 +36,7 @@ fn read_function(
             Ok(total) => Some(total),
             Err(_) => {
                 let path = format!("{dir}/sriov_totalvfs");
-                seen.problems.push(ReadProblem {
-                    path,
-                    why: ProblemKind::Corrupt(text),
-                });
+                seen.problems.push(ReadProblem { path, why: ProblemKind::Corrupt(text) });
                 return;
             }
         },
@@ -66,10 +63,8 @@ pub(super) fn read_common(
     let vendor = attribute(host, seen, &format!("{dir}/vendor"), hex16)?;
     let device = attribute(host, seen, &format!("{dir}/device"), hex16)?;
     let class = attribute(host, seen, &format!("{dir}/class"), parse_hex)?;
-    let numa_node = attribute(host, seen, &format!("{dir}/numa_node"), |t| {
-        t.parse::<i32>().ok()
-    })
-    .and_then(|n| u32::try_from(n).ok());
+    let numa_node = attribute(host, seen, &format!("{dir}/numa_node"), |t| t.parse::<i32>().ok())
+        .and_then(|n| u32::try_from(n).ok());
     Some(Function {
         vendor,
         device,
@@ -84,19 +79,12 @@ pub(super) fn read_common(
 
 fn read_sriov(host: &dyn HostRead, seen: &mut Observation, pf: PciAddress, total: u16) -> Sriov {
     let dir = format!("{DEVICES}/{pf}");
-    let autoprobe = attribute(
-        host,
-        seen,
-        &format!("{dir}/sriov_drivers_autoprobe"),
-        parse_decimal,
-    )
-    .map(|v| v != 0);
+    let autoprobe = attribute(host, seen, &format!("{dir}/sriov_drivers_autoprobe"), parse_decimal)
+        .map(|v| v != 0);
     let mut vfs = BTreeMap::new();
     match host.list(&dir) {
         Ok(names) => {
-            for (name, index) in names
-                .iter()
-                .filter_map(|n| Some((n, VfIndex::from_link_name(n)?)))
+            for (name, index) in names.iter().filter_map(|n| Some((n, VfIndex::from_link_name(n)?)))
             {
                 let path = format!("{dir}/{name}");
                 let address = link(host, seen, &path).and_then(|target| target.parse().ok());
@@ -104,26 +92,14 @@ fn read_sriov(host: &dyn HostRead, seen: &mut Observation, pf: PciAddress, total
                     let vf = format!("{DEVICES}/{address}");
                     let driver = link(host, seen, &format!("{vf}/driver"));
                     let iommu_group = group(host, seen, &vf);
-                    seen.vfs.insert(
-                        address,
-                        Vf {
-                            pf,
-                            index,
-                            driver,
-                            iommu_group,
-                        },
-                    );
+                    seen.vfs.insert(address, Vf { pf, index, driver, iommu_group });
                     vfs.insert(index, address);
                 }
             }
         }
         Err(errno) => note(seen, &dir, errno),
     }
-    Sriov {
-        total,
-        autoprobe,
-        vfs,
-    }
+    Sriov { total, autoprobe, vfs }
 }
 
 fn link(host: &dyn HostRead, seen: &mut Observation, path: &str) -> Option<String> {
@@ -134,9 +110,7 @@ fn link(host: &dyn HostRead, seen: &mut Observation, path: &str) -> Option<Strin
 }
 
 pub(super) fn group(host: &dyn HostRead, seen: &mut Observation, dir: &str) -> Option<u32> {
-    link(host, seen, &format!("{dir}/iommu_group"))?
-        .parse()
-        .ok()
+    link(host, seen, &format!("{dir}/iommu_group"))?.parse().ok()
 }
 
 /// The serial number needs the whole extended configuration space, so it is read once per device.
@@ -206,9 +180,6 @@ mod tests {
         assert_eq!(device_serial(&with_capability(0x100, 0x1001_0010)), None);
         // Points past the end, and the number is cut off.
         assert_eq!(device_serial(&with_capability(0x100, 0xffc1_0010)), None);
-        assert_eq!(
-            device_serial(&with_capability(0x100, 0x0001_0003)[..0x106]),
-            None
-        );
+        assert_eq!(device_serial(&with_capability(0x100, 0x0001_0003)[..0x106]), None);
     }
 }

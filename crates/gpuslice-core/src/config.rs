@@ -1,0 +1,251 @@
+//! The configuration: `/etc/gpuslice/gpuslice.toml` and `conf.d/*.toml`, read in that order and by name. What is
+//! not understood is refused with file, line and key; nothing of a broken configuration takes effect.
+
+use crate::ids::PciAddress;
+use crate::layout::{Layout, Match, Rule, VfCount};
+use std::fmt;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// Everything that can be configured.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Config {
+    /// How new mdevs are spread over parents.
+    pub placement: Strategy,
+    /// The `[[gpu]]` tables in order; for each device the first that matches counts.
+    pub rules: Vec<Rule>,
+}
+
+/// Which of several parents gets the next slice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Strategy {
+    /// The fullest that still fits, so that others stay free for large profiles.
+    #[default]
+    Pack,
+    /// The emptiest, so that VMs share a device with few others.
+    Spread,
+}
+
+/// A mistake in a configuration file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// File name as given.
+    pub file: String,
+    /// 1-based.
+    pub line: usize,
+    /// 1-based, in characters.
+    pub column: usize,
+    /// What is wrong, with the key's name.
+    pub message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}: {}", self.file, self.line, self.column, self.message)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Reads all files of a configuration.
+///
+/// # Errors
+/// Every mistake of every file, not only the first.
+pub fn parse(files: &[(String, String)]) -> Result<Config, Vec<ConfigError>> {
+    let mut config = Config::default();
+    let mut errors = Vec::new();
+    for (file, text) in files {
+        let mut reader = Reader { file, text, errors: &mut errors };
+        match DeTable::parse(text) {
+            Ok(table) => reader.top(table.get_ref(), &mut config),
+            Err(error) => {
+                let at = error.span().map_or(0, |s| s.start);
+                reader.fail(at, error.message().trim().replace('\n', ", "));
+            }
+        }
+    }
+    if errors.is_empty() { Ok(config) } else { Err(errors) }
+}
+
+struct Reader<'a> {
+    file: &'a str,
+    text: &'a str,
+    errors: &'a mut Vec<ConfigError>,
+}
+
+type Value<'i> = Spanned<DeValue<'i>>;
+
+impl Reader<'_> {
+    fn fail(&mut self, offset: usize, message: String) {
+        let before = self.text.get(..offset).unwrap_or(self.text);
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        self.errors.push(ConfigError { file: self.file.to_owned(), line, column, message });
+    }
+
+    fn line_of(&self, offset: usize) -> usize {
+        self.text.get(..offset).unwrap_or(self.text).matches('\n').count() + 1
+    }
+
+    /// Calls `each` with every known key and refuses the others, naming the nearest.
+    fn keys<'i>(
+        &mut self,
+        table: &DeTable<'i>,
+        known: &[&str],
+        mut each: impl FnMut(&mut Self, &str, &Value<'i>),
+    ) {
+        for (key, value) in table {
+            let name: &str = key.get_ref();
+            if known.contains(&name) {
+                each(self, name, value);
+                continue;
+            }
+            let nearest = known
+                .iter()
+                .map(|k| (strsim::damerau_levenshtein(k, name), *k))
+                .min()
+                .filter(|(distance, k)| *distance <= 1 + k.len() / 3);
+            let advice = match nearest {
+                Some((_, k)) => format!("did you mean `{k}`?"),
+                None => format!("known here: {}", known.join(", ")),
+            };
+            self.fail(key.span().start, format!("unknown key `{name}`; {advice}"));
+        }
+    }
+
+    fn top(&mut self, table: &DeTable<'_>, config: &mut Config) {
+        self.keys(table, &["placement", "gpu"], |this, key, value| match key {
+            "placement" => match value.get_ref().as_str() {
+                Some("pack") => config.placement = Strategy::Pack,
+                Some("spread") => config.placement = Strategy::Spread,
+                _ => this
+                    .fail(value.span().start, "`placement` must be \"pack\" or \"spread\"".into()),
+            },
+            _ => match value.get_ref().as_array() {
+                Some(list) => list.iter().for_each(|entry| this.gpu(entry, &mut config.rules)),
+                None => this.fail(value.span().start, "`gpu` must be written as [[gpu]]".into()),
+            },
+        });
+    }
+
+    fn gpu(&mut self, entry: &Value<'_>, rules: &mut Vec<Rule>) {
+        let at = entry.span().start;
+        let Some(table) = entry.get_ref().as_table() else {
+            return self.fail(at, "`gpu` must be written as [[gpu]]".into());
+        };
+        let (mut matches, mut layout) = (None, None);
+        let before = self.errors.len();
+        self.keys(table, &["match", "layout"], |this, key, value| {
+            let Some(inner) = value.get_ref().as_table() else {
+                return this.fail(value.span().start, format!("`{key}` must be a table: {{ … }}"));
+            };
+            match key {
+                "match" => matches = this.matches(inner, value.span().start),
+                _ => layout = this.layout(inner, value.span().start),
+            }
+        });
+        match (matches, layout) {
+            (Some(matches), Some(layout)) => {
+                let origin = format!("{}:{}", self.file, self.line_of(at));
+                rules.push(Rule { matches, layout, origin });
+            }
+            // A broken half has been named already.
+            _ if self.errors.len() > before => {}
+            (None, _) => self.fail(at, "a [[gpu]] needs `match`".into()),
+            (_, None) => self.fail(at, "a [[gpu]] needs `layout`".into()),
+        }
+    }
+
+    fn matches(&mut self, table: &DeTable<'_>, at: usize) -> Option<Match> {
+        let mut matches = Match::default();
+        let before = self.errors.len();
+        self.keys(table, &["address", "vendor-device", "driver", "serial"], |this, key, value| {
+            let Some(text) = value.get_ref().as_str() else {
+                return this.fail(value.span().start, format!("`{key}` must be a text in quotes"));
+            };
+            let good = match key {
+                "address" => {
+                    matches.address = text.parse::<PciAddress>().ok();
+                    matches.address.is_some()
+                }
+                "vendor-device" => {
+                    matches.vendor_device = parse_ids(text);
+                    matches.vendor_device.is_some()
+                }
+                "serial" => {
+                    matches.serial = parse_serial(text);
+                    matches.serial.is_some()
+                }
+                _ => {
+                    matches.driver = is_module_name(text).then(|| text.to_owned());
+                    matches.driver.is_some()
+                }
+            };
+            if !good {
+                let form = match key {
+                    "address" => "0000:41:00.0",
+                    "vendor-device" => "1002:74a1",
+                    "serial" => "16 hexadecimal digits",
+                    _ => "a driver's name",
+                };
+                this.fail(value.span().start, format!("`{key}` is {text:?}; expected e.g. {form}"));
+            }
+        });
+        if matches.is_empty() && self.errors.len() == before {
+            self.fail(
+                at,
+                "`match` is empty and would take every device; name at least one property".into(),
+            );
+        }
+        (self.errors.len() == before).then_some(matches)
+    }
+
+    fn layout(&mut self, table: &DeTable<'_>, at: usize) -> Option<Layout> {
+        let (mut vfs, mut bind) = (None, None);
+        let before = self.errors.len();
+        self.keys(table, &["vfs", "bind"], |this, key, value| match (key, value.get_ref()) {
+            ("vfs", DeValue::String(text)) if text == "all" => vfs = Some(VfCount::All),
+            ("vfs", DeValue::Integer(number)) => {
+                match u16::from_str_radix(number.as_str(), number.radix()) {
+                    Ok(count) => vfs = Some(VfCount::Exactly(count)),
+                    Err(_) => this.fail(
+                        value.span().start,
+                        format!("`vfs` is {}; expected 0 to 65535 or \"all\"", number.as_str()),
+                    ),
+                }
+            }
+            ("vfs", _) => this.fail(value.span().start, "`vfs` must be a number or \"all\"".into()),
+            (_, DeValue::String(text)) if is_module_name(text) => bind = Some(text.to_string()),
+            _ => this.fail(value.span().start, "`bind` must be a driver's name in quotes".into()),
+        });
+        if self.errors.len() > before {
+            return None;
+        }
+        let Some(vfs) = vfs else {
+            self.fail(at, "a layout needs `vfs`: a number or \"all\"".into());
+            return None;
+        };
+        Some(Layout { vfs, bind })
+    }
+}
+
+/// Names of modules and drivers become path components and arguments of modprobe.
+fn is_module_name(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    !text.is_empty() && text.len() <= 64 && text.bytes().all(plain) && !text.starts_with('-')
+}
+
+fn parse_ids(text: &str) -> Option<(u16, u16)> {
+    let (vendor, device) = text.split_once(':')?;
+    let hex = |t: &str| (t.len() == 4).then(|| u16::from_str_radix(t, 16).ok())?;
+    Some((hex(vendor)?, hex(device)?))
+}
+
+/// As lspci writes it (`ab-cd-…`) or plain.
+fn parse_serial(text: &str) -> Option<u64> {
+    let digits: String = text.chars().filter(|c| *c != '-').collect();
+    (digits.len() == 16).then(|| u64::from_str_radix(&digits, 16).ok())?
+}
+
+#[cfg(test)]
+mod tests;

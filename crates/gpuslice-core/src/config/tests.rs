@@ -1,0 +1,95 @@
+use super::*;
+
+fn errors(text: &str) -> Vec<String> {
+    match parse(&[("a.toml".to_owned(), text.to_owned())]) {
+        Ok(config) => panic!("accepted {text:?} as {config:?}"),
+        Err(errors) => errors.iter().map(ToString::to_string).collect(),
+    }
+}
+
+#[test]
+fn reads_every_key() {
+    let text = r#"
+placement = "spread"
+[[gpu]]
+match = { address = "41:00.0", vendor-device = "1002:74a1", driver = "gim", serial = "ab-cd-ef-01-23-45-67-89" }
+layout = { vfs = 8 }
+[[gpu]]
+match = { driver = "igb" }
+layout = { vfs = "all", bind = "vfio-pci" }
+"#;
+    let config = parse(&[("x.toml".into(), text.into())]).unwrap();
+    assert_eq!(config.placement, Strategy::Spread);
+    let [first, second] = config.rules.as_slice() else { panic!("{config:?}") };
+    assert_eq!(first.matches.address.unwrap().to_string(), "0000:41:00.0");
+    assert_eq!(first.matches.vendor_device, Some((0x1002, 0x74a1)));
+    assert_eq!(first.matches.serial, Some(0xabcd_ef01_2345_6789));
+    assert_eq!(first.layout, Layout { vfs: VfCount::Exactly(8), bind: None });
+    assert_eq!(first.origin, "x.toml:3");
+    assert_eq!(second.layout.vfs, VfCount::All);
+    assert_eq!(second.layout.bind.as_deref(), Some("vfio-pci"));
+}
+
+#[test]
+fn empty_is_a_configuration() {
+    assert_eq!(parse(&[]).unwrap(), Config::default());
+    assert_eq!(parse(&[("a".into(), String::new())]).unwrap(), Config::default());
+}
+
+#[test]
+fn each_mistake_names_its_line_and_key() {
+    let gpu = |inner: &str| format!("[[gpu]]\n{inner}\n");
+    let good_match = "match = { driver = \"x\" }";
+    for (text, want) in [
+        (
+            "placment = \"pack\"".to_owned(),
+            "a.toml:1:1: unknown key `placment`; did you mean `placement`?",
+        ),
+        ("\nzzz = 1".to_owned(), "a.toml:2:1: unknown key `zzz`; known here: placement, gpu"),
+        ("placement = \"x\"".to_owned(), "a.toml:1:13: `placement` must be \"pack\" or \"spread\""),
+        ("gpu = 1".to_owned(), "a.toml:1:7: `gpu` must be written as [[gpu]]"),
+        (gpu("layout = { vfs = 1 }"), "a.toml:1:1: a [[gpu]] needs `match`"),
+        (gpu(good_match), "a.toml:1:1: a [[gpu]] needs `layout`"),
+        (gpu("match = {}\nlayout = { vfs = 1 }"), "a.toml:2:9: `match` is empty"),
+        (gpu(&format!("{good_match}\nlayout = {{}}")), "a.toml:3:10: a layout needs `vfs`"),
+        (
+            gpu(&format!("{good_match}\nlayout = {{ vfs = -1 }}")),
+            "a.toml:3:18: `vfs` is -1; expected 0 to 65535",
+        ),
+        (gpu(&format!("{good_match}\nlayout = {{ vfs = 70000 }}")), "a.toml:3:18: `vfs` is 70000"),
+        (
+            gpu(&format!("{good_match}\nlayout = {{ vfs = \"most\" }}")),
+            "a.toml:3:18: `vfs` must be",
+        ),
+        (
+            gpu(&format!("{good_match}\nlayout = {{ vf = 1 }}")),
+            "a.toml:3:12: unknown key `vf`; did you mean `vfs`?",
+        ),
+        (
+            gpu(&format!("{good_match}\nlayout = {{ vfs = 1, bind = \"../x\" }}")),
+            "a.toml:3:28: `bind` must be",
+        ),
+        (
+            gpu("match = { address = \"4:0\" }\nlayout = { vfs = 1 }"),
+            "a.toml:2:21: `address` is \"4:0\"; expected e.g. 0000:41:00.0",
+        ),
+        (
+            gpu("match = { serial = 5 }\nlayout = { vfs = 1 }"),
+            "a.toml:2:20: `serial` must be a text in quotes",
+        ),
+        ("[[gpu]".to_owned(), "a.toml:1:"),
+        ("a = \"\u{0}\"".to_owned(), "a.toml:1:"),
+    ] {
+        let all = errors(&text);
+        assert!(all[0].starts_with(want), "{text:?}: {all:?}, wanted {want:?}");
+        assert_eq!(all.len(), 1, "{text:?}: {all:?}");
+    }
+}
+
+#[test]
+fn all_mistakes_of_all_files_are_told() {
+    let files = [("a.toml".into(), "x = 1\ny = 2".into()), ("b.toml".into(), "z = 3".into())];
+    let all = parse(&files).unwrap_err();
+    assert_eq!(all.len(), 3);
+    assert_eq!((all[2].file.as_str(), all[2].line), ("b.toml", 1));
+}

@@ -1,0 +1,128 @@
+//! Desired shape of parents: what a person wrote ([`Rule`]) and what was applied to a particular device
+//! ([`Layout`]).
+
+use crate::ids::{ParentId, PciAddress};
+use crate::observation::{Function, Observation};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Shape of one parent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Layout {
+    /// How many VFs.
+    pub vfs: VfCount,
+    /// Driver that VFs are bound to from the start rather than when a VM starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bind: Option<String>,
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "vfs={}", self.vfs)?;
+        if let Some(driver) = &self.bind {
+            write!(f, " bind={driver}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A number of VFs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VfCount {
+    /// As many as the PF can.
+    All,
+    /// So many.
+    Exactly(u16),
+}
+
+impl VfCount {
+    /// The number for a PF with that many possible VFs.
+    pub fn of(self, total: u16) -> u16 {
+        match self {
+            Self::All => total,
+            Self::Exactly(count) => count,
+        }
+    }
+}
+
+impl fmt::Display for VfCount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Exactly(count) => count.fmt(f),
+        }
+    }
+}
+
+/// A `[[gpu]]` table of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Which devices.
+    pub matches: Match,
+    /// What they shall be.
+    pub layout: Layout,
+    /// Where it is written: `gpuslice.toml:3`.
+    pub origin: String,
+}
+
+/// What a rule asks of a device; all that is given must hold, and at least one is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Match {
+    /// PCI address.
+    pub address: Option<PciAddress>,
+    /// Vendor and device id.
+    pub vendor_device: Option<(u16, u16)>,
+    /// Bound driver.
+    pub driver: Option<String>,
+    /// Device Serial Number capability.
+    pub serial: Option<u64>,
+}
+
+impl Match {
+    /// Whether nothing is asked.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn meets(&self, address: PciAddress, function: &Function) -> bool {
+        self.address.is_none_or(|a| a == address)
+            && self.vendor_device.is_none_or(|id| id == (function.vendor, function.device))
+            && self.driver.as_ref().is_none_or(|d| Some(d) == function.driver.as_ref())
+            && self.serial.is_none_or(|s| Some(s) == function.serial)
+    }
+}
+
+impl fmt::Display for Match {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        parts.extend(self.address.map(|a| format!("address = \"{a}\"")));
+        parts.extend(
+            self.vendor_device.map(|(v, d)| format!("vendor-device = \"{v:04x}:{d:04x}\"")),
+        );
+        parts.extend(self.driver.as_ref().map(|d| format!("driver = \"{d}\"")));
+        parts.extend(self.serial.map(|s| format!("serial = \"{s:016x}\"")));
+        write!(f, "{{ {} }}", parts.join(", "))
+    }
+}
+
+/// What the rules say of the devices seen: for each device the first rule that matches it, and the rules that match
+/// none.
+pub fn resolve<'r>(
+    rules: &'r [Rule],
+    seen: &Observation,
+) -> (Vec<(ParentId, &'r Rule)>, Vec<&'r Rule>) {
+    let mut resolved = Vec::new();
+    let mut met = vec![false; rules.len()];
+    for (address, function) in seen.functions.iter().filter(|(_, f)| f.sriov.is_some()) {
+        let found =
+            rules.iter().zip(met.iter_mut()).find(|(r, _)| r.matches.meets(*address, function));
+        if let Some((rule, met)) = found {
+            *met = true;
+            resolved.push((ParentId::Pci(*address), rule));
+        }
+    }
+    let unmet = rules.iter().zip(met).filter(|(_, met)| !met).map(|(rule, _)| rule).collect();
+    (resolved, unmet)
+}

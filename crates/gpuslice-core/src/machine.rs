@@ -1,0 +1,226 @@
+//! The engine's state machine: `handle(event, now) -> effects`. It owns every decision and all state; whoever
+//! drives it performs the effects in order and feeds back what happened.
+//!
+//! Promises kept by construction:
+//! - effects begin with the records of everything the later ones promise or do;
+//! - a record that could not be written turns the rest of its batch into refusals ([`Machine::unrecorded`]);
+//! - nothing but [`Effect::Execute`] changes a device, and every step asks for holders first.
+
+mod agent;
+mod answers;
+mod claims;
+mod event;
+mod hook;
+mod layouts;
+mod ops;
+mod release;
+mod start;
+
+pub use event::{
+    Effect, Event, HookAnswer, HookCall, HookOperation, OpId, RequestId, Stored, Timer,
+};
+pub use start::Start;
+
+use crate::config::{Config, ConfigError};
+use crate::ids::{ParentId, SliceId};
+use crate::layout::Layout;
+use crate::mechanism::Mechanism;
+use crate::observation::Observation;
+use crate::refusal::{Code, Refusal};
+use crate::request::{ChangeNote, PlanRow};
+use crate::state::{Durable, Runtime};
+use ops::Op;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// Configuration as last read from disk.
+pub type ConfigRead = Result<Config, Vec<ConfigError>>;
+
+/// The engine.
+pub struct Machine {
+    mechanisms: Vec<Box<dyn Mechanism>>,
+    host: String,
+    config: Config,
+    config_errors: Vec<String>,
+    warnings: Vec<String>,
+    durable: Durable,
+    /// As last recorded.
+    written: Arc<Durable>,
+    run: Runtime,
+    seen: Observation,
+    /// The applied layouts of the parents seen.
+    layouts: BTreeMap<ParentId, Layout>,
+    /// A first reading has come.
+    observed: bool,
+    ops: BTreeMap<OpId, Op>,
+    next_op: u64,
+    /// Prepares waiting for an operation to end, oldest first.
+    parked: Vec<(RequestId, HookCall)>,
+    /// Who waits for settledness.
+    waiting: BTreeSet<RequestId>,
+    was_settled: bool,
+    /// Orders to apply under way: operations left, what was planned, the first failure.
+    applying: BTreeMap<RequestId, (usize, PlanRow, Option<Refusal>)>,
+    /// Shut-off domains the agent should look at again.
+    look_again: BTreeSet<Uuid>,
+    /// Failed tries of the releases that wait for their next.
+    release_tries: BTreeMap<SliceId, u32>,
+    /// Slices taken back because nobody seemed to hold them, rather than because libvirt said so.
+    presumed_dead: BTreeSet<SliceId>,
+    /// Whether the last record of each kind was written.
+    unwritten: BTreeSet<Stored>,
+    dirty: BTreeSet<Stored>,
+    /// Starts answered in this batch, in case the record fails.
+    answered: BTreeMap<RequestId, Vec<SliceId>>,
+    effects: Vec<Effect>,
+}
+
+impl Machine {
+    /// Takes one event and says what is to be done about it. `now` is monotonic, in milliseconds.
+    pub fn handle(&mut self, event: Event, now: u64) -> Vec<Effect> {
+        self.answered.clear();
+        match event {
+            Event::Observed(seen) => self.on_observed(*seen),
+            Event::Hook { request, call } => self.on_hook(request, call),
+            Event::HookGone { request } => self.on_hook_gone(request),
+            Event::Command { request, command, config } => {
+                self.on_command(request, command, config)
+            }
+            Event::StepFinished { op, result } => self.on_step_finished(op, result),
+            Event::HolderGone { slice } => self.on_holder_gone(slice),
+            Event::Timer(timer) => self.on_timer(timer),
+        }
+        // What could not be recorded before is tried again with every event.
+        self.dirty.extend(std::mem::take(&mut self.unwritten));
+        self.after_change(now);
+        self.flush()
+    }
+
+    /// Puts the records first.
+    fn flush(&mut self) -> Vec<Effect> {
+        let mut effects: Vec<Effect> = std::mem::take(&mut self.dirty)
+            .into_iter()
+            .map(|stored| match stored {
+                Stored::Durable => Effect::StoreDurable(Arc::new(self.durable.clone())),
+                Stored::Runtime => Effect::StoreRuntime(Arc::new(self.run.clone())),
+            })
+            .collect();
+        effects.append(&mut self.effects);
+        effects
+    }
+
+    /// A record could not be written, and `rest` is what stood behind it in its batch. Answers what may be done all
+    /// the same: refusals, and what takes nothing new (releases go on).
+    pub fn unrecorded(&mut self, stored: Stored, why: &str, rest: Vec<Effect>) -> Vec<Effect> {
+        match stored {
+            // What was refused for want of a record must not come true with a later one.
+            Stored::Durable => self.durable = (*self.written).clone(),
+            Stored::Runtime => {}
+        }
+        self.unwritten.insert(stored);
+        let refusal = Refusal::new(
+            Code::StateUnwritable,
+            "the change cannot be recorded, so it is not made",
+        )
+        .because(why.to_owned())
+        .hint(
+            "free space or fix permissions of /var/lib/gpuslice and /run/gpuslice, then try again",
+        );
+        let mut kept = Vec::new();
+        for effect in rest {
+            match effect {
+                Effect::StoreDurable(_) | Effect::StoreRuntime(_) => {
+                    self.unwritten.insert(Stored::Runtime);
+                }
+                Effect::Execute { op, .. } if !self.op_releases(op) => self.abandon(op, &refusal),
+                Effect::AnswerHook { request, answer: HookAnswer::Proceed } => {
+                    self.take_back(request);
+                    kept.push(Effect::AnswerHook {
+                        request,
+                        answer: HookAnswer::Refuse(refusal.clone()),
+                    });
+                }
+                Effect::Answer { request, outcome: Ok(answer) } if answer.promises() => {
+                    kept.push(Effect::Answer { request, outcome: Err(refusal.clone()) });
+                }
+                other => kept.push(other),
+            }
+        }
+        // Giving up may have produced answers of its own; none of them promises anything.
+        self.dirty.clear();
+        kept.append(&mut self.effects);
+        kept
+    }
+
+    /// A record was written.
+    pub fn recorded(&mut self, effect: &Effect) {
+        if let Effect::StoreDurable(document) = effect {
+            self.written = Arc::clone(document);
+        }
+    }
+
+    fn on_timer(&mut self, timer: Timer) {
+        match timer {
+            Timer::StepDeadline(op) => self.on_step_deadline(op),
+            Timer::RetryRelease(slice) => self.retry_release(slice),
+            Timer::Grace(slice) => self.on_grace_over(slice),
+            Timer::Settle(request) => self.on_settle_timeout(request),
+            Timer::Unsure(parent) => self.on_unsure_over(&parent),
+        }
+    }
+
+    /// What follows from any change: layouts to realise, parked starts, settledness.
+    fn after_change(&mut self, _now: u64) {
+        self.realise_layouts();
+        self.run_parked();
+        self.tell_settled();
+    }
+
+    fn persist(&mut self, stored: Stored) {
+        self.dirty.insert(stored);
+    }
+
+    fn push(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    fn note(&mut self, kind: &str, id: impl std::fmt::Display, what: impl Into<String>) {
+        let (kind, id, what) = (kind.to_owned(), id.to_string(), what.into());
+        self.push(Effect::Changed(ChangeNote { kind, id, what }));
+    }
+
+    fn mechanism(&self, parent: &ParentId) -> Option<&dyn Mechanism> {
+        self.mechanisms.iter().map(AsRef::as_ref).find(|m| m.applies(&self.seen, parent))
+    }
+
+    fn mechanism_of(&self, slice: SliceId) -> Option<&dyn Mechanism> {
+        let name = match slice {
+            SliceId::Vf(_) => "sriov",
+            SliceId::Mdev(_) => "mdev",
+            SliceId::Function(_) => "passthrough",
+        };
+        self.mechanisms.iter().map(AsRef::as_ref).find(|m| m.name() == name)
+    }
+
+    /// Finds anew which applied rule each parent seen meets.
+    fn resolve_layouts(&mut self) {
+        let (resolved, _) = crate::layout::resolve(&self.durable.rules, &self.seen);
+        self.layouts = resolved.into_iter().map(|(p, rule)| (p, rule.layout.clone())).collect();
+    }
+
+    /// Durable state, for tests and tools that look from outside.
+    pub fn durable(&self) -> &Durable {
+        &self.durable
+    }
+
+    /// State of this boot, for tests and tools that look from outside.
+    pub fn runtime(&self) -> &Runtime {
+        &self.run
+    }
+
+    /// The last reading.
+    pub fn observation(&self) -> &Observation {
+        &self.seen
+    }
+}

@@ -1,0 +1,131 @@
+//! What the libvirt agent tells and is told: domains as their XML has them, and the edits and starts that are due.
+
+use super::claims::{Order, devices_of};
+use super::{Machine, Stored};
+use crate::domain::Domain;
+use crate::ids::{ClaimKey, Owner, SliceId};
+use crate::placement::{self, Wanted};
+use crate::request::{Answer, Outcome};
+use std::collections::BTreeSet;
+use uuid::Uuid;
+
+impl Machine {
+    /// The persistent XML of a domain: its metadata is the request, whoever wrote it.
+    pub(super) fn domain_seen(&mut self, domain: &Domain, shut_off: bool) -> Outcome {
+        let owner = Owner::Domain(domain.uuid);
+        self.look_again.remove(&domain.uuid);
+        let (mut devices, mut refused) = (Vec::new(), Vec::new());
+        for request in &domain.claims {
+            let key = ClaimKey { owner: owner.clone(), name: request.name.clone() };
+            let (pool, reserve) =
+                self.durable.claims.get(&key).map_or((false, false), |c| (c.pool, c.reserve));
+            let order = Order {
+                owner: owner.clone(),
+                owner_name: domain.name.clone(),
+                request: request.clone(),
+                pool,
+                reserve,
+                dry_run: false,
+            };
+            match self.claim(order) {
+                Ok(Answer::Claimed { devices: more, .. }) => devices.extend(more),
+                Ok(_) => {}
+                Err(refusal) => {
+                    // What cannot be served now keeps the devices it has: they may serve again.
+                    let kept = self.durable.claims.get(&key).map(|c| devices_of(&key, c));
+                    devices.extend(kept.unwrap_or_default());
+                    refused.push(refusal);
+                }
+            }
+        }
+        if shut_off {
+            self.end_claims_not_in(domain, &owner);
+        }
+        Ok(Answer::Domain { devices, refused })
+    }
+
+    /// A claim that its domain no longer makes is over.
+    fn end_claims_not_in(&mut self, domain: &Domain, owner: &Owner) {
+        let over: Vec<ClaimKey> = self
+            .durable
+            .claims
+            .keys()
+            .filter(|k| k.owner == *owner && !domain.claims.iter().any(|c| c.name == k.name))
+            .filter(|k| !self.run.assignments.values().any(|a| a.claim == **k))
+            .cloned()
+            .collect();
+        for key in over {
+            self.durable.claims.remove(&key);
+            self.persist(Stored::Durable);
+            self.note("claim", &key, "no longer asked for");
+        }
+    }
+
+    /// The domain is undefined: its claims stay as long as a VM of it runs, and then end.
+    pub(super) fn domain_gone(&mut self, uuid: Uuid) -> Answer {
+        let owner = Owner::Domain(uuid);
+        self.look_again.remove(&uuid);
+        self.run.start_later.retain(|u| *u != uuid);
+        let mut changed = false;
+        let keys: Vec<ClaimKey> =
+            self.durable.claims.keys().filter(|k| k.owner == owner).cloned().collect();
+        for key in keys {
+            changed = true;
+            self.persist(Stored::Durable);
+            let running = self.run.assignments.values().any(|a| a.claim == key);
+            if running {
+                if let Some(claim) = self.durable.claims.get_mut(&key) {
+                    claim.orphaned = true;
+                }
+                self.note("claim", &key, "orphaned");
+            } else {
+                self.durable.claims.remove(&key);
+                self.note("claim", &key, "ended with its domain");
+            }
+        }
+        super::claims::done(changed, if changed { "its claims end" } else { "it had no claims" })
+    }
+
+    pub(super) fn agent_work(&mut self) -> Answer {
+        let start = if self.settled() { self.run.start_later.clone() } else { Vec::new() };
+        Answer::AgentWork { look_again: self.look_again.iter().copied().collect(), start }
+    }
+
+    /// Gives each home VF of an owner that is taken by somebody else another one, if there is one.
+    pub(super) fn move_homes(&mut self, owner: &Owner) {
+        let keys: Vec<ClaimKey> =
+            self.durable.claims.keys().filter(|k| k.owner == *owner).cloned().collect();
+        for key in keys {
+            let Some(claim) = self.durable.claims.get(&key).cloned() else {
+                continue;
+            };
+            let mut homes = claim.home.clone();
+            for index in 0..homes.len() {
+                let Some(address) = homes.get(index).copied() else {
+                    continue;
+                };
+                let slice = SliceId::Vf(address);
+                let lost = self.run.assignments.get(&slice).is_some_and(|a| a.claim != key)
+                    || self.run.foreign.get(&slice).is_some_and(|h| h.owner != *owner)
+                    || self.home_of_another(address, &key).is_some()
+                    || !self.seen.vfs.contains_key(&address);
+                if !lost {
+                    continue;
+                }
+                let taken: BTreeSet<_> = homes.iter().copied().collect();
+                let wanted = Wanted { profile: &claim.profile, key: Some(&key), numa: None };
+                let found = placement::home(&self.view(), &wanted, claim.pool, &taken);
+                if let (Ok(other), Some(home)) = (found, homes.get_mut(index)) {
+                    *home = other;
+                }
+            }
+            if homes != claim.home
+                && let Some(record) = self.durable.claims.get_mut(&key)
+            {
+                record.home = homes;
+                self.persist(Stored::Durable);
+                self.note("claim", &key, "given another home VF");
+            }
+        }
+    }
+}

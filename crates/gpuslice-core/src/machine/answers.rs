@@ -1,0 +1,329 @@
+//! Lists: what is known, as rows.
+
+use super::Machine;
+use crate::ids::{ClaimKey, ParentId, ProfileName, SliceId};
+use crate::mechanism::{Form, Offer};
+use crate::observation::{Function, Vf};
+use crate::request::{Answer, ClaimRow, ParentRow, ProfileRow, SliceRow, StatusRow, TypeRow};
+use crate::state::{Assignment, Claim, Phase};
+use std::collections::{BTreeMap, BTreeSet};
+
+fn count<T>(items: impl IntoIterator<Item = T>) -> u32 {
+    u32::try_from(items.into_iter().count()).unwrap_or(u32::MAX)
+}
+
+impl Machine {
+    pub(super) fn status(&self) -> Answer {
+        let waiting_for = self.waiting_for();
+        let problems = self.seen.problems.iter().map(ToString::to_string);
+        Answer::Status(StatusRow {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            settled: waiting_for.is_empty(),
+            waiting_for,
+            writable: self.unwritten.is_empty(),
+            config_errors: self.config_errors.clone(),
+            parents: count(self.seen.parents().filter(|p| self.shown(p))),
+            slices: count(self.slice_rows()),
+            claims: count(&self.durable.claims),
+            attached: count(self.run.assignments.values().filter(|a| a.phase == Phase::Attached)),
+            warnings: self.warnings.iter().cloned().chain(problems).collect(),
+            host: self.host.clone(),
+        })
+    }
+
+    /// Network cards have VFs too: a function is shown when it is a GPU, or a layout or the mdev bus names it.
+    fn shown(&self, parent: &ParentId) -> bool {
+        let gpu =
+            parent.pci().and_then(|a| self.seen.functions.get(&a)).is_some_and(Function::is_gpu);
+        gpu || self.layouts.contains_key(parent) || self.seen.mdev_parents.contains_key(parent)
+    }
+
+    pub(super) fn list_parents(&self) -> Answer {
+        let present = self.seen.parents().filter(|p| self.shown(p)).map(|p| self.parent_row(&p));
+        let absent = self.durable.expected.iter().filter(|(p, _)| !self.seen.has_parent(p)).map(
+            |(parent, layout)| ParentRow {
+                parent: parent.clone(),
+                pci_id: String::new(),
+                driver: None,
+                mechanisms: Vec::new(),
+                numa_node: None,
+                serial: None,
+                vfs: None,
+                total_vfs: None,
+                layout: Some(layout.to_string()),
+                state: "absent".to_owned(),
+                reason: Some("it had this layout, and is not on the host now".to_owned()),
+                assigned: count(self.run.assignments.values().filter(|a| a.parent == *parent)),
+            },
+        );
+        let mut rows: Vec<ParentRow> = present.chain(absent).collect();
+        rows.sort_by(|a, b| a.parent.cmp(&b.parent));
+        Answer::Parents { rows }
+    }
+
+    fn parent_row(&self, parent: &ParentId) -> ParentRow {
+        let function = parent.pci().and_then(|a| self.seen.functions.get(&a));
+        let sriov = function.and_then(|f| f.sriov.as_ref());
+        let (state, reason) = self.parent_state(parent, function);
+        let mechanisms = self.mechanisms.iter().filter(|m| m.applies(&self.seen, parent));
+        ParentRow {
+            parent: parent.clone(),
+            pci_id: function
+                .map(|f| format!("{:04x}:{:04x}", f.vendor, f.device))
+                .unwrap_or_default(),
+            driver: function.and_then(|f| f.driver.clone()),
+            mechanisms: mechanisms.map(|m| m.name().to_owned()).collect(),
+            numa_node: function.and_then(|f| f.numa_node),
+            serial: function.and_then(|f| f.serial).map(|s| format!("{s:016x}")),
+            vfs: sriov.map(|s| count(&s.vfs)),
+            total_vfs: sriov.map(|s| u32::from(s.total)),
+            layout: self.layouts.get(parent).map(ToString::to_string),
+            state: state.to_owned(),
+            reason,
+            assigned: count(self.run.assignments.values().filter(|a| a.parent == *parent)),
+        }
+    }
+
+    fn parent_state(
+        &self,
+        parent: &ParentId,
+        function: Option<&Function>,
+    ) -> (&'static str, Option<String>) {
+        if let Some(why) = self.durable.quarantines.get(parent) {
+            return ("quarantined", Some(why.to_string()));
+        }
+        if let Some(step) = self.run.pending.get(parent) {
+            return ("reshaping", Some(step.to_string()));
+        }
+        if let Some(reason) = self.durable.cordons.get(parent) {
+            return ("cordoned", (!reason.is_empty()).then(|| reason.clone()));
+        }
+        match self.layouts.get(parent) {
+            None if self.seen.mdev_parents.contains_key(parent) => ("ok", None),
+            None => ("no-layout", None),
+            Some(layout) if self.drifted(parent) => {
+                ("drift", Some(format!("it should have {layout}; gpuslice apply makes it so")))
+            }
+            Some(layout) => {
+                let realised =
+                    self.mechanism(parent).is_some_and(|m| m.realised(&self.seen, parent, layout));
+                match function {
+                    _ if realised => ("ok", None),
+                    Some(f) if f.driver.is_none() => {
+                        ("waiting", Some("no driver is bound".to_owned()))
+                    }
+                    _ => ("waiting", None),
+                }
+            }
+        }
+    }
+
+    pub(super) fn list_profiles(&self) -> Answer {
+        Answer::Profiles { rows: self.profile_rows() }
+    }
+
+    pub(super) fn profile_rows(&self) -> Vec<ProfileRow> {
+        let mut used: BTreeMap<&ProfileName, u32> = BTreeMap::new();
+        for assignment in self.run.assignments.values() {
+            *used.entry(&assignment.profile).or_default() += 1;
+        }
+        let mut rows: BTreeMap<ProfileName, ProfileRow> = BTreeMap::new();
+        for offer in self.offers() {
+            let usable = !self.durable.quarantines.contains_key(&offer.parent)
+                && !self.durable.cordons.contains_key(&offer.parent);
+            let free = if usable { self.free_of(&offer) } else { 0 };
+            let (mechanism, type_id) = match &offer.form {
+                Form::Vfs(_) => ("sriov", None),
+                Form::Mdevs { type_id, .. } => ("mdev", Some(type_id.clone())),
+            };
+            let row = rows.entry(offer.profile.clone()).or_insert_with(|| ProfileRow {
+                profile: offer.profile.clone(),
+                mechanism: mechanism.to_owned(),
+                type_id,
+                description: offer.description.clone(),
+                memory: offer.memory,
+                max: Some(0),
+                free: 0,
+                used: used.get(&offer.profile).copied().unwrap_or_default(),
+                parents: Vec::new(),
+            });
+            row.free = row.free.saturating_add(free);
+            row.max = row.max.zip(offer.max).map(|(a, b)| a.saturating_add(b));
+            row.parents.push(offer.parent);
+        }
+        rows.into_values().collect()
+    }
+
+    fn free_of(&self, offer: &Offer) -> u32 {
+        match &offer.form {
+            Form::Mdevs { available, .. } => *available,
+            Form::Vfs(vfs) => count(vfs.iter().filter(|address| {
+                let slice = SliceId::Vf(**address);
+                let given = self.run.assignments.contains_key(&slice)
+                    || self.run.foreign.contains_key(&slice);
+                let vf = self.seen.vfs.get(address);
+                !given && vf.is_some_and(|vf| vf.driver.is_none() || vf.on_vfio())
+            })),
+        }
+    }
+
+    pub(super) fn list_types(&self) -> Answer {
+        let rows = self.seen.mdev_parents.iter().flat_map(|(parent, device)| {
+            device.types.iter().map(|(type_id, of_type)| TypeRow {
+                parent: parent.clone(),
+                type_id: type_id.clone(),
+                name: of_type.fixed.name.clone(),
+                description: of_type.fixed.description.clone(),
+                device_api: of_type.fixed.device_api.clone(),
+                available_instances: of_type.available,
+            })
+        });
+        Answer::Types { rows: rows.collect() }
+    }
+
+    pub(super) fn list_slices(&self) -> Answer {
+        Answer::Slices { rows: self.slice_rows() }
+    }
+
+    fn slice_rows(&self) -> Vec<SliceRow> {
+        let mut rows = Vec::new();
+        let offers = self.offers();
+        let offered: BTreeMap<&ParentId, &ProfileName> = offers
+            .iter()
+            .filter(|o| matches!(o.form, Form::Vfs(_)))
+            .map(|o| (&o.parent, &o.profile))
+            .collect();
+        for (address, function) in &self.seen.functions {
+            let parent = ParentId::Pci(*address);
+            let Some(sriov) = function.sriov.as_ref().filter(|_| self.shown(&parent)) else {
+                continue;
+            };
+            for (index, address) in &sriov.vfs {
+                let Some(vf) = self.seen.vfs.get(address) else {
+                    continue;
+                };
+                let slice = SliceId::Vf(*address);
+                let (state, claim, holder) = self.slice_state(slice, &parent, Some(vf));
+                rows.push(SliceRow {
+                    slice,
+                    address: Some(*address),
+                    parent: parent.clone(),
+                    vf_index: Some(u32::from(index.0)),
+                    profile: offered.get(&parent).map(|p| (*p).clone()),
+                    mechanism: "sriov".to_owned(),
+                    driver: vf.driver.clone(),
+                    iommu_group: vf.iommu_group,
+                    state,
+                    claim,
+                    holder,
+                });
+            }
+        }
+        rows.extend(self.seen.mdevs.iter().map(|(uuid, mdev)| {
+            let slice = SliceId::Mdev(*uuid);
+            let (state, claim, holder) = self.slice_state(slice, &mdev.parent, None);
+            SliceRow {
+                slice,
+                address: None,
+                parent: mdev.parent.clone(),
+                vf_index: None,
+                profile: mdev.type_id.as_str().to_ascii_lowercase().parse().ok(),
+                mechanism: "mdev".to_owned(),
+                driver: None,
+                iommu_group: mdev.iommu_group,
+                state,
+                claim,
+                holder,
+            }
+        }));
+        rows
+    }
+
+    fn slice_state(
+        &self,
+        slice: SliceId,
+        parent: &ParentId,
+        vf: Option<&Vf>,
+    ) -> (String, Option<ClaimKey>, Option<String>) {
+        if let Some(assignment) = self.run.assignments.get(&slice) {
+            let holder = Some(self.owner_name(&assignment.claim));
+            return (assignment.phase.as_str().to_owned(), Some(assignment.claim.clone()), holder);
+        }
+        if let Some(hold) = self.run.foreign.get(&slice) {
+            return ("foreign".to_owned(), None, Some(hold.name.clone()));
+        }
+        let state = match (slice, vf) {
+            _ if self.durable.quarantines.contains_key(parent) => "quarantined",
+            // An mdev nobody asked us for is somebody else's.
+            (SliceId::Mdev(_), _) => "foreign",
+            (_, Some(vf)) if vf.driver.is_some() && !vf.on_vfio() => "host",
+            _ if self.durable.cordons.contains_key(parent) => "cordoned",
+            _ => "free",
+        };
+        (state.to_owned(), None, None)
+    }
+
+    pub(super) fn list_claims(&self) -> Answer {
+        let mut rows: Vec<ClaimRow> =
+            self.durable.claims.iter().map(|(key, claim)| self.claim_row(key, claim)).collect();
+        // A slice still on its way back after its claim ended.
+        let left: BTreeSet<&ClaimKey> = self
+            .run
+            .assignments
+            .values()
+            .map(|a| &a.claim)
+            .filter(|k| !self.durable.claims.contains_key(k))
+            .collect();
+        rows.extend(left.into_iter().filter_map(|key| self.ended_row(key)));
+        Answer::Claims { rows }
+    }
+
+    fn bound(&self, key: &ClaimKey) -> impl Iterator<Item = (&SliceId, &Assignment)> {
+        self.run.assignments.iter().filter(move |(_, a)| a.claim == *key)
+    }
+
+    pub(super) fn claim_row(&self, key: &ClaimKey, claim: &Claim) -> ClaimRow {
+        let slices: Vec<SliceId> = self.bound(key).map(|(slice, _)| *slice).collect();
+        let gone: Vec<String> = self
+            .bound(key)
+            .filter(|(slice, a)| a.phase != Phase::Reserved && !self.exists(**slice))
+            .map(|(slice, a)| format!("{slice} left the host with {}", a.parent))
+            .collect();
+        let phase = self.bound(key).map(|(_, a)| a.phase.as_str()).next();
+        let missing_home = claim.home.iter().find(|a| !self.seen.vfs.contains_key(a));
+        let (state, reason) = match (phase, missing_home) {
+            _ if !gone.is_empty() => ("lost", Some(gone.join(", "))),
+            (Some(phase), _) => (phase, self.bound(key).find_map(|(_, a)| a.trouble.clone())),
+            _ if claim.orphaned => ("orphaned", Some("its domain is undefined".to_owned())),
+            (None, Some(home)) => ("idle", Some(format!("its home VF {home} is not on the host"))),
+            (None, None) => ("idle", None),
+        };
+        ClaimRow {
+            claim: key.clone(),
+            owner_name: claim.owner_name.clone(),
+            profile: claim.profile.clone(),
+            count: claim.request.count,
+            state: state.to_owned(),
+            reason,
+            slices,
+            home: claim.home.clone(),
+            last_refusal: claim.last_refusal.clone(),
+        }
+    }
+
+    fn ended_row(&self, key: &ClaimKey) -> Option<ClaimRow> {
+        let bound: Vec<(&SliceId, &Assignment)> = self.bound(key).collect();
+        let (_, first) = bound.first()?;
+        Some(ClaimRow {
+            claim: key.clone(),
+            owner_name: key.owner.to_string(),
+            profile: first.profile.clone(),
+            count: count(&bound),
+            state: "releasing".to_owned(),
+            reason: bound.iter().find_map(|(_, a)| a.trouble.clone()),
+            slices: bound.iter().map(|(slice, _)| **slice).collect(),
+            home: Vec::new(),
+            last_refusal: None,
+        })
+    }
+}

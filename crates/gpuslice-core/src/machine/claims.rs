@@ -1,0 +1,392 @@
+//! What people and programs order: claims, cordons, plans.
+
+use super::{ConfigRead, Effect, Machine, RequestId, Stored, Timer};
+use crate::domain::{ClaimRequest, HostDeviceSource, alias_for};
+use crate::ids::{ClaimKey, MdevUuid, Owner, ParentId, PciAddress, ProfileName, SliceId};
+use crate::mechanism::Form;
+use crate::placement::{self, Refused, View, Wanted};
+use crate::refusal::{Code, Refusal};
+use crate::request::{Answer, Command, DeviceToWrite, Outcome};
+use crate::state::Claim;
+use std::collections::BTreeSet;
+
+/// A claim as ordered.
+pub(super) struct Order {
+    pub owner: Owner,
+    pub owner_name: String,
+    pub request: ClaimRequest,
+    pub pool: bool,
+    pub reserve: bool,
+    pub dry_run: bool,
+}
+
+impl Machine {
+    pub(super) fn on_command(
+        &mut self,
+        request: RequestId,
+        command: Command,
+        config: Option<ConfigRead>,
+    ) {
+        let outcome = match command {
+            Command::Plan | Command::Apply => {
+                return self.on_configured(request, matches!(command, Command::Apply), config);
+            }
+            Command::WaitSettled { timeout_ms } if !self.settled() => {
+                self.waiting.insert(request);
+                return self.push(Effect::Arm { timer: Timer::Settle(request), after: timeout_ms });
+            }
+            Command::WaitSettled { .. } => Ok(done(false, "settled")),
+            Command::Claim { owner, owner_name, request, pool, reserve, dry_run } => {
+                self.claim(Order { owner, owner_name, request, pool, reserve, dry_run })
+            }
+            Command::Unclaim { key, force } => self.unclaim(&key, force),
+            Command::Cordon { parent, reason } => self.cordon(parent, reason),
+            Command::Uncordon { parent } => self.uncordon(&parent),
+            Command::DomainSeen { domain, shut_off } => self.domain_seen(&domain, shut_off),
+            Command::DomainGone { uuid } => Ok(self.domain_gone(uuid)),
+            Command::AgentWork => Ok(self.agent_work()),
+            Command::Status => Ok(self.status()),
+            Command::ListParents => Ok(self.list_parents()),
+            Command::ListProfiles => Ok(self.list_profiles()),
+            Command::ListTypes => Ok(self.list_types()),
+            Command::ListSlices => Ok(self.list_slices()),
+            Command::ListClaims => Ok(self.list_claims()),
+        };
+        self.push(Effect::Answer { request, outcome });
+    }
+
+    fn on_configured(&mut self, request: RequestId, apply: bool, config: Option<ConfigRead>) {
+        match config {
+            Some(Ok(config)) => {
+                self.config_errors.clear();
+                let rules = config.rules.clone();
+                if apply {
+                    self.config = config;
+                    self.apply(request, rules);
+                } else {
+                    let plan = self.plan(&rules);
+                    self.push(Effect::Answer { request, outcome: Ok(Answer::Plan(plan)) });
+                }
+            }
+            Some(Err(errors)) => {
+                self.config_errors = errors.iter().map(ToString::to_string).collect();
+                let mut refusal = Refusal::new(
+                    Code::BadConfig,
+                    "the configuration is broken, the applied layout stays",
+                );
+                refusal.causes = self.config_errors.clone();
+                let file =
+                    errors.first().map_or("/etc/gpuslice/gpuslice.toml", |e| e.file.as_str());
+                let outcome = Err(refusal.hint(format!("edit {file}, then gpuslice plan")));
+                self.push(Effect::Answer { request, outcome });
+            }
+            None => {
+                let refusal = Refusal::new(Code::BadConfig, "no configuration was read");
+                self.push(Effect::Answer { request, outcome: Err(refusal) });
+            }
+        }
+    }
+
+    /// What placements look at.
+    pub(super) fn view(&self) -> View<'_> {
+        View {
+            seen: &self.seen,
+            offers: self.offers(),
+            assignments: &self.run.assignments,
+            foreign: &self.run.foreign,
+            claims: &self.durable.claims,
+            cordons: &self.durable.cordons,
+            quarantines: &self.durable.quarantines,
+            reshaping: self.run.pending.clone(),
+            strategy: self.config.placement,
+        }
+    }
+
+    pub(super) fn offers(&self) -> Vec<crate::mechanism::Offer> {
+        self.seen
+            .parents()
+            .flat_map(|parent| {
+                self.mechanisms
+                    .iter()
+                    .filter(|m| m.applies(&self.seen, &parent))
+                    .flat_map(|m| m.offers(&self.seen, &parent, self.layouts.get(&parent)))
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    pub(super) fn claim(&mut self, order: Order) -> Outcome {
+        if order.request.count == 0 || order.request.count > 64 {
+            let message = format!("count is {}; expected 1 to 64", order.request.count);
+            return Err(Refusal::new(Code::BadRequest, message));
+        }
+        let key = ClaimKey { owner: order.owner.clone(), name: order.request.name.clone() };
+        let profile = self.profile_for(&order.request)?;
+        let known = self.durable.claims.get(&key).cloned();
+        if let Some(known) = &known
+            && known.profile != profile
+            && self.run.assignments.values().any(|a| a.claim == key)
+        {
+            let message = format!(
+                "{} has a {} now, which cannot become a {profile} while it is in use",
+                order.owner_name, known.profile
+            );
+            return Err(Refusal::new(Code::InUse, message)
+                .hint(format!("virsh shutdown {}", order.owner_name)));
+        }
+        let home = self.homes(&key, &order, &profile, known.as_ref())?;
+        let claim = Claim {
+            owner_name: order.owner_name,
+            request: order.request,
+            profile,
+            home,
+            pool: order.pool,
+            reserve: order.reserve,
+            transient: false,
+            orphaned: false,
+            last_refusal: known.as_ref().and_then(|c| c.last_refusal.clone()),
+        };
+        let changed = known.as_ref() != Some(&claim);
+        let devices = devices_of(&key, &claim);
+        let warnings = self.overcommit(&key, &claim);
+        let row = self.claim_row(&key, &claim);
+        if changed && !order.dry_run {
+            self.durable.claims.insert(key.clone(), claim);
+            self.persist(Stored::Durable);
+            self.note("claim", &key, "claimed");
+        }
+        Ok(Answer::Claimed { changed, claim: row, devices, warnings })
+    }
+
+    /// Home VFs of a claim: those it has, as long as they fit, and new ones for the rest. None for mdevs.
+    fn homes(
+        &self,
+        key: &ClaimKey,
+        order: &Order,
+        profile: &ProfileName,
+        known: Option<&Claim>,
+    ) -> Result<Vec<PciAddress>, Refusal> {
+        let view = self.view();
+        let offered: Vec<&Form> =
+            view.offers.iter().filter(|o| o.profile == *profile).map(|o| &o.form).collect();
+        if offered.iter().any(|form| matches!(form, Form::Mdevs { .. })) {
+            return Ok(Vec::new());
+        }
+        let fits =
+            |a: &PciAddress| offered.iter().any(|f| matches!(f, Form::Vfs(vfs) if vfs.contains(a)));
+        let count = usize::try_from(order.request.count).unwrap_or(usize::MAX);
+        let mut homes: Vec<PciAddress> = known
+            .map(|c| c.home.iter().copied().filter(fits).take(count).collect())
+            .unwrap_or_default();
+        while homes.len() < count {
+            let taken: BTreeSet<_> = homes.iter().copied().collect();
+            let wanted = Wanted { profile, key: Some(key), numa: None };
+            let home = placement::home(&view, &wanted, order.pool, &taken)
+                .map_err(|refused| self.refuse_placement(profile, refused))?;
+            homes.push(home);
+        }
+        Ok(homes)
+    }
+
+    /// A claim reserves nothing, so more may be asked than there is; that is said, not refused.
+    fn overcommit(&self, key: &ClaimKey, claim: &Claim) -> Vec<String> {
+        let asked: u32 = self
+            .durable
+            .claims
+            .iter()
+            .filter(|(k, c)| *k != key && !c.orphaned && c.profile == claim.profile)
+            .map(|(_, c)| c.request.count)
+            .sum::<u32>()
+            .saturating_add(claim.request.count);
+        let row = self.profile_rows().into_iter().find(|r| r.profile == claim.profile);
+        match row.map(|r| r.free.saturating_add(r.used)) {
+            Some(most) if asked > most => vec![format!(
+                "{asked} of {} are claimed, and {most} can run at once here",
+                claim.profile
+            )],
+            _ => Vec::new(),
+        }
+    }
+
+    fn unclaim(&mut self, key: &ClaimKey, force: bool) -> Outcome {
+        let bound: Vec<SliceId> =
+            self.run.assignments.iter().filter(|(_, a)| a.claim == *key).map(|(s, _)| *s).collect();
+        let known = self.durable.claims.get(key);
+        if known.is_none() && bound.is_empty() {
+            return Ok(done(false, "already so: there is no such claim"));
+        }
+        let name = known.map_or_else(|| key.owner.to_string(), |c| c.owner_name.clone());
+        if !bound.is_empty() && !force {
+            let slice = bound.first().map(ToString::to_string).unwrap_or_default();
+            let message = format!("{name} has {slice} for claim {}", key.name);
+            return Err(Refusal::new(Code::InUse, message).hint(format!("virsh shutdown {name}")));
+        }
+        self.durable.claims.remove(key);
+        self.persist(Stored::Durable);
+        self.note("claim", key, "ended");
+        let message = if bound.is_empty() {
+            "the claim is ended".to_owned()
+        } else {
+            // A held slice is not taken away: its release waits for its holder.
+            format!("the claim is ended; {} is released as soon as nobody holds it", join(&bound))
+        };
+        for slice in bound {
+            self.begin_release(slice);
+        }
+        Ok(done(true, &message))
+    }
+
+    fn cordon(&mut self, parent: ParentId, reason: String) -> Outcome {
+        self.require_parent(&parent)?;
+        if self.durable.cordons.get(&parent) == Some(&reason) {
+            return Ok(done(false, "already so"));
+        }
+        let message = format!("{parent} is given to no new VM");
+        self.note("parent", &parent, "cordoned");
+        self.durable.cordons.insert(parent, reason);
+        self.persist(Stored::Durable);
+        Ok(done(true, &message))
+    }
+
+    fn uncordon(&mut self, parent: &ParentId) -> Outcome {
+        let cordoned = self.durable.cordons.remove(parent).is_some();
+        let stuck = |op: &super::Op| {
+            op.overdue
+                && matches!(&op.purpose, super::ops::Purpose::Layout { parent: p, .. } if p == parent)
+        };
+        if let Some(why) = self.durable.quarantines.get(parent)
+            && self.ops.values().any(stuck)
+        {
+            return Err(why.clone());
+        }
+        let quarantined = self.durable.quarantines.remove(parent).is_some();
+        if !cordoned && !quarantined {
+            self.require_parent(parent)?;
+            return Ok(done(false, "already so"));
+        }
+        self.persist(Stored::Durable);
+        self.note("parent", parent, "given out again");
+        let what = if quarantined { "quarantine" } else { "cordon" };
+        Ok(done(true, &format!("the {what} of {parent} is lifted")))
+    }
+
+    fn require_parent(&self, parent: &ParentId) -> Result<(), Refusal> {
+        let known = self.seen.has_parent(parent) || self.durable.expected.contains_key(parent);
+        if known {
+            return Ok(());
+        }
+        let message = format!("{parent} is not a device of this host that yields slices");
+        Err(Refusal::new(Code::Unknown, message).hint("gpuslice gpus"))
+    }
+
+    /// Turns what a placement says into what a person reads.
+    pub(super) fn refuse_placement(&self, profile: &ProfileName, refused: Refused) -> Refusal {
+        let candidates = match refused {
+            Refused::NoSuchProfile { nearest } => {
+                let refusal =
+                    Refusal::new(Code::NoProfile, format!("no device here offers {profile}"));
+                let refusal = match nearest {
+                    Some(nearest) => {
+                        refusal.hint(format!("did you mean {nearest}? gpuslice profiles lists all"))
+                    }
+                    None => refusal.hint("gpuslice profiles"),
+                };
+                return self.or_not_settled(refusal);
+            }
+            Refused::Candidates(candidates) => candidates,
+        };
+        let full = candidates.iter().all(|(_, why)| why.code == Code::NoCapacity);
+        let first_other = candidates.iter().find(|(_, why)| why.code != Code::NoCapacity);
+        let mut refusal = match first_other {
+            Some((_, why)) if !full && candidates.len() == 1 => why.clone(),
+            _ => self.no_capacity(profile),
+        };
+        if let (Some((_, why)), true) = (first_other, refusal.code == Code::NoCapacity) {
+            refusal.causes.push(why.message.clone());
+        }
+        self.or_not_settled(refusal)
+    }
+
+    fn no_capacity(&self, profile: &ProfileName) -> Refusal {
+        let rows = self.profile_rows();
+        let (free, used) =
+            rows.iter().find(|r| r.profile == *profile).map_or((0, 0), |r| (r.free, r.used));
+        let mut holders: Vec<String> = self
+            .run
+            .assignments
+            .values()
+            .filter(|a| a.profile == *profile)
+            .map(|a| self.owner_name(&a.claim))
+            .collect();
+        holders.sort();
+        holders.dedup();
+        let more = holders.len().saturating_sub(4);
+        holders.truncate(4);
+        let mut held =
+            if holders.is_empty() { "nobody here".to_owned() } else { holders.join(", ") };
+        if more > 0 {
+            held.push_str(&format!(" and {more} more"));
+        }
+        let message = format!(
+            "{profile}: wanted 1, {free} of {} free, held by {held}",
+            free.saturating_add(used)
+        );
+        Refusal::new(Code::NoCapacity, message).hint("gpuslice slices")
+    }
+
+    /// Before all is settled, what is missing may yet come.
+    pub(super) fn or_not_settled(&self, refusal: Refusal) -> Refusal {
+        let may_come = matches!(
+            refusal.code,
+            Code::NoProfile | Code::NoCapacity | Code::Absent | Code::Reshaping | Code::Foreign
+        );
+        let waiting = self.waiting_for();
+        if !may_come || waiting.is_empty() {
+            return refusal;
+        }
+        let mut settled_later =
+            Refusal::new(Code::NotSettled, format!("waiting for {}", waiting.join(", ")));
+        settled_later.causes.push(refusal.message);
+        settled_later.hint("gpuslice wait --settled; the domain is started by itself then")
+    }
+
+    /// The claim, other than this one, whose home a VF is.
+    pub(super) fn home_of_another(&self, address: PciAddress, key: &ClaimKey) -> Option<&Claim> {
+        let mine = self.durable.claims.get(key);
+        self.durable
+            .claims
+            .iter()
+            .filter(|(k, c)| *k != key && !c.orphaned && c.home.contains(&address))
+            .map(|(_, claim)| claim)
+            .find(|other| !(other.pool && mine.is_some_and(|c| c.pool)))
+    }
+
+    pub(super) fn owner_name(&self, key: &ClaimKey) -> String {
+        self.durable.claims.get(key).map_or_else(|| key.owner.to_string(), |c| c.owner_name.clone())
+    }
+}
+
+fn join(slices: &[SliceId]) -> String {
+    slices.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+pub(super) fn done(changed: bool, message: &str) -> Answer {
+    Answer::Done { changed, message: message.to_owned() }
+}
+
+/// The devices a claim's owner must carry.
+pub(super) fn devices_of(key: &ClaimKey, claim: &Claim) -> Vec<DeviceToWrite> {
+    let Owner::Domain(domain) = key.owner else {
+        return Vec::new();
+    };
+    (0..claim.request.count)
+        .map(|index| {
+            let home = usize::try_from(index).ok().and_then(|i| claim.home.get(i));
+            let source = match home {
+                Some(address) => HostDeviceSource::Pci(*address),
+                None => HostDeviceSource::Mdev(MdevUuid::for_claim(domain, &key.name, index)),
+            };
+            DeviceToWrite { alias: alias_for(&key.name, index), source }
+        })
+        .collect()
+}

@@ -1,0 +1,195 @@
+//! What the machine is told and what it orders.
+
+use super::ConfigRead;
+use crate::domain::Domain;
+use crate::execute::{Performed, StepError};
+use crate::ids::{ParentId, PciAddress, SliceId};
+use crate::observation::Observation;
+use crate::plan::Step;
+use crate::refusal::Refusal;
+use crate::request::{Answer, ChangeNote, Command, Outcome};
+use crate::state::{Durable, Runtime};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Names a question until it is answered. Given out by the driver of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// Names an operation: a list of steps on one device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OpId(pub u64);
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The host was read anew.
+    Observed(Box<Observation>),
+    /// A hook asks.
+    Hook {
+        /// To be answered.
+        request: RequestId,
+        /// What.
+        call: HookCall,
+    },
+    /// The hook that asked is gone without its answer.
+    HookGone {
+        /// Which.
+        request: RequestId,
+    },
+    /// A person or program asks.
+    Command {
+        /// To be answered.
+        request: RequestId,
+        /// What.
+        command: Command,
+        /// The configuration on disk, for the commands that use it.
+        config: Option<ConfigRead>,
+    },
+    /// A step ended.
+    StepFinished {
+        /// Whose.
+        op: OpId,
+        /// `Changed` or `Already`, or why not.
+        result: Result<Performed, StepError>,
+    },
+    /// The last process that held a watched slice ended, or none was found when the watch began.
+    HolderGone {
+        /// Which.
+        slice: SliceId,
+    },
+    /// Time.
+    Timer(Timer),
+}
+
+/// What is to be done, in this order.
+#[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a handful exist at a time, each for a moment")]
+pub enum Effect {
+    /// Record; when it fails, go on with [`super::Machine::unrecorded`].
+    StoreDurable(Arc<Durable>),
+    /// Record; when it fails, go on with [`super::Machine::unrecorded`].
+    StoreRuntime(Arc<Runtime>),
+    /// Perform a step, look until it is so, and say how it ended.
+    Execute {
+        /// For the answer.
+        op: OpId,
+        /// What.
+        step: Step,
+    },
+    /// Read the host anew.
+    Observe,
+    /// Tell when no process holds the slice any more.
+    Watch {
+        /// Which.
+        slice: SliceId,
+    },
+    /// Answer a hook.
+    AnswerHook {
+        /// Which.
+        request: RequestId,
+        /// What.
+        answer: HookAnswer,
+    },
+    /// Answer a command.
+    Answer {
+        /// Which.
+        request: RequestId,
+        /// What.
+        outcome: Outcome,
+    },
+    /// Send [`Event::Timer`] after so many milliseconds. A timer armed again is moved.
+    Arm {
+        /// Which.
+        timer: Timer,
+        /// Milliseconds.
+        after: u64,
+    },
+    /// Forget a timer.
+    Disarm {
+        /// Which.
+        timer: Timer,
+    },
+    /// Tell whoever listens.
+    Changed(ChangeNote),
+    /// Tell the journal.
+    Log {
+        /// Something a person must know, rather than may.
+        warning: bool,
+        /// One sentence.
+        text: String,
+    },
+}
+
+/// Timers, each at most once.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Timer {
+    /// A step has not come back.
+    StepDeadline(OpId),
+    /// Try to release again.
+    RetryRelease(SliceId),
+    /// libvirt has had time to say what became of the VM.
+    Grace(SliceId),
+    /// Somebody has waited long enough.
+    Settle(RequestId),
+    /// A step of a former daemon has had time to end.
+    Unsure(ParentId),
+}
+
+/// The two documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stored {
+    /// [`Durable`].
+    Durable,
+    /// [`Runtime`].
+    Runtime,
+}
+
+/// A hook's question, with what it read of the domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookCall {
+    /// At which point.
+    pub operation: HookOperation,
+    /// The domain in libvirt's hands.
+    pub domain: Domain,
+}
+
+/// Points at which libvirt calls the hook and we act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HookOperation {
+    /// Before anything of the domain exists; may refuse.
+    Prepare,
+    /// The VM runs.
+    Started,
+    /// The VM is gone and libvirt has let go of its devices.
+    Release,
+    /// libvirt found a running VM again.
+    Reconnect,
+    /// Incoming migration, before the domain exists; may refuse.
+    Migrate,
+    /// Restore from a file; may refuse.
+    Restore,
+}
+
+/// Answer to a hook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HookAnswer {
+    /// Go on.
+    Proceed,
+    /// Go on with these PCI sources exchanged.
+    Remap(BTreeMap<PciAddress, PciAddress>),
+    /// Do not.
+    Refuse(Refusal),
+}
+
+impl Answer {
+    /// Whether the answer promises something that must be on record.
+    pub fn promises(&self) -> bool {
+        matches!(
+            self,
+            Self::Claimed { .. } | Self::Done { changed: true, .. } | Self::Domain { .. }
+        )
+    }
+}

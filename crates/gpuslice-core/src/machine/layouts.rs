@@ -1,0 +1,381 @@
+//! Parents and their layouts: realising what was applied, applying what is new, and knowing when all is settled.
+
+use super::ops::Purpose;
+use super::{Effect, Machine, RequestId, Stored, Timer};
+use crate::ids::{ParentId, SliceId};
+use crate::layout::{self, Layout, Rule};
+use crate::observation::Observation;
+use crate::plan::Step;
+use crate::refusal::{Code, Refusal};
+use crate::request::{Answer, PlanRow, StepRow};
+
+impl Machine {
+    pub(super) fn on_observed(&mut self, seen: Observation) {
+        let gone: Vec<ParentId> = self.seen.parents().filter(|p| !seen.has_parent(p)).collect();
+        let come: Vec<ParentId> =
+            seen.parents().filter(|p| self.observed && !self.seen.has_parent(p)).collect();
+        let slices_changed = seen.vfs.keys().ne(self.seen.vfs.keys())
+            || seen.mdevs.keys().ne(self.seen.mdevs.keys());
+        self.seen = seen;
+        for parent in gone {
+            self.parent_left(&parent);
+        }
+        for parent in come {
+            self.note("parent", &parent, "appeared");
+        }
+        if slices_changed {
+            self.note("slice", "*", "slices changed");
+        }
+        self.resolve_layouts();
+        self.end_unsure();
+        if !self.observed {
+            self.observed = true;
+            self.resume_releases();
+        }
+        self.release_what_left();
+    }
+
+    /// What was wrong with a device is not wrong with the next one in its place.
+    fn parent_left(&mut self, parent: &ParentId) {
+        self.note("parent", parent, "left the host");
+        if self.durable.quarantines.remove(parent).is_some() {
+            self.persist(Stored::Durable);
+        }
+        if self.run.pending.remove(parent).is_some() {
+            self.persist(Stored::Runtime);
+        }
+    }
+
+    /// Assignments of slices that left: a VM may still run with the dead device, so only what was being taken back
+    /// ends here. Releases of what is gone succeed at once.
+    fn release_what_left(&mut self) {
+        let gone: Vec<SliceId> = self
+            .run
+            .assignments
+            .iter()
+            .filter(|(slice, a)| a.phase == crate::state::Phase::Releasing && !self.exists(**slice))
+            .map(|(slice, _)| *slice)
+            .collect();
+        for slice in gone {
+            self.retry_release(slice);
+        }
+    }
+
+    pub(super) fn exists(&self, slice: SliceId) -> bool {
+        match slice {
+            SliceId::Vf(address) => self.seen.vfs.contains_key(&address),
+            SliceId::Mdev(uuid) => self.seen.mdevs.contains_key(&uuid),
+            SliceId::Function(address) => self.seen.functions.contains_key(&address),
+        }
+    }
+
+    /// Starts whatever brings a parent to its layout without taking anything away.
+    pub(super) fn realise_layouts(&mut self) {
+        if !self.observed {
+            return;
+        }
+        for (parent, layout) in self.layouts.clone() {
+            if self.durable.quarantines.contains_key(&parent) || self.reshaping(&parent) {
+                continue;
+            }
+            match self.steps_to(&parent, &layout, false) {
+                Ok(steps) if steps.is_empty() => self.expect(&parent, &layout),
+                Ok(steps) => {
+                    self.start_op(Purpose::Layout { parent, request: None }, steps);
+                }
+                Err(refusal) => self.quarantine(parent, refusal),
+            }
+        }
+    }
+
+    /// A parent that was once as its layout says is waited for when it is away.
+    fn expect(&mut self, parent: &ParentId, layout: &Layout) {
+        if self.realised(parent, layout) && self.durable.expected.get(parent) != Some(layout) {
+            self.durable.expected.insert(parent.clone(), layout.clone());
+            self.persist(Stored::Durable);
+        }
+    }
+
+    fn realised(&self, parent: &ParentId, layout: &Layout) -> bool {
+        self.mechanism(parent).is_some_and(|m| m.realised(&self.seen, parent, layout))
+    }
+
+    fn steps_to(
+        &self,
+        parent: &ParentId,
+        layout: &Layout,
+        reshape: bool,
+    ) -> Result<Vec<Step>, Refusal> {
+        match self.mechanism(parent) {
+            Some(mechanism) => mechanism.layout_steps(&self.seen, parent, layout, reshape),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    pub(super) fn layout_done(
+        &mut self,
+        parent: &ParentId,
+        request: Option<RequestId>,
+        result: Result<(), Refusal>,
+    ) {
+        self.run.pending.remove(parent);
+        self.persist(Stored::Runtime);
+        let outcome = match result {
+            Ok(()) => {
+                self.note("parent", parent, "has its layout");
+                Ok(Answer::Done { changed: true, message: format!("{parent} has its layout") })
+            }
+            Err(refusal) => {
+                // A device that left in mid-step is not at fault; it is tried again when it returns.
+                if self.seen.has_parent(parent) {
+                    self.quarantine(parent.clone(), refusal.clone());
+                }
+                Err(refusal)
+            }
+        };
+        if let Some(request) = request {
+            self.apply_progress(request, outcome);
+        }
+    }
+
+    /// A step of a former daemon may still be at work in the kernel. It is over when what it wrote is seen.
+    fn end_unsure(&mut self) {
+        let working: Vec<ParentId> = self
+            .ops
+            .values()
+            .filter_map(|op| match &op.purpose {
+                Purpose::Layout { parent, .. } => Some(parent.clone()),
+                _ => None,
+            })
+            .collect();
+        let seen = &self.seen;
+        let before = self.run.pending.len();
+        let mut over = Vec::new();
+        self.run.pending.retain(|parent, step| {
+            let done = match step {
+                Step::SetNumVfs { pf, count } => seen
+                    .functions
+                    .get(pf)
+                    .and_then(|f| f.sriov.as_ref())
+                    .is_none_or(|s| s.vfs.len() == usize::from(*count)),
+                _ => true,
+            };
+            let keep = working.contains(parent) || !done;
+            if !keep {
+                over.push(parent.clone());
+            }
+            keep
+        });
+        if self.run.pending.len() != before {
+            self.persist(Stored::Runtime);
+        }
+        for parent in over {
+            self.push(Effect::Disarm { timer: Timer::Unsure(parent) });
+        }
+    }
+
+    pub(super) fn on_unsure_over(&mut self, parent: &ParentId) {
+        let ours = self
+            .ops
+            .values()
+            .any(|op| matches!(&op.purpose, Purpose::Layout { parent: p, .. } if p == parent));
+        if ours {
+            return;
+        }
+        if let Some(step) = self.run.pending.remove(parent) {
+            self.persist(Stored::Runtime);
+            let text = format!(
+                "`{step}` of the daemon before this one never showed; {parent} is read as it is"
+            );
+            self.push(Effect::Log { warning: true, text });
+            self.push(Effect::Observe);
+        }
+    }
+
+    /// What `apply` of these rules would do.
+    pub(super) fn plan(&self, rules: &[Rule]) -> PlanRow {
+        let (resolved, unmet) = layout::resolve(rules, &self.seen);
+        let mut plan = PlanRow {
+            changed: false,
+            steps: Vec::new(),
+            blockers: Vec::new(),
+            unmatched: Vec::new(),
+        };
+        for (parent, rule) in resolved {
+            match self.steps_to(&parent, &rule.layout, true) {
+                Ok(steps) => {
+                    if steps.iter().any(|s| matches!(s, Step::SetNumVfs { count: 0, .. })) {
+                        plan.blockers.extend(self.in_the_way(&parent));
+                    }
+                    plan.steps.extend(
+                        steps
+                            .iter()
+                            .map(|s| StepRow { parent: parent.clone(), step: s.to_string() }),
+                    );
+                }
+                Err(refusal) => plan.blockers.push(refusal),
+            }
+        }
+        plan.unmatched =
+            unmet.iter().map(|r| format!("{}: match = {}", r.origin, r.matches)).collect();
+        plan.changed = !plan.steps.is_empty();
+        plan
+    }
+
+    /// Who would lose a slice if the parent lost all of them.
+    fn in_the_way(&self, parent: &ParentId) -> Vec<Refusal> {
+        let of_parent = |slice: &SliceId| {
+            slice
+                .pci()
+                .and_then(|a| self.seen.vfs.get(&a))
+                .is_some_and(|vf| Some(vf.pf) == parent.pci())
+        };
+        let assigned = self
+            .run
+            .assignments
+            .iter()
+            .filter(|(s, _)| of_parent(s))
+            .map(|(slice, a)| (slice, self.owner_name(&a.claim)));
+        let foreign = self
+            .run
+            .foreign
+            .iter()
+            .filter(|(s, _)| of_parent(s))
+            .map(|(slice, hold)| (slice, hold.name.clone()));
+        assigned
+            .chain(foreign)
+            .map(|(slice, name)| {
+                let message = format!("{name} uses {slice} of {parent}");
+                Refusal::new(Code::InUse, message).hint(format!("virsh shutdown {name}"))
+            })
+            .collect()
+    }
+
+    /// Takes over new rules and starts what they need; answered when the last step ended.
+    pub(super) fn apply(&mut self, request: RequestId, rules: Vec<Rule>) {
+        let plan = self.plan(&rules);
+        if let Some(first) = plan.blockers.first() {
+            let mut refusal = first.clone();
+            refusal.causes.extend(plan.blockers.iter().skip(1).map(|r| r.message.clone()));
+            return self.push(Effect::Answer { request, outcome: Err(refusal) });
+        }
+        if self.durable.rules != rules {
+            self.durable.rules = rules;
+            self.durable.expected.clear();
+        }
+        self.durable.applied_boot = Some(self.run.boot);
+        // Applying is asking to try again.
+        self.durable.quarantines.clear();
+        self.persist(Stored::Durable);
+        self.resolve_layouts();
+        let mut started = 0;
+        for (parent, layout) in self.layouts.clone() {
+            if self.reshaping(&parent) {
+                continue;
+            }
+            let steps = self.steps_to(&parent, &layout, true).unwrap_or_default();
+            if !steps.is_empty() {
+                started += 1;
+                self.start_op(Purpose::Layout { parent, request: Some(request) }, steps);
+            }
+        }
+        if started == 0 {
+            return self.push(Effect::Answer { request, outcome: Ok(Answer::Plan(plan)) });
+        }
+        self.applying.insert(request, (started, plan, None));
+    }
+
+    /// One of the operations of an `apply` ended.
+    fn apply_progress(&mut self, request: RequestId, outcome: Result<Answer, Refusal>) {
+        let Some((left, _, failure)) = self.applying.get_mut(&request) else {
+            return;
+        };
+        *left -= 1;
+        if let (Err(refusal), None) = (outcome, &failure) {
+            *failure = Some(refusal);
+        }
+        if *left == 0
+            && let Some((_, plan, failure)) = self.applying.remove(&request)
+        {
+            let outcome = match failure {
+                Some(refusal) => Err(refusal),
+                None => Ok(Answer::Plan(plan)),
+            };
+            self.push(Effect::Answer { request, outcome });
+        }
+    }
+
+    /// What is still to come; empty when settled.
+    pub(super) fn waiting_for(&self) -> Vec<String> {
+        if !self.observed {
+            return vec!["the first look at the host".to_owned()];
+        }
+        let mut waiting = Vec::new();
+        for (parent, layout) in &self.layouts {
+            let given_up = self.durable.quarantines.contains_key(parent);
+            let busy = self.reshaping(parent);
+            if busy || (!given_up && !self.realised(parent, layout) && !self.drifted(parent)) {
+                let what = match parent.pci().and_then(|a| self.seen.functions.get(&a)) {
+                    Some(f) if f.driver.is_none() && !busy => "a driver",
+                    _ => "its layout",
+                };
+                waiting.push(format!("{parent} to get {what} ({layout})"));
+            }
+        }
+        let absent = self.durable.expected.keys().filter(|p| !self.seen.has_parent(p));
+        waiting.extend(absent.map(|parent| format!("{parent} to appear")));
+        let (_, unmet) = layout::resolve(&self.durable.rules, &self.seen);
+        let exact = unmet.iter().filter_map(|r| r.matches.address).map(ParentId::Pci);
+        let unknown = exact.filter(|p| !self.durable.expected.contains_key(p));
+        waiting.extend(unknown.map(|parent| format!("{parent} to appear")));
+        waiting
+    }
+
+    /// It has VFs, and another number of them: only a person may change that.
+    pub(super) fn drifted(&self, parent: &ParentId) -> bool {
+        let sriov = parent.pci().and_then(|a| self.seen.functions.get(&a)?.sriov.as_ref());
+        match (sriov, self.layouts.get(parent)) {
+            (Some(sriov), Some(layout)) => {
+                let now = sriov.vfs.len();
+                now != 0 && now != usize::from(layout.vfs.of(sriov.total))
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn settled(&self) -> bool {
+        self.waiting_for().is_empty()
+    }
+
+    /// Answers those who wait, when it has come to be so.
+    pub(super) fn tell_settled(&mut self) {
+        let settled = self.settled();
+        if settled == self.was_settled {
+            return;
+        }
+        self.was_settled = settled;
+        self.note("settled", settled, if settled { "settled" } else { "no longer settled" });
+        if settled {
+            for request in std::mem::take(&mut self.waiting) {
+                self.push(Effect::Disarm { timer: Timer::Settle(request) });
+                let message = "settled".to_owned();
+                let outcome = Ok(Answer::Done { changed: false, message });
+                self.push(Effect::Answer { request, outcome });
+            }
+            if !self.run.start_later.is_empty() {
+                self.note("agent-work", "start", "domains refused as not settled can start");
+            }
+        }
+    }
+
+    pub(super) fn on_settle_timeout(&mut self, request: RequestId) {
+        if self.waiting.remove(&request) {
+            let mut refusal = Refusal::new(Code::Timeout, "not settled in the time given");
+            refusal
+                .causes
+                .extend(self.waiting_for().into_iter().map(|w| format!("waiting for {w}")));
+            let outcome = Err(refusal.hint("gpuslice gpus"));
+            self.push(Effect::Answer { request, outcome });
+        }
+    }
+}

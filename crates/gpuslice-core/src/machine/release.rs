@@ -1,0 +1,144 @@
+//! Taking slices back. A release is recorded, answered, and then pursued until it is done: failures are kept and
+//! tried again, never dropped.
+
+use super::ops::Purpose;
+use super::{Effect, Machine, Stored, Timer};
+use crate::execute::StepError;
+use crate::ids::{Owner, SliceId};
+use crate::state::Phase;
+use uuid::Uuid;
+
+/// Milliseconds libvirt has, after QEMU ended, to call the release hook itself.
+const GRACE: u64 = 15_000;
+
+/// Longest pause between two tries, in milliseconds.
+const SLOWEST_RETRY: u64 = 30_000;
+
+impl Machine {
+    pub(super) fn on_release(&mut self, domain: Uuid) {
+        let owner = Owner::Domain(domain);
+        let foreign = self.run.foreign.len();
+        self.run.foreign.retain(|_, hold| hold.owner != owner);
+        if self.run.foreign.len() != foreign {
+            self.persist(Stored::Runtime);
+        }
+        let slices: Vec<SliceId> = self
+            .run
+            .assignments
+            .iter()
+            .filter(|(_, a)| a.claim.owner == owner)
+            .map(|(slice, _)| *slice)
+            .collect();
+        for slice in slices {
+            self.begin_release(slice);
+        }
+    }
+
+    /// Records that a slice is on its way back, and starts.
+    pub(super) fn begin_release(&mut self, slice: SliceId) {
+        let Some(assignment) = self.run.assignments.get_mut(&slice) else {
+            return;
+        };
+        if assignment.phase != Phase::Releasing {
+            assignment.phase = Phase::Releasing;
+            self.note("slice", slice, "releasing");
+        }
+        self.persist(Stored::Runtime);
+        self.push(Effect::Disarm { timer: Timer::Grace(slice) });
+        if !self.working_on(slice) {
+            self.try_release(slice, 0);
+        }
+    }
+
+    fn try_release(&mut self, slice: SliceId, tries: u32) {
+        let Some(assignment) = self.run.assignments.get(&slice) else {
+            return;
+        };
+        let layout = self.layouts.get(&assignment.parent);
+        let steps = self
+            .mechanism_of(slice)
+            .map(|m| m.release_steps(slice, assignment, layout))
+            .unwrap_or_default();
+        self.start_op(Purpose::Release { slice, tries }, steps);
+    }
+
+    pub(super) fn retry_release(&mut self, slice: SliceId) {
+        let releasing =
+            self.run.assignments.get(&slice).is_some_and(|a| a.phase == Phase::Releasing);
+        if releasing && !self.working_on(slice) {
+            let tries = self.release_tries.get(&slice).copied().unwrap_or(0);
+            self.try_release(slice, tries);
+        }
+    }
+
+    pub(super) fn released(&mut self, slice: SliceId) {
+        self.release_tries.remove(&slice);
+        self.push(Effect::Disarm { timer: Timer::RetryRelease(slice) });
+        let Some(assignment) = self.run.assignments.remove(&slice) else {
+            return;
+        };
+        self.persist(Stored::Runtime);
+        self.note("slice", slice, format!("released by {}", assignment.claim));
+        let last = !self.run.assignments.values().any(|a| a.claim == assignment.claim);
+        let done =
+            self.durable.claims.get(&assignment.claim).is_some_and(|c| c.transient || c.orphaned);
+        if last && done {
+            self.durable.claims.remove(&assignment.claim);
+            self.persist(Stored::Durable);
+            self.note("claim", &assignment.claim, "ended with its owner");
+        }
+    }
+
+    pub(super) fn release_failed(&mut self, slice: SliceId, tries: u32, error: &StepError) {
+        let Some(assignment) = self.run.assignments.get_mut(&slice) else {
+            return;
+        };
+        // Somebody took a VM's end for certain too early: it runs.
+        if let (StepError::Held { .. }, true) = (error, self.presumed_dead.remove(&slice)) {
+            assignment.phase = Phase::Attached;
+            self.persist(Stored::Runtime);
+            return self.push(Effect::Watch { slice });
+        }
+        let trouble = error.to_string();
+        if assignment.trouble.as_ref() != Some(&trouble) {
+            let text = format!("cannot release {slice} yet: {trouble}");
+            // A QEMU that is about to end is the ordinary case.
+            self.effects.push(Effect::Log { warning: tries > 2, text });
+            assignment.trouble = Some(trouble);
+            self.dirty.insert(Stored::Runtime);
+        }
+        self.release_tries.insert(slice, tries + 1);
+        let after = (50_u64 << tries.min(10)).min(SLOWEST_RETRY);
+        if matches!(error, StepError::Held { .. }) {
+            self.push(Effect::Watch { slice });
+        }
+        self.push(Effect::Arm { timer: Timer::RetryRelease(slice), after });
+    }
+
+    pub(super) fn on_holder_gone(&mut self, slice: SliceId) {
+        match self.run.assignments.get(&slice).map(|a| a.phase) {
+            Some(Phase::Releasing) => self.retry_release(slice),
+            Some(Phase::Attached) => {
+                self.push(Effect::Arm { timer: Timer::Grace(slice), after: GRACE })
+            }
+            _ => {}
+        }
+    }
+
+    /// libvirt had time to tell, and did not: it may be gone itself.
+    pub(super) fn on_grace_over(&mut self, slice: SliceId) {
+        let waiting = self
+            .run
+            .assignments
+            .get(&slice)
+            .is_some_and(|a| matches!(a.phase, Phase::Prepared | Phase::Attached));
+        if waiting && !self.working_on(slice) {
+            let text = format!(
+                "no process holds {slice} and libvirt did not release it; it is taken back"
+            );
+            self.push(Effect::Log { warning: true, text });
+            self.presumed_dead.insert(slice);
+            self.begin_release(slice);
+        }
+    }
+}

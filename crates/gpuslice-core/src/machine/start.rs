@@ -1,0 +1,126 @@
+//! Waking up: what the records of a former daemon mean now.
+
+use super::{Effect, Machine, Stored, Timer};
+use crate::config::{Config, ConfigError};
+use crate::ids::BootId;
+use crate::mechanism::Mechanism;
+use crate::observation::Observation;
+use crate::state::{Durable, Phase, Runtime};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Milliseconds that libvirt has to say what became of a VM that was starting when the daemon stopped.
+const STARTING_GRACE: u64 = 60_000;
+
+/// What a machine begins with.
+pub struct Start {
+    /// How slices are made here.
+    pub mechanisms: Vec<Box<dyn Mechanism>>,
+    /// `/sys`, or the name of a simulated host.
+    pub host: String,
+    /// This boot.
+    pub boot: BootId,
+    /// The configuration on disk.
+    pub config: Result<Config, Vec<ConfigError>>,
+    /// As recorded, or the default when there was no record.
+    pub durable: Durable,
+    /// As recorded, if there was a record.
+    pub run: Option<Runtime>,
+    /// What a person should know of how the records were found.
+    pub warnings: Vec<String>,
+}
+
+impl Machine {
+    /// Makes a machine, and says what to do first.
+    pub fn start(start: Start) -> (Self, Vec<Effect>) {
+        let (config, config_errors) = match start.config {
+            Ok(config) => (config, Vec::new()),
+            Err(errors) => (Config::default(), errors.iter().map(ToString::to_string).collect()),
+        };
+        let mut machine = Self {
+            mechanisms: start.mechanisms,
+            host: start.host,
+            config,
+            config_errors,
+            warnings: start.warnings,
+            written: Arc::new(start.durable.clone()),
+            durable: start.durable,
+            run: Runtime::new(start.boot),
+            seen: Observation::default(),
+            layouts: BTreeMap::new(),
+            observed: false,
+            ops: BTreeMap::new(),
+            next_op: 0,
+            parked: Vec::new(),
+            waiting: BTreeSet::new(),
+            was_settled: false,
+            applying: BTreeMap::new(),
+            look_again: BTreeSet::new(),
+            release_tries: BTreeMap::new(),
+            presumed_dead: BTreeSet::new(),
+            unwritten: BTreeSet::new(),
+            dirty: BTreeSet::new(),
+            answered: BTreeMap::new(),
+            effects: Vec::new(),
+        };
+        machine.adopt_config_at_boot(start.boot);
+        machine.resume(start.run.filter(|run| run.boot == start.boot));
+        machine.push(Effect::Observe);
+        let effects = machine.flush();
+        (machine, effects)
+    }
+
+    /// An edited configuration takes effect at a boot, a broken one never.
+    fn adopt_config_at_boot(&mut self, boot: BootId) {
+        if self.durable.applied_boot == Some(boot) {
+            return;
+        }
+        if !self.config_errors.is_empty() {
+            let text = format!("the applied layout stays: {}", self.config_errors.join("; "));
+            return self.push(Effect::Log { warning: true, text });
+        }
+        self.durable.applied_boot = Some(boot);
+        if self.durable.rules != self.config.rules {
+            self.durable.rules = self.config.rules.clone();
+            self.durable.expected.clear();
+        }
+        self.persist(Stored::Durable);
+    }
+
+    /// Takes over the assignments of a daemon that stopped in this boot.
+    fn resume(&mut self, run: Option<Runtime>) {
+        self.persist(Stored::Runtime);
+        let Some(run) = run else { return };
+        self.run = run;
+        for (slice, assignment) in &self.run.assignments {
+            let (slice, phase) = (*slice, assignment.phase);
+            match phase {
+                // libvirt was never told that it is ready: its hook asks again, or the start failed.
+                Phase::Reserved | Phase::Releasing => {}
+                Phase::Prepared => {
+                    let timer = Timer::Grace(slice);
+                    self.effects.push(Effect::Arm { timer, after: STARTING_GRACE });
+                }
+                Phase::Attached => self.effects.push(Effect::Watch { slice }),
+            }
+        }
+        for (parent, step) in &self.run.pending {
+            let timer = Timer::Unsure(parent.clone());
+            self.effects.push(Effect::Arm { timer, after: step.deadline_ms() });
+        }
+    }
+
+    /// After the first reading: takes up the releases a former daemon did not finish.
+    pub(super) fn resume_releases(&mut self) {
+        let unfinished: Vec<_> = self
+            .run
+            .assignments
+            .iter()
+            .filter(|(_, a)| matches!(a.phase, Phase::Reserved | Phase::Releasing))
+            .map(|(slice, _)| *slice)
+            .collect();
+        for slice in unfinished {
+            self.begin_release(slice);
+        }
+    }
+}

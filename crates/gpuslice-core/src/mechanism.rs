@@ -1,0 +1,78 @@
+//! How slices are made. A mechanism knows a family of kernel interfaces; everything above it is the same for all.
+
+use crate::ids::{MdevTypeId, ParentId, PciAddress, ProfileName, SliceId};
+use crate::layout::Layout;
+use crate::observation::Observation;
+use crate::plan::Step;
+use crate::refusal::Refusal;
+use crate::state::Assignment;
+
+/// What a parent can give.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// Name to ask for.
+    pub profile: ProfileName,
+    /// Which device.
+    pub parent: ParentId,
+    /// In which form.
+    pub form: Form,
+    /// What the device calls it.
+    pub description: Option<String>,
+    /// Bytes.
+    pub memory: Option<u64>,
+    /// Most the parent can give of it when it gives nothing else.
+    pub max: Option<u32>,
+}
+
+/// Form of the slices of an offer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Form {
+    /// Existing virtual functions, in index order.
+    Vfs(Vec<PciAddress>),
+    /// Mediated devices made on demand.
+    Mdevs {
+        /// Raw type.
+        type_id: MdevTypeId,
+        /// How many more the kernel says it would make.
+        available: u32,
+    },
+}
+
+/// A family of kernel interfaces. Pure: it reads the observation and answers with steps.
+pub trait Mechanism: Send + Sync {
+    /// Its word in the vocabulary: `sriov`, `mdev`.
+    fn name(&self) -> &'static str;
+
+    /// Whether the parent is of this kind.
+    fn applies(&self, seen: &Observation, parent: &ParentId) -> bool;
+
+    /// What the parent offers as it is now.
+    fn offers(&self, seen: &Observation, parent: &ParentId, layout: Option<&Layout>) -> Vec<Offer>;
+
+    /// Steps from what is seen to the layout; none when it is so, or when it can only come by itself. With
+    /// `reshape` the way may lead over taking slices away, without it never.
+    ///
+    /// # Errors
+    /// When the parent can never be so.
+    fn layout_steps(
+        &self,
+        seen: &Observation,
+        parent: &ParentId,
+        layout: &Layout,
+        reshape: bool,
+    ) -> Result<Vec<Step>, Refusal>;
+
+    /// Whether the parent is as the layout says.
+    fn realised(&self, seen: &Observation, parent: &ParentId, layout: &Layout) -> bool;
+
+    /// Steps that make a slice ready for a VM.
+    fn prepare_steps(&self, slice: SliceId, assignment: &Assignment) -> Vec<Step>;
+
+    /// Steps that take it back. Must be right from every state in between.
+    fn release_steps(
+        &self,
+        slice: SliceId,
+        assignment: &Assignment,
+        layout: Option<&Layout>,
+    ) -> Vec<Step>;
+}

@@ -1,0 +1,313 @@
+//! The decision which slice a claim gets, with a reason for every candidate that is not it.
+
+use crate::config::Strategy;
+use crate::ids::{ClaimKey, MdevTypeId, ParentId, PciAddress, ProfileName, SliceId};
+use crate::mechanism::{Form, Offer};
+use crate::observation::Observation;
+use crate::plan::Step;
+use crate::refusal::{Code, Refusal};
+use crate::state::{Assignment, Claim, ForeignHold, Phase};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// All a placement looks at.
+pub struct View<'a> {
+    /// The host.
+    pub seen: &'a Observation,
+    /// What its parents offer.
+    pub offers: Vec<Offer>,
+    /// Who has what.
+    pub assignments: &'a BTreeMap<SliceId, Assignment>,
+    /// What running domains hold without a claim.
+    pub foreign: &'a BTreeMap<SliceId, ForeignHold>,
+    /// Who wants what.
+    pub claims: &'a BTreeMap<ClaimKey, Claim>,
+    /// Not given out.
+    pub cordons: &'a BTreeMap<ParentId, String>,
+    /// Not touched.
+    pub quarantines: &'a BTreeMap<ParentId, Refusal>,
+    /// Worked on as a whole.
+    pub reshaping: BTreeMap<ParentId, Step>,
+    /// Which of several.
+    pub strategy: Strategy,
+}
+
+/// What is looked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Which profile.
+    pub profile: &'a ProfileName,
+    /// For whom, so that its own reservation does not stand in its way.
+    pub key: Option<&'a ClaimKey>,
+    /// Preferred NUMA node.
+    pub numa: Option<u32>,
+}
+
+/// Why there was nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// No device here has it at all.
+    NoSuchProfile {
+        /// The most similar name that exists.
+        nearest: Option<ProfileName>,
+    },
+    /// Each candidate, and why not.
+    Candidates(Vec<(ParentId, Refusal)>),
+}
+
+impl View<'_> {
+    fn parent_reason(&self, parent: &ParentId) -> Option<Refusal> {
+        if let Some(why) = self.quarantines.get(parent) {
+            let refusal = Refusal::new(Code::Quarantined, format!("{parent} is quarantined"))
+                .because(why.message.clone())
+                .hint(format!("gpuslice uncordon {parent}"));
+            return Some(refusal);
+        }
+        if let Some(reason) = self.cordons.get(parent) {
+            let said = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+            let refusal = Refusal::new(Code::Cordoned, format!("{parent} is cordoned{said}"));
+            return Some(refusal.hint(format!("gpuslice uncordon {parent}")));
+        }
+        let step = self.reshaping.get(parent)?;
+        let seconds = step.deadline_ms() / 1000;
+        let message = format!("{parent} is being reshaped ({step}), at most {seconds} s more");
+        Some(Refusal::new(Code::Reshaping, message).hint("gpuslice wait --settled"))
+    }
+
+    /// Devices of a type that are ordered but not yet visible in the kernel's count.
+    fn under_way(&self, parent: &ParentId) -> u32 {
+        let unseen = |(slice, a): &(&SliceId, &Assignment)| match slice {
+            SliceId::Mdev(uuid) => {
+                a.phase == Phase::Reserved
+                    && a.parent == *parent
+                    && !self.seen.mdevs.contains_key(uuid)
+            }
+            _ => false,
+        };
+        u32::try_from(self.assignments.iter().filter(unseen).count()).unwrap_or(u32::MAX)
+    }
+
+    /// Slices held for claims that are not running.
+    fn reserved_elsewhere(&self, wanted: &Wanted<'_>) -> u32 {
+        self.claims
+            .iter()
+            .filter(|(key, c)| {
+                c.reserve && !c.orphaned && c.profile == *wanted.profile && Some(*key) != wanted.key
+            })
+            .map(|(key, claim)| {
+                let bound = self.assignments.values().filter(|a| a.claim == *key).count();
+                claim.request.count.saturating_sub(u32::try_from(bound).unwrap_or(u32::MAX))
+            })
+            .sum()
+    }
+}
+
+/// Finds a parent for a new mediated device; `refused` are parents whose kernel driver has said no already.
+///
+/// # Errors
+/// [`Refused`] with every candidate's reason.
+pub fn mdev(
+    view: &View<'_>,
+    wanted: &Wanted<'_>,
+    refused: &BTreeSet<ParentId>,
+) -> Result<(ParentId, MdevTypeId), Refused> {
+    let mut reasons = Vec::new();
+    let mut free = Vec::new();
+    for offer in view.offers.iter().filter(|o| o.profile == *wanted.profile) {
+        let Form::Mdevs { type_id, available } = &offer.form else {
+            continue;
+        };
+        let left = available.saturating_sub(view.under_way(&offer.parent));
+        if let Some(reason) = view.parent_reason(&offer.parent) {
+            reasons.push((offer.parent.clone(), reason));
+        } else if refused.contains(&offer.parent) {
+            let message = format!("the driver of {} refused to make one", offer.parent);
+            reasons.push((offer.parent.clone(), Refusal::new(Code::NoCapacity, message)));
+        } else if left == 0 {
+            let message = format!("{} has no more of {}", offer.parent, wanted.profile);
+            reasons.push((offer.parent.clone(), Refusal::new(Code::NoCapacity, message)));
+        } else {
+            free.push((left, offer.parent.clone(), type_id.clone()));
+        }
+    }
+    let total: u32 = free.iter().map(|(left, _, _)| *left).fold(0, u32::saturating_add);
+    if total <= view.reserved_elsewhere(wanted) && !free.is_empty() {
+        let message =
+            format!("the last {total} of {} are reserved for other claims", wanted.profile);
+        for (_, parent, _) in free.drain(..) {
+            reasons.push((parent, Refusal::new(Code::NoCapacity, message.clone())));
+        }
+    }
+    let far =
+        |parent: &ParentId| wanted.numa.is_some() && view.seen.numa_node(parent) != wanted.numa;
+    let best = free.into_iter().min_by_key(|(left, parent, _)| {
+        let load = match view.strategy {
+            Strategy::Pack => i64::from(*left),
+            Strategy::Spread => -i64::from(*left),
+        };
+        (far(parent), load, parent.clone())
+    });
+    match best {
+        Some((_, parent, type_id)) => Ok((parent, type_id)),
+        None if reasons.is_empty() => Err(no_such_profile(view, wanted.profile)),
+        None => Err(Refused::Candidates(reasons)),
+    }
+}
+
+fn no_such_profile(view: &View<'_>, profile: &ProfileName) -> Refused {
+    let nearest = view
+        .offers
+        .iter()
+        .map(|o| (strsim::damerau_levenshtein(o.profile.as_str(), profile.as_str()), &o.profile))
+        .min()
+        .filter(|(distance, _)| *distance <= 1 + profile.as_str().len() / 3)
+        .map(|(_, name)| name.clone());
+    Refused::NoSuchProfile { nearest }
+}
+
+/// Judges the one VF a claim's XML names, and says its parent.
+///
+/// # Errors
+/// Why it cannot be given.
+pub fn vf(
+    view: &View<'_>,
+    profile: &ProfileName,
+    key: &ClaimKey,
+    address: PciAddress,
+    managed: bool,
+) -> Result<ParentId, Refusal> {
+    let slice = SliceId::Vf(address);
+    let refuse = |code, message: String| Err(Refusal::new(code, message));
+    let Some(vf) = view.seen.vfs.get(&address) else {
+        return refuse(Code::Absent, format!("VF {address} is not on this host"));
+    };
+    let parent = ParentId::Pci(vf.pf);
+    if let Some(reason) = view.parent_reason(&parent) {
+        return Err(reason);
+    }
+    let offered =
+        view.offers.iter().find(|o| matches!(&o.form, Form::Vfs(vfs) if vfs.contains(&address)));
+    match offered {
+        None => {
+            return refuse(
+                Code::Foreign,
+                format!("VF {address} belongs to a device gpuslice has no layout for"),
+            );
+        }
+        Some(offer) if offer.profile != *profile => {
+            let message = format!("VF {address} is now a {}, not a {profile}", offer.profile);
+            return refuse(Code::NoProfile, message);
+        }
+        Some(_) => {}
+    }
+    if let Some(other) = view.assignments.get(&slice).filter(|a| a.claim != *key) {
+        let whose = view
+            .claims
+            .get(&other.claim)
+            .map_or_else(|| other.claim.owner.to_string(), |c| c.owner_name.clone());
+        return refuse(
+            Code::Taken,
+            format!("VF {address} is assigned to {whose} ({})", other.claim.name),
+        );
+    }
+    if let Some(hold) = view.foreign.get(&slice).filter(|h| h.owner != key.owner) {
+        return refuse(
+            Code::Held,
+            format!("VF {address} is in {}, which made no claim", hold.name),
+        );
+    }
+    if vf.iommu_group.is_none() {
+        let refusal = Refusal::new(Code::Unsupported, format!("VF {address} has no IOMMU group"));
+        return Err(refusal.hint(
+            "boot with intel_iommu=on or amd_iommu=on, and enable the IOMMU in the firmware",
+        ));
+    }
+    match &vf.driver {
+        Some(driver) if !managed && !vf.on_vfio() => {
+            let refusal = Refusal::new(
+                Code::HostDriver,
+                format!("VF {address} is used by the host's driver {driver}"),
+            );
+            Err(refusal.hint(format!("echo {address} > /sys/bus/pci/drivers/{driver}/unbind")))
+        }
+        _ => Ok(parent),
+    }
+}
+
+/// A VF that no claim names yet; with `pool` the one the fewest pooled claims name.
+///
+/// # Errors
+/// [`Refused`] with every candidate's reason.
+pub fn home(
+    view: &View<'_>,
+    wanted: &Wanted<'_>,
+    pool: bool,
+    taken: &BTreeSet<PciAddress>,
+) -> Result<PciAddress, Refused> {
+    let mut reasons = Vec::new();
+    let mut free = Vec::new();
+    for offer in view.offers.iter().filter(|o| o.profile == *wanted.profile) {
+        let Form::Vfs(vfs) = &offer.form else {
+            continue;
+        };
+        if let Some(reason) = view.parent_reason(&offer.parent) {
+            reasons.push((offer.parent.clone(), reason));
+            continue;
+        }
+        let before = free.len();
+        for address in vfs.iter().filter(|a| !taken.contains(a)) {
+            let named: Vec<&Claim> = view
+                .claims
+                .iter()
+                .filter(|(key, c)| Some(*key) != wanted.key && c.home.contains(address))
+                .map(|(_, claim)| claim)
+                .collect();
+            let slice = SliceId::Vf(*address);
+            let mine = |a: &Assignment| Some(&a.claim) == wanted.key;
+            let in_use = view.assignments.get(&slice).is_some_and(|a| !mine(a))
+                || view.foreign.contains_key(&slice);
+            let usable =
+                view.seen.vfs.get(address).is_some_and(|vf| vf.driver.is_none() || vf.on_vfio());
+            let sharable = named.iter().all(|c| pool && c.pool);
+            if sharable && usable && (pool || !in_use) {
+                let far =
+                    wanted.numa.is_some() && view.seen.numa_node(&offer.parent) != wanted.numa;
+                free.push((in_use, named.len(), far, offer.parent.clone(), *address));
+            }
+        }
+        if free.len() == before {
+            let message = format!("every VF of {} is in use or the home of a claim", offer.parent);
+            reasons.push((offer.parent.clone(), Refusal::new(Code::NoCapacity, message)));
+        }
+    }
+    // Parents with few homes left are filled first when packing.
+    let mut left: BTreeMap<&ParentId, i64> = BTreeMap::new();
+    for (.., parent, _) in &free {
+        *left.entry(parent).or_default() += 1;
+    }
+    let best = free.iter().min_by_key(|(in_use, named, far, parent, address)| {
+        let left = left.get(parent).copied().unwrap_or_default();
+        let load = if view.strategy == Strategy::Pack { left } else { -left };
+        (*in_use, *named, *far, load, *address)
+    });
+    match best {
+        Some((.., address)) => Ok(*address),
+        None if reasons.is_empty() => Err(no_such_profile(view, wanted.profile)),
+        None => Err(Refused::Candidates(reasons)),
+    }
+}
+
+/// The smallest profile with at least so many bytes of memory.
+///
+/// # Errors
+/// `no-profile` when the devices here have none.
+pub fn by_memory(view: &View<'_>, memory: u64) -> Result<ProfileName, Refusal> {
+    view.offers
+        .iter()
+        .filter_map(|o| Some((o.memory.filter(|m| *m >= memory)?, &o.profile)))
+        .min()
+        .map(|(_, profile)| profile.clone())
+        .ok_or_else(|| {
+            let message = format!("no profile here has {} MiB of memory", memory >> 20);
+            Refusal::new(Code::NoProfile, message).hint("gpuslice profiles")
+        })
+}

@@ -1,0 +1,332 @@
+//! What outlives a process: claims and applied rules outlive the boot, assignments outlive the daemon. Documents
+//! are JSON with a schema number; this module only parses and prints them.
+
+use crate::domain::ClaimRequest;
+use crate::ids::{BootId, ClaimKey, MdevTypeId, Owner, ParentId, PciAddress, ProfileName, SliceId};
+use crate::layout::{Layout, Match, Rule};
+use crate::plan::Step;
+use crate::refusal::Refusal;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Schema written by this version.
+pub const SCHEMA: u32 = 1;
+
+/// Kept in /var/lib/gpuslice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Durable {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The boot in which the configuration was last taken over.
+    pub applied_boot: Option<BootId>,
+    /// The rules as applied; an edited configuration changes nothing before `apply` or the next boot.
+    pub rules: Vec<Rule>,
+    /// Parents that were realised under these rules, and so are waited for when they are absent.
+    pub expected: BTreeMap<ParentId, Layout>,
+    /// What VMs asked for.
+    pub claims: BTreeMap<ClaimKey, Claim>,
+    /// Parents not given out because a person said so.
+    pub cordons: BTreeMap<ParentId, String>,
+    /// Parents not touched because of a fault.
+    pub quarantines: BTreeMap<ParentId, Refusal>,
+}
+
+impl Default for Durable {
+    fn default() -> Self {
+        Self {
+            schema: SCHEMA,
+            applied_boot: None,
+            rules: Vec::new(),
+            expected: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            cordons: BTreeMap::new(),
+            quarantines: BTreeMap::new(),
+        }
+    }
+}
+
+/// A request for slices that stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    /// The owner's name, for people.
+    pub owner_name: String,
+    /// What is asked.
+    pub request: ClaimRequest,
+    /// The profile it came down to.
+    pub profile: ProfileName,
+    /// VFs: the one each slice of the claim is to be, by index.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub home: Vec<PciAddress>,
+    /// Homes may be shared with other pooled claims.
+    #[serde(default)]
+    pub pool: bool,
+    /// Capacity is held while the owner is stopped.
+    #[serde(default)]
+    pub reserve: bool,
+    /// Made by a start alone: it ends with the stop, unless the domain turns out to be persistent.
+    #[serde(default)]
+    pub transient: bool,
+    /// The owner is gone for good.
+    #[serde(default)]
+    pub orphaned: bool,
+    /// Why the last start was refused, until one succeeds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_refusal: Option<Refusal>,
+}
+
+/// Kept in /run/gpuslice/state, stamped with the boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Runtime {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Of which boot.
+    pub boot: BootId,
+    /// Who has which slice.
+    pub assignments: BTreeMap<SliceId, Assignment>,
+    /// Slices that running domains hold without a claim.
+    pub foreign: BTreeMap<SliceId, ForeignHold>,
+    /// Steps under way on whole parents.
+    pub pending: BTreeMap<ParentId, Step>,
+    /// Domains refused as not settled, in order.
+    pub start_later: Vec<uuid::Uuid>,
+}
+
+impl Runtime {
+    /// Nothing is assigned after a boot.
+    pub fn new(boot: BootId) -> Self {
+        Self {
+            schema: SCHEMA,
+            boot,
+            assignments: BTreeMap::new(),
+            foreign: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            start_later: Vec::new(),
+        }
+    }
+}
+
+/// A claim bound to a slice.
+///
+/// ```text
+///  reserved ──► prepared ──► attached ──► releasing ──► (gone)
+///      └───────────┴──────────────────────────▲
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Assignment {
+    /// Whose.
+    pub claim: ClaimKey,
+    /// Which of the claim's slices.
+    pub index: u32,
+    /// What yields it.
+    pub parent: ParentId,
+    /// What it is.
+    pub profile: ProfileName,
+    /// Raw type of an mdev.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub type_id: Option<MdevTypeId>,
+    /// libvirt binds and unbinds by itself (managed='yes').
+    #[serde(default)]
+    pub managed: bool,
+    /// Where in its life.
+    pub phase: Phase,
+    /// Why it is still here, when it should not be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+/// Where an assignment is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Recorded; the device is being made.
+    Reserved,
+    /// The device is ready and libvirt was told so.
+    Prepared,
+    /// A VM runs with it.
+    Attached,
+    /// Being taken back.
+    Releasing,
+}
+
+impl Phase {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reserved => "reserved",
+            Self::Prepared => "prepared",
+            Self::Attached => "attached",
+            Self::Releasing => "releasing",
+        }
+    }
+}
+
+/// A slice in a running domain that made no claim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForeignHold {
+    /// The domain.
+    pub owner: Owner,
+    /// Its name.
+    pub name: String,
+}
+
+/// Why a document that is there was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StateError {
+    /// No content, as after a crash of something that truncates before it writes; we never do.
+    #[error("the file is empty")]
+    Empty,
+    /// Not the JSON it should be.
+    #[error("line {line}, column {column}: {message}")]
+    Corrupt {
+        /// 1-based.
+        line: usize,
+        /// 1-based.
+        column: usize,
+        /// What the parser says.
+        message: String,
+    },
+    /// Written by a later version; using it could lose what that version knows.
+    #[error("schema {found} is newer than the {SCHEMA} this version writes")]
+    Newer {
+        /// Its schema.
+        found: u32,
+    },
+}
+
+/// Parses a document of this schema.
+///
+/// # Errors
+/// See [`StateError`].
+pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, StateError> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        schema: u32,
+    }
+    if text.trim().is_empty() {
+        return Err(StateError::Empty);
+    }
+    let corrupt = |error: &serde_json::Error| StateError::Corrupt {
+        line: error.line(),
+        column: error.column(),
+        message: error.to_string(),
+    };
+    let Versioned { schema } = serde_json::from_str(text).map_err(|e| corrupt(&e))?;
+    if schema > SCHEMA {
+        return Err(StateError::Newer { found: schema });
+    }
+    serde_json::from_str(text).map_err(|e| corrupt(&e))
+}
+
+/// Prints a document.
+///
+/// # Errors
+/// Never for these types, whose map keys are all texts; the signature is the serialiser's.
+pub fn print<T: Serialize>(document: &T) -> Result<String, serde_json::Error> {
+    serde_json::to_string_pretty(document).map(|text| text + "\n")
+}
+
+// Rules are configuration first; their stored form is the same words.
+impl Serialize for Rule {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        StoredRule {
+            address: self.matches.address,
+            vendor_device: self.matches.vendor_device,
+            driver: self.matches.driver.clone(),
+            serial: self.matches.serial,
+            layout: self.layout.clone(),
+            origin: self.origin.clone(),
+        }
+        .serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Rule {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let StoredRule { address, vendor_device, driver, serial, layout, origin } =
+            StoredRule::deserialize(deserializer)?;
+        Ok(Self { matches: Match { address, vendor_device, driver, serial }, layout, origin })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredRule {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    address: Option<PciAddress>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    vendor_device: Option<(u16, u16)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    driver: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    serial: Option<u64>,
+    layout: Layout,
+    origin: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> Durable {
+        let mut durable = Durable::default();
+        let key: ClaimKey = "6ba7b810-9dad-11d1-80b4-00c04fd430c8/gpu0".parse().unwrap();
+        let request: ClaimRequest =
+            serde_json::from_str(r#"{"name":"gpu0","profile":"mtty-2"}"#).unwrap();
+        durable.claims.insert(
+            key,
+            Claim {
+                owner_name: "win11".into(),
+                profile: "mtty-2".parse().unwrap(),
+                request,
+                home: vec!["0000:41:00.4".parse().unwrap()],
+                pool: false,
+                reserve: true,
+                transient: false,
+                orphaned: false,
+                last_refusal: None,
+            },
+        );
+        let rules =
+            "[[gpu]]\nmatch={driver=\"igb\",serial=\"0011223344556677\"}\nlayout={vfs=\"all\"}";
+        durable.rules = crate::config::parse(&[("a".into(), rules.into())]).unwrap().rules;
+        durable
+    }
+
+    #[test]
+    fn round_trips() {
+        let durable = example();
+        assert_eq!(parse::<Durable>(&print(&durable).unwrap()), Ok(durable));
+    }
+
+    #[test]
+    fn truncated_at_every_byte_is_never_taken() {
+        let text = print(&example()).unwrap();
+        let text = text.trim_end();
+        for cut in 1..text.len() {
+            assert!(
+                matches!(parse::<Durable>(&text[..cut]), Err(StateError::Corrupt { .. })),
+                "cut at {cut}"
+            );
+        }
+        assert_eq!(parse::<Durable>(""), Err(StateError::Empty));
+        assert_eq!(parse::<Durable>(" \n"), Err(StateError::Empty));
+    }
+
+    #[test]
+    fn a_newer_schema_is_told_even_when_its_fields_are_unknown() {
+        let text = r#"{"schema": 2, "novelty": true}"#;
+        assert_eq!(parse::<Durable>(text), Err(StateError::Newer { found: 2 }));
+    }
+
+    #[test]
+    fn unknown_fields_are_corruption_not_ignored() {
+        let text = print(&Durable::default()).unwrap().replacen("\"claims\"", "\"clams\"", 1);
+        assert!(matches!(parse::<Durable>(&text), Err(StateError::Corrupt { .. })));
+    }
+}
