@@ -1,0 +1,74 @@
+//! Mediated devices made on demand (Documentation/driver-api/vfio-mediated-device.rst). A start makes one on
+//! whichever parent placement picks, under the UUID the domain's XML already carries; a stop removes it.
+
+use gpuslice_core::ids::{ParentId, SliceId};
+use gpuslice_core::layout::Layout;
+use gpuslice_core::mechanism::{Form, Mechanism, Offer};
+use gpuslice_core::observation::Observation;
+use gpuslice_core::plan::Step;
+use gpuslice_core::refusal::Refusal;
+use gpuslice_core::state::Assignment;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Mdev;
+
+impl Mechanism for Mdev {
+    fn name(&self) -> &'static str {
+        "mdev"
+    }
+
+    fn applies(&self, seen: &Observation, parent: &ParentId) -> bool {
+        seen.mdev_parents.contains_key(parent)
+    }
+
+    /// A profile for each type QEMU can take as a PCI device, under the kernel's own id in lower case.
+    fn offers(&self, seen: &Observation, parent: &ParentId, _: Option<&Layout>) -> Vec<Offer> {
+        let Some(device) = seen.mdev_parents.get(parent) else { return Vec::new() };
+        let of_pci = device.types.iter().filter(|(_, t)| t.fixed.device_api == "vfio-pci");
+        of_pci
+            .filter_map(|(type_id, of_type)| {
+                Some(Offer {
+                    profile: type_id.as_str().to_ascii_lowercase().parse().ok()?,
+                    parent: parent.clone(),
+                    form: Form::Mdevs { type_id: type_id.clone(), available: of_type.available },
+                    description: of_type.fixed.name.clone(),
+                    memory: of_type.fixed.memory(),
+                    max: of_type.fixed.max_instances(),
+                })
+            })
+            .collect()
+    }
+
+    fn layout_steps(
+        &self,
+        _: &Observation,
+        _: &ParentId,
+        _: &Layout,
+        _: bool,
+    ) -> Result<Vec<Step>, Refusal> {
+        Ok(Vec::new())
+    }
+
+    fn realised(&self, _: &Observation, _: &ParentId, _: &Layout) -> bool {
+        true
+    }
+
+    fn prepare_steps(&self, slice: SliceId, assignment: &Assignment) -> Vec<Step> {
+        match (slice, &assignment.type_id) {
+            (SliceId::Mdev(uuid), Some(type_id)) => vec![Step::CreateMdev {
+                parent: assignment.parent.clone(),
+                type_id: type_id.clone(),
+                uuid,
+            }],
+            _ => Vec::new(),
+        }
+    }
+
+    fn release_steps(&self, slice: SliceId, _: &Assignment, _: Option<&Layout>) -> Vec<Step> {
+        match slice {
+            SliceId::Mdev(uuid) => vec![Step::RemoveMdev { uuid }],
+            _ => Vec::new(),
+        }
+    }
+}

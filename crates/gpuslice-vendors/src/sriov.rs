@@ -1,0 +1,76 @@
+//! Plain SR-IOV: a PF whose driver makes VFs on a write to `sriov_numvfs` (Documentation/PCI/pci-iov-howto.rst).
+//! All VFs are made at once and stay; a start binds one to vfio-pci, a stop leaves it without driver again.
+
+mod offers;
+mod plan;
+
+use gpuslice_core::ids::{ParentId, SliceId};
+use gpuslice_core::layout::Layout;
+use gpuslice_core::mechanism::{Mechanism, Offer};
+use gpuslice_core::observation::{Function, Observation};
+use gpuslice_core::plan::Step;
+use gpuslice_core::refusal::Refusal;
+use gpuslice_core::state::Assignment;
+
+/// The driver that passes any PCI function to a VM.
+const VFIO_PCI: &str = "vfio-pci";
+
+/// See the module.
+#[derive(Debug)]
+pub struct Sriov;
+
+fn function<'a>(seen: &'a Observation, parent: &ParentId) -> Option<&'a Function> {
+    seen.functions.get(&parent.pci()?)
+}
+
+impl Mechanism for Sriov {
+    fn name(&self) -> &'static str {
+        "sriov"
+    }
+
+    fn applies(&self, seen: &Observation, parent: &ParentId) -> bool {
+        function(seen, parent).is_some_and(|f| f.sriov.is_some())
+    }
+
+    fn offers(&self, seen: &Observation, parent: &ParentId, layout: Option<&Layout>) -> Vec<Offer> {
+        offers::offers(seen, parent, layout).into_iter().collect()
+    }
+
+    fn layout_steps(
+        &self,
+        seen: &Observation,
+        parent: &ParentId,
+        layout: &Layout,
+        reshape: bool,
+    ) -> Result<Vec<Step>, Refusal> {
+        plan::layout_steps(seen, parent, layout, reshape)
+    }
+
+    fn realised(&self, seen: &Observation, parent: &ParentId, layout: &Layout) -> bool {
+        plan::realised(seen, parent, layout)
+    }
+
+    fn prepare_steps(&self, slice: SliceId, assignment: &Assignment) -> Vec<Step> {
+        let Some(function) = slice.pci() else { return Vec::new() };
+        let load = Step::LoadModule { name: VFIO_PCI.to_owned() };
+        if assignment.managed {
+            // libvirt binds it right after.
+            return vec![load];
+        }
+        vec![load, Step::Bind { function, driver: VFIO_PCI.to_owned() }]
+    }
+
+    fn release_steps(
+        &self,
+        slice: SliceId,
+        assignment: &Assignment,
+        layout: Option<&Layout>,
+    ) -> Vec<Step> {
+        let Some(function) = slice.pci() else { return Vec::new() };
+        let stays_bound = layout.is_some_and(|l| l.bind.is_some());
+        if assignment.managed || stays_bound {
+            return vec![Step::RequireUnheld { function }];
+        }
+        vec![Step::Unbind { function }]
+    }
+}

@@ -1,0 +1,70 @@
+//! From the VFs seen to the VFs wished.
+
+use super::function;
+use gpuslice_core::ids::{ParentId, PciAddress};
+use gpuslice_core::layout::Layout;
+use gpuslice_core::observation::{Observation, Sriov};
+use gpuslice_core::plan::Step;
+use gpuslice_core::refusal::{Code, Refusal};
+
+pub(super) fn layout_steps(
+    seen: &Observation,
+    parent: &ParentId,
+    layout: &Layout,
+    reshape: bool,
+) -> Result<Vec<Step>, Refusal> {
+    let (Some(pf), Some(function)) = (parent.pci(), function(seen, parent)) else {
+        return Ok(Vec::new());
+    };
+    let Some(sriov) = &function.sriov else { return Ok(Vec::new()) };
+    let wanted = layout.vfs.of(sriov.total);
+    if wanted > sriov.total {
+        let message = format!("{parent} can have {} VFs, the layout says {wanted}", sriov.total);
+        let hint = format!("set vfs to at most {} for {parent}, then gpuslice apply", sriov.total);
+        return Err(Refusal::new(Code::BadConfig, message).hint(hint));
+    }
+    let current = u16::try_from(sriov.vfs.len()).unwrap_or(u16::MAX);
+    if current == wanted {
+        return Ok(binds(seen, sriov, layout));
+    }
+    // Any change from one number to another leads over none, which takes every VF away. And only a driver makes
+    // VFs: without one there is nothing to do but wait for its bind event.
+    if (current != 0 && !reshape) || function.driver.is_none() {
+        return Ok(Vec::new());
+    }
+    let mut steps = Vec::new();
+    if current != 0 {
+        steps.push(Step::SetNumVfs { pf, count: 0 });
+    }
+    if wanted != 0 {
+        if sriov.autoprobe != Some(false) {
+            steps.push(Step::SetAutoprobe { pf, on: false });
+        }
+        steps.push(Step::SetNumVfs { pf, count: wanted });
+    }
+    Ok(steps)
+}
+
+/// VFs the layout wants bound from the start, and that have no driver.
+fn binds(seen: &Observation, sriov: &Sriov, layout: &Layout) -> Vec<Step> {
+    let Some(driver) = &layout.bind else { return Vec::new() };
+    let unbound: Vec<&PciAddress> = driverless(seen, sriov).collect();
+    if unbound.is_empty() {
+        return Vec::new();
+    }
+    let load = Step::LoadModule { name: driver.clone() };
+    let bind = |vf: &PciAddress| Step::Bind { function: *vf, driver: driver.clone() };
+    std::iter::once(load).chain(unbound.into_iter().map(bind)).collect()
+}
+
+fn driverless<'a>(seen: &'a Observation, sriov: &'a Sriov) -> impl Iterator<Item = &'a PciAddress> {
+    sriov.vfs.values().filter(|vf| seen.vfs.get(vf).is_some_and(|v| v.driver.is_none()))
+}
+
+pub(super) fn realised(seen: &Observation, parent: &ParentId, layout: &Layout) -> bool {
+    let sriov = function(seen, parent).and_then(|f| f.sriov.as_ref());
+    sriov.is_some_and(|sriov| {
+        sriov.vfs.len() == usize::from(layout.vfs.of(sriov.total))
+            && (layout.bind.is_none() || driverless(seen, sriov).next().is_none())
+    })
+}
