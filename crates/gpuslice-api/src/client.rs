@@ -49,30 +49,18 @@ impl Client {
         if let Some(path) = transport.socket() {
             match SocketLink::connect(path).await {
                 Ok(link) => {
-                    return Ok(Self {
-                        link: Link::Socket(Mutex::new(link)),
-                    });
+                    return Ok(Self { link: Link::Socket(Mutex::new(link)) });
                 }
                 Err(CallError::Unreachable { tried: reasons, .. }) => tried.extend(reasons),
                 Err(error) => return Err(error),
             }
         }
-        Err(CallError::Unreachable {
-            who: error::DAEMON,
-            tried,
-        })
+        Err(CallError::Unreachable { who: error::DAEMON, tried })
     }
 
     /// Over a bus connection that is already there.
     pub fn over(connection: Connection) -> Self {
-        Self {
-            link: Link::Bus(BusLink::new(
-                connection,
-                BUS_NAME,
-                HOST_PATH,
-                HOST_INTERFACE,
-            )),
-        }
+        Self { link: Link::Bus(BusLink::new(connection, BUS_NAME, HOST_PATH, HOST_INTERFACE)) }
     }
 
     /// Asks, and waits for the answer as long as the command may take.
@@ -90,14 +78,12 @@ impl Client {
         let Some(patience) = patience else {
             return call.await;
         };
-        tokio::time::timeout(patience, call)
-            .await
-            .unwrap_or_else(|_| {
-                Err(CallError::Unreachable {
-                    who: error::DAEMON,
-                    tried: vec![format!("no answer within {} s", patience.as_secs())],
-                })
+        tokio::time::timeout(patience, call).await.unwrap_or_else(|_| {
+            Err(CallError::Unreachable {
+                who: error::DAEMON,
+                tried: vec![format!("no answer within {} s", patience.as_secs())],
             })
+        })
     }
 
     /// What changes from now on.

@@ -33,10 +33,7 @@ pub struct HostInterface<H> {
 impl<H: Handler> HostInterface<H> {
     /// The interface; `version` is the daemon's.
     pub fn new(handler: H, version: impl Into<String>) -> Self {
-        Self {
-            handler,
-            version: version.into(),
-        }
+        Self { handler, version: version.into() }
     }
 
     async fn answer(
@@ -55,9 +52,7 @@ impl<H: Handler> HostInterface<H> {
         connection: &Connection,
         command: Command,
     ) -> Result<Dict, Refused> {
-        Ok(wire::to_dict(
-            &self.answer(header, connection, command).await?,
-        )?)
+        Ok(wire::to_dict(&self.answer(header, connection, command).await?)?)
     }
 
     async fn rows(

@@ -72,10 +72,7 @@ pub fn error_name(code: Code) -> String {
 
 /// The code a D-Bus error of ours names.
 pub fn error_code(name: &str) -> Option<Code> {
-    Code::ALL
-        .iter()
-        .copied()
-        .find(|code| error_name(*code) == name)
+    Code::ALL.iter().copied().find(|code| error_name(*code) == name)
 }
 
 #[cfg(test)]
@@ -84,10 +81,7 @@ mod tests {
 
     #[test]
     fn every_code_has_its_own_valid_error_name() {
-        assert_eq!(
-            error_name(Code::NoCapacity),
-            "org.gpuslice1.Error.NoCapacity"
-        );
+        assert_eq!(error_name(Code::NoCapacity), "org.gpuslice1.Error.NoCapacity");
         for code in Code::ALL {
             let name = error_name(*code);
             zbus::names::ErrorName::try_from(name.as_str()).unwrap();

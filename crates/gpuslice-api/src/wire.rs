@@ -64,15 +64,11 @@ pub enum WireError {
 /// # Errors
 /// The value is not an object, or holds what D-Bus cannot.
 pub fn to_dict<T: Serialize>(row: &T) -> Result<Dict, WireError> {
-    let json = serde_json::to_value(row).map_err(|source| WireError::Shape {
-        what: std::any::type_name::<T>(),
-        source,
-    })?;
+    let json = serde_json::to_value(row)
+        .map_err(|source| WireError::Shape { what: std::any::type_name::<T>(), source })?;
     match json {
         Json::Object(fields) => json_to_dict(fields),
-        other => Err(WireError::NotAnObject {
-            what: other.to_string(),
-        }),
+        other => Err(WireError::NotAnObject { what: other.to_string() }),
     }
 }
 
@@ -85,10 +81,8 @@ pub fn from_dict<T: DeserializeOwned>(dict: &Dict) -> Result<T, WireError> {
 }
 
 pub(crate) fn from_json<T: DeserializeOwned>(json: Json) -> Result<T, WireError> {
-    serde_json::from_value(json).map_err(|source| WireError::Shape {
-        what: std::any::type_name::<T>(),
-        source,
-    })
+    serde_json::from_value(json)
+        .map_err(|source| WireError::Shape { what: std::any::type_name::<T>(), source })
 }
 
 pub(crate) fn json_to_dict(fields: serde_json::Map<String, Json>) -> Result<Dict, WireError> {
@@ -148,19 +142,14 @@ fn to_array(key: &str, items: Vec<Json>) -> Result<Array<'static>, WireError> {
     let values = items
         .into_iter()
         .map(|item| {
-            to_value(key, item)?.ok_or_else(|| WireError::NullInList {
-                key: key.to_owned(),
-            })
+            to_value(key, item)?.ok_or_else(|| WireError::NullInList { key: key.to_owned() })
         })
         .collect::<Result<Vec<_>, _>>()?;
     let element = element_signature(key, &values);
     let mut array = Array::new(&element);
     for value in values {
-        let value = if element == Signature::Variant {
-            Value::Value(Box::new(value))
-        } else {
-            value
-        };
+        let value =
+            if element == Signature::Variant { Value::Value(Box::new(value)) } else { value };
         array.append(value).map_err(build(key))?;
     }
     Ok(array)
@@ -204,9 +193,7 @@ fn to_json(value: &Value<'_>) -> Result<Json, WireError> {
             Json::Object(fields)
         }
         other => {
-            return Err(WireError::Foreign {
-                signature: other.value_signature().to_string(),
-            });
+            return Err(WireError::Foreign { signature: other.value_signature().to_string() });
         }
     })
 }

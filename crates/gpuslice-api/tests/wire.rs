@@ -63,10 +63,7 @@ fn rows_round_trip_full_and_bare() {
             "mechanisms": ["sriov", "mdev"], "numa_node": numa, "serial": null, "vfs": 16,
             "total_vfs": 16, "layout": "16 VFs", "state": "ok", "reason": null, "assigned": 3}));
     }
-    for (kind, memory) in [
-        (json!("nvidia-558"), json!(u64::MAX)),
-        (json!(null), json!(null)),
-    ] {
+    for (kind, memory) in [(json!("nvidia-558"), json!(u64::MAX)), (json!(null), json!(null))] {
         round_trip::<ProfileRow>(json!({
             "profile": "nvidia-a40-8q", "mechanism": "mdev", "type": kind, "description": "NVIDIA A40-8Q",
             "memory": memory, "max": 6, "free": 0, "used": 6, "parents": ["0000:41:00.0", "mtty"]}));
@@ -136,10 +133,8 @@ fn values_have_the_documented_types() {
         "rows": [{"a": 1}], "nested": {"x": "y", "gone": null}, "far": i64::MIN,
     }))
     .unwrap();
-    let types: Vec<_> = dict
-        .iter()
-        .map(|(key, value)| format!("{key}:{}", value.value_signature()))
-        .collect();
+    let types: Vec<_> =
+        dict.iter().map(|(key, value)| format!("{key}:{}", value.value_signature())).collect();
     assert_eq!(
         types,
         [
@@ -171,13 +166,7 @@ fn any_integer_type_is_taken_and_foreign_types_are_named() {
     let dict = |value: Value<'static>| {
         BTreeMap::from([("count".to_owned(), value.try_into_owned().unwrap())])
     };
-    for value in [
-        Value::U8(2),
-        Value::I16(2),
-        Value::U32(2),
-        Value::I32(2),
-        Value::I64(2),
-    ] {
+    for value in [Value::U8(2), Value::I16(2), Value::U32(2), Value::I32(2), Value::I64(2)] {
         let options: AttachOptions = from_dict(&dict(value)).unwrap();
         assert_eq!(options.count, 2);
     }

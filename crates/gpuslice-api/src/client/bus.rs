@@ -24,19 +24,22 @@ pub(crate) struct BusLink {
 pub(super) async fn connect(bus: &Bus) -> Result<Connection, CallError> {
     let (way, builder) = match bus {
         Bus::System => ("system bus", zbus::connection::Builder::system()),
-        Bus::Address(address) => (
-            address.as_str(),
-            zbus::connection::Builder::address(address.as_str()),
-        ),
+        Bus::Address(address) => {
+            (address.as_str(), zbus::connection::Builder::address(address.as_str()))
+        }
     };
     let failed = |error: zbus::Error| from_bus(DAEMON, way, &error);
     let connection = builder.map_err(failed)?.build().await.map_err(failed)?;
-    let started = async {
+    let present = async {
         let name = zbus::names::WellKnownName::from_static_str(BUS_NAME)?;
         let proxy = fdo::DBusProxy::new(&connection).await?;
-        Ok(proxy.start_service_by_name(name, 0).await?)
+        // First asked, then started: a bus that cannot start it does not look whether it runs.
+        if !proxy.name_has_owner(name.clone().into()).await? {
+            proxy.start_service_by_name(name, 0).await?;
+        }
+        Ok(())
     };
-    started.await.map_err(failed).map(|_: u32| connection)
+    present.await.map_err(failed).map(|()| connection)
 }
 
 impl BusLink {
@@ -46,12 +49,7 @@ impl BusLink {
         path: &'static str,
         interface: &'static str,
     ) -> Self {
-        Self {
-            connection,
-            name,
-            path,
-            interface,
-        }
+        Self { connection, name, path, interface }
     }
 
     pub(crate) fn connection(&self) -> &Connection {
@@ -59,11 +57,7 @@ impl BusLink {
     }
 
     fn who(&self) -> &'static str {
-        if self.name == LIBVIRT_BUS_NAME {
-            AGENT
-        } else {
-            DAEMON
-        }
+        if self.name == LIBVIRT_BUS_NAME { AGENT } else { DAEMON }
     }
 
     /// Calls a method; polkit may ask the person in front.
@@ -84,12 +78,9 @@ impl BusLink {
                 .await?;
             proxy.call_with_flags(method, flags, body).await
         };
-        let reply = called
-            .await
-            .map_err(|error: zbus::Error| from_bus(self.who(), self.name, &error))?;
-        reply.ok_or_else(|| CallError::Protocol {
-            what: format!("no reply to {method}"),
-        })
+        let reply =
+            called.await.map_err(|error: zbus::Error| from_bus(self.who(), self.name, &error))?;
+        reply.ok_or_else(|| CallError::Protocol { what: format!("no reply to {method}") })
     }
 
     pub(super) async fn command(&self, command: Command) -> Result<Answer, CallError> {
@@ -101,14 +92,7 @@ impl BusLink {
             Command::ListTypes => self.rows("ListTypes", "types", none).await,
             Command::ListSlices => self.rows("ListSlices", "slices", none).await,
             Command::ListClaims => self.rows("ListClaims", "claims", none).await,
-            Command::Claim {
-                owner,
-                owner_name,
-                request,
-                pool,
-                reserve,
-                dry_run,
-            } => {
+            Command::Claim { owner, owner_name, request, pool, reserve, dry_run } => {
                 let request = wire::to_dict(&request)?;
                 let options = json!({ "pool": pool, "reserve": reserve, "dry_run": dry_run });
                 let options = wire::to_dict(&options)?;
@@ -150,10 +134,7 @@ impl BusLink {
         filter: Dict,
     ) -> Result<Answer, CallError> {
         let reply: Vec<Dict> = self.call(method, &(filter,)).await?;
-        let rows = reply
-            .iter()
-            .map(wire::dict_to_json)
-            .collect::<Result<Vec<Json>, _>>()?;
+        let rows = reply.iter().map(wire::dict_to_json).collect::<Result<Vec<Json>, _>>()?;
         Ok(wire::from_json(json!({ "answer": answer, "rows": rows }))?)
     }
 }

@@ -48,9 +48,7 @@ impl Changes {
                 owners: proxy.receive_owner_changed().await?,
             })
         };
-        listening
-            .await
-            .map_err(|error: zbus::Error| from_bus(DAEMON, BUS_NAME, &error))
+        listening.await.map_err(|error: zbus::Error| from_bus(DAEMON, BUS_NAME, &error))
     }
 
     /// The next event; `None` when the bus is gone. Nothing is lost when it is dropped before it is ready.

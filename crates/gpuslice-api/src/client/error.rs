@@ -47,9 +47,7 @@ impl From<Refusal> for CallError {
 
 impl From<WireError> for CallError {
     fn from(error: WireError) -> Self {
-        Self::Protocol {
-            what: chain(&error),
-        }
+        Self::Protocol { what: chain(&error) }
     }
 }
 
@@ -66,10 +64,8 @@ pub(crate) fn needs_bus(what: &str) -> CallError {
 
 /// What an error of the bus means. `who` was called over `way`.
 pub(crate) fn from_bus(who: &'static str, way: &str, error: &zbus::Error) -> CallError {
-    let unreachable = |text: String| CallError::Unreachable {
-        who,
-        tried: vec![format!("{way}: {text}")],
-    };
+    let unreachable =
+        |text: String| CallError::Unreachable { who, tried: vec![format!("{way}: {text}")] };
     match error {
         zbus::Error::MethodError(name, text, reply) => {
             let text = text.as_deref();
@@ -110,19 +106,12 @@ fn from_bus_error(
         "ServiceUnknown" | "NameHasNoOwner" | "NoReply" | "Disconnected" | "NoServer"
         | "TimedOut" | "Timeout" => unreachable(lower(text)),
         spawn if spawn.starts_with("Spawn.") => unreachable(lower(text)),
-        _ => CallError::Protocol {
-            what: format!("{name}: {text}"),
-        },
+        _ => CallError::Protocol { what: format!("{name}: {text}") },
     }
 }
 
 /// Texts of others begin with a capital; ours do not.
 fn lower(text: &str) -> String {
     let mut letters = text.trim_end_matches('.').chars();
-    letters
-        .next()
-        .map(|first| first.to_ascii_lowercase())
-        .into_iter()
-        .chain(letters)
-        .collect()
+    letters.next().map(|first| first.to_ascii_lowercase()).into_iter().chain(letters).collect()
 }

@@ -22,21 +22,14 @@ pub(super) struct SocketLink {
 
 impl SocketLink {
     pub(super) async fn connect(path: &Path) -> Result<Self, CallError> {
-        let stream = UnixStream::connect(path)
-            .await
-            .map_err(|error| cannot_connect(path, &error))?;
-        Ok(Self {
-            path: path.to_owned(),
-            stream,
-            lines: Lines::new(REPLY_LIMIT),
-        })
+        let stream =
+            UnixStream::connect(path).await.map_err(|error| cannot_connect(path, &error))?;
+        Ok(Self { path: path.to_owned(), stream, lines: Lines::new(REPLY_LIMIT) })
     }
 
     pub(super) async fn command(&mut self, command: Command) -> Result<Answer, CallError> {
-        let id = Uuid::new_v4();
-        let line = Request::new(id, Body::Command(command))
-            .to_line()
-            .map_err(|e| protocol(&e))?;
+        let id = request_id()?;
+        let line = Request::new(id, Body::Command(command)).to_line().map_err(|e| protocol(&e))?;
         let written = self.stream.write_all(line.as_bytes()).await;
         written.map_err(|e| self.broke_off(&e.to_string()))?;
         loop {
@@ -47,9 +40,9 @@ impl SocketLink {
             }
             return match reply.body {
                 ReplyBody::Ok(Served::Command(answer)) => Ok(*answer),
-                ReplyBody::Ok(Served::Hook(_)) => Err(CallError::Protocol {
-                    what: "a hook's reply to a command".to_owned(),
-                }),
+                ReplyBody::Ok(Served::Hook(_)) => {
+                    Err(CallError::Protocol { what: "a hook's reply to a command".to_owned() })
+                }
                 ReplyBody::Refused(refusal) => Err(refusal.into()),
             };
         }
@@ -76,6 +69,17 @@ impl SocketLink {
             tried: vec![format!("{}: {how}", self.path.display())],
         }
     }
+}
+
+/// A name no other request has: the kernel's random numbers, as no crate of ours brings any.
+fn request_id() -> Result<Uuid, CallError> {
+    const RANDOM: &str = "/proc/sys/kernel/random/uuid";
+    let unreadable = |what: String| CallError::Unreachable {
+        who: DAEMON,
+        tried: vec![format!("read {RANDOM}: {what}")],
+    };
+    let text = std::fs::read_to_string(RANDOM).map_err(|e| unreadable(os_text(&e)))?;
+    Uuid::try_parse(text.trim()).map_err(|e| unreadable(e.to_string()))
 }
 
 fn protocol(error: &dyn std::error::Error) -> CallError {

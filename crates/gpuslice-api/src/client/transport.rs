@@ -33,31 +33,19 @@ impl Transport {
 
     fn choose(bus: Option<String>, socket: Option<PathBuf>, root: bool) -> Self {
         if bus.is_none() && socket.is_none() {
-            return Self {
-                bus: Some(Bus::System),
-                socket: root.then(|| PathBuf::from(SOCKET)),
-            };
+            return Self { bus: Some(Bus::System), socket: root.then(|| PathBuf::from(SOCKET)) };
         }
-        Self {
-            bus: bus.map(Bus::Address),
-            socket,
-        }
+        Self { bus: bus.map(Bus::Address), socket }
     }
 
     /// Only the socket at a path.
     pub fn only_socket(path: impl Into<PathBuf>) -> Self {
-        Self {
-            bus: None,
-            socket: Some(path.into()),
-        }
+        Self { bus: None, socket: Some(path.into()) }
     }
 
     /// Only the bus at an address.
     pub fn only_bus(address: impl Into<String>) -> Self {
-        Self {
-            bus: Some(Bus::Address(address.into())),
-            socket: None,
-        }
+        Self { bus: Some(Bus::Address(address.into())), socket: None }
     }
 
     pub(crate) fn bus(&self) -> Option<&Bus> {
@@ -80,11 +68,7 @@ mod tests {
         let address = || Some(Bus::Address("unix:path=/tmp/b".to_owned()));
         for (given, root, want) in [
             ((None, None), false, (Some(Bus::System), None)),
-            (
-                (None, None),
-                true,
-                (Some(Bus::System), Some(PathBuf::from(SOCKET))),
-            ),
+            ((None, None), true, (Some(Bus::System), Some(PathBuf::from(SOCKET)))),
             ((bus(), None), true, (address(), None)),
             ((None, socket()), false, (None, socket())),
             ((bus(), socket()), false, (address(), socket())),

@@ -18,10 +18,7 @@ impl Caller {
     pub(crate) fn of(header: &Header<'_>, connection: &Connection) -> Self {
         Self {
             bus_name: header.sender().map(|name| name.to_owned().into()),
-            interactive: header
-                .primary()
-                .flags()
-                .contains(Flags::AllowInteractiveAuth),
+            interactive: header.primary().flags().contains(Flags::AllowInteractiveAuth),
             connection: connection.clone(),
         }
     }

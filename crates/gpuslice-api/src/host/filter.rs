@@ -34,11 +34,8 @@ fn matches(fields: &serde_json::Map<String, Json>, wanted: &Json) -> Result<bool
     for (key, want) in wanted.as_object().into_iter().flatten() {
         let have = fields.get(key).ok_or_else(|| {
             let keys: Vec<_> = fields.keys().map(String::as_str).collect();
-            Refusal::new(
-                Code::BadRequest,
-                format!("no row has a key {key:?} to filter by"),
-            )
-            .hint(format!("filter by one of {}", keys.join(", ")))
+            Refusal::new(Code::BadRequest, format!("no row has a key {key:?} to filter by"))
+                .hint(format!("filter by one of {}", keys.join(", ")))
         })?;
         all &= match have {
             Json::Array(items) => items.contains(want) || have == want,

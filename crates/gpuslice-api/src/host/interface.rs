@@ -29,8 +29,7 @@ struct UnclaimOptions {
 
 /// Parses a name that came as text.
 fn named<T: std::str::FromStr<Err = ParseIdError>>(text: &str) -> Result<T, Refused> {
-    text.parse()
-        .map_err(|e: ParseIdError| Refusal::new(Code::BadRequest, e.to_string()).into())
+    text.parse().map_err(|e: ParseIdError| Refusal::new(Code::BadRequest, e.to_string()).into())
 }
 
 #[interface(name = "org.gpuslice1.Host")]
@@ -53,8 +52,7 @@ impl<H: Handler> HostInterface<H> {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Vec<Dict>, Refused> {
-        self.rows(&header, connection, Command::ListParents, filter)
-            .await
+        self.rows(&header, connection, Command::ListParents, filter).await
     }
 
     /// What VMs can ask for.
@@ -65,8 +63,7 @@ impl<H: Handler> HostInterface<H> {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Vec<Dict>, Refused> {
-        self.rows(&header, connection, Command::ListProfiles, filter)
-            .await
+        self.rows(&header, connection, Command::ListProfiles, filter).await
     }
 
     /// Raw mdev types of each parent.
@@ -77,8 +74,7 @@ impl<H: Handler> HostInterface<H> {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Vec<Dict>, Refused> {
-        self.rows(&header, connection, Command::ListTypes, filter)
-            .await
+        self.rows(&header, connection, Command::ListTypes, filter).await
     }
 
     /// Slices that exist.
@@ -89,8 +85,7 @@ impl<H: Handler> HostInterface<H> {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Vec<Dict>, Refused> {
-        self.rows(&header, connection, Command::ListSlices, filter)
-            .await
+        self.rows(&header, connection, Command::ListSlices, filter).await
     }
 
     /// Claims and what they are bound to.
@@ -101,8 +96,7 @@ impl<H: Handler> HostInterface<H> {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Vec<Dict>, Refused> {
-        self.rows(&header, connection, Command::ListClaims, filter)
-            .await
+        self.rows(&header, connection, Command::ListClaims, filter).await
     }
 
     /// Makes or keeps a claim. Options: `pool`, `reserve`, `dry_run`.
@@ -138,10 +132,7 @@ impl<H: Handler> HostInterface<H> {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Dict, Refused> {
         let options: UnclaimOptions = wire::from_dict(&options)?;
-        let command = Command::Unclaim {
-            key: named(claim)?,
-            force: options.force,
-        };
+        let command = Command::Unclaim { key: named(claim)?, force: options.force };
         self.dict(&header, connection, command).await
     }
 
@@ -174,10 +165,7 @@ impl<H: Handler> HostInterface<H> {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Dict, Refused> {
-        let command = Command::Cordon {
-            parent: named(parent)?,
-            reason: reason.to_owned(),
-        };
+        let command = Command::Cordon { parent: named(parent)?, reason: reason.to_owned() };
         self.dict(&header, connection, command).await
     }
 
@@ -189,9 +177,7 @@ impl<H: Handler> HostInterface<H> {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Dict, Refused> {
-        let command = Command::Uncordon {
-            parent: named(parent)?,
-        };
+        let command = Command::Uncordon { parent: named(parent)? };
         self.dict(&header, connection, command).await
     }
 
@@ -203,8 +189,7 @@ impl<H: Handler> HostInterface<H> {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Dict, Refused> {
-        self.dict(&header, connection, Command::WaitSettled { timeout_ms })
-            .await
+        self.dict(&header, connection, Command::WaitSettled { timeout_ms }).await
     }
 
     /// The agent saw a domain's persistent XML.
@@ -216,10 +201,7 @@ impl<H: Handler> HostInterface<H> {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Dict, Refused> {
-        let command = Command::DomainSeen {
-            domain: wire::from_dict(&domain)?,
-            shut_off,
-        };
+        let command = Command::DomainSeen { domain: wire::from_dict(&domain)?, shut_off };
         self.dict(&header, connection, command).await
     }
 
@@ -234,8 +216,7 @@ impl<H: Handler> HostInterface<H> {
         let uuid = uuid
             .parse()
             .map_err(|_| Refusal::new(Code::BadRequest, format!("{uuid:?} is not a UUID")))?;
-        self.dict(&header, connection, Command::DomainGone { uuid })
-            .await
+        self.dict(&header, connection, Command::DomainGone { uuid }).await
     }
 
     /// What the agent should do now.

@@ -32,10 +32,7 @@ pub async fn serve<H: LibvirtHandler>(
     connection: &Connection,
     interface: LibvirtInterface<H>,
 ) -> zbus::Result<()> {
-    connection
-        .object_server()
-        .at(LIBVIRT_PATH, interface)
-        .await?;
+    connection.object_server().at(LIBVIRT_PATH, interface).await?;
     connection.request_name(LIBVIRT_BUS_NAME).await
 }
 
@@ -58,10 +55,7 @@ impl<H: LibvirtHandler> LibvirtInterface<H> {
         let profile: ProfileName = profile.parse().map_err(|e| bad_name(&e))?;
         let options = wire::from_dict(&options)?;
         let caller = Caller::of(&header, connection);
-        let done = self
-            .handler
-            .attach(caller, domain, profile, options)
-            .await?;
+        let done = self.handler.attach(caller, domain, profile, options).await?;
         Ok(wire::to_dict(&done)?)
     }
 
@@ -107,14 +101,7 @@ pub struct LibvirtClient {
 
 impl LibvirtClient {
     pub(crate) fn new(connection: Connection) -> Self {
-        Self {
-            link: BusLink::new(
-                connection,
-                LIBVIRT_BUS_NAME,
-                LIBVIRT_PATH,
-                LIBVIRT_INTERFACE,
-            ),
-        }
+        Self { link: BusLink::new(connection, LIBVIRT_BUS_NAME, LIBVIRT_PATH, LIBVIRT_INTERFACE) }
     }
 
     /// Gives a domain a claim.
@@ -128,10 +115,7 @@ impl LibvirtClient {
         options: &AttachOptions,
     ) -> Result<Attached, CallError> {
         let options = wire::to_dict(options)?;
-        let done: Dict = self
-            .link
-            .call("Attach", &(domain, profile.as_str(), options))
-            .await?;
+        let done: Dict = self.link.call("Attach", &(domain, profile.as_str(), options)).await?;
         Ok(wire::from_dict(&done)?)
     }
 
@@ -161,10 +145,6 @@ impl LibvirtClient {
         let uuid = uuid.parse().map_err(|_| CallError::Protocol {
             what: format!("the agent named a domain by {uuid:?}, which is not a UUID"),
         })?;
-        Ok(DomainInfo {
-            uuid,
-            name,
-            running,
-        })
+        Ok(DomainInfo { uuid, name, running })
     }
 }

@@ -26,14 +26,7 @@ pub struct AttachOptions {
 
 impl Default for AttachOptions {
     fn default() -> Self {
-        Self {
-            name: None,
-            live: false,
-            config: false,
-            pool: false,
-            reserve: false,
-            count: 1,
-        }
+        Self { name: None, live: false, config: false, pool: false, reserve: false, count: 1 }
     }
 }
 

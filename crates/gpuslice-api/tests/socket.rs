@@ -1,0 +1,100 @@
+//! The client over the daemon's socket.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking; its shared functions are not marked as tests"
+)]
+
+use gpuslice_api::{CallError, Client, Transport};
+use gpuslice_core::ids::ClaimKey;
+use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::request::{Answer, Command};
+use gpuslice_hook_proto::{Body, Reply, ReplyBody, Request, Served};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixListener;
+
+/// Serves one connection: replies to each request with what `reply` makes of it, then closes.
+fn socket(replies: Vec<fn(&Request) -> Vec<Reply>>) -> (tempfile::TempDir, Transport) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = BufReader::new(stream);
+        for reply in replies {
+            let mut line = String::new();
+            stream.read_line(&mut line).await.unwrap();
+            let request = Request::from_line(line.as_bytes()).unwrap();
+            for reply in reply(&request) {
+                let line = reply.to_line().unwrap();
+                stream.get_mut().write_all(line.as_bytes()).await.unwrap();
+            }
+        }
+    });
+    (dir, Transport::only_socket(path))
+}
+
+fn done(request: &Request, message: &str) -> Reply {
+    let answer = Answer::Done { changed: true, message: message.to_owned() };
+    Reply::new(request.id, ReplyBody::Ok(Served::Command(Box::new(answer))))
+}
+
+#[tokio::test]
+async fn the_socket_serves_commands_one_after_the_other() {
+    let (_dir, transport) = socket(vec![
+        |request| {
+            assert_eq!(request.body, Body::Command(Command::Apply));
+            // A late answer to something else comes first.
+            let late = Request::new(
+                "8e2f2d4e-1b5f-4a4e-9f57-0d9c6f1c6a11".parse().unwrap(),
+                Body::Command(Command::Plan),
+            );
+            vec![done(&late, "late"), done(request, "applied")]
+        },
+        |request| {
+            let refusal = Refusal::new(Code::Unknown, "no claim vmid:100/gpu0");
+            vec![Reply::refused(request.id, refusal)]
+        },
+        |_| Vec::new(),
+    ]);
+    let client = Client::connect(&transport).await.unwrap();
+    let got = client.call(Command::Apply).await.unwrap();
+    assert!(matches!(got, Answer::Done { message, .. } if message == "applied"));
+
+    let key: ClaimKey = "vmid:100/gpu0".parse().unwrap();
+    let unclaim = client.call(Command::Unclaim { key, force: false }).await;
+    assert!(matches!(unclaim, Err(CallError::Refused(r)) if r.code == Code::Unknown));
+
+    let broken = client.call(Command::Status).await.unwrap_err();
+    assert!(
+        matches!(&broken, CallError::Unreachable { tried, .. } if tried[0].contains("closed")),
+        "{broken:?}"
+    );
+    assert!(
+        matches!(client.changes().await, Err(CallError::Refused(r)) if r.code == Code::Unsupported)
+    );
+}
+
+#[tokio::test]
+async fn nobody_there_says_what_was_tried() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("sock");
+    let error = Client::connect(&Transport::only_socket(&socket)).await.unwrap_err();
+    let CallError::Unreachable { who, tried } = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(who, "gpusliced");
+    assert_eq!(
+        tried,
+        [format!("connect {}: no such file or directory (ENOENT)", socket.display())]
+    );
+
+    let address = format!("unix:path={}", socket.display());
+    let error = Client::connect(&Transport::only_bus(&address)).await.unwrap_err();
+    assert!(
+        matches!(&error, CallError::Unreachable { tried, .. } if tried[0].contains("sock")),
+        "{error:?}"
+    );
+}
