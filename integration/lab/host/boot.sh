@@ -1,0 +1,111 @@
+# One boot of the lab and the conversation with it.
+#
+# The guest writes lines to a virtio serial port, the host answers:
+#   up SECONDS                  the runner has started
+#   begin NAME / end STATUS     a scenario starts and ends
+#   say TEXT, ok TEXT, FAIL TEXT
+#   monitor COMMAND             run this QEMU monitor command; the answer is QMP's JSON line
+#   cut                         power cut: QEMU is killed
+#   done                        all scenarios have run
+# The end of QEMU itself comes through the same pipe as "gone STATUS", so that the host waits in one place only.
+
+# Debian 12's QEMU has no igb: the guest's own runs, in a mount namespace that vanishes with it.
+in_tree() {
+  unshare -m bash -euc 'root=$1 run=$2 image=$3; shift 3
+    mount --bind /dev "$root/dev"; mount --bind /proc "$root/proc"
+    mount --bind "$run" "$root/mnt"; mount --bind "$image" "$root/media"; cd /
+    exec chroot "$root" "$@"' - "$trees/rootfs" "$run" "$image" "$@"
+}
+
+# Some hosts offer a /dev/kvm that cannot run an ordinary kernel: believe it only when one came up to its missing root disk.
+find_accel() {
+  local known
+  known=$cache/accel-$(cut -c1-8 /proc/sys/kernel/random/boot_id)
+  if [ ! -e "$known" ]; then
+    accel=tcg
+    if [ -w /dev/kvm ] && in_tree timeout 20 qemu-system-x86_64 -machine q35,accel=kvm,kernel-irqchip=split -cpu host -m 512M -nographic \
+      -nic none -no-reboot -kernel /media/vmlinuz -append 'console=ttyS0 panic=-1' < /dev/null 2>&1 \
+      | grep -a -m1 -E 'Unable to mount root|internal error' | grep -q 'Unable to mount root'; then
+      accel=kvm
+    fi
+    echo $accel > "$known"
+  fi
+  read -r accel < "$known"
+  cpu=max,la57=off
+  if [ "$accel" = kvm ]; then cpu=host; fi
+}
+
+# qemu APPEND ARGUMENT…
+qemu() {
+  local append=$1; shift
+  in_tree qemu-system-x86_64 -machine "q35,accel=$accel,kernel-irqchip=split,sata=off,smbus=off" -cpu "$cpu" -smp 2 -m 4G \
+    -nodefaults -display none -no-reboot -device intel-iommu,intremap=on \
+    -kernel /media/vmlinuz -initrd /media/initrd.img \
+    -append "root=/dev/vda rw init=/usr/sbin/lab-init console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off intel_iommu=on iommu=pt apparmor=1 security=apparmor modprobe.blacklist=amdgpu,nouveau,i915,xe $append" \
+    -drive file=/mnt/disk.qcow2,if=virtio,cache=writeback -drive file=/mnt/stage.tar,if=virtio,format=raw,readonly=on \
+    -virtfs local,path=/mnt/share,mount_tag=host,security_model=none \
+    -device pcie-root-port,id=rp1,chassis=1,slot=1 -device igb,id=igb1,bus=rp1 \
+    -device pcie-root-port,id=rp2,chassis=2,slot=2 -device igb,id=igb2,bus=rp2 "$@"
+}
+
+# A throw-away disk over the image.
+new_disk() { in_tree qemu-img create -q -f qcow2 -F raw -b /media/base.img /mnt/disk.qcow2; }
+
+ask_monitor() {
+  local line
+  echo "$1" >&"$to_mon"
+  while read -r -t 60 line <&"$from_mon"; do
+    case $line in *'"return"'* | *'"error"'*) echo "$line"; return ;; esac
+  done
+  echo '{"error": {"desc": "no answer from the monitor"}}'
+}
+
+# hmp COMMAND : a line of QEMU's human monitor through QMP, which says when the answer is complete.
+hmp() {
+  local c=${1//\\/\\\\}
+  ask_monitor "{\"execute\":\"human-monitor-command\",\"arguments\":{\"command-line\":\"${c//\"/\\\"}\"}}"
+}
+
+# A power cut: nothing of the guest's unwritten state survives, what the disk was given does.
+kill_qemu() { kill -9 "$(cat "$run/qemu.pid")" 2> /dev/null || true; }
+
+# boot LIMIT APPEND : one boot. Sets ended to done, again or dead.
+boot() {
+  local limit=$1 append=$2 line name=boot from to from_mon to_mon started=$SECONDS
+  rm -f "$run"/{ask,mon}.{in,out}
+  mkfifo "$run"/{ask,mon}.{in,out}
+  # Opened for both directions, none of them waits for QEMU, which may fail to start.
+  exec {from}<> "$run/ask.out" {to}<> "$run/ask.in" {from_mon}<> "$run/mon.out" {to_mon}<> "$run/mon.in"
+  (
+    qemu "$append" -pidfile /mnt/qemu.pid -serial file:/mnt/share/out/console.log \
+      -device virtio-serial -chardev pipe,id=ask,path=/mnt/ask -device virtserialport,chardev=ask,name=lab \
+      -chardev pipe,id=mon,path=/mnt/mon -mon chardev=mon,mode=control < /dev/null > "$run/share/out/qemu.log" 2>&1 || true
+    echo gone >&"$from"
+  ) &
+  ask_monitor '{"execute":"qmp_capabilities"}' > /dev/null
+  ended=dead
+  while read -r -t $((started + limit > SECONDS ? started + limit - SECONDS : 1)) line <&"$from"; do
+    case $line in
+      up\ *) say "guest is up after $((SECONDS - started)) s (its clock: ${line#up } s)" ;;
+      begin\ *) name=${line#begin } ; say "$name" ;;
+      end\ 0) say "$name: passed"; passed+=("$name") ;;
+      end\ *) scenario_failed "$name" ;;
+      say\ *) say "  ${line#say }" ;;
+      ok\ *) checks=$((checks + 1)); say "  ok: ${line#ok }" ;;
+      FAIL\ *) say "  FAILED: ${line#FAIL }" ;;
+      monitor\ *) hmp "${line#monitor }" >&"$to" ;;
+      again) ended=again ;;
+      cut) say "  power cut"; kill_qemu ;;
+      done) ended=done; kill_qemu ;;
+      gone) break ;;
+    esac
+  done
+  kill_qemu
+  wait
+  exec {from}<&- {to}<&- {from_mon}<&- {to_mon}<&-
+  if [ $ended = dead ]; then
+    say "the guest went away, or took longer than $limit s; its console ends with:"
+    tail -n 15 "$run"/share/out/{console,qemu}.log
+    scenario_failed "$name"
+  fi
+}

@@ -1,0 +1,74 @@
+# Which scenarios run together: those of one group share a disk and, where they can, a boot. A scenario's header says
+#   # group: NAME      # order: N (within the group)      # needs: product      # long: yes      # limit: SECONDS (of a boot)
+
+scenario_file() { echo "$lab/scenarios/$1.sh"; }
+
+# header NAME KEY : the value of "# KEY: value" in a scenario's head; empty when it has none.
+header() { sed -n "1,12s/^# $2: //p" "$(scenario_file "$1")" 2> /dev/null; }
+
+# All scenarios as "GROUP NAME", in running order.
+scenarios() {
+  local file name group
+  for file in "$lab"/scenarios/*.sh; do
+    name=$(basename "$file" .sh)
+    group=$(header "$name" group)
+    if [ "$group" ]; then echo "$group $(header "$name" order) $name"; fi
+  done | sort -k1,1 -k2,2n | cut -d' ' -f1,3
+}
+
+list_scenarios() {
+  local group name
+  scenarios | while read -r group name; do
+    printf '%-14s %-8s %s\n' "$name" "$group" "$(sed -n '1s/^# //p' "$(scenario_file "$name")")"
+  done
+}
+
+# wanted NAME : was it named, or is it part of an unnamed run?
+wanted() {
+  if [ ${#names[@]} -gt 0 ]; then [[ " ${names[*]} " = *" $1 "* ]]; return; fi
+  [ "$long" = yes ] || [ -z "$(header "$1" long)" ]
+}
+
+# run_group GROUP : boots the group's disk until its wanted scenarios are through.
+run_group() {
+  local group=$1 list=() name limit=600 product=no
+  while read -r _ name; do
+    if wanted "$name"; then list+=("$name"); fi
+  done < <(scenarios | grep "^$group ")
+  [ ${#list[@]} -gt 0 ] || return 0
+  for name in "${list[@]}"; do
+    if [ "$(header "$name" needs)" = product ]; then product=yes; fi
+    limit=$((limit + $(header "$name" limit | grep . || echo 120)))
+  done
+  say "== group $group: ${list[*]}"
+  make_share "$group" "$product"
+  echo "${list[@]}" > "$run/share/plan"
+  new_disk
+  ended=again
+  while [ $ended = again ]; do
+    boots=$((boots + 1))
+    boot "$limit" systemd.mask=serial-getty@ttyS0.service
+    mv "$run/share/out/console.log" "$run/share/out/console-$group-$boots.log"
+  done
+  return 0
+}
+
+# What a guest gets: stage.tar, unpacked over its root, and the shared folder.
+make_share() {
+  local group=$1 product=$2 stage=$run/stage
+  rm -rf "$stage"
+  mkdir -p "$stage" "$run/share/out" "$run/share/scenarios"
+  cp -a "$lab/guest/root/." "$modules/." "$stage/"
+  mkdir -p "$stage/etc/systemd/system/multi-user.target.wants"
+  ln -s ../lab-run.service "$stage/etc/systemd/system/multi-user.target.wants/lab-run.service"
+  if [ "$product" = yes ]; then "$lab/stage" "$stage"; fi
+  if [ -d "$lab/groups/$group" ]; then cp -a "$lab/groups/$group/." "$stage/"; fi
+  tar --numeric-owner --owner=0 --group=0 -C "$stage" -cf "$run/stage.tar" .
+  cp "$lab"/scenarios/* "$lab"/conformance.txt "$run/share/scenarios/"
+}
+
+scenario_failed() {
+  say "$1: FAILED; the end of its log:"
+  tail -"${LAB_TAIL:-60}" "$run/share/out/$1/log" 2> /dev/null | sed 's/^/    /'
+  failed+=("$1")
+}

@@ -1,0 +1,57 @@
+# libvirt domains for scenarios. They boot nothing: 64 MiB, no disk, emulated.
+
+# domain_uuid NAME : the same name has the same UUID in every run.
+domain_uuid() { uuidgen --sha1 -n @dns -N "$1.lab"; }
+
+# mdev_uuid DOMAIN-UUID CLAIM [INDEX] : what an mdev of that claim is called; the namespace is the domain.
+mdev_uuid() { uuidgen --sha1 -n "$1" -N "$2/${3:-0}"; }
+
+# domain NAME METADATA DEVICES : prints the XML.
+domain() {
+  cat << X
+<domain type='qemu'><name>$1</name><uuid>$(domain_uuid "$1")</uuid>${2:+<metadata>$2</metadata>}
+<memory unit='MiB'>64</memory><vcpu>1</vcpu><os><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features>
+<devices><emulator>/usr/bin/qemu-system-x86_64</emulator><controller type='usb' model='none'/><memballoon model='none'/>
+$3</devices></domain>
+X
+}
+
+# claim NAME PROFILE : our metadata
+claim() {
+  echo "<gpuslice:claims xmlns:gpuslice='urn:gpuslice:domain:1'><gpuslice:claim name='$1' profile='$2'/></gpuslice:claims>"
+}
+
+# mdev_device UUID [ALIAS]
+mdev_device() {
+  echo "<hostdev mode='subsystem' type='mdev' model='vfio-pci'><source><address uuid='$1'/></source>${2:+<alias name='$2'/>}</hostdev>"
+}
+
+# pci_device ADDRESS MANAGED [ALIAS]
+pci_device() {
+  local d b s f
+  IFS=':.' read -r d b s f <<< "$1"
+  echo "<hostdev mode='subsystem' type='pci' managed='$2'><source><address domain='0x$d' bus='0x$b' slot='0x$s' function='0x$f'/></source>${3:+<alias name='$3'/>}</hostdev>"
+}
+
+define() { # XML on stdin
+  cat > define.xml
+  virsh define define.xml > /dev/null || fail "virsh define: $(cat define.xml)"
+}
+
+# define_mdev NAME PROFILE : an ordinary domain with one mdev claim, written as attach writes it
+define_mdev() {
+  domain "$1" "$(claim gpu0 "$2")" "$(mdev_device "$(mdev_uuid "$(domain_uuid "$1")" gpu0)" ua-gpuslice-gpu0)" | define
+}
+
+running() { [ "$(virsh domstate "$1" 2> /dev/null | head -1)" = running ]; }
+qemu_of() { cat "/run/libvirt/qemu/$1.pid"; }
+
+# holds_vfio NAME : QEMU has a VFIO group open
+holds_vfio() { ls -l "/proc/$(qemu_of "$1")/fd" | grep -q '/dev/vfio/[0-9]'; }
+
+# Leaves nothing of a scenario's domains behind.
+clear_domains() {
+  local name
+  for name in $(virsh list --name); do virsh destroy "$name"; done
+  for name in $(virsh list --all --name); do virsh undefine "$name" --managed-save --nvram; done
+}

@@ -1,0 +1,57 @@
+# A domain defined while its device is absent gets an mdev at start and gives it back; a full parent is passed over
+# group: main
+# order: 20
+# needs: product
+. /lab/scenarios/product.sh
+trap clear_domains EXIT
+
+a=0003:00:00.0 b=0004:00:00.0 pci=/sys/bus/pci/devices
+parent_of() { basename "$(dirname "$(readlink -f "/sys/bus/mdev/devices/$1")")"; }
+all_up
+
+say "one domain, mtty"
+modprobe mtty
+wait_for 10 "mtty-2 is a profile" is 12 free_of mtty-2
+id=$(domain_uuid vm1) mdev=$(mdev_uuid "$(domain_uuid vm1)" gpu0)
+define_mdev vm1 mtty-2
+expect "the device is absent" gone "/sys/bus/mdev/devices/$mdev"
+start vm1
+expect "QEMU has it open" holds_vfio vm1
+expect_eq "the type of the mdev" mtty-2 "$(basename "$(readlink "/sys/bus/mdev/devices/$mdev/mdev_type")")"
+expect_eq "claim" attached "$(claim_state "$id/gpu0")"
+expect_eq "the slice belongs to the claim" "$id/gpu0" "$(slice_claim "mdev:$mdev")"
+expect_eq "free" 11 "$(free_of mtty-2)"
+destroy vm1
+wait_for 20 "the mdev is gone" gone "/sys/bus/mdev/devices/$mdev"
+wait_for 10 "capacity is back" is 12 free_of mtty-2
+expect_eq "claim" idle "$(claim_state "$id/gpu0")"
+
+say "the same domain again, stopped from inside QEMU"
+start vm1
+virsh qemu-monitor-command vm1 --hmp quit
+wait_for 20 "the mdev is gone" gone "/sys/bus/mdev/devices/$mdev"
+wait_for 10 "capacity is back" is 12 free_of mtty-2
+
+say "two candidate parents"
+# 49152 MiB each: two of 24576 fill one
+for n in 1 2 3 4; do define_mdev "big$n" nvidia-560; done
+wait_for 10 "nvidia-560 on both parents" is 4 free_of nvidia-560
+start big1
+first=$(parent_of "$(mdev_uuid "$(domain_uuid big1)" gpu0)")
+other=$a; [ "$first" = $a ] && other=$b
+# whatever the policy was so far: no further one fits on the first
+while [ "$(cat "$pci/$first/mdev_supported_types/nvidia-560/available_instances")" -gt 0 ]; do
+  uuidgen > "$pci/$first/mdev_supported_types/nvidia-560/create"
+done
+start big2
+expect_eq "the next start lands on the other parent" "$other" "$(parent_of "$(mdev_uuid "$(domain_uuid big2)" gpu0)")"
+destroy big2
+destroy big1
+define_mdev big1 nvidia-560
+start big1
+expect_eq "both run with the XML they were defined with" "$(mdev_uuid "$(domain_uuid big1)" gpu0)" \
+  "$(virsh dumpxml big1 | sed -n "s/.*<address uuid='\([^']*\)'.*/\1/p")"
+destroy big1
+for left in /sys/bus/mdev/devices/*; do [ -e "$left" ] && w 1 "$left/remove"; done
+wait_for 10 "capacity is back" is 4 free_of nvidia-560
+modprobe -r mtty

@@ -1,0 +1,37 @@
+# What scenarios know of the product: its command line's JSON and the libvirt side. Field names stand here only.
+. /lab/scenarios/lib.sh
+. /lab/scenarios/domains.sh
+
+# rows LIST : one JSON object a line. LIST: gpus, profiles, slices, claims.
+rows() { timeout 20 gpuslice "$1" --json | jq -c --arg list "$1" '(.[$list] // .rows? // .)[]'; }
+
+# field LIST KEY VALUE FIELD : FIELD of the row whose KEY is VALUE
+field() { rows "$1" | jq -r --arg k "$2" --arg v "$3" --arg f "$4" 'select(.[$k] == $v) | .[$f] // ""'; }
+
+free_of() { field profiles profile "$1" free; }
+gpu_state() { field gpus parent "$1" state; }
+claim_state() { field claims claim "$1" state; }         # OWNER-UUID/NAME
+slice_state() { field slices slice "$1" state; }         # vf:ADDRESS or mdev:UUID
+slice_claim() { field slices slice "$1" claim; }
+slices_of() { rows slices | jq -r --arg p "$1" 'select(.parent == $p and .state != "absent") | .slice'; }
+count_slices() { slices_of "$1" | wc -l; }
+count_assigned() { rows slices | jq -r 'select(.claim) | .slice' | wc -l; }
+
+is() { local want=$1; shift; [ "$("$@")" = "$want" ]; } # VALUE COMMAND… : it prints VALUE
+
+settled() { timeout 100 gpuslice wait --settled --timeout 90; }
+all_up() { expect "gpusliced is settled" settled; }
+
+# refused DOMAIN CODE : virsh start fails, and its error ends in our line with that code.
+refused() {
+  local out
+  if out=$(virsh start "$1" 2>&1); then fail "$1 started, expected a refusal ($2)"; fi
+  echo "$out"
+  case $out in
+    *"gpuslice: $2: "*) ok "$1 is refused: ${out##*gpuslice: }" ;;
+    *) fail "$1: expected \"gpuslice: $2: …\", saw: $out" ;;
+  esac
+}
+
+start() { expect "virsh start $1" q virsh start "$1"; }
+destroy() { expect "virsh destroy $1" q virsh destroy "$1"; }
