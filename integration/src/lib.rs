@@ -14,26 +14,11 @@ pub fn root() -> &'static Path {
 #[expect(clippy::expect_used, clippy::panic, reason = "a test's own tool")]
 pub fn files() -> Vec<PathBuf> {
     let out = std::process::Command::new("git")
-        .args([
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-        ])
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
         .current_dir(root())
         .output()
         .expect("run git");
-    assert!(
-        out.status.success(),
-        "git ls-files: {}",
-        String::from_utf8_lossy(&out.stderr)
-    );
-    let Ok(text) = String::from_utf8(out.stdout) else {
-        panic!("a file name is not UTF-8")
-    };
-    text.split_terminator('\0')
-        .map(PathBuf::from)
-        .filter(|p| root().join(p).is_file())
-        .collect()
+    assert!(out.status.success(), "git ls-files: {}", String::from_utf8_lossy(&out.stderr));
+    let Ok(text) = String::from_utf8(out.stdout) else { panic!("a file name is not UTF-8") };
+    text.split_terminator('\0').map(PathBuf::from).filter(|p| root().join(p).is_file()).collect()
 }

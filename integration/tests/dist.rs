@@ -9,13 +9,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Where each binary is installed. The hook is in sbin because libvirt's AppArmor profile runs nothing from libexec.
-const BINARIES: &[&str] = &[
-    "/usr/bin/gpuslice",
-    "/usr/sbin/gpusliced",
-    "/usr/sbin/gpuslice-libvirt-agent",
-    "/usr/sbin/gpuslice-qemu-hook",
-];
+/// Where each program is installed: what the script says that lays out a host.
+fn programs() -> Vec<String> {
+    let found: Vec<String> = read(Path::new("integration/lab/stage"))
+        .lines()
+        .filter_map(|line| line.strip_prefix("program \"")?.rsplit(' ').next())
+        .map(|to| format!("/{to}"))
+        .collect();
+    assert!(found.len() >= 4, "integration/lab/stage installs only {found:?}");
+    // libvirt's AppArmor profile runs hooks from /usr/bin and /usr/sbin, and nothing from libexec.
+    for program in &found {
+        assert!(program.starts_with("/usr/bin/") || program.starts_with("/usr/sbin/"), "{program}");
+    }
+    found
+}
 
 /// Shipped files: where they are installed, and where they are in the tree.
 fn shipped() -> BTreeMap<PathBuf, PathBuf> {
@@ -43,10 +50,7 @@ fn units() -> Vec<(String, String)> {
         .iter()
         .filter(|(target, _)| target.starts_with("/usr/lib/systemd/system"))
         .map(|(target, path)| {
-            (
-                target.file_name().unwrap().to_str().unwrap().to_owned(),
-                read(path),
-            )
+            (target.file_name().unwrap().to_str().unwrap().to_owned(), read(path))
         })
         .collect()
 }
@@ -85,20 +89,13 @@ fn systemd_understands_every_unit() {
         fs::write(&to, content).unwrap();
         to
     };
-    for binary in BINARIES {
-        let to = put(binary, "#!/bin/true\n");
+    for binary in programs() {
+        let to = put(&binary, "#!/bin/true\n");
         let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(to, executable).unwrap();
     }
     // Stand-ins for what every system has.
-    for target in [
-        "sysinit",
-        "basic",
-        "shutdown",
-        "sockets",
-        "multi-user",
-        "local-fs",
-    ] {
+    for target in ["sysinit", "basic", "shutdown", "sockets", "multi-user", "local-fs"] {
         let text = "[Unit]\nDescription=stand-in\nDefaultDependencies=no\n";
         put(&format!("/usr/lib/systemd/system/{target}.target"), text);
     }
@@ -114,11 +111,7 @@ fn systemd_understands_every_unit() {
         .unwrap();
     // An unknown key is only a line of output, not a status.
     let said = String::from_utf8_lossy(&out.stderr);
-    assert!(
-        out.status.success() && said.is_empty(),
-        "{}: {said}",
-        out.status
-    );
+    assert!(out.status.success() && said.is_empty(), "{}: {said}", out.status);
 }
 
 #[test]
@@ -151,10 +144,7 @@ fn the_daemon_keeps_what_it_works_with() {
         assert_eq!(words(&unit, key), want, "{key}");
     }
     let watchdog: u32 = words(&unit, "WatchdogSec")[0].parse().unwrap();
-    assert!(
-        watchdog >= 120,
-        "a shorter watchdog wakes an idle host: {watchdog}"
-    );
+    assert!(watchdog >= 120, "a shorter watchdog wakes an idle host: {watchdog}");
 }
 
 #[test]
@@ -173,36 +163,22 @@ fn ours_is_there_before_anything_starts_a_vm() {
     }
     let ready = unit("gpuslice-ready.service");
     let start = words(&ready, "ExecStart");
-    assert!(
-        start[0].starts_with('-'),
-        "must never fail the boot: {start:?}"
-    );
+    assert!(start[0].starts_with('-'), "must never fail the boot: {start:?}");
     let ours: u32 = start.last().unwrap().parse().unwrap();
     let systemd: u32 = words(&ready, "TimeoutStartSec")[0].parse().unwrap();
-    assert!(
-        systemd > ours,
-        "systemd would end the wait: {systemd} after {ours}"
-    );
+    assert!(systemd > ours, "systemd would end the wait: {systemd} after {ours}");
 }
 
 #[test]
 fn every_program_that_is_started_is_installed() {
-    let mut started = 0;
+    let (mut started, programs) = (0, programs());
     for (name, text) in units() {
-        for key in [
-            "ExecStart",
-            "ExecStartPre",
-            "ExecStartPost",
-            "ExecReload",
-            "ExecStop",
-        ] {
-            let lines = text
-                .lines()
-                .filter_map(|l| l.strip_prefix(key)?.strip_prefix('='));
+        for key in ["ExecStart", "ExecStartPre", "ExecStartPost", "ExecReload", "ExecStop"] {
+            let lines = text.lines().filter_map(|l| l.strip_prefix(key)?.strip_prefix('='));
             for program in lines.filter_map(|line| line.split_whitespace().next()) {
                 let program = program.trim_start_matches(['-', '+', '!', ':', '@']);
                 assert!(
-                    BINARIES.contains(&program),
+                    programs.iter().any(|p| p == program),
                     "{name}: {program} is installed by nothing"
                 );
                 started += 1;
@@ -232,10 +208,7 @@ fn every_directory_the_daemon_writes_is_made_for_it() {
     assert_eq!(made["/var/lib/gpuslice"], ("0700", "root"));
     let service = unit("gpusliced.service");
     for path in words(&service, "ReadWritePaths") {
-        assert!(
-            path.starts_with('-') || made.contains_key(path),
-            "{path} is made by nothing"
-        );
+        assert!(path.starts_with('-') || made.contains_key(path), "{path} is made by nothing");
     }
     let socket = unit("gpusliced.socket");
     assert_eq!(words(&socket, "ListenStream"), ["/run/gpuslice/hook.sock"]);
@@ -243,10 +216,7 @@ fn every_directory_the_daemon_writes_is_made_for_it() {
 }
 
 fn parse<'t>(path: &Path, text: &'t str) -> roxmltree::Document<'t> {
-    let options = roxmltree::ParsingOptions {
-        allow_dtd: true,
-        ..Default::default()
-    };
+    let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
     let document = roxmltree::Document::parse_with_options(text, options);
     document.unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
@@ -258,16 +228,10 @@ fn only_root_owns_the_name_on_the_bus() {
             continue;
         }
         let text = read(&path);
-        for allow in parse(&path, &text)
-            .descendants()
-            .filter(|n| n.has_attribute("own"))
-        {
+        for allow in parse(&path, &text).descendants().filter(|n| n.has_attribute("own")) {
             let user = allow.parent().and_then(|policy| policy.attribute("user"));
             let name = allow.attribute("own").unwrap();
-            assert!(
-                name != "org.gpuslice1" || user == Some("root"),
-                "{name} by {user:?}"
-            );
+            assert!(name != "org.gpuslice1" || user == Some("root"), "{name} by {user:?}");
         }
     }
     assert!(shipped().contains_key(Path::new("/usr/share/dbus-1/system.d/org.gpuslice1.conf")));
@@ -283,10 +247,7 @@ fn every_polkit_action_asks_an_administrator_and_says_for_what() {
         let child = |name: &str| action.descendants().find(|n| n.has_tag_name(name));
         let id = action.attribute("id").unwrap();
         for name in ["description", "message"] {
-            assert!(
-                child(name).and_then(|n| n.text()).is_some(),
-                "{id}: no {name}"
-            );
+            assert!(child(name).and_then(|n| n.text()).is_some(), "{id}: no {name}");
         }
         for name in ["allow_any", "allow_inactive", "allow_active"] {
             let text = child(name).and_then(|n| n.text()).unwrap_or_default();
@@ -324,12 +285,7 @@ fn the_bus_accepts_the_policy() {
     );
     fs::write(stage.path().join("bus.conf"), config).unwrap();
     let mut bus = Command::new("dbus-daemon")
-        .args([
-            "--nofork",
-            "--nopidfile",
-            "--print-address",
-            "--config-file",
-        ])
+        .args(["--nofork", "--nopidfile", "--print-address", "--config-file"])
         .arg(stage.path().join("bus.conf"))
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
@@ -340,25 +296,16 @@ fn the_bus_accepts_the_policy() {
     std::io::BufRead::read_line(&mut said, &mut line).unwrap();
     bus.kill().unwrap();
     let out = bus.wait_with_output().unwrap();
-    assert!(
-        line.starts_with("unix:path="),
-        "{}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    assert!(line.starts_with("unix:path="), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
 #[test]
 fn udev_rules_only_tag() {
-    let rules: Vec<_> = shipped()
-        .into_iter()
-        .filter(|(t, _)| t.starts_with("/usr/lib/udev"))
-        .collect();
+    let rules: Vec<_> =
+        shipped().into_iter().filter(|(t, _)| t.starts_with("/usr/lib/udev")).collect();
     assert!(!rules.is_empty());
     for (_, path) in &rules {
-        for line in read(path)
-            .lines()
-            .filter(|l| !l.is_empty() && !l.starts_with('#'))
-        {
+        for line in read(path).lines().filter(|l| !l.is_empty() && !l.starts_with('#')) {
             for part in line.split(", ") {
                 let (name, operator, value) = udev_part(part)
                     .unwrap_or_else(|| panic!("{}: {part:?} is no match", path.display()));
@@ -377,12 +324,7 @@ fn udev_rules_only_tag() {
         }
     }
     // Since systemd 254.
-    let verify = || {
-        Command::new("udevadm")
-            .args(["verify", "--no-summary"])
-            .arg("--help")
-            .output()
-    };
+    let verify = || Command::new("udevadm").args(["verify", "--no-summary"]).arg("--help").output();
     if !verify().is_ok_and(|out| out.status.success()) {
         eprintln!("SKIPPED: no udevadm verify");
         return;
@@ -392,11 +334,7 @@ fn udev_rules_only_tag() {
         .args(rules.iter().map(|(_, path)| root().join(path)))
         .output()
         .unwrap();
-    assert!(
-        out.status.success(),
-        "{}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
 fn udev_part(part: &str) -> Option<(&str, &str, &str)> {
@@ -408,10 +346,6 @@ fn udev_part(part: &str) -> Option<(&str, &str, &str)> {
         1
     };
     let (operator, value) = rest.split_at(length);
-    let upper = name
-        .split('{')
-        .next()?
-        .bytes()
-        .all(|b| b.is_ascii_uppercase());
+    let upper = name.split('{').next()?.bytes().all(|b| b.is_ascii_uppercase());
     upper.then_some((name, operator, value))
 }

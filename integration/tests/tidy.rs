@@ -19,20 +19,13 @@ fn ours() -> impl Iterator<Item = (PathBuf, String)> {
 }
 
 fn has_extension(path: &Path, extensions: &[&str]) -> bool {
-    path.extension()
-        .is_some_and(|e| extensions.iter().any(|x| e == *x))
+    path.extension().is_some_and(|e| extensions.iter().any(|x| e == *x))
 }
 
 /// Lines before the unit tests at the end of a file; all of them in one that has none.
 fn lines_outside_tests(text: &str) -> usize {
-    let tests = text
-        .match_indices("#[cfg(test)]\nmod tests {")
-        .next()
-        .map(|(at, _)| at);
-    text.get(..tests.unwrap_or(text.len()))
-        .unwrap_or(text)
-        .lines()
-        .count()
+    let tests = text.match_indices("#[cfg(test)]\nmod tests {").next().map(|(at, _)| at);
+    text.get(..tests.unwrap_or(text.len())).unwrap_or(text).lines().count()
 }
 
 fn is_script(path: &Path, text: &str) -> bool {
@@ -54,10 +47,7 @@ fn files_are_about_one_thing() {
             wrong.push(format!("{}: {counted} lines", path.display()));
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "more than {LONGEST} lines, split them by reason: {wrong:#?}"
-    );
+    assert!(wrong.is_empty(), "more than {LONGEST} lines, split them by reason: {wrong:#?}");
 }
 
 #[test]
@@ -88,10 +78,8 @@ fn every_script_says_what_it_does() {
 /// Such a name collects whatever has no better place.
 #[test]
 fn no_file_has_a_name_that_says_nothing() {
-    let empty: BTreeSet<&str> = [
-        "util", "utils", "helper", "helpers", "manager", "misc", "common",
-    ]
-    .into();
+    let empty: BTreeSet<&str> =
+        ["util", "utils", "helper", "helpers", "manager", "misc", "common"].into();
     let wrong: Vec<_> = files()
         .into_iter()
         .filter(|path| has_extension(path, &["rs", "c", "h"]))
@@ -108,9 +96,7 @@ fn manifests() -> Vec<(PathBuf, toml::Table)> {
     ours()
         .filter(|(path, _)| path.file_name().is_some_and(|n| n == "Cargo.toml"))
         .map(|(path, text)| {
-            let table = text
-                .parse()
-                .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            let table = text.parse().unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             (path, table)
         })
         .collect()
@@ -139,8 +125,7 @@ fn the_pure_crates_keep_the_root_rules_and_the_ban_on_io() {
     let read = |path: &Path| -> toml::Table {
         let text = fs::read_to_string(root().join(path))
             .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        text.parse()
-            .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+        text.parse().unwrap_or_else(|e| panic!("{}: {e}", path.display()))
     };
     let common = read(Path::new("clippy.toml"));
     let mut banned: Option<toml::Value> = None;
@@ -150,44 +135,21 @@ fn the_pure_crates_keep_the_root_rules_and_the_ban_on_io() {
         for (key, value) in &common {
             // Left at its default where the default is the same.
             let default = toml::Value::Boolean(false);
-            assert_eq!(
-                own.get(key).unwrap_or(&default),
-                value,
-                "{}: {key}",
-                path.display()
-            );
+            assert_eq!(own.get(key).unwrap_or(&default), value, "{}: {key}", path.display());
         }
-        let methods = own
-            .get("disallowed-methods")
-            .unwrap_or_else(|| panic!("{}", path.display()));
+        let methods = own.get("disallowed-methods").unwrap_or_else(|| panic!("{}", path.display()));
         let first = banned.get_or_insert_with(|| methods.clone());
-        assert_eq!(
-            methods,
-            first,
-            "{}: bans other methods than its siblings",
-            path.display()
-        );
-        for method in [
-            "std::fs::read",
-            "std::time::Instant::now",
-            "std::process::Command::new",
-        ] {
+        assert_eq!(methods, first, "{}: bans other methods than its siblings", path.display());
+        for method in ["std::fs::read", "std::time::Instant::now", "std::process::Command::new"] {
             let banned = methods.as_array().into_iter().flatten();
             let mut paths = banned.filter_map(|m| m.get("path")?.as_str());
-            assert!(
-                paths.any(|p| p == method),
-                "{}: {method} is not banned",
-                path.display()
-            );
+            assert!(paths.any(|p| p == method), "{}: {method} is not banned", path.display());
         }
     }
 }
 
 #[test]
 fn sizes_are_counted_without_tests() {
-    assert_eq!(
-        lines_outside_tests("a\nb\n#[cfg(test)]\nmod tests {\nc\n}\n"),
-        2
-    );
+    assert_eq!(lines_outside_tests("a\nb\n#[cfg(test)]\nmod tests {\nc\n}\n"), 2);
     assert_eq!(lines_outside_tests("a\n#[cfg(test)]\nmod tests;\nb\n"), 4);
 }
