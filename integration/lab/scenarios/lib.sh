@@ -65,6 +65,7 @@ errno_of() {
     *'write error: File exists'*) echo EEXIST ;;
     *'write error: No space left on device'*) echo ENOSPC ;;
     *'write error: Cannot allocate memory'*) echo ENOMEM ;;
+    *'write error: Too many users'*) echo EUSERS ;;
     *'write error: Operation not permitted'*) echo EPERM ;;
     *'write error: Input/output error'*) echo EIO ;;
     *) echo "? $out" ;;

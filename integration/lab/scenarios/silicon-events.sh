@@ -17,7 +17,7 @@ events_of() {
     sleep 0.05; marks=$((marks + 1))
     [ $marks -lt 200 ] || { echo "no events"; return; }
   done
-  tail -n +"$from" events | grep "^KERNEL.* (\(pci\|mdev\))$" | grep "$word" \
-    | sed -E 's/^KERNEL\[[0-9.]+\] +//; s/ \(.*//; s# /devices/.*/# #; s/[0-9a-f]{4}:00:00\.0/PF/; s/[0-9a-f]{4}:00:02\./VF/; s/ [0-9a-f]{8}-[0-9a-f-]*$/ mdev/' \
+  tail -n +"$from" events | grep "^KERNEL.* (\(pci\|mdev\|mtty\|mdpy\|mbochs\))$" | grep "$word" \
+    | sed -E 's/^KERNEL\[[0-9.]+\] +//; s/ \(.*//; s# +/devices/.*/# #; s/[0-9a-f]{4}:00:00\.0/PF/; s/[0-9a-f]{4}:00:02\./VF/; s/ [0-9a-f]{8}-[0-9a-f-]*$/ mdev/' \
     | paste -sd, | sed 's/,/, /g'
 }

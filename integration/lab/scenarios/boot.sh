@@ -1,0 +1,33 @@
+# After a boot the units have brought up every VF the layouts ask for, and nothing else
+# group: main
+# order: 10
+# needs: product
+. /lab/scenarios/product.sh
+
+pci=/sys/bus/pci/devices
+usec() { systemctl show -p "$2" --value "$1"; }
+vfs_of() { ls -d "$pci/$1"/virtfn* 2> /dev/null | wc -l; }
+
+wait_for 100 "gpuslice-ready has finished" is active systemctl is-active gpuslice-ready.service
+expect_eq "gpusliced" active "$(systemctl is-active gpusliced.service)"
+expect_eq "units that failed" "" "$(systemctl --failed --plain --no-legend | cut -d' ' -f1)"
+all_up
+for pair in 0001:00:00.0=8=amd-74a1-vf8 0000:01:00.0=7=intel-10c9-vf7; do
+  IFS='=' read -r pf count profile <<< "$pair"
+  expect_eq "VFs of $pf in the kernel" "$count" "$(vfs_of "$pf")"
+  expect_eq "slices of $pf" "$count" "$(count_slices "$pf")"
+  expect_eq "autoprobe of $pf" 0 "$(cat "$pci/$pf/sriov_drivers_autoprobe")"
+  expect_eq "free $profile" "$count" "$(free_of "$profile")"
+  expect_eq "drivers of the VFs" "" "$(readlink "$pci/$pf"/virtfn*/driver)"
+done
+expect_eq "states" free "$(rows slices | jq -r 'select(.mechanism == "sriov") | .state' | sort -u)"
+expect_eq "a PF without a layout has VFs" 0 "$(vfs_of 0002:00:00.0)"
+
+ready=$(usec gpuslice-ready.service ActiveEnterTimestampMonotonic)
+last=0
+for pf in 0001:00:00.0 0000:01:00.0; do
+  seen=$(udevadm info -q property --property=USEC_INITIALIZED --value "$pci/$pf")
+  [ "$seen" -gt $last ] && last=$seen
+done
+say "$(((ready - last) / 1000)) ms from the last PF's event to ready"
+expect "libvirtd came after" [ "$(usec libvirtd.socket ActiveEnterTimestampMonotonic)" -gt 0 ]

@@ -1,0 +1,94 @@
+# Processes killed and restarted under running VMs, a stuck device write, a masked daemon, a broken config
+# group: life
+# order: 10
+# needs: product
+# limit: 600
+. /lab/scenarios/product.sh
+trap clear_domains EXIT
+
+pci=/sys/bus/pci/devices devices=/sys/bus/mdev/devices
+rounds=${ROUNDS:-5}
+pid_of() { systemctl show -p MainPID --value "$1"; }
+serves() { timeout 5 gpuslice status > /dev/null; }
+kill_daemon() { kill -9 "$(pid_of gpusliced.service)"; }
+no_mdevs() { [ -z "$(ls $devices)" ]; }
+# Everything was given back: no mdev, no assigned slice.
+clean() { no_mdevs && is 0 count_assigned; }
+all_up
+modprobe mtty
+wait_for 10 "mtty-2 is a profile" is 12 free_of mtty-2
+define_mdev f1 mtty-2
+define_mdev f2 mtty-2
+id=$(domain_uuid f1)
+
+say "QEMU is killed"
+start f1
+kill -9 "$(qemu_of f1)"
+wait_for 30 "everything is given back" clean
+
+say "gpusliced is killed at random moments of a start"
+for ((round = 1; round <= rounds; round++)); do
+  (virsh start f1 > start.out 2>&1) & starting=$!
+  # a random moment is what this is about
+  sleep "$((RANDOM % 4)).$((RANDOM % 10))"
+  kill_daemon
+  wait $starting
+  wait_for 30 "round $round: it serves again" serves
+  if running f1; then
+    wait_for 10 "round $round: f1 runs and its claim is attached" is attached claim_state "$id/gpu0"
+    virsh destroy f1
+  else
+    say "round $round: f1 was refused: $(tail -n 1 start.out | tail -c 150)"
+  fi
+  wait_for 30 "round $round: everything is given back" clean
+done
+
+say "both are killed"
+start f1
+kill -9 "$(qemu_of f1)" "$(pid_of gpusliced.service)"
+wait_for 60 "everything is given back" clean
+
+say "restarts under a running VM"
+start f1
+pid=$(qemu_of f1)
+for unit in libvirtd gpuslice-libvirt-agent gpusliced; do
+  expect "restart of $unit" q systemctl restart $unit.service
+  wait_for 30 "gpusliced serves" serves
+  expect "f1 runs on" [ -d "/proc/$pid" ]
+  wait_for 20 "its claim is attached" is attached claim_state "$id/gpu0"
+done
+
+say "a stuck sriov_numvfs=0"
+vf=$(slices_of 0001:00:00.0 | head -n 1); vf=${vf#vf:}
+w vfio-pci "$pci/$vf/driver_override"; w "$vf" /sys/bus/pci/drivers_probe
+hold stuck -device "vfio-pci,host=$vf"
+(w 0 $pci/0001:00:00.0/sriov_numvfs) & writer=$!
+wait_for 10 "the write hangs" grep -q vfio_unregister_group_dev /proc/$writer/stack
+expect "gpusliced restarts meanwhile" q systemctl restart gpusliced.service
+wait_for 10 "and serves at once" serves
+start f2
+destroy f2
+let_go stuck
+wait $writer
+
+say "the daemon is masked"
+systemctl mask --runtime --now gpusliced.service gpusliced.socket
+domain plain "" "" | define
+start plain
+define_mdev f3 mtty-2
+refused f3 unreachable
+systemctl unmask --runtime gpusliced.service gpusliced.socket
+systemctl start gpusliced.socket gpusliced.service
+wait_for 30 "gpusliced serves" serves
+virsh destroy plain
+
+say "a broken config"
+echo 'layot = 3' > /etc/gpuslice/conf.d/50-broken.toml
+systemctl restart gpusliced.service
+wait_for 30 "gpusliced serves" serves
+expect "status says so" grep -q 50-broken.toml <(gpuslice status --json)
+expect_eq "f1's claim" attached "$(claim_state "$id/gpu0")"
+rm /etc/gpuslice/conf.d/50-broken.toml
+systemctl restart gpusliced.service
+destroy f1
+wait_for 30 "everything is given back" clean

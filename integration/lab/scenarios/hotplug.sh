@@ -1,0 +1,45 @@
+# Devices that come and go while the daemon runs: modules, an unplugged igb, a GPU that falls off the bus
+# group: main
+# order: 50
+# needs: product
+. /lab/scenarios/product.sh
+trap clear_domains EXIT
+
+pci=/sys/bus/pci/devices
+all_up
+say "mdev parents appear"
+for pair in mbochs=mbochs-large=4 mdpy=mdpy-xga=4 mtty=mtty-2=12; do
+  IFS='=' read -r module profile count <<< "$pair"
+  modprobe "$module"
+  wait_for 10 "$profile is a profile" is "$count" free_of "$profile"
+done
+
+say "claims on VFs of both"
+domain plug1 "" "" | define
+domain plug2 "" "" | define
+expect "attach an igb VF" q gpuslice attach plug1 intel-10c9-vf7
+expect "attach a gpusim VF" q gpuslice attach plug2 amd-74a1-vf8
+reason_of() { rows claims | jq -r --arg o "$(domain_uuid "$1")" 'select(.claim | startswith($o)) | .reason // ""'; }
+has_reason() { [ "$(reason_of "$1")" ]; }
+
+say "unplug"
+host_monitor device_del igb1
+wait_for 30 "igb's slices leave" is 0 count_slices 0000:01:00.0
+w 0 /sys/kernel/debug/gpusim/0001:00:00.0/present
+wait_for 30 "gpusim's slices leave" is 0 count_slices 0001:00:00.0
+for vm in plug1 plug2; do
+  wait_for 10 "the claim of $vm says why" has_reason $vm
+  say "$vm: $(reason_of $vm)"
+done
+
+say "plug"
+host_monitor device_add igb,id=igb1,bus=rp1
+w 1 /sys/kernel/debug/gpusim/0001:00:00.0/present
+wait_for 60 "igb's VFs return by themselves" is 7 count_slices 0000:01:00.0
+wait_for 60 "gpusim's VFs return by themselves" is 8 count_slices 0001:00:00.0
+start plug2
+destroy plug2
+
+say "mdev parents leave"
+modprobe -r mbochs mdpy mtty
+wait_for 10 "their profiles are gone" is "" free_of mtty-2

@@ -1,0 +1,42 @@
+# VFs of igb and gpusim in domains: managed='no' bound by us, managed='yes' by libvirt for a user who wrote it
+# group: main
+# order: 30
+# needs: product
+# limit: 240
+. /lab/scenarios/product.sh
+trap clear_domains EXIT
+
+pci=/sys/bus/pci/devices
+home() { virsh dumpxml --inactive "$1" | tr -d "\n" | sed -nE "s/.*<hostdev mode='subsystem' type='pci' managed='no'[^>]*>.*<source> *<address domain='0x(....)' bus='0x(..)' slot='0x(..)' function='0x(.)'.*/\1:\2:\3.\4/p"; }
+all_up
+for pair in vfa=amd-74a1-vf8 vfi=intel-10c9-vf7; do
+  vm=${pair%=*} profile=${pair#*=}
+  say "$vm: $profile"
+  domain "$vm" "" "" | define
+  free=$(free_of "$profile")
+  expect "gpuslice attach" q gpuslice attach "$vm" "$profile"
+  expect "attach again is already so" gpuslice attach "$vm" "$profile"
+  address=$(home "$vm")
+  expect "the domain names a VF with managed='no'" [ -n "$address" ]
+  expect "and has our alias" grep -q "alias name='ua-gpuslice-" <(virsh dumpxml --inactive "$vm")
+  start "$vm"
+  expect "vfio-pci has the VF" bound_to "$pci/$address" vfio-pci
+  expect "QEMU has it open" holds_vfio "$vm"
+  expect_eq "the slice" attached "$(slice_state "vf:$address")"
+  expect_eq "free" $((free - 1)) "$(free_of "$profile")"
+  destroy "$vm"
+  wait_for 20 "the slice is free" is free slice_state "vf:$address"
+  wait_for 5 "capacity is back" is "$free" free_of "$profile"
+  start "$vm"
+  expect "the same VF again" bound_to "$pci/$address" vfio-pci
+  destroy "$vm"
+done
+
+say "managed='yes' by the user"
+address=$(slices_of 0001:00:00.0 | tail -n 1); address=${address#vf:}
+domain vfu "" "$(pci_device "$address" yes)" | define
+start vfu
+expect "vfio-pci has the VF" bound_to "$pci/$address" vfio-pci
+expect "the slice is not free" not is free slice_state "vf:$address"
+destroy vfu
+wait_for 20 "libvirt gave it back and it is free" is free slice_state "vf:$address"
