@@ -1,1 +1,26 @@
-//! Placeholder.
+//! A simulated Linux kernel below the ports of `gpuslice-core`, so that everything above them runs without a
+//! GPU: PCI functions and SR-IOV, mediated devices, driver binding, VFIO users, uevents. It models behaviour, not
+//! files: a write changes what other paths answer, fails with the kernel's errno in the kernel's order of checks,
+//! or sleeps until somebody lets go of a device.
+//!
+//! It is deterministic: no threads, no clock, no chance that is not seeded. Time is virtual ([`Kernel::advance`]),
+//! everything done to it is in its log ([`Kernel::log_lines`]) and can be done again ([`replay`]). A clone is an
+//! independent machine, cheap enough for property tests.
+//!
+//! What it must agree with is the kernel: [`conformance`] prints what it does for a fixed list of probes, and the
+//! lab prints the same list on a real one.
+
+pub mod conformance;
+mod host_file;
+mod kernel;
+mod tree;
+
+pub use host_file::{
+    DriverShape, FunctionShape, Grouping, HostError, HostFile, KernelShape, MdevOn, MdevRule,
+    MdevShape, SriovShape, TypeShape, VirtualKind, VirtualShape,
+};
+pub use kernel::command::{Command, Data, Outcome, ReplayError, replay};
+pub use kernel::fault::{Content, Fault, random_faults};
+pub use kernel::uevent::{Action, Noise, Uevent};
+pub use kernel::{Completed, Kernel, Pace};
+pub use tree::dump::Projected;

@@ -1,0 +1,351 @@
+//! The machine: its state, and what can be done to it from outside.
+
+pub(crate) mod binding;
+mod chance;
+pub(crate) mod command;
+pub(crate) mod config_space;
+pub(crate) mod fault;
+pub(crate) mod function;
+pub(crate) mod job;
+pub(crate) mod log;
+mod machine;
+pub(crate) mod mdev;
+pub(crate) mod number;
+pub(crate) mod sriov;
+pub(crate) mod uevent;
+pub(crate) mod vfio;
+
+use crate::host_file::HostFile;
+use command::{Command, Data, Outcome};
+use fault::{Armed, Fault};
+use function::Function;
+use gpuslice_core::errno::Errno;
+use gpuslice_core::ids::{PciAddress, SliceId};
+use gpuslice_core::port::{HostRead, HostWrite, Written};
+use job::{Job, Lock};
+use log::What;
+use mdev::{Mdev, Parent};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use uevent::{EventQueue, Noise, Uevent};
+use uuid::Uuid;
+use vfio::{Groups, Numbers, Process};
+
+/// A name shared by whatever refers to it.
+pub(crate) type Name = Arc<str>;
+
+/// Whether a write runs to its end, or stops at each step so that a reader sees what lies between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pace {
+    /// To its end, or until it has to wait for somebody or for time.
+    #[default]
+    Whole,
+    /// Nothing happens but through [`Kernel::step`] and [`Kernel::settle`]; each such write is `Blocked` first.
+    Steps,
+}
+
+/// A write that had slept and is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Completed {
+    /// The file written.
+    pub file: String,
+    /// What was written.
+    pub data: Vec<u8>,
+    /// How it ended.
+    pub result: Result<(), Errno>,
+}
+
+/// A simulated machine. See the crate.
+#[derive(Debug, Clone)]
+pub struct Kernel {
+    pub(crate) host: Arc<HostFile>,
+    pub(crate) now: u64,
+    pub(crate) boot_id: Uuid,
+    boots: u64,
+    pub(crate) pace: Pace,
+    /// By function of the host file: whether the hardware is in its slot.
+    pub(crate) present: Vec<bool>,
+    pub(crate) functions: BTreeMap<PciAddress, Function>,
+    pub(crate) drivers: BTreeSet<Name>,
+    pub(crate) modules: BTreeSet<Name>,
+    pub(crate) groups: Groups,
+    pub(crate) vfio_numbers: Numbers,
+    pub(crate) parents: BTreeMap<Name, Parent>,
+    pub(crate) mdevs: BTreeMap<Uuid, Mdev>,
+    /// `/sys/class/mdev_bus` exists from the first parent on.
+    pub(crate) mdev_class: bool,
+    pub(crate) processes: BTreeMap<u32, Process>,
+    pub(crate) jobs: BTreeMap<u64, Job>,
+    pub(crate) next_job: u64,
+    pub(crate) locks: BTreeMap<Lock, u64>,
+    completed: Vec<Completed>,
+    pub(crate) events: EventQueue,
+    pub(crate) faults: Vec<Armed>,
+    log: log::Log,
+    pub(crate) counts: Counts,
+}
+
+/// Counts that a test asks for.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) reads: AtomicU64,
+    pub(crate) blocked_reads: AtomicU64,
+    pub(crate) writes: u64,
+}
+
+impl Clone for Counts {
+    fn clone(&self) -> Self {
+        let copy = |count: &AtomicU64| AtomicU64::new(count.load(Ordering::Relaxed));
+        Self {
+            reads: copy(&self.reads),
+            blocked_reads: copy(&self.blocked_reads),
+            writes: self.writes,
+        }
+    }
+}
+
+/// What can be done to the machine.
+impl Kernel {
+    /// Does one thing, and records it.
+    pub fn apply(&mut self, command: Command) -> Outcome {
+        let outcome = self.perform(&command);
+        self.log.push(self.now, What::Did(command, outcome));
+        outcome
+    }
+
+    fn perform(&mut self, command: &Command) -> Outcome {
+        match command {
+            Command::Write { file, data } => return self.perform_write(file, data.bytes()),
+            Command::LoadModule(name) => match self.modprobe(name) {
+                Ok(()) => {}
+                Err(errno) => return Outcome::Failed(errno),
+            },
+            Command::ReloadDriver(name) => return self.start_reload(name),
+            Command::Open { pid, comm, slice } => {
+                if let Err(errno) = self.open_device(*pid, comm, *slice) {
+                    return Outcome::Failed(errno);
+                }
+            }
+            Command::Close { pid, slice } => self.close_device(*pid, *slice),
+            Command::Kill(pid) => drop(self.processes.remove(pid)),
+            Command::Plug(address) => return self.start_plug(*address),
+            Command::Unplug(address) => return self.start_unplug(*address),
+            Command::Advance(ms) => self.now += ms,
+            Command::Step => {
+                return if self.step_any() { Outcome::Done } else { Outcome::Idle };
+            }
+            Command::Settle => {
+                self.run();
+                return Outcome::Done;
+            }
+            Command::Pace(pace) => self.pace = *pace,
+            Command::Fault(fault) => self.faults.push(Armed::new(fault.clone())),
+            Command::ClearFaults => self.faults.clear(),
+            Command::Noise(noise) => self.events.set_noise(*noise),
+            Command::Reboot => self.boot(),
+        }
+        self.run_at_pace();
+        Outcome::Done
+    }
+
+    fn perform_write(&mut self, file: &str, data: &[u8]) -> Outcome {
+        self.counts.writes += 1;
+        if let Some(errno) = self.write_fault(file) {
+            return Outcome::Failed(errno);
+        }
+        match self.write_file(file, data) {
+            Ok(Written::Done) => Outcome::Done,
+            Ok(Written::Blocked) => Outcome::Blocked,
+            Err(errno) => Outcome::Failed(errno),
+        }
+    }
+
+    /// Virtual time since the machine was made, in milliseconds.
+    pub fn now_ms(&self) -> u64 {
+        self.now
+    }
+
+    /// Lets time pass and does what falls due.
+    pub fn advance(&mut self, ms: u64) {
+        self.apply(Command::Advance(ms));
+    }
+
+    /// Time at which something falls due that waits for time alone.
+    pub fn next_timer(&self) -> Option<u64> {
+        self.jobs.values().filter_map(Job::wakes).filter(|at| *at > self.now).min()
+    }
+
+    /// One step of what is under way; false when everything waits or nothing is.
+    pub fn step(&mut self) -> bool {
+        self.apply(Command::Step) == Outcome::Done
+    }
+
+    /// All steps that wait for neither time nor people.
+    pub fn settle(&mut self) {
+        self.apply(Command::Settle);
+    }
+
+    /// Whether writes stop at each step.
+    pub fn set_pace(&mut self, pace: Pace) {
+        self.apply(Command::Pace(pace));
+    }
+
+    /// A process opens the VFIO group node of a device, as QEMU does.
+    ///
+    /// # Errors
+    /// `ENOENT` without the device, `ENODEV` without a VFIO driver on it, `EPERM` when its group is not viable,
+    /// `EBUSY` when another process has the group.
+    pub fn open(&mut self, pid: u32, comm: &str, slice: SliceId) -> Result<(), Errno> {
+        let comm = comm.to_owned();
+        match self.apply(Command::Open { pid, comm, slice }) {
+            Outcome::Failed(errno) => Err(errno),
+            _ => Ok(()),
+        }
+    }
+
+    /// It closes it.
+    pub fn close(&mut self, pid: u32, slice: SliceId) {
+        self.apply(Command::Close { pid, slice });
+    }
+
+    /// The process ends; what it held is let go of.
+    pub fn kill(&mut self, pid: u32) {
+        self.apply(Command::Kill(pid));
+    }
+
+    /// Puts a function of the host file back into its slot.
+    pub fn plug(&mut self, address: PciAddress) -> Outcome {
+        self.apply(Command::Plug(address))
+    }
+
+    /// Takes a function out, with its VFs and mediated devices; `Blocked` while one is held.
+    pub fn unplug(&mut self, address: PciAddress) -> Outcome {
+        self.apply(Command::Unplug(address))
+    }
+
+    /// Unloads and loads a driver's module; `Blocked` while a device of it is held.
+    pub fn reload_driver(&mut self, name: &str) -> Outcome {
+        self.apply(Command::ReloadDriver(name.to_owned()))
+    }
+
+    /// Power off and on: what the kernel keeps in memory is gone, and so are processes and sleeping writers.
+    pub fn reboot(&mut self) {
+        self.apply(Command::Reboot);
+    }
+
+    /// Arms a fault.
+    pub fn inject(&mut self, fault: Fault) {
+        self.apply(Command::Fault(fault));
+    }
+
+    /// Disarms all faults.
+    pub fn clear_faults(&mut self) {
+        self.apply(Command::ClearFaults);
+    }
+
+    /// Makes the way of events to the listener unreliable.
+    pub fn set_noise(&mut self, noise: Noise) {
+        self.apply(Command::Noise(noise));
+    }
+
+    /// Events since the last call.
+    pub fn take_events(&mut self) -> Vec<Uevent> {
+        self.events.take()
+    }
+
+    /// Whether events were lost since the last call (`ENOBUFS`).
+    pub fn take_overflow(&mut self) -> bool {
+        self.events.take_overflow()
+    }
+
+    /// Writes that were answered `Blocked` and have ended since the last call.
+    pub fn poll_blocked(&mut self) -> Vec<Completed> {
+        std::mem::take(&mut self.completed)
+    }
+
+    /// Files whose writers sleep now.
+    pub fn blocked(&self) -> Vec<String> {
+        self.jobs.values().filter_map(|job| Some(job.write.as_ref()?.0.clone())).collect()
+    }
+
+    /// Processes that have the device open, by id.
+    pub fn holders(&self, slice: SliceId) -> Vec<u32> {
+        let holds = |(pid, process): (&u32, &Process)| process.holds(slice).then_some(*pid);
+        self.processes.iter().filter_map(holds).collect()
+    }
+
+    /// Reads of an attribute that would have slept for ever, because its lock is held by a sleeping writer.
+    pub fn blocked_reads(&self) -> u64 {
+        self.counts.blocked_reads.load(Ordering::Relaxed)
+    }
+
+    /// Reads, listings and links asked for so far.
+    pub fn reads(&self) -> u64 {
+        self.counts.reads.load(Ordering::Relaxed)
+    }
+
+    /// Writes tried so far.
+    pub fn writes(&self) -> u64 {
+        self.counts.writes
+    }
+
+    /// Everything done to the machine and everything it told, one JSON object a line; see
+    /// [`crate::replay`].
+    pub fn log_lines(&self) -> Vec<String> {
+        self.log.lines()
+    }
+
+    /// Addresses of the PFs of the host file, there or not.
+    pub fn pfs(&self) -> Vec<PciAddress> {
+        let pfs = self.host.functions.iter().filter(|f| f.sriov.is_some());
+        pfs.map(|f| f.address).collect()
+    }
+
+    pub(crate) fn emit(&mut self, event: Uevent) {
+        if !self.events.deaf {
+            self.log.push(self.now, What::Uevent(event.clone()));
+        }
+        self.events.push(event);
+    }
+
+    pub(crate) fn complete(&mut self, file: String, data: Vec<u8>, result: Result<(), Errno>) {
+        let outcome = result.map_or_else(Outcome::Failed, |()| Outcome::Done);
+        self.log.push(self.now, What::Woke(file.clone(), outcome));
+        self.completed.push(Completed { file, data, result });
+    }
+}
+
+impl HostRead for Kernel {
+    fn list(&self, dir: &str) -> Result<Vec<String>, Errno> {
+        self.list_dir(dir)
+    }
+
+    fn read(&self, file: &str) -> Result<Vec<u8>, Errno> {
+        self.read_file(file)
+    }
+
+    fn link(&self, path: &str) -> Result<String, Errno> {
+        self.read_link(path)
+    }
+}
+
+impl HostWrite for Kernel {
+    fn write(&mut self, file: &str, data: &[u8]) -> Result<Written, Errno> {
+        let (file, data) = (file.to_owned(), Data::new(data));
+        match self.apply(Command::Write { file, data }) {
+            Outcome::Failed(errno) => Err(errno),
+            Outcome::Blocked => Ok(Written::Blocked),
+            Outcome::Done | Outcome::Idle => Ok(Written::Done),
+        }
+    }
+
+    fn load_module(&mut self, name: &str) -> Result<(), Errno> {
+        match self.apply(Command::LoadModule(name.to_owned())) {
+            Outcome::Failed(errno) => Err(errno),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Things that go wrong on demand. Faults are armed ahead, strike at a counted occasion and stay until
+//! [`super::Kernel::clear_faults`]; a read can strike one too, hence the atomic counts.
+
+use super::Kernel;
+use super::chance::Chance;
+use gpuslice_core::errno::Errno;
+use gpuslice_core::ids::PciAddress;
+use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// What an attribute reads instead of its content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Content {
+    /// Nothing.
+    Empty,
+    /// Its content after a byte that no UTF-8 begins with.
+    NotUtf8,
+    /// Its content followed by blanks.
+    TrailingBlanks,
+    /// More than a page.
+    TooLong,
+}
+
+/// Something that will go wrong. Paths are as the caller writes them; `*` stands for any characters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fault {
+    /// The `nth` (from 1) and the following `times - 1` writes to the path fail and do nothing.
+    Write {
+        /// Which.
+        path: String,
+        /// First that fails.
+        nth: u32,
+        /// How many fail.
+        times: u32,
+        /// With what.
+        errno: Errno,
+    },
+    /// Likewise for reads.
+    Read {
+        /// Which.
+        path: String,
+        /// First that fails.
+        nth: u32,
+        /// How many fail.
+        times: u32,
+        /// With what.
+        errno: Errno,
+    },
+    /// From the `nth` read or listing on, everything at and below the path is gone, although its directory was
+    /// listed with it.
+    Vanish {
+        /// Which.
+        path: String,
+        /// First that finds nothing.
+        nth: u32,
+    },
+    /// The attribute reads strangely.
+    Reads {
+        /// Which.
+        path: String,
+        /// How.
+        as_: Content,
+    },
+    /// The driver of a PF refuses to enable VFs.
+    Enable {
+        /// The PF.
+        pf: PciAddress,
+        /// First enable that fails.
+        nth: u32,
+        /// How many fail.
+        times: u32,
+        /// With what.
+        errno: Errno,
+    },
+    /// The driver makes at most so many VFs and reports success.
+    Fewer {
+        /// The PF.
+        pf: PciAddress,
+        /// At most.
+        vfs: u16,
+    },
+    /// The driver takes this long, in each direction.
+    Delay {
+        /// The PF.
+        pf: PciAddress,
+        /// Virtual time.
+        ms: u64,
+    },
+    /// The PF falls off the bus when so many VFs of an enable are made.
+    FallsOff {
+        /// The PF.
+        pf: PciAddress,
+        /// VFs made before.
+        after: u16,
+    },
+}
+
+/// A fault and how often its occasion came.
+#[derive(Debug)]
+pub(crate) struct Armed {
+    pub(crate) fault: Fault,
+    seen: AtomicU32,
+}
+
+impl Clone for Armed {
+    fn clone(&self) -> Self {
+        let seen = AtomicU32::new(self.seen.load(Ordering::Relaxed));
+        Self { fault: self.fault.clone(), seen }
+    }
+}
+
+impl Armed {
+    pub(crate) fn new(fault: Fault) -> Self {
+        Self { fault, seen: AtomicU32::new(0) }
+    }
+
+    /// Counts an occasion; true when it is within the range that fails.
+    fn strikes(&self, nth: u32, times: u32) -> bool {
+        let seen = self.seen.fetch_add(1, Ordering::Relaxed) + 1;
+        seen >= nth && seen - nth < times
+    }
+}
+
+impl Kernel {
+    pub(crate) fn write_fault(&self, file: &str) -> Option<Errno> {
+        self.faults.iter().find_map(|armed| match &armed.fault {
+            Fault::Write { path, nth, times, errno } if matches(path, file) => {
+                armed.strikes(*nth, *times).then_some(*errno)
+            }
+            _ => None,
+        })
+    }
+
+    pub(crate) fn read_fault(&self, file: &str) -> Option<Errno> {
+        self.faults.iter().find_map(|armed| match &armed.fault {
+            Fault::Read { path, nth, times, errno } if matches(path, file) => {
+                armed.strikes(*nth, *times).then_some(*errno)
+            }
+            Fault::Vanish { path, nth } if within(path, file) => {
+                armed.strikes(*nth, u32::MAX).then_some(Errno::ENOENT)
+            }
+            _ => None,
+        })
+    }
+
+    /// What a read of `file` gives instead of `content`.
+    pub(crate) fn strange(&self, file: &str, content: Vec<u8>) -> Vec<u8> {
+        let found = self.faults.iter().find_map(|armed| match &armed.fault {
+            Fault::Reads { path, as_ } if matches(path, file) => Some(*as_),
+            _ => None,
+        });
+        match found {
+            None => content,
+            Some(Content::Empty) => Vec::new(),
+            Some(Content::NotUtf8) => [b"\xff".as_slice(), &content].concat(),
+            Some(Content::TrailingBlanks) => [content.as_slice(), b" \t \n"].concat(),
+            Some(Content::TooLong) => content.iter().copied().cycle().take(5000).collect(),
+        }
+    }
+
+    pub(crate) fn enable_fault(&self, address: PciAddress) -> Option<Errno> {
+        self.faults.iter().find_map(|armed| match &armed.fault {
+            Fault::Enable { pf, nth, times, errno } if *pf == address => {
+                armed.strikes(*nth, *times).then_some(*errno)
+            }
+            _ => None,
+        })
+    }
+
+    pub(crate) fn fewer_fault(&self, address: PciAddress) -> Option<u16> {
+        self.faults.iter().find_map(|armed| match armed.fault {
+            Fault::Fewer { pf, vfs } if pf == address => Some(vfs),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn delay_fault(&self, address: PciAddress) -> Option<u64> {
+        self.faults.iter().find_map(|armed| match armed.fault {
+            Fault::Delay { pf, ms } if pf == address => Some(ms),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn falls_off(&self, address: PciAddress, made: u16) -> bool {
+        self.faults.iter().any(|armed| match armed.fault {
+            Fault::FallsOff { pf, after } => pf == address && after == made && armed.strikes(1, 1),
+            _ => false,
+        })
+    }
+}
+
+fn within(pattern: &str, path: &str) -> bool {
+    matches(pattern, path)
+        || path.match_indices('/').any(|(at, _)| {
+            let above = path.get(..at).unwrap_or_default();
+            !above.is_empty() && matches(pattern, above)
+        })
+}
+
+/// Whether a text matches a pattern in which `*` stands for any characters.
+pub(crate) fn matches(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or_default()) else {
+        return false;
+    };
+    let mut parts: Vec<&str> = parts.collect();
+    let Some(last) = parts.pop() else {
+        return rest.is_empty();
+    };
+    for part in parts {
+        match rest.split_once(part) {
+            Some((_, after)) => rest = after,
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+/// `count` faults of any kind for a machine with these PFs, chosen by seed.
+pub fn random_faults(seed: u64, pfs: &[PciAddress], count: usize) -> Vec<Fault> {
+    let mut chance = Chance::new(seed);
+    let errnos = [Errno::EIO, Errno::ENOMEM, Errno::EBUSY, Errno::EINVAL, Errno::ENODEV];
+    let contents = [Content::Empty, Content::NotUtf8, Content::TrailingBlanks, Content::TooLong];
+    let files = ["*/sriov_numvfs", "*/driver_override", "*/drivers_probe", "*/create", "*/remove"];
+    let attributes = ["*/sriov_totalvfs", "*/available_instances", "*/device", "*/numa_node"];
+    let mut faults = Vec::new();
+    while faults.len() < count {
+        let pf = pfs.get(chance.below(pfs.len())).copied();
+        let errno = errnos.get(chance.below(errnos.len())).copied().unwrap_or(Errno::EIO);
+        let nth = u32::try_from(chance.below(4) + 1).unwrap_or(1);
+        let few = u16::try_from(chance.below(4)).unwrap_or(0);
+        let file = files.get(chance.below(files.len())).copied().unwrap_or_default();
+        let attribute = attributes.get(chance.below(attributes.len())).copied().unwrap_or_default();
+        let as_ = contents.get(chance.below(contents.len())).copied().unwrap_or(Content::Empty);
+        faults.push(match (chance.below(7), pf) {
+            (0, Some(pf)) => Fault::Enable { pf, nth, times: 1, errno },
+            (1, Some(pf)) => Fault::Fewer { pf, vfs: few },
+            (2, Some(pf)) => Fault::Delay { pf, ms: u64::from(few) * 700 },
+            (3, Some(pf)) => Fault::FallsOff { pf, after: few },
+            (4, _) => Fault::Reads { path: attribute.to_owned(), as_ },
+            (5, _) => Fault::Read { path: attribute.to_owned(), nth, times: 1, errno },
+            _ => Fault::Write { path: file.to_owned(), nth, times: 1, errno },
+        });
+    }
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns() {
+        for (pattern, text, want) in [
+            ("/a/b", "/a/b", true),
+            ("/a/b", "/a/bc", false),
+            ("*/b", "/a/b", true),
+            ("/a/*/c", "/a/b/c", true),
+            ("/a/*/c", "/a/b/d", false),
+            ("/a*", "/a", true),
+            ("a*bc*c", "abcc", true),
+            ("a*bc*c", "abc", false),
+        ] {
+            assert_eq!(matches(pattern, text), want, "{pattern} {text}");
+        }
+        assert!(within("/sys/x", "/sys/x/y/z"));
+        assert!(!within("/sys/x", "/sys/xy/z"));
+    }
+
+    #[test]
+    fn a_seed_decides_the_faults() {
+        let pfs = ["0000:01:00.0".parse().unwrap()];
+        assert_eq!(random_faults(7, &pfs, 20), random_faults(7, &pfs, 20));
+        assert_ne!(random_faults(7, &pfs, 20), random_faults(8, &pfs, 20));
+    }
+}

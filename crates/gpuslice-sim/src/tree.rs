@@ -1,0 +1,123 @@
+//! The machine as a tree of files: `/sys`, `/proc` and `/dev` as far as the product looks at them. Directories,
+//! links and files are computed from the state at each look; nothing is stored here. Links have relative targets
+//! as in sysfs, so that whoever resolves them by himself arrives where the kernel would lead him.
+
+mod attributes;
+pub(crate) mod dump;
+mod entries;
+mod files;
+mod resolve;
+mod store;
+
+use crate::kernel::Name;
+use files::{DriverFile, FunctionFile, MdevFile, ProcessFile, TypeFile};
+use gpuslice_core::ids::PciAddress;
+use uuid::Uuid;
+
+/// A directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Dir {
+    /// One that holds only what [`FIXED`] says.
+    Fixed(Fixed),
+    PciDevices,
+    PciDrivers,
+    PciDriver(Name),
+    MdevDevices,
+    MdevDrivers,
+    MdevDriver(Name),
+    MdevBus,
+    Groups,
+    Group(u32),
+    GroupDevices(u32),
+    Modules,
+    Module(Name),
+    Devices,
+    /// `/sys/devices/pciDDDD:BB`.
+    Bridge(u32, u8),
+    Function(PciAddress),
+    VfioDev(PciAddress),
+    FunctionVfio(PciAddress),
+    Virtual,
+    /// `/sys/devices/virtual/mtty`.
+    VirtualClass(Name),
+    VirtualParent(Name),
+    Types(Name),
+    Type(Name, usize),
+    TypeDevices(Name, usize),
+    Mdev(Uuid),
+    VfioNodes,
+    VfioCdevs,
+    Proc,
+    Process(u32),
+    Descriptors(u32),
+}
+
+/// Directories that hold nothing but others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fixed {
+    Root,
+    Sys,
+    Bus,
+    Pci,
+    Mdev,
+    Class,
+    SysKernel,
+    Dev,
+    ProcSys,
+    ProcSysKernel,
+    Random,
+}
+
+/// A file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum File {
+    Function(PciAddress, FunctionFile),
+    Driver(Name, DriverFile),
+    DriversProbe,
+    Type(Name, usize, TypeFile),
+    Mdev(Uuid, MdevFile),
+    VirtualUevent(Name),
+    GroupType(u32),
+    ModuleState(Name),
+    Process(u32, ProcessFile),
+    BootId,
+    /// A character device.
+    Node,
+}
+
+/// What a path leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Node {
+    Dir(Dir),
+    File(File),
+    /// A link to a directory, relative.
+    Link(Dir),
+    /// A descriptor's link, absolute.
+    Descriptor(String),
+}
+
+/// What fixed directories hold.
+pub(crate) const FIXED: &[(Fixed, &str, Dir)] = {
+    use Fixed::*;
+    &[
+        (Root, "sys", Dir::Fixed(Sys)),
+        (Root, "dev", Dir::Fixed(Dev)),
+        (Root, "proc", Dir::Proc),
+        (Sys, "bus", Dir::Fixed(Bus)),
+        (Sys, "class", Dir::Fixed(Class)),
+        (Sys, "devices", Dir::Devices),
+        (Sys, "kernel", Dir::Fixed(SysKernel)),
+        (Sys, "module", Dir::Modules),
+        (Bus, "pci", Dir::Fixed(Pci)),
+        (Bus, "mdev", Dir::Fixed(Mdev)),
+        (Pci, "devices", Dir::PciDevices),
+        (Pci, "drivers", Dir::PciDrivers),
+        (Mdev, "devices", Dir::MdevDevices),
+        (Mdev, "drivers", Dir::MdevDrivers),
+        (Class, "mdev_bus", Dir::MdevBus),
+        (SysKernel, "iommu_groups", Dir::Groups),
+        (Dev, "vfio", Dir::VfioNodes),
+        (ProcSys, "kernel", Dir::Fixed(ProcSysKernel)),
+        (ProcSysKernel, "random", Dir::Fixed(Random)),
+    ]
+};

@@ -1,0 +1,106 @@
+//! Which files directories have, and with which permissions. sysfs checks these at open even for root
+//! (fs/kernfs/file.c, `KERNFS_ROOT_EXTRA_OPEN_PERM_CHECK`).
+
+use super::File;
+
+/// Which directions a file opens in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Read,
+    Write,
+    Both,
+}
+
+/// An enum of files with their names and modes.
+macro_rules! files {
+    ($type:ident { $($file:ident = $name:literal $mode:ident,)* }) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum $type { $($file,)* }
+
+        impl $type {
+            pub(crate) const ALL: &[Self] = &[$(Self::$file,)*];
+
+            pub(crate) fn name(self) -> &'static str {
+                match self { $(Self::$file => $name,)* }
+            }
+
+            pub(crate) fn mode(self) -> Mode {
+                match self { $(Self::$file => Mode::$mode,)* }
+            }
+        }
+    };
+}
+
+files!(FunctionFile {
+    Vendor = "vendor" Read,
+    Device = "device" Read,
+    SubsystemVendor = "subsystem_vendor" Read,
+    SubsystemDevice = "subsystem_device" Read,
+    Class = "class" Read,
+    Revision = "revision" Read,
+    NumaNode = "numa_node" Both,
+    Modalias = "modalias" Read,
+    Uevent = "uevent" Both,
+    Config = "config" Both,
+    DriverOverride = "driver_override" Both,
+    Reset = "reset" Write,
+    ResetMethod = "reset_method" Both,
+    TotalVfs = "sriov_totalvfs" Read,
+    NumVfs = "sriov_numvfs" Both,
+    Offset = "sriov_offset" Read,
+    Stride = "sriov_stride" Read,
+    VfDevice = "sriov_vf_device" Read,
+    DriversAutoprobe = "sriov_drivers_autoprobe" Both,
+    VfTotalMsix = "sriov_vf_total_msix" Read,
+});
+
+impl FunctionFile {
+    /// Only PFs have it.
+    pub(crate) fn of_sriov(self) -> bool {
+        self.name().starts_with("sriov_")
+    }
+
+    /// Only functions that can be reset have it.
+    pub(crate) fn of_reset(self) -> bool {
+        matches!(self, Self::Reset | Self::ResetMethod)
+    }
+}
+
+files!(DriverFile {
+    Bind = "bind" Write,
+    Unbind = "unbind" Write,
+    Uevent = "uevent" Write,
+});
+
+files!(TypeFile {
+    Create = "create" Write,
+    DeviceApi = "device_api" Read,
+    Name = "name" Read,
+    AvailableInstances = "available_instances" Read,
+    Description = "description" Read,
+});
+
+files!(MdevFile {
+    Remove = "remove" Write,
+    Uevent = "uevent" Both,
+});
+
+files!(ProcessFile {
+    Comm = "comm" Read,
+    Cmdline = "cmdline" Read,
+});
+
+impl File {
+    pub(crate) fn mode(&self) -> Mode {
+        match self {
+            Self::Function(_, file) => file.mode(),
+            Self::Driver(_, file) => file.mode(),
+            Self::Type(_, _, file) => file.mode(),
+            Self::Mdev(_, file) => file.mode(),
+            Self::Process(_, file) => file.mode(),
+            Self::DriversProbe => Mode::Write,
+            Self::VirtualUevent(_) | Self::Node => Mode::Both,
+            Self::GroupType(_) | Self::ModuleState(_) | Self::BootId => Mode::Read,
+        }
+    }
+}

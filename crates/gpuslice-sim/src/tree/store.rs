@@ -1,0 +1,87 @@
+//! What writes to files do. A write of no bytes never reaches the kernel's handlers (fs/sysfs/file.c).
+
+use super::File;
+use super::files::{DriverFile, FunctionFile, MdevFile, Mode, TypeFile};
+use crate::kernel::Kernel;
+use crate::kernel::function::Role;
+use crate::kernel::number;
+use gpuslice_core::errno::Errno;
+use gpuslice_core::ids::PciAddress;
+use gpuslice_core::port::Written;
+
+/// Methods `reset_method` knows (drivers/pci/pci.c).
+const RESETS: &[&str] = &["device_specific", "acpi", "flr", "af_flr", "pm", "bus", "cxl_bus"];
+
+impl Kernel {
+    pub(crate) fn write_file(&mut self, path: &str, data: &[u8]) -> Result<Written, Errno> {
+        let file = self.file(path, Mode::Read)?;
+        if data.is_empty() {
+            return Ok(Written::Done);
+        }
+        match file {
+            File::Function(address, file) => self.store_function(path, address, file, data),
+            File::Driver(name, DriverFile::Bind) => self.write_bind(path, &name, data),
+            File::Driver(name, DriverFile::Unbind) => self.write_unbind(path, &name, data),
+            File::DriversProbe => self.write_drivers_probe(path, data),
+            File::Type(parent, kind, TypeFile::Create) => {
+                self.write_create(path, &parent, kind, data)
+            }
+            File::Mdev(uuid, MdevFile::Remove) => self.write_remove(path, uuid, data),
+            // Synthetic uevents are of no use to the product.
+            File::Driver(_, DriverFile::Uevent)
+            | File::Mdev(_, MdevFile::Uevent)
+            | File::VirtualUevent(_)
+            | File::Node => Err(Errno::EINVAL),
+            File::Type(..)
+            | File::GroupType(_)
+            | File::ModuleState(_)
+            | File::Process(..)
+            | File::BootId => Err(Errno::EACCES),
+        }
+    }
+
+    fn store_function(
+        &mut self,
+        path: &str,
+        address: PciAddress,
+        file: FunctionFile,
+        data: &[u8],
+    ) -> Result<Written, Errno> {
+        match file {
+            FunctionFile::NumVfs => return self.write_numvfs(path, address, data),
+            FunctionFile::DriverOverride => return self.write_override(address, data),
+            _ => {}
+        }
+        let offered = self.functions.get(&address).and_then(|f| self.shape(f));
+        let offered = offered.map(|shape| shape.reset_method.clone()).unwrap_or_default();
+        let function = self.functions.get_mut(&address).ok_or(Errno::ENODEV)?;
+        match file {
+            FunctionFile::DriversAutoprobe => {
+                let value = number::parse_bool(data).ok_or(Errno::EINVAL)?;
+                if let Role::Pf { autoprobe, .. } = &mut function.role {
+                    *autoprobe = value;
+                }
+            }
+            FunctionFile::NumaNode => {
+                let node: i32 = number::line(data).parse().map_err(|_| Errno::EINVAL)?;
+                function.numa_node = node;
+            }
+            FunctionFile::ResetMethod => {
+                let text = number::line(data).trim();
+                let known =
+                    |word: &str| RESETS.contains(&word) && offered.split(' ').any(|o| o == word);
+                function.reset_method = match text {
+                    "default" => offered.as_str().into(),
+                    _ if text.split_whitespace().all(known) => text.into(),
+                    _ => return Err(Errno::EINVAL),
+                };
+            }
+            FunctionFile::Reset => {
+                let one = number::parse(data) == Some(1);
+                one.then_some(()).ok_or(Errno::EINVAL)?;
+            }
+            _ => return Err(Errno::EINVAL),
+        }
+        Ok(Written::Done)
+    }
+}
