@@ -100,11 +100,17 @@ pub fn find(host: &dyn HostRead, nodes: &BTreeSet<String>) -> Result<Holders, Er
 fn holds(host: &dyn HostRead, pid: u32, nodes: &BTreeSet<String>) -> Result<bool, Errno> {
     for fd in host.list(&format!("/proc/{pid}/fd"))? {
         match host.link(&format!("/proc/{pid}/fd/{fd}")) {
-            Ok(target) if nodes.contains(&target) => return Ok(true),
+            Ok(target) if nodes.contains(opened_as(&target)) => return Ok(true),
             // Closed meanwhile.
             Ok(_) | Err(Errno::ENOENT) => {}
             Err(errno) => return Err(errno),
         }
     }
     Ok(false)
+}
+
+/// The path under which a descriptor was opened. A node may be gone from the holder's `/dev` (libvirt gives each
+/// QEMU its own) and still be open.
+fn opened_as(target: &str) -> &str {
+    target.strip_suffix(" (deleted)").unwrap_or(target)
 }

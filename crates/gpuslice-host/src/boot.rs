@@ -47,12 +47,7 @@ mod tests {
     fn absent_and_corrupt_differ() {
         let dir = tempfile::tempdir().unwrap();
         let host = SysHost::new(dir.path()).unwrap();
-        assert_eq!(
-            boot_id(&host),
-            Err(BootIdError::Read {
-                errno: Errno::ENOENT
-            })
-        );
+        assert_eq!(boot_id(&host), Err(BootIdError::Read { errno: Errno::ENOENT }));
         let path = dir.path().join(&PATH[1..]);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, "").unwrap();

@@ -58,10 +58,7 @@ pub enum ChildError {
 /// # Errors
 /// [`ChildError::Prepare`] when there is no memory for the order.
 pub fn command(host: &SysHost, step: &Step) -> Result<Command, ChildError> {
-    let order = Order {
-        root: host.root().to_owned(),
-        step: step.clone(),
-    };
+    let order = Order { root: host.root().to_owned(), step: step.clone() };
     let stdin = lay_out(&order).map_err(|errno| ChildError::Prepare { errno })?;
     // By /proc: the same program even if an upgrade has replaced the file meanwhile.
     let mut command = Command::new("/proc/self/exe");
@@ -79,9 +76,7 @@ pub fn command(host: &SysHost, step: &Step) -> Result<Command, ChildError> {
 fn lay_out(order: &Order) -> Result<File, Errno> {
     let text = serde_json::to_vec(order).map_err(|_| Errno::EINVAL)?;
     let mut file = File::from(memfd_create("order", MemfdFlags::CLOEXEC).map_err(errno)?);
-    file.write_all(&text)
-        .and_then(|()| file.rewind())
-        .map_err(|error| io_errno(&error))?;
+    file.write_all(&text).and_then(|()| file.rewind()).map_err(|error| io_errno(&error))?;
     Ok(file)
 }
 

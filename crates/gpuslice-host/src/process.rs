@@ -13,10 +13,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 /// # Errors
 /// `ESRCH` when there is no such process (any more).
 pub fn watch_pid(pid: u32) -> Result<OwnedFd, Errno> {
-    let pid = i32::try_from(pid)
-        .ok()
-        .and_then(Pid::from_raw)
-        .ok_or(Errno::ESRCH)?;
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::ESRCH)?;
     pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(errno)
 }
 
@@ -28,11 +25,8 @@ mod tests {
 
     #[test]
     fn readable_once_it_ended() {
-        let mut child = Command::new("cat")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child =
+            Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let watch = watch_pid(child.id()).unwrap();
         let at_once = Timespec::default();
         let ready =

@@ -27,12 +27,14 @@ impl SmallDisk {
         self.0.path()
     }
 
+    /// Busy while a test beside this one is about to start a program, with a copy of a writer's descriptor.
     pub(crate) fn make_read_only(&self) {
-        let remounted = Command::new("mount")
-            .args(["-o", "remount,ro"])
-            .arg(self.path())
-            .status();
-        assert!(remounted.unwrap().success());
+        let remounted = (0..100).any(|_| {
+            let remount =
+                Command::new("mount").args(["-o", "remount,ro"]).arg(self.path()).status();
+            remount.unwrap().success()
+        });
+        assert!(remounted);
     }
 }
 

@@ -240,16 +240,8 @@ impl StateDir {
     }
 
     fn kernel(&self, operation: Operation, name: &str, errno: Errno) -> StateError {
-        let path = if name.is_empty() {
-            self.path.clone()
-        } else {
-            self.path.join(name)
-        };
-        StateError::Kernel {
-            operation,
-            path,
-            errno,
-        }
+        let path = if name.is_empty() { self.path.clone() } else { self.path.join(name) };
+        StateError::Kernel { operation, path, errno }
     }
 
     fn failed(
@@ -262,11 +254,7 @@ impl StateDir {
 }
 
 fn kernel(operation: Operation, path: &Path) -> impl FnOnce(rustix::io::Errno) -> StateError {
-    move |error| StateError::Kernel {
-        operation,
-        path: path.to_owned(),
-        errno: errno(error),
-    }
+    move |error| StateError::Kernel { operation, path: path.to_owned(), errno: errno(error) }
 }
 
 /// Names that need no thought in a path, beside our own suffixes, or on a terminal.

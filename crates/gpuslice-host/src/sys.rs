@@ -34,18 +34,12 @@ impl SysHost {
         let root = std::path::absolute(root)
             .map_err(|error| error.raw_os_error().map_or(Errno::EINVAL, Errno))?;
         let root = root.to_str().ok_or(Errno::EINVAL)?;
-        Ok(Self {
-            root: root.trim_end_matches('/').to_owned(),
-        })
+        Ok(Self { root: root.trim_end_matches('/').to_owned() })
     }
 
     /// The root, `/` for the running system.
     pub fn root(&self) -> &str {
-        if self.root.is_empty() {
-            "/"
-        } else {
-            &self.root
-        }
+        if self.root.is_empty() { "/" } else { &self.root }
     }
 
     fn place<'a>(&self, path: &'a str) -> Result<Cow<'a, str>, Errno> {
@@ -111,11 +105,7 @@ impl HostWrite for SysHost {
         let fd = self.open(file, OFlags::WRONLY)?;
         // Not repeated on EINTR: a driver may have acted by then.
         let written = rustix::io::write(&fd, data).map_err(errno)?;
-        if written == data.len() {
-            Ok(Written::Done)
-        } else {
-            Err(Errno::EIO)
-        }
+        if written == data.len() { Ok(Written::Done) } else { Err(Errno::EIO) }
     }
 
     fn load_module(&mut self, name: &str) -> Result<(), Errno> {

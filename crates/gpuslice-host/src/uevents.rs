@@ -48,11 +48,7 @@ pub enum Source {
 impl Source {
     /// udevd if it is there. libudev itself would listen to a silent socket without a word.
     pub fn detect() -> Self {
-        if Path::new("/run/udev/control").exists() {
-            Self::Udev
-        } else {
-            Self::Kernel
-        }
+        if Path::new("/run/udev/control").exists() { Self::Udev } else { Self::Kernel }
     }
 }
 
@@ -91,16 +87,9 @@ impl Uevents {
         source: Source,
         tell: impl FnMut(UeventNote) + Send + 'static,
     ) -> Result<Self, UeventError> {
-        let ear = thread::Ear {
-            source,
-            buffer: thread::BUFFER,
-            wanted: thread::concerns_gpus,
-        };
+        let ear = thread::Ear { source, buffer: thread::BUFFER, wanted: thread::concerns_gpus };
         let (stop, thread) = thread::start(ear, tell)?;
-        Ok(Self {
-            stop,
-            thread: Some(thread),
-        })
+        Ok(Self { stop, thread: Some(thread) })
     }
 }
 

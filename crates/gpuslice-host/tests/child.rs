@@ -33,22 +33,10 @@ fn main() -> ExitCode {
     }
     let tests: &[(&str, fn())] = &[
         ("a step's outcome comes back", a_steps_outcome_comes_back),
-        (
-            "a failure comes back with its errno",
-            a_failure_comes_back_with_its_errno,
-        ),
-        (
-            "a stuck child holds nothing of ours",
-            a_stuck_child_holds_nothing_of_ours,
-        ),
-        (
-            "a killed child is not a success",
-            a_killed_child_is_not_a_success,
-        ),
-        (
-            "what is no answer is not a success",
-            what_is_no_answer_is_not_a_success,
-        ),
+        ("a failure comes back with its errno", a_failure_comes_back_with_its_errno),
+        ("a stuck child holds nothing of ours", a_stuck_child_holds_nothing_of_ours),
+        ("a killed child is not a success", a_killed_child_is_not_a_success),
+        ("what is no answer is not a success", what_is_no_answer_is_not_a_success),
     ];
     let asked: Vec<_> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
     let mut run = 0;
@@ -88,10 +76,7 @@ fn run(root: &Path, step: &Step) -> Result<Outcome, ChildError> {
 }
 
 fn autoprobe_off() -> Step {
-    Step::SetAutoprobe {
-        pf: "41:00.0".parse().unwrap(),
-        on: false,
-    }
+    Step::SetAutoprobe { pf: "41:00.0".parse().unwrap(), on: false }
 }
 
 /// Polls what sends no event; the test fails after a minute.
@@ -119,22 +104,10 @@ fn stuck_mdev(root: &Path) -> (Step, PathBuf) {
 /// State, session and blocked signals of a process.
 fn status(pid: u32) -> (String, String, String) {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<_> = stat
-        .rsplit_once(')')
-        .unwrap()
-        .1
-        .split_whitespace()
-        .collect();
+    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let blocked = status
-        .lines()
-        .find_map(|l| l.strip_prefix("SigBlk:"))
-        .unwrap();
-    (
-        fields[0].to_owned(),
-        fields[3].to_owned(),
-        blocked.trim().to_owned(),
-    )
+    let blocked = status.lines().find_map(|l| l.strip_prefix("SigBlk:")).unwrap();
+    (fields[0].to_owned(), fields[3].to_owned(), blocked.trim().to_owned())
 }
 
 fn descriptors(pid: u32) -> Vec<(String, String)> {
@@ -143,10 +116,7 @@ fn descriptors(pid: u32) -> Vec<(String, String)> {
         .map(|entry| entry.unwrap())
         .map(|entry| {
             let target = fs::read_link(entry.path()).unwrap();
-            (
-                entry.file_name().into_string().unwrap(),
-                target.to_str().unwrap().to_owned(),
-            )
+            (entry.file_name().into_string().unwrap(), target.to_str().unwrap().to_owned())
         })
         .collect();
     all.sort();
@@ -156,15 +126,9 @@ fn descriptors(pid: u32) -> Vec<(String, String)> {
 fn a_steps_outcome_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     let file = put(dir.path(), &format!("{PF}/sriov_drivers_autoprobe"), "1");
-    assert_eq!(
-        run(dir.path(), &autoprobe_off()),
-        Ok(Ok(Performed::Changed))
-    );
+    assert_eq!(run(dir.path(), &autoprobe_off()), Ok(Ok(Performed::Changed)));
     assert_eq!(fs::read_to_string(file).unwrap(), "0");
-    assert_eq!(
-        run(dir.path(), &autoprobe_off()),
-        Ok(Ok(Performed::Already))
-    );
+    assert_eq!(run(dir.path(), &autoprobe_off()), Ok(Ok(Performed::Already)));
 }
 
 fn a_failure_comes_back_with_its_errno() {
@@ -175,14 +139,7 @@ fn a_failure_comes_back_with_its_errno() {
     let pf = "41:00.0".parse().unwrap();
     let step = Step::SetNumVfs { pf, count: 4 };
     let error = run(dir.path(), &step).unwrap().unwrap_err();
-    assert_eq!(
-        error,
-        StepError::Fewer {
-            pf,
-            asked: 4,
-            got: 0
-        }
-    );
+    assert_eq!(error, StepError::Fewer { pf, asked: 4, got: 0 });
 }
 
 fn a_stuck_child_holds_nothing_of_ours() {
@@ -193,14 +150,9 @@ fn a_stuck_child_holds_nothing_of_ours() {
     // As a careless library would leave it.
     rustix::io::fcntl_setfd(&lock, FdFlags::empty()).unwrap();
 
-    let mut child = child::command(&host(dir.path()), &step)
-        .unwrap()
-        .spawn()
-        .unwrap();
+    let mut child = child::command(&host(dir.path()), &step).unwrap().spawn().unwrap();
     let pid = child.id();
-    until("the child has a session of its own", || {
-        status(pid).1 == pid.to_string()
-    });
+    until("the child has a session of its own", || status(pid).1 == pid.to_string());
     until("the child sleeps", || status(pid).0 == "S");
     let open = descriptors(pid);
     let numbers: Vec<_> = open.iter().map(|(number, _)| number.as_str()).collect();
@@ -209,10 +161,7 @@ fn a_stuck_child_holds_nothing_of_ours() {
     assert!(open[1].1.starts_with("pipe:"), "{open:?}");
     assert_eq!(open[2].1, "/dev/null");
     assert_eq!(status(pid).2, "0000000000000000");
-    assert_eq!(
-        fs::read_link(format!("/proc/{pid}/cwd")).unwrap(),
-        Path::new("/")
-    );
+    assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).unwrap(), Path::new("/"));
     assert_eq!(fs::read(format!("/proc/{pid}/environ")).unwrap(), b"");
 
     drop(lock);
@@ -229,17 +178,9 @@ fn a_stuck_child_holds_nothing_of_ours() {
 fn a_killed_child_is_not_a_success() {
     let dir = tempfile::tempdir().unwrap();
     let (step, _remove) = stuck_mdev(dir.path());
-    let mut child = child::command(&host(dir.path()), &step)
-        .unwrap()
-        .spawn()
-        .unwrap();
+    let mut child = child::command(&host(dir.path()), &step).unwrap().spawn().unwrap();
     child.kill().unwrap();
-    assert_eq!(
-        finish(child),
-        Err(ChildError::Died {
-            status: ExitStatus::from_raw(9)
-        })
-    );
+    assert_eq!(finish(child), Err(ChildError::Died { status: ExitStatus::from_raw(9) }));
 }
 
 fn what_is_no_answer_is_not_a_success() {
@@ -250,8 +191,5 @@ fn what_is_no_answer_is_not_a_success() {
     }
     let failed = ExitStatus::from_raw(1 << 8);
     child::answer(b"{\"Ok\":\"changed\"}", failed).unwrap_err();
-    assert_eq!(
-        child::answer(b"{\"Ok\":\"changed\"}", well),
-        Ok(Ok(Performed::Changed))
-    );
+    assert_eq!(child::answer(b"{\"Ok\":\"changed\"}", well), Ok(Ok(Performed::Changed)));
 }

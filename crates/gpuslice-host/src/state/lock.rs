@@ -12,10 +12,7 @@ pub(super) fn take(dir: impl AsFd, path: &Path) -> Result<(), StateError> {
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let stat = fstat(&dir).map_err(kernel(Operation::Lock, path))?;
             let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-            Err(StateError::InUse {
-                path: path.to_owned(),
-                holder: holder(&locks, stat.st_ino),
-            })
+            Err(StateError::InUse { path: path.to_owned(), holder: holder(&locks, stat.st_ino) })
         }
         Err(error) => Err(kernel(Operation::Lock, path)(error)),
     }

@@ -116,20 +116,13 @@ mod tests {
         // Written by another process: a descriptor of ours, open for writing and caught in the fork of a test
         // running beside this one, would make the exec fail with ETXTBSY.
         let mut writer = Command::new("/bin/sh")
-            .args([
-                "-c",
-                r#"printf '#!/bin/sh\n%s\n' "$2" > "$1" && chmod 755 "$1""#,
-                "sh",
-            ])
+            .args(["-c", r#"printf '#!/bin/sh\n%s\n' "$2" > "$1" && chmod 755 "$1""#, "sh"])
             .arg(&program)
             .arg(script)
             .spawn()
             .unwrap();
         assert!(writer.wait().unwrap().success());
-        assert_eq!(
-            fs::metadata(&program).unwrap().permissions().mode() & 0o777,
-            0o755
-        );
+        assert_eq!(fs::metadata(&program).unwrap().permissions().mode() & 0o777, 0o755);
         let host = SysHost::new(dir.path()).unwrap();
         (dir, host)
     }
@@ -147,10 +140,7 @@ mod tests {
     fn modprobe_gets_the_name_and_nothing_else() {
         let (dir, host) = host_with(r#"echo "$# $1 ${HOME-none}" > "${0%/*}/seen""#);
         load(&host, "mtty").unwrap();
-        assert_eq!(
-            fs::read_to_string(dir.path().join("sbin/seen")).unwrap(),
-            "1 mtty none\n"
-        );
+        assert_eq!(fs::read_to_string(dir.path().join("sbin/seen")).unwrap(), "1 mtty none\n");
     }
 
     #[test]
@@ -164,14 +154,8 @@ mod tests {
     #[test]
     fn its_complaint_becomes_an_errno() {
         for (complaint, want) in [
-            (
-                "modprobe: FATAL: Module gim not found in directory /lib/modules/6.12",
-                Errno::ENOENT,
-            ),
-            (
-                "modprobe: ERROR: could not insert 'gim': No such device",
-                Errno::ENODEV,
-            ),
+            ("modprobe: FATAL: Module gim not found in directory /lib/modules/6.12", Errno::ENOENT),
+            ("modprobe: ERROR: could not insert 'gim': No such device", Errno::ENODEV),
             (
                 "warning: x\nmodprobe: ERROR: could not insert 'gim': Operation not permitted",
                 Errno::EPERM,

@@ -62,11 +62,7 @@ fn absent_empty_and_unreadable_are_three_answers() {
         assert_eq!(host.load_module("a"), Err(Errno::ENOSYS));
     });
     fs::create_dir_all(dir.path().join("sys/module")).unwrap();
-    fs::set_permissions(
-        dir.path().join("sys/module"),
-        fs::Permissions::from_mode(0o000),
-    )
-    .unwrap();
+    fs::set_permissions(dir.path().join("sys/module"), fs::Permissions::from_mode(0o000)).unwrap();
     as_nobody(|| assert_eq!(host.clone().load_module("a"), Err(Errno::EACCES)));
     fs::set_permissions(closed, fs::Permissions::from_mode(0o700)).unwrap();
 }
@@ -78,10 +74,7 @@ fn a_process_that_cannot_be_looked_into_is_not_free_of_devices() {
     let nodes = BTreeSet::from([node.path().to_str().unwrap().to_owned()]);
     let me = std::process::id();
     let seen = holders::find(&host, &nodes).unwrap();
-    assert!(
-        seen.found.iter().any(|h| h.pid == me && !h.comm.is_empty()),
-        "{seen:?}"
-    );
+    assert!(seen.found.iter().any(|h| h.pid == me && !h.comm.is_empty()), "{seen:?}");
     if !rustix::process::geteuid().is_root() {
         eprintln!("SKIPPED the second half: only root has processes that nobody may not look into");
         return;
@@ -89,6 +82,19 @@ fn a_process_that_cannot_be_looked_into_is_not_free_of_devices() {
     let seen = as_nobody(|| holders::find(&host, &nodes)).unwrap();
     assert!(seen.unknown.contains(&1), "{seen:?}");
     assert!(seen.held());
+}
+
+#[test]
+fn a_node_that_was_removed_is_held_while_it_is_open() {
+    let host = SysHost::new("/").unwrap();
+    let node = tempfile::NamedTempFile::new().unwrap();
+    let nodes = BTreeSet::from([node.path().to_str().unwrap().to_owned()]);
+    let (open, path) = node.into_parts();
+    path.close().unwrap();
+    let held = |seen: holders::Holders| seen.found.iter().any(|h| h.pid == std::process::id());
+    assert!(held(holders::find(&host, &nodes).unwrap()));
+    drop(open);
+    assert!(!held(holders::find(&host, &nodes).unwrap()));
 }
 
 #[test]
@@ -117,9 +123,7 @@ fn files_of_proc_are_read_past_short_reads() {
 #[test]
 fn all_names_of_a_large_directory() {
     let (dir, host) = tree();
-    let want: BTreeSet<String> = (0..3000)
-        .map(|i| format!("0000:{i:02x}:00.0-{i}"))
-        .collect();
+    let want: BTreeSet<String> = (0..3000).map(|i| format!("0000:{i:02x}:00.0-{i}")).collect();
     for name in &want {
         put(&dir, &format!("sys/a/{name}"), "");
     }
@@ -132,21 +136,11 @@ fn all_names_of_a_large_directory() {
 fn odd_names_and_targets_hide_nothing() {
     let (dir, host) = tree();
     put(&dir, "sys/a/.hidden", "");
-    fs::write(
-        dir.path()
-            .join("sys/a")
-            .join(std::ffi::OsStr::from_bytes(b"\xff")),
-        "",
-    )
-    .unwrap();
+    fs::write(dir.path().join("sys/a").join(std::ffi::OsStr::from_bytes(b"\xff")), "").unwrap();
     let mut names = host.list("/sys/a").unwrap();
     names.sort();
     assert_eq!(names, [".hidden", "\u{fffd}"]);
-    symlink(
-        std::ffi::OsStr::from_bytes(b"../\xff"),
-        dir.path().join("sys/link"),
-    )
-    .unwrap();
+    symlink(std::ffi::OsStr::from_bytes(b"../\xff"), dir.path().join("sys/link")).unwrap();
     assert_eq!(host.link("/sys/link"), Ok("../\u{fffd}".to_owned()));
 }
 
@@ -154,10 +148,7 @@ fn odd_names_and_targets_hide_nothing() {
 fn links_are_told_as_stored() {
     let (dir, host) = tree();
     symlink("../nowhere/vfio-pci", dir.path().join("sys/a/driver")).unwrap();
-    assert_eq!(
-        host.link("/sys/a/driver"),
-        Ok("../nowhere/vfio-pci".to_owned())
-    );
+    assert_eq!(host.link("/sys/a/driver"), Ok("../nowhere/vfio-pci".to_owned()));
     assert_eq!(host.link("/sys/a"), Err(Errno::EINVAL));
     assert_eq!(host.link("/sys/a/other"), Err(Errno::ENOENT));
     let longest = "x".repeat(4095);
@@ -184,10 +175,7 @@ fn a_write_taken_in_part_is_a_failure() {
     fs::create_dir(disk.path().join("sys")).unwrap();
     fs::write(disk.path().join("sys/x"), "").unwrap();
     let mut host = SysHost::new(disk.path()).unwrap();
-    assert_eq!(
-        host.write("/sys/x", &vec![b'x'; 2 * SmallDisk::SIZE]),
-        Err(Errno::EIO)
-    );
+    assert_eq!(host.write("/sys/x", &vec![b'x'; 2 * SmallDisk::SIZE]), Err(Errno::EIO));
 }
 
 #[test]

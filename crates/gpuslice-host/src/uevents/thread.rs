@@ -9,8 +9,8 @@ use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_s
 use std::sync::mpsc;
 use std::thread::{Builder, JoinHandle};
 
-/// Room for some ten thousand events, as 4096 VFs make when they come; memory is taken only while they wait.
-pub(super) const BUFFER: usize = 16 << 20;
+/// What udevd gives itself: room for some hundred thousand events. Memory is taken only while they wait.
+pub(super) const BUFFER: usize = 128 << 20;
 
 /// Failures in a row after which the socket is taken for dead. A malformed message fails once.
 const TRIES: u32 = 16;
