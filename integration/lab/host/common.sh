@@ -35,8 +35,7 @@ key() { cat "$@" | sha256sum | cut -c1-12; }
 # build is never taken for a finished one. A lock lets two runs on one machine share the work.
 made() {
   local dir=$1 maker=$2
-  [ -d "$dir" ] && return
-  mkdir -p "$(dirname "$dir")"
+  if [ -d "$dir" ]; then touch "$dir" "$dir".{lock,log}; return; fi
   exec {lock}> "$dir.lock"
   flock "$lock"
   if [ ! -d "$dir" ]; then
@@ -48,4 +47,9 @@ made() {
     mv "$dir.part" "$dir"
   fi
   exec {lock}>&-
+}
+
+# What no run has used for two weeks is dropped, and what a run that was killed left behind.
+prune() {
+  find "$cache" -mindepth 1 -maxdepth 1 \( -name 'run.*' -mtime +1 -o -mtime +14 \) -exec rm -rf {} +
 }

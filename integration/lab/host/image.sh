@@ -41,6 +41,7 @@ make_modules() {
 
 # Sets trees, image, modules; makes what is missing.
 ensure_image() {
+  prune
   trees=$cache/tree-$(key "$lab/packages" "$lab/host/tree.sh")
   [ -d "$trees" ] || say "building the guest's file system from packages (about 3 minutes, once)"
   made "$trees" make_tree

@@ -31,17 +31,16 @@ wanted() {
 
 # run_group GROUP : boots the group's disk until its wanted scenarios are through.
 run_group() {
-  local group=$1 list=() name limit=600 product=no
+  local group=$1 list=() name limit=600
   while read -r _ name; do
     if wanted "$name"; then list+=("$name"); fi
   done < <(scenarios | grep "^$group ")
   [ ${#list[@]} -gt 0 ] || return 0
   for name in "${list[@]}"; do
-    if [ "$(header "$name" needs)" = product ]; then product=yes; fi
     limit=$((limit + $(header "$name" limit | grep . || echo 120)))
   done
   say "== group $group: ${list[*]}"
-  make_share "$group" "$product"
+  make_share "$group"
   echo "${list[@]}" > "$run/share/plan"
   new_disk
   ended=again
@@ -53,15 +52,24 @@ run_group() {
   return 0
 }
 
-# What a guest gets: stage.tar, unpacked over its root, and the shared folder.
+# product_needed : does a wanted scenario say so?
+product_needed() {
+  local name
+  for name in $(scenarios | cut -d' ' -f2); do
+    if wanted "$name" && [ "$(header "$name" needs)" = product ]; then return; fi
+  done
+  return 1
+}
+
+# What a guest gets: stage.tar, unpacked over its root, and the shared folder. The product is in it once it was staged.
 make_share() {
-  local group=$1 product=$2 stage=$run/stage
+  local group=$1 stage=$run/stage
   rm -rf "$stage"
   mkdir -p "$stage" "$run/share/out" "$run/share/scenarios"
   cp -a "$lab/guest/root/." "$modules/." "$stage/"
   mkdir -p "$stage/etc/systemd/system/multi-user.target.wants"
   ln -s ../lab-run.service "$stage/etc/systemd/system/multi-user.target.wants/lab-run.service"
-  if [ "$product" = yes ]; then "$lab/stage" "$stage"; fi
+  if [ -d "$run/product" ]; then cp -a "$run/product/." "$stage/"; fi
   if [ -d "$lab/groups/$group" ]; then cp -a "$lab/groups/$group/." "$stage/"; fi
   tar --numeric-owner --owner=0 --group=0 -C "$stage" -cf "$run/stage.tar" .
   cp "$lab"/scenarios/* "$lab"/conformance.txt "$run/share/scenarios/"

@@ -15,6 +15,7 @@ slice_state() { field slices slice "$1" state; }         # vf:ADDRESS or mdev:UU
 slice_claim() { field slices slice "$1" claim; }
 slices_of() { rows slices | jq -r --arg p "$1" 'select(.parent == $p and .state != "absent") | .slice'; }
 count_slices() { slices_of "$1" | wc -l; }
+count_all() { rows slices | wc -l; }
 count_assigned() { rows slices | jq -r 'select(.claim) | .slice' | wc -l; }
 
 is() { local want=$1; shift; [ "$("$@")" = "$want" ]; } # VALUE COMMAND… : it prints VALUE

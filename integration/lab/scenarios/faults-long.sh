@@ -1,0 +1,8 @@
+# The scenario faults with 20 rounds of killing the daemon
+# group: life-long
+# order: 10
+# needs: product
+# long: yes
+# limit: 1500
+export ROUNDS=20
+. /lab/scenarios/faults.sh
