@@ -22,3 +22,21 @@ pub fn files() -> Vec<PathBuf> {
     let Ok(text) = String::from_utf8(out.stdout) else { panic!("a file name is not UTF-8") };
     text.split_terminator('\0').map(PathBuf::from).filter(|p| root().join(p).is_file()).collect()
 }
+
+/// The folder that holds these programs, built with the same profile as the test.
+///
+/// # Panics
+/// When one is missing: cargo builds a test's own package alone.
+#[expect(clippy::expect_used, reason = "a test's own tool")]
+pub fn programs(names: &[&str]) -> PathBuf {
+    let own = std::env::current_exe().expect("know where the test is");
+    let folder = own.ancestors().nth(2).expect("the test is in target/PROFILE/deps");
+    for name in names {
+        assert!(
+            folder.join(name).is_file(),
+            "{name} is not in {}; first: cargo build --workspace --bins",
+            folder.display()
+        );
+    }
+    folder.to_owned()
+}

@@ -1,0 +1,26 @@
+//! The daemon with nothing to do: memory and wakeups.
+
+use crate::daemon::{Daemon, On};
+use crate::report::Report;
+use crate::{Setup, hosts};
+use std::time::Duration;
+
+pub(crate) fn at_rest(setup: &Setup, report: &mut Report) {
+    let root = tempfile::tempdir().expect("make a folder");
+    let kernel = hosts::with_a_device_on_each(&hosts::parents(160, 25));
+    hosts::write_tree(&kernel, root.path());
+    let daemon = Daemon::start(setup, &On::Tree(root.path()));
+    daemon.ask(&["profiles", "--types", "--json"]);
+    let span = Duration::from_secs(if setup.long { 150 } else { 20 });
+    std::thread::sleep(Duration::from_secs(2));
+    let before = daemon.status("voluntary_ctxt_switches");
+    std::thread::sleep(span);
+    let woken = daemon.status("voluntary_ctxt_switches") - before;
+    report.at_most(
+        "resident memory on 160 parents x 25 types, in MiB",
+        daemon.status("VmRSS") as f64 / 1024.0,
+        12.0,
+    );
+    let what = format!("wakeups in {} s without a watchdog", span.as_secs());
+    report.at_most(&what, woken as f64, 0.0);
+}

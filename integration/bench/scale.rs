@@ -1,0 +1,46 @@
+//! Thousands of slices: how time and memory grow. The kernel is simulated and answers at once, so this is our part alone.
+
+use crate::daemon::{Daemon, On};
+use crate::report::Report;
+use crate::time::by_turns;
+use crate::{Setup, hosts};
+use std::process::Stdio;
+use std::time::Instant;
+
+pub(crate) fn with_thousands(setup: &Setup, report: &mut Report) {
+    let config = "[[gpu]]\nmatch = { driver = \"gpusim\" }\nlayout = { vfs = \"all\" }\n";
+    let mut before: Option<(f64, f64)> = None;
+    for pfs in [4_u32, 16, 64] {
+        let slices = pfs * 64;
+        let host = tempfile::NamedTempFile::new().expect("make a file");
+        std::fs::write(host.path(), hosts::cards(pfs, 64)).expect("write the host");
+        let daemon = Daemon::start(setup, &On::Sim { host: host.path(), config });
+        let began = Instant::now();
+        daemon.ask(&["apply"]);
+        daemon.ask(&["wait", "--settled", "--timeout", "600"]);
+        let settled = began.elapsed().as_secs_f64() * 1e3;
+        let listed = daemon.ask(&["slices", "--json"]);
+        let rows = String::from_utf8_lossy(&listed).matches("\"slice\"").count();
+        assert_eq!(rows, slices as usize, "every slice is listed");
+        let [list] = by_turns(
+            10,
+            [&mut || {
+                let mut command = daemon.command(&["slices", "--json"]);
+                let status = command.stdout(Stdio::null()).status().expect("run gpuslice");
+                assert!(status.success());
+            }],
+        );
+        let text = format!(
+            "settled in {settled:.0} ms, slices --json {:.1} ms, {:.1} MiB with the simulated kernel",
+            list.median(),
+            daemon.status("VmRSS") as f64 / 1024.0
+        );
+        report.say(&format!("{slices} slices on {pfs} cards"), text);
+        if let Some((settled_before, list_before)) = before {
+            let name = |what: &str| format!("{what}: growth from {} to {slices}", slices / 4);
+            report.at_most(&name("settled"), settled / settled_before, 4.0);
+            report.at_most(&name("slices --json"), list.median() / list_before, 4.0);
+        }
+        before = Some((settled, list.median()));
+    }
+}

@@ -1,0 +1,110 @@
+//! Listing types and devices on an inert tree of files, against mdevctl on the same tree. Neither can be helped by the
+//! simulator: both read the files of a real file system.
+
+use crate::daemon::{Daemon, On};
+use crate::report::Report;
+use crate::time::by_turns;
+use crate::{Setup, hosts};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+const PARENTS: u32 = 160;
+const TYPES: u32 = 25;
+
+pub(crate) fn against_mdevctl(setup: &Setup, report: &mut Report) {
+    if Command::new("mdevctl").arg("--version").output().is_err() {
+        report.say("SKIPPED", "mdevctl is not installed");
+        return;
+    }
+    let root = tempfile::tempdir().expect("make a folder");
+    let kernel = hosts::with_a_device_on_each(&hosts::parents(PARENTS, TYPES));
+    hosts::write_tree(&kernel, root.path());
+    report.say("tree", format!("{PARENTS} parents x {TYPES} types, {PARENTS} devices"));
+
+    let mdevctl = |arguments: &[&str]| {
+        let mut command = Command::new("mdevctl");
+        command.args(arguments).env("MDEVCTL_ENV_ROOT", root.path());
+        command
+    };
+    let daemon = Daemon::start(setup, &On::Tree(root.path()));
+    let count = |bytes: &[u8], text: &str| String::from_utf8_lossy(bytes).matches(text).count();
+    let types = daemon.ask(&["profiles", "--types", "--json"]);
+    let expected = (PARENTS * TYPES) as usize;
+    assert_eq!(count(&types, "\"available_instances\""), expected, "gpuslice lists every type");
+    let theirs = mdevctl(&["types", "--dumpjson"]).output().expect("run mdevctl").stdout;
+    assert_eq!(count(&theirs, "\"available_instances\""), expected, "mdevctl lists every type");
+    let slices = daemon.ask(&["slices", "--json"]);
+    assert_eq!(count(&slices, "\"slice\""), PARENTS as usize, "gpuslice lists every device");
+
+    let quiet = |mut command: Command| {
+        let status = command.stdout(Stdio::null()).status().expect("run a program");
+        assert!(status.success(), "{command:?}");
+    };
+    let rounds = if setup.long { 200 } else { 40 };
+    let [ours, theirs] = by_turns(
+        rounds,
+        [&mut || quiet(daemon.command(&["profiles", "--types", "--json"])), &mut || {
+            quiet(mdevctl(&["types", "--dumpjson"]))
+        }],
+    );
+    report.say("gpuslice profiles --types --json, warm", format!("{:.2} ms", ours.median()));
+    report.say("mdevctl types --dumpjson", format!("{:.2} ms", theirs.median()));
+    report.at_least("types, times faster warm", theirs.median() / ours.median(), 10.0);
+    let types_median = theirs.median();
+    let [ours, theirs] = by_turns(
+        rounds,
+        [&mut || quiet(daemon.command(&["slices", "--json"])), &mut || quiet(mdevctl(&["list"]))],
+    );
+    report.say("gpuslice slices --json, warm", format!("{:.2} ms", ours.median()));
+    report.say("mdevctl list", format!("{:.2} ms", theirs.median()));
+    report.at_least("devices, times faster warm", theirs.median() / ours.median(), 10.0);
+
+    let mut cold = Vec::new();
+    for _ in 0..5 {
+        let began = Instant::now();
+        let daemon = Daemon::start(setup, &On::Tree(root.path()));
+        daemon.ask(&["profiles", "--types", "--json"]);
+        cold.push(began.elapsed());
+    }
+    let cold = crate::time::Times::of(cold);
+    report.say("cold: bus, daemon, discovery and first answer", format!("{:.1} ms", cold.median()));
+    report.at_most("cold / mdevctl types", cold.median() / types_median, 0.5);
+    calls(setup, report, root.path());
+}
+
+/// System calls, where strace is there to count them.
+fn calls(setup: &Setup, report: &mut Report, root: &Path) {
+    if Command::new("strace").arg("--version").output().is_err() {
+        report.say("system calls", "SKIPPED: strace is not installed");
+        return;
+    }
+    let log = tempfile::NamedTempFile::new().expect("make a file");
+    let counted = || -> usize {
+        let text = std::fs::read_to_string(log.path()).expect("read strace's count");
+        let total = text.lines().find(|line| line.ends_with(" total")).expect("a total");
+        // % time, seconds, usecs/call, calls, errors, "total"
+        total.split_whitespace().nth(3).and_then(|n| n.parse().ok()).expect("a number of calls")
+    };
+    let strace = |program: &Path| {
+        let mut command = Command::new("strace");
+        command.args(["-f", "-c", "-o"]).arg(log.path()).arg(program).stdout(Stdio::null());
+        command
+    };
+    let mut theirs = strace(Path::new("mdevctl"));
+    theirs.args(["types", "--dumpjson"]).env("MDEVCTL_ENV_ROOT", root);
+    assert!(theirs.status().expect("run strace").success());
+    report.say("system calls of mdevctl types --dumpjson", counted());
+
+    let daemon = Daemon::start(setup, &On::Tree(root));
+    let plain = daemon.command(&["profiles", "--types", "--json"]);
+    let mut ours = strace(Path::new(plain.get_program()));
+    ours.args(plain.get_args());
+    for (key, value) in plain.get_envs() {
+        if let Some(value) = value {
+            ours.env(key, value);
+        }
+    }
+    assert!(ours.status().expect("run strace").success());
+    report.say("system calls of gpuslice profiles --types --json", counted());
+}
