@@ -1,2 +1,26 @@
-//! Placeholder.
-fn main() {}
+//! The gpuslice command line: asks the daemon (and, for a domain's XML, the libvirt agent) and shows the answer to
+//! a person or, with `--json`, to a program. It decides nothing about devices itself.
+#![forbid(unsafe_code)]
+
+mod args;
+mod claims;
+mod failure;
+mod output;
+mod progress;
+mod render;
+mod run;
+mod style;
+mod table;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = args::Arguments::parse();
+    let output = output::Output::new(arguments.json);
+    let done = run::run(arguments.command, &output);
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => output.failed(&failure),
+    }
+}

@@ -1,0 +1,239 @@
+//! What can be typed. Help, completions and manual pages all come from here.
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use gpuslice_core::ids::{ClaimName, ParentId, ProfileName};
+use std::path::PathBuf;
+
+/// Slices of GPUs for virtual machines.
+#[derive(Debug, Parser)]
+#[command(
+    name = "gpuslice",
+    version,
+    subcommand_required = true,
+    after_help = "\
+Examples:
+  gpuslice gpus                           what this host has
+  gpuslice profiles                       what a VM can ask for
+  gpuslice attach win11 nvidia-a40-8q     give the VM win11 a slice
+  gpuslice plan && gpuslice apply         make the GPUs as /etc/gpuslice/gpuslice.toml says
+
+Exit codes: 0 done or already so, 1 refused or failed, 2 wrong usage, 3 the daemon does not answer, 4 not permitted.
+Environment: GPUSLICE_BUS_ADDRESS and GPUSLICE_SOCKET name another daemon's bus and socket; NO_COLOR turns colours off."
+)]
+pub struct Arguments {
+    /// Print JSON: a list of rows, one object, or for events one object a line. Orders say `changed`; a failure is
+    /// `{\"changed\": false, \"refusal\": {code, message, causes, hint}}`.
+    #[arg(long, global = true, help = "Print JSON; what changes something says `changed`")]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// A command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show whether everything is as it should be
+    #[command(after_help = "Examples:\n  gpuslice status\n  gpuslice status --json")]
+    Status,
+    /// List the devices that yield slices
+    #[command(after_help = "Examples:\n  gpuslice gpus\n  gpuslice gpus --json")]
+    Gpus,
+    /// List what a VM can ask for
+    #[command(after_help = "Examples:\n  gpuslice profiles\n  gpuslice profiles --types")]
+    Profiles {
+        /// List the raw mdev types of each device instead
+        #[arg(long)]
+        types: bool,
+    },
+    /// List the slices that exist
+    #[command(after_help = "Examples:\n  gpuslice slices\n  gpuslice slices --json")]
+    Slices,
+    /// List the claims of VMs and what they are bound to
+    #[command(after_help = "Examples:\n  gpuslice claims\n  gpuslice claims --json")]
+    Claims,
+    /// Give a VM a slice
+    #[command(after_help = "\
+Without --live the VM gets it at its next start. Done twice it is done once.
+
+Examples:
+  gpuslice attach win11 nvidia-a40-8q
+  gpuslice attach win11 nvidia-a40-8q --name cad --reserve
+  gpuslice attach win11 nvidia-a40-8q --live --config
+  gpuslice attach 8e2f2d4e-1b5f-4a4e-9f57-0d9c6f1c6a11 nvidia-a40-8q --print")]
+    Attach(Attach),
+    /// Take a slice from a VM
+    #[command(after_help = "\
+Examples:
+  gpuslice detach win11             its only claim
+  gpuslice detach win11 gpu0
+  gpuslice detach win11/gpu0 --live")]
+    Detach {
+        /// Name, id or UUID; also DOMAIN/NAME as `gpuslice claims` prints
+        domain: String,
+        /// Name of the claim; needed when the VM has several
+        name: Option<ClaimName>,
+        /// Change the running VM
+        #[arg(long)]
+        live: bool,
+        /// Change the definition, as the next start takes it (the default)
+        #[arg(long)]
+        config: bool,
+    },
+    /// End a claim in the daemon without touching any VM's XML
+    #[command(after_help = "\
+For claims whose VM is gone or is not libvirt's. A slice that a VM holds is never taken away.
+
+Examples:
+  gpuslice release win11/gpu0
+  gpuslice release win11 gpu0
+  gpuslice release external:ci-7/gpu0 --force")]
+    Release {
+        /// OWNER/NAME as `gpuslice claims` prints, or the owner alone
+        claim: String,
+        /// Name of the claim, after an owner alone
+        name: Option<ClaimName>,
+        /// Forget the claim even if its slice cannot be cleaned now
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show each device write `apply` would do, and what stands in the way
+    #[command(after_help = "Examples:\n  gpuslice plan\n  gpuslice plan --json")]
+    Plan,
+    /// Make the GPUs as the configuration says
+    #[command(after_help = "Examples:\n  gpuslice apply\n  gpuslice apply --json")]
+    Apply,
+    /// Wait for something
+    #[command(after_help = "Examples:\n  gpuslice wait --settled --timeout 90")]
+    Wait {
+        /// Until every GPU is as its layout says, or cannot be
+        #[arg(long, required = true)]
+        settled: bool,
+        /// Seconds to wait at the most; then exit 1 and say what is missing
+        #[arg(long, default_value_t = 90, value_name = "S")]
+        timeout: u32,
+    },
+    /// Give a GPU no new VMs
+    #[command(after_help = "Examples:\n  gpuslice cordon 0000:41:00.0 --reason 'fan is loud'")]
+    Cordon {
+        /// Address or name, as `gpuslice gpus` prints
+        parent: ParentId,
+        /// Why, for others to read
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Let a GPU have new VMs again; also lifts a quarantine
+    #[command(after_help = "Examples:\n  gpuslice uncordon 0000:41:00.0")]
+    Uncordon {
+        /// Address or name, as `gpuslice gpus` prints
+        parent: ParentId,
+    },
+    /// Print what changes, as it happens
+    #[command(after_help = "Examples:\n  gpuslice events\n  gpuslice events --json")]
+    Events,
+    /// Print the completions of a shell
+    #[command(
+        after_help = "Examples:\n  gpuslice completions bash > /usr/share/bash-completion/completions/gpuslice"
+    )]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print the manual page, or write all of them into a directory
+    #[command(
+        after_help = "Examples:\n  gpuslice man | man -l -\n  gpuslice man /usr/share/man/man1"
+    )]
+    Man {
+        /// Where to write gpuslice.1 and a page for each command
+        dir: Option<PathBuf>,
+    },
+}
+
+/// Arguments of `attach`.
+#[derive(Debug, Args)]
+pub struct Attach {
+    /// Name, id or UUID of the VM
+    pub domain: String,
+    /// What to give it; `gpuslice profiles` lists what there is
+    pub profile: ProfileName,
+    /// Name of the claim [default: gpu0, or the next free]
+    #[arg(long)]
+    pub name: Option<ClaimName>,
+    /// Change the definition, as the next start takes it (the default)
+    #[arg(long)]
+    pub config: bool,
+    /// Change the running VM
+    #[arg(long)]
+    pub live: bool,
+    /// Record the claim and print the XML instead of writing it; needs no libvirt
+    #[arg(long, conflicts_with_all = ["config", "live"])]
+    pub print: bool,
+    /// Let other claims name the same virtual function
+    #[arg(long)]
+    pub pool: bool,
+    /// Hold the capacity even while the VM is off
+    #[arg(long)]
+    pub reserve: bool,
+    /// How many slices, all or none
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub count: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent_and_every_command_shows_examples() {
+        let command = Arguments::command();
+        command.clone().debug_assert();
+        for sub in command.get_subcommands() {
+            let help = sub.get_after_help().map(ToString::to_string);
+            let help = help.unwrap_or_default();
+            let example = format!("  gpuslice {}", sub.get_name());
+            assert!(help.contains("Examples:\n") && help.contains(&example), "{help}");
+        }
+    }
+
+    #[test]
+    fn examples_can_be_typed() {
+        let command = Arguments::command();
+        let examples =
+            command.get_subcommands().filter_map(|sub| sub.get_after_help()).flat_map(|help| {
+                let help = help.to_string();
+                help.lines().map(str::to_owned).collect::<Vec<_>>()
+            });
+        let mut seen = 0;
+        for line in examples.filter(|line| line.starts_with("  gpuslice ")) {
+            let line = line.replace("'fan is loud'", "loud");
+            let words = line.split_whitespace();
+            let words = words.take_while(|word| !["|", ">", "its"].contains(word));
+            Arguments::try_parse_from(words).unwrap_or_else(|e| panic!("{line}: {e}"));
+            seen += 1;
+        }
+        assert!(seen > 20, "{seen}");
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_code_2() {
+        for line in [
+            "gpuslice",
+            "gpuslice frobnicate",
+            "gpuslice attach win11",
+            "gpuslice attach win11 a--b",
+            "gpuslice attach win11 p --name a/b",
+            "gpuslice attach win11 p --print --live",
+            "gpuslice attach win11 p --count 0",
+            "gpuslice attach win11 p --count 65",
+            "gpuslice wait",
+            "gpuslice wait --settled --timeout -1",
+            "gpuslice cordon ../x",
+            "gpuslice completions ksh",
+        ] {
+            let error = Arguments::try_parse_from(line.split(' ')).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Where answers go: text or JSON to stdout, remarks and errors to stderr. A reader that has left
+//! (`gpuslice slices | head -1`) is no failure.
+
+use crate::failure::Failure;
+use crate::style::{Paint, Tone};
+use crate::table::printable;
+use gpuslice_core::refusal::{Code, Refusal};
+use serde::Serialize;
+use serde_json::json;
+use std::io::{self, ErrorKind, Write};
+use std::process::ExitCode;
+
+/// The streams of this process.
+#[derive(Debug)]
+pub struct Output {
+    json: bool,
+    out: Paint,
+    err: Paint,
+}
+
+impl Output {
+    /// As the streams and the environment allow.
+    pub fn new(json: bool) -> Self {
+        Self { json, out: Paint::for_stream(&io::stdout()), err: Paint::for_stream(&io::stderr()) }
+    }
+
+    /// Whether a program reads.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Prints an answer: as JSON, or as `text` makes it.
+    pub fn answer<T: Serialize>(
+        &self,
+        value: &T,
+        text: impl FnOnce(Paint) -> String,
+    ) -> Result<(), Failure> {
+        if self.json { self.json(value) } else { self.text(&text(self.out)) }
+    }
+
+    /// Prints one JSON value over several lines.
+    pub fn json<T: Serialize>(&self, value: &T) -> Result<(), Failure> {
+        let text = serde_json::to_string_pretty(value).map_err(|e| unwritten(&e))?;
+        self.text(&format!("{text}\n"))
+    }
+
+    /// Prints one JSON value on one line.
+    pub fn json_line<T: Serialize>(&self, value: &T) -> Result<(), Failure> {
+        let text = serde_json::to_string(value).map_err(|e| unwritten(&e))?;
+        self.text(&format!("{text}\n"))
+    }
+
+    /// Prints text as it is and at once.
+    pub fn text(&self, text: &str) -> Result<(), Failure> {
+        self.bytes(text.as_bytes())
+    }
+
+    /// Prints bytes as they are and at once.
+    pub fn bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
+        let mut stdout = io::stdout().lock();
+        match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+            Err(error) => Err(unwritten(&error)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Tells a person something beside the answer. When stderr is gone there is nobody to tell.
+    pub fn remark(&self, label: &str, text: &str) {
+        let tone = if label == "warning" { Tone::Warn } else { Tone::Good };
+        let label = if label.is_empty() {
+            String::new()
+        } else {
+            self.err.paint(tone, &format!("{label}:")) + " "
+        };
+        let _ = writeln!(io::stderr(), "{label}{}", printable(text));
+    }
+
+    /// Tells why it failed, to a program on stdout too.
+    pub fn failed(&self, failure: &Failure) -> ExitCode {
+        if self.json && !failure.answered {
+            // The exit code tells it even when stdout is gone.
+            let _ = self.json(&json!({ "changed": false, "refusal": failure.refusal }));
+        }
+        let _ = io::stderr().write_all(failure.text(self.err).as_bytes());
+        ExitCode::from(failure.exit_code())
+    }
+}
+
+fn unwritten(error: &dyn std::error::Error) -> Failure {
+    Refusal::new(Code::StateUnwritable, "the answer cannot be written")
+        .because(format!("write stdout: {error}"))
+        .into()
+}

@@ -1,0 +1,14 @@
+//! Rows to text. Everything here is a function of its arguments.
+
+mod changes;
+mod lists;
+mod status;
+
+pub use changes::{plan, xml};
+pub use lists::{claims, parents, profiles, slices, types};
+pub use status::{Empty, status};
+
+/// `1 slice`, `2 slices`.
+pub fn counted(n: usize, one: &str) -> String {
+    if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") }
+}

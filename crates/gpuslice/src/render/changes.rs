@@ -1,0 +1,123 @@
+//! Plans, and the XML that `attach --print` gives to those who write it themselves.
+
+use super::counted;
+use crate::style::{Paint, Tone};
+use crate::table::{Cell, left, printable, table};
+use gpuslice_core::domain::ClaimRequest;
+use gpuslice_core::request::{DeviceToWrite, PlanRow};
+use std::fmt::Write as _;
+
+/// `gpuslice plan` and, with `done`, `gpuslice apply`.
+pub fn plan(row: &PlanRow, done: bool, paint: Paint) -> String {
+    let mut out = String::new();
+    if !row.steps.is_empty() {
+        let columns = [left("GPU"), left("STEP")];
+        let step =
+            |s: &gpuslice_core::request::StepRow| vec![Cell::from(&s.parent), Cell::from(&s.step)];
+        out = table(&columns, &row.steps.iter().map(step).collect::<Vec<_>>(), paint);
+    }
+    // Writing to a String cannot fail.
+    for blocker in &row.blockers {
+        let label = paint.paint(Tone::Bad, "in the way:");
+        let _ = writeln!(out, "{label} {}", printable(&blocker.to_string()));
+        for cause in &blocker.causes {
+            let _ = writeln!(out, "  caused by: {}", printable(cause));
+        }
+        if let Some(hint) = &blocker.hint {
+            let _ = writeln!(out, "  {} {}", paint.paint(Tone::Good, "hint:"), printable(hint));
+        }
+    }
+    for unmatched in &row.unmatched {
+        let label = paint.paint(Tone::Warn, "no device meets:");
+        let _ = writeln!(out, "{label} {}", printable(unmatched));
+    }
+    let steps = counted(row.steps.len(), "step");
+    let _ = match (done, row.steps.is_empty(), row.blockers.is_empty()) {
+        (_, true, true) => writeln!(out, "already so: every GPU is as its layout says"),
+        (_, true, false) => writeln!(out, "nothing can be done before that"),
+        (true, false, _) => writeln!(out, "{steps} done"),
+        (false, false, _) => writeln!(
+            out,
+            "{steps}; gpuslice apply does {}",
+            if row.steps.len() == 1 { "it" } else { "them" }
+        ),
+    };
+    out
+}
+
+/// What belongs into a domain's XML.
+pub fn xml(request: &ClaimRequest, devices: &[DeviceToWrite]) -> String {
+    let mut out = String::from(
+        "<!-- into <metadata>; claims the VM already has go into the same <gpuslice:claims> -->\n",
+    );
+    out.push_str(gpuslice_domxml::claims_xml(std::slice::from_ref(request)).trim_end());
+    out.push_str("\n<!-- into <devices> -->\n");
+    for device in devices {
+        out.push_str(gpuslice_domxml::hostdev_xml(device).trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn row(json: serde_json::Value) -> PlanRow {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn plans_end_in_what_is_to_do() {
+        let nothing = json!({"changed": false, "steps": [], "blockers": [], "unmatched": []});
+        let steps = json!([{"parent": "0000:41:00.0", "step": "write sriov_numvfs=8"}]);
+        let blockers = json!([{"code": "in-use", "message": "2 VFs of 0000:81:00.0 are with VMs",
+            "causes": ["win11 holds vf:0000:81:00.4"], "hint": "virsh shutdown win11"}]);
+        let full = json!({"changed": true, "steps": steps, "blockers": blockers, "unmatched": ["gpuslice.toml:3"]});
+        let blocked = json!({"changed": false, "steps": [], "blockers": blockers, "unmatched": []});
+        let way = "\
+in the way: in-use: 2 VFs of 0000:81:00.0 are with VMs
+  caused by: win11 holds vf:0000:81:00.4
+  hint: virsh shutdown win11
+";
+        let table = "GPU           STEP\n0000:41:00.0  write sriov_numvfs=8\n";
+        for (json, done, want) in [
+            (&nothing, false, "already so: every GPU is as its layout says\n".to_owned()),
+            (&nothing, true, "already so: every GPU is as its layout says\n".to_owned()),
+            (
+                &full,
+                false,
+                format!(
+                    "{table}{way}no device meets: gpuslice.toml:3\n1 step; gpuslice apply does it\n"
+                ),
+            ),
+            (&full, true, format!("{table}{way}no device meets: gpuslice.toml:3\n1 step done\n")),
+            (&blocked, false, format!("{way}nothing can be done before that\n")),
+        ] {
+            assert_eq!(plan(&row(json.clone()), done, Paint::Off), want);
+        }
+    }
+
+    #[test]
+    fn printed_xml_is_what_the_reader_takes() {
+        let request: ClaimRequest =
+            serde_json::from_value(json!({"name": "gpu0", "profile": "p", "count": 2})).unwrap();
+        let devices: Vec<DeviceToWrite> = serde_json::from_value(json!([
+            {"alias": "ua-gpuslice-gpu0", "source": {"pci": "0000:41:00.4"}},
+            {"alias": "ua-gpuslice-gpu0--1", "source": {"mdev": "b8c2ef9a-9bc4-5a2b-8d4b-0f9d0c1f2a3b"}}]))
+        .unwrap();
+        let text = xml(&request, &devices);
+        let (metadata, hostdevs) = text.split_once("<!-- into <devices> -->").unwrap();
+        let domain = format!(
+            "<domain><name>win11</name><uuid>8e2f2d4e-1b5f-4a4e-9f57-0d9c6f1c6a11</uuid>\
+             <metadata>{metadata}</metadata><devices>{hostdevs}</devices></domain>"
+        );
+        let read = gpuslice_domxml::read_domain(&domain).unwrap();
+        assert_eq!(read.claims, [request]);
+        let sources: Vec<_> =
+            read.devices.iter().map(|d| (d.alias.clone().unwrap(), d.source)).collect();
+        let wanted: Vec<_> = devices.iter().map(|d| (d.alias.clone(), d.source)).collect();
+        assert_eq!(sources, wanted);
+    }
+}

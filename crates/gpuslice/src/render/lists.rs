@@ -1,0 +1,264 @@
+//! The tables.
+
+use crate::claims::shown;
+use crate::style::{Paint, of_state};
+use crate::table::{Cell, left, list, maybe, right, table};
+use gpuslice_core::request::{ClaimRow, ParentRow, ProfileRow, SliceRow, TypeRow};
+
+fn state(word: &str) -> Cell {
+    Cell::toned(word, of_state(word))
+}
+
+/// Bytes in the largest binary unit that keeps them whole.
+fn memory(bytes: u64) -> String {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let whole = units.into_iter().find(|(bits, _)| bytes > 0 && bytes.trailing_zeros() >= *bits);
+    whole.map_or_else(|| format!("{bytes} B"), |(bits, unit)| format!("{} {unit}", bytes >> bits))
+}
+
+/// `gpuslice gpus`.
+pub fn parents(rows: &[ParentRow], paint: Paint) -> String {
+    let columns = [
+        left("GPU"),
+        left("PCI ID"),
+        left("DRIVER"),
+        left("MECHANISM"),
+        right("NUMA"),
+        right("VFS"),
+        right("USED"),
+        left("STATE"),
+        left("LAYOUT"),
+        left("REASON"),
+    ];
+    let row = |row: &ParentRow| {
+        let vfs = row.total_vfs.map(|total| format!("{}/{total}", row.vfs.unwrap_or(0)));
+        vec![
+            Cell::from(&row.parent),
+            maybe((!row.pci_id.is_empty()).then_some(&row.pci_id)),
+            maybe(row.driver.as_ref()),
+            list(&row.mechanisms),
+            maybe(row.numa_node),
+            maybe(vfs),
+            row.assigned.into(),
+            state(&row.state),
+            maybe(row.layout.as_ref()),
+            maybe(row.reason.as_ref()),
+        ]
+    };
+    table(&columns, &rows.iter().map(row).collect::<Vec<_>>(), paint)
+}
+
+/// `gpuslice profiles`.
+pub fn profiles(rows: &[ProfileRow], paint: Paint) -> String {
+    let columns = [
+        left("PROFILE"),
+        right("MEMORY"),
+        right("FREE"),
+        right("USED"),
+        right("MAX"),
+        left("MECHANISM"),
+        left("TYPE"),
+        left("GPUS"),
+        left("DESCRIPTION"),
+    ];
+    let row = |row: &ProfileRow| {
+        vec![
+            Cell::from(&row.profile),
+            maybe(row.memory.map(memory)),
+            row.free.into(),
+            row.used.into(),
+            maybe(row.max),
+            Cell::from(&row.mechanism),
+            maybe(row.type_id.as_ref()),
+            list(&row.parents),
+            maybe(row.description.as_ref()),
+        ]
+    };
+    table(&columns, &rows.iter().map(row).collect::<Vec<_>>(), paint)
+}
+
+/// `gpuslice profiles --types`.
+pub fn types(rows: &[TypeRow], paint: Paint) -> String {
+    let columns = [
+        left("GPU"),
+        left("TYPE"),
+        right("AVAILABLE"),
+        left("API"),
+        left("NAME"),
+        left("DESCRIPTION"),
+    ];
+    let row = |row: &TypeRow| {
+        vec![
+            Cell::from(&row.parent),
+            Cell::from(&row.type_id),
+            row.available_instances.into(),
+            Cell::from(&row.device_api),
+            maybe(row.name.as_ref()),
+            maybe(row.description.as_ref()),
+        ]
+    };
+    table(&columns, &rows.iter().map(row).collect::<Vec<_>>(), paint)
+}
+
+/// `gpuslice slices`.
+pub fn slices(rows: &[SliceRow], paint: Paint) -> String {
+    let columns = [
+        left("SLICE"),
+        left("GPU"),
+        right("VF"),
+        left("PROFILE"),
+        left("DRIVER"),
+        right("GROUP"),
+        left("STATE"),
+        left("HOLDER"),
+        left("CLAIM"),
+    ];
+    let row = |row: &SliceRow| {
+        vec![
+            Cell::from(row.slice),
+            Cell::from(&row.parent),
+            maybe(row.vf_index),
+            maybe(row.profile.as_ref()),
+            maybe(row.driver.as_ref()),
+            maybe(row.iommu_group),
+            state(&row.state),
+            maybe(row.holder.as_ref()),
+            maybe(row.claim.as_ref()),
+        ]
+    };
+    table(&columns, &rows.iter().map(row).collect::<Vec<_>>(), paint)
+}
+
+/// `gpuslice claims`.
+pub fn claims(rows: &[ClaimRow], paint: Paint) -> String {
+    let columns = [
+        left("CLAIM"),
+        left("PROFILE"),
+        right("COUNT"),
+        left("STATE"),
+        left("SLICES"),
+        left("OWNER"),
+        left("REASON"),
+    ];
+    let row = |row: &ClaimRow| {
+        // A claim at rest is bound to nothing, but may have a home.
+        let homes: Vec<String> = row.home.iter().map(|a| format!("(vf:{a})")).collect();
+        let bound = if row.slices.is_empty() { list(&homes) } else { list(&row.slices) };
+        let refusal = row.last_refusal.as_ref().map(|r| format!("last start: {r}"));
+        vec![
+            Cell::from(shown(row)),
+            Cell::from(&row.profile),
+            row.count.into(),
+            state(&row.state),
+            bound,
+            Cell::from(&row.claim.owner),
+            maybe(row.reason.clone().or(refusal)),
+        ]
+    };
+    table(&columns, &rows.iter().map(row).collect::<Vec<_>>(), paint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn rows<T: serde::de::DeserializeOwned>(json: serde_json::Value) -> Vec<T> {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn parents_show_what_they_have_and_why_not() {
+        let rows = rows(json!([
+            {"parent": "0000:41:00.0", "pci_id": "10de:2235", "driver": "nvidia",
+             "mechanisms": ["sriov", "mdev"], "numa_node": 1, "serial": "x", "vfs": 4, "total_vfs": 16,
+             "layout": "4 VFs", "state": "ok", "reason": null, "assigned": 2},
+            {"parent": "mtty", "pci_id": "", "driver": null, "mechanisms": [], "numa_node": null,
+             "serial": null, "vfs": null, "total_vfs": null, "layout": null, "state": "quarantined",
+             "reason": "write did not return", "assigned": 0}]));
+        assert_eq!(
+            parents(&rows, Paint::Off),
+            "\
+GPU           PCI ID     DRIVER  MECHANISM   NUMA   VFS  USED  STATE        LAYOUT  REASON
+0000:41:00.0  10de:2235  nvidia  sriov,mdev     1  4/16     2  ok           4 VFs   -
+mtty          -          -       -              -     -     0  quarantined  -       write did not return
+"
+        );
+        let painted = parents(&rows, Paint::On);
+        assert!(painted.contains("\x1b[32mok\x1b[0m") && painted.contains("\x1b[1;31mquarantined"));
+    }
+
+    #[test]
+    fn profiles_show_memory_in_whole_units() {
+        for (bytes, want) in [
+            (8 << 30, "8 GiB"),
+            (1536 << 20, "1536 MiB"),
+            (1 << 40, "1 TiB"),
+            (1000, "1000 B"),
+            (0, "0 B"),
+        ] {
+            assert_eq!(memory(bytes), want);
+        }
+        let rows = rows(json!([
+            {"profile": "nvidia-a40-8q", "mechanism": "mdev", "type": "nvidia-558",
+             "description": "NVIDIA A40-8Q", "memory": 8_589_934_592_u64, "max": 6, "free": 4, "used": 2,
+             "parents": ["0000:41:00.0", "0000:81:00.0"]},
+            {"profile": "amd-v620-vf4", "mechanism": "sriov", "type": null, "description": null,
+             "memory": null, "max": null, "free": 10, "used": 0, "parents": []}]));
+        assert_eq!(
+            profiles(&rows, Paint::Off),
+            "\
+PROFILE        MEMORY  FREE  USED  MAX  MECHANISM  TYPE        GPUS                       DESCRIPTION
+nvidia-a40-8q   8 GiB     4     2    6  mdev       nvidia-558  0000:41:00.0,0000:81:00.0  NVIDIA A40-8Q
+amd-v620-vf4        -    10     0    -  sriov      -           -                          -
+"
+        );
+    }
+
+    #[test]
+    fn types_and_slices() {
+        let kinds = rows(json!([{"parent": "mtty", "type": "mtty-2", "name": "Dual port serial",
+            "description": null, "device_api": "vfio-pci", "available_instances": 12}]));
+        assert_eq!(
+            types(&kinds, Paint::Off),
+            "\
+GPU   TYPE    AVAILABLE  API       NAME              DESCRIPTION
+mtty  mtty-2         12  vfio-pci  Dual port serial  -
+"
+        );
+        let rows = rows(json!([{"slice": "vf:0000:41:00.4", "address": "0000:41:00.4",
+            "parent": "0000:41:00.0", "vf_index": 0, "profile": "amd-v620-vf4", "mechanism": "sriov",
+            "driver": "vfio-pci", "iommu_group": 77, "state": "attached", "claim": "vmid:100/gpu0",
+            "holder": "mail"}]));
+        assert_eq!(
+            slices(&rows, Paint::Off),
+            "\
+SLICE            GPU           VF  PROFILE       DRIVER    GROUP  STATE     HOLDER  CLAIM
+vf:0000:41:00.4  0000:41:00.0   0  amd-v620-vf4  vfio-pci     77  attached  mail    vmid:100/gpu0
+"
+        );
+    }
+
+    #[test]
+    fn claims_show_home_and_last_refusal() {
+        let rows = rows(json!([
+            {"claim": "vmid:100/gpu0", "owner_name": "mail", "profile": "p", "count": 2,
+             "state": "attached", "reason": null, "slices": ["vf:0000:41:00.4", "vf:0000:41:00.5"],
+             "home": ["0000:41:00.4", "0000:41:00.5"], "last_refusal": null},
+            {"claim": "external:ci/gpu0", "owner_name": "", "profile": "p", "count": 1, "state": "idle",
+             "reason": null, "slices": [], "home": ["0000:41:00.6"],
+             "last_refusal": {"code": "taken", "message": "its home is taken"}},
+            {"claim": "vmid:7/ai", "owner_name": "gone", "profile": "p", "count": 1,
+             "state": "orphaned", "reason": "its VM is gone", "slices": [], "home": [],
+             "last_refusal": {"code": "taken", "message": "x"}}]));
+        assert_eq!(
+            claims(&rows, Paint::Off),
+            "\
+CLAIM             PROFILE  COUNT  STATE     SLICES                           OWNER        REASON
+mail/gpu0         p            2  attached  vf:0000:41:00.4,vf:0000:41:00.5  vmid:100     -
+external:ci/gpu0  p            1  idle      (vf:0000:41:00.6)                external:ci  last start: taken: its home is taken
+gone/ai           p            1  orphaned  -                                vmid:7       its VM is gone
+"
+        );
+    }
+}

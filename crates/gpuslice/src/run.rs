@@ -1,0 +1,82 @@
+//! The commands: ask, and hand the answer to the output.
+
+mod attach;
+mod events;
+mod lists;
+mod orders;
+mod pages;
+
+use crate::args::Command;
+use crate::failure::Failure;
+use crate::output::Output;
+use gpuslice_api::{CallError, Client, Transport};
+use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::request::{self, Answer};
+
+/// Runs a command to its end.
+pub fn run(command: Command, output: &Output) -> Result<(), Failure> {
+    // These ask nobody.
+    match command {
+        Command::Completions { shell } => return pages::completions(shell, output),
+        Command::Man { dir } => return pages::man(dir.as_deref(), output),
+        _ => {}
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| {
+        Failure::from(Refusal::new(Code::Unsupported, "cannot start").because(e.to_string()))
+    })?;
+    runtime.block_on(async {
+        let daemon = Daemon { client: Client::connect(&Transport::from_env()).await? };
+        ask(command, &daemon, output).await
+    })
+}
+
+async fn ask(command: Command, daemon: &Daemon, output: &Output) -> Result<(), Failure> {
+    match command {
+        Command::Status => lists::status(daemon, output).await,
+        Command::Gpus => lists::parents(daemon, output).await,
+        Command::Profiles { types: false } => lists::profiles(daemon, output).await,
+        Command::Profiles { types: true } => lists::types(daemon, output).await,
+        Command::Slices => lists::slices(daemon, output).await,
+        Command::Claims => lists::claims(daemon, output).await,
+        Command::Attach(order) if order.print => attach::print(daemon, order, output).await,
+        Command::Attach(order) => attach::attach(daemon, order, output).await,
+        Command::Detach { domain, name, live, config } => {
+            attach::detach(daemon, &domain, name, live, config, output).await
+        }
+        Command::Release { claim, name, force } => {
+            orders::release(daemon, &claim, name, force, output).await
+        }
+        Command::Plan => orders::plan(daemon, output).await,
+        Command::Apply => orders::apply(daemon, output).await,
+        Command::Wait { settled: _, timeout } => orders::wait(daemon, timeout, output).await,
+        Command::Cordon { parent, reason } => {
+            let order = request::Command::Cordon { parent, reason };
+            orders::done(daemon.call(order).await?, output)
+        }
+        Command::Uncordon { parent } => {
+            orders::done(daemon.call(request::Command::Uncordon { parent }).await?, output)
+        }
+        Command::Events => events::events(daemon, output).await,
+        // Served before a daemon is asked for.
+        Command::Completions { .. } | Command::Man { .. } => Ok(()),
+    }
+}
+
+/// The daemon, once found.
+struct Daemon {
+    client: Client,
+}
+
+impl Daemon {
+    async fn call(&self, command: request::Command) -> Result<Answer, Failure> {
+        Ok(self.client.call(command).await?)
+    }
+}
+
+/// An answer that does not belong to the question.
+fn unexpected(answer: &Answer) -> Failure {
+    let text = serde_json::to_string(answer).unwrap_or_default();
+    let what = format!("unexpected {}", text.chars().take(80).collect::<String>());
+    CallError::Protocol { what }.into()
+}

@@ -1,0 +1,124 @@
+//! Slices for libvirt's domains. The agent writes the XML; `--print` only needs the daemon.
+
+use super::{Daemon, orders, unexpected};
+use crate::args::Attach;
+use crate::claims;
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::render;
+use gpuslice_api::CallError;
+use gpuslice_api::libvirt::{AttachOptions, DetachOptions};
+use gpuslice_core::domain::ClaimRequest;
+use gpuslice_core::ids::{ClaimName, Owner};
+use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::request::{Answer, Command};
+use serde_json::json;
+
+pub async fn attach(daemon: &Daemon, order: Attach, output: &Output) -> Result<(), Failure> {
+    let options = AttachOptions {
+        name: order.name,
+        live: order.live,
+        config: order.config,
+        pool: order.pool,
+        reserve: order.reserve,
+        count: order.count,
+    };
+    let agent = daemon.client.libvirt()?;
+    let attached = agent.attach(&order.domain, &order.profile, &options).await?;
+    warn(output, &attached.warnings);
+    output.answer(&attached, |_| orders::told(attached.changed, &attached.message))
+}
+
+pub async fn detach(
+    daemon: &Daemon,
+    domain: &str,
+    name: Option<ClaimName>,
+    live: bool,
+    config: bool,
+    output: &Output,
+) -> Result<(), Failure> {
+    let (domain, name) = claims::split(domain, name);
+    let agent = daemon.client.libvirt()?;
+    let options = DetachOptions { live, config };
+    let detached = agent.detach(domain, name.as_ref(), &options).await?;
+    warn(output, &detached.warnings);
+    output.answer(&detached, |_| orders::told(detached.changed, &detached.message))
+}
+
+/// Records the claim, as a home VF is only its own once that is known, and prints what the XML must carry.
+pub async fn print(daemon: &Daemon, order: Attach, output: &Output) -> Result<(), Failure> {
+    let (owner, owner_name) = owner(daemon, &order.domain).await?;
+    let request = ClaimRequest {
+        name: match order.name {
+            Some(name) => name,
+            None => "gpu0".parse().map_err(|e| bad_name(&e))?,
+        },
+        profile: Some(order.profile),
+        count: order.count,
+        same_fabric: false,
+        prefer_numa: false,
+        memory_min: None,
+        isolation_min: None,
+    };
+    let command = Command::Claim {
+        owner,
+        owner_name,
+        request: request.clone(),
+        pool: order.pool,
+        reserve: order.reserve,
+        dry_run: false,
+    };
+    let (changed, claim, devices, warnings) = match daemon.call(command).await? {
+        Answer::Claimed { changed, claim, devices, warnings } => {
+            (changed, claim, devices, warnings)
+        }
+        other => return Err(unexpected(&other)),
+    };
+    warn(output, &warnings);
+    let xml = render::xml(&request, &devices);
+    let value = json!({
+        "changed": changed, "claim": claim, "devices": devices, "warnings": warnings, "xml": xml
+    });
+    output.answer(&value, |_| xml.clone())
+}
+
+/// Whom the claim is for. An id that says so itself needs no libvirt; a name is the agent's to resolve.
+async fn owner(daemon: &Daemon, domain: &str) -> Result<(Owner, String), Failure> {
+    if let Ok(owner) = domain.parse() {
+        return Ok((owner, String::new()));
+    }
+    let resolved = match daemon.client.libvirt() {
+        Ok(agent) => agent.resolve(domain).await,
+        Err(error) => Err(error),
+    };
+    match resolved {
+        Ok(info) => Ok((Owner::Domain(info.uuid), info.name)),
+        Err(CallError::Unreachable { tried, .. }) => {
+            Err(without_agent(domain, tried.into_iter().next()).into())
+        }
+        Err(CallError::Refused(refusal)) if refusal.code == Code::Unsupported => {
+            Err(without_agent(domain, Some(refusal.message)).into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn without_agent(domain: &str, cause: Option<String>) -> Refusal {
+    let mut refusal = Refusal::new(
+        Code::Unreachable,
+        format!("which UUID {domain:?} has only the libvirt agent knows, and it does not answer"),
+    )
+    .hint(format!("virsh domuuid {domain}, and give that instead"));
+    refusal.causes.extend(cause);
+    refusal
+}
+
+fn bad_name(error: &gpuslice_core::ids::ParseIdError) -> Failure {
+    Refusal::new(Code::BadRequest, error.to_string()).into()
+}
+
+fn warn(output: &Output, warnings: &[String]) {
+    for warning in warnings {
+        output.remark("warning", warning);
+    }
+}

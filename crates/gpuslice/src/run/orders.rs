@@ -1,0 +1,83 @@
+//! Orders to the daemon.
+
+use super::{Daemon, unexpected};
+use crate::claims;
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::{progress, render};
+use gpuslice_core::ids::ClaimName;
+use gpuslice_core::refusal::Refusal;
+use gpuslice_core::request::{Answer, Command, PlanRow};
+use serde_json::json;
+
+/// Prints what an order came to.
+pub fn done(answer: Answer, output: &Output) -> Result<(), Failure> {
+    match answer {
+        Answer::Done { changed, message } => {
+            let value = json!({ "changed": changed, "message": message });
+            output.answer(&value, |_| told(changed, &message))
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// The message of an order; one that changed nothing says so.
+pub fn told(changed: bool, message: &str) -> String {
+    if changed || message.starts_with("already so") {
+        format!("{message}\n")
+    } else if message.is_empty() {
+        "already so\n".to_owned()
+    } else {
+        format!("already so: {message}\n")
+    }
+}
+
+pub async fn release(
+    daemon: &Daemon,
+    claim: &str,
+    name: Option<ClaimName>,
+    force: bool,
+    output: &Output,
+) -> Result<(), Failure> {
+    let rows = match daemon.call(Command::ListClaims).await? {
+        Answer::Claims { rows } => rows,
+        other => return Err(unexpected(&other)),
+    };
+    let key = claims::find(&rows, claim, name)?;
+    done(daemon.call(Command::Unclaim { key, force }).await?, output)
+}
+
+pub async fn plan(daemon: &Daemon, output: &Output) -> Result<(), Failure> {
+    match daemon.call(Command::Plan).await? {
+        Answer::Plan(row) => output.answer(&row, |paint| render::plan(&row, false, paint)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+pub async fn apply(daemon: &Daemon, output: &Output) -> Result<(), Failure> {
+    let row: PlanRow = match progress::shown("applying", daemon.call(Command::Apply)).await? {
+        Answer::Plan(row) => row,
+        other => return Err(unexpected(&other)),
+    };
+    output.answer(&row, |paint| render::plan(&row, true, paint))?;
+    match row.blockers.first() {
+        Some(first) => {
+            let blocked = render::counted(row.blockers.len(), "change");
+            let refusal = Refusal::new(first.code, format!("{blocked} blocked, see above"));
+            Err(Failure { refusal: refusal.hint("gpuslice plan"), answered: true })
+        }
+        None => Ok(()),
+    }
+}
+
+pub async fn wait(daemon: &Daemon, seconds: u32, output: &Output) -> Result<(), Failure> {
+    let command = Command::WaitSettled { timeout_ms: u64::from(seconds) * 1000 };
+    let answer = progress::shown("waiting until settled", daemon.call(command)).await?;
+    match answer {
+        Answer::Done { .. } => {
+            let value = json!({ "changed": false, "settled": true });
+            output.answer(&value, |_| "settled\n".to_owned())
+        }
+        other => Err(unexpected(&other)),
+    }
+}

@@ -1,0 +1,68 @@
+//! What packages ship beside the binary, made from the same definition as `--help`.
+
+use crate::args::Arguments;
+use crate::failure::Failure;
+use crate::output::Output;
+use clap::CommandFactory;
+use clap_complete::Shell;
+use gpuslice_core::refusal::{Code, Refusal};
+use std::io;
+use std::path::Path;
+
+pub fn completions(shell: Shell, output: &Output) -> Result<(), Failure> {
+    let mut bytes = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "gpuslice", &mut bytes);
+    output.bytes(&bytes)
+}
+
+/// One page to stdout, or all of them as files.
+pub fn man(dir: Option<&Path>, output: &Output) -> Result<(), Failure> {
+    let mut command = Arguments::command();
+    command.build();
+    let Some(dir) = dir else {
+        return output.bytes(&page(command).map_err(|e| unwritten(Path::new("stdout"), &e))?);
+    };
+    let subcommands: Vec<_> =
+        command.get_subcommands().filter(|s| s.get_name() != "help").cloned().collect();
+    write_page(dir, "gpuslice", command)?;
+    for sub in subcommands {
+        let name = format!("gpuslice-{}", sub.get_name());
+        write_page(dir, &name, sub)?;
+    }
+    Ok(())
+}
+
+fn write_page(dir: &Path, name: &str, command: clap::Command) -> Result<(), Failure> {
+    let path = dir.join(format!("{name}.1"));
+    let written = page(command).and_then(|bytes| std::fs::write(&path, bytes));
+    written.map_err(|e| unwritten(&path, &e))
+}
+
+fn page(command: clap::Command) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    clap_mangen::Man::new(command).render(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn unwritten(path: &Path, error: &io::Error) -> Failure {
+    let path = path.display();
+    Refusal::new(Code::StateUnwritable, "the manual page cannot be written")
+        .because(format!("write {path}: {error}"))
+        .hint("name a directory that exists and that you may write to")
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_name_their_command_and_its_examples() {
+        let mut command = Arguments::command();
+        command.build();
+        let attach = command.find_subcommand("attach").unwrap().clone();
+        let text = String::from_utf8(page(attach).unwrap()).unwrap();
+        assert!(text.contains("gpuslice\\-attach") || text.contains("gpuslice-attach"), "{text}");
+        assert!(text.contains("nvidia\\-a40\\-8q"), "{text}");
+    }
+}
