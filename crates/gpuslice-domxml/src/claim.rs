@@ -41,16 +41,8 @@ pub(crate) fn read_claims(element: Node) -> Result<Vec<ClaimRequest>, DomXmlErro
 }
 
 fn read_claim(node: Node) -> Result<ClaimRequest, DomXmlError> {
-    check_names(
-        node,
-        &["name", "profile", "count", "fabric", "numa"],
-        &["memory", "isolation"],
-    )?;
-    let missing = |missing| DomXmlError::Missing {
-        at: at(node),
-        element: CLAIM,
-        missing,
-    };
+    check_names(node, &["name", "profile", "count", "fabric", "numa"], &["memory", "isolation"])?;
+    let missing = |missing| DomXmlError::Missing { at: at(node), element: CLAIM, missing };
     let name = parsed(node, CLAIM, "name")?.ok_or_else(|| missing("name"))?;
     let profile = parsed(node, CLAIM, "profile")?;
     let memory_min = only(node, "memory")?.map(read_memory).transpose()?;
@@ -77,22 +69,13 @@ fn read_claim(node: Node) -> Result<ClaimRequest, DomXmlError> {
 
 fn read_memory(node: Node) -> Result<u64, DomXmlError> {
     check_names(node, &["min", "unit"], &[])?;
-    let missing = |missing| DomXmlError::Missing {
-        at: at(node),
-        element: MEMORY,
-        missing,
-    };
+    let missing = |missing| DomXmlError::Missing { at: at(node), element: MEMORY, missing };
     // libvirt's own default differs from element to element, so none is assumed here.
     let unit = value(node, MEMORY, "unit", scale)?.ok_or_else(|| missing("unit"))?;
     value(node, MEMORY, "min", |text| {
-        let number: u64 = text
-            .parse()
-            .ok()
-            .filter(|number| *number > 0)
-            .ok_or("not a whole number above 0")?;
-        number
-            .checked_mul(unit)
-            .ok_or_else(|| "more than 64 bits of bytes".to_owned())
+        let number: u64 =
+            text.parse().ok().filter(|number| *number > 0).ok_or("not a whole number above 0")?;
+        number.checked_mul(unit).ok_or_else(|| "more than 64 bits of bytes".to_owned())
     })?
     .ok_or_else(|| missing("min"))
 }
@@ -139,11 +122,9 @@ fn only<'a, 'i>(node: Node<'a, 'i>, name: &str) -> Result<Option<Node<'a, 'i>>, 
     let mut found = ours(node).filter(|child| child.tag_name().name() == name);
     let first = found.next();
     match (first, found.next()) {
-        (Some(first), Some(second)) => Err(DomXmlError::Twice {
-            at: at(second),
-            first: at(first),
-            what: shown(second),
-        }),
+        (Some(first), Some(second)) => {
+            Err(DomXmlError::Twice { at: at(second), first: at(first), what: shown(second) })
+        }
         _ => Ok(first),
     }
 }
@@ -166,10 +147,7 @@ fn check_names(
     }
     for child in node.children() {
         if child.is_text() && !child.text().unwrap_or_default().trim().is_empty() {
-            return Err(DomXmlError::Text {
-                at: at(child),
-                parent: shown(node),
-            });
+            return Err(DomXmlError::Text { at: at(child), parent: shown(node) });
         }
         let name = child.tag_name().name();
         if child.is_element() && child.tag_name().namespace().is_none() {
@@ -219,9 +197,7 @@ fn value<T>(
     let Some(found) = node.attribute_node(attribute) else {
         return Ok(None);
     };
-    read(found.value())
-        .map(Some)
-        .map_err(|why| bad_value(node, found, element, attribute, why))
+    read(found.value()).map(Some).map_err(|why| bad_value(node, found, element, attribute, why))
 }
 
 fn bad_value(

@@ -75,9 +75,8 @@ pub fn put_claims(xml: &str, claims: &[ClaimRequest]) -> Result<String, DomXmlEr
             let lines = within("metadata", lines);
             // Where libvirt writes it: behind what says who the domain is.
             let identity = ["name", "uuid", "genid", "title", "description"];
-            let before = domain
-                .children()
-                .rfind(|node| identity.iter().any(|name| is_plain(*node, name)));
+            let before =
+                domain.children().rfind(|node| identity.iter().any(|name| is_plain(*node, name)));
             match before {
                 Some(node) => behind(xml, node, &lines),
                 None => append(xml, domain, &lines),
@@ -121,10 +120,7 @@ fn replace(xml: &str, hostdev: Node, device: &DeviceToWrite) -> Vec<Splice> {
                 splices.extend(
                     managed
                         .filter(|found| found.value() != "no")
-                        .map(|found| Splice {
-                            range: found.range_value(),
-                            text: "no".to_owned(),
-                        }),
+                        .map(|found| Splice { range: found.range_value(), text: "no".to_owned() }),
                 );
                 return splices;
             }
@@ -151,10 +147,7 @@ fn within(element: &str, lines: Lines) -> Lines {
 fn behind(xml: &str, node: Node, lines: &Lines) -> Splice {
     let lead = lead(xml, node.range().start);
     let end = node.range().end;
-    Splice {
-        range: end..end,
-        text: format!("{lead}{}", laid_out(lines, lead)),
-    }
+    Splice { range: end..end, text: format!("{lead}{}", laid_out(lines, lead)) }
 }
 
 /// As the last element within another.
@@ -165,31 +158,21 @@ fn append(xml: &str, parent: Node, lines: &Lines) -> Splice {
     let range = parent.range();
     let text = xml.get(range.clone()).unwrap_or_default();
     let outer = lead(xml, range.start);
-    let inner = if outer.is_empty() {
-        String::new()
-    } else {
-        format!("{outer}  ")
-    };
+    let inner = if outer.is_empty() { String::new() } else { format!("{outer}  ") };
     let lines = laid_out(lines, &inner);
     match text.strip_suffix("/>") {
         // `<devices/>` becomes a pair of tags.
         Some(open) => {
             let name = parent.tag_name().name();
             let at = range.start + open.len();
-            Splice {
-                range: at..range.end,
-                text: format!(">{inner}{lines}{outer}</{name}>"),
-            }
+            Splice { range: at..range.end, text: format!(">{inner}{lines}{outer}</{name}>") }
         }
         None => {
             // Behind the comments and white space, if any, and before the line of the end tag.
             let close = range.start + text.rfind("</").unwrap_or(text.len());
             let at = close - lead(xml, close).len();
             let outer = if at == close { outer } else { "" };
-            Splice {
-                range: at..at,
-                text: format!("{inner}{lines}{outer}"),
-            }
+            Splice { range: at..at, text: format!("{inner}{lines}{outer}") }
         }
     }
 }
@@ -198,8 +181,5 @@ fn append(xml: &str, parent: Node, lines: &Lines) -> Splice {
 fn removal(xml: &str, node: Node) -> Splice {
     let range = node.range();
     let start = range.start - lead(xml, range.start).len();
-    Splice {
-        range: start..range.end,
-        text: String::new(),
-    }
+    Splice { range: start..range.end, text: String::new() }
 }

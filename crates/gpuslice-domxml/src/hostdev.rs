@@ -29,11 +29,7 @@ pub(crate) fn read_hostdev(hostdev: Node) -> Result<Option<HostDevice>, DomXmlEr
     // libvirt takes the attribute on mediated devices too, and passes it over.
     let managed =
         matches!(source, HostDeviceSource::Pci(_)) && hostdev.attribute("managed") == Some("yes");
-    Ok(Some(HostDevice {
-        source,
-        alias: alias.map(str::to_owned),
-        managed,
-    }))
+    Ok(Some(HostDevice { source, alias: alias.map(str::to_owned), managed }))
 }
 
 /// The alias of a device.
@@ -67,10 +63,7 @@ pub(crate) fn source_of(hostdev: Node) -> Result<HostDeviceSource, &'static str>
 pub(crate) const PCI_ATTRIBUTES: [&str; 4] = ["domain", "bus", "slot", "function"];
 
 fn pci_address(address: Node) -> Result<PciAddress, &'static str> {
-    if PCI_ATTRIBUTES
-        .iter()
-        .all(|name| !address.has_attribute(*name))
-    {
+    if PCI_ATTRIBUTES.iter().all(|name| !address.has_attribute(*name)) {
         return Err("the address of its source is empty");
     }
     let number = |name| match address.attribute(name) {
@@ -78,13 +71,8 @@ fn pci_address(address: Node) -> Result<PciAddress, &'static str> {
         None => Ok(0),
     };
     let narrow = |name| u8::try_from(number(name)?).map_err(|_| OUT_OF_RANGE);
-    PciAddress::new(
-        number("domain")?,
-        narrow("bus")?,
-        narrow("slot")?,
-        narrow("function")?,
-    )
-    .ok_or(OUT_OF_RANGE)
+    PciAddress::new(number("domain")?, narrow("bus")?, narrow("slot")?, narrow("function")?)
+        .ok_or(OUT_OF_RANGE)
 }
 
 const OUT_OF_RANGE: &str = "the address of its source is out of range";
@@ -98,9 +86,7 @@ fn number(text: &str) -> Option<u32> {
     };
     // from_str_radix would take a sign.
     let plain = digits.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    plain
-        .then(|| u32::from_str_radix(digits, base).ok())
-        .flatten()
+    plain.then(|| u32::from_str_radix(digits, base).ok()).flatten()
 }
 
 #[cfg(test)]

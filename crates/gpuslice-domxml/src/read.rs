@@ -31,12 +31,7 @@ pub fn read_domain(xml: &str) -> Result<Domain, DomXmlError> {
     for hostdev in hostdevs(root) {
         devices.extend(read_hostdev(hostdev)?);
     }
-    Ok(Domain {
-        uuid,
-        name: name.to_owned(),
-        claims,
-        devices,
-    })
+    Ok(Domain { uuid, name: name.to_owned(), claims, devices })
 }
 
 /// The root, if it is a domain.
@@ -62,10 +57,7 @@ pub(crate) fn at(node: Node) -> Position {
 /// Line and column of a byte of a node's document.
 pub(crate) fn position(node: Node, byte: usize) -> Position {
     let at = node.document().text_pos_at(byte);
-    Position {
-        line: at.row,
-        column: at.col,
-    }
+    Position { line: at.row, column: at.col }
 }
 
 /// The first child element of a name in no namespace.
@@ -109,20 +101,14 @@ pub(crate) fn our_element<'a, 'i>(
         if !is_plain(part, "metadata") {
             // libvirt drops it at define: a claim there would be passed over without a word.
             if let Some(stray) = part.descendants().find(|node| is_ours(*node)) {
-                return Err(DomXmlError::Misplaced {
-                    at: at(stray),
-                    element: shown(stray),
-                });
+                return Err(DomXmlError::Misplaced { at: at(stray), element: shown(stray) });
             }
             continue;
         }
         // Deeper elements belong to whoever wrote what is around them.
         for element in part.children().filter(|node| is_ours(*node)) {
             if let Some(first) = found {
-                return Err(DomXmlError::NamespaceTwice {
-                    at: at(element),
-                    first: at(first),
-                });
+                return Err(DomXmlError::NamespaceTwice { at: at(element), first: at(first) });
             }
             found = Some(element);
         }
@@ -133,9 +119,5 @@ pub(crate) fn our_element<'a, 'i>(
 /// An element's name as a person would write it.
 pub(crate) fn shown(node: Node) -> String {
     let name = node.tag_name().name();
-    if is_ours(node) {
-        format!("gpuslice:{name}")
-    } else {
-        name.to_owned()
-    }
+    if is_ours(node) { format!("gpuslice:{name}") } else { name.to_owned() }
 }

@@ -44,28 +44,21 @@ pub(crate) fn number_splices(
     let start = element.range().start;
     let tag = xml.get(start..).unwrap_or_default();
     // `<address` in whatever prefix: up to the first byte that is not of the name.
-    let name_end = tag
-        .find(|c: char| c.is_whitespace() || c == '/' || c == '>')
-        .unwrap_or(tag.len());
+    let name_end =
+        tag.find(|c: char| c.is_whitespace() || c == '/' || c == '>').unwrap_or(tag.len());
     let mut lacking = String::new();
     for ((name, old), new) in names.iter().zip(old).zip(new) {
         if old == new {
             continue;
         }
         match element.attribute_node(*name) {
-            Some(found) => splices.push(Splice {
-                range: found.range_value(),
-                text: new.clone(),
-            }),
+            Some(found) => splices.push(Splice { range: found.range_value(), text: new.clone() }),
             None => lacking.push_str(&format!(" {name}='{new}'")),
         }
     }
     if !lacking.is_empty() {
         let at = start + name_end;
-        splices.push(Splice {
-            range: at..at,
-            text: lacking,
-        });
+        splices.push(Splice { range: at..at, text: lacking });
     }
     splices
 }

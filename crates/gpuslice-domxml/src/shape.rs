@@ -21,23 +21,20 @@ pub(crate) fn parse(xml: &str) -> Result<Document<'_>, DomXmlError> {
         return Err(DomXmlError::TooLong { length: xml.len() });
     }
     check(xml)?;
-    let options = ParsingOptions {
-        allow_dtd: false,
-        nodes_limit: NODE_LIMIT,
-        ..ParsingOptions::default()
-    };
+    let options =
+        ParsingOptions { allow_dtd: false, nodes_limit: NODE_LIMIT, ..ParsingOptions::default() };
     Document::parse_with_options(xml, options).map_err(|source| match source {
         roxmltree::Error::DtdDetected => DomXmlError::Dtd,
         roxmltree::Error::NodesLimitReached => DomXmlError::TooManyNodes,
         source => {
-            let at = source.pos();
-            DomXmlError::Syntax {
-                at: Position {
-                    line: at.row,
-                    column: at.col,
-                },
-                source,
-            }
+            let at = match source {
+                // The parser gives these no place: the document ends too early.
+                roxmltree::Error::UnexpectedEndOfStream
+                | roxmltree::Error::UnclosedRootNode
+                | roxmltree::Error::NoRootNode => position(xml, xml.len()),
+                _ => Position { line: source.pos().row, column: source.pos().col },
+            };
+            DomXmlError::Syntax { at, source }
         }
     })
 }
@@ -62,17 +59,10 @@ fn check(xml: &str) -> Result<(), DomXmlError> {
             rest = inside.get(end + close.len()..).unwrap_or_default();
             continue;
         }
-        let Tag {
-            length,
-            attributes,
-            declarations,
-            empty,
-        } = Tag::measure(tag.as_bytes());
+        let Tag { length, attributes, declarations, empty } = Tag::measure(tag.as_bytes());
         namespaces += declarations;
         if attributes > ATTRIBUTE_LIMIT {
-            return Err(DomXmlError::TooManyAttributes {
-                at: position(xml, at),
-            });
+            return Err(DomXmlError::TooManyAttributes { at: position(xml, at) });
         }
         if namespaces > NAMESPACE_LIMIT {
             return Err(DomXmlError::TooManyNamespaces);
@@ -82,9 +72,7 @@ fn check(xml: &str) -> Result<(), DomXmlError> {
         } else if !empty {
             depth += 1;
             if depth > DEPTH_LIMIT {
-                return Err(DomXmlError::TooDeep {
-                    at: position(xml, at),
-                });
+                return Err(DomXmlError::TooDeep { at: position(xml, at) });
             }
         }
         // A tag ends behind an ASCII byte, so this is a character's border.
@@ -154,12 +142,7 @@ mod tests {
         parse(&nested(DEPTH_LIMIT)).unwrap();
         assert_eq!(
             parse(&format!("\n{}", nested(DEPTH_LIMIT + 1))).unwrap_err(),
-            DomXmlError::TooDeep {
-                at: Position {
-                    line: 2,
-                    column: 769
-                }
-            }
+            DomXmlError::TooDeep { at: Position { line: 2, column: 769 } }
         );
         let with = |n: usize| {
             let attributes: String = (0..n).map(|i| format!(" a{i}='>\"'")).collect();
@@ -186,9 +169,7 @@ mod tests {
         );
         assert_eq!(
             parse(&" ".repeat(SIZE_LIMIT + 1)).unwrap_err(),
-            DomXmlError::TooLong {
-                length: SIZE_LIMIT + 1
-            }
+            DomXmlError::TooLong { length: SIZE_LIMIT + 1 }
         );
     }
 

@@ -42,15 +42,9 @@ mod tests {
 
     #[test]
     fn splices_are_of_the_text_as_it_was() {
-        let splice = |range, text: &str| Splice {
-            range,
-            text: text.to_owned(),
-        };
+        let splice = |range, text: &str| Splice { range, text: text.to_owned() };
         assert_eq!(
-            apply(
-                "0123456789",
-                vec![splice(8..10, "z"), splice(1..3, ""), splice(5..5, "abc")]
-            ),
+            apply("0123456789", vec![splice(8..10, "z"), splice(1..3, ""), splice(5..5, "abc")]),
             "034abc567z"
         );
         assert_eq!(apply("same", Vec::new()), "same");

@@ -132,7 +132,5 @@ fn in_largest_unit(bytes: u64) -> (u64, &'static str) {
 
 /// Text within single quotes.
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('\'', "&apos;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('\'', "&apos;")
 }

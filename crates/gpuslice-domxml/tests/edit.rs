@@ -1,5 +1,5 @@
 //! Edits: the exact text they leave, and on random documents that nothing but ours changes.
-#![expect(clippy::expect_used, reason = "tests' own functions")]
+#![cfg(test)]
 
 use gpuslice_core::domain::{ALIAS_PREFIX, ClaimRequest, HostDeviceSource, NAMESPACE, alias_for};
 use gpuslice_core::ids::{ClaimName, MdevUuid, PciAddress};
@@ -66,12 +66,7 @@ fn what_we_write_looks_as_libvirt_writes_it() {
 </hostdev>"
     );
     let claims = [
-        ClaimRequest {
-            count: 8,
-            same_fabric: true,
-            prefer_numa: true,
-            ..claim("ai")
-        },
+        ClaimRequest { count: 8, same_fabric: true, prefer_numa: true, ..claim("ai") },
         ClaimRequest {
             profile: None,
             memory_min: Some(1536 << 20),
@@ -127,10 +122,7 @@ fn a_device_is_added_in_the_documents_own_layout() {
         ),
         (
             "<domain>\n  <devices />\n</domain>".to_owned(),
-            format!(
-                "<domain>\n  <devices >{}\n  </devices>\n</domain>",
-                nested("\n    ")
-            ),
+            format!("<domain>\n  <devices >{}\n  </devices>\n</domain>", nested("\n    ")),
         ),
         (
             "<domain>\n  <devices>\n    <!-- none -->\n  </devices>\n</domain>".to_owned(),
@@ -141,10 +133,7 @@ fn a_device_is_added_in_the_documents_own_layout() {
         ),
         (
             "<domain>\n  <devices></devices>\n</domain>".to_owned(),
-            format!(
-                "<domain>\n  <devices>{}\n  </devices>\n</domain>",
-                nested("\n    ")
-            ),
+            format!("<domain>\n  <devices>{}\n  </devices>\n</domain>", nested("\n    ")),
         ),
         (
             "<domain>\n  <name>a</name>\n</domain>".to_owned(),
@@ -153,10 +142,7 @@ fn a_device_is_added_in_the_documents_own_layout() {
                 nested("\n    ")
             ),
         ),
-        (
-            "<domain/>".to_owned(),
-            format!("<domain><devices>{flat}</devices></domain>"),
-        ),
+        ("<domain/>".to_owned(), format!("<domain><devices>{flat}</devices></domain>")),
     ] {
         assert_eq!(put_device(&before, &device).unwrap(), want, "{before}");
         assert_eq!(device_xml(&before, &device.alias).unwrap(), None);
@@ -183,15 +169,9 @@ fn a_device_is_given_another_source_and_keeps_the_rest() {
         .replace("bus='65'", "bus='0x42'")
         .replace("slot='0x00' function='0x4'", "slot='0x00' function='0x5'");
     assert_eq!(after, around(&want));
-    assert_eq!(
-        device_xml(&after, "ua-gpuslice-a").unwrap(),
-        Some(want.as_str())
-    );
+    assert_eq!(device_xml(&after, "ua-gpuslice-a").unwrap(), Some(want.as_str()));
     // What is already so stays as it is written.
-    assert_eq!(
-        put_device(&after, &pci("ua-gpuslice-a", "0000:42:00.5")).unwrap(),
-        after
-    );
+    assert_eq!(put_device(&after, &pci("ua-gpuslice-a", "0000:42:00.5")).unwrap(), after);
 
     // Another kind: only the guest's address has a meaning for it.
     let mdev_of_vf = put_device(&before, &mdev("ua-gpuslice-a", MDEV)).unwrap();
@@ -264,10 +244,7 @@ fn broken_documents_are_not_edited() {
 #[test]
 fn functions_are_remapped_all_at_once() {
     let map = |pairs: &[(&str, &str)]| -> BTreeMap<PciAddress, PciAddress> {
-        pairs
-            .iter()
-            .map(|(a, b)| (a.parse().expect(a), b.parse().expect(b)))
-            .collect()
+        pairs.iter().map(|(a, b)| (a.parse().expect(a), b.parse().expect(b))).collect()
     };
     let xml = |first: &str, second: &str, third: &str| {
         format!("<domain><devices><hostdev type='pci'><source>{first}</source><address type='pci' bus='0x41' slot='0x00' function='0x4'/></hostdev>
@@ -281,10 +258,7 @@ fn functions_are_remapped_all_at_once() {
         "<address slot='0x02'></address>",
     );
     assert_eq!(remap_pci(&before, &BTreeMap::new()).unwrap(), before);
-    assert_eq!(
-        remap_pci(&before, &map(&[("0000:43:00.0", "0000:44:00.0")])).unwrap(),
-        before
-    );
+    assert_eq!(remap_pci(&before, &map(&[("0000:43:00.0", "0000:44:00.0")])).unwrap(), before);
     let swapped = map(&[
         ("0000:41:00.4", "0000:41:00.5"),
         ("0000:41:00.5", "0000:41:00.4"),
@@ -315,9 +289,7 @@ fn without_ours(xml: &str) -> String {
                 && node.tag_name().namespace() == Some(NAMESPACE)
                 && node.parent().is_some_and(|p| plain(p, "metadata"));
             let alias = node.children().find(|c| plain(*c, "alias"));
-            let alias = alias
-                .and_then(|alias| alias.attribute("name"))
-                .unwrap_or("");
+            let alias = alias.and_then(|alias| alias.attribute("name")).unwrap_or("");
             in_namespace || plain(*node, "hostdev") && alias.starts_with(ALIAS_PREFIX)
         })
         .map(|node| node.range())
@@ -381,23 +353,15 @@ fn source() -> impl Strategy<Value = HostDeviceSource> {
 
 fn claim_request() -> impl Strategy<Value = ClaimRequest> {
     let isolation = proptest::option::of(proptest::sample::select(vec!["hardware", "shared"]));
-    (
-        1..=256u32,
-        any::<bool>(),
-        any::<bool>(),
-        proptest::option::of(1..u64::MAX),
-        isolation,
-    )
-        .prop_map(
-            |(count, same_fabric, prefer_numa, memory_min, isolation)| ClaimRequest {
-                count,
-                same_fabric,
-                prefer_numa,
-                memory_min,
-                isolation_min: isolation.map(str::to_owned),
-                ..claim("a")
-            },
-        )
+    (1..=256u32, any::<bool>(), any::<bool>(), proptest::option::of(1..u64::MAX), isolation)
+        .prop_map(|(count, same_fabric, prefer_numa, memory_min, isolation)| ClaimRequest {
+            count,
+            same_fabric,
+            prefer_numa,
+            memory_min,
+            isolation_min: isolation.map(str::to_owned),
+            ..claim("a")
+        })
 }
 
 #[derive(Debug, Clone)]

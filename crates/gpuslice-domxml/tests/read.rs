@@ -1,5 +1,5 @@
 //! What a domain's XML is read as, and how each mistake in it is told.
-#![expect(clippy::panic, clippy::expect_used, reason = "tests' own functions")]
+#![cfg(test)]
 
 use gpuslice_core::domain::{ClaimRequest, HostDeviceSource};
 use gpuslice_core::ids::MdevUuid;
@@ -16,10 +16,7 @@ fn domain(metadata: &str, devices: &str) -> String {
 }
 
 fn claims(inside: &str) -> String {
-    domain(
-        &format!("<g:claims xmlns:g='urn:gpuslice:domain:1'>{inside}</g:claims>"),
-        "",
-    )
+    domain(&format!("<g:claims xmlns:g='urn:gpuslice:domain:1'>{inside}</g:claims>"), "")
 }
 
 fn error_of(xml: &str) -> String {
@@ -55,12 +52,7 @@ fn every_example_is_read() {
                 .claims
                 .iter()
                 .map(|c| {
-                    format!(
-                        "{} {:?} x{}",
-                        c.name,
-                        c.profile.as_ref().map(|p| p.as_str()),
-                        c.count
-                    )
+                    format!("{} {:?} x{}", c.name, c.profile.as_ref().map(|p| p.as_str()), c.count)
                 })
                 .collect();
             (file.as_str(), claims.join(", "), domain.devices.len())
@@ -69,11 +61,7 @@ fn every_example_is_read() {
     assert_eq!(
         claims,
         [
-            (
-                "claim-by-profile.xml",
-                r#"gpu0 Some("nvidia-a40-8q") x1"#.to_owned(),
-                0
-            ),
+            ("claim-by-profile.xml", r#"gpu0 Some("nvidia-a40-8q") x1"#.to_owned(), 0),
             ("claim-by-properties.xml", "cad None x1".to_owned(), 0),
             (
                 "claim-several-slices.xml",
@@ -81,16 +69,8 @@ fn every_example_is_read() {
                     .to_owned(),
                 0
             ),
-            (
-                "claim-with-mdev.xml",
-                r#"gpu0 Some("mtty-2") x1"#.to_owned(),
-                1
-            ),
-            (
-                "claim-with-vf.xml",
-                r#"gpu0 Some("amd-mi300x-vf8-cpx") x1"#.to_owned(),
-                1
-            ),
+            ("claim-with-mdev.xml", r#"gpu0 Some("mtty-2") x1"#.to_owned(), 1),
+            ("claim-with-vf.xml", r#"gpu0 Some("amd-mi300x-vf8-cpx") x1"#.to_owned(), 1),
             ("picked-in-virt-manager.xml", String::new(), 1),
         ]
     );
@@ -113,33 +93,18 @@ fn every_example_is_read() {
 #[test]
 fn the_identity_is_the_domains_own() {
     // A snapshot's or another tool's copy of a domain inside the metadata is not this domain.
-    let xml = domain(
-        "<t:old xmlns:t='u'><name>x</name><uuid>y</uuid></t:old>",
-        "",
-    );
+    let xml = domain("<t:old xmlns:t='u'><name>x</name><uuid>y</uuid></t:old>", "");
     let read = read_domain(&xml).unwrap();
-    assert_eq!(
-        (read.name.as_str(), read.uuid.to_string().as_str()),
-        ("win11", UUID)
-    );
+    assert_eq!((read.name.as_str(), read.uuid.to_string().as_str()), ("win11", UUID));
     for (xml, want) in [
         ("<domain/>".to_owned(), "domain XML has no <name>"),
-        (
-            "<domain><name> </name></domain>".to_owned(),
-            "domain XML has no <name>",
-        ),
-        (
-            "<domain><name>a</name></domain>".to_owned(),
-            "domain XML has no <uuid>",
-        ),
+        ("<domain><name> </name></domain>".to_owned(), "domain XML has no <name>"),
+        ("<domain><name>a</name></domain>".to_owned(), "domain XML has no <uuid>"),
         (
             "<domain>\n <name>a</name>\n <uuid>b</uuid></domain>".to_owned(),
             "domain XML at 3:2: \"b\" is not a UUID",
         ),
-        (
-            "<network/>".to_owned(),
-            "XML is of a <network>, not of a <domain>",
-        ),
+        ("<network/>".to_owned(), "XML is of a <network>, not of a <domain>"),
         (
             "<domain xmlns='urn:other'/>".to_owned(),
             "XML is of a <domain xmlns='urn:other'>, not of a <domain>",
@@ -177,38 +142,20 @@ fn memory_takes_libvirts_units() {
         ("7", "b", 7),
         ("1", "EiB", 1 << 60),
     ] {
-        let xml = claims(&format!(
-            "<g:claim name='a'><g:memory min='{min}' unit='{unit}'/></g:claim>"
-        ));
+        let xml =
+            claims(&format!("<g:claim name='a'><g:memory min='{min}' unit='{unit}'/></g:claim>"));
         assert_eq!(only_claim(&xml).memory_min, Some(want), "{min} {unit}");
     }
     for (memory, want) in [
         ("min='4'", "<gpuslice:memory> has no unit"),
         ("unit='GiB'", "<gpuslice:memory> has no min"),
-        (
-            "min='4' unit='Gi'",
-            "unit=\"Gi\" in <gpuslice:memory>: not a unit such as MiB or GiB",
-        ),
-        (
-            "min='4' unit=''",
-            "unit=\"\" in <gpuslice:memory>: not a unit such as MiB or GiB",
-        ),
-        (
-            "min='0' unit='GiB'",
-            "min=\"0\" in <gpuslice:memory>: not a whole number above 0",
-        ),
-        (
-            "min='1.5' unit='GiB'",
-            "min=\"1.5\" in <gpuslice:memory>: not a whole number above 0",
-        ),
-        (
-            "min='16' unit='EiB'",
-            "min=\"16\" in <gpuslice:memory>: more than 64 bits of bytes",
-        ),
+        ("min='4' unit='Gi'", "unit=\"Gi\" in <gpuslice:memory>: not a unit such as MiB or GiB"),
+        ("min='4' unit=''", "unit=\"\" in <gpuslice:memory>: not a unit such as MiB or GiB"),
+        ("min='0' unit='GiB'", "min=\"0\" in <gpuslice:memory>: not a whole number above 0"),
+        ("min='1.5' unit='GiB'", "min=\"1.5\" in <gpuslice:memory>: not a whole number above 0"),
+        ("min='16' unit='EiB'", "min=\"16\" in <gpuslice:memory>: more than 64 bits of bytes"),
     ] {
-        let got = error_of(&claims(&format!(
-            "<g:claim name='a'><g:memory {memory}/></g:claim>"
-        )));
+        let got = error_of(&claims(&format!("<g:claim name='a'><g:memory {memory}/></g:claim>")));
         assert!(got.ends_with(want), "{got}");
     }
 }
@@ -216,10 +163,7 @@ fn memory_takes_libvirts_units() {
 #[test]
 fn mistakes_in_a_claim_are_told_with_place_and_remedy() {
     for (inside, want) in [
-        (
-            "<g:claim profile='p'/>",
-            "4:53: <gpuslice:claim> has no name",
-        ),
+        ("<g:claim profile='p'/>", "4:53: <gpuslice:claim> has no name"),
         (
             "<g:claim name='a'/>",
             "4:53: <gpuslice:claim> has no profile, and asks for no property either",
@@ -265,10 +209,7 @@ fn mistakes_in_a_claim_are_told_with_place_and_remedy() {
             "<g:claim name='a b' profile='p'/>",
             "4:62: name=\"a b\" in <gpuslice:claim>: only letters, digits and - and _ are allowed",
         ),
-        (
-            "<g:claim name='a' profile=''/>",
-            "4:71: profile=\"\" in <gpuslice:claim>: empty",
-        ),
+        ("<g:claim name='a' profile=''/>", "4:71: profile=\"\" in <gpuslice:claim>: empty"),
         (
             "<g:claim name='a' profile='p' count='0'/>",
             "4:83: count=\"0\" in <gpuslice:claim>: not a number from 1 to 256",
@@ -289,10 +230,7 @@ fn mistakes_in_a_claim_are_told_with_place_and_remedy() {
             "<g:claim name='a'><g:isolation min='hard'/></g:claim>",
             "4:84: min=\"hard\" in <gpuslice:isolation>: expected hardware or shared",
         ),
-        (
-            "<g:claim name='a'><g:isolation/></g:claim>",
-            "4:71: <gpuslice:isolation> has no min",
-        ),
+        ("<g:claim name='a'><g:isolation/></g:claim>", "4:71: <gpuslice:isolation> has no min"),
     ] {
         assert_eq!(error_of(&claims(inside)), format!("domain XML at {want}"));
     }
@@ -306,10 +244,7 @@ fn our_namespace_stands_once_and_in_the_metadata() {
         "domain XML at 5:1: second element of the namespace urn:gpuslice:domain:1 in <metadata>, the first is at 4:11"
     );
     assert_eq!(
-        error_of(&domain(
-            "<g:claim xmlns:g='urn:gpuslice:domain:1' name='a' profile='p'/>",
-            ""
-        )),
+        error_of(&domain("<g:claim xmlns:g='urn:gpuslice:domain:1' name='a' profile='p'/>", "")),
         "domain XML at 4:11: unknown element \"claim\" in <metadata>, did you mean \"claims\"?"
     );
     assert_eq!(
@@ -345,11 +280,7 @@ fn devices_are_read_in_every_form() {
         shown,
         [
             // libvirt passes managed over on mediated devices.
-            (
-                "aaaaaaaa-1111-5222-8333-444444444444".to_owned(),
-                Some("ua-gpuslice-gpu0"),
-                false
-            ),
+            ("aaaaaaaa-1111-5222-8333-444444444444".to_owned(), Some("ua-gpuslice-gpu0"), false),
             ("0000:41:00.4".to_owned(), None, true),
             ("10001:0f:1f.7".to_owned(), Some("hostdev3"), false),
             ("0000:00:02.0".to_owned(), None, false),
@@ -360,24 +291,12 @@ fn devices_are_read_in_every_form() {
 #[test]
 fn a_malformed_device_is_an_error_only_if_ours() {
     let broken = [
-        (
-            "type='usb'",
-            "<source/>",
-            "it is neither of type mdev nor of type pci",
-        ),
+        ("type='usb'", "<source/>", "it is neither of type mdev nor of type pci"),
         ("", "", "it is neither of type mdev nor of type pci"),
-        (
-            "type='pci' mode='capabilities'",
-            "",
-            "its mode is not subsystem",
-        ),
+        ("type='pci' mode='capabilities'", "", "its mode is not subsystem"),
         ("type='pci'", "", "it has no source address"),
         ("type='pci'", "<source/>", "it has no source address"),
-        (
-            "type='pci'",
-            "<source><address/></source>",
-            "the address of its source is empty",
-        ),
+        ("type='pci'", "<source><address/></source>", "the address of its source is empty"),
         (
             "type='pci'",
             "<source><address bus='0x1g'/></source>",
@@ -398,11 +317,7 @@ fn a_malformed_device_is_an_error_only_if_ours() {
             "<source><address function='8'/></source>",
             "the address of its source is out of range",
         ),
-        (
-            "type='mdev'",
-            "<source><address/></source>",
-            "its source has no uuid",
-        ),
+        ("type='mdev'", "<source><address/></source>", "its source has no uuid"),
         (
             "type='mdev'",
             "<source><address uuid='aaaaaaaa11115222833344444444444'/></source>",
@@ -440,15 +355,9 @@ fn a_malformed_device_is_an_error_only_if_ours() {
 fn what_is_not_a_document_is_told_with_its_place() {
     for (xml, want) in [
         ("", "domain XML at 1:1 is not well-formed"),
-        ("<domain>", "domain XML at 1:1 is not well-formed"),
-        (
-            "<domain>\n</domian>",
-            "domain XML at 2:1 is not well-formed",
-        ),
-        (
-            "<domain>\n  <a b='&lol;'/></domain>",
-            "domain XML at 2:9 is not well-formed",
-        ),
+        ("<domain>", "domain XML at 1:9 is not well-formed"),
+        ("<domain>\n</domian>", "domain XML at 2:1 is not well-formed"),
+        ("<domain>\n  <a b='&lol;'/></domain>", "domain XML at 2:9 is not well-formed"),
         (
             "<!DOCTYPE domain [<!ENTITY lol 'lol'>]><domain>&lol;</domain>",
             "domain XML has a document type declaration, which is not accepted",
@@ -481,15 +390,9 @@ fn size_and_depth_do_no_harm() {
 
     let wide = domain("", &"<x/>".repeat(2_500_000));
     assert_eq!(read_domain(&wide).unwrap_err(), DomXmlError::TooManyNodes);
-    assert!(matches!(
-        read_domain(&" ".repeat(SIZE_LIMIT + 1)),
-        Err(DomXmlError::TooLong { .. })
-    ));
+    assert!(matches!(read_domain(&" ".repeat(SIZE_LIMIT + 1)), Err(DomXmlError::TooLong { .. })));
     let deep = "<domain>".repeat(1_000_000);
-    assert!(matches!(
-        read_domain(&deep),
-        Err(DomXmlError::TooDeep { .. })
-    ));
+    assert!(matches!(read_domain(&deep), Err(DomXmlError::TooDeep { .. })));
     let attributes: String = (0..1_000_000).map(|i| format!(" a{i}=''")).collect();
     assert!(matches!(
         read_domain(&format!("<domain{attributes}/>")),

@@ -44,10 +44,7 @@ impl DecodeError {
     /// What to answer, under the id if one was read.
     pub fn reply(&self) -> Reply {
         let (id, refusal) = match self {
-            Self::TooLong { .. } => (
-                Uuid::nil(),
-                Refusal::new(Code::BadRequest, self.to_string()),
-            ),
+            Self::TooLong { .. } => (Uuid::nil(), Refusal::new(Code::BadRequest, self.to_string())),
             Self::Envelope(source) => (
                 Uuid::nil(),
                 Refusal::new(Code::BadRequest, self.to_string()).because(source.to_string()),
@@ -57,10 +54,9 @@ impl DecodeError {
                 Refusal::new(Code::Unsupported, self.to_string())
                     .hint("systemctl restart gpusliced, so that it is of the same release"),
             ),
-            Self::Body { id, source } => (
-                *id,
-                Refusal::new(Code::BadRequest, self.to_string()).because(source.to_string()),
-            ),
+            Self::Body { id, source } => {
+                (*id, Refusal::new(Code::BadRequest, self.to_string()).because(source.to_string()))
+            }
         };
         Reply::refused(id, refusal)
     }
@@ -112,10 +108,7 @@ pub(crate) fn decode<T: DeserializeOwned>(line: &[u8]) -> Result<T, DecodeError>
 pub(crate) fn encode<T: Serialize>(message: &T, limit: usize) -> Result<String, EncodeError> {
     let mut line = serde_json::to_string(message).map_err(EncodeError::Json)?;
     if line.len() > limit {
-        return Err(EncodeError::TooLong {
-            length: line.len(),
-            limit,
-        });
+        return Err(EncodeError::TooLong { length: line.len(), limit });
     }
     line.push('\n');
     Ok(line)

@@ -20,11 +20,7 @@ pub struct Lines {
 impl Lines {
     /// Lines of at most `limit` bytes.
     pub fn new(limit: usize) -> Self {
-        Self {
-            received: Vec::new(),
-            searched: 0,
-            limit,
-        }
+        Self { received: Vec::new(), searched: 0, limit }
     }
 
     /// Adds what was read from the stream.
@@ -41,11 +37,7 @@ impl Lines {
         let fresh = self.received.get(self.searched..).unwrap_or_default();
         let Some(at) = fresh.iter().position(|byte| *byte == b'\n') else {
             self.searched = self.received.len();
-            return if self.searched > self.limit {
-                too_long
-            } else {
-                Ok(None)
-            };
+            return if self.searched > self.limit { too_long } else { Ok(None) };
         };
         let end = self.searched + at;
         if end > self.limit {
@@ -93,12 +85,9 @@ mod tests {
 
     #[test]
     fn a_line_over_the_limit_is_refused_ended_or_not() {
-        for (stream, fits) in [
-            (&b"12345\n"[..], true),
-            (b"12345", true),
-            (b"123456\n", false),
-            (b"123456", false),
-        ] {
+        for (stream, fits) in
+            [(&b"12345\n"[..], true), (b"12345", true), (b"123456\n", false), (b"123456", false)]
+        {
             let mut lines = Lines::new(5);
             lines.push(stream);
             assert_eq!(lines.next_line().is_ok(), fits, "{stream:?}");

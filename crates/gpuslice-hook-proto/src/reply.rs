@@ -52,11 +52,7 @@ pub struct HookDone {
 impl Reply {
     /// A reply of this version.
     pub fn new(id: Uuid, body: ReplyBody) -> Self {
-        Self {
-            v: VERSION,
-            id,
-            body,
-        }
+        Self { v: VERSION, id, body }
     }
 
     /// A hook's call was served; nothing in the XML changes.

@@ -110,11 +110,7 @@ impl fmt::Display for Operation {
 impl Request {
     /// A request of this version.
     pub fn new(id: Uuid, body: Body) -> Self {
-        Self {
-            v: VERSION,
-            id,
-            body,
-        }
+        Self { v: VERSION, id, body }
     }
 
     /// The line to send, with its line feed.

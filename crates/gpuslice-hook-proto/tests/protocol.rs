@@ -45,9 +45,7 @@ fn lines_of_version_1_are_read_and_written_unchanged() {
 #[test]
 fn committed_lines_mean_what_they_say() {
     let first = Request::from_line(REQUESTS.lines().next().unwrap().as_bytes()).unwrap();
-    let Body::Hook(call) = first.body else {
-        panic!("not a hook's call")
-    };
+    let Body::Hook(call) = first.body else { panic!("not a hook's call") };
     assert_eq!(call.operation, Operation::Prepare);
     assert_eq!(call.domain.claims[1].count, 8);
     assert_eq!(call.domain.claims[2].memory_min, Some(4 << 30));
@@ -77,14 +75,7 @@ fn every_operation_keeps_libvirts_word_on_the_wire() {
 #[test]
 fn only_what_libvirt_asks_before_a_start_may_fail() {
     let may_fail: Vec<_> = Operation::ALL.iter().filter(|op| op.may_fail()).collect();
-    assert_eq!(
-        may_fail,
-        [
-            &Operation::Prepare,
-            &Operation::Migrate,
-            &Operation::Restore
-        ]
-    );
+    assert_eq!(may_fail, [&Operation::Prepare, &Operation::Migrate, &Operation::Restore]);
     let may_edit: Vec<_> = Operation::ALL.iter().filter(|op| op.may_edit()).collect();
     assert_eq!(may_edit, [&Operation::Migrate, &Operation::Restore]);
 }
@@ -93,24 +84,17 @@ fn only_what_libvirt_asks_before_a_start_may_fail() {
 fn a_newer_peer_may_say_more_but_not_constrain_unheard() {
     let more = r#"{"v":1,"since":"1.9","id":"00000000-0000-0000-0000-000000000001","body":{"hook":{"operation":"prepare","hurry":true,"domain":{"uuid":"00000000-0000-0000-0000-000000000007","name":"win11"}}}}"#;
     let request = Request::from_line(more.as_bytes()).unwrap();
-    let Body::Hook(call) = request.body else {
-        panic!("not a hook's call")
-    };
+    let Body::Hook(call) = request.body else { panic!("not a hook's call") };
     assert_eq!(call.domain.name, "win11");
     let reply = r#"{"v":1,"id":"00000000-0000-0000-0000-000000000001","took":3,"body":{"ok":{"hook":{"note":"x"}}}}"#;
-    assert_eq!(
-        Reply::from_line(reply.as_bytes()).unwrap(),
-        Reply::hook_done(id(1))
-    );
+    assert_eq!(Reply::from_line(reply.as_bytes()).unwrap(), Reply::hook_done(id(1)));
 
     let constrained = more.replace(
         r#""name":"win11""#,
         r#""name":"win11","claims":[{"name":"gpu0","encrypted":true}]"#,
     );
     let refused = Request::from_line(constrained.as_bytes()).unwrap_err();
-    let ReplyBody::Refused(refusal) = refused.reply().body else {
-        panic!("not refused")
-    };
+    let ReplyBody::Refused(refusal) = refused.reply().body else { panic!("not refused") };
     assert_eq!(refusal.code, Code::BadRequest);
     assert!(refusal.causes[0].contains("encrypted"), "{refusal:?}");
 }
@@ -123,14 +107,9 @@ fn another_version_is_answered_under_its_id() {
     assert!(matches!(error, DecodeError::Version { v: 2, .. }));
     let reply = error.reply();
     assert_eq!(reply.id, id(9));
-    let ReplyBody::Refused(refusal) = reply.body else {
-        panic!("not refused")
-    };
+    let ReplyBody::Refused(refusal) = reply.body else { panic!("not refused") };
     assert_eq!(refusal.code, Code::Unsupported);
-    assert_eq!(
-        refusal.message,
-        "message of protocol version 2, this side speaks 1"
-    );
+    assert_eq!(refusal.message, "message of protocol version 2, this side speaks 1");
 }
 
 #[test]
@@ -151,22 +130,14 @@ fn what_is_no_message_is_refused_with_the_reason() {
         (&format!("{with_id}}}"), true),
         (&format!("{with_id},\"body\":{{}}}}"), true),
         (&format!("{with_id},\"body\":{{\"shout\":1}}}}"), true),
-        (
-            &format!("{with_id},\"body\":{{\"command\":{{\"command\":\"dance\"}}}}}}"),
-            true,
-        ),
-        (
-            &format!("{with_id},\"body\":{{\"hook\":{{\"operation\":\"attach\"}}}}}}"),
-            true,
-        ),
+        (&format!("{with_id},\"body\":{{\"command\":{{\"command\":\"dance\"}}}}}}"), true),
+        (&format!("{with_id},\"body\":{{\"hook\":{{\"operation\":\"attach\"}}}}}}"), true),
     ];
     for (line, has_id) in cases {
         let error = Request::from_line(line.as_bytes()).expect_err(line);
         let reply = error.reply();
         assert_eq!(reply.id == id(9), *has_id, "{line:.80}");
-        let ReplyBody::Refused(refusal) = reply.body else {
-            panic!("{line:.80}: not refused")
-        };
+        let ReplyBody::Refused(refusal) = reply.body else { panic!("{line:.80}: not refused") };
         assert_eq!(refusal.code, Code::BadRequest);
         assert_eq!(refusal.causes.len(), 1, "{refusal:?}");
         Reply::from_line(line.as_bytes()).expect_err(line);
@@ -194,8 +165,5 @@ fn limits_hold_both_ways() {
     let padded = format!("{}{}", REPLIES.lines().next().unwrap(), spaces);
     Reply::from_line(padded.as_bytes()).unwrap();
     let padded = " ".repeat(REPLY_LIMIT + 1);
-    assert!(matches!(
-        Reply::from_line(padded.as_bytes()),
-        Err(DecodeError::TooLong { .. })
-    ));
+    assert!(matches!(Reply::from_line(padded.as_bytes()), Err(DecodeError::TooLong { .. })));
 }
