@@ -3,7 +3,7 @@
 . /lab/scenarios/domains.sh
 
 # rows LIST : one JSON object a line. LIST: gpus, profiles, slices, claims.
-rows() { timeout 20 gpuslice "$1" --json | jq -c --arg list "$1" '(.[$list] // .rows? // .)[]'; }
+rows() { timeout 20 gpuslice "$1" --json | jq -c '.[]'; }
 
 # field LIST KEY VALUE FIELD : FIELD of the row whose KEY is VALUE
 field() { rows "$1" | jq -r --arg k "$2" --arg v "$3" --arg f "$4" 'select(.[$k] == $v) | .[$f] // ""'; }
