@@ -133,7 +133,7 @@ impl Kernel {
             Command::Kill(pid) => drop(self.processes.remove(pid)),
             Command::Plug(address) => return self.start_plug(*address),
             Command::Unplug(address) => return self.start_unplug(*address),
-            Command::Advance(ms) => self.now += ms,
+            Command::Advance(ms) => self.pass(*ms),
             Command::Step => {
                 return if self.step_any() { Outcome::Done } else { Outcome::Idle };
             }
@@ -149,6 +149,18 @@ impl Kernel {
         }
         self.run_at_pace();
         Outcome::Done
+    }
+
+    /// Stops at each moment at which something falls due, so that one delay does not stretch the next.
+    fn pass(&mut self, ms: u64) {
+        let end = self.now.saturating_add(ms);
+        while self.pace == Pace::Whole
+            && let Some(due) = self.next_timer().filter(|due| *due <= end)
+        {
+            self.now = due;
+            self.run();
+        }
+        self.now = end;
     }
 
     fn perform_write(&mut self, file: &str, data: &[u8]) -> Outcome {

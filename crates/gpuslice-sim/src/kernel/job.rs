@@ -106,6 +106,10 @@ pub(crate) struct Job {
 }
 
 impl Job {
+    pub(crate) fn will_appear(&self, index: usize) -> bool {
+        self.stack.iter().any(|task| matches!(task, Task::Appear(i) if *i == index))
+    }
+
     /// When it goes on, if time is what it waits for.
     pub(crate) fn wakes(&self) -> Option<u64> {
         match self.stack.last() {

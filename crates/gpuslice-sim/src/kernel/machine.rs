@@ -185,7 +185,7 @@ impl Kernel {
         let Some(index) = self.host.functions.iter().position(|f| f.address == address) else {
             return Outcome::Failed(Errno::ENOENT);
         };
-        if self.present.get(index) == Some(&true) {
+        if self.present.get(index) == Some(&true) || self.appearing(index).is_some() {
             return Outcome::Idle;
         }
         self.start_and_tell(vec![Task::Appear(index)])
@@ -196,11 +196,21 @@ impl Kernel {
         let Some(index) = self.host.functions.iter().position(|f| f.address == address) else {
             return Outcome::Failed(Errno::ENOENT);
         };
+        // One that would have appeared later, or once its former life has ended, does not.
+        let awaited = self.appearing(index);
+        if let Some(job) = awaited {
+            self.jobs.remove(&job);
+        }
         if self.present.get(index) != Some(&true) {
-            return Outcome::Idle;
+            return if awaited.is_some() { Outcome::Done } else { Outcome::Idle };
         }
         let id = self.lose_hardware(index, address);
         self.tell(id)
+    }
+
+    /// The job that will make a function of the host file appear.
+    fn appearing(&self, index: usize) -> Option<u64> {
+        self.jobs.iter().find(|(_, job)| job.will_appear(index)).map(|(id, _)| *id)
     }
 
     /// Begins the removal that surprise makes necessary.

@@ -176,12 +176,16 @@ impl Kernel {
             Some(Role::Pf { vfs, .. }) => *vfs,
             _ => 0,
         };
-        let vfs = (0..made).filter_map(|i| Some((i, self.vf_address(pf, i)?)));
-        vfs.filter(|(_, vf)| {
-            let role = self.functions.get(vf).map(|f| &f.role);
-            matches!(role, Some(Role::Vf { linked: true, .. }))
-        })
-        .collect()
+        (0..made).filter_map(|index| Some((index, self.linked_vf(pf, index)?))).collect()
+    }
+
+    /// The VF that `virtfnN` leads to.
+    pub(crate) fn linked_vf(&self, of: PciAddress, index: u16) -> Option<PciAddress> {
+        let vf = self.vf_address(of, index)?;
+        match self.functions.get(&vf)?.role {
+            Role::Vf { pf, linked: true } if pf == of => Some(vf),
+            _ => None,
+        }
     }
 
     pub(crate) fn hardware_there(&self, address: PciAddress) -> bool {

@@ -324,7 +324,10 @@ impl Kernel {
                 Some(Node::File(File::Process(*pid, *file)))
             }
             Dir::Descriptors(_) if name == "3" => {
-                Some(Node::Descriptor("/dev/vfio/vfio".to_owned()))
+                let cdev = self.host.kernel.vfio_cdev;
+                Some(Node::Descriptor(
+                    if cdev { "/dev/iommu" } else { "/dev/vfio/vfio" }.to_owned(),
+                ))
             }
             Dir::Descriptors(pid) => {
                 let mut open = self.processes.get(pid)?.open.values();
@@ -362,9 +365,8 @@ impl Kernel {
             return there.then_some(Node::File(File::Function(address, *file)));
         }
         if let Some(index) = name.strip_prefix("virtfn").and_then(plain_number) {
-            let vfs = self.linked_vfs(address);
-            let (_, vf) = vfs.iter().find(|(at, _)| u32::from(*at) == index)?;
-            return Some(Node::Link(Dir::Function(*vf)));
+            let vf = self.linked_vf(address, u16::try_from(index).ok()?)?;
+            return Some(Node::Link(Dir::Function(vf)));
         }
         match name {
             "subsystem" => Some(Node::Link(Dir::Fixed(Fixed::Pci))),
