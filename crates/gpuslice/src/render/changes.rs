@@ -47,11 +47,15 @@ pub fn plan(row: &PlanRow, done: bool, paint: Paint) -> String {
 
 /// What belongs into a domain's XML.
 pub fn xml(request: &ClaimRequest, devices: &[DeviceToWrite]) -> String {
+    let claims = gpuslice_domxml::claims_xml(std::slice::from_ref(request));
     let mut out = String::from(
-        "<!-- into <metadata>; claims the VM already has go into the same <gpuslice:claims> -->\n",
+        "<!-- below <domain>; claims it already has go into the same <gpuslice:claims> -->\n<metadata>\n",
     );
-    out.push_str(gpuslice_domxml::claims_xml(std::slice::from_ref(request)).trim_end());
-    out.push_str("\n<!-- into <devices> -->\n");
+    for line in claims.lines() {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "  {line}");
+    }
+    out.push_str("</metadata>\n<!-- below <devices> -->\n");
     for device in devices {
         out.push_str(gpuslice_domxml::hostdev_xml(device).trim_end());
         out.push('\n');
@@ -108,10 +112,10 @@ in the way: in-use: 2 VFs of 0000:81:00.0 are with VMs
             {"alias": "ua-gpuslice-gpu0--1", "source": {"mdev": "b8c2ef9a-9bc4-5a2b-8d4b-0f9d0c1f2a3b"}}]))
         .unwrap();
         let text = xml(&request, &devices);
-        let (metadata, hostdevs) = text.split_once("<!-- into <devices> -->").unwrap();
+        let (metadata, hostdevs) = text.split_once("<!-- below <devices> -->").unwrap();
         let domain = format!(
             "<domain><name>win11</name><uuid>8e2f2d4e-1b5f-4a4e-9f57-0d9c6f1c6a11</uuid>\
-             <metadata>{metadata}</metadata><devices>{hostdevs}</devices></domain>"
+             {metadata}<devices>{hostdevs}</devices></domain>"
         );
         let read = gpuslice_domxml::read_domain(&domain).unwrap();
         assert_eq!(read.claims, [request]);
