@@ -209,6 +209,19 @@ impl Machine {
         self.layouts = resolved.into_iter().map(|(p, rule)| (p, rule.layout.clone())).collect();
     }
 
+    /// One line for `systemctl status`.
+    pub fn summary(&self) -> String {
+        let attached =
+            self.run.assignments.values().filter(|a| a.phase == crate::state::Phase::Attached).count();
+        let waiting = self.waiting_for();
+        let state = match (waiting.first(), self.unwritten.is_empty()) {
+            (_, false) => "state cannot be recorded: nothing is given out".to_owned(),
+            (None, true) => "settled".to_owned(),
+            (Some(first), true) => format!("waiting for {first}"),
+        };
+        format!("{state}; {attached} slices with VMs, {} claims", self.durable.claims.len())
+    }
+
     /// Durable state, for tests and tools that look from outside.
     pub fn durable(&self) -> &Durable {
         &self.durable

@@ -1,2 +1,80 @@
-//! Placeholder.
-fn main() {}
+//! The gpuslice daemon: gives VMs slices of GPUs and takes them back. One task owns the state machine of
+//! `gpuslice-core`; everything else here carries messages to it and performs what it orders.
+
+mod args;
+mod backend;
+mod config_files;
+mod engine;
+mod logging;
+mod notify;
+mod server;
+mod sim_control;
+mod store;
+
+use anyhow::Context;
+use args::Args;
+use backend::Backend;
+use clap::Parser;
+use engine::Engine;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    // Before anything is opened or parsed: such a process does one device write and nothing else.
+    if std::env::args_os().nth(1).is_some_and(|a| a == gpuslice_host::child::ARGUMENT) {
+        return gpuslice_host::child::main();
+    }
+    let args = Args::parse();
+    logging::start();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("cannot start the event loop: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(run(args));
+    // A step that hangs in the kernel must not keep the daemon from ending.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let socket = server::socket::listen(&args.socket)?;
+    let (handle, inbox) = engine::channel();
+    let backend = Backend::open(&args, &handle)?;
+    let store = store::Store::open(&args)?;
+    let changes = handle.changes();
+    let sim_control = match &args.sim_control {
+        Some(path) => Some(sim_control::listen(path)?),
+        None => None,
+    };
+    let engine = Engine::start(backend, store, args.config.clone(), inbox, handle.announcer());
+    let engine = tokio::spawn(engine.run());
+    tokio::spawn(server::socket::serve(socket, handle.clone()));
+    if let Some(listener) = sim_control {
+        tokio::spawn(sim_control::serve(listener, handle.clone()));
+    }
+    let named = server::bus::keep(args.bus.clone(), handle.clone(), changes);
+    // The name is worth a moment's wait before the start counts as done, but hooks do not need a bus.
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(5), named).await;
+    notify::ready();
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        ended = engine => {
+            ended.context("the engine ended")??;
+            anyhow::bail!("the engine ended");
+        }
+    }
+    notify::stopping();
+    Ok(())
+}

@@ -1,0 +1,97 @@
+//! The host the daemon works on: this machine's kernel, or a simulated one behind the same ports.
+
+mod real;
+mod sim;
+
+use crate::args::Args;
+use crate::engine::{Handle, SimOrder};
+use gpuslice_core::ids::{BootId, SliceId};
+use gpuslice_core::machine::{Event, OpId};
+use gpuslice_core::observation::Observation;
+use gpuslice_core::plan::Step;
+use real::Real;
+use sim::Sim;
+use std::time::Instant;
+
+/// One of the two.
+pub enum Backend {
+    /// This machine.
+    Real(Real),
+    /// A host file come alive.
+    Sim(Box<Sim>),
+}
+
+impl Backend {
+    /// Opens what the arguments ask for, and starts listening to it.
+    pub fn open(args: &Args, handle: &Handle) -> anyhow::Result<Self> {
+        match &args.sim {
+            Some(host) => Ok(Self::Sim(Box::new(Sim::open(host)?))),
+            None => Ok(Self::Real(Real::open(handle)?)),
+        }
+    }
+
+    /// For `gpuslice status`.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Real(real) => real.name(),
+            Self::Sim(sim) => format!("simulated: {}", sim.name),
+        }
+    }
+
+    /// This boot.
+    pub fn boot_id(&self) -> BootId {
+        match self {
+            Self::Real(real) => real.boot,
+            Self::Sim(sim) => sim.boot_id(),
+        }
+    }
+
+    /// Reads everything.
+    pub fn observe(&mut self) -> Observation {
+        match self {
+            Self::Real(real) => real.observe(),
+            Self::Sim(sim) => sim.observe(),
+        }
+    }
+
+    /// Starts a step; its end is an event.
+    pub fn execute(&mut self, op: OpId, step: Step) {
+        match self {
+            Self::Real(real) => real.execute(op, step),
+            Self::Sim(sim) => sim.execute(op, step),
+        }
+    }
+
+    /// Watches a slice; the end of its last holder is an event.
+    pub fn watch(&mut self, slice: SliceId) {
+        match self {
+            Self::Real(real) => real.watch(slice),
+            Self::Sim(sim) => sim.watch(slice),
+        }
+    }
+
+    /// Events that came about in the backend itself.
+    pub fn happened(&mut self) -> Vec<Event> {
+        match self {
+            // The real kernel's come through the engine's queue.
+            Self::Real(_) => Vec::new(),
+            Self::Sim(sim) => sim.happened(),
+        }
+    }
+
+    /// When to come back for more of them.
+    pub fn wakes_at(&self) -> Option<Instant> {
+        match self {
+            Self::Real(_) => None,
+            Self::Sim(sim) => sim.wakes_at(),
+        }
+    }
+
+    /// The outside world acts on a simulated host.
+    pub fn obey(&mut self, order: SimOrder) -> Result<(), String> {
+        match self {
+            Self::Real(_) => Err("this is no simulated host".to_owned()),
+            Self::Sim(sim) => sim.obey(order),
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! This machine: sysfs, uevents, child processes for writes that can hang, pidfds for the holders of slices.
+
+use crate::engine::Handle;
+use anyhow::Context;
+use gpuslice_core::execute::{self, Performed, StepError};
+use gpuslice_core::holders;
+use gpuslice_core::ids::{BootId, SliceId};
+use gpuslice_core::machine::{Event, OpId};
+use gpuslice_core::observation::Observation;
+use gpuslice_core::observe::Observer;
+use gpuslice_core::plan::Step;
+use gpuslice_host::uevents::{Source, UeventNote, Uevents};
+use gpuslice_host::{SysHost, boot, child, process};
+use std::collections::HashSet;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Pauses between looks at a post-condition the kernel sends no event for; then the step has failed.
+const LOOKS_MS: [u64; 9] = [1, 2, 5, 10, 25, 60, 150, 400, 1000];
+
+/// See the module.
+pub struct Real {
+    host: SysHost,
+    observer: Observer,
+    handle: Handle,
+    watched: Arc<Mutex<HashSet<SliceId>>>,
+    /// Stops listening when dropped.
+    _uevents: Uevents,
+    /// This boot.
+    pub boot: BootId,
+}
+
+impl Real {
+    /// Listens first; what changes before the first reading is then read twice, not never.
+    pub fn open(handle: &Handle) -> anyhow::Result<Self> {
+        let root = std::env::var("GPUSLICE_ROOT").unwrap_or_else(|_| "/".to_owned());
+        let host = SysHost::new(&root).with_context(|| format!("use {root} as root"))?;
+        let teller = handle.clone();
+        let uevents = Uevents::listen(Source::detect(), move |note| {
+            if let UeventNote::Lost(errno) = &note {
+                tracing::error!("uevents are lost from now on: {errno}; restart gpusliced");
+            }
+            teller.host_changed();
+        })?;
+        let boot = boot::boot_id(&host)?;
+        let (observer, watched) = (Observer::default(), Arc::default());
+        Ok(Self { host, observer, handle: handle.clone(), watched, _uevents: uevents, boot })
+    }
+
+    /// Its root.
+    pub fn name(&self) -> String {
+        format!("{}sys", self.host.root().trim_end_matches('/').to_owned() + "/")
+    }
+
+    /// Reads everything.
+    pub fn observe(&mut self) -> Observation {
+        self.observer.observe(&self.host)
+    }
+
+    /// Starts a step.
+    pub fn execute(&self, op: OpId, step: Step) {
+        let (host, handle) = (self.host.clone(), self.handle.clone());
+        tokio::spawn(async move {
+            let result = perform(&host, step).await;
+            handle.happened(Event::StepFinished { op, result }).await;
+        });
+    }
+
+    /// Watches a slice, once at a time.
+    pub fn watch(&self, slice: SliceId) {
+        let fresh = self.watched.lock().is_ok_and(|mut watched| watched.insert(slice));
+        if !fresh {
+            return;
+        }
+        let (host, handle) = (self.host.clone(), self.handle.clone());
+        let watched = Arc::clone(&self.watched);
+        tokio::spawn(async move {
+            wait_for_holders(&host, slice).await;
+            if let Ok(mut watched) = watched.lock() {
+                watched.remove(&slice);
+            }
+            handle.happened(Event::HolderGone { slice }).await;
+        });
+    }
+}
+
+async fn perform(host: &SysHost, step: Step) -> Result<Performed, StepError> {
+    let done = if step.can_block() {
+        in_child(host, &step).await
+    } else {
+        let (mut host, step) = (host.clone(), step.clone());
+        let done = tokio::task::spawn_blocking(move || execute::perform(&mut host, &step)).await;
+        done.unwrap_or(Ok(Performed::NotYet))
+    };
+    match done {
+        Ok(Performed::NotYet | Performed::Blocked) => until_so(host, &step).await,
+        other => other,
+    }
+}
+
+/// A child that ends without an answer may or may not have written: what is seen decides.
+async fn in_child(host: &SysHost, step: &Step) -> Result<Performed, StepError> {
+    let answered = async {
+        let command = child::command(host, step).map_err(|error| error.to_string())?;
+        let output = tokio::process::Command::from(command)
+            .output()
+            .await
+            .map_err(|error| format!("start a child process: {error}"))?;
+        child::answer(&output.stdout, output.status).map_err(|error| error.to_string())
+    };
+    match answered.await {
+        Ok(outcome) => outcome,
+        Err(why) => {
+            tracing::warn!("{step}: {why}");
+            Ok(Performed::NotYet)
+        }
+    }
+}
+
+async fn until_so(host: &SysHost, step: &Step) -> Result<Performed, StepError> {
+    for pause in LOOKS_MS {
+        match execute::check(host, step)? {
+            Performed::NotYet => tokio::time::sleep(Duration::from_millis(pause)).await,
+            so => return Ok(so),
+        }
+    }
+    Err(execute::never_so(step))
+}
+
+/// Returns when no process has the slice open. A process that cannot be looked into cannot be waited for either;
+/// it is taken as a holder by whoever clears the slice.
+async fn wait_for_holders(host: &SysHost, slice: SliceId) {
+    loop {
+        let reader = host.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            let nodes = match slice {
+                SliceId::Mdev(uuid) => holders::nodes_of_mdev(&reader, uuid),
+                SliceId::Vf(address) | SliceId::Function(address) => {
+                    holders::nodes_of_function(&reader, address)
+                }
+            };
+            nodes.and_then(|nodes| holders::find(&reader, &nodes))
+        });
+        let Ok(Ok(found)) = looked.await else { return };
+        if found.found.is_empty() {
+            return;
+        }
+        for holder in found.found {
+            let ended = process::watch_pid(holder.pid).ok().and_then(readiness);
+            if let Some(fd) = ended {
+                // An error here means the descriptor itself is dead: look again.
+                let _ = fd.readable().await;
+            }
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+fn readiness(fd: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned by the value it is moved into, which keeps it open and never exchanges it.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.ok()
+}

@@ -1,0 +1,188 @@
+//! A simulated host: a kernel in memory whose outside world obeys the control socket.
+
+use crate::engine::SimOrder;
+use anyhow::Context;
+use gpuslice_core::execute::{self, Performed, StepError};
+use gpuslice_core::ids::{BootId, SliceId};
+use gpuslice_core::machine::{Event, OpId};
+use gpuslice_core::observation::Observation;
+use gpuslice_core::observe::Observer;
+use gpuslice_core::plan::Step;
+use gpuslice_core::port::read_text;
+use gpuslice_sim::{HostFile, Kernel};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+const BUILT_IN: [(&str, &str); 3] = [
+    ("sriov-8", include_str!("../../../../examples/hosts/sriov-8.toml")),
+    ("mdev", include_str!("../../../../examples/hosts/mdev.toml")),
+    ("mixed", include_str!("../../../../examples/hosts/mixed.toml")),
+];
+
+/// Looks at a post-condition before the step has failed; simulated time does not pass between them.
+const LOOKS: u32 = 8;
+
+/// See the module.
+pub struct Sim {
+    /// File or built-in name.
+    pub name: String,
+    kernel: Kernel,
+    observer: Observer,
+    events: Vec<Event>,
+    /// Steps whose writer sleeps.
+    asleep: Vec<(OpId, Step)>,
+    watched: BTreeSet<SliceId>,
+    started: Instant,
+}
+
+impl Sim {
+    /// Builds the host of a file or of a built-in name.
+    pub fn open(name: &str) -> anyhow::Result<Self> {
+        let built_in =
+            BUILT_IN.iter().find(|(n, _)| *n == name).map(|(_, text)| (*text).to_owned());
+        let text = match built_in {
+            Some(text) => text,
+            None => {
+                std::fs::read_to_string(name).with_context(|| format!("read host file {name}"))?
+            }
+        };
+        let host = HostFile::parse(&text).with_context(|| format!("host file {name}"))?;
+        let mut kernel = Kernel::from_host(&host);
+        kernel.settle();
+        Ok(Self {
+            name: name.to_owned(),
+            kernel,
+            observer: Observer::default(),
+            events: Vec::new(),
+            asleep: Vec::new(),
+            watched: BTreeSet::new(),
+            started: Instant::now(),
+        })
+    }
+
+    /// Of the simulated kernel.
+    pub fn boot_id(&self) -> BootId {
+        let text = read_text(&self.kernel, "/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        text.parse().unwrap_or(BootId(Uuid::nil()))
+    }
+
+    /// Reads everything.
+    pub fn observe(&mut self) -> Observation {
+        self.observer.observe(&self.kernel)
+    }
+
+    /// Performs a step, unless its writer falls asleep.
+    pub fn execute(&mut self, op: OpId, step: Step) {
+        if let Some(result) = self.perform(&step) {
+            self.events.push(Event::StepFinished { op, result });
+        } else {
+            self.asleep.push((op, step));
+        }
+    }
+
+    fn perform(&mut self, step: &Step) -> Option<Result<Performed, StepError>> {
+        let mut result = execute::perform(&mut self.kernel, step);
+        for _ in 0..LOOKS {
+            match result {
+                Ok(Performed::Blocked) => return None,
+                Ok(Performed::NotYet) => {
+                    self.kernel.settle();
+                    result = execute::check(&self.kernel, step);
+                }
+                other => return Some(other),
+            }
+        }
+        Some(Err(execute::never_so(step)))
+    }
+
+    /// Watches a slice.
+    pub fn watch(&mut self, slice: SliceId) {
+        self.watched.insert(slice);
+    }
+
+    /// Lets the kernel catch up with the clock, and collects what came of it.
+    pub fn happened(&mut self) -> Vec<Event> {
+        let clock = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let behind = clock.saturating_sub(self.kernel.now_ms());
+        if behind > 0 && (self.kernel.next_timer().is_some() || !self.asleep.is_empty()) {
+            self.kernel.advance(behind);
+        }
+        if !self.kernel.poll_blocked().is_empty() {
+            self.wake_sleepers();
+        }
+        let gone: Vec<SliceId> =
+            self.watched.iter().copied().filter(|s| self.kernel.holders(*s).is_empty()).collect();
+        for slice in gone {
+            self.watched.remove(&slice);
+            self.events.push(Event::HolderGone { slice });
+        }
+        let mut events = std::mem::take(&mut self.events);
+        if !self.kernel.take_events().is_empty() | self.kernel.take_overflow() {
+            events.push(Event::Observed(Box::new(self.observe())));
+        }
+        events
+    }
+
+    /// A step that slept is performed again: what it has done by now is not done twice.
+    fn wake_sleepers(&mut self) {
+        let still = self.kernel.blocked();
+        for (op, step) in std::mem::take(&mut self.asleep) {
+            let sleeps = still.iter().any(|file| concerns(file, &step));
+            if sleeps {
+                self.asleep.push((op, step));
+            } else {
+                self.execute(op, step);
+            }
+        }
+    }
+
+    /// When the kernel does something by itself.
+    pub fn wakes_at(&self) -> Option<Instant> {
+        let at = self.kernel.next_timer()?;
+        Some(self.started + Duration::from_millis(at))
+    }
+
+    /// The outside world acts.
+    pub fn obey(&mut self, order: SimOrder) -> Result<(), String> {
+        let said =
+            |result: Result<(), gpuslice_core::errno::Errno>| result.map_err(|e| e.to_string());
+        match order {
+            SimOrder::Plug { parent } => said(outcome(self.kernel.plug(parent))),
+            SimOrder::Unplug { parent } => said(outcome(self.kernel.unplug(parent))),
+            SimOrder::Open { slice, pid, comm } => said(self.kernel.open(pid, &comm, slice)),
+            SimOrder::Kill { pid } => {
+                self.kernel.kill(pid);
+                Ok(())
+            }
+            SimOrder::Reboot => {
+                self.kernel.reboot();
+                self.kernel.settle();
+                self.events.clear();
+                self.asleep.clear();
+                self.watched.clear();
+                self.observer = Observer::default();
+                Ok(())
+            }
+        }
+    }
+}
+
+fn outcome(outcome: gpuslice_sim::Outcome) -> Result<(), gpuslice_core::errno::Errno> {
+    match outcome {
+        gpuslice_sim::Outcome::Failed(errno) => Err(errno),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a sleeping write is this step's: both name the same device.
+fn concerns(file: &str, step: &Step) -> bool {
+    match step {
+        Step::SetNumVfs { pf, .. } => file.contains(&pf.to_string()),
+        Step::RemoveMdev { uuid } => file.contains(&uuid.to_string()),
+        Step::Bind { function, .. } | Step::Unbind { function } => {
+            file.contains(&function.to_string())
+        }
+        _ => false,
+    }
+}

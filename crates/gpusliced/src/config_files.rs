@@ -1,0 +1,83 @@
+//! Finds and reads the configuration files; their meaning is the core's.
+
+use gpuslice_core::config::{self, ConfigError};
+use gpuslice_core::machine::ConfigRead;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// Reads `gpuslice.toml` and `conf.d/*.toml`, in that order and by name. Absent files are an empty configuration;
+/// unreadable ones are not.
+pub fn read(dir: &Path) -> ConfigRead {
+    let mut errors = Vec::new();
+    let mut files = vec![dir.join("gpuslice.toml")];
+    files.extend(fragments(&dir.join("conf.d"), &mut errors));
+    let mut texts = Vec::new();
+    for path in files {
+        match std::fs::read_to_string(&path) {
+            Ok(text) => texts.push((path.display().to_string(), text)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => errors.push(failed(&path, &error)),
+        }
+    }
+    match (config::parse(&texts), errors.is_empty()) {
+        (Ok(config), true) => Ok(config),
+        (parsed, _) => {
+            errors.extend(parsed.err().unwrap_or_default());
+            Err(errors)
+        }
+    }
+}
+
+fn fragments(dir: &Path, errors: &mut Vec<ConfigError>) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = match std::fs::read_dir(dir) {
+        Ok(entries) => entries.filter_map(|e| Some(e.ok()?.path())).collect(),
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+        Err(error) => {
+            errors.push(failed(dir, &error));
+            Vec::new()
+        }
+    };
+    paths.retain(|path| path.extension().is_some_and(|e| e == "toml"));
+    paths.sort();
+    paths
+}
+
+fn failed(path: &Path, error: &std::io::Error) -> ConfigError {
+    let (file, message) = (path.display().to_string(), format!("cannot be read: {error}"));
+    ConfigError { file, line: 1, column: 1, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULE: &str = "[[gpu]]\nmatch = { driver = \"x\" }\nlayout = { vfs = 1 }\n";
+
+    #[test]
+    fn absent_is_empty_and_fragments_follow_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(read(dir.path()).unwrap().rules.len(), 0);
+        let parts = dir.path().join("conf.d");
+        std::fs::create_dir(&parts).unwrap();
+        std::fs::write(parts.join("20-b.toml"), RULE).unwrap();
+        std::fs::write(parts.join("10-a.toml"), RULE).unwrap();
+        std::fs::write(parts.join("30-c.toml.bak"), "not read").unwrap();
+        std::fs::write(dir.path().join("gpuslice.toml"), RULE).unwrap();
+        let origins: Vec<_> =
+            read(dir.path()).unwrap().rules.into_iter().map(|r| r.origin).collect();
+        let names: Vec<_> =
+            origins.iter().map(|o| o.rsplit('/').next().unwrap().to_owned()).collect();
+        assert_eq!(names, ["gpuslice.toml:1", "10-a.toml:1", "20-b.toml:1"]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_with_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("gpuslice.toml")).unwrap();
+        let errors = read(dir.path()).unwrap_err();
+        assert!(errors[0].to_string().contains("gpuslice.toml"), "{errors:?}");
+        std::fs::remove_dir(dir.path().join("gpuslice.toml")).unwrap();
+        std::fs::write(dir.path().join("gpuslice.toml"), b"\xff").unwrap();
+        assert_eq!(read(dir.path()).unwrap_err().len(), 1);
+    }
+}

@@ -1,0 +1,286 @@
+//! The loop around the state machine: one task, one machine, messages in, effects out.
+
+mod channel;
+mod timers;
+
+pub use channel::{Handle, Input, SimOrder, channel};
+
+use crate::backend::Backend;
+use crate::store::Store;
+use crate::{config_files, notify};
+use channel::Inbox;
+use gpuslice_core::machine::{Effect, Event, HookAnswer, Machine, RequestId, Start, Stored};
+use gpuslice_core::request::{Answer, ChangeNote, Command, Outcome};
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use timers::Timers;
+use tokio::sync::{broadcast, oneshot};
+
+/// Shortest pause between a wake-up and the reading it causes, so that a burst of uevents causes one.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+
+/// Longest: a burst that does not end must not starve the reading.
+const LONGEST_PAUSE: Duration = Duration::from_millis(1000);
+
+/// Owner of all state.
+pub struct Engine {
+    machine: Machine,
+    backend: Backend,
+    store: Store,
+    config: PathBuf,
+    inbox: Inbox,
+    announce: broadcast::Sender<ChangeNote>,
+    hooks: HashMap<RequestId, oneshot::Sender<HookAnswer>>,
+    callers: HashMap<RequestId, oneshot::Sender<Outcome>>,
+    timers: Timers,
+    events: VecDeque<Event>,
+    /// A reading is due then.
+    observe_at: Option<Instant>,
+    /// How long the last one took.
+    observing_takes: Duration,
+    observe_now: bool,
+    alive_every: Option<Duration>,
+    alive_at: Option<Instant>,
+    started: Instant,
+    status: String,
+}
+
+impl Engine {
+    /// Reads the records and makes the machine.
+    pub fn start(
+        backend: Backend,
+        mut store: Store,
+        config: PathBuf,
+        inbox: Inbox,
+        announce: broadcast::Sender<ChangeNote>,
+    ) -> Self {
+        let (machine, effects) = wake(&backend, &mut store, &config);
+        let alive_every = notify::alive_every();
+        let mut engine = Self {
+            machine,
+            backend,
+            store,
+            config,
+            inbox,
+            announce,
+            hooks: HashMap::new(),
+            callers: HashMap::new(),
+            timers: Timers::default(),
+            events: VecDeque::new(),
+            observe_at: None,
+            observing_takes: Duration::ZERO,
+            observe_now: false,
+            alive_every,
+            alive_at: alive_every.map(|every| Instant::now() + every),
+            started: Instant::now(),
+            status: String::new(),
+        };
+        engine.perform(effects);
+        engine.drain();
+        engine
+    }
+
+    /// Runs until the last sender is gone.
+    pub async fn run(mut self) -> anyhow::Result<()> {
+        loop {
+            let wake =
+                [self.timers.next(), self.observe_at, self.alive_at, self.backend.wakes_at()]
+                    .into_iter()
+                    .flatten()
+                    .min();
+            tokio::select! {
+                input = self.inbox.recv() => match input {
+                    Some(input) => self.take(input),
+                    None => return Ok(()),
+                },
+                () = sleep_until(wake) => {}
+            }
+            self.take_due();
+            self.drain();
+            self.tell_status();
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Hook { request, call, answer } => {
+                self.hooks.insert(request, answer);
+                self.events.push_back(Event::Hook { request, call });
+            }
+            Input::HookGone { request } => {
+                self.hooks.remove(&request);
+                self.events.push_back(Event::HookGone { request });
+            }
+            Input::Command { request, command, answer } => {
+                self.callers.insert(request, answer);
+                let config = matches!(command, Command::Plan | Command::Apply)
+                    .then(|| config_files::read(&self.config));
+                self.events.push_back(Event::Command { request, command, config });
+            }
+            Input::Event(event) => self.events.push_back(event),
+            Input::HostChanged => self.observe_soon(),
+            Input::Sim { order, answer } => {
+                // Somebody who does not wait for the answer is no reason to do less.
+                let _ = answer.send(self.obey(order));
+                self.observe_soon();
+            }
+        }
+    }
+
+    /// The outside world of a simulated host.
+    fn obey(&mut self, order: SimOrder) -> Result<(), String> {
+        let reboots = matches!(order, SimOrder::Reboot);
+        let result = self.backend.obey(order);
+        if reboots && result.is_ok() {
+            self.reboot();
+        }
+        result
+    }
+
+    fn reboot(&mut self) {
+        self.hooks.clear();
+        self.callers.clear();
+        self.timers = Timers::default();
+        self.events.clear();
+        self.store.forget_runtime(self.backend.boot_id());
+        let (machine, effects) = wake(&self.backend, &mut self.store, &self.config);
+        self.machine = machine;
+        self.perform(effects);
+    }
+
+    fn observe_soon(&mut self) {
+        let pause = (self.observing_takes * 4).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        self.observe_at.get_or_insert_with(|| Instant::now() + pause);
+    }
+
+    fn take_due(&mut self) {
+        let now = Instant::now();
+        for timer in self.timers.due(now) {
+            self.events.push_back(Event::Timer(timer));
+        }
+        if self.observe_at.is_some_and(|at| at <= now) {
+            self.observe_now = true;
+        }
+        if self.alive_at.is_some_and(|at| at <= now) {
+            notify::alive();
+            self.alive_at = self.alive_every.map(|every| now + every);
+        }
+    }
+
+    /// Handles events until none is left; an ordered reading comes before the next event.
+    fn drain(&mut self) {
+        loop {
+            self.events.extend(self.backend.happened());
+            if std::mem::take(&mut self.observe_now) {
+                self.observe_at = None;
+                let before = Instant::now();
+                let seen = self.backend.observe();
+                self.observing_takes = before.elapsed();
+                self.handle(Event::Observed(Box::new(seen)));
+            } else if let Some(event) = self.events.pop_front() {
+                self.handle(event);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let effects = self.machine.handle(event, now);
+        self.perform(effects);
+    }
+
+    fn perform(&mut self, effects: Vec<Effect>) {
+        let mut effects: VecDeque<Effect> = effects.into();
+        while let Some(effect) = effects.pop_front() {
+            let stored = match &effect {
+                Effect::StoreDurable(document) => {
+                    Some((Stored::Durable, self.store.save_durable(document)))
+                }
+                Effect::StoreRuntime(document) => {
+                    Some((Stored::Runtime, self.store.save_runtime(document)))
+                }
+                _ => None,
+            };
+            match stored {
+                Some((_, Ok(()))) => self.machine.recorded(&effect),
+                Some((which, Err(why))) => {
+                    tracing::error!("cannot record: {why}");
+                    let rest = effects.drain(..).collect();
+                    effects = self.machine.unrecorded(which, &why, rest).into();
+                }
+                None => self.act(effect),
+            }
+        }
+    }
+
+    fn act(&mut self, effect: Effect) {
+        match effect {
+            Effect::StoreDurable(_) | Effect::StoreRuntime(_) => {}
+            Effect::Execute { op, step } => {
+                tracing::debug!("{step}");
+                self.backend.execute(op, step);
+            }
+            Effect::Observe => self.observe_now = true,
+            Effect::Watch { slice } => self.backend.watch(slice),
+            Effect::AnswerHook { request, answer } => {
+                if let Some(sender) = self.hooks.remove(&request) {
+                    // The hook may have gone meanwhile; its going is an event of its own.
+                    let _ = sender.send(answer);
+                }
+            }
+            Effect::Answer { request, outcome } => {
+                if let Some(sender) = self.callers.remove(&request) {
+                    let _ = sender.send(outcome);
+                }
+            }
+            Effect::Arm { timer, after } => self.timers.arm(timer, after),
+            Effect::Disarm { timer } => self.timers.disarm(&timer),
+            Effect::Changed(note) => {
+                // Nobody listening is fine.
+                let _ = self.announce.send(note);
+            }
+            Effect::Log { warning: true, text } => tracing::warn!("{text}"),
+            Effect::Log { warning: false, text } => tracing::info!("{text}"),
+        }
+    }
+
+    fn tell_status(&mut self) {
+        let text = self.machine.summary();
+        if text != self.status {
+            notify::status(&text);
+            self.status = text;
+        }
+    }
+}
+
+fn wake(backend: &Backend, store: &mut Store, config: &std::path::Path) -> (Machine, Vec<Effect>) {
+    let found = store.load();
+    for warning in &found.warnings {
+        tracing::error!("{warning}");
+    }
+    Machine::start(Start {
+        mechanisms: gpuslice_vendors::all(),
+        host: backend.name(),
+        boot: backend.boot_id(),
+        config: config_files::read(config),
+        durable: found.durable,
+        run: found.runtime,
+        warnings: found.warnings,
+    })
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a caller is told when the daemon ends before it answers.
+pub fn ending() -> Result<Answer, gpuslice_core::refusal::Refusal> {
+    let code = gpuslice_core::refusal::Code::Unreachable;
+    Err(gpuslice_core::refusal::Refusal::new(code, "gpusliced is stopping").hint("try again"))
+}

@@ -1,0 +1,5 @@
+//! Who may ask, and how: the hook socket and the bus.
+
+pub mod bus;
+mod polkit;
+pub mod socket;

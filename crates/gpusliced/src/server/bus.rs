@@ -1,0 +1,117 @@
+//! The bus name: taken when there is a bus, taken again when the bus comes back, and never a reason not to serve
+//! hooks.
+
+use super::polkit;
+use crate::engine::Handle;
+use gpuslice_api::host::{self, Caller, HostInterface};
+use gpuslice_api::names::{BUS_NAME, required_action};
+use gpuslice_core::request::{ChangeNote, Command, Outcome};
+use std::future::Future;
+use std::time::Duration;
+use tokio::sync::{broadcast, oneshot};
+use zbus::export::futures_core::Stream;
+use zbus::{Connection, MessageStream, connection};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Clone)]
+struct Asks {
+    handle: Handle,
+}
+
+impl host::Handler for Asks {
+    async fn call(&self, caller: Caller, command: Command) -> Outcome {
+        if let Some(action) = required_action(&command) {
+            polkit::require(&caller, action).await?;
+        }
+        self.handle.command(command).await
+    }
+}
+
+/// Starts the task that keeps the name. The future is done when the name is ours for the first time.
+pub fn keep(
+    address: Option<String>,
+    handle: Handle,
+    changes: broadcast::Receiver<ChangeNote>,
+) -> impl Future<Output = ()> {
+    let (named, once) = oneshot::channel();
+    tokio::spawn(run(address, handle, changes, named));
+    async move {
+        // The sender only goes away with the task.
+        let _ = once.await;
+    }
+}
+
+async fn run(
+    address: Option<String>,
+    handle: Handle,
+    mut changes: broadcast::Receiver<ChangeNote>,
+    named: oneshot::Sender<()>,
+) {
+    let mut named = Some(named);
+    let mut pause = FIRST_PAUSE;
+    let mut told = false;
+    loop {
+        match connect(address.as_deref(), &handle).await {
+            Ok(connection) => {
+                tracing::info!("answering on the bus as {BUS_NAME}");
+                (pause, told) = (FIRST_PAUSE, false);
+                if let Some(named) = named.take() {
+                    // Whoever waited may have stopped.
+                    let _ = named.send(());
+                }
+                announce(&connection, &mut changes).await;
+                tracing::warn!("the bus is gone; the hook socket is not");
+            }
+            Err(error) if !told => {
+                tracing::warn!("no bus yet, trying again: {error}");
+                told = true;
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn connect(address: Option<&str>, handle: &Handle) -> zbus::Result<Connection> {
+    let builder = match address {
+        Some(address) => connection::Builder::address(address)?,
+        None => connection::Builder::system()?,
+    };
+    let connection = builder.build().await?;
+    let asks = Asks { handle: handle.clone() };
+    host::serve(&connection, HostInterface::new(asks, env!("CARGO_PKG_VERSION"))).await?;
+    Ok(connection)
+}
+
+/// Sends change notes until the connection ends.
+async fn announce(connection: &Connection, changes: &mut broadcast::Receiver<ChangeNote>) {
+    let mut traffic = std::pin::pin!(MessageStream::from(connection));
+    loop {
+        let next = std::future::poll_fn(|context| traffic.as_mut().poll_next(context));
+        tokio::select! {
+            message = next => match message {
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return,
+            },
+            note = changes.recv() => {
+                let note = match note {
+                    Ok(note) => note,
+                    Err(broadcast::error::RecvError::Lagged(_)) => everything(),
+                    Err(broadcast::error::RecvError::Closed) => return,
+                };
+                if host::announce(connection, &note).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Stands for notes that were lost.
+fn everything() -> ChangeNote {
+    let (kind, id, what) = ("slice".to_owned(), "*".to_owned(), "much changed at once".to_owned());
+    ChangeNote { kind, id, what }
+}

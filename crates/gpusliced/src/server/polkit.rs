@@ -1,0 +1,41 @@
+//! Whether a caller on the bus may do what it asks.
+
+use gpuslice_api::host::Caller;
+use gpuslice_core::refusal::{Code, Refusal};
+use std::collections::HashMap;
+use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
+
+/// Root may. Everybody else is polkit's to judge, and without a polkit they may not.
+pub async fn require(caller: &Caller, action: &'static str) -> Result<(), Refusal> {
+    if caller.uid().await == Some(0) {
+        return Ok(());
+    }
+    let refused = |why: String| {
+        Refusal::new(Code::NotPermitted, format!("the action {action} is not permitted"))
+            .because(why)
+            .hint("run the command as root, or allow the action in /etc/polkit-1/rules.d")
+    };
+    let Some(name) = &caller.bus_name else {
+        return Err(refused("the caller has no name on the bus".to_owned()));
+    };
+    let authority = AuthorityProxy::new(caller.connection())
+        .await
+        .map_err(|error| refused(format!("polkit: {error}")))?;
+    let details = HashMap::from([(
+        "name".to_owned(),
+        zbus::zvariant::Value::from(name.as_str())
+            .try_to_owned()
+            .map_err(|e| refused(e.to_string()))?,
+    )]);
+    let subject = Subject { subject_kind: "system-bus-name".to_owned(), subject_details: details };
+    let flags = if caller.interactive {
+        CheckAuthorizationFlags::AllowUserInteraction.into()
+    } else {
+        Default::default()
+    };
+    let result = authority
+        .check_authorization(&subject, action, &HashMap::new(), flags, "")
+        .await
+        .map_err(|error| refused(format!("polkit does not answer: {error}")))?;
+    if result.is_authorized { Ok(()) } else { Err(refused("polkit said no".to_owned())) }
+}

@@ -1,0 +1,194 @@
+//! The socket of hooks, and of root without a bus: root only, one JSON line asks, one answers.
+
+use crate::engine::Handle;
+use anyhow::Context;
+use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation};
+use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_hook_proto::{
+    Body, HookDone, Lines, Operation, REQUEST_LIMIT, Reply, ReplyBody, Request, Served,
+};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use uuid::Uuid;
+
+/// Connections served at a time; more wait in the socket's own queue.
+const CONNECTIONS: usize = 256;
+
+/// Takes the socket systemd opened for us, or opens it.
+pub fn listen(path: &Path) -> anyhow::Result<UnixListener> {
+    let listener = match handed_over()? {
+        Some(listener) => listener,
+        None => bind(path)?,
+    };
+    listener.set_nonblocking(true).context("make the hook socket non-blocking")?;
+    UnixListener::from_std(listener).context("listen for hooks")
+}
+
+#[allow(unsafe_code)]
+fn handed_over() -> anyhow::Result<Option<std::os::unix::net::UnixListener>> {
+    let mut fds = sd_notify::listen_fds().context("take over sockets from systemd")?;
+    // SAFETY: systemd's protocol hands the descriptor over to this process, and nobody else here asks for it.
+    Ok(fds.next().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }.into()))
+}
+
+fn bind(path: &Path) -> anyhow::Result<std::os::unix::net::UnixListener> {
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+    }
+    // Our state directories are locked by now or will be: a socket left here is of a daemon that is gone.
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("replace {}", path.display()));
+        }
+        _ => {}
+    }
+    let old = rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    let listener = std::os::unix::net::UnixListener::bind(path);
+    rustix::process::umask(old);
+    let listener = listener.with_context(|| format!("listen on {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("protect {}", path.display()))?;
+    Ok(listener)
+}
+
+/// Serves connections for ever.
+pub async fn serve(listener: UnixListener, handle: Handle) {
+    let places = std::sync::Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = std::sync::Arc::clone(&places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let handle = handle.clone();
+                tokio::spawn(async move {
+                    connection(stream, handle).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!("cannot accept a hook's connection: {error}");
+                // Out of descriptors, most likely: give others time to close theirs.
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(mut stream: UnixStream, handle: Handle) {
+    // The file's mode keeps others out; this does so when somebody changed it.
+    if stream
+        .peer_cred()
+        .map_or(true, |peer| peer.uid() != 0 && peer.uid() != rustix::process::geteuid().as_raw())
+    {
+        return;
+    }
+    let mut lines = Lines::new(REQUEST_LIMIT);
+    let mut buffer = [0_u8; 8192];
+    loop {
+        match lines.next_line() {
+            Ok(Some(line)) => {
+                let Some(reply) = answer(&line, &mut stream, &handle).await else { return };
+                let Ok(text) = reply.to_line() else { return };
+                if stream.write_all(text.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) => match stream.read(&mut buffer).await {
+                Ok(0) | Err(_) => return,
+                Ok(count) => lines.push(buffer.get(..count).unwrap_or_default()),
+            },
+            Err(error) => {
+                let refusal = Refusal::new(Code::BadRequest, error.to_string());
+                if let Ok(text) = Reply::refused(Uuid::nil(), refusal).to_line() {
+                    // It is closed either way.
+                    let _ = stream.write_all(text.as_bytes()).await;
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// Answers one line; `None` when the asker left before the answer.
+async fn answer(line: &[u8], stream: &mut UnixStream, handle: &Handle) -> Option<Reply> {
+    let request = match Request::from_line(line) {
+        Ok(request) => request,
+        Err(error) => return Some(error.reply()),
+    };
+    match request.body {
+        Body::Hook(call) => hook(request.id, call, stream, handle).await,
+        Body::Command(command) => Some(match handle.command(command).await {
+            Ok(answer) => Reply::new(request.id, ReplyBody::Ok(Served::Command(Box::new(answer)))),
+            Err(refusal) => Reply::refused(request.id, refusal),
+        }),
+    }
+}
+
+async fn hook(
+    id: Uuid,
+    call: gpuslice_hook_proto::HookCall,
+    stream: &UnixStream,
+    handle: &Handle,
+) -> Option<Reply> {
+    let Some(operation) = operation(call.operation) else { return Some(Reply::hook_done(id)) };
+    let call = HookCall { operation, domain: call.domain };
+    let (request, answer) = handle.hook(call).await;
+    let answer = tokio::select! {
+        answer = answer => answer.ok(),
+        () = closed(stream) => {
+            handle.hook_gone(request).await;
+            return None;
+        }
+    };
+    Some(match answer {
+        Some(HookAnswer::Proceed) => Reply::hook_done(id),
+        Some(HookAnswer::Remap(edits)) => {
+            Reply::new(id, ReplyBody::Ok(Served::Hook(HookDone { edits })))
+        }
+        Some(HookAnswer::Refuse(refusal)) => Reply::refused(id, refusal),
+        // The host was rebooted under us (simulated), or we are ending: the hook asks again.
+        None => return None,
+    })
+}
+
+/// Operations at which nothing is to be done are answered without asking.
+fn operation(operation: Operation) -> Option<HookOperation> {
+    match operation {
+        Operation::Prepare => Some(HookOperation::Prepare),
+        Operation::Started => Some(HookOperation::Started),
+        Operation::Release => Some(HookOperation::Release),
+        Operation::Reconnect => Some(HookOperation::Reconnect),
+        Operation::Migrate => Some(HookOperation::Migrate),
+        Operation::Restore => Some(HookOperation::Restore),
+        Operation::Start | Operation::Stopped => None,
+    }
+}
+
+/// Returns when the peer has closed its end.
+async fn closed(stream: &UnixStream) {
+    let mut probe = [0_u8; 1];
+    loop {
+        if stream.readable().await.is_err() {
+            return;
+        }
+        let peeked = rustix::net::recv(
+            stream,
+            &mut probe,
+            rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT,
+        );
+        match peeked {
+            Ok((0, _)) => return,
+            // It has sent more: its next question, which has to wait for this one's answer.
+            Ok(_) => std::future::pending::<()>().await,
+            Err(rustix::io::Errno::AGAIN) => {
+                // Not readable after all: tell tokio so.
+                let _ = stream.try_io(tokio::io::Interest::READABLE, || {
+                    Err::<(), _>(std::io::ErrorKind::WouldBlock.into())
+                });
+            }
+            Err(_) => return,
+        }
+    }
+}

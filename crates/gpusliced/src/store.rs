@@ -1,0 +1,154 @@
+//! The two documents on disk. What is there and cannot be used makes the store refuse writes: a daemon that does
+//! not know what it promised must not promise more.
+
+use crate::args::Args;
+use anyhow::Context;
+use gpuslice_core::ids::BootId;
+use gpuslice_core::state::{self, Durable, Runtime};
+use gpuslice_host::state::{Loaded, StateDir};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+const DURABLE: &str = "claims.json";
+const RUNTIME: &str = "assignments.json";
+
+/// Where records go.
+pub enum Store {
+    /// Directories.
+    Disk {
+        /// Outlives the boot.
+        durable: Place,
+        /// Does not.
+        runtime: Place,
+    },
+    /// A simulated host without directories keeps them in memory, as text.
+    Memory {
+        /// Last record.
+        durable: Option<String>,
+        /// Last record.
+        runtime: Option<String>,
+    },
+}
+
+/// A directory, and whether it may be written.
+pub struct Place {
+    dir: StateDir,
+    document: &'static str,
+    refuses: Option<String>,
+}
+
+/// What was found.
+pub struct Found {
+    /// Claims and applied rules.
+    pub durable: Durable,
+    /// Assignments, if any were recorded.
+    pub runtime: Option<Runtime>,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+}
+
+impl Store {
+    /// Opens and locks the directories.
+    pub fn open(args: &Args) -> anyhow::Result<Self> {
+        let defaults = args.state.as_os_str() == "/var/lib/gpuslice";
+        if args.sim.is_some() && defaults {
+            return Ok(Self::Memory { durable: None, runtime: None });
+        }
+        let open = |dir: &std::path::Path, document| -> anyhow::Result<Place> {
+            let dir = StateDir::open(dir).context("hint: is another gpusliced running?")?;
+            Ok(Place { dir, document, refuses: None })
+        };
+        Ok(Self::Disk { durable: open(&args.state, DURABLE)?, runtime: open(&args.run, RUNTIME)? })
+    }
+
+    /// Reads what a former daemon left.
+    pub fn load(&mut self) -> Found {
+        let mut warnings = Vec::new();
+        let (durable, runtime) = match self {
+            Self::Disk { durable, runtime } => {
+                (durable.load(&mut warnings), runtime.load(&mut warnings))
+            }
+            Self::Memory { durable, runtime } => (
+                durable.as_deref().and_then(|text| state::parse(text).ok()),
+                runtime.as_deref().and_then(|text| state::parse(text).ok()),
+            ),
+        };
+        Found { durable: durable.unwrap_or_default(), runtime, warnings }
+    }
+
+    /// Records claims and rules.
+    pub fn save_durable(&mut self, document: &Durable) -> Result<(), String> {
+        match self {
+            Self::Disk { durable, .. } => durable.save(document),
+            Self::Memory { durable, .. } => {
+                *durable = Some(print(document)?);
+                Ok(())
+            }
+        }
+    }
+
+    /// Records assignments.
+    pub fn save_runtime(&mut self, document: &Runtime) -> Result<(), String> {
+        match self {
+            Self::Disk { runtime, .. } => runtime.save(document),
+            Self::Memory { runtime, .. } => {
+                *runtime = Some(print(document)?);
+                Ok(())
+            }
+        }
+    }
+
+    /// What a reboot does to a file system in memory.
+    pub fn forget_runtime(&mut self, boot: BootId) {
+        let empty = Runtime::new(boot);
+        if let Err(error) = self.save_runtime(&empty) {
+            tracing::warn!("cannot empty the record of assignments: {error}");
+        }
+    }
+}
+
+impl Place {
+    fn load<T: DeserializeOwned>(&mut self, warnings: &mut Vec<String>) -> Option<T> {
+        let path = self.dir.path().join(self.document).display().to_string();
+        let why = match self.dir.load(self.document) {
+            Loaded::Absent => return None,
+            Loaded::Present(text) => match state::parse(&text) {
+                Ok(document) => return Some(document),
+                Err(state::StateError::Newer { found }) => {
+                    self.refuses = Some(format!(
+                        "{path} has schema {found} of a later version, which must not be overwritten"
+                    ));
+                    warnings.extend(self.refuses.clone());
+                    return None;
+                }
+                Err(error) => format!("{path}: {error}"),
+            },
+            Loaded::Empty => format!("{path} is empty"),
+            Loaded::NotText => format!("{path} is not text"),
+            Loaded::Unreadable(errno) => {
+                self.refuses = Some(format!("{path} cannot be read: {errno}"));
+                warnings.extend(self.refuses.clone());
+                return None;
+            }
+        };
+        let kept = match self.dir.set_aside(self.document) {
+            Ok(kept) => format!("it is kept as {}", kept.display()),
+            Err(error) => format!("it could not be put aside: {error}"),
+        };
+        self.refuses = Some(format!("{why}; {kept}; look at it, then restart gpusliced"));
+        warnings.extend(self.refuses.clone());
+        None
+    }
+
+    fn save<T: Serialize>(&self, document: &T) -> Result<(), String> {
+        if let Some(why) = &self.refuses {
+            return Err(why.clone());
+        }
+        let text = print(document)?;
+        self.dir.save(self.document, &text).map_err(|error| error.to_string())
+    }
+}
+
+fn print<T: Serialize>(document: &T) -> Result<String, String> {
+    state::print(document).map_err(|error| error.to_string())
+}
