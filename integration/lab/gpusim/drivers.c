@@ -13,6 +13,8 @@ static char *driver_name = "gpusim", *nvidia_driver_name = "nvidia";
 module_param(driver_name, charp, 0444);
 module_param(nvidia_driver_name, charp, 0444);
 
+static struct pci_driver gs_nvidia_drv;
+
 /*
  * The core probes a hot-plugged function under the global rescan lock.  A slow
  * driver must not hold that for everyone here, so the first probe of a slow PF
@@ -47,6 +49,9 @@ static int gs_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	int ret;
 
 	if (!pf)			/* a real device with the same id */
+		return -ENODEV;
+	/* overridden ids can match both drivers */
+	if ((pf->spec.kind != GS_SRIOV) != (to_pci_driver(pdev->dev.driver) == &gs_nvidia_drv))
 		return -ENODEV;
 	if (pdev->is_virtfn) {
 		if (pf->spec.kind == GS_NVIDIA_VFIO)

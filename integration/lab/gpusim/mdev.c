@@ -26,7 +26,6 @@ struct gs_mdev {
 #define REG_SHIFT	40
 #define BAR0_SIZE	4096
 
-
 static uint gs_avail(struct mdev_type *type)
 {
 	struct gs_mtype *mt = container_of(type, struct gs_mtype, type);

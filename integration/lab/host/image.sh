@@ -23,6 +23,7 @@ kernel_version() { basename "$trees"/rootfs/usr/lib/modules/*; }
 make_modules() {
   local out=$1 b=$trees/buildroot k work base
   k=$(kernel_version)
+  rm -rf "$b"/root/modules.*
   work=$(mktemp -d "$b/root/modules.XXXXXX")
   base=${work#"$b"}
   cp "$lab"/gpusim/*.[ch] "$lab/gpusim/Kbuild" "$b"/usr/src/linux-source-6.12/samples/vfio-mdev/{mtty.c,mdpy.c,mdpy-defs.h,mbochs.c} "$work"
