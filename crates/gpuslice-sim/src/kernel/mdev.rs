@@ -135,9 +135,6 @@ impl Kernel {
         if found.catalogue.core_counts && self.available(found, kind) == 0 {
             return Err(found.catalogue.full);
         }
-        if found.leaving {
-            return Err(Errno::ENODEV);
-        }
         self.start_write(file, data, vec![Task::MdevAdd(parent.clone(), kind, uuid)])
     }
 

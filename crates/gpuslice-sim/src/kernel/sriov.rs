@@ -103,11 +103,8 @@ impl Kernel {
     /// The failing path of `sriov_add_vfs`: what was made is removed, last first; `num_VFs` was never set.
     fn unwind(&self, pf: PciAddress, made: u16) -> Vec<Task> {
         let vfs = (0..made).rev().filter_map(|index| self.vf_address(pf, index));
-        let mut tasks: Vec<Task> = vfs
-            .flat_map(|vf| [Task::Lock(Lock::Device(vf)), Task::Release(vf), Task::Remove(vf)])
-            .collect();
-        tasks.push(Task::StoreNumVfs(pf, 0));
-        tasks
+        vfs.flat_map(|vf| [Task::Lock(Lock::Device(vf)), Task::Release(vf), Task::Remove(vf)])
+            .collect()
     }
 
     pub(crate) fn link_vf(&mut self, pf: PciAddress, index: u16) -> Poll {

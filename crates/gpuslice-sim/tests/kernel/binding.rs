@@ -101,3 +101,33 @@ fn suppressed_bind_files_are_absent() {
     let file = "/sys/bus/pci/drivers/gpusim/unbind";
     assert_eq!(echo(&mut kernel, "0000:0c:00.0", file), Err(Errno::ENOENT));
 }
+
+/// iommu_device_use_default_domain: who has the group open owns its DMA.
+#[test]
+fn no_host_driver_joins_a_group_in_use() {
+    let text = include_str!("../../../../examples/hosts/sriov-8.toml");
+    let text = text
+        .replace("name = \"gpusim\"\n", "name = \"gpusim\"\nkeeps_vfs = true\n")
+        .replace("driver = \"gpusim\"\n", "driver = \"gpusim\"\niommu_group = \"pf\"\n");
+    let mut kernel = Kernel::from_host(&HostFile::parse(&text).unwrap());
+    echo(&mut kernel, "1", NUMVFS).unwrap();
+    echo(&mut kernel, "0000:0c:00.0", &format!("{PF}/driver/unbind")).unwrap();
+    bind(&mut kernel, "0000:0c:02.0");
+    kernel.open(5, "qemu", vf("0000:0c:02.0")).unwrap();
+    let file = "/sys/bus/pci/drivers/gpusim/bind";
+    assert_eq!(echo(&mut kernel, "0000:0c:00.0", file), Err(Errno::EBUSY));
+    kernel.kill(5);
+    assert_eq!(echo(&mut kernel, "0000:0c:00.0", file), Ok(Written::Done));
+}
+
+/// ida_alloc: a number that was given back is the next one given out.
+#[test]
+fn group_numbers_are_reused() {
+    let mut kernel = mixed();
+    let group = |kernel: &Kernel| kernel.link(&format!("{PF}/virtfn0/iommu_group"));
+    echo(&mut kernel, "2", NUMVFS).unwrap();
+    let first = group(&kernel).unwrap();
+    echo(&mut kernel, "0", NUMVFS).unwrap();
+    echo(&mut kernel, "1", NUMVFS).unwrap();
+    assert_eq!(group(&kernel), Ok(first));
+}
