@@ -60,7 +60,7 @@ done
 
 say "a stuck sriov_numvfs=0"
 vf=$(slices_of 0001:00:00.0 | head -n 1); vf=${vf#vf:}
-w vfio-pci "$pci/$vf/driver_override"; w "$vf" /sys/bus/pci/drivers_probe
+bind_vfio "$vf"
 hold stuck -device "vfio-pci,host=$vf"
 (w 0 $pci/0001:00:00.0/sriov_numvfs) & writer=$!
 wait_for 10 "the write hangs" grep -q vfio_unregister_group_dev /proc/$writer/stack

@@ -19,8 +19,7 @@ wait_for 10 "and counted" is 11 free_of mtty-2
 
 say "a VF held by a QEMU that nobody knows"
 vf=$(slices_of 0001:00:00.0 | head -n 1); vf=${vf#vf:}
-w vfio-pci "$pci/$vf/driver_override"
-w "$vf" /sys/bus/pci/drivers_probe
+bind_vfio "$vf"
 hold stray -device "vfio-pci,host=$vf"
 wait_for 10 "it is shown as foreign" is foreign slice_state "vf:$vf"
 

@@ -26,7 +26,7 @@ expect_eq() {
 # expect WHAT COMMAND… : it succeeds.
 expect() {
   local what=$1 out; shift
-  if out=$("$@" 2>&1); then echo "$out"; ok "$what"; else echo "$out"; fail "$what: $* said: ${out: -300}"; fi
+  if out=$("$@" 2>&1); then echo "$out"; ok "$what"; else echo "$out"; fail "$what: $* said: $(tail -c 300 <<< "$out")"; fi
 }
 
 now_ms() { local s; read -r s _ < /proc/uptime; echo "${s/./}0"; }
@@ -97,6 +97,12 @@ let_go() { # NAME
 not() { ! "$@"; }
 present() { [ -e "$1" ]; }
 gone() { [ ! -e "$1" ]; }
+# bind_vfio ADDRESS : by hand, as somebody else would; the module is not loaded before somebody asks for it
+bind_vfio() {
+  modprobe vfio-pci
+  w vfio-pci "/sys/bus/pci/devices/$1/driver_override"
+  w "$1" /sys/bus/pci/drivers_probe
+}
 bound_to() { [ "$(basename "$(readlink "$1/driver")")" = "$2" ]; } # DEVICE DRIVER
 
 # Another boot of the same disk: the scenario runs again with PHASE one higher. Arm it with next_boot, do what should
