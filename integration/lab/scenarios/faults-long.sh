@@ -1,5 +1,5 @@
 # The scenario faults with 20 rounds of killing the daemon
-# group: life-long
+# group: restart-long
 # order: 10
 # needs: product
 # long: yes

@@ -1,5 +1,5 @@
 # Processes killed and restarted under running VMs, a stuck device write, a masked daemon, a broken config
-# group: life
+# group: restart
 # order: 10
 # needs: product
 # limit: 600

@@ -1,5 +1,5 @@
 # The machine loses power while VMs start and state is written; afterwards nothing is owed and starts work
-# group: life
+# group: restart
 # order: 20
 # needs: product
 . /lab/scenarios/product.sh

@@ -1,5 +1,5 @@
 # Second boot of the same disk, with a PF that needs 40 s: VFs, claims and an autostarted VM are there with no hand laid on
-# group: life
+# group: restart
 # order: 30
 # needs: product
 # limit: 300
