@@ -1,0 +1,174 @@
+//! What the agent's parts share, and the look at one domain that keeps its shut-off definition as the daemon says.
+//!
+//! Invariant: only one task at a time reads a definition, asks the daemon and writes ([`Agent::turn`]); the answers
+//! would not fit the definition otherwise.
+
+use crate::daemon::Daemon;
+use crate::edits::{Edit, edits};
+use crate::link::{Connection, LinkError, Worker, carry};
+use gpuslice_core::domain::Domain;
+use gpuslice_core::refusal::Refusal;
+use gpuslice_core::request::DeviceToWrite;
+use gpuslice_domxml::read_domain;
+use std::sync::Arc;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use uuid::Uuid;
+
+/// The agent.
+#[derive(Debug)]
+pub struct Agent {
+    /// Calls libvirt.
+    pub worker: Worker,
+    /// Decides.
+    pub daemon: Daemon,
+    turn: Arc<Mutex<()>>,
+}
+
+/// The right to read, ask and write, as long as it is held.
+#[derive(Debug)]
+pub struct Turn {
+    _held: OwnedMutexGuard<()>,
+}
+
+/// Why a look came to nothing, by who can change it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// The daemon refused or did not answer.
+    Daemon(Refusal),
+    /// libvirt refused or is gone.
+    Libvirt(Refusal),
+}
+
+/// A persistent definition as read.
+#[derive(Debug)]
+pub struct Seen {
+    /// What it means to us.
+    pub domain: Domain,
+    /// No process runs it.
+    pub shut_off: bool,
+}
+
+impl Agent {
+    /// An agent, not yet connected to libvirt.
+    pub fn new(worker: Worker, daemon: Daemon) -> Self {
+        Self { worker, daemon, turn: Arc::default() }
+    }
+
+    /// Waits for the turn.
+    pub async fn turn(&self) -> Turn {
+        Turn { _held: Arc::clone(&self.turn).lock_owned().await }
+    }
+
+    /// Reads a domain's persistent definition; `None` when it has none.
+    ///
+    /// # Errors
+    /// libvirt failed, or what of ours is in the XML has no meaning.
+    pub async fn read(&self, uuid: Uuid) -> Result<Option<Seen>, Refusal> {
+        self.worker
+            .call(format!("reading domain {uuid}"), move |connection| seen(connection, uuid))
+            .await
+    }
+
+    /// Domains to look at, and domains with claims that libvirt no longer knows: they were undefined while no one
+    /// listened.
+    ///
+    /// # Errors
+    /// See [`Trouble`].
+    pub async fn list(&self) -> Result<(Vec<Uuid>, Vec<Uuid>), Trouble> {
+        // The daemon first: a domain defined and claimed in between is then in libvirt's list at least.
+        let claimed = self.daemon.owners().await.map_err(Trouble::Daemon)?;
+        let listed = self
+            .worker
+            .call("listing domains".to_owned(), Connection::list)
+            .await
+            .map_err(Trouble::Libvirt)?;
+        let known =
+            |uuid: &Uuid| listed.persistent.contains(uuid) || listed.transient.contains(uuid);
+        let gone = claimed.into_iter().filter(|uuid| !known(uuid)).collect();
+        Ok((listed.persistent, gone))
+    }
+
+    /// Shows the daemon one domain and, when it is shut off, makes its definition carry what the daemon answers.
+    ///
+    /// # Errors
+    /// See [`Trouble`]; the definition is as before.
+    pub async fn look(&self, uuid: Uuid) -> Result<(), Trouble> {
+        let _turn = self.turn().await;
+        // Once more after a write: libvirt tells no one of a device put into a definition, so the daemon hears of
+        // it from us. It would take another's edit in between for that look to write again.
+        for _ in 0..2 {
+            if !self.look_once(uuid).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether anything was written.
+    async fn look_once(&self, uuid: Uuid) -> Result<bool, Trouble> {
+        let seen = self.read(uuid).await.map_err(Trouble::Libvirt)?;
+        let Some(Seen { domain, shut_off }) = seen else {
+            return Ok(false);
+        };
+        let name = domain.name.clone();
+        let (devices, refused) =
+            self.daemon.domain_seen(domain, shut_off).await.map_err(Trouble::Daemon)?;
+        for refusal in refused {
+            tracing::warn!(domain = %name, "{}", refusal.one_line());
+        }
+        if !shut_off {
+            // It is looked at again when it stops.
+            return Ok(false);
+        }
+        let made = self
+            .worker
+            .call(format!("writing domain {name}"), move |connection| {
+                complete(connection, uuid, &devices)
+            })
+            .await
+            .map_err(Trouble::Libvirt)?;
+        for edit in &made {
+            tracing::info!(domain = %name, "{}", told(edit));
+        }
+        Ok(!made.is_empty())
+    }
+}
+
+fn seen(connection: &Connection, uuid: Uuid) -> Result<Option<Seen>, LinkError> {
+    let Some(defined) = connection.defined(uuid)? else {
+        return Ok(None);
+    };
+    let domain = read_domain(&defined.xml).map_err(|error| LinkError::xml(&defined.name, error))?;
+    Ok(Some(Seen { domain, shut_off: defined.shut_off }))
+}
+
+/// Reads once more, right before writing, so that what a person changed meanwhile is edited and not overwritten.
+fn complete(
+    connection: &Connection,
+    uuid: Uuid,
+    wanted: &[DeviceToWrite],
+) -> Result<Vec<Edit>, LinkError> {
+    let Some(defined) = connection.defined(uuid)?.filter(|defined| defined.shut_off) else {
+        return Ok(Vec::new());
+    };
+    let domain = read_domain(&defined.xml).map_err(|error| LinkError::xml(&defined.name, error))?;
+    let edits = edits(&domain, wanted);
+    carry(connection, &defined, &edits)?;
+    Ok(edits)
+}
+
+fn told(edit: &Edit) -> String {
+    match edit {
+        Edit::Remove { alias } => format!("took device {alias} out of the definition"),
+        Edit::Retarget(device) => format!("made device {} pass {}", device.alias, passed(device)),
+        Edit::Add(device) => format!("put device {} in, passing {}", device.alias, passed(device)),
+    }
+}
+
+fn passed(device: &DeviceToWrite) -> String {
+    use gpuslice_core::domain::HostDeviceSource::{Mdev, Pci};
+    match device.source {
+        Mdev(uuid) => format!("mdev {uuid}"),
+        Pci(address) => address.to_string(),
+    }
+}

@@ -1,0 +1,257 @@
+//! `Attach`: the daemon makes the claim, then the definition is given the claim and its devices. Idempotent; what
+//! cannot be finished is taken back.
+
+use crate::agent::{Agent, Seen};
+use crate::daemon::ClaimTerms;
+use crate::edits::edits_of_claim;
+use crate::link::{Connection, Defined, LinkError, carry};
+use gpuslice_api::libvirt::{AttachOptions, Attached};
+use gpuslice_core::domain::{ClaimRequest, Domain};
+use gpuslice_core::ids::{ClaimKey, ClaimName, Owner, ProfileName};
+use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::request::DeviceToWrite;
+use gpuslice_domxml::{claims_for_set_metadata, read_domain};
+use uuid::Uuid;
+
+impl Agent {
+    /// Gives a domain a claim. The caller holds the turn.
+    ///
+    /// # Errors
+    /// The domain, the daemon or libvirt refuses; nothing is changed then.
+    pub async fn attach(
+        &self,
+        named: &str,
+        profile: ProfileName,
+        options: AttachOptions,
+    ) -> Result<Attached, Refusal> {
+        if options.live {
+            return Err(no_live(named, "attach"));
+        }
+        let Seen { domain, shut_off } = self.named(named).await?;
+        let name = claim_name(&domain.claims, options.name, &profile)?;
+        let old = domain.claims.iter().find(|claim| claim.name == name);
+        let request = request(old, name.clone(), profile.clone(), options.count);
+        let terms = ClaimTerms { pool: options.pool, reserve: options.reserve };
+        let (uuid, title) = (domain.uuid, domain.name.clone());
+        let claimed = self.daemon.claim(uuid, &title, request.clone(), terms).await?;
+        let devices = claimed.devices.clone();
+        let written = {
+            let request = request.clone();
+            self.worker
+                .call(format!("writing domain {title}"), move |connection| {
+                    put(connection, uuid, &request, &devices)
+                })
+                .await
+        };
+        let key = ClaimKey { owner: Owner::Domain(uuid), name: name.clone() };
+        let written = match written {
+            Ok(written) => written,
+            Err(refusal) if claimed.changed => {
+                return Err(self.take_back(refusal, &title, key, old, &request).await);
+            }
+            Err(refusal) => return Err(refusal),
+        };
+        let changed = claimed.changed || written;
+        let when = if shut_off { "" } else { "; it takes effect at the next start" };
+        let message = if changed {
+            format!("attached {name} ({profile}) to {title}{when}")
+        } else {
+            format!("already so: {title} has {name} ({profile})")
+        };
+        tracing::info!(domain = %title, changed, "{message}");
+        Ok(Attached {
+            changed,
+            message,
+            claim: key,
+            domain: title,
+            devices: claimed.devices,
+            warnings: claimed.warnings,
+        })
+    }
+
+    /// The persistent definition of the domain a person named.
+    pub(crate) async fn named(&self, named: &str) -> Result<Seen, Refusal> {
+        let asked = named.to_owned();
+        let found = self
+            .worker
+            .call(format!("looking for domain {named}"), move |connection| connection.find(&asked))
+            .await?;
+        let not_kept = || Refusal::from(LinkError::NotKept { domain: found.name.clone() });
+        self.read(found.uuid).await?.ok_or_else(not_kept)
+    }
+
+    /// Makes the table say again what the definition says, after the definition could not be written.
+    async fn take_back(
+        &self,
+        refusal: Refusal,
+        title: &str,
+        key: ClaimKey,
+        old: Option<&ClaimRequest>,
+        new: &ClaimRequest,
+    ) -> Refusal {
+        let Owner::Domain(uuid) = key.owner else {
+            return refusal;
+        };
+        let undone = match old {
+            Some(old) if old == new => return refusal,
+            Some(old) => {
+                self.daemon.claim(uuid, title, old.clone(), ClaimTerms::default()).await.map(drop)
+            }
+            None => self.daemon.unclaim(key).await.map(drop),
+        };
+        match undone {
+            Ok(()) => refusal,
+            Err(left) => refusal.because(format!("and the claim could not be undone: {left}")),
+        }
+    }
+}
+
+/// What hot-plug would need: the device prepared while the VM runs, which no call of the daemon does yet.
+pub(crate) fn no_live(named: &str, command: &str) -> Refusal {
+    Refusal::new(
+        Code::Unsupported,
+        format!("cannot {command} while {named} runs: hot-plug is not supported yet"),
+    )
+    .hint(format!("gpuslice {command} without --live; it takes effect at the next start"))
+}
+
+/// The claim that is meant: the one named; else the domain's only one for this profile; else the first free `gpuN`.
+fn claim_name(
+    claims: &[ClaimRequest],
+    named: Option<ClaimName>,
+    profile: &ProfileName,
+) -> Result<ClaimName, Refusal> {
+    if let Some(name) = named {
+        return Ok(name);
+    }
+    let mut same = claims.iter().filter(|claim| claim.profile.as_ref() == Some(profile));
+    if let (Some(only), None) = (same.next(), same.next()) {
+        return Ok(only.name.clone());
+    }
+    (0..=claims.len())
+        .filter_map(|n| format!("gpu{n}").parse::<ClaimName>().ok())
+        .find(|name| claims.iter().all(|claim| claim.name != *name))
+        .ok_or_else(|| {
+            Refusal::new(Code::BadRequest, "no free name for the claim").hint("name it with --name")
+        })
+}
+
+/// The claim as it is to be: what the XML says of it already stays, but for what is asked now.
+fn request(
+    old: Option<&ClaimRequest>,
+    name: ClaimName,
+    profile: ProfileName,
+    count: u32,
+) -> ClaimRequest {
+    let mut request = old.cloned().unwrap_or(ClaimRequest {
+        name,
+        profile: None,
+        count,
+        same_fabric: false,
+        prefer_numa: false,
+        memory_min: None,
+        isolation_min: None,
+    });
+    request.profile = Some(profile);
+    request.count = count;
+    request
+}
+
+/// Puts the claim and its devices into the definition; whether anything was not already so. The claim comes first:
+/// if the agent dies in between, the next look completes the devices.
+fn put(
+    connection: &Connection,
+    uuid: Uuid,
+    request: &ClaimRequest,
+    devices: &[DeviceToWrite],
+) -> Result<bool, LinkError> {
+    let (defined, before) = definition(connection, uuid)?;
+    let mut claims = before.claims.clone();
+    match claims.iter_mut().find(|claim| claim.name == request.name) {
+        Some(claim) => *claim = request.clone(),
+        None => claims.push(request.clone()),
+    }
+    rewrite(connection, &defined, &before, &claims, &request.name, devices)
+}
+
+/// A persistent definition, to be edited on the spot.
+pub(crate) fn definition(
+    connection: &Connection,
+    uuid: Uuid,
+) -> Result<(Defined, Domain), LinkError> {
+    let defined =
+        connection.defined(uuid)?.ok_or_else(|| LinkError::NotKept { domain: uuid.to_string() })?;
+    let domain = read_domain(&defined.xml).map_err(|error| LinkError::xml(&defined.name, error))?;
+    Ok((defined, domain))
+}
+
+/// Makes the definition ask for `claims` and carry `devices` for the one of them that changes; whether anything was
+/// not already so. On an error it is as before.
+pub(crate) fn rewrite(
+    connection: &Connection,
+    defined: &Defined,
+    before: &Domain,
+    claims: &[ClaimRequest],
+    claim: &ClaimName,
+    devices: &[DeviceToWrite],
+) -> Result<bool, LinkError> {
+    let set = |claims: &[ClaimRequest]| {
+        let element = (!claims.is_empty()).then(|| claims_for_set_metadata(claims));
+        defined.set_metadata(element.as_deref())
+    };
+    let edits = edits_of_claim(before, claim, devices);
+    let other_claims = before.claims != claims;
+    if other_claims {
+        set(claims)?;
+    }
+    if let Err(error) = carry(connection, defined, &edits) {
+        if other_claims && let Err(left) = set(&before.claims) {
+            tracing::error!(domain = %defined.name, "cannot take back the claim: {left}");
+        }
+        return Err(error);
+    }
+    Ok(other_claims || !edits.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(name: &str, profile: Option<&str>) -> ClaimRequest {
+        let mut claim = request(None, name.parse().unwrap(), "p".parse().unwrap(), 1);
+        claim.profile = profile.map(|profile| profile.parse().unwrap());
+        claim
+    }
+
+    #[test]
+    fn the_claim_meant_is_found_before_one_is_made() {
+        let none: &[ClaimRequest] = &[];
+        let one = [claim("vgpu", Some("p"))];
+        let two = [claim("gpu0", Some("p")), claim("gpu1", Some("p"))];
+        let others = [claim("gpu0", Some("q")), claim("gpu2", None)];
+        for (claims, named, expected) in [
+            (none, None, "gpu0"),
+            (none, Some("x"), "x"),
+            (&one, None, "vgpu"),
+            (&one, Some("x"), "x"),
+            (&two, None, "gpu2"),
+            (&others, None, "gpu1"),
+        ] {
+            let named = named.map(|name| name.parse().unwrap());
+            let name = claim_name(claims, named, &"p".parse().unwrap()).unwrap();
+            assert_eq!(name.as_str(), expected, "{claims:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_xml_says_of_a_claim_stays() {
+        let mut old = claim("ai", Some("p"));
+        old.same_fabric = true;
+        old.memory_min = Some(1 << 30);
+        let new = request(Some(&old), old.name.clone(), "q".parse().unwrap(), 4);
+        let mut expected = old.clone();
+        expected.profile = Some("q".parse().unwrap());
+        expected.count = 4;
+        assert_eq!(new, expected);
+    }
+}

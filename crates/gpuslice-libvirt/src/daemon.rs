@@ -1,0 +1,154 @@
+//! The daemon as the agent sees it: six questions, and every way a call can fail told as a refusal.
+
+use gpuslice_api::{CallError, Client};
+use gpuslice_core::domain::{ClaimRequest, Domain};
+use gpuslice_core::ids::{ClaimKey, Owner};
+use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::request::{Answer, ClaimRow, Command, DeviceToWrite};
+use std::collections::BTreeSet;
+use uuid::Uuid;
+
+/// Calls the daemon over the bus.
+#[derive(Debug)]
+pub struct Daemon {
+    client: Client,
+}
+
+/// A claim as the daemon has it now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// Whether it was made or altered.
+    pub changed: bool,
+    /// What the domain must carry for it.
+    pub devices: Vec<DeviceToWrite>,
+    /// For people.
+    pub warnings: Vec<String>,
+}
+
+/// How to claim, beside what the XML says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClaimTerms {
+    /// Other claims may name the same home VF.
+    pub pool: bool,
+    /// Capacity is held while the domain is off.
+    pub reserve: bool,
+}
+
+impl Daemon {
+    /// The daemon behind a client.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Makes or keeps a claim of a domain.
+    ///
+    /// # Errors
+    /// Refused, or no answer.
+    pub async fn claim(
+        &self,
+        domain: Uuid,
+        domain_name: &str,
+        request: ClaimRequest,
+        terms: ClaimTerms,
+    ) -> Result<Claimed, Refusal> {
+        let command = Command::Claim {
+            owner: Owner::Domain(domain),
+            owner_name: domain_name.to_owned(),
+            request,
+            pool: terms.pool,
+            reserve: terms.reserve,
+            dry_run: false,
+        };
+        match self.ask(command).await? {
+            Answer::Claimed { changed, devices, warnings, .. } => {
+                Ok(Claimed { changed, devices, warnings })
+            }
+            _ => Err(unexpected("Claim")),
+        }
+    }
+
+    /// Ends a claim. `false` when there was none.
+    ///
+    /// # Errors
+    /// Refused (its slice is in use), or no answer.
+    pub async fn unclaim(&self, key: ClaimKey) -> Result<bool, Refusal> {
+        match self.ask(Command::Unclaim { key, force: false }).await {
+            Ok(Answer::Done { changed, .. }) => Ok(changed),
+            Ok(_) => Err(unexpected("Unclaim")),
+            Err(refusal) if refusal.code == Code::Unknown => Ok(false),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// Domains with claims that are not orphaned.
+    ///
+    /// # Errors
+    /// Refused, or no answer.
+    pub async fn owners(&self) -> Result<BTreeSet<Uuid>, Refusal> {
+        let Answer::Claims { rows } = self.ask(Command::ListClaims).await? else {
+            return Err(unexpected("ListClaims"));
+        };
+        let owner = |row: ClaimRow| match row.claim.owner {
+            Owner::Domain(uuid) if row.state != "orphaned" => Some(uuid),
+            _ => None,
+        };
+        Ok(rows.into_iter().filter_map(owner).collect())
+    }
+
+    /// Shows a domain's persistent definition. The answer is the devices of ours that it should carry, and the
+    /// claims that could not be served.
+    ///
+    /// # Errors
+    /// Refused, or no answer.
+    pub async fn domain_seen(
+        &self,
+        domain: Domain,
+        shut_off: bool,
+    ) -> Result<(Vec<DeviceToWrite>, Vec<Refusal>), Refusal> {
+        match self.ask(Command::DomainSeen { domain, shut_off }).await? {
+            Answer::Domain { devices, refused } => Ok((devices, refused)),
+            _ => Err(unexpected("DomainSeen")),
+        }
+    }
+
+    /// Tells that a domain is undefined for good.
+    ///
+    /// # Errors
+    /// Refused, or no answer.
+    pub async fn domain_gone(&self, uuid: Uuid) -> Result<(), Refusal> {
+        self.ask(Command::DomainGone { uuid }).await.map(drop)
+    }
+
+    /// Which domains to look at again and which to start.
+    ///
+    /// # Errors
+    /// Refused, or no answer.
+    pub async fn work(&self) -> Result<(Vec<Uuid>, Vec<Uuid>), Refusal> {
+        match self.ask(Command::AgentWork).await? {
+            Answer::AgentWork { look_again, start } => Ok((look_again, start)),
+            _ => Err(unexpected("AgentWork")),
+        }
+    }
+
+    async fn ask(&self, command: Command) -> Result<Answer, Refusal> {
+        self.client.call(command).await.map_err(refusal)
+    }
+}
+
+fn refusal(error: CallError) -> Refusal {
+    match error {
+        CallError::Refused(refusal) | CallError::NotPermitted(refusal) => refusal,
+        CallError::Unreachable { who, tried } => tried.into_iter().fold(
+            Refusal::new(Code::Unreachable, format!("{who} does not answer"))
+                .hint("systemctl start gpusliced"),
+            Refusal::because,
+        ),
+        error @ CallError::Protocol { .. } => Refusal::new(Code::Unsupported, error.to_string())
+            .hint("install gpusliced and gpuslice-libvirt-agent of the same version"),
+    }
+}
+
+fn unexpected(method: &str) -> Refusal {
+    Refusal::new(Code::Unsupported, format!("gpusliced answered {method} with something else"))
+        .hint("install gpusliced and gpuslice-libvirt-agent of the same version")
+}

@@ -1,0 +1,134 @@
+//! `Detach`: the daemon ends the claim, then the definition loses it and its devices. The daemon comes first because
+//! it alone knows whether the slice is in use, and then nothing may change. Idempotent.
+
+use crate::agent::{Agent, Seen};
+use crate::attach::{definition, no_live, rewrite};
+use crate::daemon::ClaimTerms;
+use crate::link::{Connection, LinkError};
+use gpuslice_api::libvirt::{DetachOptions, Detached};
+use gpuslice_core::domain::ClaimRequest;
+use gpuslice_core::ids::{ClaimKey, ClaimName, Owner};
+use gpuslice_core::refusal::{Code, Refusal};
+use uuid::Uuid;
+
+impl Agent {
+    /// Takes a claim from a domain; without a name its only one. The caller holds the turn.
+    ///
+    /// # Errors
+    /// The domain, the daemon or libvirt refuses; nothing is changed then.
+    pub async fn detach(
+        &self,
+        named: &str,
+        claim: Option<ClaimName>,
+        options: DetachOptions,
+    ) -> Result<Detached, Refusal> {
+        if options.live {
+            return Err(no_live(named, "detach"));
+        }
+        let Seen { domain, shut_off } = self.named(named).await?;
+        let (uuid, title) = (domain.uuid, domain.name.clone());
+        let Some(name) = meant(&title, &domain.claims, claim)? else {
+            return Ok(done(false, format!("already so: {title} has no claim"), title));
+        };
+        let key = ClaimKey { owner: Owner::Domain(uuid), name: name.clone() };
+        let ended = self.daemon.unclaim(key).await?;
+        let written = {
+            let name = name.clone();
+            self.worker
+                .call(format!("writing domain {title}"), move |connection| {
+                    take_out(connection, uuid, &name)
+                })
+                .await
+        };
+        let written = match written {
+            Ok(written) => written,
+            Err(refusal) => {
+                let old = domain.claims.into_iter().find(|claim| claim.name == name);
+                return Err(self.claim_again(refusal, uuid, &title, old.filter(|_| ended)).await);
+            }
+        };
+        let changed = ended || written;
+        let when = if shut_off { "" } else { "; it takes effect at the next start" };
+        let message = if changed {
+            format!("detached {name} from {title}{when}")
+        } else {
+            format!("already so: {title} has no claim {name}")
+        };
+        tracing::info!(domain = %title, changed, "{message}");
+        Ok(done(changed, message, title))
+    }
+
+    /// Makes the table say again what the definition still says.
+    async fn claim_again(
+        &self,
+        refusal: Refusal,
+        uuid: Uuid,
+        title: &str,
+        old: Option<ClaimRequest>,
+    ) -> Refusal {
+        let Some(old) = old else {
+            return refusal;
+        };
+        match self.daemon.claim(uuid, title, old, ClaimTerms::default()).await {
+            Ok(_) => refusal,
+            Err(left) => refusal.because(format!("and the claim could not be kept: {left}")),
+        }
+    }
+}
+
+fn done(changed: bool, message: String, domain: String) -> Detached {
+    Detached { changed, message, domain, warnings: Vec::new() }
+}
+
+/// The claim that is meant; `None` when none is named and there is none.
+fn meant(
+    title: &str,
+    claims: &[ClaimRequest],
+    named: Option<ClaimName>,
+) -> Result<Option<ClaimName>, Refusal> {
+    if named.is_some() {
+        return Ok(named);
+    }
+    match claims {
+        [] => Ok(None),
+        [only] => Ok(Some(only.name.clone())),
+        [first, ..] => {
+            let names: Vec<_> = claims.iter().map(|claim| claim.name.as_str()).collect();
+            let message = format!("{title} has more than one claim: {}", names.join(", "));
+            Err(Refusal::new(Code::BadRequest, message)
+                .hint(format!("gpuslice detach {title} {}", first.name)))
+        }
+    }
+}
+
+fn take_out(connection: &Connection, uuid: Uuid, name: &ClaimName) -> Result<bool, LinkError> {
+    let (defined, before) = definition(connection, uuid)?;
+    let mut claims = before.claims.clone();
+    claims.retain(|claim| claim.name != *name);
+    rewrite(connection, &defined, &before, &claims, name, &[])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_name_the_only_claim_is_meant() {
+        let claim = |name: &str| ClaimRequest {
+            name: name.parse().unwrap(),
+            profile: None,
+            count: 1,
+            same_fabric: false,
+            prefer_numa: false,
+            memory_min: None,
+            isolation_min: None,
+        };
+        let name = |text: &str| text.parse::<ClaimName>().unwrap();
+        assert_eq!(meant("vm", &[], None), Ok(None));
+        assert_eq!(meant("vm", &[claim("a")], None), Ok(Some(name("a"))));
+        assert_eq!(meant("vm", &[], Some(name("b"))), Ok(Some(name("b"))));
+        let two = meant("vm", &[claim("a"), claim("b")], None).unwrap_err();
+        assert_eq!(two.code, Code::BadRequest);
+        assert!(two.message.contains("a, b"), "{two}");
+    }
+}

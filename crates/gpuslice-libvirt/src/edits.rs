@@ -1,0 +1,190 @@
+//! What has to change in a domain's shut-off XML so that it carries exactly the devices the daemon answered.
+//! Pure: it compares first, so a domain that is already so gives no edit, nothing is written and no event comes
+//! back to us.
+
+use gpuslice_core::domain::{Domain, HostDevice, parse_alias};
+use gpuslice_core::ids::ClaimName;
+use gpuslice_core::request::DeviceToWrite;
+
+/// One change to one hostdev of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Edit {
+    /// A hostdev of ours that belongs to nothing any more.
+    Remove {
+        /// Its alias.
+        alias: String,
+    },
+    /// A hostdev of ours that passes something else now; everything else of it stays.
+    Retarget(DeviceToWrite),
+    /// A hostdev that is missing.
+    Add(DeviceToWrite),
+}
+
+impl Edit {
+    /// The alias of the hostdev it changes.
+    pub fn alias(&self) -> &str {
+        match self {
+            Self::Remove { alias } => alias,
+            Self::Retarget(device) | Self::Add(device) => &device.alias,
+        }
+    }
+}
+
+/// The changes from `current` to `wanted`: removals first, then retargets, then additions, so that a device is
+/// free before another hostdev names it. Hostdevs without an alias of ours are never changed; one that already
+/// passes what is wanted (a person picked it) is not doubled, because libvirt refuses the same device twice.
+pub fn edits(current: &Domain, wanted: &[DeviceToWrite]) -> Vec<Edit> {
+    let ours = |device: &&HostDevice| device.our_claim().is_some();
+    let removals = current.devices.iter().filter(ours).filter_map(|device| {
+        let alias = device.alias.as_deref()?;
+        let gone = !wanted.iter().any(|want| want.alias == alias);
+        gone.then(|| Edit::Remove { alias: alias.to_owned() })
+    });
+    let mut retargets = Vec::new();
+    let mut additions = Vec::new();
+    for want in wanted {
+        let carried = current
+            .devices
+            .iter()
+            .find(|device| device.alias.as_deref() == Some(want.alias.as_str()));
+        let by_hand = current
+            .devices
+            .iter()
+            .any(|device| device.our_claim().is_none() && device.source == want.source);
+        match carried {
+            Some(device) if device.source == want.source => {}
+            Some(_) => retargets.push(Edit::Retarget(want.clone())),
+            None if by_hand => {}
+            None => additions.push(Edit::Add(want.clone())),
+        }
+    }
+    removals.chain(retargets).chain(additions).collect()
+}
+
+/// Like [`edits`], for one claim whose devices are known while those of the others are not: these stay.
+pub fn edits_of_claim(current: &Domain, claim: &ClaimName, wanted: &[DeviceToWrite]) -> Vec<Edit> {
+    let mut all = edits(current, wanted);
+    all.retain(|edit| parse_alias(edit.alias()).is_some_and(|(name, _)| name == *claim));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gpuslice_core::domain::HostDeviceSource;
+    use uuid::Uuid;
+
+    fn pci(text: &str) -> HostDeviceSource {
+        HostDeviceSource::Pci(text.parse().unwrap())
+    }
+
+    fn device(alias: Option<&str>, source: HostDeviceSource) -> HostDevice {
+        HostDevice { source, alias: alias.map(str::to_owned), managed: false }
+    }
+
+    fn want(alias: &str, source: HostDeviceSource) -> DeviceToWrite {
+        DeviceToWrite { alias: alias.to_owned(), source }
+    }
+
+    const ONE: &str = "0000:41:00.1";
+    const TWO: &str = "0000:41:00.2";
+
+    #[test]
+    fn only_what_differs_is_edited() {
+        let mdev = HostDeviceSource::Mdev("11111111-2222-5333-8444-555555555555".parse().unwrap());
+        let gone = |alias: &str| Edit::Remove { alias: alias.to_owned() };
+        let cases = [
+            ("nothing at all", vec![], vec![], vec![]),
+            (
+                "already so",
+                vec![device(Some("ua-gpuslice-a"), pci(ONE))],
+                vec![want("ua-gpuslice-a", pci(ONE))],
+                vec![],
+            ),
+            (
+                "missing",
+                vec![],
+                vec![want("ua-gpuslice-a", mdev)],
+                vec![Edit::Add(want("ua-gpuslice-a", mdev))],
+            ),
+            (
+                "another slice, also of another kind",
+                vec![
+                    device(Some("ua-gpuslice-a"), pci(ONE)),
+                    device(Some("ua-gpuslice-b"), pci(TWO)),
+                ],
+                vec![want("ua-gpuslice-a", pci("0000:41:00.3")), want("ua-gpuslice-b", mdev)],
+                vec![
+                    Edit::Retarget(want("ua-gpuslice-a", pci("0000:41:00.3"))),
+                    Edit::Retarget(want("ua-gpuslice-b", mdev)),
+                ],
+            ),
+            (
+                "stale ones of ours go, others stay",
+                vec![
+                    device(Some("ua-gpuslice-a"), pci(ONE)),
+                    device(Some("ua-gpuslice-a--1"), pci(TWO)),
+                    device(Some("ua-mine"), pci("0000:42:00.0")),
+                    device(None, pci("0000:43:00.0")),
+                    // Our prefix, but no claim name: not made by us.
+                    device(Some("ua-gpuslice-"), pci("0000:44:00.0")),
+                ],
+                vec![want("ua-gpuslice-a", pci(ONE))],
+                vec![gone("ua-gpuslice-a--1")],
+            ),
+            (
+                "removed before another takes its device",
+                vec![device(Some("ua-gpuslice-a"), pci(ONE))],
+                vec![want("ua-gpuslice-b", pci(ONE))],
+                vec![gone("ua-gpuslice-a"), Edit::Add(want("ua-gpuslice-b", pci(ONE)))],
+            ),
+            (
+                "picked by hand",
+                vec![device(None, pci(ONE))],
+                vec![want("ua-gpuslice-a", pci(ONE))],
+                vec![],
+            ),
+        ];
+        for (name, devices, wanted, expected) in cases {
+            let domain = Domain {
+                uuid: Uuid::from_u128(1),
+                name: "vm".to_owned(),
+                claims: Vec::new(),
+                devices,
+            };
+            assert_eq!(edits(&domain, &wanted), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_devices_of_other_claims_stay() {
+        let domain = Domain {
+            uuid: Uuid::from_u128(1),
+            name: "vm".to_owned(),
+            claims: Vec::new(),
+            devices: vec![
+                device(Some("ua-gpuslice-a"), pci(ONE)),
+                device(Some("ua-gpuslice-a--1"), pci(TWO)),
+                device(Some("ua-gpuslice-ab"), pci("0000:42:00.0")),
+            ],
+        };
+        let claim = "a".parse().unwrap();
+        let wanted = [want("ua-gpuslice-a", pci(ONE))];
+        let stale = Edit::Remove { alias: "ua-gpuslice-a--1".to_owned() };
+        assert_eq!(edits_of_claim(&domain, &claim, &wanted), [stale]);
+        assert_eq!(edits_of_claim(&domain, &claim, &[]).len(), 2);
+    }
+
+    #[test]
+    fn a_users_choice_of_managed_is_left_alone() {
+        let mut managed = device(Some("ua-gpuslice-a"), pci(ONE));
+        managed.managed = true;
+        let domain = Domain {
+            uuid: Uuid::from_u128(1),
+            name: "vm".to_owned(),
+            claims: Vec::new(),
+            devices: vec![managed],
+        };
+        assert_eq!(edits(&domain, &[want("ua-gpuslice-a", pci(ONE))]), []);
+    }
+}

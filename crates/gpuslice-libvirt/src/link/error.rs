@@ -1,0 +1,196 @@
+//! What libvirt refuses, by operation and object, and how it is told to the person who asked.
+
+use gpuslice_core::refusal::{Code, Refusal};
+use virt::error::{Error as VirtError, ErrorNumber};
+
+/// libvirt's own message, without the level and numbers that `virt` prints around it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.message())]
+pub struct Said(pub VirtError);
+
+/// A call to libvirt that did not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// There is no connection now.
+    #[error("not connected to libvirt at {uri}")]
+    Down {
+        /// Where it should be.
+        uri: String,
+    },
+    /// virConnectOpen.
+    #[error("cannot connect to libvirt at {uri}")]
+    Open {
+        /// Where.
+        uri: String,
+        /// libvirt's words.
+        source: Said,
+    },
+    /// virConnectDomainEventRegisterAny, virConnectRegisterCloseCallback.
+    #[error("cannot listen to libvirt's events at {uri}")]
+    Listen {
+        /// Where.
+        uri: String,
+        /// libvirt's words.
+        source: Said,
+    },
+    /// virConnectListAllDomains.
+    #[error("cannot list libvirt's domains")]
+    List {
+        /// libvirt's words.
+        source: Said,
+    },
+    /// A text no domain can be named by.
+    #[error("{domain:?} cannot name a domain")]
+    BadName {
+        /// As given.
+        domain: String,
+    },
+    /// virDomainLookupBy….
+    #[error("cannot find domain {domain}")]
+    Find {
+        /// As named by who asked.
+        domain: String,
+        /// libvirt's words.
+        source: Said,
+    },
+    /// virDomainGetXMLDesc, virDomainIsActive, virDomainIsPersistent.
+    #[error("cannot read domain {domain}")]
+    Read {
+        /// Its name or UUID.
+        domain: String,
+        /// libvirt's words.
+        source: Said,
+    },
+    /// A transient domain, or one undefined meanwhile.
+    #[error("libvirt keeps no definition of domain {domain}")]
+    NotKept {
+        /// Its name or UUID.
+        domain: String,
+    },
+    /// XML from libvirt that cannot be understood or edited.
+    #[error("cannot understand the XML of domain {domain}")]
+    Xml {
+        /// Its name or UUID.
+        domain: String,
+        /// Why.
+        source: Box<gpuslice_domxml::DomXmlError>,
+    },
+    /// virDomainSetMetadata.
+    #[error("cannot write gpuslice's metadata into domain {domain}")]
+    SetMetadata {
+        /// Its name or UUID.
+        domain: String,
+        /// libvirt's words.
+        source: Said,
+    },
+    /// virDomainDetachDeviceAlias.
+    #[error("cannot take device {alias} out of domain {domain}")]
+    Detach {
+        /// Its name or UUID.
+        domain: String,
+        /// Of the hostdev.
+        alias: String,
+        /// libvirt's words.
+        source: Said,
+    },
+    /// virDomainAttachDeviceFlags.
+    #[error("cannot put device {alias} into domain {domain}")]
+    Attach {
+        /// Its name or UUID.
+        domain: String,
+        /// Of the hostdev.
+        alias: String,
+        /// libvirt's words.
+        source: Said,
+    },
+    /// virDomainDefineXML.
+    #[error("cannot define domain {domain}")]
+    Define {
+        /// Its name or UUID.
+        domain: String,
+        /// libvirt's words.
+        source: Said,
+    },
+    /// virDomainCreate.
+    #[error("cannot start domain {domain}")]
+    Start {
+        /// Its name or UUID.
+        domain: String,
+        /// libvirt's words.
+        source: Said,
+    },
+}
+
+impl LinkError {
+    /// XML of this domain that has no meaning.
+    pub fn xml(domain: &str, error: gpuslice_domxml::DomXmlError) -> Self {
+        Self::Xml { domain: domain.to_owned(), source: Box::new(error) }
+    }
+
+    fn said(&self) -> Option<&Said> {
+        match self {
+            Self::Down { .. } | Self::BadName { .. } | Self::NotKept { .. } | Self::Xml { .. } => {
+                None
+            }
+            Self::Open { source, .. }
+            | Self::Listen { source, .. }
+            | Self::List { source }
+            | Self::Find { source, .. }
+            | Self::Read { source, .. }
+            | Self::SetMetadata { source, .. }
+            | Self::Detach { source, .. }
+            | Self::Attach { source, .. }
+            | Self::Define { source, .. }
+            | Self::Start { source, .. } => Some(source),
+        }
+    }
+
+    /// libvirt knows no such domain: not, or not any more.
+    pub fn no_domain(&self) -> bool {
+        self.said().is_some_and(|said| said.0.code() == ErrorNumber::NoDomain)
+    }
+
+    /// The driver behind the connection does not have this call at all.
+    pub fn no_support(&self) -> bool {
+        self.said().is_some_and(|said| said.0.code() == ErrorNumber::NoSupport)
+    }
+}
+
+impl From<LinkError> for Refusal {
+    fn from(error: LinkError) -> Self {
+        let no_domain = error.no_domain();
+        let denied = error.said().is_some_and(|said| {
+            matches!(
+                said.0.code(),
+                ErrorNumber::AuthFailed
+                    | ErrorNumber::AuthCancelled
+                    | ErrorNumber::AuthUnavailable
+                    | ErrorNumber::AccessDenied
+            )
+        });
+        let (code, hint) = match &error {
+            _ if no_domain => (Code::Unknown, Some("virsh list --all")),
+            _ if denied => (Code::NotPermitted, Some("add user gpuslice-agent to group libvirt")),
+            LinkError::Down { .. } | LinkError::Open { .. } | LinkError::Listen { .. } => {
+                (Code::Unreachable, Some("systemctl status libvirtd virtqemud"))
+            }
+            LinkError::BadName { .. } => (Code::BadRequest, Some("virsh list --all")),
+            LinkError::NotKept { .. } => (
+                Code::BadRequest,
+                Some("virsh dumpxml DOMAIN > FILE; virsh define FILE; then try again"),
+            ),
+            LinkError::Xml { .. } => (Code::BadRequest, Some("virsh edit DOMAIN")),
+            _ => (Code::DeviceFailed, None),
+        };
+        let mut refusal = Self::new(code, error.to_string());
+        let mut below = std::error::Error::source(&error);
+        while let Some(cause) = below {
+            refusal = refusal.because(cause.to_string());
+            below = cause.source();
+        }
+        match hint {
+            Some(hint) => refusal.hint(hint),
+            None => refusal,
+        }
+    }
+}

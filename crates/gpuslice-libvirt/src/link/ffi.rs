@@ -1,0 +1,238 @@
+//! The few calls of libvirt that the `virt` crate does not wrap: event callbacks, the close callback and
+//! `virDomainDetachDeviceAlias` (libvirt-domain.h, libvirt-host.h). All of the crate's `unsafe` is here.
+//!
+//! A callback runs on the event thread with libvirt's locks dropped. It copies what it is told into an owned
+//! [`Notice`] and pushes it; it calls nothing that could wait.
+#![allow(unsafe_code, reason = "the edge to libvirt's C interface")]
+
+use gpuslice_core::domain::NAMESPACE;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ptr;
+use tokio::sync::mpsc::UnboundedSender;
+use uuid::Uuid;
+use virt::connect::Connect;
+use virt::domain::Domain;
+use virt::error::Error;
+use virt::sys;
+
+/// What libvirt told us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// The domain's persistent definition or our metadata may have changed, or it stopped.
+    Look(Uuid),
+    /// The domain is undefined for good.
+    Gone(Uuid),
+    /// The connection broke. It carries the number of the connection, because the notice of a former one can
+    /// arrive after the next was opened.
+    Closed {
+        /// As given to [`subscribe`].
+        connection: u64,
+        /// In words.
+        reason: &'static str,
+    },
+}
+
+/// What the callbacks of one connection own.
+struct Sink {
+    connection: u64,
+    notices: UnboundedSender<Notice>,
+}
+
+impl Sink {
+    fn push(&self, notice: Notice) {
+        // The receiver is gone only while the process ends.
+        let _ = self.notices.send(notice);
+    }
+}
+
+/// What to do about a lifecycle event. A rename is an Undefined followed by a Defined, each with its own detail;
+/// only the second says something, the new name.
+fn lifecycle_notice(domain: Uuid, event: c_int, detail: c_int) -> Option<Notice> {
+    let renamed = sys::VIR_DOMAIN_EVENT_UNDEFINED_RENAMED;
+    match u32::try_from(event).ok()? {
+        sys::VIR_DOMAIN_EVENT_DEFINED | sys::VIR_DOMAIN_EVENT_STOPPED => Some(Notice::Look(domain)),
+        sys::VIR_DOMAIN_EVENT_UNDEFINED if u32::try_from(detail) != Ok(renamed) => {
+            Some(Notice::Gone(domain))
+        }
+        _ => None,
+    }
+}
+
+/// UUID of the domain an event is about; no round trip, it is part of the handle.
+///
+/// # Safety
+/// `domain` is a live domain handle.
+unsafe fn uuid_of(domain: sys::virDomainPtr) -> Option<Uuid> {
+    let mut bytes = [0u8; sys::VIR_UUID_BUFLEN as usize];
+    // SAFETY: the handle is live by contract, the buffer has the VIR_UUID_BUFLEN bytes that are written.
+    let done = unsafe { sys::virDomainGetUUID(domain, bytes.as_mut_ptr()) };
+    (done == 0).then(|| Uuid::from_bytes(bytes))
+}
+
+unsafe extern "C" fn on_lifecycle(
+    _connection: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    event: c_int,
+    detail: c_int,
+    sink: *mut c_void,
+) -> c_int {
+    // SAFETY: libvirt hands back the Box<Sink> of `subscribe`, which lives until `free_sink`; the domain handle
+    // is live for the length of the callback.
+    let (sink, uuid) = unsafe { (&*sink.cast::<Sink>(), uuid_of(domain)) };
+    if let Some(notice) = uuid.and_then(|uuid| lifecycle_notice(uuid, event, detail)) {
+        sink.push(notice);
+    }
+    0
+}
+
+unsafe extern "C" fn on_metadata(
+    _connection: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    _kind: c_int,
+    namespace: *const c_char,
+    sink: *mut c_void,
+) {
+    if namespace.is_null() {
+        // Title or description.
+        return;
+    }
+    // SAFETY: as in `on_lifecycle`; the namespace is a C string for the length of the callback.
+    let (sink, uuid, namespace) = unsafe {
+        let namespace = CStr::from_ptr(namespace);
+        (&*sink.cast::<Sink>(), uuid_of(domain), namespace)
+    };
+    if let Some(uuid) = uuid.filter(|_| namespace.to_bytes() == NAMESPACE.as_bytes()) {
+        sink.push(Notice::Look(uuid));
+    }
+}
+
+unsafe extern "C" fn on_close(_connection: sys::virConnectPtr, reason: c_int, sink: *mut c_void) {
+    // SAFETY: as in `on_lifecycle`.
+    let sink = unsafe { &*sink.cast::<Sink>() };
+    let reason = match u32::try_from(reason) {
+        Ok(sys::VIR_CONNECT_CLOSE_REASON_EOF) => "libvirt closed the connection",
+        Ok(sys::VIR_CONNECT_CLOSE_REASON_KEEPALIVE) => "libvirt stopped answering keep-alives",
+        Ok(sys::VIR_CONNECT_CLOSE_REASON_CLIENT) => "the agent closed the connection",
+        _ => "the connection failed",
+    };
+    sink.push(Notice::Closed { connection: sink.connection, reason });
+}
+
+unsafe extern "C" fn free_sink(sink: *mut c_void) {
+    // SAFETY: called once by libvirt, for the pointer `subscribe` made with Box::into_raw and gave away.
+    drop(unsafe { Box::from_raw(sink.cast::<Sink>()) });
+}
+
+/// Registers what is told about one connection. On failure nothing stays registered.
+pub fn subscribe(
+    connect: &Connect,
+    connection: u64,
+    notices: &UnboundedSender<Notice>,
+) -> Result<Vec<c_int>, Error> {
+    let sink = || {
+        let sink = Sink { connection, notices: notices.clone() };
+        Box::into_raw(Box::new(sink)).cast::<c_void>()
+    };
+    // SAFETY: the signature is the one libvirt calls for VIR_DOMAIN_EVENT_ID_LIFECYCLE; every event callback is
+    // registered through the generic type and cast back by libvirt (VIR_DOMAIN_EVENT_CALLBACK).
+    let lifecycle: sys::virConnectDomainEventGenericCallback =
+        unsafe { std::mem::transmute(on_lifecycle as *const ()) };
+    // SAFETY: likewise for VIR_DOMAIN_EVENT_ID_METADATA_CHANGE.
+    let metadata: sys::virConnectDomainEventGenericCallback =
+        unsafe { std::mem::transmute(on_metadata as *const ()) };
+    let mut ids = Vec::new();
+    for (event, callback) in [
+        (sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle),
+        (sys::VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, metadata),
+    ] {
+        let sink = sink();
+        // SAFETY: the connection is open; a null domain means all; the sink is libvirt's until it calls free_sink.
+        let id = unsafe {
+            sys::virConnectDomainEventRegisterAny(
+                connect.as_ptr(),
+                ptr::null_mut(),
+                event.cast_signed(),
+                callback,
+                sink,
+                Some(free_sink),
+            )
+        };
+        if id < 0 {
+            let error = Error::last_error();
+            // SAFETY: libvirt did not take it.
+            unsafe { free_sink(sink) };
+            unsubscribe(connect, &ids);
+            return Err(error);
+        }
+        ids.push(id);
+    }
+    let sink = sink();
+    // SAFETY: as above.
+    let done = unsafe {
+        sys::virConnectRegisterCloseCallback(
+            connect.as_ptr(),
+            Some(on_close),
+            sink,
+            Some(free_sink),
+        )
+    };
+    if done < 0 {
+        let error = Error::last_error();
+        // SAFETY: libvirt did not take it.
+        unsafe { free_sink(sink) };
+        unsubscribe(connect, &ids);
+        return Err(error);
+    }
+    Ok(ids)
+}
+
+/// Takes the callbacks away, so that the connection can be closed. On a broken connection libvirt forgets its own
+/// side and reports that the other could not be told: nothing is left to do about that.
+pub fn unsubscribe(connect: &Connect, ids: &[c_int]) {
+    // SAFETY: the connection is still open on our side; on_close may or may not be registered, which libvirt says
+    // by its result.
+    unsafe {
+        sys::virConnectUnregisterCloseCallback(connect.as_ptr(), Some(on_close));
+    }
+    for id in ids {
+        // SAFETY: as above; the id is of this connection.
+        unsafe {
+            sys::virConnectDomainEventDeregisterAny(connect.as_ptr(), *id);
+        }
+    }
+}
+
+/// Detaches the device with this alias from the persistent definition.
+pub fn detach_alias(domain: &Domain, alias: &CString, flags: u32) -> Result<(), Error> {
+    // SAFETY: the handle is live, the alias is a C string; libvirt keeps neither.
+    let done = unsafe { sys::virDomainDetachDeviceAlias(domain.as_ptr(), alias.as_ptr(), flags) };
+    if done < 0 {
+        return Err(Error::last_error());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rename_is_not_an_end() {
+        let vm = Uuid::from_u128(7);
+        let removed = sys::VIR_DOMAIN_EVENT_UNDEFINED_REMOVED;
+        let renamed = sys::VIR_DOMAIN_EVENT_UNDEFINED_RENAMED;
+        for (event, detail, expected) in [
+            (sys::VIR_DOMAIN_EVENT_DEFINED, 0, Some(Notice::Look(vm))),
+            (sys::VIR_DOMAIN_EVENT_DEFINED, 2, Some(Notice::Look(vm))),
+            (sys::VIR_DOMAIN_EVENT_STOPPED, 5, Some(Notice::Look(vm))),
+            (sys::VIR_DOMAIN_EVENT_UNDEFINED, removed, Some(Notice::Gone(vm))),
+            (sys::VIR_DOMAIN_EVENT_UNDEFINED, renamed, None),
+            (sys::VIR_DOMAIN_EVENT_STARTED, 0, None),
+            (4711, 0, None),
+        ] {
+            let notice = lifecycle_notice(vm, event.cast_signed(), detail.cast_signed());
+            assert_eq!(notice, expected, "event {event} detail {detail}");
+        }
+        assert_eq!(lifecycle_notice(vm, -1, 0), None);
+    }
+}

@@ -1,0 +1,104 @@
+//! The agent's methods on the bus: who may call them, one at a time, and never longer than a caller waits.
+
+use crate::agent::Agent;
+use crate::permit::permit;
+use gpuslice_api::Caller;
+use gpuslice_api::libvirt::{
+    AttachOptions, Attached, DetachOptions, Detached, DomainInfo, LibvirtHandler,
+};
+use gpuslice_api::names::{ACTION_ATTACH, ACTION_RELEASE};
+use gpuslice_core::ids::{ClaimName, ProfileName};
+use gpuslice_core::refusal::{Code, Refusal};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// How long a method may take once its caller is known to be allowed: below the 25 s after which most clients of
+/// D-Bus give up, so that they get a reason instead of silence.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Serves `org.gpuslice1.Libvirt`.
+#[derive(Debug)]
+pub struct Service {
+    agent: Arc<Agent>,
+    patience: Duration,
+}
+
+impl Service {
+    /// Serves for an agent; `patience` is [`PATIENCE`] but in tests.
+    pub fn new(agent: Arc<Agent>, patience: Duration) -> Self {
+        Self { agent, patience }
+    }
+
+    /// Runs a change when its turn comes. A change that has begun goes on to its end even when the caller is told
+    /// that it takes too long: half of one would have to be repaired.
+    async fn in_turn<T, F>(&self, what: String, change: F) -> Result<T, Refusal>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Refusal>> + Send + 'static,
+    {
+        let deadline = Instant::now() + self.patience;
+        let seconds = self.patience.as_secs();
+        let late = |state| {
+            let message = format!("{what} has not {state} within {seconds} s");
+            self.agent.worker.late(message)
+        };
+        let turn = timeout_at(deadline, self.agent.turn()).await.map_err(|_| late("begun"))?;
+        let task = tokio::spawn(async move {
+            let _turn = turn;
+            change.await
+        });
+        match timeout_at(deadline, task).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(ended)) => Err(Refusal::new(Code::Unsupported, format!("{what} broke off"))
+                .because(ended.to_string())
+                .hint("journalctl -u gpuslice-libvirt-agent")),
+            Err(_) => Err(late("ended (it goes on)")),
+        }
+    }
+}
+
+impl LibvirtHandler for Service {
+    async fn attach(
+        &self,
+        caller: Caller,
+        domain: &str,
+        profile: ProfileName,
+        options: AttachOptions,
+    ) -> Result<Attached, Refusal> {
+        permit(&caller, ACTION_ATTACH).await?;
+        let (agent, named) = (Arc::clone(&self.agent), domain.to_owned());
+        self.in_turn(format!("attach {profile} to {domain}"), async move {
+            agent.attach(&named, profile, options).await
+        })
+        .await
+    }
+
+    async fn detach(
+        &self,
+        caller: Caller,
+        domain: &str,
+        claim: Option<ClaimName>,
+        options: DetachOptions,
+    ) -> Result<Detached, Refusal> {
+        permit(&caller, ACTION_RELEASE).await?;
+        let (agent, named) = (Arc::clone(&self.agent), domain.to_owned());
+        self.in_turn(format!("detach from {domain}"), async move {
+            agent.detach(&named, claim, options).await
+        })
+        .await
+    }
+
+    async fn resolve(&self, _caller: Caller, domain: &str) -> Result<DomainInfo, Refusal> {
+        let worker = &self.agent.worker;
+        let named = domain.to_owned();
+        let what = format!("looking for domain {domain}");
+        let find = worker.call_if_room(what, move |connection| connection.find(&named));
+        let found = tokio::time::timeout(self.patience, find).await.map_err(|_| {
+            let seconds = self.patience.as_secs();
+            worker.late(format!("domain {domain} not found out within {seconds} s"))
+        })??;
+        Ok(DomainInfo { uuid: found.uuid, name: found.name, running: found.running })
+    }
+}

@@ -1,0 +1,171 @@
+//! What is still to be done, folded: however many events came while libvirt or the daemon was slow, each domain is
+//! looked at once. Pure.
+
+use crate::link::Notice;
+use std::collections::{BTreeSet, VecDeque};
+use uuid::Uuid;
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Tell the daemon that a domain is undefined.
+    Gone(Uuid),
+    /// List all domains and look at each.
+    LookAtAll,
+    /// Look at one.
+    Look(Uuid),
+    /// Ask the daemon what it needs done.
+    AskForWork,
+    /// Start a domain that was refused before the host was settled.
+    Start(Uuid),
+}
+
+/// Everything to do.
+#[derive(Debug, Default)]
+pub struct Todo {
+    gone: BTreeSet<Uuid>,
+    all: bool,
+    look: BTreeSet<Uuid>,
+    work: bool,
+    start: VecDeque<Uuid>,
+}
+
+impl Todo {
+    /// After connecting to libvirt or to the daemon: everything may have changed meanwhile.
+    pub fn everything(&mut self) {
+        self.all = true;
+        self.work = true;
+    }
+
+    /// The daemon has something to do for us.
+    pub fn work(&mut self) {
+        self.work = true;
+    }
+
+    /// What libvirt said of a domain.
+    pub fn notice(&mut self, notice: &Notice) {
+        match notice {
+            Notice::Look(uuid) => {
+                self.look.insert(*uuid);
+            }
+            Notice::Gone(uuid) => {
+                self.look.remove(uuid);
+                self.gone.insert(*uuid);
+            }
+            Notice::Closed { .. } => {}
+        }
+    }
+
+    /// Domains that were undefined while no one listened.
+    pub fn gone(&mut self, domains: impl IntoIterator<Item = Uuid>) {
+        self.gone.extend(domains);
+    }
+
+    /// Domains to look at.
+    pub fn look(&mut self, domains: impl IntoIterator<Item = Uuid>) {
+        self.look.extend(domains);
+    }
+
+    /// Domains to start, in this order, behind those that wait already.
+    pub fn start(&mut self, domains: impl IntoIterator<Item = Uuid>) {
+        for uuid in domains {
+            if !self.start.contains(&uuid) {
+                self.start.push_back(uuid);
+            }
+        }
+    }
+
+    /// The next thing to do. Ends come before looks, because a domain may have been defined anew since; starts come
+    /// last, because a domain must carry its devices first.
+    pub fn take(&mut self) -> Option<Step> {
+        if let Some(uuid) = self.gone.pop_first() {
+            return Some(Step::Gone(uuid));
+        }
+        if std::mem::take(&mut self.all) {
+            return Some(Step::LookAtAll);
+        }
+        if let Some(uuid) = self.look.pop_first() {
+            return Some(Step::Look(uuid));
+        }
+        if std::mem::take(&mut self.work) {
+            return Some(Step::AskForWork);
+        }
+        self.start.pop_front().map(Step::Start)
+    }
+
+    /// Puts a step back that could not be done.
+    pub fn again(&mut self, step: &Step) {
+        match *step {
+            Step::Gone(uuid) => {
+                self.gone.insert(uuid);
+            }
+            Step::LookAtAll => self.all = true,
+            Step::Look(uuid) => {
+                self.look.insert(uuid);
+            }
+            Step::AskForWork => self.work = true,
+            Step::Start(uuid) => self.start.push_front(uuid),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(todo: &mut Todo) -> Vec<Step> {
+        std::iter::from_fn(|| todo.take()).collect()
+    }
+
+    #[test]
+    fn events_fold_and_starts_come_last_in_order() {
+        let [a, b, c] = [1, 2, 3].map(Uuid::from_u128);
+        let mut todo = Todo::default();
+        todo.start([c, a]);
+        todo.start([b, c]);
+        todo.work();
+        todo.notice(&Notice::Look(a));
+        todo.notice(&Notice::Look(b));
+        todo.notice(&Notice::Look(b));
+        todo.notice(&Notice::Gone(b));
+        todo.notice(&Notice::Gone(c));
+        todo.notice(&Notice::Look(c));
+        assert_eq!(
+            all(&mut todo),
+            [
+                Step::Gone(b),
+                Step::Gone(c),
+                Step::Look(a),
+                Step::Look(c),
+                Step::AskForWork,
+                Step::Start(c),
+                Step::Start(a),
+                Step::Start(b),
+            ]
+        );
+        assert_eq!(todo.take(), None);
+    }
+
+    #[test]
+    fn what_is_put_back_comes_again() {
+        let a = Uuid::from_u128(1);
+        let b = Uuid::from_u128(2);
+        for step in [Step::Gone(a), Step::LookAtAll, Step::Look(a), Step::AskForWork] {
+            let mut todo = Todo::default();
+            todo.again(&step);
+            assert_eq!(all(&mut todo), [step]);
+        }
+        let mut todo = Todo::default();
+        todo.start([a, b]);
+        let first = todo.take().unwrap();
+        todo.again(&first);
+        assert_eq!(all(&mut todo), [Step::Start(a), Step::Start(b)]);
+    }
+
+    #[test]
+    fn a_connection_that_closes_is_no_work() {
+        let mut todo = Todo::default();
+        todo.notice(&Notice::Closed { connection: 1, reason: "" });
+        assert_eq!(todo.take(), None);
+    }
+}

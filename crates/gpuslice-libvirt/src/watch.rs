@@ -1,0 +1,286 @@
+//! What the agent does by itself: follows libvirt's events and the daemon's, and connects again to whichever went
+//! away. At rest it waits on sockets only; a timer runs only while libvirt is down or the daemon fails to answer.
+
+use crate::agent::{Agent, Trouble};
+use crate::link::Notice;
+use crate::todo::{Step, Todo};
+use gpuslice_api::client::{Changes, Event};
+use gpuslice_core::refusal::{Code, Refusal};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::time::{Instant, sleep_until};
+
+const SHORTEST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// Kind of the daemon's signal that is for us.
+const AGENT_WORK: &str = "agent-work";
+
+/// The bus is gone, and with it everyone who could ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the connection to the bus ended")]
+pub struct BusGone;
+
+/// What the daemon told us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum News {
+    Up,
+    Down,
+    Work,
+}
+
+/// Something that is tried again, later each time.
+#[derive(Debug)]
+struct Retry {
+    at: Option<Instant>,
+    wait: Duration,
+}
+
+impl Retry {
+    fn now() -> Self {
+        Self { at: Some(Instant::now()), wait: SHORTEST }
+    }
+
+    fn never() -> Self {
+        Self { at: None, wait: SHORTEST }
+    }
+
+    fn done(&mut self) {
+        *self = Self::never();
+    }
+
+    fn later(&mut self) {
+        self.at = Some(Instant::now() + self.wait);
+        self.wait = (self.wait * 2).min(LONGEST);
+    }
+
+    /// Ends when it is time; never, when nothing is to be tried.
+    async fn due(&self) {
+        match self.at {
+            Some(at) => sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// The watch.
+pub struct Watch<R> {
+    agent: Arc<Agent>,
+    notices: UnboundedReceiver<Notice>,
+    news: UnboundedReceiver<News>,
+    todo: Todo,
+    /// Number of the open connection to libvirt.
+    libvirt: Option<u64>,
+    reconnect: Retry,
+    daemon_up: bool,
+    ask_again: Retry,
+    report: R,
+}
+
+impl<R> std::fmt::Debug for Watch<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watch").finish_non_exhaustive()
+    }
+}
+
+impl<R: FnMut(&str)> Watch<R> {
+    /// A watch that is not yet connected to libvirt. `daemon_up`: whether the daemon was on the bus after `changes`
+    /// began to listen. `report` is told in words how things stand whenever that changes.
+    pub fn new(
+        agent: Arc<Agent>,
+        notices: UnboundedReceiver<Notice>,
+        changes: Changes,
+        daemon_up: bool,
+        report: R,
+    ) -> Self {
+        let (sender, news) = mpsc::unbounded_channel();
+        tokio::spawn(forward(changes, sender));
+        Self {
+            agent,
+            notices,
+            news,
+            todo: Todo::default(),
+            libvirt: None,
+            reconnect: Retry::now(),
+            daemon_up,
+            ask_again: Retry::never(),
+            report,
+        }
+    }
+
+    /// Watches for as long as there is a bus.
+    ///
+    /// # Errors
+    /// The bus is gone.
+    pub async fn run(mut self) -> Result<(), BusGone> {
+        self.say();
+        loop {
+            self.take_in()?;
+            let able = self.libvirt.is_some() && self.daemon_up && self.ask_again.at.is_none();
+            if able && let Some(step) = self.todo.take() {
+                self.perform(step).await;
+                continue;
+            }
+            // Every arm may be dropped when another is ready: receiving and waiting lose nothing.
+            tokio::select! {
+                notice = self.notices.recv() => match notice {
+                    Some(notice) => self.heed(&notice),
+                    None => return Ok(()),
+                },
+                news = self.news.recv() => self.hear(news.ok_or(BusGone)?),
+                () = self.reconnect.due() => self.connect().await,
+                () = self.ask_again.due() => self.ask_again.at = None,
+            }
+        }
+    }
+
+    /// Everything that came meanwhile, so that a domain is looked at once for many events.
+    fn take_in(&mut self) -> Result<(), BusGone> {
+        while let Ok(notice) = self.notices.try_recv() {
+            self.heed(&notice);
+        }
+        loop {
+            match self.news.try_recv() {
+                Ok(news) => self.hear(news),
+                Err(mpsc::error::TryRecvError::Empty) => return Ok(()),
+                Err(mpsc::error::TryRecvError::Disconnected) => return Err(BusGone),
+            }
+        }
+    }
+
+    fn heed(&mut self, notice: &Notice) {
+        match notice {
+            Notice::Closed { connection, reason } if self.libvirt == Some(*connection) => {
+                tracing::warn!("{reason}; connecting again");
+                self.libvirt = None;
+                self.reconnect.later();
+                self.say();
+            }
+            Notice::Closed { .. } => {}
+            other => self.todo.notice(other),
+        }
+    }
+
+    fn hear(&mut self, news: News) {
+        match news {
+            News::Work => self.todo.work(),
+            News::Up => {
+                self.daemon_up = true;
+                self.ask_again.done();
+                self.todo.everything();
+                self.say();
+            }
+            News::Down => {
+                self.daemon_up = false;
+                self.ask_again.done();
+                self.say();
+            }
+        }
+    }
+
+    async fn connect(&mut self) {
+        match self.agent.worker.connect().await {
+            Ok(number) => {
+                tracing::info!("connected to libvirt at {}", self.agent.worker.uri());
+                self.libvirt = Some(number);
+                self.reconnect.done();
+                self.todo.everything();
+            }
+            Err(refusal) => {
+                // Said once; the waits that follow are the same news.
+                if self.reconnect.wait == SHORTEST {
+                    tracing::warn!("{}", refusal.one_line());
+                }
+                self.reconnect.later();
+            }
+        }
+        self.say();
+    }
+
+    fn say(&mut self) {
+        let libvirt = match self.libvirt {
+            Some(_) => "connected to",
+            None => "waiting for",
+        };
+        let daemon = if self.daemon_up { "up" } else { "down" };
+        let uri = self.agent.worker.uri();
+        (self.report)(&format!("{libvirt} {uri}; gpusliced {daemon}"));
+    }
+
+    async fn perform(&mut self, step: Step) {
+        let Err(trouble) = self.step(&step).await else {
+            self.ask_again.done();
+            return;
+        };
+        match trouble {
+            Trouble::Daemon(refusal) if refusal.code == Code::Unreachable => {
+                tracing::warn!("{}", refusal.one_line());
+                self.todo.again(&step);
+                // When it left the bus it is not asked, which would start it, but awaited.
+                self.ask_again.later();
+            }
+            Trouble::Daemon(refusal) | Trouble::Libvirt(refusal) => {
+                // libvirt's next event, or its next connection, brings the domain up again.
+                tracing::warn!("{}", refusal.one_line());
+            }
+        }
+    }
+
+    async fn step(&mut self, step: &Step) -> Result<(), Trouble> {
+        let agent = Arc::clone(&self.agent);
+        match step {
+            Step::Gone(uuid) => {
+                tracing::info!("domain {uuid} is undefined");
+                agent.daemon.domain_gone(*uuid).await.map_err(Trouble::Daemon)
+            }
+            Step::LookAtAll => {
+                let (all, gone) = agent.list().await?;
+                self.todo.gone(gone);
+                self.todo.look(all);
+                Ok(())
+            }
+            Step::Look(uuid) => agent.look(*uuid).await,
+            Step::AskForWork => {
+                let (look, start) = agent.daemon.work().await.map_err(Trouble::Daemon)?;
+                self.todo.look(look);
+                self.todo.start(start);
+                Ok(())
+            }
+            Step::Start(uuid) => {
+                let uuid = *uuid;
+                let started = agent
+                    .worker
+                    .call(format!("starting domain {uuid}"), move |connection| {
+                        connection.start(uuid)
+                    })
+                    .await
+                    .map_err(Trouble::Libvirt)?;
+                if started {
+                    tracing::info!("started domain {uuid}, refused before the host was settled");
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Takes the daemon's signals off the bus at once: one that is not taken off holds up every reply behind it.
+async fn forward(mut changes: Changes, news: UnboundedSender<News>) {
+    while let Some(event) = changes.next().await {
+        let told = match event {
+            Ok(Event::DaemonUp) => News::Up,
+            Ok(Event::DaemonGone) => News::Down,
+            Ok(Event::Changed(note)) if note.kind == AGENT_WORK => News::Work,
+            Ok(Event::Changed(_)) => continue,
+            Err(error) => {
+                let refusal = Refusal::new(Code::Unsupported, error.to_string());
+                tracing::warn!("{}", refusal.one_line());
+                continue;
+            }
+        };
+        if news.send(told).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What the agent does by itself when libvirt or the daemon tells it something.
+
+use crate::domains::{THEIRS, hostdev, source};
+use crate::scene::{ordinary, wanted};
+use gpuslice_core::ids::{ClaimKey, Owner};
+use gpuslice_core::request::Command;
+use uuid::Uuid;
+
+const A: Uuid = Uuid::from_u128(0xf0_110a);
+const B: Uuid = Uuid::from_u128(0xf0_110b);
+const C: Uuid = Uuid::from_u128(0xf0_110c);
+const CLAIM: &str = "<gpuslice:claim name='gpu0' profile='p'/>";
+const GUEST: &str = "<address type='pci' domain='0x0000' bus='0x00' slot='0x09' function='0x0'/>";
+
+#[test]
+fn a_shut_off_domain_is_made_to_carry_what_the_daemon_answers() {
+    let devices = hostdev("ua-gpuslice-gpu0", 1, GUEST)
+        + THEIRS
+        + &hostdev("ua-gpuslice-stale", 4, "")
+        + &hostdev("ua-gpuslice-gpu0--1", 2, "");
+    ordinary(
+        |person, daemon| {
+            person.define(A, "a", CLAIM, &devices);
+            // The two of gpu0 change places; the third is new.
+            let devices = vec![
+                wanted("ua-gpuslice-gpu0", 2),
+                wanted("ua-gpuslice-gpu0--1", 1),
+                wanted("ua-gpuslice-gpu0--2", 5),
+            ];
+            daemon.script.lock().unwrap().devices.insert(A, devices);
+        },
+        async |mut scene| {
+            let xml = scene.person.becomes(A, "completed", |xml| xml.contains(&source(5))).await;
+            let at = |text: &str| xml.find(text).unwrap_or_else(|| panic!("{text} in {xml}"));
+            assert!(!xml.contains("stale"), "{xml}");
+            assert!(at(&source(2)) < at("'ua-gpuslice-gpu0'"), "{xml}");
+            assert!(at(&source(1)) < at("'ua-gpuslice-gpu0--1'"), "{xml}");
+            assert!(xml.contains(GUEST) && xml.contains("bus='0x07'"), "{xml}");
+            // The daemon hears how it is now, and then it is quiet: our own writing is no news.
+            scene.shows(A, |domain, shut_off| shut_off && domain.devices.len() == 4).await;
+            scene.settles().await;
+            assert_eq!(scene.settles().await, []);
+            assert_eq!(scene.person.xml(A), xml);
+        },
+    );
+}
+
+#[test]
+fn a_running_domain_is_shown_but_changed_only_once_it_stopped() {
+    ordinary(
+        |person, daemon| {
+            person.define(A, "a", CLAIM, "");
+            person.start(A);
+            let devices = vec![wanted("ua-gpuslice-gpu0", 1)];
+            daemon.script.lock().unwrap().devices.insert(A, devices);
+        },
+        async |mut scene| {
+            scene.shows(A, |_, shut_off| !shut_off).await;
+            scene.settles().await;
+            assert!(!scene.person.xml(A).contains("ua-gpuslice-gpu0"));
+            scene.person.stop(A);
+            scene.person.becomes(A, "completed", |xml| xml.contains("ua-gpuslice-gpu0")).await;
+        },
+    );
+}
+
+#[test]
+fn definitions_metadata_renames_and_ends_are_told() {
+    ordinary(
+        |_, _| {},
+        async |mut scene| {
+            scene.settles().await;
+            scene.person.define(A, "a", "", "");
+            scene.shows(A, |domain, _| domain.claims.is_empty()).await;
+            let set = scene.person.domain(A).set_metadata(
+                2,
+                Some("<claims><claim name='x' profile='p'/></claims>"),
+                Some("gpuslice"),
+                Some("urn:gpuslice:domain:1"),
+                2,
+            );
+            set.unwrap();
+            scene.shows(A, |domain, _| domain.claims.len() == 1).await;
+            // Another's namespace is not ours to look at.
+            let domain = scene.person.domain(A);
+            domain.set_metadata(2, Some("<y/>"), Some("app"), Some("urn:app"), 2).unwrap();
+            assert_eq!(scene.settles().await, []);
+            domain.rename("b", 0).unwrap();
+            scene.shows(A, |domain, _| domain.name == "b").await;
+            let gone = |command: &Command| matches!(command, Command::DomainGone { .. });
+            assert!(!scene.settles().await.iter().any(gone));
+            scene.person.undefine(A);
+            assert_eq!(scene.asks("DomainGone", gone).await, Command::DomainGone { uuid: A });
+        },
+    );
+}
+
+#[test]
+fn what_the_daemon_needs_done_is_done_in_its_order() {
+    ordinary(
+        |person, _| {
+            person.define(A, "a", CLAIM, "");
+            person.define(B, "b", "", "");
+            person.define(C, "c", "", "");
+        },
+        async |mut scene| {
+            scene.settles().await;
+            // Something else changed: not for us.
+            scene.announce("claim").await;
+            assert_eq!(scene.settles().await, []);
+            {
+                let mut script = scene.daemon.script.lock().unwrap();
+                script.devices.insert(A, vec![wanted("ua-gpuslice-gpu0", 6)]);
+                script.look_again = vec![A];
+                script.start = vec![C, A, B];
+            }
+            scene.announce("agent-work").await;
+            scene.person.becomes(A, "retargeted", |xml| xml.contains(&source(6))).await;
+            scene.person.becomes(B, "started", |_| scene.person.running(B)).await;
+            let id = |uuid| scene.person.domain(uuid).get_id().unwrap();
+            assert!(id(C) < id(A) && id(A) < id(B));
+            // It had its device when it started.
+            let live = scene.person.domain(A).get_xml_desc(0).unwrap();
+            assert!(live.contains(&source(6)), "{live}");
+        },
+    );
+}
+
+#[test]
+fn claims_of_domains_that_went_while_no_one_listened_are_ended() {
+    ordinary(
+        |person, daemon| {
+            person.define(A, "a", CLAIM, "");
+            let key = |owner| ClaimKey { owner, name: "gpu0".parse().unwrap() };
+            daemon.script.lock().unwrap().claims = vec![
+                key(Owner::Domain(A)),
+                key(Owner::Domain(B)),
+                key(Owner::Vmid(100)),
+                key(Owner::External("me".to_owned())),
+            ];
+        },
+        async |mut scene| {
+            let gone = |command: &Command| matches!(command, Command::DomainGone { .. });
+            assert_eq!(scene.asks("DomainGone", gone).await, Command::DomainGone { uuid: B });
+            assert!(!scene.settles().await.iter().any(gone));
+        },
+    );
+}
