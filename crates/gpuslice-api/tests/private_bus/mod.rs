@@ -31,6 +31,8 @@ impl PrivateBus {
             .args(["--nofork", "--nopidfile", "--nosyslog", "--print-address"])
             .arg(format!("--config-file={}", config.display()))
             .stdout(Stdio::piped())
+            // It complains there about limits it may not raise.
+            .stderr(Stdio::null())
             .spawn()
             .unwrap_or_else(|e| panic!("dbus-daemon: {e}; integration/packages installs it"));
         // It prints the address once it listens.

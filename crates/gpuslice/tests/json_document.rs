@@ -1,0 +1,85 @@
+//! JSON.md names every field that is printed, beside its command.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking; its shared functions are not marked as tests"
+)]
+
+use gpuslice_api::libvirt::{Attached, Detached};
+use gpuslice_core::refusal::Refusal;
+use gpuslice_core::request::{
+    ChangeNote, ClaimRow, DeviceToWrite, ParentRow, PlanRow, ProfileRow, SliceRow, StatusRow,
+    StepRow, TypeRow,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value as Json, json};
+
+const DOCUMENT: &str = include_str!("../JSON.md");
+
+/// Checks the line that begins with `lead` against the fields of a row. `least` is one without its optional fields,
+/// which come back as null.
+#[track_caller]
+fn documented<T: DeserializeOwned + Serialize>(lead: &str, least: Json) {
+    let row: T = serde_json::from_value(least).unwrap();
+    let Json::Object(fields) = serde_json::to_value(row).unwrap() else {
+        panic!("{lead} is not an object");
+    };
+    let at = DOCUMENT.find(lead).unwrap_or_else(|| panic!("no {lead:?}"));
+    let (_, rest) = DOCUMENT.split_at(at);
+    let line = rest.lines().next().unwrap_or_default();
+    for field in fields.keys() {
+        assert!(line.contains(&format!("`{field}`")), "{lead} lacks {field}");
+    }
+}
+
+#[test]
+fn every_field_is_in_the_document() {
+    documented::<StatusRow>(
+        "| `status` |",
+        json!({"version": "", "settled": true, "waiting_for": [], "writable": true, "config_errors": [],
+            "parents": 0, "slices": 0, "claims": 0, "attached": 0, "warnings": [], "host": ""}),
+    );
+    documented::<ParentRow>(
+        "| `gpus` |",
+        json!({"parent": "x", "pci_id": "", "mechanisms": [], "state": "ok", "assigned": 0}),
+    );
+    documented::<ProfileRow>(
+        "| `profiles` |",
+        json!({"profile": "x", "mechanism": "", "free": 0, "used": 0, "parents": []}),
+    );
+    documented::<TypeRow>(
+        "| `profiles --types` |",
+        json!({"parent": "x", "type": "x", "device_api": "", "available_instances": 0}),
+    );
+    documented::<SliceRow>(
+        "| `slices` |",
+        json!({"slice": "vf:0000:41:00.4", "parent": "x", "mechanism": "", "state": "free"}),
+    );
+    let claim = "vmid:100/gpu0";
+    documented::<ClaimRow>(
+        "| `claims` |",
+        json!({"claim": claim, "owner_name": "", "profile": "x", "count": 1, "state": "idle",
+            "slices": [], "home": []}),
+    );
+    documented::<Attached>(
+        "| `attach` |",
+        json!({"changed": true, "message": "", "claim": claim, "domain": "", "devices": [], "warnings": []}),
+    );
+    documented::<Detached>(
+        "| `detach` |",
+        json!({"changed": true, "message": "", "domain": "", "warnings": []}),
+    );
+    documented::<PlanRow>(
+        "| `plan`, `apply` |",
+        json!({"changed": true, "steps": [], "blockers": [], "unmatched": []}),
+    );
+    documented::<StepRow>("| `plan`, `apply` |", json!({"parent": "x", "step": ""}));
+    documented::<ChangeNote>("| `events` |", json!({"kind": "", "id": "", "what": ""}));
+    documented::<DeviceToWrite>(
+        "A device is",
+        json!({"alias": "x", "source": {"pci": "0000:41:00.4"}}),
+    );
+    documented::<Refusal>("A refusal is", json!({"code": "held", "message": ""}));
+}
