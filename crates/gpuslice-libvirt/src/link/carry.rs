@@ -6,6 +6,22 @@ use super::error::LinkError;
 use crate::edits::Edit;
 use gpuslice_domxml::{device_xml, put_device, remove_device};
 
+/// The two calls that change one device of a persistent definition.
+trait Devices {
+    fn put_in(&self, alias: &str, hostdev: &str) -> Result<(), LinkError>;
+    fn take_out(&self, alias: &str) -> Result<(), LinkError>;
+}
+
+impl Devices for Defined {
+    fn put_in(&self, alias: &str, hostdev: &str) -> Result<(), LinkError> {
+        self.attach(alias, hostdev)
+    }
+
+    fn take_out(&self, alias: &str) -> Result<(), LinkError> {
+        self.detach(alias)
+    }
+}
+
 /// Makes the edits. On an error the definition is as before, as far as libvirt lets us.
 ///
 /// # Errors
@@ -14,63 +30,67 @@ pub fn carry(connection: &Connection, defined: &Defined, edits: &[Edit]) -> Resu
     if edits.is_empty() {
         return Ok(());
     }
-    let xml = |error| LinkError::xml(&defined.name, error);
-    let edited = edited(&defined.xml, edits).map_err(xml)?;
+    match by_device(defined, &defined.name, &defined.xml, edits) {
+        Err(error) if error.no_support() => redefine(connection, defined, edits),
+        done => done,
+    }
+}
+
+/// The opposite of a call that was made.
+enum Undo {
+    PutIn { alias: String, hostdev: String },
+    TakeOut { alias: String },
+}
+
+fn by_device(
+    devices: &impl Devices,
+    name: &str,
+    xml: &str,
+    edits: &[Edit],
+) -> Result<(), LinkError> {
     let mut undo = Vec::new();
-    let done = by_device(defined, &edited, edits, &mut undo, &xml);
-    let Err(error) = done else {
+    let Err(error) = one_by_one(devices, name, xml, edits, &mut undo) else {
         return Ok(());
     };
-    if error.no_support() && undo.is_empty() {
-        return redefine(connection, defined, edits);
-    }
     for step in undo.into_iter().rev() {
         let undone = match step {
-            Undo::Attach { alias, hostdev } => defined.attach(&alias, &hostdev),
-            Undo::Detach { alias } => defined.detach(&alias),
+            Undo::PutIn { alias, hostdev } => devices.put_in(&alias, &hostdev),
+            Undo::TakeOut { alias } => devices.take_out(&alias),
         };
         if let Err(left) = undone {
-            tracing::error!(domain = %defined.name, "cannot take back a half-made edit: {left}");
+            tracing::error!(domain = %name, "cannot take back a half-made edit: {left}");
         }
     }
     Err(error)
 }
 
-/// The opposite of a step that was made.
-enum Undo {
-    Attach { alias: String, hostdev: String },
-    Detach { alias: String },
-}
-
-fn by_device(
-    defined: &Defined,
-    edited: &str,
+fn one_by_one(
+    devices: &impl Devices,
+    name: &str,
+    xml: &str,
     edits: &[Edit],
     undo: &mut Vec<Undo>,
-    xml: &impl Fn(gpuslice_domxml::DomXmlError) -> LinkError,
 ) -> Result<(), LinkError> {
+    let bad = |error| LinkError::xml(name, error);
+    let edited = edited(xml, edits).map_err(bad)?;
     // Everything goes out before anything comes in: two hostdevs of ours may be swapping their devices.
     for edit in edits {
         let alias = edit.alias();
-        if matches!(edit, Edit::Add(_)) {
+        // An addition has nothing to take out.
+        let Some(hostdev) = device_xml(xml, alias).map_err(bad)? else {
             continue;
-        }
-        let hostdev = device_xml(&defined.xml, alias).map_err(xml)?;
-        defined.detach(alias)?;
-        undo.extend(
-            hostdev.map(|hostdev| Undo::Attach {
-                alias: alias.to_owned(),
-                hostdev: hostdev.to_owned(),
-            }),
-        );
+        };
+        devices.take_out(alias)?;
+        undo.push(Undo::PutIn { alias: alias.to_owned(), hostdev: hostdev.to_owned() });
     }
     for edit in edits {
         let alias = edit.alias();
-        let Some(hostdev) = device_xml(edited, alias).map_err(xml)? else {
+        // A removal has nothing to put in.
+        let Some(hostdev) = device_xml(&edited, alias).map_err(bad)? else {
             continue;
         };
-        defined.attach(alias, hostdev)?;
-        undo.push(Undo::Detach { alias: alias.to_owned() });
+        devices.put_in(alias, hostdev)?;
+        undo.push(Undo::TakeOut { alias: alias.to_owned() });
     }
     Ok(())
 }
@@ -88,4 +108,133 @@ fn edited(xml: &str, edits: &[Edit]) -> Result<String, gpuslice_domxml::DomXmlEr
         Edit::Remove { alias } => remove_device(&xml, alias),
         Edit::Retarget(device) | Edit::Add(device) => put_device(&xml, device),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gpuslice_core::domain::HostDeviceSource;
+    use gpuslice_core::request::DeviceToWrite;
+    use gpuslice_domxml::read_domain;
+    use std::cell::RefCell;
+
+    /// Keeps devices as libvirt does: an alias or a source twice is refused. Fails at the n-th call.
+    struct Kept {
+        xml: RefCell<String>,
+        calls: RefCell<usize>,
+        fail_at: usize,
+    }
+
+    impl Kept {
+        fn new(fail_at: usize) -> Self {
+            let device = |alias: &str, function: u8, guest: &str| {
+                format!(
+                    "<hostdev mode='subsystem' type='pci' managed='no'><source><address \
+                     domain='0x0000' bus='0x41' slot='0x00' function='0x{function}'/></source>\
+                     <alias name='{alias}'/>{guest}</hostdev>"
+                )
+            };
+            let guest = "<rom bar='off'/><address type='pci' bus='0x07'/>";
+            let devices = device("ua-gpuslice-a", 1, guest)
+                + &device("ua-gpuslice-b", 2, "")
+                + &device("ua-gpuslice-old", 3, "");
+            let xml = format!(
+                "<domain><name>vm</name><uuid>11111111-2222-4333-8444-555555555555</uuid>\
+                 <devices>{devices}</devices></domain>"
+            );
+            Self { xml: RefCell::new(xml), calls: RefCell::new(0), fail_at }
+        }
+
+        fn call(&self) -> Result<(), LinkError> {
+            *self.calls.borrow_mut() += 1;
+            if *self.calls.borrow() == self.fail_at {
+                return Err(LinkError::NotKept { domain: "vm".to_owned() });
+            }
+            Ok(())
+        }
+
+        /// Alias, function and whether the guest still sees it as before, by alias.
+        fn devices(&self) -> Vec<(String, HostDeviceSource, bool)> {
+            let xml = self.xml.borrow();
+            let mut devices: Vec<_> = read_domain(&xml)
+                .unwrap()
+                .devices
+                .into_iter()
+                .map(|device| {
+                    let alias = device.alias.unwrap();
+                    let text = device_xml(&xml, &alias).unwrap().unwrap();
+                    let guest = text.contains("<rom bar='off'/><address type='pci' bus='0x07'/>");
+                    (alias, device.source, guest)
+                })
+                .collect();
+            devices.sort_by(|a, b| a.0.cmp(&b.0));
+            devices
+        }
+    }
+
+    impl Devices for Kept {
+        fn put_in(&self, alias: &str, hostdev: &str) -> Result<(), LinkError> {
+            self.call()?;
+            let before = self.devices();
+            let xml = self.xml.borrow().replace("</devices>", &format!("{hostdev}</devices>"));
+            *self.xml.borrow_mut() = xml;
+            let added = self.devices();
+            let new = read_domain(&self.xml.borrow()).unwrap().devices.pop().unwrap();
+            assert_eq!(added.len(), before.len() + 1);
+            assert!(before.iter().all(|(a, s, _)| a != alias && *s != new.source), "{alias} twice");
+            Ok(())
+        }
+
+        fn take_out(&self, alias: &str) -> Result<(), LinkError> {
+            self.call()?;
+            let xml = remove_device(&self.xml.borrow(), alias).unwrap();
+            *self.xml.borrow_mut() = xml;
+            Ok(())
+        }
+    }
+
+    fn device(alias: &str, function: u8) -> DeviceToWrite {
+        DeviceToWrite { alias: alias.to_owned(), source: source(function) }
+    }
+
+    fn source(function: u8) -> HostDeviceSource {
+        HostDeviceSource::Pci(format!("0000:41:00.{function}").parse().unwrap())
+    }
+
+    /// a and b swap, old goes, new comes: 3 calls out, 3 in.
+    fn all_kinds() -> Vec<Edit> {
+        vec![
+            Edit::Remove { alias: "ua-gpuslice-old".to_owned() },
+            Edit::Retarget(device("ua-gpuslice-a", 2)),
+            Edit::Retarget(device("ua-gpuslice-b", 1)),
+            Edit::Add(device("ua-gpuslice-new", 3)),
+        ]
+    }
+
+    fn make(kept: &Kept) -> Result<(), LinkError> {
+        let xml = kept.xml.borrow().clone();
+        by_device(kept, "vm", &xml, &all_kinds())
+    }
+
+    #[test]
+    fn devices_swap_and_keep_what_the_guest_sees() {
+        let kept = Kept::new(0);
+        make(&kept).unwrap();
+        let expected =
+            [("a", 2, true), ("b", 1, false), ("new", 3, false)].map(|(name, function, guest)| {
+                (format!("ua-gpuslice-{name}"), source(function), guest)
+            });
+        assert_eq!(kept.devices(), expected);
+        assert_eq!(*kept.calls.borrow(), 6);
+    }
+
+    #[test]
+    fn what_fails_at_any_call_is_taken_back() {
+        for fail_at in 1..=6 {
+            let kept = Kept::new(fail_at);
+            let before = kept.devices();
+            make(&kept).unwrap_err();
+            assert_eq!(kept.devices(), before, "failed at call {fail_at}");
+        }
+    }
 }
