@@ -94,6 +94,18 @@ impl StepError {
         }
     }
 
+    /// Whether the step found its device in other hands and left it as it was.
+    pub fn nothing_begun(&self, step: &Step) -> bool {
+        match self {
+            Self::Held { .. } => true,
+            Self::Unchanged { .. } => matches!(step, Step::CreateMdev { .. }),
+            Self::Errno { errno, .. } => {
+                *errno == Errno::EEXIST && matches!(step, Step::CreateMdev { .. })
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the same step may succeed later without anyone mending anything.
     pub fn passes(&self) -> bool {
         match self {

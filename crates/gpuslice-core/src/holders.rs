@@ -4,9 +4,9 @@
 //! and unknown means held.
 
 use crate::errno::Errno;
-use crate::ids::{MdevUuid, PciAddress};
+use crate::ids::{MdevUuid, PciAddress, SliceId};
 use crate::port::{HostRead, link_name, read_text};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A process that has a node open.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -49,12 +49,41 @@ pub fn nodes_of_function(
     nodes_in(host, &dir)
 }
 
+/// Device nodes through which a PCI function can be held, whether its driver is to be seen or not.
+///
+/// # Errors
+/// Any errno but `ENOENT` of the links involved.
+pub fn nodes_of_group(host: &dyn HostRead, address: PciAddress) -> Result<BTreeSet<String>, Errno> {
+    nodes_in(host, &format!("/sys/bus/pci/devices/{address}"))
+}
+
 /// Device nodes through which an mdev can be held.
 ///
 /// # Errors
 /// Any errno but `ENOENT` of the links involved.
 pub fn nodes_of_mdev(host: &dyn HostRead, uuid: MdevUuid) -> Result<BTreeSet<String>, Errno> {
     nodes_in(host, &format!("/sys/bus/mdev/devices/{uuid}"))
+}
+
+/// Looks once for the holders of several devices, each with its nodes. Devices nobody holds are not in the answer;
+/// processes that cannot be looked into hold none of them here, so this is for showing, not for taking away.
+///
+/// # Errors
+/// When `/proc` itself cannot be listed.
+pub fn find_each<K: Ord + Copy>(
+    host: &dyn HostRead,
+    devices: &BTreeMap<K, BTreeSet<String>>,
+) -> Result<BTreeMap<K, Holder>, Errno> {
+    let all: BTreeSet<String> = devices.values().flatten().cloned().collect();
+    let mut held = BTreeMap::new();
+    for holder in find(host, &all)?.found {
+        for (device, nodes) in devices {
+            if matches!(holds(host, holder.pid, nodes), Ok(true)) {
+                held.insert(*device, holder.clone());
+            }
+        }
+    }
+    Ok(held)
 }
 
 fn nodes_in(host: &dyn HostRead, dir: &str) -> Result<BTreeSet<String>, Errno> {
@@ -68,6 +97,17 @@ fn nodes_in(host: &dyn HostRead, dir: &str) -> Result<BTreeSet<String>, Errno> {
         Err(errno) => return Err(errno),
     }
     Ok(nodes)
+}
+
+/// Device nodes through which a slice can be held.
+///
+/// # Errors
+/// Any errno but `ENOENT` of the links involved.
+pub fn nodes_of(host: &dyn HostRead, slice: SliceId) -> Result<BTreeSet<String>, Errno> {
+    match slice {
+        SliceId::Mdev(uuid) => nodes_of_mdev(host, uuid),
+        SliceId::Vf(address) | SliceId::Function(address) => nodes_of_function(host, address),
+    }
 }
 
 /// Looks for processes that have any of the nodes open.

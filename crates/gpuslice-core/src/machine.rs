@@ -22,6 +22,7 @@ pub use event::{
 pub use start::Start;
 
 use crate::config::{Config, ConfigError};
+use crate::holders::Holder;
 use crate::ids::{ParentId, SliceId};
 use crate::layout::Layout;
 use crate::mechanism::Mechanism;
@@ -49,6 +50,8 @@ pub struct Machine {
     written: Arc<Durable>,
     run: Runtime,
     seen: Observation,
+    /// Who held what nobody was given, when last asked.
+    held: BTreeMap<SliceId, Holder>,
     /// The applied layouts of the parents seen.
     layouts: BTreeMap<ParentId, Layout>,
     /// A first reading has come.
@@ -68,10 +71,16 @@ pub struct Machine {
     release_tries: BTreeMap<SliceId, u32>,
     /// Slices taken back because nobody seemed to hold them, rather than because libvirt said so.
     presumed_dead: BTreeSet<SliceId>,
+    /// Slices whose release waits for their device's quarantine to be lifted.
+    postponed: BTreeSet<SliceId>,
+    /// Something was done to the host and has not been read back: nothing new is decided on the old reading.
+    stale: bool,
+    /// Starts that were told to go on, until the VM runs or its slices come back.
+    told: BTreeMap<RequestId, Vec<SliceId>>,
     /// Whether the last record of each kind was written.
     unwritten: BTreeSet<Stored>,
     dirty: BTreeSet<Stored>,
-    /// Starts answered in this batch, in case the record fails.
+    /// What was promised in this batch, in case the record fails: starts with their slices, and orders.
     answered: BTreeMap<RequestId, Vec<SliceId>>,
     effects: Vec<Effect>,
 }
@@ -82,6 +91,7 @@ impl Machine {
         self.answered.clear();
         match event {
             Event::Observed(seen) => self.on_observed(*seen),
+            Event::Held(held) => self.held = held,
             Event::Hook { request, call } => self.on_hook(request, call),
             Event::HookGone { request } => self.on_hook_gone(request),
             Event::Command { request, command, config } => {
@@ -113,10 +123,8 @@ impl Machine {
     /// A record could not be written, and `rest` is what stood behind it in its batch. Answers what may be done all
     /// the same: refusals, and what takes nothing new (releases go on).
     pub fn unrecorded(&mut self, stored: Stored, why: &str, rest: Vec<Effect>) -> Vec<Effect> {
-        match stored {
-            // What was refused for want of a record must not come true with a later one.
-            Stored::Durable => self.durable = (*self.written).clone(),
-            Stored::Runtime => {}
+        if stored == Stored::Durable {
+            self.roll_back();
         }
         self.unwritten.insert(stored);
         let refusal = Refusal::new(
@@ -134,23 +142,36 @@ impl Machine {
                     self.unwritten.insert(Stored::Runtime);
                 }
                 Effect::Execute { op, .. } if !self.op_releases(op) => self.abandon(op, &refusal),
-                Effect::AnswerHook { request, answer: HookAnswer::Proceed } => {
+                // Only a start can be refused; the end of a VM is a fact.
+                Effect::AnswerHook { request, answer: HookAnswer::Proceed }
+                    if self.answered.contains_key(&request) =>
+                {
                     self.take_back(request);
                     kept.push(Effect::AnswerHook {
                         request,
                         answer: HookAnswer::Refuse(refusal.clone()),
                     });
                 }
-                Effect::Answer { request, outcome: Ok(answer) } if answer.promises() => {
+                Effect::Answer { request, outcome: Ok(answer) }
+                    if answer.promises() || self.answered.contains_key(&request) =>
+                {
                     kept.push(Effect::Answer { request, outcome: Err(refusal.clone()) });
                 }
                 other => kept.push(other),
             }
         }
         // Giving up may have produced answers of its own; none of them promises anything.
-        self.dirty.clear();
+        self.unwritten.append(&mut self.dirty);
         kept.append(&mut self.effects);
         kept
+    }
+
+    /// What was refused for want of a record must not come true with a later one. Faults found stay known.
+    fn roll_back(&mut self) {
+        let quarantines = std::mem::take(&mut self.durable.quarantines);
+        self.durable = (*self.written).clone();
+        self.durable.quarantines.extend(quarantines);
+        self.resolve_layouts();
     }
 
     /// A record was written.
@@ -172,6 +193,11 @@ impl Machine {
 
     /// What follows from any change: layouts to realise, parked starts, settledness.
     fn after_change(&mut self, _now: u64) {
+        self.end_claims_without_owner();
+        if self.stale {
+            return;
+        }
+        self.resume_postponed();
         self.realise_layouts();
         self.run_parked();
         self.tell_settled();
@@ -182,6 +208,7 @@ impl Machine {
     }
 
     fn push(&mut self, effect: Effect) {
+        self.stale |= matches!(effect, Effect::Observe);
         self.effects.push(effect);
     }
 
@@ -211,8 +238,12 @@ impl Machine {
 
     /// One line for `systemctl status`.
     pub fn summary(&self) -> String {
-        let attached =
-            self.run.assignments.values().filter(|a| a.phase == crate::state::Phase::Attached).count();
+        let attached = self
+            .run
+            .assignments
+            .values()
+            .filter(|a| a.phase == crate::state::Phase::Attached)
+            .count();
         let waiting = self.waiting_for();
         let state = match (waiting.first(), self.unwritten.is_empty()) {
             (_, false) => "state cannot be recorded: nothing is given out".to_owned(),
@@ -220,6 +251,13 @@ impl Machine {
             (Some(first), true) => format!("waiting for {first}"),
         };
         format!("{state}; {attached} slices with VMs, {} claims", self.durable.claims.len())
+    }
+
+    /// Slices a process may hold without our having given them to it: on a VFIO driver, and assigned to nobody.
+    pub fn unassigned(&self) -> Vec<SliceId> {
+        let on_vfio = self.seen.vfs.iter().filter(|(_, vf)| vf.on_vfio());
+        let vfs = on_vfio.map(|(address, _)| SliceId::Vf(*address));
+        vfs.filter(|slice| !self.run.assignments.contains_key(slice)).collect()
     }
 
     /// Durable state, for tests and tools that look from outside.

@@ -169,23 +169,41 @@ impl std::fmt::Display for ReadProblem {
 }
 
 impl Observation {
-    /// Every parent: PFs and mdev parents.
+    /// Every parent: PFs and mdev parents, VFs among them.
     pub fn parents(&self) -> impl Iterator<Item = ParentId> + '_ {
         let pci = self.functions.keys().map(|a| ParentId::Pci(*a));
-        let virtual_ones = self.mdev_parents.keys().filter(|p| p.pci().is_none()).cloned();
-        pci.chain(virtual_ones)
+        let others = self
+            .mdev_parents
+            .keys()
+            .filter(|p| !p.pci().is_some_and(|a| self.functions.contains_key(&a)));
+        pci.chain(others.cloned())
     }
 
     /// Whether the parent is there.
     pub fn has_parent(&self, parent: &ParentId) -> bool {
-        match parent {
-            ParentId::Pci(address) => self.functions.contains_key(address),
-            ParentId::Named(_) => self.mdev_parents.contains_key(parent),
-        }
+        self.mdev_parents.contains_key(parent)
+            || parent.pci().is_some_and(|address| self.functions.contains_key(&address))
+    }
+
+    /// The PF of a parent that is a VF.
+    pub fn pf_of(&self, parent: &ParentId) -> Option<ParentId> {
+        self.vfs.get(&parent.pci()?).map(|vf| ParentId::Pci(vf.pf))
+    }
+
+    /// Whether a parent that is not among those seen may be there all the same: something about it, or the list it
+    /// would be in, could not be read.
+    pub fn unreadable(&self, parent: &ParentId) -> bool {
+        let name = parent.to_string();
+        self.problems.iter().any(|problem| {
+            let path = problem.path.as_str();
+            path.split('/').any(|part| part == name)
+                || matches!(path, "/sys/bus/pci/devices" | "/sys/class/mdev_bus")
+        })
     }
 
     /// NUMA node of a parent, a VF's by its PF.
     pub fn numa_node(&self, parent: &ParentId) -> Option<u32> {
-        self.functions.get(&parent.pci()?)?.numa_node
+        let pf = self.pf_of(parent);
+        self.functions.get(&pf.as_ref().unwrap_or(parent).pci()?)?.numa_node
     }
 }

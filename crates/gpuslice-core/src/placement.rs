@@ -1,6 +1,7 @@
 //! The decision which slice a claim gets, with a reason for every candidate that is not it.
 
 use crate::config::Strategy;
+use crate::holders::Holder;
 use crate::ids::{ClaimKey, MdevTypeId, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::{Form, Offer};
 use crate::observation::Observation;
@@ -19,6 +20,8 @@ pub struct View<'a> {
     pub assignments: &'a BTreeMap<SliceId, Assignment>,
     /// What running domains hold without a claim.
     pub foreign: &'a BTreeMap<SliceId, ForeignHold>,
+    /// Who holds slices nobody was given.
+    pub held: &'a BTreeMap<SliceId, Holder>,
     /// Who wants what.
     pub claims: &'a BTreeMap<ClaimKey, Claim>,
     /// Not given out.
@@ -56,6 +59,12 @@ pub enum Refused {
 
 impl View<'_> {
     fn parent_reason(&self, parent: &ParentId) -> Option<Refusal> {
+        // What is true of a PF is true of its VFs, which can be parents too.
+        let above = self.seen.pf_of(parent);
+        above.and_then(|pf| self.own_reason(&pf)).or_else(|| self.own_reason(parent))
+    }
+
+    fn own_reason(&self, parent: &ParentId) -> Option<Refusal> {
         if let Some(why) = self.quarantines.get(parent) {
             let refusal = Refusal::new(Code::Quarantined, format!("{parent} is quarantined"))
                 .because(why.message.clone())
@@ -264,7 +273,8 @@ pub fn home(
             let slice = SliceId::Vf(*address);
             let mine = |a: &Assignment| Some(&a.claim) == wanted.key;
             let in_use = view.assignments.get(&slice).is_some_and(|a| !mine(a))
-                || view.foreign.contains_key(&slice);
+                || view.foreign.contains_key(&slice)
+                || view.held.contains_key(&slice);
             let usable =
                 view.seen.vfs.get(address).is_some_and(|vf| vf.driver.is_none() || vf.on_vfio());
             let sharable = named.iter().all(|c| pool && c.pool);

@@ -77,6 +77,11 @@ impl Step {
         }
     }
 
+    /// Whether the step changes a device at all.
+    pub fn changes(&self) -> bool {
+        !matches!(self, Self::RequireUnheld { .. } | Self::LoadModule { .. })
+    }
+
     /// The step that takes this one back; `None` when there is nothing to take back.
     pub fn undo(&self) -> Option<Self> {
         match self {

@@ -5,12 +5,15 @@ mod sim;
 
 use crate::args::Args;
 use crate::engine::{Handle, SimOrder};
+use gpuslice_core::holders::{self, Holder};
 use gpuslice_core::ids::{BootId, SliceId};
 use gpuslice_core::machine::{Event, OpId};
 use gpuslice_core::observation::Observation;
 use gpuslice_core::plan::Step;
+use gpuslice_core::port::HostRead;
 use real::Real;
 use sim::Sim;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// One of the two.
@@ -52,6 +55,21 @@ impl Backend {
             Self::Real(real) => real.observe(),
             Self::Sim(sim) => sim.observe(),
         }
+    }
+
+    /// Who holds these slices. What cannot be found out is logged and shown as not held; a step that takes a slice
+    /// asks again, and takes "unknown" as held.
+    pub fn holders(&self, slices: &[SliceId]) -> BTreeMap<SliceId, Holder> {
+        let host: &dyn HostRead = match self {
+            Self::Real(real) => real.reader(),
+            Self::Sim(sim) => sim.reader(),
+        };
+        let nodes = |slice: &SliceId| Some((*slice, holders::nodes_of(host, *slice).ok()?));
+        let devices = slices.iter().filter_map(nodes).collect();
+        holders::find_each(host, &devices).unwrap_or_else(|errno| {
+            tracing::warn!("cannot look for holders: {errno}");
+            BTreeMap::new()
+        })
     }
 
     /// Starts a step; its end is an event.

@@ -103,6 +103,14 @@ impl Engine {
     }
 
     fn take(&mut self, input: Input) {
+        if let Input::Command { command, .. } = &input
+            && matches!(
+                command,
+                Command::ListSlices | Command::ListProfiles | Command::Claim { .. }
+            )
+        {
+            self.ask_for_holders();
+        }
         match input {
             Input::Hook { request, call, answer } => {
                 self.hooks.insert(request, answer);
@@ -125,6 +133,14 @@ impl Engine {
                 let _ = answer.send(self.obey(order));
                 self.observe_soon();
             }
+        }
+    }
+
+    /// A process that opens a device sends no event: who shows or chooses slices looks first.
+    fn ask_for_holders(&mut self) {
+        let slices = self.machine.unassigned();
+        if !slices.is_empty() {
+            self.events.push_back(Event::Held(self.backend.holders(&slices)));
         }
     }
 

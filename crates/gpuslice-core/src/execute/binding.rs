@@ -56,7 +56,8 @@ pub(super) fn unbind(
     if present.is_none() && !overridden {
         return Ok(Performed::Already);
     }
-    require_unheld(host, &function.to_string(), holders::nodes_of_function(host, function))?;
+    // A function that is being taken away has lost its driver's link and may still be open.
+    require_unheld(host, &function.to_string(), holders::nodes_of_group(host, function))?;
     if overridden {
         write(host, &path, "\n")?;
     }

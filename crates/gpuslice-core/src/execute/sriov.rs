@@ -66,8 +66,14 @@ fn nodes_of_vfs(
     let mut nodes = BTreeSet::new();
     for link in links {
         let target = link_name(host, &format!("{}/{link}", dir(pf)))?;
-        if let Some(vf) = target.and_then(|name| name.parse().ok()) {
+        if let Some(vf) = target.and_then(|name| name.parse::<PciAddress>().ok()) {
             nodes.extend(holders::nodes_of_function(host, vf)?);
+            // Mediated devices of a VF go with it.
+            for name in host.list(&dir(vf))? {
+                if let Ok(uuid) = name.parse() {
+                    nodes.extend(holders::nodes_of_mdev(host, uuid)?);
+                }
+            }
         }
     }
     Ok(nodes)

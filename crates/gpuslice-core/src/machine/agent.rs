@@ -1,13 +1,23 @@
 //! What the libvirt agent tells and is told: domains as their XML has them, and the edits and starts that are due.
 
-use super::claims::{Order, devices_of};
+use super::claims::Order;
 use super::{Machine, Stored};
-use crate::domain::Domain;
+use crate::domain::{ClaimRequest, Domain, HostDevice};
 use crate::ids::{ClaimKey, Owner, SliceId};
 use crate::placement::{self, Wanted};
-use crate::request::{Answer, Outcome};
+use crate::request::{Answer, DeviceToWrite, Outcome};
 use std::collections::BTreeSet;
 use uuid::Uuid;
+
+/// The devices of a claim as the XML has them.
+fn carried(domain: &Domain, request: &ClaimRequest) -> Vec<DeviceToWrite> {
+    let of_claim = |d: &&HostDevice| {
+        d.our_claim().is_some_and(|(name, index)| name == request.name && index < request.count)
+    };
+    let written =
+        |d: &HostDevice| Some(DeviceToWrite { alias: d.alias.clone()?, source: d.source });
+    domain.devices.iter().filter(of_claim).filter_map(written).collect()
+}
 
 impl Machine {
     /// The persistent XML of a domain: its metadata is the request, whoever wrote it.
@@ -31,9 +41,9 @@ impl Machine {
                 Ok(Answer::Claimed { devices: more, .. }) => devices.extend(more),
                 Ok(_) => {}
                 Err(refusal) => {
-                    // What cannot be served now keeps the devices it has: they may serve again.
-                    let kept = self.durable.claims.get(&key).map(|c| devices_of(&key, c));
-                    devices.extend(kept.unwrap_or_default());
+                    // What cannot be served now keeps the devices it has: they may serve again, and until then
+                    // they carry the reason to whoever starts the domain.
+                    devices.extend(carried(domain, request));
                     refused.push(refusal);
                 }
             }
@@ -65,7 +75,7 @@ impl Machine {
     pub(super) fn domain_gone(&mut self, uuid: Uuid) -> Answer {
         let owner = Owner::Domain(uuid);
         self.look_again.remove(&uuid);
-        self.run.start_later.retain(|u| *u != uuid);
+        self.forget_start_later(uuid);
         let mut changed = false;
         let keys: Vec<ClaimKey> =
             self.durable.claims.keys().filter(|k| k.owner == owner).cloned().collect();

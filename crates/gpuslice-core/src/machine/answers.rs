@@ -160,7 +160,8 @@ impl Machine {
             Form::Vfs(vfs) => count(vfs.iter().filter(|address| {
                 let slice = SliceId::Vf(**address);
                 let given = self.run.assignments.contains_key(&slice)
-                    || self.run.foreign.contains_key(&slice);
+                    || self.run.foreign.contains_key(&slice)
+                    || self.held.contains_key(&slice);
                 let vf = self.seen.vfs.get(address);
                 !given && vf.is_some_and(|vf| vf.driver.is_none() || vf.on_vfio())
             })),
@@ -251,6 +252,13 @@ impl Machine {
         }
         if let Some(hold) = self.run.foreign.get(&slice) {
             return ("foreign".to_owned(), None, Some(hold.name.clone()));
+        }
+        if let Some(holder) = self.held.get(&slice) {
+            return (
+                "foreign".to_owned(),
+                None,
+                Some(format!("{} (pid {})", holder.comm, holder.pid)),
+            );
         }
         let state = match (slice, vf) {
             _ if self.durable.quarantines.contains_key(parent) => "quarantined",

@@ -94,6 +94,7 @@ impl Machine {
             offers: self.offers(),
             assignments: &self.run.assignments,
             foreign: &self.run.foreign,
+            held: &self.held,
             claims: &self.durable.claims,
             cordons: &self.durable.cordons,
             quarantines: &self.durable.quarantines,
@@ -231,6 +232,7 @@ impl Machine {
             format!("the claim is ended; {} is released as soon as nobody holds it", join(&bound))
         };
         for slice in bound {
+            self.presumed_dead.remove(&slice);
             self.begin_release(slice);
         }
         Ok(done(true, &message))
@@ -250,16 +252,18 @@ impl Machine {
 
     fn uncordon(&mut self, parent: &ParentId) -> Outcome {
         let cordoned = self.durable.cordons.remove(parent).is_some();
-        let stuck = |op: &super::Op| {
-            op.overdue
-                && matches!(&op.purpose, super::ops::Purpose::Layout { parent: p, .. } if p == parent)
-        };
         if let Some(why) = self.durable.quarantines.get(parent)
-            && self.ops.values().any(stuck)
+            && self.stuck_parents().contains(parent)
         {
             return Err(why.clone());
         }
         let quarantined = self.durable.quarantines.remove(parent).is_some();
+        if quarantined && !self.layout_under_way(parent) {
+            // A step of a former daemon that the quarantine waited for.
+            if self.run.pending.remove(parent).is_some() {
+                self.persist(Stored::Runtime);
+            }
+        }
         if !cordoned && !quarantined {
             self.require_parent(parent)?;
             return Ok(done(false, "already so"));

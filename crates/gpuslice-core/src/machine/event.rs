@@ -3,6 +3,7 @@
 use super::ConfigRead;
 use crate::domain::Domain;
 use crate::execute::{Performed, StepError};
+use crate::holders::Holder;
 use crate::ids::{ParentId, PciAddress, SliceId};
 use crate::observation::Observation;
 use crate::plan::Step;
@@ -26,6 +27,8 @@ pub struct OpId(pub u64);
 pub enum Event {
     /// The host was read anew.
     Observed(Box<Observation>),
+    /// Who holds the slices of [`super::Machine::unassigned`], asked before they are shown or chosen from.
+    Held(BTreeMap<SliceId, Holder>),
     /// A hook asks.
     Hook {
         /// To be answered.

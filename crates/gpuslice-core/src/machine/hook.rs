@@ -1,7 +1,8 @@
 //! What libvirt's hook asks: slices for a start, their return after a stop.
 
 use super::ops::Purpose;
-use super::{Effect, HookAnswer, HookCall, HookOperation, Machine, OpId, RequestId, Stored};
+use super::start::STARTING_GRACE;
+use super::{Effect, HookAnswer, HookCall, HookOperation, Machine, OpId, RequestId, Stored, Timer};
 use crate::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource};
 use crate::execute::StepError;
 use crate::ids::{ClaimKey, MdevUuid, Owner, PciAddress, ProfileName, SliceId};
@@ -10,6 +11,10 @@ use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
 use crate::state::{Assignment, Claim, ForeignHold, Phase};
 use std::collections::BTreeSet;
+use uuid::Uuid;
+
+/// Slices of a start, those of them that were nobody's before, and what is to be done.
+type Admitted = (Vec<SliceId>, BTreeSet<SliceId>, Vec<Step>);
 
 /// One slice a starting domain must get.
 struct Want {
@@ -44,21 +49,71 @@ impl Machine {
 
     fn on_prepare(&mut self, request: RequestId, call: HookCall) {
         let owner = Owner::Domain(call.domain.uuid);
-        self.run.start_later.retain(|uuid| *uuid != call.domain.uuid);
-        if self.must_wait(&owner) {
+        self.forget_start_later(call.domain.uuid);
+        if let Some(refusal) = self.cannot_come_back(&owner) {
+            return self.refuse_start(request, &call.domain, refusal);
+        }
+        self.release_leftovers(&call.domain, &owner);
+        if self.stale || self.must_wait(&owner) {
             return self.parked.push((request, call));
         }
         match self.admit(&call.domain) {
-            Ok((slices, steps)) => {
+            Ok((slices, fresh, steps)) => {
                 self.persist(Stored::Runtime);
-                let purpose =
-                    Purpose::Prepare { request: Some(request), slices, refused: BTreeSet::new() };
+                let refused = BTreeSet::new();
+                let purpose = Purpose::Prepare { request: Some(request), slices, refused, fresh };
                 self.start_op(purpose, steps);
             }
-            Err(refusal) => {
-                self.remember_refusal(&call.domain, &refusal);
-                self.push(Effect::AnswerHook { request, answer: HookAnswer::Refuse(refusal) });
-            }
+            Err(refusal) => self.refuse_start(request, &call.domain, refusal),
+        }
+    }
+
+    fn refuse_start(&mut self, request: RequestId, domain: &Domain, refusal: Refusal) {
+        self.remember_refusal(domain, &refusal);
+        self.push(Effect::AnswerHook { request, answer: HookAnswer::Refuse(refusal) });
+    }
+
+    pub(super) fn forget_start_later(&mut self, domain: Uuid) {
+        let before = self.run.start_later.len();
+        self.run.start_later.retain(|uuid| *uuid != domain);
+        if self.run.start_later.len() != before {
+            self.persist(Stored::Runtime);
+        }
+    }
+
+    /// A slice of the owner that is not taken back as long as its device is quarantined: waiting is in vain.
+    fn cannot_come_back(&self, owner: &Owner) -> Option<Refusal> {
+        let (slice, parent, why) = self.run.assignments.iter().find_map(|(slice, a)| {
+            let waits = a.claim.owner == *owner && a.phase == Phase::Releasing;
+            let why = self.quarantine_over(&a.parent).filter(|_| waits)?;
+            Some((slice, &a.parent, why))
+        })?;
+        let message = format!("{slice} of its last run is not back yet: {parent} is quarantined");
+        let refusal = Refusal::new(Code::Quarantined, message).because(why.message.clone());
+        Some(refusal.hint(format!("gpuslice uncordon {parent}")))
+    }
+
+    /// What an earlier run left with the owner and this start does not ask for, or asks for as something else.
+    fn release_leftovers(&mut self, domain: &Domain, owner: &Owner) {
+        let asked = |slice: &SliceId, a: &Assignment| {
+            domain.devices.iter().any(|d| {
+                slice_of(d.source) == *slice
+                    && d.our_claim() == Some((a.claim.name.clone(), a.index))
+            }) && domain.claims.iter().any(|c| {
+                c.name == a.claim.name && c.profile.as_ref().is_none_or(|p| *p == a.profile)
+            })
+        };
+        let left: Vec<SliceId> = self
+            .run
+            .assignments
+            .iter()
+            .filter(|(slice, a)| {
+                a.claim.owner == *owner && a.phase != Phase::Releasing && !asked(slice, a)
+            })
+            .map(|(slice, _)| *slice)
+            .collect();
+        for slice in left {
+            self.begin_release(slice);
         }
     }
 
@@ -79,7 +134,7 @@ impl Machine {
     }
 
     /// Decides on all slices of a start at once, and reserves them all or none.
-    fn admit(&mut self, domain: &Domain) -> Result<(Vec<SliceId>, Vec<Step>), Refusal> {
+    fn admit(&mut self, domain: &Domain) -> Result<Admitted, Refusal> {
         let owner = Owner::Domain(domain.uuid);
         self.judge_plain_devices(domain, &owner)?;
         let wants = self.wants(domain, &owner)?;
@@ -99,7 +154,8 @@ impl Machine {
         }
         self.record_claims(domain, &owner, &wants);
         self.record_foreign(domain, &owner);
-        Ok((slices, steps))
+        let fresh = slices.iter().copied().filter(|slice| !kept.contains_key(slice)).collect();
+        Ok((slices, fresh, steps))
     }
 
     /// Every slice the domain's claims ask for, with the device in the XML that is to be it.
@@ -125,6 +181,12 @@ impl Machine {
                     })?;
                 let key = ClaimKey { owner: owner.clone(), name: claim.name.clone() };
                 self.require_own_device(domain, &key, index, device)?;
+                if wants.iter().any(|w: &Want| w.source == device.source) {
+                    let message =
+                        format!("{} carries {} twice", domain.name, slice_of(device.source));
+                    return Err(Refusal::new(Code::NotInXml, message)
+                        .hint(format!("gpuslice detach {} {}", domain.name, claim.name)));
+                }
                 wants.push(Want {
                     key,
                     index,
@@ -188,8 +250,11 @@ impl Machine {
         let (slice, assignment) = match want.source {
             HostDeviceSource::Mdev(uuid) => {
                 let slice = SliceId::Mdev(uuid);
-                let present =
-                    self.run.assignments.get(&slice).filter(|a| a.profile == want.profile);
+                let present = self
+                    .run
+                    .assignments
+                    .get(&slice)
+                    .filter(|_| self.seen.mdevs.contains_key(&uuid));
                 let assignment = match present {
                     // A start that was never followed by a release: the device is still this claim's.
                     Some(present) => Assignment { phase: Phase::Reserved, ..present.clone() },
@@ -205,6 +270,9 @@ impl Machine {
             .mechanism_of(slice)
             .map(|m| m.prepare_steps(slice, &assignment))
             .unwrap_or_default();
+        // What was to become of its last run is no longer the question.
+        self.push(Effect::Disarm { timer: Timer::Grace(slice) });
+        self.presumed_dead.remove(&slice);
         self.run.assignments.insert(slice, assignment);
         Ok((slice, steps))
     }
@@ -268,16 +336,16 @@ impl Machine {
         let Step::CreateMdev { parent, uuid, .. } = step else {
             return false;
         };
-        if !matches!(error, StepError::Errno { .. }) {
+        if !matches!(error, StepError::Errno { .. }) || error.nothing_begun(step) {
             return false;
         }
         let slice = SliceId::Mdev(*uuid);
-        let Some(mut assignment) = self.run.assignments.remove(&slice) else {
-            return false;
-        };
         let Some(super::Op { purpose: Purpose::Prepare { refused, .. }, .. }) =
             self.ops.get_mut(&op)
         else {
+            return false;
+        };
+        let Some(mut assignment) = self.run.assignments.remove(&slice) else {
             return false;
         };
         refused.insert(parent.clone());
@@ -307,7 +375,15 @@ impl Machine {
             }
             return;
         };
+        let unwanted =
+            |s: &SliceId| self.run.assignments.get(s).is_none_or(|a| a.phase != Phase::Reserved);
+        if slices.iter().any(unwanted) {
+            let message = "the claim was ended while its slice was being prepared";
+            let refusal = Refusal::new(Code::Unknown, message).hint("gpuslice claims");
+            return self.refuse_prepare(Some(request), slices, refusal);
+        }
         for slice in slices {
+            self.push(Effect::Arm { timer: Timer::Grace(*slice), after: STARTING_GRACE });
             if let Some(assignment) = self.run.assignments.get_mut(slice) {
                 assignment.phase = Phase::Prepared;
                 let claim = assignment.claim.clone();
@@ -322,6 +398,7 @@ impl Machine {
         }
         self.persist(Stored::Runtime);
         self.answered.insert(request, slices.to_vec());
+        self.told.insert(request, slices.to_vec());
         self.proceed(request);
     }
 
@@ -365,9 +442,14 @@ impl Machine {
                 started.push(*slice);
             }
         }
+        self.told.retain(|_, slices| !slices.iter().any(|s| started.contains(s)));
+        for slice in self.run.foreign.iter().filter(|(_, h)| h.owner == owner).map(|(s, _)| *s) {
+            self.effects.push(Effect::Disarm { timer: Timer::Grace(slice) });
+            self.effects.push(Effect::Watch { slice });
+        }
         for slice in started {
             self.persist(Stored::Runtime);
-            self.push(Effect::Disarm { timer: super::Timer::Grace(slice) });
+            self.push(Effect::Disarm { timer: Timer::Grace(slice) });
             self.push(Effect::Watch { slice });
             self.note("slice", slice, format!("attached to {}", domain.name));
         }
@@ -432,6 +514,7 @@ impl Machine {
                 self.run.foreign.insert(slice, hold);
                 self.persist(Stored::Runtime);
             }
+            self.push(Effect::Arm { timer: Timer::Grace(slice), after: STARTING_GRACE });
         }
     }
 
@@ -447,8 +530,10 @@ impl Machine {
         for claim in
             self.durable.claims.iter_mut().filter(|(k, _)| k.owner == owner).map(|(_, c)| c)
         {
-            claim.last_refusal = Some(refusal.clone());
-            self.dirty.insert(Stored::Durable);
+            if claim.last_refusal.as_ref() != Some(refusal) {
+                claim.last_refusal = Some(refusal.clone());
+                self.dirty.insert(Stored::Durable);
+            }
         }
         if matches!(
             refusal.code,

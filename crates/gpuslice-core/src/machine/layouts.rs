@@ -8,10 +8,14 @@ use crate::observation::Observation;
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
 use crate::request::{Answer, PlanRow, StepRow};
+use std::collections::BTreeSet;
 
 impl Machine {
     pub(super) fn on_observed(&mut self, seen: Observation) {
-        let gone: Vec<ParentId> = self.seen.parents().filter(|p| !seen.has_parent(p)).collect();
+        self.stale = false;
+        // What could not be read has not left.
+        let gone: Vec<ParentId> =
+            self.seen.parents().filter(|p| !seen.has_parent(p) && !seen.unreadable(p)).collect();
         let come: Vec<ParentId> =
             seen.parents().filter(|p| self.observed && !self.seen.has_parent(p)).collect();
         let slices_changed = seen.vfs.keys().ne(self.seen.vfs.keys())
@@ -126,8 +130,9 @@ impl Machine {
                 Ok(Answer::Done { changed: true, message: format!("{parent} has its layout") })
             }
             Err(refusal) => {
-                // A device that left in mid-step is not at fault; it is tried again when it returns.
-                if self.seen.has_parent(parent) {
+                // A device that left in mid-step is not at fault; it is tried again when it returns. Nor is one that
+                // somebody holds.
+                if self.seen.has_parent(parent) && refusal.code != Code::Held {
                     self.quarantine(parent.clone(), refusal.clone());
                 }
                 Err(refusal)
@@ -162,24 +167,23 @@ impl Machine {
             };
             let keep = working.contains(parent) || !done;
             if !keep {
-                over.push(parent.clone());
+                over.push((parent.clone(), step.clone()));
             }
             keep
         });
         if self.run.pending.len() != before {
             self.persist(Stored::Runtime);
         }
-        for parent in over {
-            self.push(Effect::Disarm { timer: Timer::Unsure(parent) });
+        for (parent, step) in over {
+            self.push(Effect::Disarm { timer: Timer::Unsure(parent.clone()) });
+            self.step_came_back(&step, &BTreeSet::from([parent]));
         }
     }
 
     pub(super) fn on_unsure_over(&mut self, parent: &ParentId) {
-        let ours = self
-            .ops
-            .values()
-            .any(|op| matches!(&op.purpose, Purpose::Layout { parent: p, .. } if p == parent));
-        if ours {
+        let ours = self.layout_under_way(parent);
+        // What a quarantine waits for goes on being waited for.
+        if ours || self.durable.quarantines.contains_key(parent) {
             return;
         }
         if let Some(step) = self.run.pending.remove(parent) {
@@ -207,6 +211,11 @@ impl Machine {
                     if steps.iter().any(|s| matches!(s, Step::SetNumVfs { count: 0, .. })) {
                         plan.blockers.extend(self.in_the_way(&parent));
                     }
+                    if !steps.is_empty() && self.reshaping(&parent) {
+                        let message = format!("{parent} is being reshaped already");
+                        let refusal = Refusal::new(Code::Reshaping, message);
+                        plan.blockers.push(refusal.hint("gpuslice wait --settled"));
+                    }
                     plan.steps.extend(
                         steps
                             .iter()
@@ -224,17 +233,17 @@ impl Machine {
 
     /// Who would lose a slice if the parent lost all of them.
     fn in_the_way(&self, parent: &ParentId) -> Vec<Refusal> {
-        let of_parent = |slice: &SliceId| {
-            slice
-                .pci()
-                .and_then(|a| self.seen.vfs.get(&a))
-                .is_some_and(|vf| Some(vf.pf) == parent.pci())
+        // A VF can be a parent itself.
+        let below = |p: &ParentId| p == parent || self.seen.pf_of(p).as_ref() == Some(parent);
+        let of_parent = |slice: &SliceId| match slice {
+            SliceId::Vf(a) | SliceId::Function(a) => below(&ParentId::Pci(*a)),
+            SliceId::Mdev(uuid) => self.seen.mdevs.get(uuid).is_some_and(|m| below(&m.parent)),
         };
         let assigned = self
             .run
             .assignments
             .iter()
-            .filter(|(s, _)| of_parent(s))
+            .filter(|(s, a)| below(&a.parent) || of_parent(s))
             .map(|(slice, a)| (slice, self.owner_name(&a.claim)));
         let foreign = self
             .run
@@ -242,13 +251,26 @@ impl Machine {
             .iter()
             .filter(|(s, _)| of_parent(s))
             .map(|(slice, hold)| (slice, hold.name.clone()));
-        assigned
-            .chain(foreign)
-            .map(|(slice, name)| {
-                let message = format!("{name} uses {slice} of {parent}");
-                Refusal::new(Code::InUse, message).hint(format!("virsh shutdown {name}"))
+        let used = assigned.chain(foreign).map(|(slice, name)| {
+            let message = format!("{name} uses {slice} of {parent}");
+            Refusal::new(Code::InUse, message).hint(format!("virsh shutdown {name}"))
+        });
+        // They would go with their VFs, without anybody being asked.
+        let of_others = self
+            .seen
+            .mdevs
+            .iter()
+            .filter(|(uuid, mdev)| {
+                let slice = SliceId::Mdev(**uuid);
+                below(&mdev.parent)
+                    && !self.run.assignments.contains_key(&slice)
+                    && !self.run.foreign.contains_key(&slice)
             })
-            .collect()
+            .map(|(uuid, mdev)| {
+                let message = format!("mdev {uuid} on {} was not made by gpuslice", mdev.parent);
+                Refusal::new(Code::Foreign, message).hint(format!("mdevctl stop -u {uuid}"))
+            });
+        used.chain(of_others).collect()
     }
 
     /// Takes over new rules and starts what they need; answered when the last step ended.
@@ -259,18 +281,17 @@ impl Machine {
             refusal.causes.extend(plan.blockers.iter().skip(1).map(|r| r.message.clone()));
             return self.push(Effect::Answer { request, outcome: Err(refusal) });
         }
-        if self.durable.rules != rules {
-            self.durable.rules = rules;
-            self.durable.expected.clear();
-        }
+        self.adopt_rules(rules);
         self.durable.applied_boot = Some(self.run.boot);
-        // Applying is asking to try again.
-        self.durable.quarantines.clear();
+        // Applying is asking to try again, but a write that sleeps cannot be asked.
+        let stuck = self.stuck_parents();
+        self.durable.quarantines.retain(|parent, _| stuck.contains(parent));
         self.persist(Stored::Durable);
+        self.answered.insert(request, Vec::new());
         self.resolve_layouts();
         let mut started = 0;
         for (parent, layout) in self.layouts.clone() {
-            if self.reshaping(&parent) {
+            if self.reshaping(&parent) || self.quarantine_over(&parent).is_some() {
                 continue;
             }
             let steps = self.steps_to(&parent, &layout, true).unwrap_or_default();
@@ -285,8 +306,16 @@ impl Machine {
         self.applying.insert(request, (started, plan, None));
     }
 
+    /// Takes over rules. Absent devices go on being waited for as long as a rule still says of somebody what was
+    /// said of them: which rule meets them is known only once they are there.
+    pub(super) fn adopt_rules(&mut self, rules: Vec<Rule>) {
+        self.durable.rules = rules;
+        let rules = &self.durable.rules;
+        self.durable.expected.retain(|_, layout| rules.iter().any(|r| r.layout == *layout));
+    }
+
     /// One of the operations of an `apply` ended.
-    fn apply_progress(&mut self, request: RequestId, outcome: Result<Answer, Refusal>) {
+    pub(super) fn apply_progress(&mut self, request: RequestId, outcome: Result<Answer, Refusal>) {
         let Some((left, _, failure)) = self.applying.get_mut(&request) else {
             return;
         };
@@ -314,7 +343,7 @@ impl Machine {
         for (parent, layout) in &self.layouts {
             let given_up = self.durable.quarantines.contains_key(parent);
             let busy = self.reshaping(parent);
-            if busy || (!given_up && !self.realised(parent, layout) && !self.drifted(parent)) {
+            if !given_up && (busy || !self.realised(parent, layout) && !self.drifted(parent)) {
                 let what = match parent.pci().and_then(|a| self.seen.functions.get(&a)) {
                     Some(f) if f.driver.is_none() && !busy => "a driver",
                     _ => "its layout",

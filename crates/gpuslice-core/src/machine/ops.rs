@@ -29,6 +29,8 @@ pub(super) enum Purpose {
         slices: Vec<SliceId>,
         /// Parents that refused to make the slice being made.
         refused: BTreeSet<ParentId>,
+        /// Those that were nobody's before: what could not even be begun for them needs no taking back.
+        fresh: BTreeSet<SliceId>,
     },
     /// A slice is taken back.
     Release {
@@ -61,12 +63,30 @@ impl Machine {
         let Some(step) = op.steps.front().cloned() else {
             return self.finish(id);
         };
+        if let Some(why) = self.must_not_touch(op, &step) {
+            return self.give_up(id, why);
+        }
         if let Purpose::Layout { parent, .. } = &op.purpose {
             self.run.pending.insert(parent.clone(), step.clone());
             self.persist(Stored::Runtime);
         }
         self.push(Effect::Arm { timer: Timer::StepDeadline(id), after: step.deadline_ms() });
         self.push(Effect::Execute { op: id, step });
+    }
+
+    /// A quarantine that came up between two steps of an operation. Releases are held back before they begin.
+    fn must_not_touch(&self, op: &Op, step: &Step) -> Option<Refusal> {
+        if !step.changes() {
+            return None;
+        }
+        let parent = match &op.purpose {
+            Purpose::Prepare { .. } => &self.run.assignments.get(&step.slice()?)?.parent,
+            Purpose::Layout { parent, .. } => parent,
+            Purpose::Release { .. } => return None,
+        };
+        let why = self.quarantine_over(parent)?;
+        let refusal = Refusal::new(Code::Quarantined, format!("{parent} is quarantined"));
+        Some(refusal.because(why.message.clone()).hint(format!("gpuslice uncordon {parent}")))
     }
 
     pub(super) fn on_step_finished(&mut self, id: OpId, result: Result<Performed, StepError>) {
@@ -76,18 +96,18 @@ impl Machine {
         let Some(step) = op.steps.front().cloned() else {
             return;
         };
-        let was_overdue = std::mem::take(&mut op.overdue);
-        self.push(Effect::Disarm { timer: Timer::StepDeadline(id) });
-        if was_overdue {
-            self.step_came_back(&step);
+        if std::mem::take(&mut op.overdue) {
+            let purpose = op.purpose.clone();
+            self.step_came_back(&step, &self.parents_of(&purpose));
         }
+        self.push(Effect::Disarm { timer: Timer::StepDeadline(id) });
+        // What the step did to the host, also one that failed, is seen before anything is decided on it.
+        self.push(Effect::Observe);
         match result {
             Ok(_) => {
                 if let Some(op) = self.ops.get_mut(&id) {
                     op.steps.pop_front();
                 }
-                // What the step did to the host is seen before anything is decided on it.
-                self.push(Effect::Observe);
                 self.next_step(id);
             }
             Err(error) => self.step_failed(id, &step, &error),
@@ -108,11 +128,16 @@ impl Machine {
     fn step_failed(&mut self, id: OpId, step: &Step, error: &StepError) {
         let Some(op) = self.ops.get(&id) else { return };
         match op.purpose.clone() {
-            Purpose::Prepare { request, slices, .. } => {
+            Purpose::Prepare { request, slices, fresh, .. } => {
                 if request.is_some() && self.place_elsewhere(id, step, error) {
                     return self.next_step(id);
                 }
                 self.ops.remove(&id);
+                if let Some(slice) = step.slice().filter(|s| fresh.contains(s))
+                    && error.nothing_begun(step)
+                {
+                    self.released(slice);
+                }
                 let refusal = self.explain_failed_prepare(step, error);
                 self.refuse_prepare(request, &slices, refusal);
             }
@@ -122,9 +147,12 @@ impl Machine {
             }
             Purpose::Layout { parent, request } => {
                 self.ops.remove(&id);
-                let refusal = Refusal::new(Code::DeviceFailed, format!("cannot {step}"))
-                    .because(error.to_string())
-                    .hint(format!("dmesg | grep {parent}; then gpuslice uncordon {parent}"));
+                let refusal = match error {
+                    StepError::Held { .. } => self.explain_failed_prepare(step, error),
+                    _ => Refusal::new(Code::DeviceFailed, format!("cannot {step}"))
+                        .because(error.to_string())
+                        .hint(format!("dmesg | grep {parent}; then gpuslice uncordon {parent}")),
+                };
                 self.layout_done(&parent, request, Err(refusal));
             }
         }
@@ -163,7 +191,7 @@ impl Machine {
             Purpose::Layout { parent, request } => {
                 self.quarantine(parent, stuck.clone());
                 if let Some(request) = request {
-                    self.push(Effect::Answer { request, outcome: Err(stuck) });
+                    self.apply_progress(request, Err(stuck));
                     if let Some(Op { purpose: Purpose::Layout { request, .. }, .. }) =
                         self.ops.get_mut(&id)
                     {
@@ -175,10 +203,7 @@ impl Machine {
     }
 
     fn quarantine_of(&mut self, slices: &[SliceId], why: &Refusal) {
-        let parents: BTreeSet<_> = slices
-            .iter()
-            .filter_map(|s| Some(self.run.assignments.get(s)?.parent.clone()))
-            .collect();
+        let parents: BTreeSet<_> = slices.iter().filter_map(|s| self.parent_of(*s)).collect();
         for parent in parents {
             self.quarantine(parent, why.clone());
         }
@@ -187,19 +212,50 @@ impl Machine {
     pub(super) fn quarantine(&mut self, parent: ParentId, why: Refusal) {
         self.note("parent", &parent, format!("quarantined: {why}"));
         self.push(Effect::Log { warning: true, text: format!("{parent} is quarantined: {why}") });
-        self.durable.quarantines.insert(parent, why);
-        self.persist(Stored::Durable);
+        // The first fault is the one to mend; a write that sleeps may end by itself and lift what it caused.
+        let kept = self.durable.quarantines.get(&parent);
+        if kept.is_none_or(|kept| kept.code == Code::DeviceStuck) {
+            self.durable.quarantines.insert(parent, why);
+            self.persist(Stored::Durable);
+        }
+    }
+
+    /// Why a parent, or the PF it is a VF of, is not touched.
+    pub(super) fn quarantine_over(&self, parent: &ParentId) -> Option<&Refusal> {
+        let above = self.seen.pf_of(parent);
+        let quarantines = &self.durable.quarantines;
+        quarantines.get(parent).or_else(|| quarantines.get(&above?))
+    }
+
+    /// Parents with a write that sleeps past its time.
+    pub(super) fn stuck_parents(&self) -> BTreeSet<ParentId> {
+        let overdue = self.ops.values().filter(|op| op.overdue);
+        overdue.flat_map(|op| self.parents_of(&op.purpose)).collect()
+    }
+
+    fn parents_of(&self, purpose: &Purpose) -> BTreeSet<ParentId> {
+        match purpose {
+            Purpose::Layout { parent, .. } => BTreeSet::from([parent.clone()]),
+            Purpose::Release { slice, .. } => self.parent_of(*slice).into_iter().collect(),
+            Purpose::Prepare { slices, .. } => {
+                slices.iter().filter_map(|s| self.parent_of(*s)).collect()
+            }
+        }
+    }
+
+    fn parent_of(&self, slice: SliceId) -> Option<ParentId> {
+        Some(self.run.assignments.get(&slice)?.parent.clone())
     }
 
     /// A stuck write returned: what was quarantined for it alone is free again.
-    fn step_came_back(&mut self, step: &Step) {
+    pub(super) fn step_came_back(&mut self, step: &Step, parents: &BTreeSet<ParentId>) {
         let text = format!("`{step}` came back from the kernel");
         self.push(Effect::Log { warning: false, text });
-        let told = format!("`{step}` ");
+        let stuck = self.stuck_parents();
         let before = self.durable.quarantines.len();
-        self.durable
-            .quarantines
-            .retain(|_, why| why.code != Code::DeviceStuck || !why.message.starts_with(&told));
+        self.durable.quarantines.retain(|parent, why| {
+            why.code != Code::DeviceStuck || !parents.contains(parent) || stuck.contains(parent)
+        });
         if self.durable.quarantines.len() != before {
             self.persist(Stored::Durable);
         }
@@ -212,11 +268,13 @@ impl Machine {
 
     /// Whether an operation works on the parent as a whole.
     pub(super) fn reshaping(&self, parent: &ParentId) -> bool {
-        self.run.pending.contains_key(parent)
-            || self
-                .ops
-                .values()
-                .any(|op| matches!(&op.purpose, Purpose::Layout { parent: p, .. } if p == parent))
+        self.run.pending.contains_key(parent) || self.layout_under_way(parent)
+    }
+
+    pub(super) fn layout_under_way(&self, parent: &ParentId) -> bool {
+        self.ops
+            .values()
+            .any(|op| matches!(&op.purpose, Purpose::Layout { parent: p, .. } if p == parent))
     }
 
     /// Whether a slice is being worked on.
@@ -230,18 +288,25 @@ impl Machine {
 
     /// Drops an operation whose first or next step was never ordered, for want of a record.
     pub(super) fn abandon(&mut self, id: OpId, why: &Refusal) {
+        self.give_up(id, why.clone());
+    }
+
+    /// Ends an operation between two steps.
+    fn give_up(&mut self, id: OpId, why: Refusal) {
         let Some(op) = self.ops.remove(&id) else {
             return;
         };
         self.push(Effect::Disarm { timer: Timer::StepDeadline(id) });
         match op.purpose {
             Purpose::Prepare { request, slices, .. } => {
-                self.refuse_prepare(request, &slices, why.clone());
+                self.refuse_prepare(request, &slices, why);
             }
             Purpose::Layout { parent, request } => {
-                self.run.pending.remove(&parent);
+                if self.run.pending.remove(&parent).is_some() {
+                    self.persist(Stored::Runtime);
+                }
                 if let Some(request) = request {
-                    self.push(Effect::Answer { request, outcome: Err(why.clone()) });
+                    self.apply_progress(request, Err(why));
                 }
             }
             Purpose::Release { .. } => {}
@@ -251,6 +316,12 @@ impl Machine {
     /// A hook went away before it was told: libvirt is not going to use what is being made for it.
     pub(super) fn on_hook_gone(&mut self, gone: RequestId) {
         self.parked.retain(|(request, _)| *request != gone);
+        // It was answered, but the answer found nobody: libvirt takes it for a failed start.
+        for slice in self.told.remove(&gone).unwrap_or_default() {
+            if self.run.assignments.get(&slice).is_some_and(|a| a.phase == Phase::Prepared) {
+                self.begin_release(slice);
+            }
+        }
         for op in self.ops.values_mut() {
             if let Purpose::Prepare { request, .. } = &mut op.purpose
                 && *request == Some(gone)

@@ -4,7 +4,8 @@
 use super::ops::Purpose;
 use super::{Effect, Machine, Stored, Timer};
 use crate::execute::StepError;
-use crate::ids::{Owner, SliceId};
+use crate::ids::{ClaimKey, Owner, SliceId};
+use crate::plan::Step;
 use crate::state::Phase;
 use uuid::Uuid;
 
@@ -17,10 +18,15 @@ const SLOWEST_RETRY: u64 = 30_000;
 impl Machine {
     pub(super) fn on_release(&mut self, domain: Uuid) {
         let owner = Owner::Domain(domain);
-        let foreign = self.run.foreign.len();
-        self.run.foreign.retain(|_, hold| hold.owner != owner);
-        if self.run.foreign.len() != foreign {
-            self.persist(Stored::Runtime);
+        let held: Vec<SliceId> = self
+            .run
+            .foreign
+            .iter()
+            .filter(|(_, hold)| hold.owner == owner)
+            .map(|(slice, _)| *slice)
+            .collect();
+        for slice in held {
+            self.foreign_over(slice);
         }
         let slices: Vec<SliceId> = self
             .run
@@ -30,7 +36,15 @@ impl Machine {
             .map(|(slice, _)| *slice)
             .collect();
         for slice in slices {
+            self.presumed_dead.remove(&slice);
             self.begin_release(slice);
+        }
+    }
+
+    fn foreign_over(&mut self, slice: SliceId) {
+        if self.run.foreign.remove(&slice).is_some() {
+            self.persist(Stored::Runtime);
+            self.push(Effect::Disarm { timer: Timer::Grace(slice) });
         }
     }
 
@@ -45,6 +59,7 @@ impl Machine {
         }
         self.persist(Stored::Runtime);
         self.push(Effect::Disarm { timer: Timer::Grace(slice) });
+        self.told.retain(|_, slices| !slices.contains(&slice));
         if !self.working_on(slice) {
             self.try_release(slice, 0);
         }
@@ -59,7 +74,33 @@ impl Machine {
             .mechanism_of(slice)
             .map(|m| m.release_steps(slice, assignment, layout))
             .unwrap_or_default();
+        if let Some(why) = self.quarantine_over(&assignment.parent)
+            && steps.iter().any(Step::changes)
+        {
+            let trouble = format!("its device is quarantined: {}", why.message);
+            return self.postpone(slice, trouble);
+        }
         self.start_op(Purpose::Release { slice, tries }, steps);
+    }
+
+    /// A device with a fault is not touched: what is to be taken back from it stays recorded until the quarantine
+    /// is lifted.
+    fn postpone(&mut self, slice: SliceId, trouble: String) {
+        self.postponed.insert(slice);
+        if let Some(assignment) = self.run.assignments.get_mut(&slice)
+            && assignment.trouble.as_ref() != Some(&trouble)
+        {
+            assignment.trouble = Some(trouble);
+            self.persist(Stored::Runtime);
+        }
+    }
+
+    /// Takes up what waited for quarantines that are lifted now.
+    pub(super) fn resume_postponed(&mut self) {
+        for slice in std::mem::take(&mut self.postponed) {
+            // Postpones itself again if it must.
+            self.retry_release(slice);
+        }
     }
 
     pub(super) fn retry_release(&mut self, slice: SliceId) {
@@ -73,19 +114,29 @@ impl Machine {
 
     pub(super) fn released(&mut self, slice: SliceId) {
         self.release_tries.remove(&slice);
+        self.presumed_dead.remove(&slice);
         self.push(Effect::Disarm { timer: Timer::RetryRelease(slice) });
         let Some(assignment) = self.run.assignments.remove(&slice) else {
             return;
         };
         self.persist(Stored::Runtime);
         self.note("slice", slice, format!("released by {}", assignment.claim));
-        let last = !self.run.assignments.values().any(|a| a.claim == assignment.claim);
-        let done =
-            self.durable.claims.get(&assignment.claim).is_some_and(|c| c.transient || c.orphaned);
-        if last && done {
-            self.durable.claims.remove(&assignment.claim);
+    }
+
+    /// Claims that were made by a start alone, or whose domain is undefined, end with the last of their slices.
+    pub(super) fn end_claims_without_owner(&mut self) {
+        let over: Vec<ClaimKey> = self
+            .durable
+            .claims
+            .iter()
+            .filter(|(_, c)| c.transient || c.orphaned)
+            .filter(|(key, _)| !self.run.assignments.values().any(|a| a.claim == **key))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in over {
+            self.durable.claims.remove(&key);
             self.persist(Stored::Durable);
-            self.note("claim", &assignment.claim, "ended with its owner");
+            self.note("claim", &key, "ended with its owner");
         }
     }
 
@@ -121,12 +172,18 @@ impl Machine {
             Some(Phase::Attached) => {
                 self.push(Effect::Arm { timer: Timer::Grace(slice), after: GRACE })
             }
-            _ => {}
+            Some(_) => {}
+            None if self.run.foreign.contains_key(&slice) => {
+                self.push(Effect::Arm { timer: Timer::Grace(slice), after: GRACE });
+            }
+            None => {}
         }
     }
 
     /// libvirt had time to tell, and did not: it may be gone itself.
     pub(super) fn on_grace_over(&mut self, slice: SliceId) {
+        // Should a process hold it all the same, it is seen before anybody else is given it.
+        self.foreign_over(slice);
         let waiting = self
             .run
             .assignments

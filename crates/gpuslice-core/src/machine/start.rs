@@ -5,12 +5,14 @@ use crate::config::{Config, ConfigError};
 use crate::ids::BootId;
 use crate::mechanism::Mechanism;
 use crate::observation::Observation;
+use crate::refusal::Code;
 use crate::state::{Durable, Phase, Runtime};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Milliseconds that libvirt has to say what became of a VM that was starting when the daemon stopped.
-const STARTING_GRACE: u64 = 60_000;
+/// Milliseconds that libvirt has between a start's leave and its success, or its failure. QEMU may fill a terabyte
+/// of memory before it opens its first device.
+pub(super) const STARTING_GRACE: u64 = 600_000;
 
 /// What a machine begins with.
 pub struct Start {
@@ -47,6 +49,7 @@ impl Machine {
             durable: start.durable,
             run: Runtime::new(start.boot),
             seen: Observation::default(),
+            held: BTreeMap::new(),
             layouts: BTreeMap::new(),
             observed: false,
             ops: BTreeMap::new(),
@@ -58,6 +61,9 @@ impl Machine {
             look_again: BTreeSet::new(),
             release_tries: BTreeMap::new(),
             presumed_dead: BTreeSet::new(),
+            postponed: BTreeSet::new(),
+            stale: false,
+            told: BTreeMap::new(),
             unwritten: BTreeSet::new(),
             dirty: BTreeSet::new(),
             answered: BTreeMap::new(),
@@ -80,18 +86,26 @@ impl Machine {
             return self.push(Effect::Log { warning: true, text });
         }
         self.durable.applied_boot = Some(boot);
-        if self.durable.rules != self.config.rules {
-            self.durable.rules = self.config.rules.clone();
-            self.durable.expected.clear();
-        }
+        self.adopt_rules(self.config.rules.clone());
         self.persist(Stored::Durable);
     }
 
     /// Takes over the assignments of a daemon that stopped in this boot.
     fn resume(&mut self, run: Option<Runtime>) {
         self.persist(Stored::Runtime);
-        let Some(run) = run else { return };
+        let Some(run) = run else {
+            // A write that slept ended with its boot.
+            let before = self.durable.quarantines.len();
+            self.durable.quarantines.retain(|_, why| why.code != Code::DeviceStuck);
+            if self.durable.quarantines.len() != before {
+                self.persist(Stored::Durable);
+            }
+            return;
+        };
         self.run = run;
+        for slice in self.run.foreign.keys() {
+            self.effects.push(Effect::Watch { slice: *slice });
+        }
         for (slice, assignment) in &self.run.assignments {
             let (slice, phase) = (*slice, assignment.phase);
             match phase {

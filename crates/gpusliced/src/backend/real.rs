@@ -9,6 +9,7 @@ use gpuslice_core::machine::{Event, OpId};
 use gpuslice_core::observation::Observation;
 use gpuslice_core::observe::Observer;
 use gpuslice_core::plan::Step;
+use gpuslice_core::port::HostRead;
 use gpuslice_host::uevents::{Source, UeventNote, Uevents};
 use gpuslice_host::{SysHost, boot, child, process};
 use std::collections::HashSet;
@@ -58,6 +59,11 @@ impl Real {
     /// Reads everything.
     pub fn observe(&mut self) -> Observation {
         self.observer.observe(&self.host)
+    }
+
+    /// For looks that are not observations.
+    pub fn reader(&self) -> &dyn HostRead {
+        &self.host
     }
 
     /// Starts a step.
@@ -136,13 +142,7 @@ async fn wait_for_holders(host: &SysHost, slice: SliceId) {
     loop {
         let reader = host.clone();
         let looked = tokio::task::spawn_blocking(move || {
-            let nodes = match slice {
-                SliceId::Mdev(uuid) => holders::nodes_of_mdev(&reader, uuid),
-                SliceId::Vf(address) | SliceId::Function(address) => {
-                    holders::nodes_of_function(&reader, address)
-                }
-            };
-            nodes.and_then(|nodes| holders::find(&reader, &nodes))
+            holders::nodes_of(&reader, slice).and_then(|nodes| holders::find(&reader, &nodes))
         });
         let Ok(Ok(found)) = looked.await else { return };
         if found.found.is_empty() {

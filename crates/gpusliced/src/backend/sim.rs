@@ -8,7 +8,7 @@ use gpuslice_core::machine::{Event, OpId};
 use gpuslice_core::observation::Observation;
 use gpuslice_core::observe::Observer;
 use gpuslice_core::plan::Step;
-use gpuslice_core::port::read_text;
+use gpuslice_core::port::{HostRead, read_text};
 use gpuslice_sim::{HostFile, Kernel};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -70,6 +70,11 @@ impl Sim {
     /// Reads everything.
     pub fn observe(&mut self) -> Observation {
         self.observer.observe(&self.kernel)
+    }
+
+    /// For looks that are not observations.
+    pub fn reader(&self) -> &dyn HostRead {
+        &self.kernel
     }
 
     /// Performs a step, unless its writer falls asleep.

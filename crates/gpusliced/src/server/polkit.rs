@@ -1,8 +1,10 @@
 //! Whether a caller on the bus may do what it asks.
 
 use gpuslice_api::host::Caller;
+use gpuslice_api::names::LIBVIRT_BUS_NAME;
 use gpuslice_core::refusal::{Code, Refusal};
 use std::collections::HashMap;
+use zbus::fdo;
 use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
 
 /// Root may. Everybody else is polkit's to judge, and without a polkit they may not.
@@ -18,6 +20,15 @@ pub async fn require(caller: &Caller, action: &'static str) -> Result<(), Refusa
     let Some(name) = &caller.bus_name else {
         return Err(refused("the caller has no name on the bus".to_owned()));
     };
+    // The agent has asked polkit about its own callers, and only its user may own its name.
+    let agent = fdo::DBusProxy::new(caller.connection())
+        .await
+        .map_err(|error| refused(format!("bus: {error}")))?
+        .get_name_owner(LIBVIRT_BUS_NAME.try_into().map_err(|_| refused("bus name".to_owned()))?)
+        .await;
+    if agent.is_ok_and(|owner| owner == *name) {
+        return Ok(());
+    }
     let authority = AuthorityProxy::new(caller.connection())
         .await
         .map_err(|error| refused(format!("polkit: {error}")))?;
