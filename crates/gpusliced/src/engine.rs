@@ -11,7 +11,7 @@ use crate::{config_files, notify};
 use channel::Inbox;
 use gpuslice_core::machine::{Effect, Event, HookAnswer, Machine, RequestId, Start, Stored};
 use gpuslice_core::request::{Answer, ChangeNote, Command, Outcome};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use timers::Timers;
@@ -139,9 +139,9 @@ impl Engine {
     /// A process that opens a device sends no event: who shows or chooses slices looks first.
     fn ask_for_holders(&mut self) {
         let slices = self.machine.unassigned();
-        if !slices.is_empty() {
-            self.events.push_back(Event::Held(self.backend.holders(&slices)));
-        }
+        // Without any there is nothing to look for, and what was seen before is over.
+        let held = if slices.is_empty() { BTreeMap::new() } else { self.backend.holders(&slices) };
+        self.events.push_back(Event::Held(held));
     }
 
     /// The outside world of a simulated host.
