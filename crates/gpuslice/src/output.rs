@@ -65,15 +65,16 @@ impl Output {
         }
     }
 
-    /// Tells a person something beside the answer. When stderr is gone there is nobody to tell.
-    pub fn remark(&self, label: &str, text: &str) {
-        let tone = if label == "warning" { Tone::Warn } else { Tone::Good };
-        let label = if label.is_empty() {
-            String::new()
-        } else {
-            self.err.paint(tone, &format!("{label}:")) + " "
-        };
-        let _ = writeln!(io::stderr(), "{label}{}", printable(text));
+    /// Tells a person why there is nothing to show, and the next step.
+    pub fn nothing(&self, why: &str, hint: &str) {
+        let label = self.err.paint(Tone::Good, "hint:");
+        aside(&format!("{}\n  {label} {}\n", printable(why), printable(hint)));
+    }
+
+    /// Warns a person of something beside the answer.
+    pub fn warning(&self, text: &str) {
+        let label = self.err.paint(Tone::Warn, "warning:");
+        aside(&format!("{label} {}\n", printable(text)));
     }
 
     /// Tells why it failed, to a program on stdout too.
@@ -82,9 +83,14 @@ impl Output {
             // The exit code tells it even when stdout is gone.
             let _ = self.json(&json!({ "changed": false, "refusal": failure.refusal }));
         }
-        let _ = io::stderr().write_all(failure.text(self.err).as_bytes());
+        aside(&failure.text(self.err));
         ExitCode::from(failure.exit_code())
     }
+}
+
+/// When stderr is gone there is nobody to tell.
+fn aside(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 fn unwritten(error: &dyn std::error::Error) -> Failure {

@@ -126,7 +126,7 @@ fn nothing_to_list_is_said_on_stderr_with_a_next_step() {
     ] {
         let (ran, _) = daemon(answers).run(arguments);
         assert_eq!((ran.code, ran.out.as_str()), (Some(0), ""), "{arguments:?}");
-        assert!(ran.err.contains(want) && ran.err.contains("\nhint: "), "{}", ran.err);
+        assert!(ran.err.contains(want) && ran.err.contains("\n  hint: "), "{}", ran.err);
     }
     let (ran, _) = daemon(vec![empty("slices")]).run(&["slices", "--json"]);
     assert_eq!((ran.json(), ran.err.as_str()), (json!([]), ""));

@@ -79,7 +79,7 @@ impl BusLink {
             proxy.call_with_flags(method, flags, body).await
         };
         let reply =
-            called.await.map_err(|error: zbus::Error| from_bus(self.who(), self.name, &error))?;
+            called.await.map_err(|error: zbus::Error| from_bus(self.who(), "bus", &error))?;
         reply.ok_or_else(|| CallError::Protocol { what: format!("no reply to {method}") })
     }
 

@@ -48,7 +48,7 @@ impl Changes {
                 owners: proxy.receive_owner_changed().await?,
             })
         };
-        listening.await.map_err(|error: zbus::Error| from_bus(DAEMON, BUS_NAME, &error))
+        listening.await.map_err(|error: zbus::Error| from_bus(DAEMON, "bus", &error))
     }
 
     /// The next event; `None` when the bus is gone. Nothing is lost when it is dropped before it is ready.
@@ -68,7 +68,7 @@ impl Changes {
         Pin::new(&mut self.signals).poll_next(cx).map(|signal| {
             let (kind, id, what) = match signal?.body().deserialize() {
                 Ok(arguments) => arguments,
-                Err(error) => return Some(Err(from_bus(DAEMON, BUS_NAME, &error))),
+                Err(error) => return Some(Err(from_bus(DAEMON, "bus", &error))),
             };
             Some(Ok(Event::Changed(ChangeNote { kind, id, what })))
         })

@@ -1,5 +1,6 @@
 //! Why a call gave no answer, by what a program does about it.
 
+use crate::names::{BUS_NAME, LIBVIRT_BUS_NAME};
 use crate::refused::{Refused, chain};
 use crate::wire::WireError;
 use gpuslice_core::refusal::{Code, Refusal};
@@ -64,6 +65,7 @@ pub(crate) fn needs_bus(what: &str) -> CallError {
 
 /// What an error of the bus means. `who` was called over `way`.
 pub(crate) fn from_bus(who: &'static str, way: &str, error: &zbus::Error) -> CallError {
+    let wanted = if who == AGENT { LIBVIRT_BUS_NAME } else { BUS_NAME };
     let unreachable =
         |text: String| CallError::Unreachable { who, tried: vec![format!("{way}: {text}")] };
     match error {
@@ -72,13 +74,13 @@ pub(crate) fn from_bus(who: &'static str, way: &str, error: &zbus::Error) -> Cal
             if let Some(refusal) = Refused::read(name.as_str(), text, reply) {
                 return refusal.into();
             }
-            from_bus_error(name.inner(), text.unwrap_or_default(), unreachable)
+            from_bus_error(wanted, name.inner(), text.unwrap_or_default(), unreachable)
         }
         zbus::Error::FDO(inner) => match inner.as_ref() {
             zbus::fdo::Error::ZBus(inner) => from_bus(who, way, inner),
             other => {
                 let text = zbus::DBusError::description(other).unwrap_or_default();
-                from_bus_error(&zbus::DBusError::name(other), text, unreachable)
+                from_bus_error(wanted, &zbus::DBusError::name(other), text, unreachable)
             }
         },
         zbus::Error::InputOutput(_)
@@ -91,6 +93,7 @@ pub(crate) fn from_bus(who: &'static str, way: &str, error: &zbus::Error) -> Cal
 
 /// Errors that the bus daemon itself sends (dbus-specification, org.freedesktop.DBus.Error.*).
 fn from_bus_error(
+    wanted: &str,
     name: &ErrorName<'_>,
     text: &str,
     unreachable: impl FnOnce(String) -> CallError,
@@ -103,8 +106,11 @@ fn from_bus_error(
                     .because(lower(text)),
             )
         }
-        "ServiceUnknown" | "NameHasNoOwner" | "NoReply" | "Disconnected" | "NoServer"
-        | "TimedOut" | "Timeout" => unreachable(lower(text)),
+        // Each bus says this in other words.
+        "ServiceUnknown" | "NameHasNoOwner" => unreachable(format!("nobody has the name {wanted}")),
+        "NoReply" | "Disconnected" | "NoServer" | "TimedOut" | "Timeout" => {
+            unreachable(lower(text))
+        }
         spawn if spawn.starts_with("Spawn.") => unreachable(lower(text)),
         _ => CallError::Protocol { what: format!("{name}: {text}") },
     }

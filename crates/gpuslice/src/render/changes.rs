@@ -4,17 +4,15 @@ use super::counted;
 use crate::style::{Paint, Tone};
 use crate::table::{Cell, left, printable, table};
 use gpuslice_core::domain::ClaimRequest;
-use gpuslice_core::request::{DeviceToWrite, PlanRow};
+use gpuslice_core::request::{DeviceToWrite, PlanRow, StepRow};
 use std::fmt::Write as _;
 
 /// `gpuslice plan` and, with `done`, `gpuslice apply`.
 pub fn plan(row: &PlanRow, done: bool, paint: Paint) -> String {
     let mut out = String::new();
     if !row.steps.is_empty() {
-        let columns = [left("GPU"), left("STEP")];
-        let step =
-            |s: &gpuslice_core::request::StepRow| vec![Cell::from(&s.parent), Cell::from(&s.step)];
-        out = table(&columns, &row.steps.iter().map(step).collect::<Vec<_>>(), paint);
+        let rows: Vec<_> = row.steps.iter().map(step).collect();
+        out = table(&[left("GPU"), left("STEP")], &rows, paint);
     }
     // Writing to a String cannot fail.
     for blocker in &row.blockers {
@@ -43,6 +41,12 @@ pub fn plan(row: &PlanRow, done: bool, paint: Paint) -> String {
         ),
     };
     out
+}
+
+/// A step beside its device, which its words need not name again.
+fn step(row: &StepRow) -> Vec<Cell> {
+    let on = format!(" on {}", row.parent);
+    vec![Cell::from(&row.parent), Cell::from(row.step.strip_suffix(&on).unwrap_or(&row.step))]
 }
 
 /// What belongs into a domain's XML.
@@ -75,7 +79,9 @@ mod tests {
     #[test]
     fn plans_end_in_what_is_to_do() {
         let nothing = json!({"changed": false, "steps": [], "blockers": [], "unmatched": []});
-        let steps = json!([{"parent": "0000:41:00.0", "step": "write sriov_numvfs=8"}]);
+        let steps = json!([
+            {"parent": "0000:41:00.0", "step": "write sriov_numvfs=8 on 0000:41:00.0"},
+            {"parent": "0000:41:00.0", "step": "bind vfio-pci on 0000:41:00.4"}]);
         let blockers = json!([{"code": "in-use", "message": "2 VFs of 0000:81:00.0 are with VMs",
             "causes": ["win11 holds vf:0000:81:00.4"], "hint": "virsh shutdown win11"}]);
         let full = json!({"changed": true, "steps": steps, "blockers": blockers, "unmatched": ["gpuslice.toml:3"]});
@@ -85,7 +91,8 @@ in the way: in-use: 2 VFs of 0000:81:00.0 are with VMs
   caused by: win11 holds vf:0000:81:00.4
   hint: virsh shutdown win11
 ";
-        let table = "GPU           STEP\n0000:41:00.0  write sriov_numvfs=8\n";
+        let table = "GPU           STEP\n0000:41:00.0  write sriov_numvfs=8\n\
+                     0000:41:00.0  bind vfio-pci on 0000:41:00.4\n";
         for (json, done, want) in [
             (&nothing, false, "already so: every GPU is as its layout says\n".to_owned()),
             (&nothing, true, "already so: every GPU is as its layout says\n".to_owned()),
@@ -93,10 +100,10 @@ in the way: in-use: 2 VFs of 0000:81:00.0 are with VMs
                 &full,
                 false,
                 format!(
-                    "{table}{way}no device meets: gpuslice.toml:3\n1 step; gpuslice apply does it\n"
+                    "{table}{way}no device meets: gpuslice.toml:3\n2 steps; gpuslice apply does them\n"
                 ),
             ),
-            (&full, true, format!("{table}{way}no device meets: gpuslice.toml:3\n1 step done\n")),
+            (&full, true, format!("{table}{way}no device meets: gpuslice.toml:3\n2 steps done\n")),
             (&blocked, false, format!("{way}nothing can be done before that\n")),
         ] {
             assert_eq!(plan(&row(json.clone()), done, Paint::Off), want);

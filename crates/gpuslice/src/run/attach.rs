@@ -119,6 +119,6 @@ fn bad_name(error: &gpuslice_core::ids::ParseIdError) -> Failure {
 
 fn warn(output: &Output, warnings: &[String]) {
     for warning in warnings {
-        output.remark("warning", warning);
+        output.warning(warning);
     }
 }

@@ -66,8 +66,7 @@ fn show<T: Serialize>(
 ) -> Result<(), Failure> {
     if rows.is_empty() && !output.is_json() {
         let (text, hint) = empty.why();
-        output.remark("", &text);
-        output.remark("hint", hint);
+        output.nothing(&text, hint);
         return Ok(());
     }
     output.answer(&rows, |paint| table(rows, paint))

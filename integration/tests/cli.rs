@@ -1,0 +1,66 @@
+//! The command line against the real daemon on simulated hosts: what a person sees, word for word.
+//!
+//! `cases/NAME.trycmd` is a session in order, `cases/NAME.toml` the configuration it finds. After a change that is
+//! meant, `TRYCMD=overwrite cargo test -p gpuslice-integration --test cli` writes the new words.
+
+#![cfg(test)]
+
+use gpuslice_integration::{programs, root};
+use std::path::Path;
+use std::process::Command;
+
+/// Which session, given to this program when it runs again beside a daemon.
+const SESSION: &str = "GPUSLICE_TEST_SESSION";
+
+/// Runs the session beside a daemon on a simulated host.
+fn session(name: &str, host: &str) {
+    let bin = programs(&["gpusliced", "gpuslice"]);
+    let own = std::env::current_exe().unwrap();
+    let out = Command::new(root().join("integration/sim-host"))
+        .args(["--sim", host])
+        .arg(own)
+        .args(["--ignored", "--exact", "inside", "--nocapture"])
+        .env("GPUSLICE_BIN", bin)
+        .env(SESSION, name)
+        .env_remove("RUST_BACKTRACE")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stdout) + String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{said}");
+    assert!(said.contains("1 passed"), "the session did not run: {said}");
+}
+
+#[test]
+fn sriov() {
+    session("sriov-8", "sriov-8");
+}
+
+#[test]
+fn mdev() {
+    session("mdev", "mdev");
+}
+
+#[test]
+fn bad_config() {
+    session("bad-config", "sriov-8");
+}
+
+#[test]
+#[ignore = "run by the others, beside a daemon"]
+fn inside() {
+    let name = std::env::var(SESSION).unwrap();
+    let config = std::env::var("SIM_CONFIG").unwrap();
+    let cases = root().join("integration/cases");
+    let given = cases.join(format!("{name}.toml"));
+    if given.exists() {
+        std::fs::copy(given, Path::new(&config).join("gpuslice.toml")).unwrap();
+    }
+    let bin = programs(&["gpuslice"]);
+    trycmd::TestCases::new()
+        .register_bin("gpuslice", bin.join("gpuslice"))
+        .insert_var("[CONFIG]", config)
+        .unwrap()
+        .insert_var("[VERSION]", env!("CARGO_PKG_VERSION"))
+        .unwrap()
+        .case(cases.join(format!("{name}.trycmd")));
+}
