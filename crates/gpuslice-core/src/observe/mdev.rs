@@ -63,10 +63,14 @@ fn read_parent(
         let fixed = match observer.types.get(&key) {
             Some(fixed) => Arc::clone(fixed),
             None => {
+                let problems = seen.problems.len();
                 let Some(fixed) = read_fixed(host, seen, &path) else {
                     continue;
                 };
-                observer.types.insert(key, Arc::clone(&fixed));
+                // What could not be read this time may be readable next time.
+                if seen.problems.len() == problems {
+                    observer.types.insert(key, Arc::clone(&fixed));
+                }
                 fixed
             }
         };
