@@ -174,7 +174,13 @@ impl Kernel {
         }
         let bound = self.functions.iter().filter(|(_, f)| f.driver.as_ref() == Some(&name));
         for (address, _) in bound {
-            tasks.extend([Task::Lock(Lock::Device(*address)), Task::Release(*address)]);
+            // driver_detach holds no lock of one device while it waits for the next.
+            tasks.extend([
+                Task::Lock(Lock::Device(*address)),
+                Task::Release(*address),
+                Task::Unlock(Lock::Rescan),
+                Task::Unlock(Lock::Device(*address)),
+            ]);
         }
         tasks.extend([Task::DriverGone(name.clone()), Task::DriverBorn(name)]);
         self.start_and_tell(tasks)
