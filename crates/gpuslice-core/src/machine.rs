@@ -75,6 +75,8 @@ pub struct Machine {
     postponed: BTreeSet<SliceId>,
     /// Something was done to the host and has not been read back: nothing new is decided on the old reading.
     stale: bool,
+    /// Readings in a row with the same problems.
+    same_problems: u32,
     /// Starts that were told to go on, until the VM runs or its slices come back.
     told: BTreeMap<RequestId, Vec<SliceId>>,
     /// Whether the last record of each kind was written.
@@ -141,7 +143,7 @@ impl Machine {
                 Effect::StoreDurable(_) | Effect::StoreRuntime(_) => {
                     self.unwritten.insert(Stored::Runtime);
                 }
-                Effect::Execute { op, .. } if !self.op_releases(op) => self.abandon(op, &refusal),
+                Effect::Execute { op, .. } if !self.may_go_on(op) => self.abandon(op, &refusal),
                 // Only a start can be refused; the end of a VM is a fact.
                 Effect::AnswerHook { request, answer: HookAnswer::Proceed }
                     if self.answered.contains_key(&request) =>
@@ -188,6 +190,7 @@ impl Machine {
             Timer::Grace(slice) => self.on_grace_over(slice),
             Timer::Settle(request) => self.on_settle_timeout(request),
             Timer::Unsure(parent) => self.on_unsure_over(&parent),
+            Timer::LookAgain => self.push(Effect::Observe),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What was read from a host in one go: whole and owned. A later reading replaces it; nobody patches it.
 
 use crate::errno::Errno;
-use crate::ids::{MdevTypeId, MdevUuid, ParentId, PciAddress, VfIndex};
+use crate::ids::{MdevTypeId, MdevUuid, ParentId, PciAddress, SliceId, VfIndex};
 use std::collections::BTreeMap;
 
 /// Every device that yields or is a slice, as read.
@@ -183,6 +183,15 @@ impl Observation {
     pub fn has_parent(&self, parent: &ParentId) -> bool {
         self.mdev_parents.contains_key(parent)
             || parent.pci().is_some_and(|address| self.functions.contains_key(&address))
+    }
+
+    /// Whether the slice is there.
+    pub fn has_slice(&self, slice: SliceId) -> bool {
+        match slice {
+            SliceId::Vf(address) => self.vfs.contains_key(&address),
+            SliceId::Mdev(uuid) => self.mdevs.contains_key(&uuid),
+            SliceId::Function(address) => self.functions.contains_key(&address),
+        }
     }
 
     /// The PF of a parent that is a VF.

@@ -138,6 +138,8 @@ pub enum Timer {
     Settle(RequestId),
     /// A step of a former daemon has had time to end.
     Unsure(ParentId),
+    /// What could not be read may be readable now.
+    LookAgain,
 }
 
 /// The two documents.

@@ -10,6 +10,9 @@ use crate::refusal::{Code, Refusal};
 use crate::request::{Answer, PlanRow, StepRow};
 use std::collections::BTreeSet;
 
+/// Readings in a row after which a problem is taken for lasting; each comes after twice the pause of the last.
+const MOST_LOOKS: u32 = 6;
+
 impl Machine {
     pub(super) fn on_observed(&mut self, seen: Observation) {
         self.stale = false;
@@ -20,7 +23,7 @@ impl Machine {
             seen.parents().filter(|p| self.observed && !self.seen.has_parent(p)).collect();
         let slices_changed = seen.vfs.keys().ne(self.seen.vfs.keys())
             || seen.mdevs.keys().ne(self.seen.mdevs.keys());
-        self.seen = seen;
+        let before = std::mem::replace(&mut self.seen, seen);
         for parent in gone {
             self.parent_left(&parent);
         }
@@ -30,13 +33,31 @@ impl Machine {
         if slices_changed {
             self.note("slice", "*", "slices changed");
         }
+        self.look_again(&before);
         self.resolve_layouts();
         self.end_unsure();
         if !self.observed {
             self.observed = true;
             self.resume_releases();
         }
-        self.release_what_left();
+        self.release_what_left(&before);
+    }
+
+    /// No event tells that an attribute can be read again, so it is tried a few times.
+    fn look_again(&mut self, before: &Observation) {
+        if self.seen.problems.is_empty() {
+            if self.same_problems > 0 {
+                self.push(Effect::Disarm { timer: Timer::LookAgain });
+            }
+            self.same_problems = 0;
+        } else if self.seen.problems != before.problems {
+            self.same_problems = 0;
+        }
+        if !self.seen.problems.is_empty() && self.same_problems < MOST_LOOKS {
+            let after = 1000 << self.same_problems;
+            self.same_problems += 1;
+            self.push(Effect::Arm { timer: Timer::LookAgain, after });
+        }
     }
 
     /// What was wrong with a device is not wrong with the next one in its place.
@@ -52,12 +73,16 @@ impl Machine {
 
     /// Assignments of slices that left: a VM may still run with the dead device, so only what was being taken back
     /// ends here. Releases of what is gone succeed at once.
-    fn release_what_left(&mut self) {
+    fn release_what_left(&mut self, before: &Observation) {
         let gone: Vec<SliceId> = self
             .run
             .assignments
             .iter()
-            .filter(|(slice, a)| a.phase == crate::state::Phase::Releasing && !self.exists(**slice))
+            .filter(|(slice, a)| {
+                a.phase == crate::state::Phase::Releasing
+                    && before.has_slice(**slice)
+                    && !self.seen.has_slice(**slice)
+            })
             .map(|(slice, _)| *slice)
             .collect();
         for slice in gone {
@@ -66,11 +91,7 @@ impl Machine {
     }
 
     pub(super) fn exists(&self, slice: SliceId) -> bool {
-        match slice {
-            SliceId::Vf(address) => self.seen.vfs.contains_key(&address),
-            SliceId::Mdev(uuid) => self.seen.mdevs.contains_key(&uuid),
-            SliceId::Function(address) => self.seen.functions.contains_key(&address),
-        }
+        self.seen.has_slice(slice)
     }
 
     /// Starts whatever brings a parent to its layout without taking anything away.

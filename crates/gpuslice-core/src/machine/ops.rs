@@ -261,9 +261,15 @@ impl Machine {
         }
     }
 
-    /// Whether an operation takes slices back rather than giving them.
-    pub(super) fn op_releases(&self, id: OpId) -> bool {
-        matches!(self.ops.get(&id), Some(Op { purpose: Purpose::Release { .. }, .. }))
+    /// Whether an operation goes on although nothing can be recorded: it takes a slice back rather than giving it,
+    /// and its device may be touched whatever was not recorded.
+    pub(super) fn may_go_on(&self, id: OpId) -> bool {
+        let Some(Op { purpose: purpose @ Purpose::Release { .. }, steps, .. }) = self.ops.get(&id)
+        else {
+            return false;
+        };
+        let touches = steps.front().is_some_and(Step::changes);
+        !touches || self.parents_of(purpose).iter().all(|p| self.quarantine_over(p).is_none())
     }
 
     /// Whether an operation works on the parent as a whole.
@@ -309,7 +315,7 @@ impl Machine {
                     self.apply_progress(request, Err(why));
                 }
             }
-            Purpose::Release { .. } => {}
+            Purpose::Release { slice, .. } => self.postpone(slice, why.message),
         }
     }
 

@@ -85,7 +85,7 @@ impl Machine {
 
     /// A device with a fault is not touched: what is to be taken back from it stays recorded until the quarantine
     /// is lifted.
-    fn postpone(&mut self, slice: SliceId, trouble: String) {
+    pub(super) fn postpone(&mut self, slice: SliceId, trouble: String) {
         self.postponed.insert(slice);
         if let Some(assignment) = self.run.assignments.get_mut(&slice)
             && assignment.trouble.as_ref() != Some(&trouble)

@@ -63,6 +63,7 @@ impl Machine {
             presumed_dead: BTreeSet::new(),
             postponed: BTreeSet::new(),
             stale: false,
+            same_problems: 0,
             told: BTreeMap::new(),
             unwritten: BTreeSet::new(),
             dirty: BTreeSet::new(),

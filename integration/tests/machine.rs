@@ -1,0 +1,129 @@
+//! The whole engine on the simulated kernel: random domains, people, hardware, faults, crashes and reboots, with
+//! the product's promises checked after each event. A failing run leaves its log in
+//! `target/tmp/machine-failure.jsonl`; `GPUSLICE_REPLAY=FILE cargo test -p gpuslice-integration --test machine
+//! replay -- --nocapture` steps through it. `GPUSLICE_CASES` multiplies the number of runs.
+
+#![cfg(test)]
+
+#[path = "machine/actions.rs"]
+mod actions;
+#[path = "machine/disk.rs"]
+mod disk;
+#[path = "machine/driver.rs"]
+mod driver;
+#[path = "machine/finish.rs"]
+mod finish;
+#[path = "machine/hand.rs"]
+mod hand;
+#[path = "machine/happening.rs"]
+mod happening;
+#[path = "machine/invariants.rs"]
+mod invariants;
+#[path = "machine/world.rs"]
+mod world;
+
+use actions::{Action, actions};
+use happening::Happening;
+use invariants::Broken;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use world::World;
+
+const RUNS: u32 = 200;
+const LONGEST: usize = 160;
+
+/// Where a failing run leaves its log.
+fn failure_log() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("machine-failure.jsonl")
+}
+
+fn run(actions: &[Action], log: &mut Vec<Happening>) -> Result<World, Broken> {
+    let mut world = World::new()?;
+    for action in actions {
+        if let Some(happening) = action.resolve(&world) {
+            log.push(happening.clone());
+            world.happen(&happening)?;
+        }
+    }
+    world.finish()?;
+    Ok(world)
+}
+
+fn lines(log: &[Happening]) -> String {
+    log.iter().map(|h| serde_json::to_string(h).unwrap() + "\n").collect()
+}
+
+#[test]
+fn promises_hold_whatever_happens() {
+    let times: u32 = std::env::var("GPUSLICE_CASES").map_or(1, |n| n.parse().unwrap());
+    let config = Config {
+        cases: RUNS * times,
+        failure_persistence: None,
+        max_shrink_iters: 1500,
+        ..Config::default()
+    };
+    let (events, starts) = (AtomicU64::new(0), AtomicU64::new(0));
+    let result = TestRunner::new(config).run(&actions(LONGEST), |actions| {
+        let mut log = Vec::new();
+        let ended = catch_unwind(AssertUnwindSafe(|| run(&actions, &mut log)));
+        let broken = match ended {
+            Ok(Ok(world)) => {
+                events.fetch_add(world.driver.handled, Ordering::Relaxed);
+                starts.fetch_add(u64::from(world.starts), Ordering::Relaxed);
+                return Ok(());
+            }
+            Ok(Err(broken)) => broken.to_string(),
+            Err(_) => "panicked".to_owned(),
+        };
+        std::fs::write(failure_log(), lines(&log)).unwrap();
+        Err(TestCaseError::fail(broken))
+    });
+    if let Err(failure) = result {
+        let text = failure.to_string();
+        let reason = text.split("minimal failing input").next().unwrap_or_default();
+        panic!("{reason}\nlog of the shortest run found: {}", failure_log().display());
+    }
+    let (events, starts) = (events.into_inner(), starts.into_inner());
+    println!("{events} events, {starts} starts");
+    assert!(events >= 20_000, "only {events} events");
+    assert!(starts >= 500, "only {starts} VMs ever ran");
+}
+
+/// Steps through the log of a run, and says what the machine was told and ordered.
+#[test]
+fn replay() {
+    let Ok(file) = std::env::var("GPUSLICE_REPLAY") else { return };
+    let text = std::fs::read_to_string(&file).unwrap();
+    let mut world = World::new().unwrap();
+    world.driver.verbose = true;
+    for line in text.lines() {
+        println!("{line}");
+        let happening: Happening = serde_json::from_str(line).unwrap();
+        world.happen(&happening).unwrap();
+    }
+    println!("finish");
+    world.finish().unwrap();
+}
+
+/// Logs of runs that failed once.
+#[test]
+fn runs_that_failed_once() {
+    let dir = gpuslice_integration::root().join("integration/tests/machine/runs");
+    let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    assert!(!files.is_empty());
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let mut world = World::new().unwrap();
+        let mut go = || -> Result<(), Broken> {
+            for line in text.lines() {
+                world.happen(&serde_json::from_str(line).unwrap())?;
+            }
+            world.finish()
+        };
+        if let Err(broken) = go() {
+            panic!("{}: {broken}", file.display());
+        }
+    }
+}

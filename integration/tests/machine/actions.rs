@@ -1,0 +1,269 @@
+//! What proptest makes up: kinds of things with numbers, which mean something only where they land. Resolving
+//! them against the world of the moment gives [`Happening`]s; that way a shorter run of fewer actions still means
+//! something, and the log is concrete.
+
+use crate::happening::Happening;
+use crate::invariants::vfs_of;
+use crate::world::{State, VMS, World};
+use gpuslice_core::ids::{ClaimName, MdevUuid, ParentId, PciAddress, SliceId};
+use gpuslice_sim::{Fault, random_faults};
+use proptest::prelude::*;
+use uuid::Uuid;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Attach,
+    Detach,
+    Declare,
+    Seen,
+    Clone,
+    Undefine,
+    Plain,
+    Managed,
+    Start,
+    Next,
+    Stop,
+    Gone,
+    HookDies,
+    LibvirtDown,
+    LibvirtUp,
+    Cordon,
+    Uncordon,
+    Edit,
+    Apply,
+    Lists,
+    Plug,
+    Unplug,
+    Reload,
+    Fault,
+    ClearFaults,
+    ForeignMdev,
+    ForeignMdevGone,
+    ForeignOpen,
+    ForeignClose,
+    OtherVfs,
+    Noise,
+    Deaf,
+    Lazy,
+    Steps,
+    KernelSteps,
+    Advance,
+    Kill,
+    DiskFull,
+    Reboot,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Action {
+    pub kind: Kind,
+    pub a: u8,
+    pub b: u8,
+    pub c: u16,
+}
+
+pub fn actions(longest: usize) -> impl Strategy<Value = Vec<Action>> {
+    use Kind as K;
+    let kind = prop_oneof![
+        8 => Just(K::Attach),
+        2 => Just(K::Detach),
+        8 => Just(K::Declare),
+        3 => Just(K::Seen),
+        1 => Just(K::Clone),
+        1 => Just(K::Undefine),
+        1 => Just(K::Plain),
+        1 => Just(K::Managed),
+        24 => Just(K::Start),
+        36 => Just(K::Next),
+        8 => Just(K::Stop),
+        2 => Just(K::Gone),
+        2 => Just(K::HookDies),
+        1 => Just(K::LibvirtDown),
+        2 => Just(K::LibvirtUp),
+        1 => Just(K::Cordon),
+        1 => Just(K::Uncordon),
+        2 => Just(K::Edit),
+        3 => Just(K::Apply),
+        2 => Just(K::Lists),
+        3 => Just(K::Plug),
+        2 => Just(K::Unplug),
+        1 => Just(K::Reload),
+        5 => Just(K::Fault),
+        3 => Just(K::ClearFaults),
+        1 => Just(K::ForeignMdev),
+        1 => Just(K::ForeignMdevGone),
+        1 => Just(K::ForeignOpen),
+        1 => Just(K::ForeignClose),
+        2 => Just(K::OtherVfs),
+        1 => Just(K::Noise),
+        1 => Just(K::Deaf),
+        2 => Just(K::Lazy),
+        1 => Just(K::Steps),
+        6 => Just(K::KernelSteps),
+        8 => Just(K::Advance),
+        6 => Just(K::Kill),
+        2 => Just(K::DiskFull),
+        1 => Just(K::Reboot),
+    ];
+    let action = (kind, any::<u8>(), any::<u8>(), any::<u16>())
+        .prop_map(|(kind, a, b, c)| Action { kind, a, b, c });
+    prop::collection::vec(action, 1..longest)
+}
+
+const PROFILES: [&str; 12] = [
+    "amd-74a1-vf8",
+    "amd-74a1-vf4",
+    "nvidia-558",
+    "nvidia-559",
+    "mtty-1",
+    "mtty-2",
+    "amd-74a1-vf8",
+    "amd-74a1-vf4",
+    "amd-74a1-vf2",
+    "nvidia-558",
+    "intel-10c9-vf3",
+    "no-such",
+];
+
+const PARENTS: [&str; 6] =
+    ["0000:0c:00.0", "0000:9f:00.0", "0000:41:00.0", "0000:81:00.0", "0000:01:00.0", "mtty"];
+
+fn pick<T>(from: &[T], index: u8) -> Option<&T> {
+    from.get(usize::from(index).checked_rem(from.len())?)
+}
+
+fn address(index: u8) -> PciAddress {
+    PARENTS[usize::from(index) % 5].parse().unwrap()
+}
+
+fn parent(index: u8) -> ParentId {
+    pick(&PARENTS, index).unwrap().parse().unwrap()
+}
+
+fn name(index: u8) -> ClaimName {
+    if index % 4 == 3 { "gpu1" } else { "gpu0" }.parse().unwrap()
+}
+
+/// A VM in one of the states, the `index`-th of them.
+fn vm_in(world: &World, index: u8, wanted: impl Fn(State) -> bool) -> Option<u8> {
+    let found: Vec<u8> =
+        world.guests.iter().filter(|(_, g)| wanted(g.state)).map(|(vm, _)| *vm).collect();
+    pick(&found, index).copied()
+}
+
+fn any_vf(world: &World, a: u8, b: u8) -> Option<PciAddress> {
+    pick(&vfs_of(&world.driver.kernel, address(a)), b).copied()
+}
+
+impl Action {
+    /// What it comes to now; `None` when it makes no sense.
+    pub fn resolve(self, world: &World) -> Option<Happening> {
+        use Happening as H;
+        use Kind as K;
+        let Self { kind, a, b, c } = self;
+        let vm = a % VMS;
+        let profile = || (*pick(&PROFILES, b).unwrap()).to_owned();
+        let count = if c % 5 == 0 { 2 } else { 1 };
+        let low = u8::try_from(c % 256).unwrap();
+        Some(match kind {
+            K::Attach => {
+                let (pool, reserve) = (c % 7 == 0, c % 11 == 0);
+                H::Attach { vm, name: name(low), profile: profile(), count, pool, reserve }
+            }
+            K::Detach => H::Detach { vm, name: name(b), force: c % 2 == 0 },
+            K::Declare => H::Declare { vm, name: name(low), profile: profile(), count },
+            K::Seen => H::Seen { vm },
+            K::Clone => H::Clone { from: vm, to: b % VMS },
+            K::Undefine => H::Undefine { vm },
+            K::Plain => {
+                let foreign: Vec<SliceId> = world.driver.foreign_mdevs.iter().copied().collect();
+                let slice = match pick(&foreign, b).filter(|_| c % 3 == 0) {
+                    Some(slice) => *slice,
+                    None => SliceId::Vf(any_vf(world, b, low)?),
+                };
+                H::Plain { vm, slice, managed: c % 2 == 0 }
+            }
+            K::Managed => H::Managed { vm },
+            K::Start => H::Start { vm: vm_in(world, a, |s| s == State::Off)? },
+            K::Next => {
+                let busy = |s| !matches!(s, State::Off | State::Running(_));
+                H::Next { vm: vm_in(world, a, busy)? }
+            }
+            K::Stop => {
+                let runs = |s| matches!(s, State::Running(_) | State::Launched(_));
+                H::Stop { vm: vm_in(world, a, runs)?, linger: c % 4 == 0 }
+            }
+            K::Gone => H::Gone,
+            K::HookDies => H::HookDies { vm: vm_in(world, a, |s| matches!(s, State::Asking(_)))? },
+            K::LibvirtDown => H::LibvirtDown,
+            K::LibvirtUp => H::LibvirtUp { tells: c % 2 == 0 },
+            K::Cordon => H::Cordon { parent: parent(a) },
+            K::Uncordon => H::Uncordon { parent: parent(a) },
+            K::Edit => H::Edit { config: a % 7 },
+            K::Apply => H::Apply,
+            K::Lists => H::Lists,
+            K::Plug => H::Plug { address: address(a) },
+            K::Unplug => H::Unplug { address: address(a) },
+            K::Reload => {
+                H::Reload { driver: ["gpusim", "nvidia", "mtty"][usize::from(a) % 3].to_owned() }
+            }
+            K::Fault => H::Fault { fault: fault(world, a, c)? },
+            K::ClearFaults => H::ClearFaults,
+            K::ForeignMdev => foreign_mdev(world, a, b, c),
+            K::ForeignMdevGone => {
+                let there: Vec<SliceId> = world.driver.foreign_mdevs.iter().copied().collect();
+                match pick(&there, a)? {
+                    SliceId::Mdev(uuid) => H::ForeignMdevGone { uuid: *uuid },
+                    _ => return None,
+                }
+            }
+            K::ForeignOpen => H::ForeignOpen { vf: any_vf(world, a, b)? },
+            K::ForeignClose => H::ForeignClose,
+            K::OtherVfs => H::Other {
+                file: format!("/sys/bus/pci/devices/{}/sriov_numvfs", address(a)),
+                data: (b % 5).to_string(),
+            },
+            K::Noise => {
+                H::Noise { seed: u64::from(c), lose: u16::from(a), duplicate: u16::from(b) }
+            }
+            K::Deaf => H::Deaf { on: a % 2 == 0 },
+            K::Lazy => H::Lazy { on: a % 2 == 0 },
+            K::Steps => H::Steps { on: a % 2 == 0 },
+            K::KernelSteps => H::KernelSteps { count: a % 12 + 1 },
+            K::Advance => {
+                let spans = [1, 20, 100, 900, 3000, 16_000, 61_000, 700_000];
+                H::Advance { ms: spans[usize::from(a) % spans.len()] }
+            }
+            K::Kill => H::Kill { after: u32::from(a % 16) },
+            K::DiskFull => H::DiskFull { durable: u32::from(a % 4), runtime: u32::from(b % 4) },
+            K::Reboot => H::Reboot,
+        })
+    }
+}
+
+fn fault(world: &World, a: u8, c: u16) -> Option<Fault> {
+    if a % 6 == 0 {
+        let errno = gpuslice_core::errno::Errno::EIO;
+        let (nth, times) = (u32::from(c % 2) + 1, u32::from(c % 3) + 1);
+        return Some(Fault::Write { path: "*/unbind".to_owned(), nth, times, errno });
+    }
+    random_faults(u64::from(c), &world.driver.kernel.pfs(), 1).into_iter().next()
+}
+
+fn foreign_mdev(world: &World, a: u8, b: u8, c: u16) -> Happening {
+    let (parent, type_id) = match a % 4 {
+        0 => ("mtty".parse().unwrap(), "mtty-1"),
+        1 | 2 => ("0000:41:00.0".parse().unwrap(), "nvidia-558"),
+        _ => match any_vf(world, 3, b) {
+            Some(vf) => (ParentId::Pci(vf), "nvidia-558"),
+            None => ("mtty".parse().unwrap(), "mtty-2"),
+        },
+    };
+    // Sometimes under the very name that a claim's device is to have.
+    let uuid = if c % 4 == 0 {
+        let domain = world.guests[&(b % VMS)].domain.uuid;
+        MdevUuid::for_claim(domain, &"gpu0".parse().unwrap(), 0)
+    } else {
+        MdevUuid(Uuid::from_u128(0xf000_0000_0000_4000_8000_0000_0000_0000 + u128::from(c)))
+    };
+    Happening::ForeignMdev { parent, type_id: type_id.parse().unwrap(), uuid }
+}

@@ -1,0 +1,429 @@
+//! The thin loop of the daemon, without tasks or clock: performs effects in order and feeds back what happened.
+
+use crate::disk::Disk;
+use crate::hand::Hand;
+use crate::invariants::{self, Broken, Vm};
+use gpuslice_core::config::{self, Config};
+use gpuslice_core::execute::{self, Performed, StepError};
+use gpuslice_core::ids::{BootId, SliceId};
+use gpuslice_core::machine::{
+    Effect, Event, HookAnswer, HookCall, HookOperation, Machine, OpId, RequestId, Start, Timer,
+};
+use gpuslice_core::observe::Observer;
+use gpuslice_core::plan::Step;
+use gpuslice_core::port::read_text;
+use gpuslice_core::request::{Command, Outcome};
+use gpuslice_sim::{HostFile, Kernel};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// More turns than this without outside cause is a machine that runs in circles.
+const TURNS: u32 = 600;
+
+/// A step under way.
+#[derive(Debug)]
+pub struct Under {
+    pub op: OpId,
+    pub step: Step,
+    /// Its writer sleeps on this file; `None` when it has not begun.
+    pub file: Option<String>,
+}
+
+/// A daemon on a simulated kernel.
+pub struct Driver {
+    pub machine: Machine,
+    pub kernel: Kernel,
+    pub disk: Disk,
+    observer: Observer,
+    timers: BTreeMap<Timer, u64>,
+    watches: BTreeSet<SliceId>,
+    queue: VecDeque<Event>,
+    observe: bool,
+    pub under: Vec<Under>,
+    /// Steps begin only when told, as those of child processes may.
+    pub lazy: bool,
+    /// Uevents are not noticed.
+    pub deaf: bool,
+    /// The configuration on disk.
+    pub config: String,
+    next_request: u64,
+    hooks: BTreeMap<RequestId, HookCall>,
+    commands: BTreeMap<RequestId, Command>,
+    /// Answers nobody has taken yet.
+    pub told: BTreeMap<RequestId, HookAnswer>,
+    pub answers: BTreeMap<RequestId, Outcome>,
+    /// Effects and device writes until the daemon is killed.
+    pub dies_after: Option<u32>,
+    pub deaths: u32,
+    /// Which daemon this is.
+    life: u32,
+    /// Calls of hooks that cannot refuse, not answered when the daemon died: asked again.
+    pub lost: Vec<HookCall>,
+    /// Events the machine has handled.
+    pub handled: u64,
+    pub executed: u64,
+    /// Devices of others: what no step may change.
+    pub foreign_mdevs: BTreeSet<SliceId>,
+    /// Processes that libvirt started.
+    pub vms: BTreeMap<u32, Vm>,
+    pub verbose: bool,
+}
+
+impl Driver {
+    pub fn new(host: &HostFile, config: &str) -> Result<Self, Broken> {
+        let mut kernel = Kernel::from_host(host);
+        kernel.settle();
+        let disk = Disk::default();
+        let (machine, effects) = wake(&kernel, &disk, config);
+        let mut driver = Self {
+            machine,
+            kernel,
+            disk,
+            observer: Observer::default(),
+            timers: BTreeMap::new(),
+            watches: BTreeSet::new(),
+            queue: VecDeque::new(),
+            observe: false,
+            under: Vec::new(),
+            lazy: false,
+            deaf: false,
+            config: config.to_owned(),
+            next_request: 1,
+            hooks: BTreeMap::new(),
+            commands: BTreeMap::new(),
+            told: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            dies_after: None,
+            deaths: 0,
+            life: 0,
+            lost: Vec::new(),
+            handled: 0,
+            executed: 0,
+            foreign_mdevs: BTreeSet::new(),
+            vms: BTreeMap::new(),
+            verbose: false,
+        };
+        driver.perform(effects)?;
+        driver.drain()?;
+        Ok(driver)
+    }
+
+    fn request(&mut self) -> RequestId {
+        self.next_request += 1;
+        RequestId(self.next_request)
+    }
+
+    pub fn hook(&mut self, call: HookCall) -> RequestId {
+        let request = self.request();
+        self.hooks.insert(request, call.clone());
+        self.queue.push_back(Event::Hook { request, call });
+        request
+    }
+
+    /// The hook is gone, whether it was told or not.
+    pub fn hook_gone(&mut self, request: RequestId) {
+        self.queue.push_back(Event::HookGone { request });
+        self.told.remove(&request);
+    }
+
+    pub fn command(&mut self, command: Command) -> RequestId {
+        let request = self.request();
+        let wants_config = matches!(command, Command::Plan | Command::Apply);
+        let config = wants_config.then(|| read_config(&self.config));
+        self.commands.insert(request, command.clone());
+        self.queue.push_back(Event::Command { request, command, config });
+        request
+    }
+
+    /// Lets time pass, stopping wherever something falls due.
+    pub fn advance(&mut self, ms: u64) -> Result<(), Broken> {
+        let end = self.kernel.now_ms() + ms;
+        self.drain()?;
+        while self.kernel.now_ms() < end {
+            let now = self.kernel.now_ms();
+            let due = self.timers.values().min().copied().into_iter();
+            let next = due.chain(self.kernel.next_timer()).min().unwrap_or(end).clamp(now, end);
+            self.kernel.advance(next - now);
+            self.drain()?;
+            if next == now && self.kernel.now_ms() == now {
+                self.kernel.advance(1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Handles events until none is left; an ordered reading comes before the next event.
+    pub fn drain(&mut self) -> Result<(), Broken> {
+        for _ in 0..TURNS {
+            self.collect()?;
+            if std::mem::take(&mut self.observe) {
+                let seen = self.observer.observe(&self.kernel);
+                self.handle(Event::Observed(Box::new(seen)))?;
+            } else if let Some(event) = self.queue.pop_front() {
+                self.handle(event)?;
+            } else {
+                return Ok(());
+            }
+        }
+        Err(Broken::new("ends", "the machine goes in circles"))
+    }
+
+    fn collect(&mut self) -> Result<(), Broken> {
+        for completed in self.kernel.poll_blocked() {
+            let of = |under: &Under| match &under.step {
+                // One file for all devices of a type.
+                Step::CreateMdev { uuid, .. } => completed.data == uuid.to_string().as_bytes(),
+                _ => true,
+            };
+            let found =
+                self.under.iter().position(|u| u.file.as_ref() == Some(&completed.file) && of(u));
+            let Some(under) = found.map(|at| self.under.remove(at)) else { continue };
+            match completed.result {
+                Ok(()) if matches!(under.step, Step::SetNumVfs { .. }) => {
+                    let result = execute::check(&self.kernel, &under.step);
+                    self.finished(under.op, &under.step, result);
+                }
+                // What a step has done by now is not done twice.
+                Ok(()) => {
+                    let life = self.life;
+                    self.begin(under.op, under.step)?;
+                    if self.life != life {
+                        return Ok(());
+                    }
+                }
+                Err(errno) => {
+                    let operation = format!("write to {}", completed.file);
+                    let result = Err(StepError::Errno { operation, errno });
+                    self.finished(under.op, &under.step, result);
+                }
+            }
+        }
+        let now = self.kernel.now_ms();
+        let due: Vec<Timer> =
+            self.timers.iter().filter(|(_, at)| **at <= now).map(|(t, _)| t.clone()).collect();
+        for timer in due {
+            self.timers.remove(&timer);
+            self.queue.push_back(Event::Timer(timer));
+        }
+        let kernel = &self.kernel;
+        let gone: Vec<SliceId> =
+            self.watches.iter().copied().filter(|s| kernel.holders(*s).is_empty()).collect();
+        for slice in gone {
+            self.watches.remove(&slice);
+            self.queue.push_back(Event::HolderGone { slice });
+        }
+        if !self.deaf {
+            let told = !self.kernel.take_events().is_empty();
+            self.observe |= self.kernel.take_overflow() || told;
+        }
+        Ok(())
+    }
+
+    /// Something wakes the daemon up.
+    pub fn wake_up(&mut self) -> Result<(), Broken> {
+        self.observe = true;
+        self.drain()
+    }
+
+    /// Begins what child processes were to begin.
+    pub fn begin_lazy(&mut self) -> Result<(), Broken> {
+        let (now, later): (Vec<Under>, Vec<Under>) =
+            std::mem::take(&mut self.under).into_iter().partition(|u| u.file.is_none());
+        self.under = later;
+        let life = self.life;
+        for under in now {
+            self.begin(under.op, under.step)?;
+            if self.life != life {
+                break;
+            }
+        }
+        self.drain()
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), Broken> {
+        self.handled += 1;
+        if self.verbose {
+            println!("    <- {}", brief(&event));
+        }
+        let effects = self.machine.handle(event, self.kernel.now_ms());
+        self.perform(effects)?;
+        invariants::after_event(self)
+    }
+
+    fn perform(&mut self, effects: Vec<Effect>) -> Result<(), Broken> {
+        let mut effects: VecDeque<Effect> = effects.into();
+        let life = self.life;
+        while let Some(effect) = effects.pop_front() {
+            if self.dying() {
+                return self.restart();
+            }
+            if self.verbose {
+                println!("    -> {}", brief(&effect));
+            }
+            match self.disk.store(&effect) {
+                Some((_, Ok(()))) => self.machine.recorded(&effect),
+                Some((which, Err(why))) => {
+                    let rest = effects.drain(..).collect();
+                    effects = self.machine.unrecorded(which, &why, rest).into();
+                }
+                None => self.act(effect)?,
+            }
+            if self.life != life {
+                // It died on the way, and the rest with it.
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts down to the daemon's death.
+    fn dying(&mut self) -> bool {
+        match &mut self.dies_after {
+            Some(0) => true,
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+            None => false,
+        }
+    }
+
+    fn act(&mut self, effect: Effect) -> Result<(), Broken> {
+        match effect {
+            Effect::Execute { op, step } => {
+                invariants::quarantined_parents_untouched(self, &step)?;
+                if self.lazy && step.can_block() {
+                    self.under.push(Under { op, step, file: None });
+                } else {
+                    self.begin(op, step)?;
+                }
+            }
+            Effect::Observe => self.observe = true,
+            Effect::Watch { slice } => drop(self.watches.insert(slice)),
+            Effect::AnswerHook { request, answer } => {
+                let Some(call) = self.hooks.remove(&request) else {
+                    return Err(Broken::new("one_answer", format!("{request:?} answered twice")));
+                };
+                invariants::no_reply_before_its_record(self, &call, &answer)?;
+                if call.operation == HookOperation::Prepare {
+                    self.told.insert(request, answer);
+                }
+            }
+            Effect::Answer { request, outcome } => {
+                let Some(command) = self.commands.remove(&request) else {
+                    return Err(Broken::new("one_answer", format!("{request:?} answered twice")));
+                };
+                invariants::no_claim_before_its_record(self, &command, &outcome)?;
+                self.answers.insert(request, outcome);
+            }
+            Effect::Arm { timer, after } => {
+                self.timers.insert(timer, self.kernel.now_ms() + after);
+            }
+            Effect::Disarm { timer } => drop(self.timers.remove(&timer)),
+            Effect::Log { .. } | Effect::Changed(_) => {}
+            Effect::StoreDurable(_) | Effect::StoreRuntime(_) => {}
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, op: OpId, step: Step) -> Result<(), Broken> {
+        self.executed += 1;
+        let before = invariants::Before::look(self, &step);
+        let mut sleepers = self.kernel.blocked();
+        let mut hand = Hand { kernel: &mut self.kernel, left: self.dies_after, died: false };
+        let mut result = execute::perform(&mut hand, &step);
+        let died = hand.died;
+        self.dies_after = hand.left;
+        if died {
+            return self.restart();
+        }
+        before.unharmed(self, &step)?;
+        for _ in 0..8 {
+            match result {
+                Ok(Performed::NotYet) => {
+                    self.kernel.settle();
+                    result = execute::check(&self.kernel, &step);
+                }
+                Ok(Performed::Blocked) => {
+                    let file = self.kernel.blocked().into_iter().find(|file| {
+                        let known = sleepers.iter().position(|other| other == file);
+                        known.map(|at| sleepers.swap_remove(at)).is_none()
+                    });
+                    if self.verbose {
+                        println!("       {step}: sleeps on {file:?}");
+                    }
+                    self.under.push(Under { op, step, file });
+                    return Ok(());
+                }
+                _ => break,
+            }
+        }
+        if result == Ok(Performed::NotYet) {
+            result = Err(execute::never_so(&step));
+        }
+        self.finished(op, &step, result);
+        Ok(())
+    }
+
+    fn finished(&mut self, op: OpId, step: &Step, result: Result<Performed, StepError>) {
+        if self.verbose {
+            println!("       {step}: {result:?}");
+        }
+        self.queue.push_back(Event::StepFinished { op, result });
+    }
+
+    /// The daemon was killed and starts anew: what is in memory is lost, what sleeps in the kernel goes on.
+    pub fn restart(&mut self) -> Result<(), Broken> {
+        if self.verbose {
+            println!("    == the daemon is killed and starts anew");
+        }
+        self.deaths += 1;
+        self.life += 1;
+        // A process dies when its own write has returned; only those of child processes outlive it.
+        if self.under.iter().any(|under| !under.step.can_block()) {
+            self.kernel.settle();
+        }
+        self.dies_after = None;
+        self.timers.clear();
+        self.watches.clear();
+        self.queue.clear();
+        self.observe = false;
+        self.under.clear();
+        let lost = std::mem::take(&mut self.hooks).into_values();
+        self.lost.extend(lost.filter(|call| call.operation != HookOperation::Prepare));
+        self.commands.clear();
+        self.told.clear();
+        self.observer = Observer::default();
+        // A full disk does not keep a daemon from starting, but from promising.
+        let (machine, effects) = wake(&self.kernel, &self.disk, &self.config);
+        self.machine = machine;
+        self.perform(effects)
+    }
+
+    /// Whether the daemon has yet to answer.
+    pub fn unanswered(&self, request: RequestId) -> bool {
+        self.hooks.contains_key(&request)
+    }
+}
+
+fn wake(kernel: &Kernel, disk: &Disk, config: &str) -> (Machine, Vec<Effect>) {
+    let boot: BootId =
+        read_text(kernel, "/proc/sys/kernel/random/boot_id").unwrap().parse().unwrap();
+    Machine::start(Start {
+        mechanisms: gpuslice_vendors::all(),
+        host: "each".to_owned(),
+        boot,
+        config: read_config(config),
+        durable: disk.durable(),
+        run: disk.runtime(),
+        warnings: Vec::new(),
+    })
+}
+
+fn read_config(text: &str) -> Result<Config, Vec<config::ConfigError>> {
+    config::parse(&[("gpuslice.toml".to_owned(), text.to_owned())])
+}
+
+fn brief(what: &impl std::fmt::Debug) -> String {
+    let text = format!("{what:?}");
+    text.chars().take(220).collect()
+}

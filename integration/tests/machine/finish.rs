@@ -1,0 +1,228 @@
+//! The end of a run: all VMs stop, faults are mended, time passes. Then nothing may be left over.
+
+use crate::happening::Happening;
+use crate::invariants::{Broken, vfs_of};
+use crate::world::{State, VMS, World, config};
+use gpuslice_core::ids::{ClaimName, SliceId};
+use gpuslice_core::port::{HostRead, link_name, read_text};
+use gpuslice_core::request::{Answer, Command, Outcome};
+use gpuslice_sim::{Noise, Pace};
+
+/// Longer than any timer of the machine.
+const LONG: u64 = 1_300_000;
+
+impl World {
+    /// Brings the run to its end and checks what must hold there.
+    pub fn finish(&mut self) -> Result<(), Broken> {
+        self.quiesce()?;
+        self.settled_or_quarantined_with_a_reason()?;
+        self.apply_again()?;
+        self.nothing_leaked_after_reconcile()?;
+        self.second_plan_is_empty()?;
+        self.what_was_refused_starts_now()
+    }
+
+    fn quiesce(&mut self) -> Result<(), Broken> {
+        self.driver.dies_after = None;
+        self.driver.disk.mend();
+        self.driver.deaf = false;
+        self.driver.kernel.clear_faults();
+        self.driver.kernel.set_noise(Noise::default());
+        self.driver.kernel.set_pace(Pace::Whole);
+        self.driver.kernel.settle();
+        self.happen(&Happening::Lazy { on: false })?;
+        self.driver.wake_up()?;
+        self.happen(&Happening::LibvirtUp { tells: true })?;
+        for _ in 0..40 {
+            for vm in 0..VMS {
+                self.happen(&Happening::Stop { vm, linger: false })?;
+                self.happen(&Happening::Next { vm })?;
+            }
+            self.happen(&Happening::Gone)?;
+            self.happen(&Happening::ForeignClose)?;
+            self.driver.advance(500)?;
+        }
+        // A start that waits for a slice nobody may touch: its hook's patience ends.
+        for vm in 0..VMS {
+            self.happen(&Happening::HookDies { vm })?;
+            self.happen(&Happening::Next { vm })?;
+        }
+        if let Some((vm, guest)) = self.guests.iter().find(|(_, g)| g.state != State::Off) {
+            return Err(Broken::new("every_start_is_answered", format!("{vm}: {:?}", guest.state)));
+        }
+        for address in self.driver.kernel.pfs() {
+            self.driver.kernel.plug(address);
+        }
+        let plain = "0000:41:00.0".parse().unwrap();
+        self.driver.kernel.plug(plain);
+        self.driver.advance(LONG)
+    }
+
+    fn settled_or_quarantined_with_a_reason(&mut self) -> Result<(), Broken> {
+        let rule = "settled_or_quarantined_with_a_reason";
+        let broken = |how: String| Err(Broken::new(rule, how));
+        let Some(Ok(Answer::Status(status))) = self.order(Command::Status)? else {
+            return broken("no status".to_owned());
+        };
+        if !status.settled || !status.writable {
+            return broken(format!("{status:?}"));
+        }
+        let durable = self.driver.machine.durable();
+        for (parent, why) in &durable.quarantines {
+            if why.hint.is_none() || why.message.is_empty() {
+                return broken(format!("{parent}: {why:?}"));
+            }
+        }
+        let run = self.driver.machine.runtime();
+        for (slice, assignment) in &run.assignments {
+            let excused = self.quarantined(&assignment.parent) && assignment.trouble.is_some();
+            if !excused {
+                return broken(format!("{slice} is left: {assignment:?}"));
+            }
+        }
+        if let Some((parent, step)) = run.pending.iter().find(|(p, _)| !self.quarantined(p)) {
+            return broken(format!("{parent}: {step} is pending"));
+        }
+        if let Some((slice, hold)) = run.foreign.iter().next() {
+            return broken(format!("{slice} is still noted as held: {hold:?}"));
+        }
+        if let Some(under) = self.driver.under.first() {
+            return broken(format!("{under:?} is still under way"));
+        }
+        Ok(())
+    }
+
+    /// A card's quarantine covers its VFs.
+    fn quarantined(&self, parent: &gpuslice_core::ids::ParentId) -> bool {
+        let durable = self.driver.machine.durable();
+        let seen = self.driver.machine.observation();
+        let pf = parent.pci().and_then(|a| seen.vfs.get(&a)).map(|vf| vf.pf);
+        durable.quarantines.contains_key(parent)
+            || pf.is_some_and(|pf| {
+                durable.quarantines.contains_key(&gpuslice_core::ids::ParentId::Pci(pf))
+            })
+    }
+
+    /// A person mends what is left: others' devices go, cordons and quarantines are lifted, the layout is applied.
+    fn apply_again(&mut self) -> Result<(), Broken> {
+        for slice in self.driver.foreign_mdevs.clone() {
+            if let SliceId::Mdev(uuid) = slice {
+                self.happen(&Happening::ForeignMdevGone { uuid })?;
+            }
+        }
+        let durable = self.driver.machine.durable();
+        let kept: Vec<_> =
+            durable.cordons.keys().chain(durable.quarantines.keys()).cloned().collect();
+        for parent in kept {
+            let outcome = self.order(Command::Uncordon { parent: parent.clone() })?;
+            if !matches!(outcome, Some(Ok(_))) {
+                return Err(Broken::new("uncordon_works", format!("{parent}: {outcome:?}")));
+            }
+        }
+        self.driver.advance(LONG)?;
+        if [config(5), config(6)].contains(&self.driver.config.as_str()) {
+            // These ask for what the host cannot be, or nothing at all.
+            config(0).clone_into(&mut self.driver.config);
+        }
+        let request = self.driver.command(Command::Apply);
+        self.driver.advance(LONG)?;
+        match self.driver.answers.remove(&request) {
+            Some(Ok(Answer::Plan(_))) => Ok(()),
+            other => Err(Broken::new("apply_works_when_nothing_runs", format!("{other:?}"))),
+        }
+    }
+
+    fn nothing_leaked_after_reconcile(&mut self) -> Result<(), Broken> {
+        let broken = |how: String| Err(Broken::new("nothing_leaked_after_reconcile", how));
+        let (durable, run) = (self.driver.machine.durable(), self.driver.machine.runtime());
+        if let Some((slice, assignment)) = run.assignments.iter().next() {
+            return broken(format!("{slice}: {assignment:?}"));
+        }
+        if self.driver.disk.durable() != *durable
+            || self.driver.disk.runtime().as_ref() != Some(run)
+        {
+            return broken("the disk says otherwise".to_owned());
+        }
+        if let Some((key, _)) = durable.claims.iter().find(|(_, c)| c.transient || c.orphaned) {
+            return broken(format!("claim {key} outlived its owner"));
+        }
+        let kernel = &self.driver.kernel;
+        if let Some(uuid) = kernel.list("/sys/bus/mdev/devices").unwrap_or_default().first() {
+            return broken(format!("mdev {uuid}"));
+        }
+        for vf in kernel.pfs().into_iter().flat_map(|pf| vfs_of(kernel, pf)) {
+            let dir = format!("/sys/bus/pci/devices/{vf}");
+            let driver = link_name(kernel, &format!("{dir}/driver")).unwrap();
+            let set = read_text(kernel, &format!("{dir}/driver_override")).unwrap();
+            let bound = driver.as_deref() == Some("vfio-pci") || set == "vfio-pci";
+            let meant = self.bound_from_the_start || self.by_hand.contains(&vf);
+            if bound && !meant {
+                return broken(format!("{vf} is bound to {driver:?}, override {set}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn second_plan_is_empty(&mut self) -> Result<(), Broken> {
+        let rule = "second_plan_is_empty";
+        match self.order(Command::Plan)? {
+            Some(Ok(Answer::Plan(plan))) if !plan.changed && plan.blockers.is_empty() => {}
+            other => return Err(Broken::new(rule, format!("{other:?}"))),
+        }
+        let before = (self.driver.executed, self.driver.disk.durable());
+        self.driver.restart()?;
+        self.driver.advance(LONG)?;
+        if (self.driver.executed, self.driver.disk.durable()) == before {
+            return Ok(());
+        }
+        Err(Broken::new(rule, "a daemon that starts anew does something"))
+    }
+
+    /// Every profile said to be free can be had, and is free again after.
+    fn what_was_refused_starts_now(&mut self) -> Result<(), Broken> {
+        let rule = "what_was_refused_starts_now";
+        for vm in 0..VMS {
+            self.happen(&Happening::Undefine { vm })?;
+        }
+        let Some(Ok(Answer::Profiles { rows })) = self.order(Command::ListProfiles)? else {
+            return Err(Broken::new(rule, "no profiles"));
+        };
+        let name: ClaimName = "last".parse().unwrap();
+        for row in rows.iter().filter(|row| row.free > 0) {
+            let profile = row.profile.to_string();
+            let begin = if row.mechanism == "mdev" {
+                Happening::Declare { vm: 0, name: name.clone(), profile: profile.clone(), count: 1 }
+            } else {
+                let (pool, reserve) = (false, false);
+                let (name, profile) = (name.clone(), profile.clone());
+                Happening::Attach { vm: 0, name, profile, count: 1, pool, reserve }
+            };
+            self.happen(&begin)?;
+            self.happen(&Happening::Start { vm: 0 })?;
+            self.driver.advance(1000)?;
+            self.refusals.clear();
+            self.happen(&Happening::Next { vm: 0 })?;
+            self.happen(&Happening::Next { vm: 0 })?;
+            let state = self.guests[&0].state;
+            if !matches!(state, State::Running(_)) {
+                let how = format!("{profile}: {state:?}, refused {:?}", self.refusals);
+                return Err(Broken::new(rule, how));
+            }
+            self.happen(&Happening::Stop { vm: 0, linger: false })?;
+            self.happen(&Happening::Next { vm: 0 })?;
+            self.driver.advance(60_000)?;
+            self.happen(&Happening::Undefine { vm: 0 })?;
+            let again: Option<Outcome> = self.order(Command::ListProfiles)?;
+            let free = match &again {
+                Some(Ok(Answer::Profiles { rows })) => {
+                    rows.iter().find(|r| r.profile == row.profile).map(|r| r.free)
+                }
+                _ => None,
+            };
+            if free != Some(row.free) {
+                return Err(Broken::new(rule, format!("{profile}: {free:?} of {} back", row.free)));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,89 @@
+//! What happens around the daemon, concrete enough to be written to a log and done again.
+
+use gpuslice_core::ids::{ClaimName, MdevTypeId, MdevUuid, ParentId, PciAddress, SliceId};
+use gpuslice_sim::Fault;
+use serde::{Deserialize, Serialize};
+
+/// One line of a log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "do")]
+pub enum Happening {
+    /// `gpuslice attach`: a claim by command; its devices go into the shut-off domain.
+    Attach { vm: u8, name: ClaimName, profile: String, count: u32, pool: bool, reserve: bool },
+    /// `gpuslice release`.
+    Detach { vm: u8, name: ClaimName, force: bool },
+    /// Somebody writes metadata and mdev devices into the XML.
+    Declare { vm: u8, name: ClaimName, profile: String, count: u32 },
+    /// The agent looks at the persistent domain.
+    Seen { vm: u8 },
+    /// The XML is copied, with the original's devices.
+    Clone { from: u8, to: u8 },
+    /// The domain is undefined.
+    Undefine { vm: u8 },
+    /// A device without our alias is added.
+    Plain { vm: u8, slice: SliceId, managed: bool },
+    /// managed='yes' on every device.
+    Managed { vm: u8 },
+    /// virsh start: the prepare hook.
+    Start { vm: u8 },
+    /// libvirt goes on with what it has begun.
+    Next { vm: u8 },
+    /// QEMU ends. It may linger: killed, but its descriptors not closed yet.
+    Stop { vm: u8, linger: bool },
+    /// What lingered is gone.
+    Gone,
+    /// The hook is killed while it waits.
+    HookDies { vm: u8 },
+    /// libvirtd stops; VMs run on.
+    LibvirtDown,
+    /// It is back. What ended meanwhile it may or may not tell.
+    LibvirtUp { tells: bool },
+    /// An order about a parent.
+    Cordon { parent: ParentId },
+    /// An order about a parent.
+    Uncordon { parent: ParentId },
+    /// The configuration on disk changes.
+    Edit { config: u8 },
+    /// `gpuslice apply`.
+    Apply,
+    /// Every question.
+    Lists,
+    /// Hardware.
+    Plug { address: PciAddress },
+    /// Hardware.
+    Unplug { address: PciAddress },
+    /// A module is unloaded and loaded.
+    Reload { driver: String },
+    /// Something will go wrong.
+    Fault { fault: Fault },
+    /// Nothing will.
+    ClearFaults,
+    /// Somebody else makes an mdev.
+    ForeignMdev { parent: ParentId, type_id: MdevTypeId, uuid: MdevUuid },
+    /// And removes it.
+    ForeignMdevGone { uuid: MdevUuid },
+    /// Somebody binds a VF to vfio-pci by hand and opens it.
+    ForeignOpen { vf: PciAddress },
+    /// And ends.
+    ForeignClose,
+    /// Somebody else writes to a file.
+    Other { file: String, data: String },
+    /// Uevents are lost and doubled.
+    Noise { seed: u64, lose: u16, duplicate: u16 },
+    /// Uevents are noticed late.
+    Deaf { on: bool },
+    /// Writes of child processes begin late.
+    Lazy { on: bool },
+    /// The kernel stops at each small step.
+    Steps { on: bool },
+    /// Some of them.
+    KernelSteps { count: u8 },
+    /// Time.
+    Advance { ms: u64 },
+    /// The daemon is killed after so many effects and writes.
+    Kill { after: u32 },
+    /// So many records fail.
+    DiskFull { durable: u32, runtime: u32 },
+    /// Power off and on.
+    Reboot,
+}

@@ -1,0 +1,264 @@
+//! What must hold after each event, whatever happened. The kernel's truth counts, not the machine's opinion.
+
+use crate::driver::Driver;
+use gpuslice_core::domain::{HostDevice, HostDeviceSource};
+use gpuslice_core::ids::{ClaimKey, MdevUuid, Owner, ParentId, PciAddress, SliceId};
+use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation};
+use gpuslice_core::plan::Step;
+use gpuslice_core::port::{HostRead, link_name};
+use gpuslice_core::request::{Answer, Command, Outcome, ProfileRow};
+use gpuslice_core::state::Phase;
+use gpuslice_sim::Kernel;
+use std::collections::BTreeSet;
+use uuid::Uuid;
+
+/// An invariant that did not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    pub rule: &'static str,
+    pub how: String,
+}
+
+impl Broken {
+    pub fn new(rule: &'static str, how: impl Into<String>) -> Self {
+        Self { rule, how: how.into() }
+    }
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.rule, self.how)
+    }
+}
+
+/// A process that libvirt started, and the slices it was given by claims.
+#[derive(Debug, Clone)]
+pub struct Vm {
+    pub domain: Uuid,
+    pub claimed: BTreeSet<SliceId>,
+}
+
+pub fn slice_of(device: &HostDevice) -> SliceId {
+    match device.source {
+        HostDeviceSource::Mdev(uuid) => SliceId::Mdev(uuid),
+        HostDeviceSource::Pci(address) => SliceId::Vf(address),
+    }
+}
+
+pub fn after_event(driver: &Driver) -> Result<(), Broken> {
+    never_two_owners_of_one_slice(driver)?;
+    sriov_numvfs_never_read(driver)
+}
+
+/// Who has a device open is the one it is assigned to; a slice with two holders has two owners.
+fn never_two_owners_of_one_slice(driver: &Driver) -> Result<(), Broken> {
+    let rule = "never_two_owners_of_one_slice";
+    let run = driver.machine.runtime();
+    for (slice, assignment) in &run.assignments {
+        if !matches!(assignment.phase, Phase::Prepared | Phase::Attached) {
+            continue;
+        }
+        for pid in driver.kernel.holders(*slice) {
+            let holder = driver.vms.get(&pid).map(|vm| Owner::Domain(vm.domain));
+            if holder.as_ref() != Some(&assignment.claim.owner) {
+                let how = format!("{slice} of {} is open in {pid} of {holder:?}", assignment.claim);
+                return Err(Broken::new(rule, how));
+            }
+        }
+    }
+    for (pid, vm) in &driver.vms {
+        for slice in &vm.claimed {
+            let held = driver.kernel.holders(*slice).contains(pid);
+            let owner = run.assignments.get(slice).map(|a| &a.claim.owner);
+            let leaving = !shown(&driver.kernel, *slice);
+            if held && !leaving && owner != Some(&Owner::Domain(vm.domain)) {
+                let how =
+                    format!("{slice} is open in {pid} of {}, but {owner:?} has it", vm.domain);
+                return Err(Broken::new(rule, how));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether the device is where a reader looks for it: not while it is being removed under somebody.
+fn shown(kernel: &Kernel, slice: SliceId) -> bool {
+    match slice {
+        SliceId::Mdev(uuid) => kernel.link(&format!("/sys/bus/mdev/devices/{uuid}")).is_ok(),
+        SliceId::Vf(address) | SliceId::Function(address) => {
+            let dir = format!("/sys/bus/pci/devices/{address}");
+            kernel.link(&format!("{dir}/physfn")).is_ok()
+                && kernel.link(&format!("{dir}/driver")).is_ok()
+        }
+    }
+}
+
+fn sriov_numvfs_never_read(driver: &Driver) -> Result<(), Broken> {
+    match driver.kernel.blocked_reads() {
+        0 => Ok(()),
+        n => Err(Broken::new("sriov_numvfs_never_read", format!("{n} readers would hang"))),
+    }
+}
+
+/// What a start or a stop is told is on the disk by then.
+pub fn no_reply_before_its_record(
+    driver: &Driver,
+    call: &HookCall,
+    answer: &HookAnswer,
+) -> Result<(), Broken> {
+    let rule = "no_reply_before_its_record";
+    if call.operation != HookOperation::Prepare {
+        return match answer {
+            HookAnswer::Proceed => Ok(()),
+            other => Err(Broken::new("only_starts_are_refused", format!("{call:?}: {other:?}"))),
+        };
+    }
+    if *answer != HookAnswer::Proceed {
+        return Ok(());
+    }
+    let disk = driver.disk.runtime();
+    let owner = Owner::Domain(call.domain.uuid);
+    for device in &call.domain.devices {
+        let Some((name, _)) = device.our_claim() else { continue };
+        let key = ClaimKey { owner: owner.clone(), name };
+        let slice = slice_of(device);
+        let found = disk.as_ref().and_then(|run| run.assignments.get(&slice));
+        let good = found.is_some_and(|a| a.claim == key && a.phase == Phase::Prepared);
+        if !good {
+            return Err(Broken::new(rule, format!("{slice} for {key}: the disk has {found:?}")));
+        }
+        if !driver.disk.durable().claims.contains_key(&key) {
+            return Err(Broken::new(rule, format!("claim {key} is not on the disk")));
+        }
+    }
+    Ok(())
+}
+
+/// What an order is told is on the disk by then; and lists count right.
+pub fn no_claim_before_its_record(
+    driver: &Driver,
+    command: &Command,
+    outcome: &Outcome,
+) -> Result<(), Broken> {
+    let rule = "no_reply_before_its_record";
+    match (command, outcome) {
+        (Command::Claim { dry_run: false, .. }, Ok(Answer::Claimed { claim, .. })) => {
+            let durable = driver.disk.durable();
+            match durable.claims.get(&claim.claim) {
+                Some(found) if found.profile == claim.profile && !found.transient => Ok(()),
+                other => Err(Broken::new(rule, format!("{}: the disk has {other:?}", claim.claim))),
+            }
+        }
+        (Command::Apply, Ok(_)) if driver.disk.durable() != *driver.machine.durable() => {
+            Err(Broken::new(rule, "applied, but not on the disk"))
+        }
+        (Command::Cordon { parent, .. }, Ok(_))
+            if !driver.disk.durable().cordons.contains_key(parent) =>
+        {
+            Err(Broken::new(rule, format!("cordon of {parent} is not on the disk")))
+        }
+        (_, Ok(Answer::Profiles { rows })) => {
+            rows.iter().try_for_each(|row| capacity_never_negative(driver, row))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn capacity_never_negative(driver: &Driver, row: &ProfileRow) -> Result<(), Broken> {
+    let assigned =
+        driver.machine.runtime().assignments.values().filter(|a| a.profile == row.profile).count();
+    let fits = row.mechanism != "sriov" || row.max.is_none_or(|max| row.free <= max);
+    if usize::try_from(row.used).unwrap() == assigned && fits {
+        return Ok(());
+    }
+    Err(Broken::new("capacity_never_negative", format!("{assigned} assigned: {row:?}")))
+}
+
+/// What a step could harm, as it was before.
+pub struct Before {
+    held: Vec<(SliceId, Vec<u32>)>,
+    writes: u64,
+    foreign: BTreeSet<SliceId>,
+}
+
+impl Before {
+    pub fn look(driver: &Driver, step: &Step) -> Self {
+        let kernel = &driver.kernel;
+        let held = touched(kernel, step)
+            .into_iter()
+            .map(|slice| (slice, kernel.holders(slice)))
+            .filter(|(_, pids)| !pids.is_empty())
+            .collect();
+        Self { held, writes: kernel.writes(), foreign: foreign_there(driver) }
+    }
+
+    /// `nothing_cleared_while_held` and `foreign_devices_untouched`.
+    pub fn unharmed(&self, driver: &Driver, step: &Step) -> Result<(), Broken> {
+        if let Some((slice, pids)) = self.held.first()
+            && driver.kernel.writes() != self.writes
+        {
+            let how = format!("{step}: {slice} is open in {pids:?}");
+            return Err(Broken::new("nothing_cleared_while_held", how));
+        }
+        let now = foreign_there(driver);
+        if let Some(lost) = self.foreign.difference(&now).next() {
+            let how = format!("{step} removed {lost} of somebody else");
+            return Err(Broken::new("foreign_devices_untouched", how));
+        }
+        Ok(())
+    }
+}
+
+fn foreign_there(driver: &Driver) -> BTreeSet<SliceId> {
+    driver.foreign_mdevs.iter().copied().filter(|s| shown(&driver.kernel, *s)).collect()
+}
+
+/// Slices a step changes or takes away.
+fn touched(kernel: &Kernel, step: &Step) -> Vec<SliceId> {
+    match step {
+        Step::SetNumVfs { pf, count: 0 } => {
+            let vfs = vfs_of(kernel, *pf);
+            let below: Vec<SliceId> = vfs.iter().flat_map(|vf| mdevs_of(kernel, *vf)).collect();
+            vfs.into_iter().map(SliceId::Vf).chain(below).collect()
+        }
+        other => other.slice().into_iter().collect(),
+    }
+}
+
+pub fn vfs_of(kernel: &Kernel, pf: PciAddress) -> Vec<PciAddress> {
+    let dir = format!("/sys/bus/pci/devices/{pf}");
+    let names = kernel.list(&dir).unwrap_or_default();
+    let links = names.iter().filter(|name| name.starts_with("virtfn"));
+    links
+        .filter_map(|link| link_name(kernel, &format!("{dir}/{link}")).ok()??.parse().ok())
+        .collect()
+}
+
+fn mdevs_of(kernel: &Kernel, vf: PciAddress) -> Vec<SliceId> {
+    let names = kernel.list(&format!("/sys/bus/pci/devices/{vf}")).unwrap_or_default();
+    names.iter().filter_map(|name| name.parse::<MdevUuid>().ok()).map(SliceId::Mdev).collect()
+}
+
+/// `quarantined_parents_untouched`: nothing that writes is even ordered on one.
+pub fn quarantined_parents_untouched(driver: &Driver, step: &Step) -> Result<(), Broken> {
+    let durable = driver.machine.durable();
+    let seen = driver.machine.observation();
+    let direct = match step {
+        Step::LoadModule { .. } | Step::RequireUnheld { .. } => return Ok(()),
+        Step::SetNumVfs { pf, .. } | Step::SetAutoprobe { pf, .. } => Some(ParentId::Pci(*pf)),
+        Step::CreateMdev { parent, .. } => Some(parent.clone()),
+        Step::RemoveMdev { uuid } => seen.mdevs.get(uuid).map(|m| m.parent.clone()),
+        Step::Bind { function, .. } | Step::Unbind { function } => {
+            seen.vfs.get(function).map(|vf| ParentId::Pci(vf.pf))
+        }
+    };
+    let above = direct.as_ref().and_then(ParentId::pci).and_then(|a| seen.vfs.get(&a));
+    let above = above.map(|vf| ParentId::Pci(vf.pf));
+    match direct.iter().chain(&above).find(|p| durable.quarantines.contains_key(p)) {
+        None => Ok(()),
+        Some(parent) => {
+            let how = format!("{step}, while {parent} is quarantined");
+            Err(Broken::new("quarantined_parents_untouched", how))
+        }
+    }
+}

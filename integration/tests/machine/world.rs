@@ -1,0 +1,553 @@
+//! The world around the daemon: libvirtd with its domains, people, other programs and hardware.
+
+use crate::driver::Driver;
+use crate::happening::Happening;
+use crate::invariants::{Broken, Vm, slice_of};
+use gpuslice_core::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource, alias_for};
+use gpuslice_core::ids::{ClaimKey, ClaimName, MdevUuid, Owner, PciAddress, SliceId};
+use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation, RequestId};
+use gpuslice_core::port::{HostRead, HostWrite, link_name};
+use gpuslice_core::refusal::Code;
+use gpuslice_core::request::{Answer, Command, DeviceToWrite, Outcome};
+use gpuslice_sim::{HostFile, Kernel, Noise, Pace};
+use std::collections::{BTreeMap, BTreeSet};
+use uuid::Uuid;
+
+pub const HOST: &str = include_str!("host.toml");
+
+pub const VMS: u8 = 5;
+
+/// Where libvirt is with a domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Off,
+    /// The prepare hook waits for its answer.
+    Asking(RequestId),
+    /// QEMU runs; `started` is not told yet.
+    Launched(u32),
+    Running(u32),
+    /// QEMU ended or never came; `release` is not told yet.
+    Ended,
+}
+
+#[derive(Debug, Clone)]
+pub struct Guest {
+    pub domain: Domain,
+    pub state: State,
+}
+
+pub struct World {
+    pub driver: Driver,
+    pub guests: BTreeMap<u8, Guest>,
+    pub libvirt_up: bool,
+    lingering: BTreeSet<u32>,
+    foreign_pids: BTreeSet<u32>,
+    /// VFs somebody has bound by hand.
+    pub by_hand: BTreeSet<PciAddress>,
+    /// A layout that binds VFs may have been applied; what it bound stays.
+    pub bound_from_the_start: bool,
+    next_pid: u32,
+    pub refusals: BTreeMap<Code, u32>,
+    pub starts: u32,
+}
+
+/// Configurations people write, good and bad.
+pub fn config(index: u8) -> &'static str {
+    const CONFIGS: [&str; 7] = [
+        "[[gpu]]\nmatch = { vendor-device = \"1002:74a1\" }\nlayout = { vfs = \"all\" }\n",
+        "[[gpu]]\nmatch = { vendor-device = \"1002:74a1\" }\nlayout = { vfs = 4 }\n",
+        "[[gpu]]\nmatch = { address = \"0000:0c:00.0\" }\nlayout = { vfs = 2, bind = \"vfio-pci\" }\n\
+         [[gpu]]\nmatch = { driver = \"igb\" }\nlayout = { vfs = 3 }\n",
+        "",
+        "placement = \"spread\"\n[[gpu]]\nmatch = { address = \"0000:81:00.0\" }\nlayout = { vfs = 3 }\n\
+         [[gpu]]\nmatch = { address = \"0000:9f:00.0\" }\nlayout = { vfs = 4 }\n",
+        "[[gpu]]\nmatch = { driver = \"gpusim\" }\nlayout = { vfs = 6 }\n",
+        "[[gpu]\nmatch = 7\n",
+    ];
+    CONFIGS[usize::from(index) % CONFIGS.len()]
+}
+
+impl World {
+    pub fn new() -> Result<Self, Broken> {
+        let host = HostFile::parse(HOST).unwrap();
+        let guests = (0..VMS).map(|vm| {
+            let uuid = Uuid::from_u128(0x6000_0000_0000_4000_8000_0000_0000_0000 + u128::from(vm));
+            let (claims, devices) = (Vec::new(), Vec::new());
+            let domain = Domain { uuid, name: format!("vm{vm}"), claims, devices };
+            (vm, Guest { domain, state: State::Off })
+        });
+        Ok(Self {
+            driver: Driver::new(&host, config(0))?,
+            guests: guests.collect(),
+            libvirt_up: true,
+            lingering: BTreeSet::new(),
+            foreign_pids: BTreeSet::new(),
+            by_hand: BTreeSet::new(),
+            bound_from_the_start: false,
+            next_pid: 1000,
+            refusals: BTreeMap::new(),
+            starts: 0,
+        })
+    }
+
+    fn pid(&mut self) -> u32 {
+        self.next_pid += 1;
+        self.next_pid
+    }
+
+    fn guest(&mut self, vm: u8) -> &mut Guest {
+        self.guests.get_mut(&vm).unwrap()
+    }
+
+    /// Does one thing, and all that follows from it.
+    pub fn happen(&mut self, what: &Happening) -> Result<(), Broken> {
+        self.act(what)?;
+        self.driver.drain()?;
+        if self.driver.deaths > 0 {
+            self.driver.deaths = 0;
+            self.ask_again()?;
+        }
+        let there: BTreeSet<SliceId> = self.driver.foreign_mdevs.clone();
+        let kernel = &self.driver.kernel;
+        self.driver.foreign_mdevs =
+            there.into_iter().filter(|slice| exists(kernel, *slice)).collect();
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_lines, reason = "one arm per thing that can happen")]
+    fn act(&mut self, what: &Happening) -> Result<(), Broken> {
+        use Happening as H;
+        let driver = &mut self.driver;
+        match what.clone() {
+            H::Attach { vm, name, profile, count, pool, reserve } => {
+                return self.attach(vm, &name, &profile, count, (pool, reserve));
+            }
+            H::Detach { vm, name, force } => return self.detach(vm, &name, force),
+            H::Declare { vm, name, profile, count } => self.declare(vm, name, &profile, count),
+            H::Seen { vm } => return self.seen(vm),
+            H::Clone { from, to } => self.copy(from, to),
+            H::Undefine { vm } => return self.undefine(vm),
+            H::Plain { vm, slice, managed } => self.plain(vm, slice, managed),
+            H::Managed { vm } => {
+                self.guest(vm).domain.devices.iter_mut().for_each(|d| d.managed = true);
+            }
+            H::Start { vm } => self.start(vm),
+            H::Next { vm } => return self.next(vm),
+            H::Stop { vm, linger } => self.stop(vm, linger),
+            H::Gone => {
+                for pid in std::mem::take(&mut self.lingering) {
+                    self.end(pid);
+                }
+            }
+            H::HookDies { vm } => {
+                if let State::Asking(request) = self.guest(vm).state {
+                    self.driver.hook_gone(request);
+                    self.guest(vm).state = State::Ended;
+                }
+            }
+            H::LibvirtDown => self.libvirt_down(),
+            H::LibvirtUp { tells } => self.libvirt_up(tells),
+            H::Cordon { parent } => {
+                driver.command(Command::Cordon { parent, reason: "service".into() });
+            }
+            H::Uncordon { parent } => drop(driver.command(Command::Uncordon { parent })),
+            H::Edit { config: index } => {
+                config(index).clone_into(&mut driver.config);
+                self.bound_from_the_start |= driver.config.contains("bind");
+            }
+            H::Apply => drop(driver.command(Command::Apply)),
+            H::Lists => self.lists(),
+            H::Plug { address } => drop(driver.kernel.plug(address)),
+            H::Unplug { address } => drop(driver.kernel.unplug(address)),
+            H::Reload { driver: name } => drop(driver.kernel.reload_driver(&name)),
+            H::Fault { fault } => driver.kernel.inject(fault),
+            H::ClearFaults => driver.kernel.clear_faults(),
+            H::ForeignMdev { parent, type_id, uuid } => {
+                let path =
+                    format!("/sys/class/mdev_bus/{parent}/mdev_supported_types/{type_id}/create");
+                if driver.kernel.write(&path, uuid.to_string().as_bytes()).is_ok() {
+                    driver.kernel.settle();
+                    driver.foreign_mdevs.insert(SliceId::Mdev(uuid));
+                }
+            }
+            H::ForeignMdevGone { uuid } => {
+                if driver.foreign_mdevs.remove(&SliceId::Mdev(uuid)) {
+                    let path = format!("/sys/bus/mdev/devices/{uuid}/remove");
+                    let _ = driver.kernel.write(&path, b"1");
+                }
+            }
+            H::ForeignOpen { vf } => {
+                let pid = self.pid();
+                self.by_hand.insert(vf);
+                bind_by_hand(&mut self.driver.kernel, vf, "vfio-pci");
+                if self.driver.kernel.open(pid, "dpdk", SliceId::Vf(vf)).is_ok() {
+                    self.foreign_pids.insert(pid);
+                }
+            }
+            H::ForeignClose => {
+                for pid in std::mem::take(&mut self.foreign_pids) {
+                    self.end(pid);
+                }
+            }
+            H::Other { file, data } => drop(driver.kernel.write(&file, data.as_bytes())),
+            H::Noise { seed, lose, duplicate } => {
+                driver.kernel.set_noise(Noise { seed, lose, duplicate, capacity: 0 });
+            }
+            H::Deaf { on } => driver.deaf = on,
+            H::Lazy { on } => {
+                driver.lazy = on;
+                if !on {
+                    return driver.begin_lazy();
+                }
+            }
+            H::Steps { on } => {
+                driver.kernel.set_pace(if on { Pace::Steps } else { Pace::Whole });
+                if !on {
+                    driver.kernel.settle();
+                }
+            }
+            H::KernelSteps { count } => {
+                for _ in 0..count {
+                    driver.kernel.step();
+                    driver.drain()?;
+                }
+            }
+            H::Advance { ms } => return driver.advance(ms),
+            H::Kill { after } => driver.dies_after = Some(after),
+            H::DiskFull { durable, runtime } => {
+                (driver.disk.durable_fails, driver.disk.runtime_fails) = (durable, runtime);
+            }
+            H::Reboot => return self.reboot(),
+        }
+        Ok(())
+    }
+
+    /// Gives an order and waits for the answer, as far as it comes at once.
+    pub fn order(&mut self, command: Command) -> Result<Option<Outcome>, Broken> {
+        let request = self.driver.command(command);
+        self.driver.drain()?;
+        Ok(self.driver.answers.remove(&request))
+    }
+
+    fn attach(
+        &mut self,
+        vm: u8,
+        name: &ClaimName,
+        profile: &str,
+        count: u32,
+        (pool, reserve): (bool, bool),
+    ) -> Result<(), Broken> {
+        let domain = self.guest(vm).domain.clone();
+        let request = claim(name, profile, count);
+        let outcome = self.order(Command::Claim {
+            owner: Owner::Domain(domain.uuid),
+            owner_name: domain.name,
+            request: request.clone(),
+            pool,
+            reserve,
+            dry_run: false,
+        })?;
+        let guest = self.guest(vm);
+        if let (Some(Ok(Answer::Claimed { devices, .. })), State::Off) = (outcome, guest.state) {
+            guest.domain.claims.retain(|c| c.name != *name);
+            guest.domain.claims.push(request);
+            write_devices(&mut guest.domain, |n| n == name, devices);
+        }
+        Ok(())
+    }
+
+    fn detach(&mut self, vm: u8, name: &ClaimName, force: bool) -> Result<(), Broken> {
+        let owner = Owner::Domain(self.guest(vm).domain.uuid);
+        let key = ClaimKey { owner, name: name.clone() };
+        let outcome = self.order(Command::Unclaim { key, force })?;
+        let guest = self.guest(vm);
+        if matches!((outcome, guest.state), (Some(Ok(_)), State::Off)) {
+            guest.domain.claims.retain(|c| c.name != *name);
+            write_devices(&mut guest.domain, |n| n == name, Vec::new());
+        }
+        Ok(())
+    }
+
+    fn declare(&mut self, vm: u8, name: ClaimName, profile: &str, count: u32) {
+        let guest = self.guest(vm);
+        if guest.state != State::Off {
+            return;
+        }
+        let uuid = guest.domain.uuid;
+        let device = |index| DeviceToWrite {
+            alias: alias_for(&name, index),
+            source: HostDeviceSource::Mdev(MdevUuid::for_claim(uuid, &name, index)),
+        };
+        write_devices(&mut guest.domain, |n| *n == name, (0..count).map(device).collect());
+        guest.domain.claims.retain(|c| c.name != name);
+        guest.domain.claims.push(claim(&name, profile, count));
+    }
+
+    fn seen(&mut self, vm: u8) -> Result<(), Broken> {
+        let (domain, state) = (self.guest(vm).domain.clone(), self.guest(vm).state);
+        let shut_off = state == State::Off;
+        let outcome = self.order(Command::DomainSeen { domain, shut_off })?;
+        if let (Some(Ok(Answer::Domain { devices, .. })), true) = (outcome, shut_off) {
+            write_devices(&mut self.guest(vm).domain, |_| true, devices);
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, from: u8, to: u8) {
+        let (claims, devices) =
+            (self.guest(from).domain.claims.clone(), self.guest(from).domain.devices.clone());
+        let guest = self.guest(to);
+        if guest.state == State::Off && from != to {
+            (guest.domain.claims, guest.domain.devices) = (claims, devices);
+        }
+    }
+
+    fn undefine(&mut self, vm: u8) -> Result<(), Broken> {
+        let uuid = self.guest(vm).domain.uuid;
+        self.order(Command::DomainGone { uuid })?;
+        let guest = self.guest(vm);
+        if guest.state == State::Off {
+            guest.domain.claims.clear();
+            guest.domain.devices.clear();
+        }
+        Ok(())
+    }
+
+    fn plain(&mut self, vm: u8, slice: SliceId, managed: bool) {
+        let source = match slice {
+            SliceId::Mdev(uuid) => HostDeviceSource::Mdev(uuid),
+            SliceId::Vf(address) | SliceId::Function(address) => HostDeviceSource::Pci(address),
+        };
+        let guest = self.guest(vm);
+        // libvirt refuses a domain with one device twice.
+        let twice = guest.domain.devices.iter().any(|d| d.source == source);
+        if guest.state == State::Off && !twice {
+            guest.domain.devices.push(HostDevice { source, alias: None, managed });
+        }
+    }
+
+    fn call(&mut self, vm: u8, operation: HookOperation) -> RequestId {
+        let domain = self.guest(vm).domain.clone();
+        self.driver.hook(HookCall { operation, domain })
+    }
+
+    fn start(&mut self, vm: u8) {
+        if self.libvirt_up && self.guest(vm).state == State::Off {
+            let request = self.call(vm, HookOperation::Prepare);
+            self.guest(vm).state = State::Asking(request);
+        }
+    }
+
+    /// Takes libvirt one step on with a domain.
+    pub fn next(&mut self, vm: u8) -> Result<(), Broken> {
+        if !self.libvirt_up {
+            return Ok(());
+        }
+        self.driver.drain()?;
+        match self.guest(vm).state {
+            State::Off | State::Running(_) => {}
+            State::Asking(request) => match self.driver.told.remove(&request) {
+                Some(HookAnswer::Refuse(refusal)) => {
+                    *self.refusals.entry(refusal.code).or_default() += 1;
+                    self.guest(vm).state = State::Ended;
+                }
+                Some(_) => self.launch(vm)?,
+                None => {}
+            },
+            State::Launched(pid) => {
+                self.call(vm, HookOperation::Started);
+                self.guest(vm).state = State::Running(pid);
+            }
+            State::Ended => {
+                self.give_back_managed(vm);
+                self.call(vm, HookOperation::Release);
+                self.guest(vm).state = State::Off;
+            }
+        }
+        Ok(())
+    }
+
+    /// QEMU opens every device or ends.
+    fn launch(&mut self, vm: u8) -> Result<(), Broken> {
+        let pid = self.pid();
+        let domain = self.guest(vm).domain.clone();
+        let claimed = domain.devices.iter().filter(|d| d.our_claim().is_some()).map(slice_of);
+        let process = Vm { domain: domain.uuid, claimed: claimed.collect() };
+        self.driver.vms.insert(pid, process);
+        let mut good = true;
+        for device in &domain.devices {
+            if let (true, HostDeviceSource::Pci(vf)) = (device.managed, device.source) {
+                self.by_hand.insert(vf);
+                bind_by_hand(&mut self.driver.kernel, vf, "vfio-pci");
+            }
+            good = good && self.driver.kernel.open(pid, "qemu", slice_of(device)).is_ok();
+        }
+        if good {
+            self.starts += 1;
+            self.guest(vm).state = State::Launched(pid);
+        } else {
+            self.end(pid);
+            self.guest(vm).state = State::Ended;
+        }
+        self.driver.drain()
+    }
+
+    /// libvirt gives managed devices back to the host.
+    fn give_back_managed(&mut self, vm: u8) {
+        for device in self.guest(vm).domain.devices.clone() {
+            if let (true, HostDeviceSource::Pci(vf)) = (device.managed, device.source)
+                && self.driver.kernel.holders(SliceId::Vf(vf)).is_empty()
+            {
+                bind_by_hand(&mut self.driver.kernel, vf, "");
+            }
+        }
+    }
+
+    fn stop(&mut self, vm: u8, linger: bool) {
+        if let State::Running(pid) | State::Launched(pid) = self.guest(vm).state {
+            if linger {
+                self.lingering.insert(pid);
+            } else {
+                self.end(pid);
+            }
+            self.guest(vm).state = State::Ended;
+        }
+    }
+
+    fn end(&mut self, pid: u32) {
+        self.driver.kernel.kill(pid);
+        self.driver.vms.remove(&pid);
+    }
+
+    fn libvirt_down(&mut self) {
+        self.libvirt_up = false;
+        for vm in 0..VMS {
+            match self.guest(vm).state {
+                // The start is lost with libvirtd, and nobody will tell; the hook it ran dies with it.
+                State::Asking(request) => {
+                    let gone = self.driver.unanswered(request);
+                    if gone {
+                        self.driver.hook_gone(request);
+                    }
+                    self.guest(vm).state = State::Off;
+                }
+                State::Launched(pid) => {
+                    self.end(pid);
+                    self.guest(vm).state = State::Off;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn libvirt_up(&mut self, tells: bool) {
+        if self.libvirt_up {
+            return;
+        }
+        self.libvirt_up = true;
+        for vm in 0..VMS {
+            match self.guest(vm).state {
+                State::Running(_) => drop(self.call(vm, HookOperation::Reconnect)),
+                State::Ended if !tells => self.guest(vm).state = State::Off,
+                _ => {}
+            }
+        }
+    }
+
+    /// Hooks find their connection broken and ask the new daemon the same.
+    fn ask_again(&mut self) -> Result<(), Broken> {
+        for vm in 0..VMS {
+            if let State::Asking(_) = self.guest(vm).state {
+                let request = self.call(vm, HookOperation::Prepare);
+                self.guest(vm).state = State::Asking(request);
+            }
+        }
+        for call in std::mem::take(&mut self.driver.lost) {
+            self.driver.hook(call);
+        }
+        self.driver.drain()
+    }
+
+    fn lists(&mut self) {
+        for question in [
+            Command::Status,
+            Command::ListParents,
+            Command::ListProfiles,
+            Command::ListTypes,
+            Command::ListSlices,
+            Command::ListClaims,
+            Command::AgentWork,
+            Command::Plan,
+        ] {
+            self.driver.command(question);
+        }
+    }
+
+    fn reboot(&mut self) -> Result<(), Broken> {
+        self.driver.kernel.reboot();
+        self.driver.kernel.settle();
+        self.driver.vms.clear();
+        self.driver.foreign_mdevs.clear();
+        self.lingering.clear();
+        self.foreign_pids.clear();
+        self.libvirt_up = true;
+        for guest in self.guests.values_mut() {
+            guest.state = State::Off;
+        }
+        self.driver.restart()?;
+        self.driver.deaths = 0;
+        self.driver.lost.clear();
+        Ok(())
+    }
+}
+
+fn exists(kernel: &Kernel, slice: SliceId) -> bool {
+    match slice {
+        SliceId::Mdev(uuid) => kernel.link(&format!("/sys/bus/mdev/devices/{uuid}")).is_ok(),
+        _ => true,
+    }
+}
+
+pub fn claim(name: &ClaimName, profile: &str, count: u32) -> ClaimRequest {
+    ClaimRequest {
+        name: name.clone(),
+        profile: Some(profile.parse().unwrap()),
+        count,
+        same_fabric: false,
+        prefer_numa: false,
+        memory_min: None,
+        isolation_min: None,
+    }
+}
+
+/// What the agent and `attach` do to the XML: our devices of these claims are these, the others stay.
+fn write_devices(
+    domain: &mut Domain,
+    whose: impl Fn(&ClaimName) -> bool,
+    devices: Vec<DeviceToWrite>,
+) {
+    domain.devices.retain(|d| d.our_claim().is_none_or(|(name, _)| !whose(&name)));
+    domain.devices.extend(devices.into_iter().map(|device| HostDevice {
+        source: device.source,
+        alias: Some(device.alias),
+        managed: false,
+    }));
+}
+
+/// `driverctl set-override`, libvirt's own binding; an empty name gives the function back.
+pub fn bind_by_hand(kernel: &mut Kernel, function: PciAddress, driver: &str) {
+    let dir = format!("/sys/bus/pci/devices/{function}");
+    let present = link_name(kernel, &format!("{dir}/driver")).ok().flatten();
+    if present.as_deref() == Some(driver) || !kernel.holders(SliceId::Vf(function)).is_empty() {
+        return;
+    }
+    if driver == "vfio-pci" {
+        let _ = kernel.load_module("vfio-pci");
+    }
+    let address = function.to_string();
+    let _ = kernel.write(&format!("{dir}/driver_override"), format!("{driver}\n").as_bytes());
+    if let Some(present) = present {
+        let _ = kernel.write(&format!("/sys/bus/pci/drivers/{present}/unbind"), address.as_bytes());
+    }
+    let _ = kernel.write("/sys/bus/pci/drivers_probe", address.as_bytes());
+}
