@@ -48,10 +48,11 @@ fn main() -> ExitCode {
 async fn run(args: Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    // First: it locks the state, and a second daemon that fails here must not have taken the first one's sockets.
+    let store = store::Store::open(&args)?;
     let socket = server::socket::listen(&args.socket)?;
     let (handle, inbox) = engine::channel();
     let backend = Backend::open(&args, &handle)?;
-    let store = store::Store::open(&args)?;
     let changes = handle.changes();
     let sim_control = match &args.sim_control {
         Some(path) => Some(sim_control::listen(path)?),

@@ -55,6 +55,10 @@ impl Store {
             return Ok(Self::Memory { durable: None, runtime: None });
         }
         let open = |dir: &std::path::Path, document| -> anyhow::Result<Place> {
+            if let Some(parent) = dir.parent() {
+                std::fs::create_dir_all(parent)
+                    .with_context(|| format!("make {}", parent.display()))?;
+            }
             let dir = StateDir::open(dir).context("hint: is another gpusliced running?")?;
             Ok(Place { dir, document, refuses: None })
         };

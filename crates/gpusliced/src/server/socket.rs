@@ -10,11 +10,14 @@ use gpuslice_hook_proto::{
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
-/// Connections served at a time; more wait in the socket's own queue.
+/// Connections served at a time. When more come, those that have asked nothing make room; where all have, the
+/// others wait in the socket's own queue.
 const CONNECTIONS: usize = 256;
 
 /// Takes the socket systemd opened for us, or opens it.
@@ -38,7 +41,7 @@ fn bind(path: &Path) -> anyhow::Result<std::os::unix::net::UnixListener> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
     }
-    // Our state directories are locked by now or will be: a socket left here is of a daemon that is gone.
+    // Our state directories are locked by now: a socket left here is of a daemon that is gone.
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(error).with_context(|| format!("replace {}", path.display()));
@@ -56,14 +59,15 @@ fn bind(path: &Path) -> anyhow::Result<std::os::unix::net::UnixListener> {
 
 /// Serves connections for ever.
 pub async fn serve(listener: UnixListener, handle: Handle) {
-    let places = std::sync::Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let crowded = Arc::new(Notify::new());
     loop {
-        let Ok(place) = std::sync::Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let handle = handle.clone();
+                let Some(place) = place(&places, &crowded).await else { return };
+                let (handle, crowded) = (handle.clone(), Arc::clone(&crowded));
                 tokio::spawn(async move {
-                    connection(stream, handle).await;
+                    connection(stream, handle, &crowded).await;
                     drop(place);
                 });
             }
@@ -76,7 +80,19 @@ pub async fn serve(listener: UnixListener, handle: Handle) {
     }
 }
 
-async fn connection(mut stream: UnixStream, handle: Handle) {
+/// A place for a newcomer. When all are taken, the connection that has been silent longest gives up its own.
+async fn place(places: &Arc<Semaphore>, crowded: &Notify) -> Option<OwnedSemaphorePermit> {
+    if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+        return Some(place);
+    }
+    crowded.notify_one();
+    let place = Arc::clone(places).acquire_owned().await.ok();
+    // Where none was silent, the call is still in the air: it is not meant for whoever falls silent next.
+    std::pin::pin!(crowded.notified()).enable();
+    place
+}
+
+async fn connection(mut stream: UnixStream, handle: Handle, crowded: &Notify) {
     // The file's mode keeps others out; this does so when somebody changed it.
     if stream
         .peer_cred()
@@ -95,9 +111,14 @@ async fn connection(mut stream: UnixStream, handle: Handle) {
                     return;
                 }
             }
-            Ok(None) => match stream.read(&mut buffer).await {
-                Ok(0) | Err(_) => return,
-                Ok(count) => lines.push(buffer.get(..count).unwrap_or_default()),
+            Ok(None) => tokio::select! {
+                // What has arrived counts before who is to leave.
+                biased;
+                read = stream.read(&mut buffer) => match read {
+                    Ok(0) | Err(_) => return,
+                    Ok(count) => lines.push(buffer.get(..count).unwrap_or_default()),
+                },
+                () = crowded.notified() => return,
             },
             Err(error) => {
                 let refusal = Refusal::new(Code::BadRequest, error.to_string());
