@@ -1,6 +1,7 @@
 //! A daemon with a bus, a socket and state of its own, ended with its value.
 
 use crate::Setup;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -30,8 +31,9 @@ impl Daemon {
             fs::create_dir(at(name)).expect("make a folder");
         }
         let config = format!(
-            "<busconfig><type>system</type><listen>unix:path={}</listen><auth>EXTERNAL</auth>\
-             <policy context=\"default\"><allow send_destination=\"*\"/><allow own=\"*\"/></policy>\
+            "<busconfig><type>session</type><listen>unix:path={}</listen><auth>EXTERNAL</auth>\
+             <policy context=\"default\"><allow send_destination=\"*\"/>\
+             <allow receive_sender=\"*\"/><allow own=\"*\"/></policy>\
              </busconfig>",
             at("bus").display()
         );
@@ -107,20 +109,21 @@ impl Daemon {
         stdout
     }
 
-    /// A number of `/proc/PID/status`, of all its threads together.
-    pub(crate) fn status(&self, key: &str) -> u64 {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("list threads");
-        let number = |text: String| -> u64 {
-            let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
-            let word = line.and_then(|l| l.split_whitespace().next()).expect("the key is there");
-            word.parse().expect("it is a number")
-        };
-        let mut threads = tasks.map(|task| {
-            let path = task.expect("list threads").path().join("status");
-            number(fs::read_to_string(path).expect("read status"))
-        });
-        // Memory is the process's, whichever thread is asked.
-        if key.starts_with("Vm") { threads.next().unwrap_or(0) } else { threads.sum() }
+    /// Resident memory in MiB.
+    pub(crate) fn memory(&self) -> f64 {
+        status(&format!("/proc/{}/status", self.pid()), "VmRSS") as f64 / 1024.0
+    }
+
+    /// How often each of its threads has gone to sleep and so was woken.
+    pub(crate) fn wakeups(&self) -> BTreeMap<String, u64> {
+        fs::read_dir(format!("/proc/{}/task", self.pid()))
+            .expect("list threads")
+            .map(|task| {
+                let path = task.expect("list threads").path().display().to_string();
+                let count = status(&format!("{path}/status"), "voluntary_ctxt_switches");
+                (path, count)
+            })
+            .collect()
     }
 
     fn log(&self) -> String {
@@ -135,6 +138,14 @@ impl Drop for Daemon {
             drop(child.wait());
         }
     }
+}
+
+/// A number of a status file of /proc.
+fn status(file: &str, key: &str) -> u64 {
+    let text = fs::read_to_string(file).expect("read status");
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    let word = line.and_then(|line| line.split_whitespace().next()).expect("the key is there");
+    word.parse().expect("it is a number")
 }
 
 /// Waits for a condition that nothing announces.

@@ -33,7 +33,7 @@ pub(crate) fn with_thousands(setup: &Setup, report: &mut Report) {
         let text = format!(
             "settled in {settled:.0} ms, slices --json {:.1} ms, {:.1} MiB with the simulated kernel",
             list.median(),
-            daemon.status("VmRSS") as f64 / 1024.0
+            daemon.memory()
         );
         report.say(&format!("{slices} slices on {pfs} cards"), text);
         if let Some((settled_before, list_before)) = before {

