@@ -1,0 +1,115 @@
+//! The command line against the real daemon: exit codes, streams and terminals. What it prints word for word is in the
+//! transcripts beside this test.
+
+use crate::host::{Host, Ran, Vm, as_root};
+use crate::life::{ONE_VF, PROFILE};
+use std::process::{Command, Stdio};
+
+#[test]
+fn exit_codes_say_what_became_of_it() {
+    as_root(|| {
+        let mut host = Host::start("sriov-8", ONE_VF);
+        host.settle();
+        let uuid = Vm::new(1).uuid;
+        let key = format!("{uuid}/gpu0");
+        for (arguments, code, changed) in [
+            (&["status"][..], 0, None),
+            (&["attach", &uuid, PROFILE, "--print"], 0, Some(true)),
+            (&["attach", &uuid, PROFILE, "--print"], 0, Some(false)),
+            (&["attach", &uuid, "amd-74a1-vf9", "--print", "--name", "b"], 1, Some(false)),
+            (&["attach", "win11", PROFILE], 3, Some(false)),
+            (&["attach", "win11", PROFILE, "--print"], 3, Some(false)),
+            (&["cordon", "0000:22:00.0", "--reason", "fan"], 0, Some(true)),
+            (&["cordon", "0000:22:00.0", "--reason", "fan"], 0, Some(false)),
+            (&["uncordon", "0000:22:00.0"], 0, Some(true)),
+            (&["uncordon", "0000:22:00.0"], 0, Some(false)),
+            (&["cordon", "0000:ff:00.0"], 1, Some(false)),
+            (&["plan"], 0, Some(false)),
+            (&["apply"], 0, Some(false)),
+            (&["wait", "--settled"], 0, Some(false)),
+            (&["release", &key], 0, Some(true)),
+            (&["release", &key], 1, Some(false)),
+            (&["frobnicate"], 2, None),
+            (&["wait"], 2, None),
+            (&["attach", &uuid, PROFILE, "--print", "--count", "0"], 2, None),
+        ] {
+            let ran = host.cli(&[arguments, &["--json"]].concat());
+            assert_eq!(ran.code, Some(code), "{arguments:?}: {ran:?}");
+            let said = (code != 2).then(|| ran.json()["changed"].as_bool()).flatten();
+            assert_eq!(said, changed, "{arguments:?}: {ran:?}");
+            assert_eq!(code == 0, ran.err.is_empty(), "{arguments:?}: {ran:?}");
+            assert!(!ran.out.contains('\x1b') && !ran.err.contains('\x1b'), "{ran:?}");
+        }
+        host.terminate();
+        assert_eq!(host.cli(&["status", "--json"]).code, Some(3));
+    });
+}
+
+#[test]
+fn a_hint_is_a_command_that_exists() {
+    as_root(|| {
+        let host = Host::start("sriov-8", ONE_VF);
+        host.settle();
+        let uuid = Vm::new(1).uuid;
+        for arguments in [
+            &["attach", &uuid, "amd-74a1-vf9", "--print"][..],
+            &["cordon", "0000:ff:00.0"],
+            &["release", "win12"],
+        ] {
+            let refusal = host.refusal(arguments);
+            let hint = refusal["hint"].as_str().unwrap_or_else(|| panic!("no hint: {refusal}"));
+            let order = hint.find("gpuslice ").unwrap_or_else(|| panic!("no command: {hint}"));
+            let word = hint[order..].split_whitespace().nth(1).unwrap();
+            assert_eq!(host.cli(&[word, "--help"]).code, Some(0), "{hint}");
+        }
+    });
+}
+
+#[test]
+fn a_reader_that_left_is_no_failure() {
+    as_root(|| {
+        let host = Host::start("sriov-8", ONE_VF);
+        host.settle();
+        for arguments in [&["gpus"][..], &["gpus", "--json"], &["man"], &["completions", "bash"]] {
+            let mut command = host.command(arguments);
+            command.env("GPUSLICE_BUS_ADDRESS", host.bus.address());
+            let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            drop(child.stdout.take());
+            let ran = Ran::of(&child.wait_with_output().unwrap());
+            assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{arguments:?}");
+        }
+        // A shell's `>&-` closes it before it begins, and a full disk takes nothing.
+        for redirect in [">&-", ">/dev/full"] {
+            let mut command = Command::new("sh");
+            command.args(["-c", &format!("exec \"$0\" gpus {redirect}")]);
+            command.arg(host.program("gpuslice")).env("GPUSLICE_BUS_ADDRESS", host.bus.address());
+            let ran = Ran::of(&command.env_remove("GPUSLICE_SOCKET").output().unwrap());
+            let code = ran.code.unwrap_or_else(|| panic!("{redirect}: {ran:?}"));
+            assert!(code <= 1 && !ran.err.contains("panicked"), "{redirect}: {ran:?}");
+        }
+    });
+}
+
+#[test]
+fn colours_are_for_terminals_that_want_them() {
+    as_root(|| {
+        let host = Host::start("sriov-8", ONE_VF);
+        host.settle();
+        let on_terminal = |no_color: Option<&str>| {
+            let order = format!("{} cordon 0000:ff:00.0", host.program("gpuslice").display());
+            let mut command = Command::new("script");
+            command.args(["-qec", &order, "/dev/null"]).stdin(Stdio::null());
+            command.env("GPUSLICE_BUS_ADDRESS", host.bus.address()).env_remove("GPUSLICE_SOCKET");
+            command.env("TERM", "xterm").env_remove("NO_COLOR");
+            if let Some(value) = no_color {
+                command.env("NO_COLOR", value);
+            }
+            let ran = Ran::of(&command.output().unwrap());
+            assert_eq!(ran.code, Some(1), "{ran:?}");
+            assert!(ran.out.contains("error:"), "{ran:?}");
+            ran.out
+        };
+        assert!(on_terminal(None).contains("\x1b["));
+        assert!(!on_terminal(Some("1")).contains("\x1b["));
+    });
+}

@@ -1,0 +1,238 @@
+//! The bus as anybody may use it: wrong types, wrong names, the wrong user, too much of everything.
+
+use crate::host::{Host, Ran, Vm, as_root};
+use crate::life::{ONE_VF, PROFILE};
+use serde::Serialize;
+use serde_json::json;
+use std::collections::HashMap;
+use std::future::Future;
+use std::process::Command;
+use zbus::zvariant::{DynamicType, Value};
+use zbus::{Connection, connection};
+
+const NAME: &str = "org.gpuslice1";
+const PATH: &str = "/org/gpuslice1";
+const INTERFACE: &str = "org.gpuslice1.Host";
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.unwrap().block_on(future)
+}
+
+async fn connect(host: &Host) -> Connection {
+    let address = host.bus.address();
+    connection::Builder::address(address.as_str()).unwrap().build().await.unwrap()
+}
+
+/// The name and text of the error a call ends in; empty when it succeeds.
+async fn call(
+    bus: &Connection,
+    method: &str,
+    body: &(impl Serialize + DynamicType),
+) -> (String, String) {
+    match bus.call_method(Some(NAME), PATH, Some(INTERFACE), method, body).await {
+        Ok(_) => (String::new(), String::new()),
+        Err(zbus::Error::MethodError(name, text, _)) => {
+            (name.to_string(), text.unwrap_or_default())
+        }
+        Err(error) => panic!("{method}: {error}"),
+    }
+}
+
+type Dict<'a> = HashMap<&'a str, Value<'a>>;
+
+fn dict<'a>(entries: &[(&'a str, &'a str)]) -> Dict<'a> {
+    entries.iter().map(|(key, value)| (*key, Value::from(*value))).collect()
+}
+
+#[test]
+fn wrong_calls_are_errors_and_change_nothing() {
+    as_root(|| {
+        let host = Host::start("sriov-8", ONE_VF);
+        host.settle();
+        let before = host.ask(&["status"]);
+        let none = Dict::new();
+        let owner = Vm::new(1).uuid;
+        let long = "a".repeat(1 << 20);
+        let gpu0 = dict(&[("name", "gpu0"), ("profile", PROFILE)]);
+        block_on(async {
+            let bus = connect(&host).await;
+            let unknown = "org.freedesktop.DBus.Error.UnknownMethod";
+            // The name zbus has for arguments of other types than the method takes.
+            let arguments = "org.freedesktop.zbus.Error";
+            for (got, want) in [
+                (call(&bus, "Frobnicate", &()).await, unknown),
+                (call(&bus, "status", &()).await, unknown),
+                (call(&bus, "Status", &("surplus")).await, arguments),
+                (call(&bus, "ListSlices", &()).await, arguments),
+                (call(&bus, "ListSlices", &("text",)).await, arguments),
+                (call(&bus, "Cordon", &(1_u32, "why")).await, arguments),
+                (call(&bus, "Cordon", &("0000:0c:00.0",)).await, arguments),
+                (call(&bus, "WaitSettled", &("soon",)).await, arguments),
+                (call(&bus, "WaitSettled", &(-1_i64,)).await, arguments),
+                (call(&bus, "Claim", &(&owner, "vm1")).await, arguments),
+            ] {
+                assert_eq!(got.0, want, "{got:?}");
+            }
+            let claim = |owner: &str, request: Dict<'static>, options: Dict<'static>| {
+                let (bus, owner) = (bus.clone(), owner.to_owned());
+                async move { call(&bus, "Claim", &(owner, "vm", request, options)).await }
+            };
+            let asked = |name: &'static str| dict(&[("name", name), ("profile", PROFILE)]);
+            for got in [
+                claim("", asked("gpu0"), Dict::new()).await,
+                claim("win11", asked("gpu0"), Dict::new()).await,
+                claim("vmid:-1", asked("gpu0"), Dict::new()).await,
+                claim("external:a\nb", asked("gpu0"), Dict::new()).await,
+                claim(&long, asked("gpu0"), Dict::new()).await,
+                claim(&owner, asked(""), Dict::new()).await,
+                claim(&owner, asked("a/b"), Dict::new()).await,
+                claim(&owner, asked("a b"), Dict::new()).await,
+                claim(&owner, dict(&[("name", "gpu0"), ("profile", "a--b")]), Dict::new()).await,
+                claim(&owner, dict(&[("name", "gpu0"), ("profil", PROFILE)]), Dict::new()).await,
+                claim(&owner, dict(&[("name", "gpu0"), ("count", "many")]), Dict::new()).await,
+                claim(&owner, asked("gpu0"), dict(&[("frozen", "yes")])).await,
+                claim(&owner, asked("gpu0"), dict(&[("pool", "yes")])).await,
+                call(&bus, "Claim", &(&owner, "vm", dict(&[("name", &long)]), &none)).await,
+                call(&bus, "Unclaim", &("gpu0", &none)).await,
+                call(&bus, "Unclaim", &(&long, &none)).await,
+                call(&bus, "Cordon", &("../x", "")).await,
+                call(&bus, "Cordon", &(&long, "")).await,
+                call(&bus, "DomainGone", &("nobody",)).await,
+                call(&bus, "DomainSeen", &(&none, true)).await,
+                call(&bus, "ListSlices", &(dict(&[("colour", "red")]),)).await,
+            ] {
+                assert_eq!(
+                    got.0,
+                    "org.gpuslice1.Error.BadRequest",
+                    "{}",
+                    &got.1[..got.1.len().min(200)]
+                );
+                assert!(got.1.len() < 4096, "a message for people of {} bytes", got.1.len());
+            }
+            let unknown_card = call(&bus, "Cordon", &("0000:ff:00.0", "")).await;
+            assert_eq!(unknown_card.0, "org.gpuslice1.Error.Unknown");
+            let no_profile = dict(&[("name", "gpu0"), ("profile", "amd-74a1-vf9")]);
+            let got = call(&bus, "Claim", &(&owner, "vm", no_profile, &none)).await;
+            assert_eq!(got.0, "org.gpuslice1.Error.NoProfile");
+            // After all that the right call is still served.
+            assert_eq!(call(&bus, "Claim", &(&owner, "vm", gpu0, &none)).await.0, "");
+            assert_eq!(call(&bus, "Unclaim", &(format!("{owner}/gpu0"), &none)).await.0, "");
+        });
+        assert_eq!(host.ask(&["status"]), before);
+        assert_eq!(host.ask(&["claims"]), json!([]));
+    });
+}
+
+#[test]
+fn a_person_without_rights_may_read_and_nothing_else() {
+    as_root(|| {
+        let host = Host::start("sriov-8", ONE_VF);
+        host.settle();
+        let nobody = |program: &str, arguments: &[&str]| {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", program]);
+            command.args(arguments).env("GPUSLICE_BUS_ADDRESS", host.bus.address());
+            Ran::of(&command.env_remove("GPUSLICE_SOCKET").output().unwrap())
+        };
+        if nobody("true", &[]).code != Some(0) {
+            println!("SKIPPED: another user on the bus: this root cannot become one");
+            return;
+        }
+        // Where it was built others may not look.
+        let program = host.path("gpuslice");
+        std::fs::copy(host.program("gpuslice"), &program).unwrap();
+        let program = program.to_str().unwrap();
+        for list in ["status", "gpus", "profiles", "slices", "claims", "plan"] {
+            let ran = nobody(program, &[list]);
+            assert_eq!(ran.code, Some(0), "{list}: {ran:?}");
+        }
+        let uuid = Vm::new(1).uuid;
+        for order in [
+            &["apply"][..],
+            &["cordon", "0000:0c:00.0"],
+            &["uncordon", "0000:0c:00.0"],
+            &["attach", &uuid, PROFILE, "--print"],
+        ] {
+            let ran = nobody(program, &[order, &["--json"]].concat());
+            assert_eq!(ran.code, Some(4), "{order:?}: {ran:?}");
+            assert_eq!(ran.json()["refusal"]["code"], json!("not-permitted"));
+            assert!(ran.err.contains("hint: "), "{ran:?}");
+        }
+        for (method, arguments) in [
+            ("Apply", &[][..]),
+            ("Cordon", &["string:0000:0c:00.0", "string:"]),
+            ("AgentWork", &[]),
+            ("DomainGone", &["string:8e2f2d4e-1b5f-4a4e-9f57-0d9c6f1c6a11"]),
+        ] {
+            let (bus, method) =
+                (format!("--bus={}", host.bus.address()), format!("{INTERFACE}.{method}"));
+            let destination = format!("--dest={NAME}");
+            let lead = [bus.as_str(), "--print-reply", &destination, PATH, &method];
+            let ran = nobody("dbus-send", &[&lead, arguments].concat());
+            assert!(ran.err.contains("org.gpuslice1.Error.NotPermitted"), "{method}: {ran:?}");
+        }
+        assert_eq!(host.ask(&["claims"]), json!([]));
+        assert!(!host.column("gpus", "state").contains(&"cordoned".to_owned()));
+        // Nor is the socket theirs.
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", program, "status"]);
+        let ran =
+            Ran::of(&command.env("GPUSLICE_SOCKET", host.path("hook.sock")).output().unwrap());
+        assert_eq!(ran.code, Some(4), "{ran:?}");
+    });
+}
+
+/// A number of /proc/PID/status, in KiB.
+fn memory(host: &Host, key: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{}/status", host.pid())).unwrap();
+    let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':')).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_flood_is_served_without_growing() {
+    const CONNECTIONS: usize = 20;
+    const CALLS: usize = 100;
+    as_root(|| {
+        let host = Host::start(
+            "sriov-8",
+            "[[gpu]]\nmatch = { driver = \"gpusim\" }\nlayout = { vfs = \"all\" }\n",
+        );
+        host.settle();
+        let before = memory(&host, "VmRSS");
+        block_on(async {
+            let mut tasks = tokio::task::JoinSet::new();
+            for number in 0..CONNECTIONS {
+                let bus = connect(&host).await;
+                for at in 0..CALLS {
+                    let bus = bus.clone();
+                    let reads = (number + at) % 2 == 0;
+                    tasks.spawn(async move {
+                        if reads {
+                            call(&bus, "ListSlices", &(Dict::new(),)).await
+                        } else {
+                            call(&bus, "Cordon", &("0000:ff:00.0", "")).await
+                        }
+                    });
+                }
+            }
+            // While they are under way others are served too.
+            let one_more = connect(&host).await;
+            assert_eq!(call(&one_more, "Status", &()).await.0, "");
+            let (mut served, mut refused) = (0, 0);
+            while let Some(answer) = tasks.join_next().await {
+                match answer.unwrap().0.as_str() {
+                    "" => served += 1,
+                    "org.gpuslice1.Error.Unknown" => refused += 1,
+                    other => panic!("{other}"),
+                }
+            }
+            assert_eq!((served, refused), (CONNECTIONS * CALLS / 2, CONNECTIONS * CALLS / 2));
+        });
+        assert_eq!(host.cli(&["status"]).code, Some(0));
+        let grown = memory(&host, "VmHWM").saturating_sub(before);
+        println!("2000 calls of 64 slices: {before} KiB before, at the most {grown} KiB more");
+        assert!(grown < 256 << 10, "{grown} KiB more than the {before} before");
+    });
+}

@@ -1,0 +1,16 @@
+//! The daemon's own program on a simulated host, asked as the world asks it: by the command line, libvirt's hook, raw
+//! D-Bus calls and raw lines on the socket. Nothing here knows its insides; what a kernel alone can show (a slice that
+//! a QEMU keeps while the daemon restarts) is the lab's, as the simulated kernel ends with the daemon.
+
+#![cfg(test)]
+
+mod bus;
+mod cli;
+mod config;
+mod dbus;
+mod host;
+mod life;
+mod no_bus;
+mod restart;
+mod socket;
+mod state;
