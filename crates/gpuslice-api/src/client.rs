@@ -58,6 +58,20 @@ impl Client {
         Err(CallError::Unreachable { who: error::DAEMON, tried })
     }
 
+    /// Finds the daemon for a question that only reads. Where the socket is allowed it is asked first: thousands of
+    /// rows are several times faster there than as `a{sv}` over the bus.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn connect_to_read(transport: &Transport) -> Result<Self, CallError> {
+        if let Some(path) = transport.socket()
+            && let Ok(link) = SocketLink::connect(path).await
+        {
+            return Ok(Self { link: Link::Socket(Mutex::new(link)) });
+        }
+        Self::connect(transport).await
+    }
+
     /// Over a bus connection that is already there.
     pub fn over(connection: Connection) -> Self {
         Self { link: Link::Bus(BusLink::new(connection, BUS_NAME, HOST_PATH, HOST_INTERFACE)) }

@@ -125,9 +125,8 @@ impl Machine {
     /// A record could not be written, and `rest` is what stood behind it in its batch. Answers what may be done all
     /// the same: refusals, and what takes nothing new (releases go on).
     pub fn unrecorded(&mut self, stored: Stored, why: &str, rest: Vec<Effect>) -> Vec<Effect> {
-        if stored == Stored::Durable {
-            self.roll_back();
-        }
+        // Assignments are recorded first, so that what one of the two records lacks is not in the other either.
+        self.roll_back();
         self.unwritten.insert(stored);
         let refusal = Refusal::new(
             Code::StateUnwritable,

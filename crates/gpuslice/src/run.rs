@@ -26,9 +26,27 @@ pub fn run(command: Command, output: &Output) -> Result<(), Failure> {
         Failure::from(Refusal::new(Code::Unsupported, "cannot start").because(e.to_string()))
     })?;
     runtime.block_on(async {
-        let daemon = Daemon { client: Client::connect(&Transport::from_env()).await? };
+        let transport = Transport::from_env();
+        let client = if only_reads(&command) {
+            Client::connect_to_read(&transport).await?
+        } else {
+            Client::connect(&transport).await?
+        };
+        let daemon = Daemon { client };
         ask(command, &daemon, output).await
     })
+}
+
+/// Lists, whose rows may be thousands.
+fn only_reads(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Status
+            | Command::Gpus
+            | Command::Profiles { .. }
+            | Command::Slices
+            | Command::Claims
+    )
 }
 
 async fn ask(command: Command, daemon: &Daemon, output: &Output) -> Result<(), Failure> {

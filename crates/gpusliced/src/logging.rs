@@ -1,5 +1,6 @@
 //! Where messages go: the journal with its priorities when systemd started us, else standard error.
 
+use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -11,8 +12,11 @@ pub fn start() {
     let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
     match journal {
         Some(journal) => registry.with(journal.with_field_prefix(None)).init(),
-        None => registry
-            .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false))
-            .init(),
+        None => {
+            let colours = std::io::stderr().is_terminal()
+                && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+            let text = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+            registry.with(text.with_target(false).with_ansi(colours)).init();
+        }
     }
 }

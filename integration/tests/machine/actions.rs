@@ -241,7 +241,7 @@ impl Action {
 }
 
 fn fault(world: &World, a: u8, c: u16) -> Option<Fault> {
-    if a % 6 == 0 {
+    if a.is_multiple_of(6) {
         let errno = gpuslice_core::errno::Errno::EIO;
         let (nth, times) = (u32::from(c % 2) + 1, u32::from(c % 3) + 1);
         return Some(Fault::Write { path: "*/unbind".to_owned(), nth, times, errno });
@@ -259,7 +259,7 @@ fn foreign_mdev(world: &World, a: u8, b: u8, c: u16) -> Happening {
         },
     };
     // Sometimes under the very name that a claim's device is to have.
-    let uuid = if c % 4 == 0 {
+    let uuid = if c.is_multiple_of(4) {
         let domain = world.guests[&(b % VMS)].domain.uuid;
         MdevUuid::for_claim(domain, &"gpu0".parse().unwrap(), 0)
     } else {

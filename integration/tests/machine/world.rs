@@ -123,7 +123,7 @@ impl World {
                 return self.attach(vm, &name, &profile, count, (pool, reserve));
             }
             H::Detach { vm, name, force } => return self.detach(vm, &name, force),
-            H::Declare { vm, name, profile, count } => self.declare(vm, name, &profile, count),
+            H::Declare { vm, name, profile, count } => self.declare(vm, &name, &profile, count),
             H::Seen { vm } => return self.seen(vm),
             H::Clone { from, to } => self.copy(from, to),
             H::Undefine { vm } => return self.undefine(vm),
@@ -268,19 +268,19 @@ impl World {
         Ok(())
     }
 
-    fn declare(&mut self, vm: u8, name: ClaimName, profile: &str, count: u32) {
+    fn declare(&mut self, vm: u8, name: &ClaimName, profile: &str, count: u32) {
         let guest = self.guest(vm);
         if guest.state != State::Off {
             return;
         }
         let uuid = guest.domain.uuid;
         let device = |index| DeviceToWrite {
-            alias: alias_for(&name, index),
-            source: HostDeviceSource::Mdev(MdevUuid::for_claim(uuid, &name, index)),
+            alias: alias_for(name, index),
+            source: HostDeviceSource::Mdev(MdevUuid::for_claim(uuid, name, index)),
         };
-        write_devices(&mut guest.domain, |n| *n == name, (0..count).map(device).collect());
-        guest.domain.claims.retain(|c| c.name != name);
-        guest.domain.claims.push(claim(&name, profile, count));
+        write_devices(&mut guest.domain, |n| n == name, (0..count).map(device).collect());
+        guest.domain.claims.retain(|c| c.name != *name);
+        guest.domain.claims.push(claim(name, profile, count));
     }
 
     fn seen(&mut self, vm: u8) -> Result<(), Broken> {

@@ -142,13 +142,13 @@ pub enum Timer {
     LookAgain,
 }
 
-/// The two documents.
+/// The two documents, in the order in which they are recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stored {
-    /// [`Durable`].
-    Durable,
     /// [`Runtime`].
     Runtime,
+    /// [`Durable`].
+    Durable,
 }
 
 /// A hook's question, with what it read of the domain.
