@@ -49,9 +49,9 @@ pub(super) fn remove(host: &mut dyn HostWrite, uuid: MdevUuid) -> Result<Perform
     match write(host, &format!("{}/remove", dir(uuid)), "1") {
         Ok(Written::Blocked) => Ok(Performed::Blocked),
         Ok(Written::Done) => check_removed(host, uuid),
-        // Its driver or its parent removed it in between.
+        // Its driver or its parent is removing it: so it says, and so it must be seen.
         Err(StepError::Errno { errno: Errno::ENODEV | Errno::ENOENT, .. }) => {
-            Ok(Performed::Already)
+            check_removed(host, uuid)
         }
         Err(error) => Err(error),
     }

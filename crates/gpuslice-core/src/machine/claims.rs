@@ -257,13 +257,7 @@ impl Machine {
         {
             return Err(why.clone());
         }
-        let quarantined = self.durable.quarantines.remove(parent).is_some();
-        if quarantined && !self.layout_under_way(parent) {
-            // A step of a former daemon that the quarantine waited for.
-            if self.run.pending.remove(parent).is_some() {
-                self.persist(Stored::Runtime);
-            }
-        }
+        let quarantined = self.lift_quarantine(parent);
         if !cordoned && !quarantined {
             self.require_parent(parent)?;
             return Ok(done(false, "already so"));

@@ -306,7 +306,10 @@ impl Machine {
         self.durable.applied_boot = Some(self.run.boot);
         // Applying is asking to try again, but a write that sleeps cannot be asked.
         let stuck = self.stuck_parents();
-        self.durable.quarantines.retain(|parent, _| stuck.contains(parent));
+        let quarantined: Vec<ParentId> = self.durable.quarantines.keys().cloned().collect();
+        for parent in quarantined.iter().filter(|p| !stuck.contains(p)) {
+            self.lift_quarantine(parent);
+        }
         self.persist(Stored::Durable);
         self.answered.insert(request, Vec::new());
         self.resolve_layouts();

@@ -220,6 +220,16 @@ impl Machine {
         }
     }
 
+    /// A person says that a device may be touched again, also by whoever waited for a step of a former daemon.
+    pub(super) fn lift_quarantine(&mut self, parent: &ParentId) -> bool {
+        let lifted = self.durable.quarantines.remove(parent).is_some();
+        if lifted && !self.layout_under_way(parent) && self.run.pending.remove(parent).is_some() {
+            self.persist(Stored::Runtime);
+            self.push(Effect::Disarm { timer: Timer::Unsure(parent.clone()) });
+        }
+        lifted
+    }
+
     /// Why a parent, or the PF it is a VF of, is not touched.
     pub(super) fn quarantine_over(&self, parent: &ParentId) -> Option<&Refusal> {
         let above = self.seen.pf_of(parent);
