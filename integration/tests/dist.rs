@@ -89,7 +89,7 @@ fn systemd_understands_every_unit() {
         fs::write(&to, content).unwrap();
         to
     };
-    for binary in programs() {
+    for binary in programs().into_iter().chain(["/bin/true".to_owned()]) {
         let to = put(&binary, "#!/bin/true\n");
         let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(to, executable).unwrap();
@@ -99,6 +99,12 @@ fn systemd_understands_every_unit() {
         let text = "[Unit]\nDescription=stand-in\nDefaultDependencies=no\n";
         put(&format!("/usr/lib/systemd/system/{target}.target"), text);
     }
+    let bus = "[Unit]\nDescription=stand-in\nDefaultDependencies=no\n";
+    put(
+        "/usr/lib/systemd/system/dbus.socket",
+        &format!("{bus}[Socket]\nListenStream=/run/dbus/system_bus_socket\n"),
+    );
+    put("/usr/lib/systemd/system/dbus.service", &format!("{bus}[Service]\nExecStart=/bin/true\n"));
     let units = units();
     for (name, text) in &units {
         put(&format!("/usr/lib/systemd/system/{name}"), text);
