@@ -194,6 +194,14 @@ impl Observation {
         }
     }
 
+    /// What made a mediated device that is there.
+    pub fn made_by(&self, slice: SliceId) -> Option<&ParentId> {
+        match slice {
+            SliceId::Mdev(uuid) => Some(&self.mdevs.get(&uuid)?.parent),
+            SliceId::Vf(_) | SliceId::Function(_) => None,
+        }
+    }
+
     /// The PF of a parent that is a VF.
     pub fn pf_of(&self, parent: &ParentId) -> Option<ParentId> {
         self.vfs.get(&parent.pci()?).map(|vf| ParentId::Pci(vf.pf))

@@ -24,7 +24,8 @@ pub(super) fn bind(
     wanted: &str,
 ) -> Result<Performed, StepError> {
     let present = driver(host, function)?;
-    require_unheld(host, &function.to_string(), holders::nodes_of_function(host, function))?;
+    // A function that is being taken away has lost its driver's link and may still be open.
+    require_unheld(host, &function.to_string(), holders::nodes_of_group(host, function))?;
     if present.as_deref() == Some(wanted) {
         return Ok(Performed::Already);
     }
@@ -56,7 +57,6 @@ pub(super) fn unbind(
     if present.is_none() && !overridden {
         return Ok(Performed::Already);
     }
-    // A function that is being taken away has lost its driver's link and may still be open.
     require_unheld(host, &function.to_string(), holders::nodes_of_group(host, function))?;
     if overridden {
         write(host, &path, "\n")?;

@@ -254,7 +254,7 @@ impl Machine {
                     .run
                     .assignments
                     .get(&slice)
-                    .filter(|_| self.seen.mdevs.contains_key(&uuid));
+                    .filter(|a| self.seen.made_by(slice) == Some(&a.parent));
                 let assignment = match present {
                     // A start that was never followed by a release: the device is still this claim's.
                     Some(present) => Assignment { phase: Phase::Reserved, ..present.clone() },

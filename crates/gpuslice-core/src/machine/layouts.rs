@@ -152,8 +152,9 @@ impl Machine {
             }
             Err(refusal) => {
                 // A device that left in mid-step is not at fault; it is tried again when it returns. Nor is one that
-                // somebody holds.
-                if self.seen.has_parent(parent) && refusal.code != Code::Held {
+                // somebody holds; but without a person who is told, it would be tried again and again.
+                let told = refusal.code == Code::Held && request.is_some();
+                if self.seen.has_parent(parent) && !told {
                     self.quarantine(parent.clone(), refusal.clone());
                 }
                 Err(refusal)
