@@ -11,6 +11,8 @@ mod actions;
 mod disk;
 #[path = "machine/driver.rs"]
 mod driver;
+#[path = "machine/exhaustive.rs"]
+mod exhaustive;
 #[path = "machine/finish.rs"]
 mod finish;
 #[path = "machine/hand.rs"]

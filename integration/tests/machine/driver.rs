@@ -178,7 +178,9 @@ impl Driver {
                 self.under.iter().position(|u| u.file.as_ref() == Some(&completed.file) && of(u));
             let Some(under) = found.map(|at| self.under.remove(at)) else { continue };
             match completed.result {
-                Ok(()) if matches!(under.step, Step::SetNumVfs { .. }) => {
+                Ok(())
+                    if matches!(under.step, Step::SetNumVfs { .. } | Step::CreateMdev { .. }) =>
+                {
                     let result = execute::check(&self.kernel, &under.step);
                     self.finished(under.op, &under.step, result);
                 }

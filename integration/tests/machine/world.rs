@@ -173,7 +173,9 @@ impl World {
             H::ForeignMdevGone { uuid } => {
                 if driver.foreign_mdevs.remove(&SliceId::Mdev(uuid)) {
                     let path = format!("/sys/bus/mdev/devices/{uuid}/remove");
-                    let _ = driver.kernel.write(&path, b"1");
+                    if driver.kernel.write(&path, b"1").is_err() {
+                        driver.foreign_mdevs.insert(SliceId::Mdev(uuid));
+                    }
                 }
             }
             H::ForeignOpen { vf } => {

@@ -421,9 +421,13 @@ impl Machine {
     pub(super) fn explain_failed_prepare(&self, step: &Step, error: &StepError) -> Refusal {
         let code = match error {
             StepError::Held { .. } => Code::Held,
+            _ if error.nothing_begun(step) => Code::Foreign,
             _ => Code::DeviceFailed,
         };
         let refusal = Refusal::new(code, format!("cannot {step}")).because(error.to_string());
+        if let (Code::Foreign, Step::CreateMdev { uuid, .. }) = (code, step) {
+            return refusal.hint(format!("mdevctl stop -u {uuid}"));
+        }
         match error {
             StepError::Held { holders, .. } => match holders.first() {
                 Some(holder) => refusal.hint(format!("ps -fp {}", holder.pid)),

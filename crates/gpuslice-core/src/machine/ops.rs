@@ -103,14 +103,28 @@ impl Machine {
         self.push(Effect::Disarm { timer: Timer::StepDeadline(id) });
         // What the step did to the host, also one that failed, is seen before anything is decided on it.
         self.push(Effect::Observe);
+        let result = result.and_then(|performed| self.made_by_us(id, &step, performed));
         match result {
-            Ok(_) => {
+            Ok(()) => {
                 if let Some(op) = self.ops.get_mut(&id) {
                     op.steps.pop_front();
                 }
                 self.next_step(id);
             }
             Err(error) => self.step_failed(id, &step, &error),
+        }
+    }
+
+    /// A device that was nobody's and exists before it is made is somebody else's.
+    fn made_by_us(&self, id: OpId, step: &Step, performed: Performed) -> Result<(), StepError> {
+        match (self.ops.get(&id).map(|op| &op.purpose), step) {
+            (Some(Purpose::Prepare { fresh, .. }), Step::CreateMdev { uuid, .. })
+                if performed == Performed::Already && fresh.contains(&SliceId::Mdev(*uuid)) =>
+            {
+                let state = "exists already and was not made by gpuslice".to_owned();
+                Err(StepError::Unchanged { object: format!("mdev {uuid}"), state })
+            }
+            _ => Ok(()),
         }
     }
 
