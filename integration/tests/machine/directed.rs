@@ -1,0 +1,211 @@
+//! Single stories, each told once on purpose rather than met by chance.
+
+use crate::happening::Happening as H;
+use crate::world::{State, World};
+use gpuslice_core::ids::{ClaimName, ParentId};
+use gpuslice_core::port::HostRead;
+use gpuslice_core::request::{Answer, Command};
+use gpuslice_core::state::Phase;
+use gpuslice_sim::Fault;
+
+const PF: &str = "0000:0c:00.0";
+
+fn name() -> ClaimName {
+    "gpu0".parse().unwrap()
+}
+
+fn attach(vm: u8) -> H {
+    let profile = "amd-74a1-vf8".to_owned();
+    H::Attach { vm, name: name(), profile, count: 1, pool: false, reserve: false }
+}
+
+fn declare(vm: u8) -> H {
+    H::Declare { vm, name: name(), profile: "nvidia-558".to_owned(), count: 1 }
+}
+
+/// From `start` to a running VM.
+fn run(vm: u8) -> [H; 3] {
+    [H::Start { vm }, H::Next { vm }, H::Next { vm }]
+}
+
+fn stop(vm: u8) -> [H; 2] {
+    [H::Stop { vm, linger: false }, H::Next { vm }]
+}
+
+/// A world in which all cards have come and these things have happened.
+fn after(happenings: &[H]) -> World {
+    let mut world = World::new().unwrap();
+    world.happen(&H::Advance { ms: 61_000 }).unwrap();
+    all(&mut world, happenings);
+    world
+}
+
+fn all(world: &mut World, happenings: &[H]) {
+    for happening in happenings {
+        world.happen(happening).unwrap();
+    }
+}
+
+fn runs(world: &World, vm: u8) -> bool {
+    matches!(world.guests[&vm].state, State::Running(_))
+}
+
+fn phases(world: &World) -> Vec<Phase> {
+    world.driver.machine.runtime().assignments.values().map(|a| a.phase).collect()
+}
+
+fn refusals(world: &World) -> Vec<&'static str> {
+    world.refusals.keys().map(|code| code.as_str()).collect()
+}
+
+#[test]
+fn a_restart_waits_for_the_release_of_its_last_run() {
+    for begin in [attach(0), declare(0)] {
+        let mut world = after(&[begin]);
+        all(&mut world, &run(0));
+        all(&mut world, &[H::Lazy { on: true }]);
+        all(&mut world, &stop(0));
+        all(&mut world, &[H::Start { vm: 0 }]);
+        assert_eq!(phases(&world), [Phase::Releasing]);
+        all(&mut world, &[H::Lazy { on: false }, H::Next { vm: 0 }, H::Next { vm: 0 }]);
+        assert_eq!((runs(&world, 0), refusals(&world)), (true, vec![]));
+        world.finish().unwrap();
+    }
+}
+
+#[test]
+fn an_answer_that_found_nobody_is_taken_back_at_once() {
+    let mut world = after(&[declare(0), H::Start { vm: 0 }]);
+    assert_eq!(phases(&world), [Phase::Prepared]);
+    all(&mut world, &[H::HookDies { vm: 0 }]);
+    assert_eq!(phases(&world), []);
+}
+
+#[test]
+fn a_hook_that_goes_while_its_slice_is_made_gets_none() {
+    let mut world = after(&[attach(0), H::Lazy { on: true }, H::Start { vm: 0 }]);
+    assert_eq!(phases(&world), [Phase::Reserved]);
+    all(&mut world, &[H::HookDies { vm: 0 }, H::Lazy { on: false }]);
+    assert_eq!(phases(&world), []);
+    world.finish().unwrap();
+}
+
+#[test]
+fn a_start_lost_with_libvirtd_is_taken_back_in_time() {
+    let mut world = after(&[attach(0), H::Start { vm: 0 }, H::LibvirtDown]);
+    // A large VM may take minutes before it opens its device.
+    all(&mut world, &[H::Advance { ms: 300_000 }]);
+    assert_eq!(phases(&world), [Phase::Prepared]);
+    all(&mut world, &[H::Advance { ms: 700_000 }]);
+    assert_eq!(phases(&world), []);
+}
+
+#[test]
+fn a_vm_that_runs_although_nobody_said_so_keeps_its_slice() {
+    let mut world = after(&[attach(0), H::Start { vm: 0 }, H::Next { vm: 0 }]);
+    assert!(matches!(world.guests[&0].state, State::Launched(_)));
+    world.driver.restart().unwrap();
+    world.driver.drain().unwrap();
+    assert_eq!(phases(&world), [Phase::Prepared]);
+    all(&mut world, &[H::Advance { ms: 700_000 }]);
+    assert_eq!(phases(&world), [Phase::Attached]);
+    world.finish().unwrap();
+}
+
+#[test]
+fn a_claim_ended_by_force_while_its_slice_is_made_gives_none() {
+    let mut world = after(&[attach(0), H::Lazy { on: true }, H::Start { vm: 0 }]);
+    all(
+        &mut world,
+        &[H::Detach { vm: 0, name: name(), force: true }, H::Lazy { on: false }, H::Next { vm: 0 }],
+    );
+    assert_eq!((phases(&world), refusals(&world)), (vec![], vec!["unknown"]));
+}
+
+#[test]
+fn what_cannot_be_recorded_is_refused_and_leaves_nothing() {
+    for (durable, runtime) in [(u32::MAX, 0), (0, u32::MAX)] {
+        let full = H::DiskFull { durable, runtime };
+        let mut world = after(&[declare(0), full, H::Start { vm: 0 }, H::Next { vm: 0 }]);
+        assert_eq!(refusals(&world), ["state-unwritable"]);
+        assert_eq!(phases(&world), []);
+        assert_eq!(world.driver.kernel.list("/sys/bus/mdev/devices").unwrap_or_default().len(), 0);
+        all(&mut world, &[H::Next { vm: 0 }, H::DiskFull { durable: 0, runtime: 0 }]);
+        all(&mut world, &run(0));
+        assert!(runs(&world, 0));
+        world.finish().unwrap();
+    }
+}
+
+#[test]
+fn a_quarantine_outlives_a_reading_that_failed() {
+    let path = format!("/sys/bus/pci/devices/{PF}/sriov_numvfs");
+    let errno = gpuslice_core::errno::Errno::EIO;
+    let pf: ParentId = PF.parse().unwrap();
+    let mut world = after(&[
+        H::Unplug { address: PF.parse().unwrap() },
+        H::Fault { fault: Fault::Write { path, nth: 1, times: 1, errno } },
+        H::Plug { address: PF.parse().unwrap() },
+    ]);
+    assert!(world.driver.machine.durable().quarantines.contains_key(&pf));
+    let path = format!("/sys/bus/pci/devices/{PF}/sriov_totalvfs");
+    all(&mut world, &[H::Fault { fault: Fault::Read { path, nth: 1, times: 1, errno } }]);
+    world.driver.wake_up().unwrap();
+    assert!(!world.driver.machine.observation().has_parent(&pf));
+    assert!(world.driver.machine.durable().quarantines.contains_key(&pf));
+    // Nobody tells that it can be read again.
+    all(&mut world, &[H::Advance { ms: 2000 }]);
+    assert!(world.driver.machine.observation().has_parent(&pf));
+}
+
+#[test]
+fn a_late_card_is_waited_for_although_its_rule_has_moved() {
+    let mut world = after(&[]);
+    world.driver.config.insert_str(0, "# moved by a line\n");
+    all(&mut world, &[H::Reboot]);
+    match world.order(Command::Status).unwrap() {
+        Some(Ok(Answer::Status(status))) => {
+            assert!(!status.settled);
+            assert_eq!(status.waiting_for, ["0000:9f:00.0 to appear"]);
+        }
+        other => panic!("{other:?}"),
+    }
+    all(&mut world, &[H::Advance { ms: 61_000 }]);
+    world.finish().unwrap();
+}
+
+#[test]
+fn a_vf_that_left_and_returned_under_its_vm_is_nobody_else_s() {
+    let mut world = after(&[attach(0)]);
+    all(&mut world, &run(0));
+    let address = PF.parse().unwrap();
+    all(&mut world, &[H::Unplug { address }, H::Plug { address }, H::Advance { ms: 5000 }]);
+    // Another domain that carries the same VF, by a copy of its XML.
+    all(&mut world, &[H::Clone { from: 0, to: 1 }]);
+    all(&mut world, &run(1));
+    assert!(!runs(&world, 1));
+    assert_eq!(phases(&world), [Phase::Attached]);
+    all(&mut world, &stop(0));
+    all(&mut world, &[H::Advance { ms: 5000 }]);
+    assert_eq!(phases(&world), []);
+    world.finish().unwrap();
+}
+
+#[test]
+fn a_reshape_waits_for_mdevs_below_its_vfs() {
+    let numvfs = "/sys/bus/pci/devices/0000:81:00.0/sriov_numvfs".to_owned();
+    let mut world = after(&[H::Other { file: numvfs, data: "2".to_owned() }]);
+    // Two on the card without VFs, the third on a VF.
+    for vm in 0..3 {
+        all(&mut world, &[declare(vm)]);
+        all(&mut world, &run(vm));
+        assert!(runs(&world, vm), "{vm}: {:?}", world.refusals);
+    }
+    all(&mut world, &[H::Edit { config: 4 }]);
+    let Some(Err(refusal)) = world.order(Command::Apply).unwrap() else { panic!("applied") };
+    assert_eq!(refusal.code.as_str(), "in-use");
+    for vm in 0..3 {
+        all(&mut world, &stop(vm));
+    }
+    world.finish().unwrap();
+}
