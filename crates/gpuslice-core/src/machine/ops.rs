@@ -276,12 +276,21 @@ impl Machine {
         let text = format!("`{step}` came back from the kernel");
         self.push(Effect::Log { warning: false, text });
         let stuck = self.stuck_parents();
-        let before = self.durable.quarantines.len();
-        self.durable.quarantines.retain(|parent, why| {
-            why.code != Code::DeviceStuck || !parents.contains(parent) || stuck.contains(parent)
-        });
-        if self.durable.quarantines.len() != before {
+        let caused = |parent: &&ParentId| {
+            let why = self.durable.quarantines.get(*parent);
+            why.is_some_and(|why| why.code == Code::DeviceStuck) && !stuck.contains(*parent)
+        };
+        let lifted: Vec<ParentId> = parents.iter().filter(caused).cloned().collect();
+        for parent in lifted {
+            self.durable.quarantines.remove(&parent);
             self.persist(Stored::Durable);
+            // A step of a former daemon was not given up as long as the quarantine lasted.
+            if let Some(step) =
+                self.run.pending.get(&parent).filter(|_| !self.layout_under_way(&parent))
+            {
+                let after = step.deadline_ms();
+                self.push(Effect::Arm { timer: Timer::Unsure(parent), after });
+            }
         }
     }
 
