@@ -70,7 +70,7 @@ fn machine(case: &Case, kernel: &Kernel) -> Machine {
         warnings: Vec::new(),
     });
     let seen = Observer::default().observe(kernel);
-    machine.handle(Event::Observed(Box::new(seen)), 0);
+    machine.handle(Event::Observed(Box::new(seen)));
     for (number, vm) in (0_u64..).zip(&case.vms) {
         let source = HostDeviceSource::Pci(vm.device);
         let domain = Domain {
@@ -80,7 +80,7 @@ fn machine(case: &Case, kernel: &Kernel) -> Machine {
             devices: vec![HostDevice { source, alias: None, managed: true }],
         };
         let call = HookCall { operation: HookOperation::Prepare, domain };
-        machine.handle(Event::Hook { request: RequestId(number), call }, 0);
+        machine.handle(Event::Hook { request: RequestId(number), call });
     }
     machine
 }
@@ -88,7 +88,7 @@ fn machine(case: &Case, kernel: &Kernel) -> Machine {
 fn plan(machine: &mut Machine, rules: &str) -> Outcome {
     let config = config::parse(&[("rules.toml".to_owned(), rules.to_owned())]);
     let (request, command) = (RequestId(u64::MAX), Command::Plan);
-    let effects = machine.handle(Event::Command { request, command, config: Some(config) }, 0);
+    let effects = machine.handle(Event::Command { request, command, config: Some(config) });
     let mut answers = effects.into_iter().filter_map(|effect| match effect {
         Effect::Answer { outcome, .. } => Some(outcome),
         _ => None,

@@ -1,6 +1,6 @@
 //! The pure core of gpuslice: what a host's GPUs are, what they should be, who gets which slice, and the steps
 //! from one to the other. No IO, no clock, no threads: a host is seen through [`port::HostRead`] and
-//! [`port::HostWrite`], time is an argument. See ARCHITECTURE.md at the workspace root.
+//! [`port::HostWrite`], time comes in as events. See ARCHITECTURE.md at the workspace root.
 #![forbid(unsafe_code)]
 
 pub mod config;

@@ -1,4 +1,4 @@
-//! The engine's state machine: `handle(event, now) -> effects`. It owns every decision and all state; whoever
+//! The engine's state machine: `handle(event) -> effects`. It owns every decision and all state; whoever
 //! drives it performs the effects in order and feeds back what happened.
 //!
 //! Promises kept by construction:
@@ -88,8 +88,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Takes one event and says what is to be done about it. `now` is monotonic, in milliseconds.
-    pub fn handle(&mut self, event: Event, now: u64) -> Vec<Effect> {
+    /// Takes one event and says what is to be done about it.
+    pub fn handle(&mut self, event: Event) -> Vec<Effect> {
         self.answered.clear();
         match event {
             Event::Observed(seen) => self.on_observed(*seen),
@@ -105,7 +105,7 @@ impl Machine {
         }
         // What could not be recorded before is tried again with every event.
         self.dirty.extend(std::mem::take(&mut self.unwritten));
-        self.after_change(now);
+        self.after_change();
         self.flush()
     }
 
@@ -194,7 +194,7 @@ impl Machine {
     }
 
     /// What follows from any change: layouts to realise, parked starts, settledness.
-    fn after_change(&mut self, _now: u64) {
+    fn after_change(&mut self) {
         self.end_claims_without_owner();
         if self.stale {
             return;

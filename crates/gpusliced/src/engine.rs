@@ -42,7 +42,6 @@ pub struct Engine {
     observe_now: bool,
     alive_every: Option<Duration>,
     alive_at: Option<Instant>,
-    started: Instant,
     status: String,
 }
 
@@ -73,7 +72,6 @@ impl Engine {
             observe_now: false,
             alive_every,
             alive_at: alive_every.map(|every| Instant::now() + every),
-            started: Instant::now(),
             status: String::new(),
         };
         engine.perform(effects);
@@ -203,8 +201,7 @@ impl Engine {
     }
 
     fn handle(&mut self, event: Event) {
-        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let effects = self.machine.handle(event, now);
+        let effects = self.machine.handle(event);
         self.perform(effects);
     }
 

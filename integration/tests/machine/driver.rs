@@ -246,7 +246,7 @@ impl Driver {
         if self.verbose {
             println!("    <- {}", brief(&event));
         }
-        let effects = self.machine.handle(event, self.kernel.now_ms());
+        let effects = self.machine.handle(event);
         self.perform(effects)?;
         invariants::after_event(self)
     }
