@@ -1,7 +1,7 @@
 //! What a libvirt domain asks for and carries, as read from its XML: the claims of our metadata element and its
 //! host devices. The XML crate makes these, the hook sends them, the machine judges them.
 
-use crate::ids::{ClaimName, MdevUuid, PciAddress, ProfileName};
+use crate::ids::{ClaimName, MdevUuid, PciAddress, ProfileName, SliceId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -88,6 +88,16 @@ pub enum HostDeviceSource {
     Mdev(MdevUuid),
     /// `type='pci'`.
     Pci(PciAddress),
+}
+
+impl HostDeviceSource {
+    /// The slice the device is.
+    pub fn slice(self) -> SliceId {
+        match self {
+            Self::Mdev(uuid) => SliceId::Mdev(uuid),
+            Self::Pci(address) => SliceId::Vf(address),
+        }
+    }
 }
 
 impl HostDevice {

@@ -6,6 +6,7 @@
 //! - a record that could not be written turns the rest of its batch into refusals ([`Machine::unrecorded`]);
 //! - nothing but [`Effect::Execute`] changes a device, and every step asks for holders first.
 
+mod admit;
 mod agent;
 mod answers;
 mod claims;
@@ -14,6 +15,7 @@ mod hook;
 mod layouts;
 mod ops;
 mod release;
+mod reserve;
 mod start;
 
 pub use event::{

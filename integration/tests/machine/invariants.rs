@@ -1,7 +1,7 @@
 //! What must hold after each event, whatever happened. The kernel's truth counts, not the machine's opinion.
 
 use crate::driver::Driver;
-use gpuslice_core::domain::{HostDevice, HostDeviceSource};
+use gpuslice_core::domain::HostDevice;
 use gpuslice_core::ids::{ClaimKey, MdevUuid, Owner, ParentId, PciAddress, SliceId};
 use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation};
 use gpuslice_core::plan::Step;
@@ -39,10 +39,7 @@ pub struct Vm {
 }
 
 pub fn slice_of(device: &HostDevice) -> SliceId {
-    match device.source {
-        HostDeviceSource::Mdev(uuid) => SliceId::Mdev(uuid),
-        HostDeviceSource::Pci(address) => SliceId::Vf(address),
-    }
+    device.source.slice()
 }
 
 pub fn after_event(driver: &Driver) -> Result<(), Broken> {

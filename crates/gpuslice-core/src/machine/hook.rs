@@ -2,28 +2,15 @@
 
 use super::ops::Purpose;
 use super::start::STARTING_GRACE;
-use super::{Effect, HookAnswer, HookCall, HookOperation, Machine, OpId, RequestId, Stored, Timer};
-use crate::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource};
+use super::{Effect, HookAnswer, HookCall, HookOperation, Machine, RequestId, Stored, Timer};
+use crate::domain::Domain;
 use crate::execute::StepError;
-use crate::ids::{ClaimKey, MdevUuid, Owner, PciAddress, ProfileName, SliceId};
-use crate::placement::{self, Wanted};
+use crate::ids::{Owner, SliceId};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
-use crate::state::{Assignment, Claim, ForeignHold, Phase};
+use crate::state::{Assignment, Phase};
 use std::collections::BTreeSet;
 use uuid::Uuid;
-
-/// Slices of a start, those of them that were nobody's before, and what is to be done.
-type Admitted = (Vec<SliceId>, BTreeSet<SliceId>, Vec<Step>);
-
-/// One slice a starting domain must get.
-struct Want {
-    key: ClaimKey,
-    index: u32,
-    profile: ProfileName,
-    source: HostDeviceSource,
-    managed: bool,
-}
 
 impl Machine {
     pub(super) fn on_hook(&mut self, request: RequestId, call: HookCall) {
@@ -97,8 +84,7 @@ impl Machine {
     fn release_leftovers(&mut self, domain: &Domain, owner: &Owner) {
         let asked = |slice: &SliceId, a: &Assignment| {
             domain.devices.iter().any(|d| {
-                slice_of(d.source) == *slice
-                    && d.our_claim() == Some((a.claim.name.clone(), a.index))
+                d.source.slice() == *slice && d.our_claim() == Some((a.claim.name.clone(), a.index))
             }) && domain.claims.iter().any(|c| {
                 c.name == a.claim.name && c.profile.as_ref().is_none_or(|p| *p == a.profile)
             })
@@ -131,240 +117,6 @@ impl Machine {
             // Parks itself again if it must.
             self.on_prepare(request, call);
         }
-    }
-
-    /// Decides on all slices of a start at once, and reserves them all or none.
-    fn admit(&mut self, domain: &Domain) -> Result<Admitted, Refusal> {
-        let owner = Owner::Domain(domain.uuid);
-        self.judge_plain_devices(domain, &owner)?;
-        let wants = self.wants(domain, &owner)?;
-        let kept = self.run.assignments.clone();
-        let (mut slices, mut steps) = (Vec::new(), Vec::new());
-        for want in &wants {
-            match self.reserve(want, &domain.name) {
-                Ok((slice, more)) => {
-                    slices.push(slice);
-                    steps.extend(more);
-                }
-                Err(refusal) => {
-                    self.run.assignments = kept;
-                    return Err(refusal);
-                }
-            }
-        }
-        self.record_claims(domain, &owner, &wants);
-        self.record_foreign(domain, &owner);
-        let fresh = slices.iter().copied().filter(|slice| !kept.contains_key(slice)).collect();
-        Ok((slices, fresh, steps))
-    }
-
-    /// Every slice the domain's claims ask for, with the device in the XML that is to be it.
-    fn wants(&self, domain: &Domain, owner: &Owner) -> Result<Vec<Want>, Refusal> {
-        let mut wants = Vec::new();
-        for claim in &domain.claims {
-            let profile = self.profile_for(claim)?;
-            for index in 0..claim.count {
-                let named = Some((claim.name.clone(), index));
-                let device =
-                    domain.devices.iter().find(|d| d.our_claim() == named).ok_or_else(|| {
-                        Refusal::new(
-                            Code::NotInXml,
-                            format!(
-                                "{} asks for {profile} as {}, but carries no device for it",
-                                domain.name, claim.name
-                            ),
-                        )
-                        .hint(format!(
-                            "gpuslice attach {} {profile} --name {}",
-                            domain.name, claim.name
-                        ))
-                    })?;
-                let key = ClaimKey { owner: owner.clone(), name: claim.name.clone() };
-                self.require_own_device(domain, &key, index, device)?;
-                if wants.iter().any(|w: &Want| w.source == device.source) {
-                    let message =
-                        format!("{} carries {} twice", domain.name, slice_of(device.source));
-                    return Err(Refusal::new(Code::NotInXml, message)
-                        .hint(format!("gpuslice detach {} {}", domain.name, claim.name)));
-                }
-                wants.push(Want {
-                    key,
-                    index,
-                    profile: profile.clone(),
-                    source: device.source,
-                    managed: device.managed,
-                });
-            }
-        }
-        let unclaimed =
-            domain.devices.iter().filter_map(HostDevice::our_claim).find(|(name, index)| {
-                !domain.claims.iter().any(|c| c.name == *name && *index < c.count)
-            });
-        match unclaimed {
-            None => Ok(wants),
-            Some((name, _)) => Err(Refusal::new(
-                Code::NotInXml,
-                format!(
-                    "{} carries a device for claim {name}, but its metadata has no such claim",
-                    domain.name
-                ),
-            )
-            .hint(format!("gpuslice detach {} {name}", domain.name))),
-        }
-    }
-
-    /// A copied domain carries the devices of the one it was copied from.
-    fn require_own_device(
-        &self,
-        domain: &Domain,
-        key: &ClaimKey,
-        index: u32,
-        device: &HostDevice,
-    ) -> Result<(), Refusal> {
-        let copied = match device.source {
-            HostDeviceSource::Mdev(uuid) => {
-                uuid != MdevUuid::for_claim(domain.uuid, &key.name, index)
-            }
-            HostDeviceSource::Pci(address) => self.home_of_another(address, key).is_some(),
-        };
-        if !copied {
-            return Ok(());
-        }
-        let other = match device.source {
-            HostDeviceSource::Pci(address) => self.home_of_another(address, key),
-            HostDeviceSource::Mdev(_) => None,
-        };
-        let whose = other.map_or_else(|| "another domain".to_owned(), |c| c.owner_name.clone());
-        Err(Refusal::new(
-            Code::ClaimCopied,
-            format!("the device of claim {} in {} is that of {whose}", key.name, domain.name),
-        )
-        .hint(format!(
-            "start {} again: it is given its own device; or gpuslice attach {} PROFILE",
-            domain.name, domain.name
-        )))
-    }
-
-    /// Reserves one slice.
-    fn reserve(&mut self, want: &Want, owner_name: &str) -> Result<(SliceId, Vec<Step>), Refusal> {
-        let (slice, assignment) = match want.source {
-            HostDeviceSource::Mdev(uuid) => {
-                let slice = SliceId::Mdev(uuid);
-                let present = self
-                    .run
-                    .assignments
-                    .get(&slice)
-                    .filter(|a| self.seen.made_by(slice) == Some(&a.parent));
-                let assignment = match present {
-                    // A start that was never followed by a release: the device is still this claim's.
-                    Some(present) => Assignment { phase: Phase::Reserved, ..present.clone() },
-                    None => self.place_mdev(want, uuid)?,
-                };
-                (slice, assignment)
-            }
-            HostDeviceSource::Pci(address) => {
-                (SliceId::Vf(address), self.place_vf(want, address, owner_name)?)
-            }
-        };
-        let steps = self
-            .mechanism_of(slice)
-            .map(|m| m.prepare_steps(slice, &assignment))
-            .unwrap_or_default();
-        // What was to become of its last run is no longer the question.
-        self.push(Effect::Disarm { timer: Timer::Grace(slice) });
-        self.presumed_dead.remove(&slice);
-        self.run.assignments.insert(slice, assignment);
-        Ok((slice, steps))
-    }
-
-    fn place_mdev(&self, want: &Want, uuid: MdevUuid) -> Result<Assignment, Refusal> {
-        if let Some(there) = self.seen.mdevs.get(&uuid) {
-            return Err(Refusal::new(
-                Code::Foreign,
-                format!(
-                    "mdev {uuid} exists already on {} and was not made by gpuslice",
-                    there.parent
-                ),
-            )
-            .hint(format!("mdevctl stop -u {uuid}")));
-        }
-        let wanted = Wanted { profile: &want.profile, key: Some(&want.key), numa: None };
-        let (parent, type_id) = placement::mdev(&self.view(), &wanted, &BTreeSet::new())
-            .map_err(|refused| self.refuse_placement(&want.profile, refused))?;
-        Ok(Assignment {
-            claim: want.key.clone(),
-            index: want.index,
-            parent,
-            profile: want.profile.clone(),
-            type_id: Some(type_id),
-            managed: want.managed,
-            phase: Phase::Reserved,
-            trouble: None,
-        })
-    }
-
-    fn place_vf(
-        &self,
-        want: &Want,
-        address: PciAddress,
-        owner_name: &str,
-    ) -> Result<Assignment, Refusal> {
-        let parent = placement::vf(&self.view(), &want.profile, &want.key, address, want.managed)
-            .map_err(|why| {
-                let why = self.or_not_settled(why);
-                match why.code {
-                    Code::Taken | Code::Held | Code::Absent if why.hint.is_none() => {
-                        why.hint(format!("start {owner_name} again: a pooled claim moves to a free VF; or gpuslice slices"))
-                    }
-                    _ => why,
-                }
-            })?;
-        Ok(Assignment {
-            claim: want.key.clone(),
-            index: want.index,
-            parent,
-            profile: want.profile.clone(),
-            type_id: None,
-            managed: want.managed,
-            phase: Phase::Reserved,
-            trouble: None,
-        })
-    }
-
-    /// The kernel had less room than it said: another parent may have more.
-    pub(super) fn place_elsewhere(&mut self, op: OpId, step: &Step, error: &StepError) -> bool {
-        let Step::CreateMdev { parent, uuid, .. } = step else {
-            return false;
-        };
-        if !matches!(error, StepError::Errno { .. }) || error.nothing_begun(step) {
-            return false;
-        }
-        let slice = SliceId::Mdev(*uuid);
-        let Some(super::Op { purpose: Purpose::Prepare { refused, .. }, .. }) =
-            self.ops.get_mut(&op)
-        else {
-            return false;
-        };
-        let Some(mut assignment) = self.run.assignments.remove(&slice) else {
-            return false;
-        };
-        refused.insert(parent.clone());
-        let refused = refused.clone();
-        let wanted =
-            Wanted { profile: &assignment.profile, key: Some(&assignment.claim), numa: None };
-        let placed = placement::mdev(&self.view(), &wanted, &refused);
-        let moved = placed.is_ok();
-        if let Ok((other, type_id)) = placed {
-            assignment.parent = other.clone();
-            assignment.type_id = Some(type_id.clone());
-            if let Some(op) = self.ops.get_mut(&op) {
-                op.steps.pop_front();
-                op.steps.push_front(Step::CreateMdev { parent: other, type_id, uuid: *uuid });
-            }
-        }
-        self.run.assignments.insert(slice, assignment);
-        self.persist(Stored::Runtime);
-        moved
     }
 
     pub(super) fn prepared(&mut self, request: Option<RequestId>, slices: &[SliceId]) {
@@ -459,69 +211,6 @@ impl Machine {
         }
     }
 
-    /// Claims are recorded as the XML says them; only what is bound is the table's to say.
-    fn record_claims(&mut self, domain: &Domain, owner: &Owner, wants: &[Want]) {
-        for request in &domain.claims {
-            let key = ClaimKey { owner: owner.clone(), name: request.name.clone() };
-            let mine = || wants.iter().filter(|w| w.key == key);
-            let Some(profile) = mine().next().map(|w| w.profile.clone()) else {
-                continue;
-            };
-            let home: Vec<PciAddress> = mine()
-                .filter_map(|w| match w.source {
-                    HostDeviceSource::Pci(address) => Some(address),
-                    HostDeviceSource::Mdev(_) => None,
-                })
-                .collect();
-            let known = self.durable.claims.get(&key);
-            let claim = Claim {
-                owner_name: domain.name.clone(),
-                request: request.clone(),
-                profile,
-                home,
-                pool: known.is_some_and(|c| c.pool),
-                reserve: known.is_some_and(|c| c.reserve),
-                transient: known.is_none_or(|c| c.transient),
-                orphaned: false,
-                last_refusal: None,
-            };
-            if known != Some(&claim) {
-                self.durable.claims.insert(key, claim);
-                self.persist(Stored::Durable);
-            }
-        }
-    }
-
-    /// A plain hostdev is the user's own affair, unless the slice is somebody else's.
-    fn judge_plain_devices(&self, domain: &Domain, owner: &Owner) -> Result<(), Refusal> {
-        for device in domain.devices.iter().filter(|d| d.our_claim().is_none()) {
-            let slice = slice_of(device.source);
-            if let Some(other) =
-                self.run.assignments.get(&slice).filter(|a| a.claim.owner != *owner)
-            {
-                let whose = self.owner_name(&other.claim);
-                return Err(Refusal::new(
-                    Code::Taken,
-                    format!("{slice} is assigned to {whose} ({})", other.claim.name),
-                )
-                .hint(format!("gpuslice attach {} {}", domain.name, other.profile)));
-            }
-        }
-        Ok(())
-    }
-
-    fn record_foreign(&mut self, domain: &Domain, owner: &Owner) {
-        for device in domain.devices.iter().filter(|d| d.our_claim().is_none()) {
-            let slice = slice_of(device.source);
-            let hold = ForeignHold { owner: owner.clone(), name: domain.name.clone() };
-            if self.run.foreign.get(&slice) != Some(&hold) {
-                self.run.foreign.insert(slice, hold);
-                self.persist(Stored::Runtime);
-            }
-            self.push(Effect::Arm { timer: Timer::Grace(slice), after: STARTING_GRACE });
-        }
-    }
-
     /// Remembers why a start was refused, and what may mend it without a person.
     fn remember_refusal(&mut self, domain: &Domain, refusal: &Refusal) {
         let text = format!("start of {} refused: {refusal}", domain.name);
@@ -547,25 +236,5 @@ impl Machine {
             self.look_again.insert(domain.uuid);
             self.note("agent-work", domain.uuid, "look at the domain again");
         }
-    }
-
-    /// The profile a claim comes down to.
-    pub(super) fn profile_for(&self, claim: &ClaimRequest) -> Result<ProfileName, Refusal> {
-        match (&claim.profile, claim.memory_min) {
-            (Some(profile), _) => Ok(profile.clone()),
-            (None, Some(memory)) => placement::by_memory(&self.view(), memory),
-            (None, None) => Err(Refusal::new(
-                Code::BadRequest,
-                format!("claim {} names neither a profile nor a least memory", claim.name),
-            )
-            .hint("gpuslice profiles")),
-        }
-    }
-}
-
-fn slice_of(source: HostDeviceSource) -> SliceId {
-    match source {
-        HostDeviceSource::Mdev(uuid) => SliceId::Mdev(uuid),
-        HostDeviceSource::Pci(address) => SliceId::Vf(address),
     }
 }

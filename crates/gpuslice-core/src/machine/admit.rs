@@ -1,0 +1,205 @@
+//! The decision on a start: what its domain's XML asks for and carries, judged as a whole, all slices or none.
+
+use super::reserve::Want;
+use super::start::STARTING_GRACE;
+use super::{Effect, Machine, Stored, Timer};
+use crate::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource};
+use crate::ids::{ClaimKey, MdevUuid, Owner, PciAddress, ProfileName, SliceId};
+use crate::placement;
+use crate::plan::Step;
+use crate::refusal::{Code, Refusal};
+use crate::state::{Claim, ForeignHold};
+use std::collections::BTreeSet;
+
+/// Slices of a start, those of them that were nobody's before, and what is to be done.
+pub(super) type Admitted = (Vec<SliceId>, BTreeSet<SliceId>, Vec<Step>);
+
+impl Machine {
+    /// Decides on all slices of a start at once, and reserves them all or none.
+    pub(super) fn admit(&mut self, domain: &Domain) -> Result<Admitted, Refusal> {
+        let owner = Owner::Domain(domain.uuid);
+        self.judge_plain_devices(domain, &owner)?;
+        let wants = self.wants(domain, &owner)?;
+        let kept = self.run.assignments.clone();
+        let (mut slices, mut steps) = (Vec::new(), Vec::new());
+        for want in &wants {
+            match self.reserve(want, &domain.name) {
+                Ok((slice, more)) => {
+                    slices.push(slice);
+                    steps.extend(more);
+                }
+                Err(refusal) => {
+                    self.run.assignments = kept;
+                    return Err(refusal);
+                }
+            }
+        }
+        self.record_claims(domain, &owner, &wants);
+        self.record_foreign(domain, &owner);
+        let fresh = slices.iter().copied().filter(|slice| !kept.contains_key(slice)).collect();
+        Ok((slices, fresh, steps))
+    }
+
+    /// Every slice the domain's claims ask for, with the device in the XML that is to be it.
+    fn wants(&self, domain: &Domain, owner: &Owner) -> Result<Vec<Want>, Refusal> {
+        let mut wants = Vec::new();
+        for claim in &domain.claims {
+            let profile = self.profile_for(claim)?;
+            for index in 0..claim.count {
+                let named = Some((claim.name.clone(), index));
+                let device =
+                    domain.devices.iter().find(|d| d.our_claim() == named).ok_or_else(|| {
+                        Refusal::new(
+                            Code::NotInXml,
+                            format!(
+                                "{} asks for {profile} as {}, but carries no device for it",
+                                domain.name, claim.name
+                            ),
+                        )
+                        .hint(format!(
+                            "gpuslice attach {} {profile} --name {}",
+                            domain.name, claim.name
+                        ))
+                    })?;
+                let key = ClaimKey { owner: owner.clone(), name: claim.name.clone() };
+                self.require_own_device(domain, &key, index, device)?;
+                if wants.iter().any(|w: &Want| w.source == device.source) {
+                    let message =
+                        format!("{} carries {} twice", domain.name, device.source.slice());
+                    return Err(Refusal::new(Code::NotInXml, message)
+                        .hint(format!("gpuslice detach {} {}", domain.name, claim.name)));
+                }
+                wants.push(Want {
+                    key,
+                    index,
+                    profile: profile.clone(),
+                    source: device.source,
+                    managed: device.managed,
+                });
+            }
+        }
+        let unclaimed =
+            domain.devices.iter().filter_map(HostDevice::our_claim).find(|(name, index)| {
+                !domain.claims.iter().any(|c| c.name == *name && *index < c.count)
+            });
+        match unclaimed {
+            None => Ok(wants),
+            Some((name, _)) => Err(Refusal::new(
+                Code::NotInXml,
+                format!(
+                    "{} carries a device for claim {name}, but its metadata has no such claim",
+                    domain.name
+                ),
+            )
+            .hint(format!("gpuslice detach {} {name}", domain.name))),
+        }
+    }
+
+    /// A copied domain carries the devices of the one it was copied from.
+    fn require_own_device(
+        &self,
+        domain: &Domain,
+        key: &ClaimKey,
+        index: u32,
+        device: &HostDevice,
+    ) -> Result<(), Refusal> {
+        let copied = match device.source {
+            HostDeviceSource::Mdev(uuid) => {
+                uuid != MdevUuid::for_claim(domain.uuid, &key.name, index)
+            }
+            HostDeviceSource::Pci(address) => self.home_of_another(address, key).is_some(),
+        };
+        if !copied {
+            return Ok(());
+        }
+        let other = match device.source {
+            HostDeviceSource::Pci(address) => self.home_of_another(address, key),
+            HostDeviceSource::Mdev(_) => None,
+        };
+        let whose = other.map_or_else(|| "another domain".to_owned(), |c| c.owner_name.clone());
+        Err(Refusal::new(
+            Code::ClaimCopied,
+            format!("the device of claim {} in {} is that of {whose}", key.name, domain.name),
+        )
+        .hint(format!(
+            "start {} again: it is given its own device; or gpuslice attach {} PROFILE",
+            domain.name, domain.name
+        )))
+    }
+
+    /// A plain hostdev is the user's own affair, unless the slice is somebody else's.
+    fn judge_plain_devices(&self, domain: &Domain, owner: &Owner) -> Result<(), Refusal> {
+        for device in domain.devices.iter().filter(|d| d.our_claim().is_none()) {
+            let slice = device.source.slice();
+            if let Some(other) =
+                self.run.assignments.get(&slice).filter(|a| a.claim.owner != *owner)
+            {
+                let whose = self.owner_name(&other.claim);
+                return Err(Refusal::new(
+                    Code::Taken,
+                    format!("{slice} is assigned to {whose} ({})", other.claim.name),
+                )
+                .hint(format!("gpuslice attach {} {}", domain.name, other.profile)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Claims are recorded as the XML says them; only what is bound is the table's to say.
+    fn record_claims(&mut self, domain: &Domain, owner: &Owner, wants: &[Want]) {
+        for request in &domain.claims {
+            let key = ClaimKey { owner: owner.clone(), name: request.name.clone() };
+            let mine = || wants.iter().filter(|w| w.key == key);
+            let Some(profile) = mine().next().map(|w| w.profile.clone()) else {
+                continue;
+            };
+            let home: Vec<PciAddress> = mine()
+                .filter_map(|w| match w.source {
+                    HostDeviceSource::Pci(address) => Some(address),
+                    HostDeviceSource::Mdev(_) => None,
+                })
+                .collect();
+            let known = self.durable.claims.get(&key);
+            let claim = Claim {
+                owner_name: domain.name.clone(),
+                request: request.clone(),
+                profile,
+                home,
+                pool: known.is_some_and(|c| c.pool),
+                reserve: known.is_some_and(|c| c.reserve),
+                transient: known.is_none_or(|c| c.transient),
+                orphaned: false,
+                last_refusal: None,
+            };
+            if known != Some(&claim) {
+                self.durable.claims.insert(key, claim);
+                self.persist(Stored::Durable);
+            }
+        }
+    }
+
+    fn record_foreign(&mut self, domain: &Domain, owner: &Owner) {
+        for device in domain.devices.iter().filter(|d| d.our_claim().is_none()) {
+            let slice = device.source.slice();
+            let hold = ForeignHold { owner: owner.clone(), name: domain.name.clone() };
+            if self.run.foreign.get(&slice) != Some(&hold) {
+                self.run.foreign.insert(slice, hold);
+                self.persist(Stored::Runtime);
+            }
+            self.push(Effect::Arm { timer: Timer::Grace(slice), after: STARTING_GRACE });
+        }
+    }
+
+    /// The profile a claim comes down to.
+    pub(super) fn profile_for(&self, claim: &ClaimRequest) -> Result<ProfileName, Refusal> {
+        match (&claim.profile, claim.memory_min) {
+            (Some(profile), _) => Ok(profile.clone()),
+            (None, Some(memory)) => placement::by_memory(&self.view(), memory),
+            (None, None) => Err(Refusal::new(
+                Code::BadRequest,
+                format!("claim {} names neither a profile nor a least memory", claim.name),
+            )
+            .hint("gpuslice profiles")),
+        }
+    }
+}

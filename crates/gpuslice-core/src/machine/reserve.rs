@@ -1,0 +1,149 @@
+//! One slice of a start: which it is to be, and what makes it ready.
+
+use super::ops::Purpose;
+use super::{Effect, Machine, OpId, Stored, Timer};
+use crate::domain::HostDeviceSource;
+use crate::execute::StepError;
+use crate::ids::{ClaimKey, MdevUuid, PciAddress, ProfileName, SliceId};
+use crate::placement::{self, Wanted};
+use crate::plan::Step;
+use crate::refusal::{Code, Refusal};
+use crate::state::{Assignment, Phase};
+use std::collections::BTreeSet;
+
+/// One slice a starting domain must get.
+pub(super) struct Want {
+    pub key: ClaimKey,
+    pub index: u32,
+    pub profile: ProfileName,
+    pub source: HostDeviceSource,
+    pub managed: bool,
+}
+
+impl Machine {
+    /// Reserves one slice.
+    pub(super) fn reserve(
+        &mut self,
+        want: &Want,
+        owner_name: &str,
+    ) -> Result<(SliceId, Vec<Step>), Refusal> {
+        let (slice, assignment) = match want.source {
+            HostDeviceSource::Mdev(uuid) => {
+                let slice = SliceId::Mdev(uuid);
+                let present = self
+                    .run
+                    .assignments
+                    .get(&slice)
+                    .filter(|a| self.seen.made_by(slice) == Some(&a.parent));
+                let assignment = match present {
+                    // A start that was never followed by a release: the device is still this claim's.
+                    Some(present) => Assignment { phase: Phase::Reserved, ..present.clone() },
+                    None => self.place_mdev(want, uuid)?,
+                };
+                (slice, assignment)
+            }
+            HostDeviceSource::Pci(address) => {
+                (SliceId::Vf(address), self.place_vf(want, address, owner_name)?)
+            }
+        };
+        let steps = self
+            .mechanism_of(slice)
+            .map(|m| m.prepare_steps(slice, &assignment))
+            .unwrap_or_default();
+        // What was to become of its last run is no longer the question.
+        self.push(Effect::Disarm { timer: Timer::Grace(slice) });
+        self.presumed_dead.remove(&slice);
+        self.run.assignments.insert(slice, assignment);
+        Ok((slice, steps))
+    }
+
+    fn place_mdev(&self, want: &Want, uuid: MdevUuid) -> Result<Assignment, Refusal> {
+        if let Some(there) = self.seen.mdevs.get(&uuid) {
+            return Err(Refusal::new(
+                Code::Foreign,
+                format!(
+                    "mdev {uuid} exists already on {} and was not made by gpuslice",
+                    there.parent
+                ),
+            )
+            .hint(format!("mdevctl stop -u {uuid}")));
+        }
+        let wanted = Wanted { profile: &want.profile, key: Some(&want.key), numa: None };
+        let (parent, type_id) = placement::mdev(&self.view(), &wanted, &BTreeSet::new())
+            .map_err(|refused| self.refuse_placement(&want.profile, refused))?;
+        Ok(Assignment {
+            claim: want.key.clone(),
+            index: want.index,
+            parent,
+            profile: want.profile.clone(),
+            type_id: Some(type_id),
+            managed: want.managed,
+            phase: Phase::Reserved,
+            trouble: None,
+        })
+    }
+
+    fn place_vf(
+        &self,
+        want: &Want,
+        address: PciAddress,
+        owner_name: &str,
+    ) -> Result<Assignment, Refusal> {
+        let parent = placement::vf(&self.view(), &want.profile, &want.key, address, want.managed)
+            .map_err(|why| {
+                let why = self.or_not_settled(why);
+                match why.code {
+                    Code::Taken | Code::Held | Code::Absent if why.hint.is_none() => {
+                        why.hint(format!("start {owner_name} again: a pooled claim moves to a free VF; or gpuslice slices"))
+                    }
+                    _ => why,
+                }
+            })?;
+        Ok(Assignment {
+            claim: want.key.clone(),
+            index: want.index,
+            parent,
+            profile: want.profile.clone(),
+            type_id: None,
+            managed: want.managed,
+            phase: Phase::Reserved,
+            trouble: None,
+        })
+    }
+
+    /// The kernel had less room than it said: another parent may have more.
+    pub(super) fn place_elsewhere(&mut self, op: OpId, step: &Step, error: &StepError) -> bool {
+        let Step::CreateMdev { parent, uuid, .. } = step else {
+            return false;
+        };
+        if !matches!(error, StepError::Errno { .. }) || error.nothing_begun(step) {
+            return false;
+        }
+        let slice = SliceId::Mdev(*uuid);
+        let Some(super::Op { purpose: Purpose::Prepare { refused, .. }, .. }) =
+            self.ops.get_mut(&op)
+        else {
+            return false;
+        };
+        let Some(mut assignment) = self.run.assignments.remove(&slice) else {
+            return false;
+        };
+        refused.insert(parent.clone());
+        let refused = refused.clone();
+        let wanted =
+            Wanted { profile: &assignment.profile, key: Some(&assignment.claim), numa: None };
+        let placed = placement::mdev(&self.view(), &wanted, &refused);
+        let moved = placed.is_ok();
+        if let Ok((other, type_id)) = placed {
+            assignment.parent = other.clone();
+            assignment.type_id = Some(type_id.clone());
+            if let Some(op) = self.ops.get_mut(&op) {
+                op.steps.pop_front();
+                op.steps.push_front(Step::CreateMdev { parent: other, type_id, uuid: *uuid });
+            }
+        }
+        self.run.assignments.insert(slice, assignment);
+        self.persist(Stored::Runtime);
+        moved
+    }
+}
