@@ -26,16 +26,21 @@ make_modules() {
   rm -rf "$b"/root/modules.*
   work=$(mktemp -d "$b/root/modules.XXXXXX")
   base=${work#"$b"}
-  cp "$lab"/gpusim/*.[ch] "$lab/gpusim/Kbuild" "$b"/usr/src/linux-source-6.12/samples/vfio-mdev/{mtty.c,mdpy.c,mdpy-defs.h,mbochs.c} "$work"
-  echo 'obj-m += mtty.o mdpy.o mbochs.o' >> "$work/Kbuild"
+  cp -r "$lab/gpusim/." "$work"
+  mkdir "$work/samples"
+  cp "$b"/usr/src/linux-source-6.12/samples/vfio-mdev/{mtty.c,mdpy.c,mdpy-defs.h,mbochs.c} "$work/samples"
+  echo 'obj-m := mtty.o mdpy.o mbochs.o' > "$work/samples/Kbuild"
+  echo 'obj-m += samples/' >> "$work/Kbuild"
   chroot "$b" make -s -C "/lib/modules/$k/build" "M=$base" modules
-  chroot "$b" strip --strip-debug "$base"/{gpusim,mtty,mdpy,mbochs}.ko
+  mkdir "$work/built"
+  find "$work" -name '*.ko' -exec mv {} "$work/built" \;
+  chroot "$b" find "$base/built" -name '*.ko' -exec strip --strip-debug {} +
   mkdir -p "$work/lib/modules" "$out/usr/lib/modules/$k/extra"
   cp -a "$trees/rootfs/usr/lib/modules/$k" "$work/lib/modules/"
   mkdir "$work/lib/modules/$k/extra"
-  cp "$work"/*.ko "$work/lib/modules/$k/extra/"
+  cp "$work"/built/*.ko "$work/lib/modules/$k/extra/"
   chroot "$b" depmod -b "$base" "$k"
-  cp "$work"/*.ko "$out/usr/lib/modules/$k/extra/"
+  cp "$work"/built/*.ko "$out/usr/lib/modules/$k/extra/"
   cp "$work/lib/modules/$k"/modules.* "$out/usr/lib/modules/$k/"
   rm -rf "$work"
 }
@@ -49,8 +54,8 @@ ensure_image() {
   image=$cache/image-$(echo "$trees" | key - "$lab/guest/prepare" "$lab/guest/lab-init")
   [ -d "$image" ] || say "building the disk image"
   made "$image" make_image
-  modules=$cache/modules-$(echo "$trees" | key - "$lab"/gpusim/* "$lab/host/image.sh")
-  [ -d "$modules" ] || say "building gpusim, mtty, mdpy, mbochs"
+  modules=$cache/modules-$(find "$lab/gpusim" -type f | sort | xargs -d '\n' cat | key - <(echo "$trees") "$lab/host/image.sh")
+  [ -d "$modules" ] || say "building gpusim, its drivers, mtty, mdpy, mbochs"
   made "$modules" make_modules
   say "image ready ($(kernel_version))"
 }

@@ -103,6 +103,15 @@ bind_vfio() {
   w vfio-pci "/sys/bus/pci/devices/$1/driver_override"
   w "$1" /sys/bus/pci/drivers_probe
 }
+# load_gpusim CARDS DRIVER… : simulated cards, then the modules that drive them; unload_gpusim takes both away.
+load_gpusim() {
+  local cards=$1; shift
+  modprobe gpusim kinds="$cards" && modprobe -a "$@"
+}
+unload_gpusim() {
+  [ -e /sys/module/gpusim ] || return 0
+  modprobe -r $(ls /sys/module/gpusim/holders) && modprobe -r gpusim
+}
 bound_to() { [ "$(basename "$(readlink "$1/driver")")" = "$2" ]; } # DEVICE DRIVER
 
 # Another boot of the same disk: the scenario runs again with PHASE one higher. Arm it with next_boot, do what should

@@ -17,7 +17,7 @@ case $PHASE in
     expect "autostart" virsh autostart auto
     rows claims | jq -r .claim | sort > /var/lib/lab/claims
     # from the next boot on the second PF comes late
-    sed -i 's/$/ present_delay_ms=0,40000,0/' /etc/modprobe.d/gpusim.conf
+    sed -i 's/mi300x\*2/mi300x,mi300x:present_delay_ms=40000/' /etc/modprobe.d/gpusim.conf
     next_boot
     reboot_now
     ;;

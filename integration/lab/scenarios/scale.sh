@@ -21,10 +21,10 @@ for pfs in 4 16 64; do
   systemctl restart gpusliced.service
   wait_for 30 "gpusliced serves" timeout 5 gpuslice status
   from=$(now_ms)
-  modprobe gpusim kinds="sriov*$pfs" total_vfs=64
+  load_gpusim "mi300x*$pfs:vfs=64" gpusim-pf
   wait_for 600 "$pfs PFs: all slices are listed" is $((pfs * 64)) count_all
   say "$pfs PFs: settled $(timed long_settled) ms later, $(($(now_ms) - from)) ms after the first event, $(daemon_kib) KiB"
   say "$pfs PFs: udevadm settle $(timed udev_settled) ms, slices --json $(timed slices_json) ms, virsh nodedev-list $(timed nodedevs) ms"
-  modprobe -r gpusim
+  unload_gpusim
   udev_settled
 done

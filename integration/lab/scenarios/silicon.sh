@@ -13,9 +13,9 @@ vfs_are() { [ "$(ls -d "$1"/virtfn* 2> /dev/null | wc -l)" = "$2" ]; }
 
 rm -f conformance.txt
 systemctl stop gpusliced.socket gpusliced.service gpuslice-libvirt-agent.service 2> /dev/null
-modprobe -r gpusim 2> /dev/null
+expect "gpusim of the boot unloads" unload_gpusim
 modprobe -a vfio-pci mdev vfio_iommu_type1
-modprobe gpusim kinds='sriov*2,mdev-pf*2,nvidia-vfio,mdev-vf' || fail "gpusim does not load"
+expect "gpusim loads" load_gpusim 'mi300x*2,t4*2,a40:vfs=16:offset=16,a10:vfs=16:offset=16' gpusim-pf gpusim-mdev
 udevadm settle
 
 say "sriov_numvfs: order of checks"
@@ -145,19 +145,38 @@ expect "other functions come and go meanwhile" w 1 $pf/sriov_numvfs
 fact driver-link.while-probing "$(has_bound || echo present)"
 wait_for 10 "the slow driver has bound" has_bound
 
-v=$pci/0005:00:00.0/virtfn
-w 4 $pci/0005:00:00.0/sriov_numvfs
-fact nvidia.current.unset "$(cat ${v}0/nvidia/current_vgpu_type)"
-fact nvidia.create "$(errno_of 560 ${v}0/nvidia/current_vgpu_type)"
-fact nvidia.create.unknown "$(errno_of 999 ${v}1/nvidia/current_vgpu_type)"
-w 560 ${v}1/nvidia/current_vgpu_type
-fact nvidia.creatable.full "$(tail -n +2 ${v}2/nvidia/creatable_vgpu_types | wc -l)"
+say "faults of the hardware"
+w 0 $pf/sriov_numvfs
+w 5 $debug/fail_errno; w 1 $debug/fail_after; w 1 $debug/fail_count
+expect_eq "the first enable" ok "$(errno_of 1 $pf/sriov_numvfs)"
+w 0 $pf/sriov_numvfs
+expect_eq "the second enable" EIO "$(errno_of 1 $pf/sriov_numvfs)"
+expect_eq "the third enable" ok "$(errno_of 1 $pf/sriov_numvfs)"
+w 0 $pf/sriov_numvfs
+w 1 $debug/drop
+expect_eq "an enable that loses the card" EIO "$(errno_of 1 $pf/sriov_numvfs)"
+wait_for 10 "the card is gone" gone $pf
+expect_eq "a card that does not exist" EINVAL "$(errno_of voodoo2 /sys/kernel/debug/gpusim/plug)"
+w 'rx6600:serial=0:numa_node=0,l40s:vfs=2:domain=0x20:vf_bar_kb=64' /sys/kernel/debug/gpusim/plug
+expect_eq "a plugged card, in the next free domain" 0x73ff "$(cat $pci/0007:00:00.0/device)"
+expect "without SR-IOV" gone $pci/0007:00:00.0/sriov_numvfs
+expect_eq "without a serial number" "" "$(serial_of 0007:00:00.0)"
+expect_eq "on a NUMA node" 0 "$(cat $pci/0007:00:00.0/numa_node)"
+expect_eq "the other one's VFs" 2 "$(cat $pci/0020:00:00.0/sriov_totalvfs)"
+w '10de 26b9' /sys/bus/pci/drivers/gpusim/new_id
+expect "a driver that learns its id" bound_to $pci/0020:00:00.0 gpusim
+w 2 $pci/0020:00:00.0/sriov_numvfs
+expect_eq "a VF's memory" 65536 "$(stat -c %s $pci/0020:00:00.4/resource0)"
+w 0020:00:00.0 /sys/kernel/debug/gpusim/unplug
+expect "it is unplugged" gone $pci/0020:00:00.0
+expect_eq "nothing to unplug" ENODEV "$(errno_of 0020:00:00.0 /sys/kernel/debug/gpusim/unplug)"
+
 stop_events
-expect "gpusim unloads" modprobe -r gpusim
-modprobe gpusim kinds=sriov present_delay_ms=1000
+expect "gpusim unloads" unload_gpusim
+expect "a slow card" load_gpusim mi300x:present_delay_ms=1000 gpusim-pf
 expect "a late PF is not there yet" gone $pf
 wait_for 10 "the late PF appears" bound_to $pf gpusim
-expect "gpusim unloads again" modprobe -r gpusim
+expect "gpusim unloads again" unload_gpusim
 
 say "igb"
 igb=$pci/0000:01:00.0

@@ -3,7 +3,7 @@
  * An IOMMU of its own beside the machine's: it only records mappings, but it
  * makes real iommu groups and lets stock vfio type1 map guest memory.
  */
-#include "gpusim.h"
+#include "hardware.h"
 
 #include <linux/iommu.h>
 #include <linux/irqdomain.h>
@@ -13,11 +13,7 @@
 #include <linux/slab.h>
 #include <linux/xarray.h>
 
-enum { GROUP_EACH, GROUP_PF, GROUP_TOPOLOGY };
-
-static uint group_mode, safe_msi = 1;
-module_param(group_mode, uint, 0444);
-MODULE_PARM_DESC(group_mode, "iommu groups: 0 one per function, 1 one per PF, 2 PCI topology");
+static uint safe_msi = 1;
 module_param(safe_msi, uint, 0444);
 MODULE_PARM_DESC(safe_msi, "1: interrupts are isolated, as vfio demands");
 
@@ -123,11 +119,12 @@ static struct iommu_device *gs_probe_device(struct device *dev)
 static struct iommu_group *gs_device_group(struct device *dev)
 {
 	struct pci_dev *pdev = to_pci_dev(dev);
+	u32 mode = gs_pf_of(pdev)->spec.group;
 	struct iommu_group *g;
 
-	if (group_mode == GROUP_TOPOLOGY)
+	if (mode == GROUP_TOPOLOGY)
 		return pci_device_group(dev);
-	if (group_mode == GROUP_PF && pdev->is_virtfn) {
+	if (mode == GROUP_PF && pdev->is_virtfn) {
 		g = iommu_group_get(&pci_physfn(pdev)->dev);
 		if (g)
 			return g;
