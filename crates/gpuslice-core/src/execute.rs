@@ -3,7 +3,10 @@
 
 mod binding;
 mod mdev;
+mod meaning;
 mod sriov;
+
+pub use meaning::Meaning;
 
 use crate::errno::Errno;
 use crate::holders::{self, Holder};
@@ -91,29 +94,6 @@ impl StepError {
         match self {
             Self::Errno { errno, .. } => Some(*errno),
             _ => None,
-        }
-    }
-
-    /// Whether the step found its device in other hands and left it as it was.
-    pub fn nothing_begun(&self, step: &Step) -> bool {
-        match self {
-            Self::Held { .. } => true,
-            Self::Unchanged { .. } => matches!(step, Step::CreateMdev { .. }),
-            Self::Errno { errno, .. } => {
-                *errno == Errno::EEXIST && matches!(step, Step::CreateMdev { .. })
-            }
-            _ => false,
-        }
-    }
-
-    /// Whether the same step may succeed later without anyone mending anything.
-    pub fn passes(&self) -> bool {
-        match self {
-            Self::Held { .. } => true,
-            Self::Errno { errno, .. } => {
-                matches!(*errno, Errno::EAGAIN | Errno::EBUSY | Errno::EINTR)
-            }
-            _ => false,
         }
     }
 }

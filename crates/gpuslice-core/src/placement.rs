@@ -110,14 +110,14 @@ impl View<'_> {
     }
 }
 
-/// Finds a parent for a new mediated device; `refused` are parents whose kernel driver has said no already.
+/// Finds a parent for a new mediated device; `refused` are parents whose kernel driver has said no already, and how.
 ///
 /// # Errors
 /// [`Refused`] with every candidate's reason.
 pub fn mdev(
     view: &View<'_>,
     wanted: &Wanted<'_>,
-    refused: &BTreeSet<ParentId>,
+    refused: &BTreeMap<ParentId, Refusal>,
 ) -> Result<(ParentId, MdevTypeId), Refused> {
     let mut reasons = Vec::new();
     let mut free = Vec::new();
@@ -128,9 +128,8 @@ pub fn mdev(
         let left = available.saturating_sub(view.under_way(&offer.parent));
         if let Some(reason) = view.parent_reason(&offer.parent) {
             reasons.push((offer.parent.clone(), reason));
-        } else if refused.contains(&offer.parent) {
-            let message = format!("the driver of {} refused to make one", offer.parent);
-            reasons.push((offer.parent.clone(), Refusal::new(Code::NoCapacity, message)));
+        } else if let Some(why) = refused.get(&offer.parent) {
+            reasons.push((offer.parent.clone(), why.clone()));
         } else if left == 0 {
             let message = format!("{} has no more of {}", offer.parent, wanted.profile);
             reasons.push((offer.parent.clone(), Refusal::new(Code::NoCapacity, message)));

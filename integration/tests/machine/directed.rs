@@ -2,8 +2,11 @@
 
 use crate::happening::Happening as H;
 use crate::world::{State, World};
+use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::{ClaimName, ParentId};
+use gpuslice_core::machine::HookAnswer;
 use gpuslice_core::port::HostRead;
+use gpuslice_core::refusal::Refusal;
 use gpuslice_core::request::{Answer, Command};
 use gpuslice_core::state::Phase;
 use gpuslice_sim::Fault;
@@ -140,7 +143,7 @@ fn what_cannot_be_recorded_is_refused_and_leaves_nothing() {
 #[test]
 fn a_quarantine_outlives_a_reading_that_failed() {
     let path = format!("/sys/bus/pci/devices/{PF}/sriov_numvfs");
-    let errno = gpuslice_core::errno::Errno::EIO;
+    let errno = Errno::EIO;
     let pf: ParentId = PF.parse().unwrap();
     let mut world = after(&[
         H::Unplug { address: PF.parse().unwrap() },
@@ -207,5 +210,90 @@ fn a_reshape_waits_for_mdevs_below_its_vfs() {
     for vm in 0..3 {
         all(&mut world, &stop(vm));
     }
+    world.finish().unwrap();
+}
+
+/// Three devices that seem to have room for a VM's mdev: a card, and two VFs of another.
+fn roomy() -> World {
+    let numvfs = "/sys/bus/pci/devices/0000:81:00.0/sriov_numvfs".to_owned();
+    after(&[H::Other { file: numvfs, data: "2".to_owned() }, declare(0)])
+}
+
+/// The next so many writes to `create` fail: somebody was faster than the daemon's reading.
+fn creates_fail(times: u32, errno: Errno) -> H {
+    H::Fault { fault: Fault::Write { path: "*/create".to_owned(), nth: 1, times, errno } }
+}
+
+fn told(world: &World) -> Refusal {
+    let [answer] = Vec::from_iter(world.driver.told.values()).try_into().unwrap();
+    match answer {
+        HookAnswer::Refuse(refusal) => refusal.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn made_on(world: &World) -> ParentId {
+    let run = world.driver.machine.runtime();
+    let [assignment] = Vec::from_iter(run.assignments.values()).try_into().unwrap();
+    assignment.parent.clone()
+}
+
+#[test]
+fn a_device_that_fills_up_meanwhile_is_passed_over() {
+    let mut world = roomy();
+    all(&mut world, &[H::Start { vm: 0 }]);
+    let first = made_on(&world);
+    for errno in [Errno::ENOSPC, Errno::EUSERS] {
+        for times in [1, 2] {
+            let mut world = roomy();
+            all(&mut world, &[creates_fail(times, errno)]);
+            all(&mut world, &run(0));
+            assert!(runs(&world, 0), "{:?}", world.refusals);
+            assert_ne!(made_on(&world), first);
+            all(&mut world, &stop(0));
+            world.finish().unwrap();
+        }
+    }
+}
+
+#[test]
+fn devices_that_all_fill_up_meanwhile_are_no_capacity_each_by_name() {
+    for errno in [Errno::ENOSPC, Errno::EUSERS] {
+        let mut world = roomy();
+        let cordoned: ParentId = "0000:81:00.0".parse().unwrap();
+        all(&mut world, &[creates_fail(u32::MAX, errno), H::Cordon { parent: cordoned }]);
+        all(&mut world, &[H::Start { vm: 0 }]);
+        let refusal = told(&world);
+        assert_eq!(refusal.code.as_str(), "no-capacity", "{refusal:?}");
+        assert!(refusal.hint.is_some());
+        let [tried, other] = refusal.causes.try_into().unwrap();
+        assert!(tried.starts_with("0000:41:00.0 has no room"), "{tried}");
+        assert!(tried.contains(errno.name().unwrap()), "{tried}");
+        assert!(other.starts_with("0000:81:00.0 is cordoned"), "{other}");
+        assert_eq!(phases(&world), []);
+        world.finish().unwrap();
+    }
+}
+
+#[test]
+fn devices_that_fail_rather_than_fill_up_are_at_fault() {
+    let mut world = roomy();
+    all(&mut world, &[creates_fail(1, Errno::ENOSPC)]);
+    all(
+        &mut world,
+        &[H::Fault {
+            fault: Fault::Write {
+                path: "*/create".to_owned(),
+                nth: 1,
+                times: u32::MAX,
+                errno: Errno::EIO,
+            },
+        }],
+    );
+    all(&mut world, &[H::Start { vm: 0 }]);
+    let refusal = told(&world);
+    assert_eq!((refusal.code.as_str(), refusal.causes.len()), ("device-failed", 3), "{refusal:?}");
+    let full = refusal.causes.iter().filter(|c| c.contains("has no room")).count();
+    assert_eq!(full, 1, "{refusal:?}");
     world.finish().unwrap();
 }

@@ -1,8 +1,8 @@
 //! Driver binding by `driver_override` (Documentation/ABI/testing/sysfs-bus-pci). `new_id` is never used: it takes
 //! every device of the id, and PFs share ids with their VFs.
 
+use super::meaning::{Asked, Meaning};
 use super::{Performed, StepError, failed, require_unheld, write};
-use crate::errno::Errno;
 use crate::holders;
 use crate::ids::PciAddress;
 use crate::port::{HostRead, HostWrite, Written, link_name, read_text};
@@ -45,7 +45,7 @@ pub(super) fn unbind(
 ) -> Result<Performed, StepError> {
     let present = match driver(host, function) {
         // The function left, and its binding with it.
-        Err(StepError::Errno { errno: Errno::ENOENT | Errno::ENODEV, .. }) => {
+        Err(error) if error.means(Asked::Function, Meaning::Gone) => {
             return Ok(Performed::Already);
         }
         other => other?,
@@ -76,7 +76,7 @@ fn release(
 ) -> Result<Written, StepError> {
     match write(host, &format!("/sys/bus/pci/drivers/{driver}/unbind"), &function.to_string()) {
         // Somebody else unbound it in between.
-        Err(StepError::Errno { errno: Errno::ENODEV, .. }) => Ok(Written::Done),
+        Err(error) if error.means(Asked::Unbind, Meaning::Gone) => Ok(Written::Done),
         other => other,
     }
 }
@@ -88,7 +88,7 @@ pub(super) fn check(
     wanted: Option<&str>,
 ) -> Result<Performed, StepError> {
     let present = match (driver(host, function), wanted) {
-        (Err(StepError::Errno { errno: Errno::ENOENT | Errno::ENODEV, .. }), None) => None,
+        (Err(error), None) if error.means(Asked::Function, Meaning::Gone) => None,
         (other, _) => other?,
     };
     if present.as_deref() == wanted {

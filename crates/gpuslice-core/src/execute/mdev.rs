@@ -1,5 +1,6 @@
 //! Making and removing mediated devices (drivers/vfio/mdev).
 
+use super::meaning::{Asked, Meaning};
 use super::{Performed, StepError, failed, require_unheld, write};
 use crate::errno::Errno;
 use crate::holders;
@@ -50,9 +51,7 @@ pub(super) fn remove(host: &mut dyn HostWrite, uuid: MdevUuid) -> Result<Perform
         Ok(Written::Blocked) => Ok(Performed::Blocked),
         Ok(Written::Done) => check_removed(host, uuid),
         // Its driver or its parent is removing it: so it says, and so it must be seen.
-        Err(StepError::Errno { errno: Errno::ENODEV | Errno::ENOENT, .. }) => {
-            check_removed(host, uuid)
-        }
+        Err(error) if error.means(Asked::RemoveMdev, Meaning::Gone) => check_removed(host, uuid),
         Err(error) => Err(error),
     }
 }

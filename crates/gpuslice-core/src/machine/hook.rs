@@ -4,12 +4,12 @@ use super::ops::Purpose;
 use super::start::STARTING_GRACE;
 use super::{Effect, HookAnswer, HookCall, HookOperation, Machine, RequestId, Stored, Timer};
 use crate::domain::Domain;
-use crate::execute::StepError;
+use crate::execute::{Meaning, StepError};
 use crate::ids::{Owner, SliceId};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
 use crate::state::{Assignment, Phase};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 impl Machine {
@@ -47,7 +47,7 @@ impl Machine {
         match self.admit(&call.domain) {
             Ok((slices, fresh, steps)) => {
                 self.persist(Stored::Runtime);
-                let refused = BTreeSet::new();
+                let refused = BTreeMap::new();
                 let purpose = Purpose::Prepare { request: Some(request), slices, refused, fresh };
                 self.start_op(purpose, steps);
             }
@@ -171,10 +171,11 @@ impl Machine {
     }
 
     pub(super) fn explain_failed_prepare(&self, step: &Step, error: &StepError) -> Refusal {
-        let code = match error {
-            StepError::Held { .. } => Code::Held,
-            _ if error.nothing_begun(step) => Code::Foreign,
-            _ => Code::DeviceFailed,
+        let code = match (error, error.meaning(step)) {
+            (StepError::Held { .. }, _) => Code::Held,
+            (_, Meaning::Others) => Code::Foreign,
+            (_, Meaning::Full) => Code::NoCapacity,
+            (_, Meaning::Gone | Meaning::Fault) => Code::DeviceFailed,
         };
         let refusal = Refusal::new(code, format!("cannot {step}")).because(error.to_string());
         if let (Code::Foreign, Step::CreateMdev { uuid, .. }) = (code, step) {

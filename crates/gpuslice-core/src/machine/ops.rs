@@ -1,12 +1,12 @@
 //! Operations: lists of steps under way, one step at a time each.
 
 use super::{Effect, HookAnswer, Machine, OpId, RequestId, Stored, Timer};
-use crate::execute::{Performed, StepError};
+use crate::execute::{Meaning, Performed, StepError};
 use crate::ids::{ParentId, SliceId};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
 use crate::state::Phase;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A list of steps under way.
 #[derive(Debug, Clone)]
@@ -27,8 +27,8 @@ pub(super) enum Purpose {
         request: Option<RequestId>,
         /// What is being made.
         slices: Vec<SliceId>,
-        /// Parents that refused to make the slice being made.
-        refused: BTreeSet<ParentId>,
+        /// Parents that refused to make the slice being made, and how.
+        refused: BTreeMap<ParentId, Refusal>,
         /// Those that were nobody's before: what could not even be begun for them needs no taking back.
         fresh: BTreeSet<SliceId>,
     },
@@ -143,16 +143,16 @@ impl Machine {
         let Some(op) = self.ops.get(&id) else { return };
         match op.purpose.clone() {
             Purpose::Prepare { request, slices, fresh, .. } => {
-                if request.is_some() && self.place_elsewhere(id, step, error) {
-                    return self.next_step(id);
-                }
+                let refusal = match self.place_elsewhere(id, step, error) {
+                    Ok(()) => return self.next_step(id),
+                    Err(refusal) => refusal,
+                };
                 self.ops.remove(&id);
                 if let Some(slice) = step.slice().filter(|s| fresh.contains(s))
-                    && error.nothing_begun(step)
+                    && error.meaning(step) == Meaning::Others
                 {
                     self.released(slice);
                 }
-                let refusal = self.explain_failed_prepare(step, error);
                 self.refuse_prepare(request, &slices, refusal);
             }
             Purpose::Release { slice, tries } => {

@@ -1,15 +1,15 @@
 //! One slice of a start: which it is to be, and what makes it ready.
 
-use super::ops::Purpose;
+use super::ops::{Op, Purpose};
 use super::{Effect, Machine, OpId, Stored, Timer};
 use crate::domain::HostDeviceSource;
-use crate::execute::StepError;
-use crate::ids::{ClaimKey, MdevUuid, PciAddress, ProfileName, SliceId};
-use crate::placement::{self, Wanted};
+use crate::execute::{Meaning, StepError};
+use crate::ids::{ClaimKey, MdevUuid, ParentId, PciAddress, ProfileName, SliceId};
+use crate::placement::{self, Refused, Wanted};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
 use crate::state::{Assignment, Phase};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 /// One slice a starting domain must get.
 pub(super) struct Want {
@@ -69,7 +69,7 @@ impl Machine {
             .hint(format!("mdevctl stop -u {uuid}")));
         }
         let wanted = Wanted { profile: &want.profile, key: Some(&want.key), numa: None };
-        let (parent, type_id) = placement::mdev(&self.view(), &wanted, &BTreeSet::new())
+        let (parent, type_id) = placement::mdev(&self.view(), &wanted, &BTreeMap::new())
             .map_err(|refused| self.refuse_placement(&want.profile, refused))?;
         Ok(Assignment {
             claim: want.key.clone(),
@@ -111,39 +111,74 @@ impl Machine {
         })
     }
 
-    /// The kernel had less room than it said: another parent may have more.
-    pub(super) fn place_elsewhere(&mut self, op: OpId, step: &Step, error: &StepError) -> bool {
-        let Step::CreateMdev { parent, uuid, .. } = step else {
-            return false;
-        };
-        if !matches!(error, StepError::Errno { .. }) || error.nothing_begun(step) {
-            return false;
+    /// A device did not make what it seemed to have room for: another may.
+    ///
+    /// # Errors
+    /// What to tell whoever waits, when there is none.
+    pub(super) fn place_elsewhere(
+        &mut self,
+        op: OpId,
+        step: &Step,
+        error: &StepError,
+    ) -> Result<(), Refusal> {
+        let plain = self.explain_failed_prepare(step, error);
+        let meaning = error.meaning(step);
+        let Step::CreateMdev { parent, uuid, .. } = step else { return Err(plain) };
+        if meaning == Meaning::Others {
+            return Err(plain);
         }
         let slice = SliceId::Mdev(*uuid);
-        let Some(super::Op { purpose: Purpose::Prepare { refused, .. }, .. }) =
+        let Some(Op { purpose: Purpose::Prepare { request: Some(_), refused, .. }, .. }) =
             self.ops.get_mut(&op)
         else {
-            return false;
+            return Err(plain);
         };
-        let Some(mut assignment) = self.run.assignments.remove(&slice) else {
-            return false;
+        let Some(mut assignment) = self.run.assignments.remove(&slice) else { return Err(plain) };
+        let (code, how) = match meaning {
+            Meaning::Full => (Code::NoCapacity, "has no room for one more"),
+            _ => (Code::DeviceFailed, "did not make one"),
         };
-        refused.insert(parent.clone());
+        refused.insert(parent.clone(), Refusal::new(code, format!("{parent} {how}: {error}")));
         let refused = refused.clone();
-        let wanted =
-            Wanted { profile: &assignment.profile, key: Some(&assignment.claim), numa: None };
+        let profile = assignment.profile.clone();
+        let wanted = Wanted { profile: &profile, key: Some(&assignment.claim), numa: None };
         let placed = placement::mdev(&self.view(), &wanted, &refused);
-        let moved = placed.is_ok();
-        if let Ok((other, type_id)) = placed {
+        if let Ok((other, type_id)) = &placed {
             assignment.parent = other.clone();
             assignment.type_id = Some(type_id.clone());
             if let Some(op) = self.ops.get_mut(&op) {
+                let (parent, type_id) = (other.clone(), type_id.clone());
                 op.steps.pop_front();
-                op.steps.push_front(Step::CreateMdev { parent: other, type_id, uuid: *uuid });
+                op.steps.push_front(Step::CreateMdev { parent, type_id, uuid: *uuid });
             }
         }
         self.run.assignments.insert(slice, assignment);
         self.persist(Stored::Runtime);
-        moved
+        placed.map(|_| ()).map_err(|why| refused_everywhere(&profile, why, &refused, plain))
     }
+}
+
+/// What stands against each device that could have made one; more than a few are only counted.
+fn refused_everywhere(
+    profile: &ProfileName,
+    refused: Refused,
+    tried: &BTreeMap<ParentId, Refusal>,
+    plain: Refusal,
+) -> Refusal {
+    const MOST: usize = 4;
+    let Refused::Candidates(mut candidates) = refused else { return plain };
+    candidates.sort_by_key(|(parent, _)| !tried.contains_key(parent));
+    let mut reasons: Vec<String> = candidates.iter().map(|(_, why)| why.message.clone()).collect();
+    // The VFs of a card that is cordoned as a whole all say the same.
+    reasons.dedup();
+    let more = reasons.len().saturating_sub(MOST);
+    reasons.truncate(MOST);
+    let mut refusal = if candidates.iter().any(|(_, why)| why.code == Code::DeviceFailed) {
+        Refusal { causes: Vec::new(), ..plain }
+    } else {
+        let message = format!("no device here has room for one more {profile}");
+        Refusal::new(Code::NoCapacity, message).hint("gpuslice slices")
+    };
+    refusal.causes.extend(reasons);
+    if more == 0 { refusal } else { refusal.because(format!("and {more} more")) }
 }

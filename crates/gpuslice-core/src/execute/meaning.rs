@@ -1,0 +1,67 @@
+//! What the kernel means by an errno, in one place: the same number says different things at different files.
+
+use super::StepError;
+use crate::errno::Errno;
+use crate::plan::Step;
+
+/// What was asked of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// A function's directory or its driver's link.
+    Function,
+    /// A driver's `unbind`.
+    Unbind,
+    /// A type's `create`.
+    CreateMdev,
+    /// An mdev's `remove`.
+    RemoveMdev,
+    /// Any other write.
+    Other,
+}
+
+/// What its answer comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meaning {
+    /// No room for one more, whatever was shown before: somebody was faster. Another device may have some.
+    Full,
+    /// The device is in other hands, and was left as it was.
+    Others,
+    /// What was to be changed is not there any more.
+    Gone,
+    /// The device or its driver has a fault.
+    Fault,
+}
+
+/// The table.
+pub(super) fn meaning(asked: Asked, errno: Errno) -> Meaning {
+    match (asked, errno) {
+        // drivers/vfio/mdev/mdev_core.c counts for drivers that do not (EUSERS); the others have their own limit.
+        (Asked::CreateMdev, Errno::ENOSPC | Errno::EUSERS) => Meaning::Full,
+        (Asked::CreateMdev, Errno::EEXIST) => Meaning::Others,
+        // mdev_device_remove answers so while its driver or parent is removing it too.
+        (Asked::RemoveMdev, Errno::ENODEV | Errno::ENOENT) => Meaning::Gone,
+        // drivers/base/bus.c: the driver has no such device, somebody else unbound it.
+        (Asked::Unbind, Errno::ENODEV) => Meaning::Gone,
+        (Asked::Function, Errno::ENODEV | Errno::ENOENT) => Meaning::Gone,
+        _ => Meaning::Fault,
+    }
+}
+
+impl StepError {
+    /// What it means that this step ended so.
+    pub fn meaning(&self, step: &Step) -> Meaning {
+        let creates = matches!(step, Step::CreateMdev { .. });
+        match self {
+            Self::Held { .. } => Meaning::Others,
+            Self::Unchanged { .. } if creates => Meaning::Others,
+            Self::Errno { errno, .. } if creates => meaning(Asked::CreateMdev, *errno),
+            Self::Errno { errno, .. } => meaning(Asked::Other, *errno),
+            Self::Unchanged { .. } | Self::Fewer { .. } | Self::NotZero { .. } => Meaning::Fault,
+        }
+    }
+
+    /// Whether it is the kernel's answer that this one is of that meaning.
+    pub(super) fn means(&self, asked: Asked, wanted: Meaning) -> bool {
+        matches!(self, Self::Errno { errno, .. } if meaning(asked, *errno) == wanted)
+    }
+}
