@@ -41,6 +41,12 @@ fn mdev() {
 }
 
 #[test]
+fn vendor_vfio() {
+    let host = root().join("examples/hosts/a40-vfio.toml");
+    session("a40-vfio", host.to_str().unwrap());
+}
+
+#[test]
 fn bad_config() {
     session("bad-config", "sriov-8");
 }

@@ -69,7 +69,7 @@ fn machine(case: &Case, kernel: &Kernel) -> Machine {
         run: None,
         warnings: Vec::new(),
     });
-    let seen = Observer::default().observe(kernel);
+    let seen = Observer::new(gpuslice_vendors::all()).observe(kernel);
     machine.handle(Event::Observed(Box::new(seen)));
     for (number, vm) in (0_u64..).zip(&case.vms) {
         let source = HostDeviceSource::Pci(vm.device);

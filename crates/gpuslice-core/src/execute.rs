@@ -5,6 +5,8 @@ mod binding;
 mod mdev;
 mod meaning;
 mod sriov;
+mod tool;
+mod vf_type;
 
 pub use meaning::Meaning;
 
@@ -69,6 +71,24 @@ pub enum StepError {
         /// What is seen instead.
         state: String,
     },
+    /// It is taken already, by something that was not made by us.
+    #[error("{object} {state}")]
+    Occupied {
+        /// Of what.
+        object: String,
+        /// What is seen.
+        state: String,
+    },
+    /// A vendor's tool ended in failure.
+    #[error("{command} ended with {code}{}", said_last(.said))]
+    Tool {
+        /// Path and arguments.
+        command: String,
+        /// Exit status, or 128 and the signal that ended it.
+        code: i32,
+        /// Last line it printed.
+        said: String,
+    },
     /// Only a change through zero VFs is possible, and that is not this step's to do.
     #[error("{pf} has {current} VFs, not 0")]
     NotZero {
@@ -77,6 +97,10 @@ pub enum StepError {
         /// Seen.
         current: u16,
     },
+}
+
+fn said_last(said: &str) -> String {
+    if said.is_empty() { String::new() } else { format!(": {said}") }
 }
 
 fn describe(holders: &[Holder], unknown: &[u32]) -> String {
@@ -114,6 +138,9 @@ pub fn perform(host: &mut dyn HostWrite, step: &Step) -> Result<Performed, StepE
         }
         Step::SetAutoprobe { pf, on } => sriov::set_autoprobe(host, *pf, *on),
         Step::SetNumVfs { pf, count } => sriov::set_count(host, *pf, *count),
+        Step::RunVfTool { pf, count, command } => tool::run(host, *pf, *count, command),
+        Step::GiveVfType { vf, attribute, value } => vf_type::give(host, *vf, attribute, value),
+        Step::TakeVfType { vf, attribute, value } => vf_type::take(host, *vf, attribute, value),
         Step::Bind { function, driver } => binding::bind(host, *function, driver),
         Step::Unbind { function } => binding::unbind(host, *function),
         Step::RequireUnheld { function } => {
@@ -136,7 +163,13 @@ pub fn check(host: &dyn HostRead, step: &Step) -> Result<Performed, StepError> {
         Step::LoadModule { .. } | Step::SetAutoprobe { .. } | Step::RequireUnheld { .. } => {
             Ok(Performed::Changed)
         }
-        Step::SetNumVfs { pf, count } => sriov::check_count(host, *pf, *count),
+        Step::SetNumVfs { pf, count } | Step::RunVfTool { pf, count, .. } => {
+            sriov::check_count(host, *pf, *count)
+        }
+        Step::GiveVfType { vf, attribute, value } => vf_type::check(host, *vf, attribute, value),
+        Step::TakeVfType { vf, attribute, .. } => {
+            vf_type::check(host, *vf, attribute, vf_type::NONE)
+        }
         Step::Bind { function, driver } => binding::check(host, *function, Some(driver)),
         Step::Unbind { function } => binding::check(host, *function, None),
         Step::CreateMdev { uuid, .. } => mdev::check_created(host, *uuid),

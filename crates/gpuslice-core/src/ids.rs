@@ -1,12 +1,14 @@
 //! Names of things, parsed once at the edge. A value of one of these types is well formed; a bare `String`
 //! never stands for an address, a UUID or a name inside the crates.
 
+mod kind;
 mod mdev;
 mod names;
 mod owner;
 mod pci;
 mod slice;
 
+pub use kind::DeviceKind;
 pub use mdev::{MdevTypeId, MdevUuid};
 pub use names::{BootId, ClaimName, ProfileName};
 pub use owner::{ClaimKey, Owner};

@@ -31,7 +31,7 @@ use crate::mechanism::Mechanism;
 use crate::observation::Observation;
 use crate::refusal::{Code, Refusal};
 use crate::request::{ChangeNote, PlanRow};
-use crate::state::{Durable, Runtime};
+use crate::state::{Assignment, Durable, Runtime};
 use ops::Op;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -192,6 +192,7 @@ impl Machine {
             Timer::Settle(request) => self.on_settle_timeout(request),
             Timer::Unsure(parent) => self.on_unsure_over(&parent),
             Timer::LookAgain => self.push(Effect::Observe),
+            Timer::RetryStep(op) => self.next_step(op),
         }
     }
 
@@ -225,12 +226,8 @@ impl Machine {
         self.mechanisms.iter().map(AsRef::as_ref).find(|m| m.applies(&self.seen, parent))
     }
 
-    fn mechanism_of(&self, slice: SliceId) -> Option<&dyn Mechanism> {
-        let name = match slice {
-            SliceId::Vf(_) => "sriov",
-            SliceId::Mdev(_) => "mdev",
-            SliceId::Function(_) => "passthrough",
-        };
+    fn mechanism_of(&self, assignment: &Assignment) -> Option<&dyn Mechanism> {
+        let name = assignment.mechanism.as_str();
         self.mechanisms.iter().map(AsRef::as_ref).find(|m| m.name() == name)
     }
 

@@ -4,12 +4,19 @@ use crate::ids::{MdevTypeId, ParentId, PciAddress, ProfileName, SliceId};
 use crate::layout::Layout;
 use crate::observation::Observation;
 use crate::plan::Step;
+use crate::port::HostRead;
 use crate::refusal::Refusal;
 use crate::state::Assignment;
+use std::sync::Arc;
+
+/// The mechanism of mediated devices, whose slices are made by name rather than found.
+pub const MDEV: &str = "mdev";
 
 /// What a parent can give.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
+    /// Of which mechanism.
+    pub mechanism: &'static str,
     /// Name to ask for.
     pub profile: ProfileName,
     /// Which device.
@@ -36,12 +43,43 @@ pub enum Form {
         /// How many more the kernel says it would make.
         available: u32,
     },
+    /// Existing virtual functions that are given the type when a VM starts.
+    TypedVfs {
+        /// Raw type.
+        type_id: MdevTypeId,
+        /// All VFs of the device, in index order.
+        vfs: Arc<[PciAddress]>,
+        /// How many more the device would take at once.
+        left: u32,
+    },
+}
+
+impl Form {
+    /// Raw type, where slices have one.
+    pub fn type_id(&self) -> Option<&MdevTypeId> {
+        match self {
+            Self::Vfs(_) => None,
+            Self::Mdevs { type_id, .. } | Self::TypedVfs { type_id, .. } => Some(type_id),
+        }
+    }
+
+    /// The VFs that slices of this form are; none for mediated devices.
+    pub fn vfs(&self) -> &[PciAddress] {
+        match self {
+            Self::Vfs(vfs) => vfs,
+            Self::TypedVfs { vfs, .. } => vfs,
+            Self::Mdevs { .. } => &[],
+        }
+    }
 }
 
 /// A family of kernel interfaces. Pure: it reads the observation and answers with steps.
 pub trait Mechanism: Send + Sync {
     /// Its word in the vocabulary: `sriov`, `mdev`.
     fn name(&self) -> &'static str;
+
+    /// Reads what only this mechanism knows to read, into the reading of everything else.
+    fn observe(&self, _host: &dyn HostRead, _seen: &mut Observation) {}
 
     /// Whether the parent is of this kind.
     fn applies(&self, seen: &Observation, parent: &ParentId) -> bool;

@@ -1,8 +1,8 @@
 //! What was read from a host in one go: whole and owned. A later reading replaces it; nobody patches it.
 
 use crate::errno::Errno;
-use crate::ids::{MdevTypeId, MdevUuid, ParentId, PciAddress, SliceId, VfIndex};
-use std::collections::BTreeMap;
+use crate::ids::{DeviceKind, MdevTypeId, MdevUuid, ParentId, PciAddress, SliceId, VfIndex};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Every device that yields or is a slice, as read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +17,9 @@ pub struct Observation {
     pub mdevs: BTreeMap<MdevUuid, Mdev>,
     /// What could not be read. A device with a problem is shown and not used.
     pub problems: Vec<ReadProblem>,
+    /// Types of VFs by the kind of device, as far as they were ever seen: a driver lists a type no longer once its
+    /// device is full.
+    pub catalogue: std::sync::Arc<Catalogue>,
 }
 
 /// A PCI function that can yield slices.
@@ -38,6 +41,8 @@ pub struct Function {
     pub serial: Option<u64>,
     /// SR-IOV, if the function has the capability.
     pub sriov: Option<Sriov>,
+    /// Which product it is, read only where types of VFs depend on it.
+    pub kind: Option<DeviceKind>,
 }
 
 impl Function {
@@ -70,17 +75,35 @@ pub struct Vf {
     pub driver: Option<String>,
     /// Number of its IOMMU group; without one it cannot be passed to a VM.
     pub iommu_group: Option<u32>,
+    /// What it can be, when its driver leaves that open until somebody writes a type.
+    pub choice: Option<Choice>,
 }
 
 impl Vf {
     /// Bound to a driver that hands it to VMs rather than using it in the host. Variant drivers are named
-    /// `<vendor>-vfio-pci` by convention of the kernel's drivers/vfio/pci.
+    /// `<vendor>-vfio-pci` by convention of the kernel's drivers/vfio/pci; a driver that lets one choose what a VF is
+    /// passes it to VMs itself, under its own name.
     pub fn on_vfio(&self) -> bool {
-        self.driver.as_deref().is_some_and(|d| {
-            d == "vfio-pci" || d.ends_with("-vfio-pci") || d.ends_with("_vfio_pci")
-        })
+        self.choice.is_some()
+            || self.driver.as_deref().is_some_and(|d| {
+                d == "vfio-pci" || d.ends_with("-vfio-pci") || d.ends_with("_vfio_pci")
+            })
     }
 }
+
+/// What a VF is and could be. Listed types change with every write to a VF of the same device.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// Its type; `None` as long as it has none.
+    pub current: Option<MdevTypeId>,
+    /// The types it could be given now.
+    pub creatable: BTreeSet<MdevTypeId>,
+    /// The VF has no device a VM could open; only making all VFs anew gives it one.
+    pub broken: bool,
+}
+
+/// Names of types, by device and raw id.
+pub type Catalogue = BTreeMap<DeviceKind, BTreeMap<MdevTypeId, String>>;
 
 /// A device that makes mediated devices.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -6,24 +6,34 @@ mod pci;
 
 use crate::errno::Errno;
 use crate::ids::{MdevTypeId, ParentId};
+use crate::mechanism::Mechanism;
 use crate::observation::{FixedType, Observation, ProblemKind, ReadProblem};
 use crate::port::{HostRead, read_text};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Reads hosts, and remembers between readings what cannot change while a device is registered.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Observer {
+    mechanisms: Vec<Box<dyn Mechanism>>,
     types: BTreeMap<(ParentId, MdevTypeId), Arc<FixedType>>,
     serials: BTreeMap<crate::ids::PciAddress, (u16, u16, Option<u64>)>,
 }
 
 impl Observer {
+    /// One that also reads what these mechanisms know to read.
+    pub fn new(mechanisms: Vec<Box<dyn Mechanism>>) -> Self {
+        Self { mechanisms, ..Self::default() }
+    }
+
     /// Reads everything once.
     pub fn observe(&mut self, host: &dyn HostRead) -> Observation {
         let mut seen = Observation::default();
         pci::read(host, self, &mut seen);
         mdev::read(host, self, &mut seen);
+        for mechanism in &self.mechanisms {
+            mechanism.observe(host, &mut seen);
+        }
         self.types.retain(|(parent, _), _| seen.mdev_parents.contains_key(parent));
         self.serials.retain(|address, _| seen.functions.contains_key(address));
         seen
@@ -31,14 +41,14 @@ impl Observer {
 }
 
 /// Notes a problem unless the thing is simply gone, which a reader of a live system must expect.
-fn note(seen: &mut Observation, path: &str, errno: Errno) {
+pub fn note(seen: &mut Observation, path: &str, errno: Errno) {
     if !matches!(errno, Errno::ENOENT | Errno::ENODEV) {
         seen.problems.push(ReadProblem { path: path.to_owned(), why: ProblemKind::Errno(errno) });
     }
 }
 
 /// Reads and parses an attribute; `None` after noting why not.
-fn attribute<T>(
+pub fn attribute<T>(
     host: &dyn HostRead,
     seen: &mut Observation,
     path: &str,
@@ -60,7 +70,7 @@ fn attribute<T>(
 }
 
 /// `0x1002`, or `74b5` as `sriov_vf_device` writes it.
-fn parse_hex(text: &str) -> Option<u32> {
+pub fn parse_hex(text: &str) -> Option<u32> {
     u32::from_str_radix(text.strip_prefix("0x").unwrap_or(text), 16).ok()
 }
 

@@ -4,7 +4,7 @@ use crate::config::Strategy;
 use crate::holders::Holder;
 use crate::ids::{ClaimKey, MdevTypeId, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::{Form, Offer};
-use crate::observation::Observation;
+use crate::observation::{Choice, Observation};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
 use crate::state::{Assignment, Claim, ForeignHold, Phase};
@@ -172,7 +172,18 @@ fn no_such_profile(view: &View<'_>, profile: &ProfileName) -> Refused {
     Refused::NoSuchProfile { nearest }
 }
 
-/// Judges the one VF a claim's XML names, and says its parent.
+/// What a VF that may be given is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Its device.
+    pub parent: ParentId,
+    /// Who makes and clears it.
+    pub mechanism: &'static str,
+    /// The type it is given.
+    pub type_id: Option<MdevTypeId>,
+}
+
+/// Judges the one VF a claim's XML names, and says what it is.
 ///
 /// # Errors
 /// Why it cannot be given.
@@ -182,7 +193,7 @@ pub fn vf(
     key: &ClaimKey,
     address: PciAddress,
     managed: bool,
-) -> Result<ParentId, Refusal> {
+) -> Result<Place, Refusal> {
     let slice = SliceId::Vf(address);
     let refuse = |code, message: String| Err(Refusal::new(code, message));
     let Some(vf) = view.seen.vfs.get(&address) else {
@@ -192,21 +203,26 @@ pub fn vf(
     if let Some(reason) = view.parent_reason(&parent) {
         return Err(reason);
     }
-    let offered =
-        view.offers.iter().find(|o| matches!(&o.form, Form::Vfs(vfs) if vfs.contains(&address)));
-    match offered {
-        None => {
+    let offered: Vec<&Offer> =
+        view.offers.iter().filter(|o| o.form.vfs().contains(&address)).collect();
+    let offer = match (offered.iter().find(|o| o.profile == *profile), offered.first()) {
+        (Some(offer), _) => *offer,
+        (None, Some(Offer { form: Form::Vfs(_), profile: other, .. })) => {
+            return refuse(
+                Code::NoProfile,
+                format!("VF {address} is now a {other}, not a {profile}"),
+            );
+        }
+        (None, Some(_)) => {
+            return refuse(Code::NoProfile, format!("VF {address} cannot be a {profile}"));
+        }
+        (None, None) => {
             return refuse(
                 Code::Foreign,
                 format!("VF {address} belongs to a device gpuslice has no layout for"),
             );
         }
-        Some(offer) if offer.profile != *profile => {
-            let message = format!("VF {address} is now a {}, not a {profile}", offer.profile);
-            return refuse(Code::NoProfile, message);
-        }
-        Some(_) => {}
-    }
+    };
     if let Some(other) = view.assignments.get(&slice).filter(|a| a.claim != *key) {
         let whose = view
             .claims
@@ -229,6 +245,12 @@ pub fn vf(
             "boot with intel_iommu=on or amd_iommu=on, and enable the IOMMU in the firmware",
         ));
     }
+    if let (Form::TypedVfs { type_id, .. }, Some(choice)) = (&offer.form, &vf.choice) {
+        let mine = view.assignments.contains_key(&slice);
+        typed_vf(view, offer, type_id, address, choice, mine, managed)?;
+    }
+    let type_id = offer.form.type_id().cloned();
+    let place = Place { parent, mechanism: offer.mechanism, type_id };
     match &vf.driver {
         Some(driver) if !managed && !vf.on_vfio() => {
             let refusal = Refusal::new(
@@ -237,8 +259,56 @@ pub fn vf(
             );
             Err(refusal.hint(format!("echo {address} > /sys/bus/pci/drivers/{driver}/unbind")))
         }
-        _ => Ok(parent),
+        _ => Ok(place),
     }
+}
+
+/// Whether a VF whose type is chosen can be given this one now.
+fn typed_vf(
+    view: &View<'_>,
+    offer: &Offer,
+    type_id: &MdevTypeId,
+    address: PciAddress,
+    choice: &Choice,
+    mine: bool,
+    managed: bool,
+) -> Result<(), Refusal> {
+    if managed {
+        let message = format!("managed='yes' would take VF {address} from its driver");
+        let refusal = Refusal::new(Code::Unsupported, message);
+        return Err(refusal.hint("virsh edit the domain: managed='no' in this hostdev"));
+    }
+    if choice.broken {
+        let message = format!("VF {address} has no VFIO device: it was taken off its driver once");
+        let refusal = Refusal::new(Code::DeviceFailed, message);
+        return Err(refusal.hint("gpuslice apply, when no VM uses the GPU"));
+    }
+    match &choice.current {
+        Some(current) if mine && current == type_id => return Ok(()),
+        Some(current) if !mine => {
+            let message =
+                format!("VF {address} has type {current}, which gpuslice did not give it");
+            let refusal = Refusal::new(Code::Foreign, message);
+            return Err(refusal.hint("take the type away with the tool that set it"));
+        }
+        _ => {}
+    }
+    if choice.current.is_none() && !choice.creatable.contains(type_id) {
+        let there: BTreeSet<&str> = view
+            .assignments
+            .values()
+            .filter(|a| a.parent == offer.parent)
+            .map(|a| a.profile.as_str())
+            .collect();
+        let message = if there.is_empty() {
+            format!("{} can make no {} now", offer.parent, offer.profile)
+        } else {
+            let there = there.into_iter().collect::<Vec<_>>().join(", ");
+            format!("{} can make no {} beside its {there}", offer.parent, offer.profile)
+        };
+        return Err(Refusal::new(Code::NoCapacity, message));
+    }
+    Ok(())
 }
 
 /// A VF that no claim names yet; with `pool` the one the fewest pooled claims name.
@@ -254,9 +324,11 @@ pub fn home(
     let mut reasons = Vec::new();
     let mut free = Vec::new();
     for offer in view.offers.iter().filter(|o| o.profile == *wanted.profile) {
-        let Form::Vfs(vfs) = &offer.form else {
+        let vfs = offer.form.vfs();
+        if vfs.is_empty() {
             continue;
-        };
+        }
+        let crowded = crowded(view, wanted, offer);
         if let Some(reason) = view.parent_reason(&offer.parent) {
             reasons.push((offer.parent.clone(), reason));
             continue;
@@ -274,13 +346,15 @@ pub fn home(
             let in_use = view.assignments.get(&slice).is_some_and(|a| !mine(a))
                 || view.foreign.contains_key(&slice)
                 || view.held.contains_key(&slice);
-            let usable =
-                view.seen.vfs.get(address).is_some_and(|vf| vf.driver.is_none() || vf.on_vfio());
+            let usable = view.seen.vfs.get(address).is_some_and(|vf| {
+                let whole = vf.choice.as_ref().is_none_or(|c| !c.broken);
+                whole && (vf.driver.is_none() || vf.on_vfio())
+            });
             let sharable = named.iter().all(|c| pool && c.pool);
             if sharable && usable && (pool || !in_use) {
                 let far =
                     wanted.numa.is_some() && view.seen.numa_node(&offer.parent) != wanted.numa;
-                free.push((in_use, named.len(), far, offer.parent.clone(), *address));
+                free.push((in_use, crowded, named.len(), far, offer.parent.clone(), *address));
             }
         }
         if free.len() == before {
@@ -293,16 +367,38 @@ pub fn home(
     for (.., parent, _) in &free {
         *left.entry(parent).or_default() += 1;
     }
-    let best = free.iter().min_by_key(|(in_use, named, far, parent, address)| {
+    let best = free.iter().min_by_key(|(in_use, crowded, named, far, parent, address)| {
         let left = left.get(parent).copied().unwrap_or_default();
         let load = if view.strategy == Strategy::Pack { left } else { -left };
-        (*in_use, *named, *far, load, *address)
+        (*in_use, *crowded, *named, *far, load, *address)
     });
     match best {
         Some((.., address)) => Ok(*address),
         None if reasons.is_empty() => Err(no_such_profile(view, wanted.profile)),
         None => Err(Refused::Candidates(reasons)),
     }
+}
+
+/// Whether a device whose VFs take types is no good home for one more of this profile: it is full, as many claims
+/// as fit live there already, or one of another size does, which keeps this one from running.
+fn crowded(view: &View<'_>, wanted: &Wanted<'_>, offer: &Offer) -> bool {
+    let Form::TypedVfs { vfs, left, .. } = &offer.form else {
+        return false;
+    };
+    let size = |profile: &ProfileName| {
+        let same = view.offers.iter().find(|o| o.parent == offer.parent && o.profile == *profile);
+        same.and_then(|o| o.memory)
+    };
+    let (mut homes, mut other_size) = (0, false);
+    for (key, claim) in view.claims {
+        let here = claim.home.iter().filter(|home| vfs.contains(home)).count();
+        if here > 0 && Some(key) != wanted.key {
+            homes += here;
+            other_size |= size(&claim.profile) != offer.memory;
+        }
+    }
+    let most = offer.max.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
+    *left == 0 || homes >= most || other_size
 }
 
 /// The smallest profile with at least so many bytes of memory.

@@ -28,6 +28,33 @@ pub enum Step {
         /// How many.
         count: u16,
     },
+    /// Has a vendor's tool make all VFs or take them away, where the driver refuses a write to `sriov_numvfs`.
+    RunVfTool {
+        /// The PF.
+        pf: PciAddress,
+        /// How many there are to be when it is done.
+        count: u16,
+        /// Absolute path and arguments.
+        command: Vec<String>,
+    },
+    /// Gives a VF the type a VM asked for.
+    GiveVfType {
+        /// The VF.
+        vf: PciAddress,
+        /// The attribute, below the VF's directory.
+        attribute: String,
+        /// What is written, and read back.
+        value: String,
+    },
+    /// Takes the type from a VF again.
+    TakeVfType {
+        /// The VF.
+        vf: PciAddress,
+        /// The attribute, below the VF's directory.
+        attribute: String,
+        /// What it was given: what has another type by now is not ours to clear.
+        value: String,
+    },
     /// Binds a driver by `driver_override`, after unbinding a present one.
     Bind {
         /// The function.
@@ -67,6 +94,9 @@ impl Step {
     pub fn can_block(&self) -> bool {
         match self {
             Self::SetNumVfs { .. }
+            | Self::RunVfTool { .. }
+            | Self::GiveVfType { .. }
+            | Self::TakeVfType { .. }
             | Self::Bind { .. }
             | Self::Unbind { .. }
             | Self::RemoveMdev { .. } => true,
@@ -90,7 +120,15 @@ impl Step {
             }
             Self::Bind { function, .. } => Some(Self::Unbind { function: *function }),
             Self::CreateMdev { uuid, .. } => Some(Self::RemoveMdev { uuid: *uuid }),
-            Self::LoadModule { .. }
+            Self::GiveVfType { vf, attribute, value } => Some(Self::TakeVfType {
+                vf: *vf,
+                attribute: attribute.clone(),
+                value: value.clone(),
+            }),
+            // Which way back there is, the mechanism knows: it plans anew from what is seen.
+            Self::RunVfTool { .. }
+            | Self::TakeVfType { .. }
+            | Self::LoadModule { .. }
             | Self::SetAutoprobe { .. }
             | Self::SetNumVfs { .. }
             | Self::Unbind { .. }
@@ -104,6 +142,8 @@ impl Step {
     pub fn deadline_ms(&self) -> u64 {
         match self {
             Self::SetNumVfs { .. } => 60_000,
+            // It takes the driver off and on, and tries again while somebody looks at the device.
+            Self::RunVfTool { .. } => 120_000,
             Self::LoadModule { .. } => 30_000,
             _ => 15_000,
         }
@@ -115,8 +155,12 @@ impl Step {
             Self::Bind { function, .. }
             | Self::Unbind { function }
             | Self::RequireUnheld { function } => Some(SliceId::Vf(*function)),
+            Self::GiveVfType { vf, .. } | Self::TakeVfType { vf, .. } => Some(SliceId::Vf(*vf)),
             Self::CreateMdev { uuid, .. } | Self::RemoveMdev { uuid } => Some(SliceId::Mdev(*uuid)),
-            Self::LoadModule { .. } | Self::SetAutoprobe { .. } | Self::SetNumVfs { .. } => None,
+            Self::LoadModule { .. }
+            | Self::SetAutoprobe { .. }
+            | Self::SetNumVfs { .. }
+            | Self::RunVfTool { .. } => None,
         }
     }
 }
@@ -129,6 +173,11 @@ impl fmt::Display for Step {
                 write!(f, "write sriov_drivers_autoprobe={} on {pf}", u8::from(*on))
             }
             Self::SetNumVfs { pf, count } => write!(f, "write sriov_numvfs={count} on {pf}"),
+            Self::RunVfTool { command, .. } => write!(f, "run {}", command.join(" ")),
+            Self::GiveVfType { vf, attribute, value } => {
+                write!(f, "write {attribute}={value} on {vf}")
+            }
+            Self::TakeVfType { vf, attribute, .. } => write!(f, "write {attribute}=0 on {vf}"),
             Self::Bind { function, driver } => write!(f, "bind {function} to {driver}"),
             Self::Unbind { function } => write!(f, "unbind {function}"),
             Self::RequireUnheld { function } => write!(f, "see {function} unused"),

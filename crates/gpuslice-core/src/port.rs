@@ -39,6 +39,15 @@ pub enum Written {
     Blocked,
 }
 
+/// How a tool ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ran {
+    /// Exit status, or 128 and the signal that ended it.
+    pub code: i32,
+    /// What it printed, both streams.
+    pub said: String,
+}
+
 /// Writes. Only the executor of plans takes this port.
 pub trait HostWrite: HostRead {
     /// Writes an existing file with one write(2).
@@ -46,6 +55,12 @@ pub trait HostWrite: HostRead {
     /// # Errors
     /// What open(2) or write(2) gave.
     fn write(&mut self, file: &str, data: &[u8]) -> Result<Written, Errno>;
+
+    /// Runs a vendor's tool to its end: an absolute path and arguments, never a shell.
+    ///
+    /// # Errors
+    /// `ENOENT` when it is not there, `ETIMEDOUT` when it did not end; its own failure is in the answer.
+    fn run(&mut self, command: &[String]) -> Result<Ran, Errno>;
 
     /// Loads a kernel module with its dependencies (modprobe); loading it twice is success.
     ///

@@ -4,6 +4,7 @@
 use crate::domain::ClaimRequest;
 use crate::ids::{BootId, ClaimKey, MdevTypeId, Owner, ParentId, PciAddress, ProfileName, SliceId};
 use crate::layout::{Layout, Match, Rule};
+use crate::observation::Catalogue;
 use crate::plan::Step;
 use crate::refusal::Refusal;
 use serde::de::DeserializeOwned;
@@ -31,6 +32,9 @@ pub struct Durable {
     pub cordons: BTreeMap<ParentId, String>,
     /// Parents not touched because of a fault.
     pub quarantines: BTreeMap<ParentId, Refusal>,
+    /// Names of types of VFs as seen so far; a device in use no longer tells them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub catalogue: Catalogue,
 }
 
 impl Default for Durable {
@@ -43,6 +47,7 @@ impl Default for Durable {
             claims: BTreeMap::new(),
             cordons: BTreeMap::new(),
             quarantines: BTreeMap::new(),
+            catalogue: Catalogue::new(),
         }
     }
 }
@@ -126,7 +131,9 @@ pub struct Assignment {
     pub parent: ParentId,
     /// What it is.
     pub profile: ProfileName,
-    /// Raw type of an mdev.
+    /// The mechanism that made it and takes it back.
+    pub mechanism: String,
+    /// Raw type, where slices have one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub type_id: Option<MdevTypeId>,
     /// libvirt binds and unbinds by itself (managed='yes').

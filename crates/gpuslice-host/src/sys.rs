@@ -5,15 +5,20 @@
 //! is at most one page and comes in one read; a binary attribute comes a page at a time; one write(2) is one store.
 
 mod module;
+mod tool;
 
 use crate::errno;
 use gpuslice_core::errno::Errno;
-use gpuslice_core::port::{HostRead, HostWrite, READ_LIMIT, Written};
+use gpuslice_core::port::{HostRead, HostWrite, READ_LIMIT, Ran, Written};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, RawDir};
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
 use std::path::Path;
+use std::time::Duration;
+
+/// Longest a vendor's tool runs. It takes drivers off and on, which is seconds; the step's own deadline is longer.
+const TOOL_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The smallest page the kernel has; what is shorter under `/sys` was the whole attribute.
 const PAGE: usize = 4096;
@@ -106,6 +111,15 @@ impl HostWrite for SysHost {
         // Not repeated on EINTR: a driver may have acted by then.
         let written = rustix::io::write(&fd, data).map_err(errno)?;
         if written == data.len() { Ok(Written::Done) } else { Err(Errno::EIO) }
+    }
+
+    fn run(&mut self, command: &[String]) -> Result<Ran, Errno> {
+        let (program, arguments) = command.split_first().ok_or(Errno::EINVAL)?;
+        if !program.starts_with('/') {
+            return Err(Errno::EINVAL);
+        }
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        tool::run(&self.place(program)?, &arguments, TOOL_DEADLINE)
     }
 
     fn load_module(&mut self, name: &str) -> Result<(), Errno> {

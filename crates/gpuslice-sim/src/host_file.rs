@@ -91,6 +91,9 @@ pub struct DriverShape {
     /// Its probe refuses VFs although their id is in its table.
     #[serde(default)]
     pub refuses_vfs: bool,
+    /// The tool that makes VFs where the driver itself does not: its absolute path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vf_tool: Option<String>,
     /// How long its probe takes.
     #[serde(default)]
     pub probe_ms: u64,
@@ -188,6 +191,8 @@ pub enum MdevOn {
     Pf,
     /// On each VF, one device each; the budget is the PF's.
     Vf,
+    /// As types that VFs are given (`nvidia/current_vgpu_type`); the budget is the PF's.
+    VfType,
 }
 
 /// What may share a budget.

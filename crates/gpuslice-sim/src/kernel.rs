@@ -13,6 +13,7 @@ pub(crate) mod mdev;
 pub(crate) mod number;
 pub(crate) mod sriov;
 pub(crate) mod uevent;
+pub(crate) mod vendor;
 pub(crate) mod vfio;
 
 use crate::host_file::HostFile;
@@ -21,7 +22,7 @@ use fault::{Armed, Fault};
 use function::Function;
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::{PciAddress, SliceId};
-use gpuslice_core::port::{HostRead, HostWrite, Written};
+use gpuslice_core::port::{HostRead, HostWrite, Ran, Written};
 use job::{Job, Lock};
 use log::What;
 use mdev::{Mdev, Parent};
@@ -31,6 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use uevent::{EventQueue, Noise, Uevent};
 use uuid::Uuid;
+use vendor::nvidia::TypedVf;
 use vfio::{Groups, Numbers, Process};
 
 /// A name shared by whatever refers to it.
@@ -75,6 +77,12 @@ pub struct Kernel {
     pub(crate) vfio_numbers: Numbers,
     pub(crate) parents: BTreeMap<Name, Parent>,
     pub(crate) mdevs: BTreeMap<Uuid, Mdev>,
+    /// VFs that take a type.
+    pub(crate) typed: BTreeMap<PciAddress, TypedVf>,
+    /// VFs that were taken off the driver that passes them to VMs.
+    pub(crate) spoiled: BTreeSet<PciAddress>,
+    /// What the last tool said.
+    ran: Option<Ran>,
     /// `/sys/class/mdev_bus` exists from the first parent on.
     pub(crate) mdev_class: bool,
     pub(crate) processes: BTreeMap<u32, Process>,
@@ -124,6 +132,10 @@ impl Kernel {
                 Err(errno) => return Outcome::Failed(errno),
             },
             Command::ReloadDriver(name) => return self.start_reload(name),
+            Command::Run(command) => match self.run_tool(command) {
+                Ok(ran) => self.ran = Some(ran),
+                Err(errno) => return Outcome::Failed(errno),
+            },
             Command::Open { pid, comm, slice } => {
                 if let Err(errno) = self.open_device(*pid, comm, *slice) {
                     return Outcome::Failed(errno);
@@ -161,6 +173,32 @@ impl Kernel {
             self.run();
         }
         self.now = end;
+    }
+
+    fn run_tool(&mut self, command: &[String]) -> Result<Ran, Errno> {
+        let (program, arguments) = command.split_first().ok_or(Errno::EINVAL)?;
+        let mut tools = self.host.drivers.iter().filter_map(|d| d.vf_tool.as_ref());
+        if tools.any(|tool| tool == program) {
+            self.sriov_manage(arguments)
+        } else {
+            Err(Errno::ENOENT)
+        }
+    }
+
+    /// Runs tasks to their end on behalf of a tool that waits; time passes while it does.
+    pub(crate) fn run_to_end(&mut self, tasks: Vec<job::Task>) -> Result<Ran, Errno> {
+        let id = self.start(None, tasks);
+        self.run();
+        while self.under_way(id) {
+            // A tool that waits for a process, rather than for time, is given up on.
+            let due = self.next_timer().ok_or(Errno::ETIMEDOUT)?;
+            self.now = due;
+            self.run();
+        }
+        match self.outcome(id) {
+            Ok(_) => Ok(Ran { code: 0, said: String::new() }),
+            Err(errno) => Err(errno),
+        }
     }
 
     fn perform_write(&mut self, file: &str, data: &[u8]) -> Outcome {
@@ -351,6 +389,13 @@ impl HostWrite for Kernel {
             Outcome::Failed(errno) => Err(errno),
             Outcome::Blocked => Ok(Written::Blocked),
             Outcome::Done | Outcome::Idle => Ok(Written::Done),
+        }
+    }
+
+    fn run(&mut self, command: &[String]) -> Result<Ran, Errno> {
+        match self.apply(Command::Run(command.to_vec())) {
+            Outcome::Failed(errno) => Err(errno),
+            _ => self.ran.take().ok_or(Errno::EIO),
         }
     }
 

@@ -10,6 +10,7 @@ mod resolve;
 mod store;
 
 use crate::kernel::Name;
+use crate::kernel::vendor::nvidia::VgpuFile;
 use files::{DriverFile, FunctionFile, MdevFile, ProcessFile, TypeFile};
 use gpuslice_core::ids::PciAddress;
 use uuid::Uuid;
@@ -36,6 +37,8 @@ pub(crate) enum Dir {
     Bridge(u32, u8),
     Function(PciAddress),
     VfioDev(PciAddress),
+    /// `<VF>/nvidia`.
+    Vgpu(PciAddress),
     FunctionVfio(PciAddress),
     Virtual,
     /// `/sys/devices/virtual/mtty`.
@@ -76,6 +79,7 @@ pub(crate) enum File {
     DriversProbe,
     Type(Name, usize, TypeFile),
     Mdev(Uuid, MdevFile),
+    Vgpu(PciAddress, VgpuFile),
     VirtualUevent(Name),
     GroupType(u32),
     ModuleState(Name),

@@ -3,11 +3,12 @@
 #![forbid(unsafe_code)]
 
 pub mod mdev;
+pub mod nvidia;
 pub mod sriov;
 
 use gpuslice_core::mechanism::Mechanism;
 
-/// Every mechanism, in the order in which they are asked.
+/// Every mechanism, in the order in which they are asked: what knows a vendor before what takes any.
 pub fn all() -> Vec<Box<dyn Mechanism>> {
-    vec![Box::new(sriov::Sriov), Box::new(mdev::Mdev)]
+    vec![Box::new(nvidia::NvidiaVfio), Box::new(sriov::Sriov), Box::new(mdev::Mdev)]
 }

@@ -1,13 +1,24 @@
 //! Mediated devices made on demand (Documentation/driver-api/vfio-mediated-device.rst). A start makes one on
 //! whichever parent placement picks, under the UUID the domain's XML already carries; a stop removes it.
 
-use gpuslice_core::ids::{ParentId, SliceId};
+use crate::nvidia::profile_of_type;
+use gpuslice_core::ids::{MdevTypeId, ParentId, ProfileName, SliceId};
 use gpuslice_core::layout::Layout;
-use gpuslice_core::mechanism::{Form, Mechanism, Offer};
+use gpuslice_core::mechanism::{Form, MDEV, Mechanism, Offer};
 use gpuslice_core::observation::Observation;
 use gpuslice_core::plan::Step;
 use gpuslice_core::refusal::Refusal;
 use gpuslice_core::state::Assignment;
+
+/// The kernel's own id in lower case, but for NVIDIA: its ids are numbers, and the same types come in another
+/// framework under the same names.
+fn profile(type_id: &MdevTypeId, name: Option<&str>) -> Option<ProfileName> {
+    let of_nvidia = type_id.as_str().strip_prefix("nvidia-");
+    match (of_nvidia.and_then(|number| number.parse::<u32>().ok()), name) {
+        (Some(_), Some(name)) => profile_of_type(name),
+        _ => type_id.as_str().to_ascii_lowercase().parse().ok(),
+    }
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -15,21 +26,22 @@ pub struct Mdev;
 
 impl Mechanism for Mdev {
     fn name(&self) -> &'static str {
-        "mdev"
+        MDEV
     }
 
     fn applies(&self, seen: &Observation, parent: &ParentId) -> bool {
         seen.mdev_parents.contains_key(parent)
     }
 
-    /// A profile for each type QEMU can take as a PCI device, under the kernel's own id in lower case.
+    /// A profile for each type QEMU can take as a PCI device.
     fn offers(&self, seen: &Observation, parent: &ParentId, _: Option<&Layout>) -> Vec<Offer> {
         let Some(device) = seen.mdev_parents.get(parent) else { return Vec::new() };
         let of_pci = device.types.iter().filter(|(_, t)| t.fixed.device_api == "vfio-pci");
         of_pci
             .filter_map(|(type_id, of_type)| {
                 Some(Offer {
-                    profile: type_id.as_str().to_ascii_lowercase().parse().ok()?,
+                    mechanism: MDEV,
+                    profile: profile(type_id, of_type.fixed.name.as_deref())?,
                     parent: parent.clone(),
                     form: Form::Mdevs { type_id: type_id.clone(), available: of_type.available },
                     description: of_type.fixed.name.clone(),

@@ -30,6 +30,7 @@ impl Mechanism for Sriov {
 
     fn applies(&self, seen: &Observation, parent: &ParentId) -> bool {
         function(seen, parent).is_some_and(|f| f.sriov.is_some())
+            && crate::nvidia::pf(seen, parent).is_none()
     }
 
     fn offers(&self, seen: &Observation, parent: &ParentId, layout: Option<&Layout>) -> Vec<Offer> {

@@ -34,8 +34,8 @@ wait_for 10 "capacity is back" is 12 free_of mtty-2
 
 say "two candidate parents"
 # 49152 MiB each: two of 24576 fill one
-for n in 1 2 3 4; do define_mdev "big$n" nvidia-560; done
-wait_for 10 "nvidia-560 on both parents" is 4 free_of nvidia-560
+for n in 1 2 3 4; do define_mdev "big$n" nvidia-gpusim-24q; done
+wait_for 10 "the largest on both parents" is 4 free_of nvidia-gpusim-24q
 start big1
 first=$(parent_of "$(mdev_uuid "$(domain_uuid big1)" gpu0)")
 other=$a; [ "$first" = $a ] && other=$b
@@ -47,11 +47,11 @@ start big2
 expect_eq "the next start lands on the other parent" "$other" "$(parent_of "$(mdev_uuid "$(domain_uuid big2)" gpu0)")"
 destroy big2
 destroy big1
-define_mdev big1 nvidia-560
+define_mdev big1 nvidia-gpusim-24q
 start big1
 expect_eq "both run with the XML they were defined with" "$(mdev_uuid "$(domain_uuid big1)" gpu0)" \
   "$(virsh dumpxml big1 | sed -n "s/.*<address uuid='\([^']*\)'.*/\1/p")"
 destroy big1
 for left in /sys/bus/mdev/devices/*; do [ -e "$left" ] && w 1 "$left/remove"; done
-wait_for 10 "capacity is back" is 4 free_of nvidia-560
+wait_for 10 "capacity is back" is 4 free_of nvidia-gpusim-24q
 modprobe -r mtty

@@ -15,20 +15,20 @@ all_up
 # someone else has three of the four places, so that two VMs suffice
 uuidgen > $types/nvidia-560/create; uuidgen > $types/nvidia-560/create
 uuidgen > /sys/bus/pci/devices/0004:00:00.0/mdev_supported_types/nvidia-560/create
-wait_for 10 "one place is left" is 1 free_of nvidia-560
-define_mdev full1 nvidia-560
-define_mdev full2 nvidia-560
+wait_for 10 "one place is left" is 1 free_of nvidia-gpusim-24q
+define_mdev full1 nvidia-gpusim-24q
+define_mdev full2 nvidia-gpusim-24q
 start full1
 mdevs=$(ls /sys/bus/mdev/devices)
 refused full2 no-capacity
 line=$(virsh start full2 2>&1 | sed -n 's/.*gpuslice: no-capacity/no-capacity/p')
-expect "it names the profile" grep -q nvidia-560 <<< "$line"
+expect "it names the profile" grep -q nvidia-gpusim-24q <<< "$line"
 expect "it names the holder" grep -q full1 <<< "$line"
 expect "it names a command" grep -q '; try: gpuslice ' <<< "$line"
 expect_eq "no mdev leaked" "$mdevs" "$(ls /sys/bus/mdev/devices)"
 expect_eq "assigned slices" 1 "$(count_assigned)"
 destroy full1
-wait_for 20 "the place is free" is 1 free_of nvidia-560
+wait_for 20 "the place is free" is 1 free_of nvidia-gpusim-24q
 start full2
 destroy full2
 define_mdev none no-such-profile

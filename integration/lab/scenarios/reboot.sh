@@ -9,7 +9,7 @@ case $PHASE in
   1)
     all_up
     for n in 1 2 3 4 5; do
-      define_mdev life$n nvidia-558
+      define_mdev life$n nvidia-gpusim-8q
       start life$n
     done
     domain auto "" "" | define

@@ -136,7 +136,7 @@ fn mediated_devices_fill_both_parents_and_leave_nothing() {
         let host = Host::start("mdev", "");
         let mut vms: Vec<Vm> = (1..=5).map(Vm::new).collect();
         for vm in &mut vms {
-            assert!(host.attach(vm, "nvidia-565"));
+            assert!(host.attach(vm, "nvidia-a40-24q"));
         }
         let (last, running) = vms.split_last().unwrap();
         for vm in running {
@@ -147,7 +147,7 @@ fn mediated_devices_fill_both_parents_and_leave_nothing() {
         assert_eq!(parents, ["0000:41:00.0", "0000:41:00.0", "0000:81:00.0", "0000:81:00.0"]);
         let refused = host.hook(last, "prepare");
         let line = refused.refused("no-capacity");
-        for part in ["nvidia-565", "wanted 1, 0 of 4 free", "vm1", "; try: gpuslice slices"] {
+        for part in ["nvidia-a40-24q", "wanted 1, 0 of 4 free", "vm1", "; try: gpuslice slices"] {
             assert!(line.contains(part), "{part}: {line}");
         }
         assert_eq!(host.column("slices", "state"), ["attached"; 4]);
@@ -159,7 +159,7 @@ fn mediated_devices_fill_both_parents_and_leave_nothing() {
         }
         assert_eq!(host.ask(&["slices"]), json!([]));
         let profiles = host.ask(&["profiles"]);
-        let whole = profiles.as_array().unwrap().iter().find(|p| p["profile"] == "nvidia-565");
+        let whole = profiles.as_array().unwrap().iter().find(|p| p["profile"] == "nvidia-a40-24q");
         assert_eq!((&whole.unwrap()["free"], &whole.unwrap()["used"]), (&json!(4), &json!(0)));
     });
 }
@@ -193,7 +193,7 @@ fn a_card_torn_out_under_a_vm_says_so_in_its_claim() {
     as_root(|| {
         let host = Host::start("mdev", "");
         let mut vm = Vm::new(1);
-        host.attach(&mut vm, "nvidia-565");
+        host.attach(&mut vm, "nvidia-a40-24q");
         host.run_vm(&vm);
         let parent = host.only("slices")["parent"].as_str().unwrap().to_owned();
         host.plug(&parent, false);

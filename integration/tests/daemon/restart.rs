@@ -74,7 +74,7 @@ fn an_mdev_whose_daemon_is_killed_is_made_again_for_the_same_vm() {
     as_root(|| {
         let mut host = Host::start("mdev", "");
         let mut vm = Vm::new(1);
-        host.attach(&mut vm, "nvidia-565");
+        host.attach(&mut vm, "nvidia-a40-24q");
         host.hook(&vm, "prepare").quiet();
         let uuid = host.only("slices")["slice"].clone();
         host.kill();

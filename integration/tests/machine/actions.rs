@@ -112,14 +112,14 @@ pub fn actions(longest: usize) -> impl Strategy<Value = Vec<Action>> {
 const PROFILES: [&str; 12] = [
     "amd-74a1-vf8",
     "amd-74a1-vf4",
-    "nvidia-558",
-    "nvidia-559",
+    "nvidia-a40-4q",
+    "nvidia-a40-8q",
     "mtty-1",
     "mtty-2",
     "amd-74a1-vf8",
     "amd-74a1-vf4",
     "amd-74a1-vf2",
-    "nvidia-558",
+    "nvidia-a40-4q",
     "intel-10c9-vf3",
     "no-such",
 ];

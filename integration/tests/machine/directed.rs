@@ -23,7 +23,7 @@ fn attach(vm: u8) -> H {
 }
 
 fn declare(vm: u8) -> H {
-    H::Declare { vm, name: name(), profile: "nvidia-558".to_owned(), count: 1 }
+    H::Declare { vm, name: name(), profile: "nvidia-a40-4q".to_owned(), count: 1 }
 }
 
 /// From `start` to a running VM.

@@ -78,7 +78,7 @@ impl Driver {
             machine,
             kernel,
             disk,
-            observer: Observer::default(),
+            observer: Observer::new(gpuslice_vendors::all()),
             timers: BTreeMap::new(),
             watches: BTreeSet::new(),
             queue: VecDeque::new(),
@@ -394,7 +394,7 @@ impl Driver {
         self.lost.extend(lost.filter(|call| call.operation != HookOperation::Prepare));
         self.commands.clear();
         self.told.clear();
-        self.observer = Observer::default();
+        self.observer = Observer::new(gpuslice_vendors::all());
         // A full disk does not keep a daemon from starting, but from promising.
         let (machine, effects) = wake(&self.kernel, &self.disk, &self.config);
         self.machine = machine;

@@ -66,7 +66,7 @@ fn attach(profile: &str) -> Happening {
 }
 
 fn declare(count: u32) -> Happening {
-    Happening::Declare { vm: 0, name: name(), profile: "nvidia-558".to_owned(), count }
+    Happening::Declare { vm: 0, name: name(), profile: "nvidia-a40-4q".to_owned(), count }
 }
 
 fn start() -> Happening {
@@ -235,7 +235,7 @@ fn struck(world: &World, errno: Errno, path: &str) -> bool {
 #[test]
 fn a_start_refused_for_capacity_succeeds_later() {
     let whole = |vm| {
-        let profile = "nvidia-559".to_owned();
+        let profile = "nvidia-a40-8q".to_owned();
         Happening::Declare { vm, name: name(), profile, count: 1 }
     };
     let second = || [Happening::Start { vm: 1 }, Happening::Next { vm: 1 }];

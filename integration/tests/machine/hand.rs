@@ -1,7 +1,7 @@
 //! The daemon's hand on the kernel: it can die between any two writes of a step.
 
 use gpuslice_core::errno::Errno;
-use gpuslice_core::port::{HostRead, HostWrite, Written};
+use gpuslice_core::port::{HostRead, HostWrite, Ran, Written};
 use gpuslice_sim::Kernel;
 
 pub struct Hand<'a> {
@@ -45,6 +45,11 @@ impl HostWrite for Hand<'_> {
     fn write(&mut self, file: &str, data: &[u8]) -> Result<Written, Errno> {
         self.alive()?;
         self.kernel.write(file, data)
+    }
+
+    fn run(&mut self, command: &[String]) -> Result<Ran, Errno> {
+        self.alive()?;
+        self.kernel.run(command)
     }
 
     fn load_module(&mut self, name: &str) -> Result<(), Errno> {

@@ -220,7 +220,7 @@ fn foreign_there(driver: &Driver) -> BTreeSet<SliceId> {
 /// Slices a step changes or takes away.
 fn touched(kernel: &Kernel, step: &Step) -> Vec<SliceId> {
     match step {
-        Step::SetNumVfs { pf, count: 0 } => {
+        Step::SetNumVfs { pf, count: 0 } | Step::RunVfTool { pf, count: 0, .. } => {
             let vfs = vfs_of(kernel, *pf);
             let below: Vec<SliceId> = vfs.iter().flat_map(|vf| mdevs_of(kernel, *vf)).collect();
             vfs.into_iter().map(SliceId::Vf).chain(below).collect()
@@ -251,12 +251,15 @@ pub fn quarantined_parents_untouched(driver: &Driver, step: &Step) -> Result<(),
     let seen = driver.machine.observation();
     let direct = match step {
         Step::LoadModule { .. } | Step::RequireUnheld { .. } => return Ok(()),
-        Step::SetNumVfs { pf, .. } | Step::SetAutoprobe { pf, .. } => Some(ParentId::Pci(*pf)),
+        Step::SetNumVfs { pf, .. } | Step::RunVfTool { pf, .. } | Step::SetAutoprobe { pf, .. } => {
+            Some(ParentId::Pci(*pf))
+        }
         Step::CreateMdev { parent, .. } => Some(parent.clone()),
         Step::RemoveMdev { uuid } => seen.mdevs.get(uuid).map(|m| m.parent.clone()),
-        Step::Bind { function, .. } | Step::Unbind { function } => {
-            seen.vfs.get(function).map(|vf| ParentId::Pci(vf.pf))
-        }
+        Step::GiveVfType { vf: function, .. }
+        | Step::TakeVfType { vf: function, .. }
+        | Step::Bind { function, .. }
+        | Step::Unbind { function } => seen.vfs.get(function).map(|vf| ParentId::Pci(vf.pf)),
     };
     let above = direct.as_ref().and_then(ParentId::pci).and_then(|a| seen.vfs.get(&a));
     let above = above.map(|vf| ParentId::Pci(vf.pf));

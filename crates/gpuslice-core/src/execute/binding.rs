@@ -11,7 +11,10 @@ fn dir(function: PciAddress) -> String {
     format!("/sys/bus/pci/devices/{function}")
 }
 
-fn driver(host: &dyn HostRead, function: PciAddress) -> Result<Option<String>, StepError> {
+pub(super) fn driver(
+    host: &dyn HostRead,
+    function: PciAddress,
+) -> Result<Option<String>, StepError> {
     let dir = dir(function);
     // A link that is absent means "no driver" only while the function itself is there.
     host.link(&dir).map_err(failed(format!("find {function}")))?;

@@ -33,7 +33,7 @@ pub(super) fn create(
             return Ok(Performed::Already);
         }
         let state = format!("exists already on {there}, of type {}", of_type.unwrap_or_default());
-        return Err(StepError::Unchanged { object: format!("mdev {uuid}"), state });
+        return Err(StepError::Occupied { object: format!("mdev {uuid}"), state });
     }
     let path = format!("/sys/class/mdev_bus/{parent}/mdev_supported_types/{type_id}/create");
     match write(host, &path, &uuid.to_string())? {

@@ -15,6 +15,8 @@ pub(super) enum Asked {
     CreateMdev,
     /// An mdev's `remove`.
     RemoveMdev,
+    /// The attribute that holds a VF's type.
+    VfType,
     /// Any other write.
     Other,
 }
@@ -40,6 +42,10 @@ pub(super) fn meaning(asked: Asked, errno: Errno) -> Meaning {
         (Asked::CreateMdev, Errno::EEXIST) => Meaning::Others,
         // mdev_device_remove answers so while its driver or parent is removing it too.
         (Asked::RemoveMdev, Errno::ENODEV | Errno::ENOENT) => Meaning::Gone,
+        // NVIDIA's driver: EPERM for a VF that has a type, EIO when its plugin finds no room or no GPU instance.
+        (Asked::VfType, Errno::EPERM) => Meaning::Others,
+        (Asked::VfType, Errno::EIO | Errno::ENOSPC) => Meaning::Full,
+        (Asked::VfType, Errno::ENODEV | Errno::ENOENT) => Meaning::Gone,
         // drivers/base/bus.c: the driver has no such device, somebody else unbound it.
         (Asked::Unbind, Errno::ENODEV) => Meaning::Gone,
         (Asked::Function, Errno::ENODEV | Errno::ENOENT) => Meaning::Gone,
@@ -50,13 +56,18 @@ pub(super) fn meaning(asked: Asked, errno: Errno) -> Meaning {
 impl StepError {
     /// What it means that this step ended so.
     pub fn meaning(&self, step: &Step) -> Meaning {
-        let creates = matches!(step, Step::CreateMdev { .. });
+        let asked = match step {
+            Step::CreateMdev { .. } => Asked::CreateMdev,
+            Step::GiveVfType { .. } => Asked::VfType,
+            _ => Asked::Other,
+        };
         match self {
-            Self::Held { .. } => Meaning::Others,
-            Self::Unchanged { .. } if creates => Meaning::Others,
-            Self::Errno { errno, .. } if creates => meaning(Asked::CreateMdev, *errno),
-            Self::Errno { errno, .. } => meaning(Asked::Other, *errno),
-            Self::Unchanged { .. } | Self::Fewer { .. } | Self::NotZero { .. } => Meaning::Fault,
+            Self::Held { .. } | Self::Occupied { .. } => Meaning::Others,
+            Self::Errno { errno, .. } => meaning(asked, *errno),
+            Self::Unchanged { .. }
+            | Self::Fewer { .. }
+            | Self::NotZero { .. }
+            | Self::Tool { .. } => Meaning::Fault,
         }
     }
 

@@ -26,13 +26,13 @@ pub(super) fn set_autoprobe(
 }
 
 /// VFs by their links: `sriov_numvfs` itself must not be read, since its reader hangs while a disable does.
-fn links(host: &dyn HostRead, pf: PciAddress) -> Result<Vec<String>, StepError> {
+pub(super) fn links(host: &dyn HostRead, pf: PciAddress) -> Result<Vec<String>, StepError> {
     let dir = dir(pf);
     let names = host.list(&dir).map_err(failed(format!("list {dir}")))?;
     Ok(names.into_iter().filter(|n| VfIndex::from_link_name(n).is_some()).collect())
 }
 
-fn count(links: &[String]) -> u16 {
+pub(super) fn count(links: &[String]) -> u16 {
     u16::try_from(links.len()).unwrap_or(u16::MAX)
 }
 
@@ -58,7 +58,7 @@ pub(super) fn set_count(
     }
 }
 
-fn nodes_of_vfs(
+pub(super) fn nodes_of_vfs(
     host: &dyn HostRead,
     pf: PciAddress,
     links: &[String],

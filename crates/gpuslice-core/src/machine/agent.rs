@@ -119,13 +119,21 @@ impl Machine {
                     || self.run.foreign.get(&slice).is_some_and(|h| h.owner != *owner)
                     || self.home_of_another(address, &key).is_some()
                     || !self.seen.vfs.contains_key(&address);
-                if !lost {
+                let fits = |address| {
+                    placement::vf(&self.view(), &claim.profile, &key, address, false)
+                        .is_ok_and(|place| place.type_id.is_some())
+                };
+                let full = self.seen.vfs.get(&address).is_some_and(|vf| vf.choice.is_some())
+                    && !fits(address);
+                if !lost && !full {
                     continue;
                 }
                 let taken: BTreeSet<_> = homes.iter().copied().collect();
                 let wanted = Wanted { profile: &claim.profile, key: Some(&key), numa: None };
                 let found = placement::home(&self.view(), &wanted, claim.pool, &taken);
-                if let (Ok(other), Some(home)) = (found, homes.get_mut(index)) {
+                if let (Ok(other), Some(home)) = (found, homes.get_mut(index))
+                    && (lost || fits(other))
+                {
                     *home = other;
                 }
             }

@@ -1,7 +1,7 @@
 //! Lists: what is known, as rows.
 
 use super::Machine;
-use crate::ids::{ClaimKey, ParentId, ProfileName, SliceId};
+use crate::ids::{ClaimKey, MdevTypeId, ParentId, ProfileName, SliceId};
 use crate::mechanism::{Form, Offer};
 use crate::observation::{Function, Vf};
 use crate::request::{Answer, ClaimRow, ParentRow, ProfileRow, SliceRow, StatusRow, TypeRow};
@@ -132,14 +132,10 @@ impl Machine {
             let usable = !self.durable.quarantines.contains_key(&offer.parent)
                 && !self.durable.cordons.contains_key(&offer.parent);
             let free = if usable { self.free_of(&offer) } else { 0 };
-            let (mechanism, type_id) = match &offer.form {
-                Form::Vfs(_) => ("sriov", None),
-                Form::Mdevs { type_id, .. } => ("mdev", Some(type_id.clone())),
-            };
             let row = rows.entry(offer.profile.clone()).or_insert_with(|| ProfileRow {
                 profile: offer.profile.clone(),
-                mechanism: mechanism.to_owned(),
-                type_id,
+                mechanism: offer.mechanism.to_owned(),
+                type_id: offer.form.type_id().cloned(),
                 description: offer.description.clone(),
                 memory: offer.memory,
                 max: Some(0),
@@ -157,6 +153,7 @@ impl Machine {
     fn free_of(&self, offer: &Offer) -> u32 {
         match &offer.form {
             Form::Mdevs { available, .. } => *available,
+            Form::TypedVfs { left, .. } => *left,
             Form::Vfs(vfs) => count(vfs.iter().filter(|address| {
                 let slice = SliceId::Vf(**address);
                 let given = self.run.assignments.contains_key(&slice)
@@ -189,11 +186,8 @@ impl Machine {
     fn slice_rows(&self) -> Vec<SliceRow> {
         let mut rows = Vec::new();
         let offers = self.offers();
-        let offered: BTreeMap<&ParentId, &ProfileName> = offers
-            .iter()
-            .filter(|o| matches!(o.form, Form::Vfs(_)))
-            .map(|o| (&o.parent, &o.profile))
-            .collect();
+        let offered: BTreeMap<(&ParentId, Option<&MdevTypeId>), &Offer> =
+            offers.iter().map(|o| ((&o.parent, o.form.type_id()), o)).collect();
         for (address, function) in &self.seen.functions {
             let parent = ParentId::Pci(*address);
             let Some(sriov) = function.sriov.as_ref().filter(|_| self.shown(&parent)) else {
@@ -205,13 +199,20 @@ impl Machine {
                 };
                 let slice = SliceId::Vf(*address);
                 let (state, claim, holder) = self.slice_state(slice, &parent, Some(vf));
+                let type_id = vf.choice.as_ref().and_then(|c| c.current.as_ref());
+                let offer = offered.get(&(&parent, type_id));
+                let mechanism = match (offer, &vf.choice) {
+                    (Some(offer), _) => offer.mechanism,
+                    (None, Some(_)) => self.mechanism(&parent).map_or("sriov", |m| m.name()),
+                    (None, None) => "sriov",
+                };
                 rows.push(SliceRow {
                     slice,
                     address: Some(*address),
                     parent: parent.clone(),
                     vf_index: Some(u32::from(index.0)),
-                    profile: offered.get(&parent).map(|p| (*p).clone()),
-                    mechanism: "sriov".to_owned(),
+                    profile: offer.map(|o| o.profile.clone()),
+                    mechanism: mechanism.to_owned(),
                     driver: vf.driver.clone(),
                     iommu_group: vf.iommu_group,
                     state,
@@ -228,7 +229,9 @@ impl Machine {
                 address: None,
                 parent: mdev.parent.clone(),
                 vf_index: None,
-                profile: mdev.type_id.as_str().to_ascii_lowercase().parse().ok(),
+                profile: offered
+                    .get(&(&mdev.parent, Some(&mdev.type_id)))
+                    .map(|offer| offer.profile.clone()),
                 mechanism: "mdev".to_owned(),
                 driver: None,
                 iommu_group: mdev.iommu_group,
@@ -264,6 +267,9 @@ impl Machine {
             _ if self.durable.quarantines.contains_key(parent) => "quarantined",
             // An mdev nobody asked us for is somebody else's.
             (SliceId::Mdev(_), _) => "foreign",
+            // So is a type nobody asked us for.
+            (_, Some(Vf { choice: Some(choice), .. })) if choice.current.is_some() => "foreign",
+            (_, Some(Vf { choice: Some(choice), .. })) if choice.broken => "broken",
             (_, Some(vf)) if vf.driver.is_some() && !vf.on_vfio() => "host",
             _ if self.durable.cordons.contains_key(parent) => "cordoned",
             _ => "free",

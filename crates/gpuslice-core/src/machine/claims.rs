@@ -173,8 +173,7 @@ impl Machine {
         if offered.iter().any(|form| matches!(form, Form::Mdevs { .. })) {
             return Ok(Vec::new());
         }
-        let fits =
-            |a: &PciAddress| offered.iter().any(|f| matches!(f, Form::Vfs(vfs) if vfs.contains(a)));
+        let fits = |a: &PciAddress| offered.iter().any(|f| f.vfs().contains(a));
         let count = usize::try_from(order.request.count).unwrap_or(usize::MAX);
         let mut homes: Vec<PciAddress> = known
             .map(|c| c.home.iter().copied().filter(fits).take(count).collect())

@@ -140,6 +140,8 @@ pub enum Timer {
     Unsure(ParentId),
     /// What could not be read may be readable now.
     LookAgain,
+    /// A step that failed for a passing reason is tried again.
+    RetryStep(OpId),
 }
 
 /// The two documents, in the order in which they are recorded.

@@ -231,7 +231,12 @@ impl Machine {
         }
         if matches!(
             refusal.code,
-            Code::ClaimCopied | Code::NotInXml | Code::Taken | Code::Held | Code::Absent
+            Code::ClaimCopied
+                | Code::NotInXml
+                | Code::Taken
+                | Code::Held
+                | Code::Absent
+                | Code::NoCapacity
         ) {
             self.move_homes(&owner);
             self.look_again.insert(domain.uuid);

@@ -9,6 +9,7 @@ use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
 use crate::request::{Answer, PlanRow, StepRow};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Readings in a row after which a problem is taken for lasting; each comes after twice the pause of the last.
 const MOST_LOOKS: u32 = 6;
@@ -24,6 +25,7 @@ impl Machine {
         let slices_changed = seen.vfs.keys().ne(self.seen.vfs.keys())
             || seen.mdevs.keys().ne(self.seen.mdevs.keys());
         let before = std::mem::replace(&mut self.seen, seen);
+        self.remember_types();
         for parent in gone {
             self.parent_left(&parent);
         }
@@ -41,6 +43,26 @@ impl Machine {
             self.resume_releases();
         }
         self.release_what_left(&before);
+    }
+
+    /// A driver names the types a device could still be given, and no others; names are kept for when it is full.
+    fn remember_types(&mut self) {
+        let listed = std::mem::take(&mut self.seen.catalogue);
+        let known = &mut self.durable.catalogue;
+        let mut news = false;
+        for (kind, types) in listed.iter() {
+            let names = known.entry(*kind).or_default();
+            for (type_id, name) in types {
+                if names.get(type_id) != Some(name) {
+                    names.insert(type_id.clone(), name.clone());
+                    news = true;
+                }
+            }
+        }
+        self.seen.catalogue = Arc::new(known.clone());
+        if news {
+            self.persist(Stored::Durable);
+        }
     }
 
     /// No event tells that an attribute can be read again, so it is tried a few times.
@@ -180,7 +202,7 @@ impl Machine {
         let mut over = Vec::new();
         self.run.pending.retain(|parent, step| {
             let done = match step {
-                Step::SetNumVfs { pf, count } => seen
+                Step::SetNumVfs { pf, count } | Step::RunVfTool { pf, count, .. } => seen
                     .functions
                     .get(pf)
                     .and_then(|f| f.sriov.as_ref())
@@ -230,7 +252,12 @@ impl Machine {
         for (parent, rule) in resolved {
             match self.steps_to(&parent, &rule.layout, true) {
                 Ok(steps) => {
-                    if steps.iter().any(|s| matches!(s, Step::SetNumVfs { count: 0, .. })) {
+                    if steps.iter().any(|s| {
+                        matches!(
+                            s,
+                            Step::SetNumVfs { count: 0, .. } | Step::RunVfTool { count: 0, .. }
+                        )
+                    }) {
                         plan.blockers.extend(self.in_the_way(&parent));
                     }
                     if !steps.is_empty() && self.reshaping(&parent) {

@@ -8,6 +8,12 @@ use crate::refusal::{Code, Refusal};
 use crate::state::Phase;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+/// How often a vendor's tool is run before its failure counts.
+const TOOL_TRIES: u32 = 5;
+
+/// Milliseconds between two of them.
+const TOOL_PAUSE: u64 = 1000;
+
 /// A list of steps under way.
 #[derive(Debug, Clone)]
 pub(super) struct Op {
@@ -16,6 +22,8 @@ pub(super) struct Op {
     pub steps: VecDeque<Step>,
     /// Its deadline passed.
     pub overdue: bool,
+    /// How often the present step was tried and may still succeed by itself.
+    pub tries: u32,
 }
 
 /// What for.
@@ -52,13 +60,13 @@ impl Machine {
     pub(super) fn start_op(&mut self, purpose: Purpose, steps: Vec<Step>) -> OpId {
         let op = OpId(self.next_op);
         self.next_op += 1;
-        self.ops.insert(op, Op { purpose, steps: steps.into(), overdue: false });
+        self.ops.insert(op, Op { purpose, steps: steps.into(), overdue: false, tries: 0 });
         self.next_step(op);
         op
     }
 
     /// Orders the first step left, or ends the operation.
-    fn next_step(&mut self, id: OpId) {
+    pub(super) fn next_step(&mut self, id: OpId) {
         let Some(op) = self.ops.get(&id) else { return };
         let Some(step) = op.steps.front().cloned() else {
             return self.finish(id);
@@ -108,11 +116,25 @@ impl Machine {
             Ok(()) => {
                 if let Some(op) = self.ops.get_mut(&id) {
                     op.steps.pop_front();
+                    op.tries = 0;
                 }
                 self.next_step(id);
             }
+            Err(error) if self.try_again(id, &error) => {
+                self.push(Effect::Arm { timer: Timer::RetryStep(id), after: TOOL_PAUSE });
+            }
             Err(error) => self.step_failed(id, &step, &error),
         }
+    }
+
+    /// A vendor's tool fails for as long as anybody looks at the device, a monitor in passing among them.
+    fn try_again(&mut self, id: OpId, error: &StepError) -> bool {
+        let Some(op) = self.ops.get_mut(&id).filter(|_| matches!(error, StepError::Tool { .. }))
+        else {
+            return false;
+        };
+        op.tries += 1;
+        op.tries < TOOL_TRIES
     }
 
     /// A device that was nobody's and exists before it is made is somebody else's.
@@ -122,7 +144,13 @@ impl Machine {
                 if performed == Performed::Already && fresh.contains(&SliceId::Mdev(*uuid)) =>
             {
                 let state = "exists already and was not made by gpuslice".to_owned();
-                Err(StepError::Unchanged { object: format!("mdev {uuid}"), state })
+                Err(StepError::Occupied { object: format!("mdev {uuid}"), state })
+            }
+            (Some(Purpose::Prepare { fresh, .. }), Step::GiveVfType { vf, value, .. })
+                if performed == Performed::Already && fresh.contains(&SliceId::Vf(*vf)) =>
+            {
+                let state = format!("has type {value} already");
+                Err(StepError::Occupied { object: format!("VF {vf}"), state })
             }
             _ => Ok(()),
         }
@@ -336,6 +364,7 @@ impl Machine {
             return;
         };
         self.push(Effect::Disarm { timer: Timer::StepDeadline(id) });
+        self.push(Effect::Disarm { timer: Timer::RetryStep(id) });
         match op.purpose {
             Purpose::Prepare { request, slices, .. } => {
                 self.refuse_prepare(request, &slices, why);

@@ -73,7 +73,7 @@ impl Machine {
         // Ours left with its device, and somebody has made another by its name: that one is not ours to remove.
         let ours = self.seen.made_by(slice).is_none_or(|parent| *parent == assignment.parent);
         let steps = self
-            .mechanism_of(slice)
+            .mechanism_of(assignment)
             .filter(|_| ours)
             .map(|m| m.release_steps(slice, assignment, layout))
             .unwrap_or_default();

@@ -5,6 +5,7 @@ use super::{Effect, Machine, OpId, Stored, Timer};
 use crate::domain::HostDeviceSource;
 use crate::execute::{Meaning, StepError};
 use crate::ids::{ClaimKey, MdevUuid, ParentId, PciAddress, ProfileName, SliceId};
+use crate::mechanism::MDEV;
 use crate::placement::{self, Refused, Wanted};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
@@ -47,7 +48,7 @@ impl Machine {
             }
         };
         let steps = self
-            .mechanism_of(slice)
+            .mechanism_of(&assignment)
             .map(|m| m.prepare_steps(slice, &assignment))
             .unwrap_or_default();
         // What was to become of its last run is no longer the question.
@@ -76,6 +77,7 @@ impl Machine {
             index: want.index,
             parent,
             profile: want.profile.clone(),
+            mechanism: MDEV.to_owned(),
             type_id: Some(type_id),
             managed: want.managed,
             phase: Phase::Reserved,
@@ -89,7 +91,7 @@ impl Machine {
         address: PciAddress,
         owner_name: &str,
     ) -> Result<Assignment, Refusal> {
-        let parent = placement::vf(&self.view(), &want.profile, &want.key, address, want.managed)
+        let place = placement::vf(&self.view(), &want.profile, &want.key, address, want.managed)
             .map_err(|why| {
                 let why = self.or_not_settled(why);
                 match why.code {
@@ -102,9 +104,10 @@ impl Machine {
         Ok(Assignment {
             claim: want.key.clone(),
             index: want.index,
-            parent,
+            parent: place.parent,
             profile: want.profile.clone(),
-            type_id: None,
+            mechanism: place.mechanism.to_owned(),
+            type_id: place.type_id,
             managed: want.managed,
             phase: Phase::Reserved,
             trouble: None,

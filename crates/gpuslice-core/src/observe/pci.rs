@@ -74,6 +74,7 @@ pub(super) fn read_common(
         iommu_group: group(host, seen, &dir),
         serial: serial(host, observer, address, vendor, device),
         sriov: None,
+        kind: None,
     })
 }
 
@@ -92,7 +93,7 @@ fn read_sriov(host: &dyn HostRead, seen: &mut Observation, pf: PciAddress, total
                     let vf = format!("{DEVICES}/{address}");
                     let driver = link(host, seen, &format!("{vf}/driver"));
                     let iommu_group = group(host, seen, &vf);
-                    seen.vfs.insert(address, Vf { pf, index, driver, iommu_group });
+                    seen.vfs.insert(address, Vf { pf, index, driver, iommu_group, choice: None });
                     vfs.insert(index, address);
                 }
             }

@@ -52,6 +52,7 @@ impl HostFile {
                 bind_files: true,
                 vfio: false,
                 refuses_vfs: false,
+                vf_tool: None,
                 probe_ms: 0,
             }],
             functions,

@@ -110,7 +110,8 @@ impl Kernel {
         let Some(function) = self.functions.get(&address) else {
             return done();
         };
-        if function.driver.as_ref().is_some_and(|driver| self.is_vfio(driver)) {
+        let vfio = function.driver.as_ref().is_some_and(|driver| self.is_vfio(driver));
+        if self.vgpu_probed(address) || vfio {
             let number = self.vfio_numbers.take();
             if let Some(function) = self.functions.get_mut(&address) {
                 function.vfio = Some(number);
@@ -242,6 +243,7 @@ impl Kernel {
 
     pub(crate) fn released(&mut self, address: PciAddress) -> Poll {
         self.vfio_events(Action::Remove, address);
+        self.vgpu_released(address);
         if let Some(function) = self.functions.get_mut(&address) {
             function.driver = None;
             function.releasing = false;

@@ -52,6 +52,8 @@ pub enum Command {
     LoadModule(String),
     /// `modprobe -r` and `modprobe` of a driver.
     ReloadDriver(String),
+    /// A vendor's tool is run.
+    Run(Vec<String>),
     /// A process opens the VFIO node of a device.
     Open {
         /// Its process id.

@@ -3,6 +3,7 @@
 
 use super::Kernel;
 use super::chance::Chance;
+use super::job::{Lock, Task};
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::PciAddress;
 use serde::{Deserialize, Serialize};
@@ -88,6 +89,17 @@ pub enum Fault {
         /// Virtual time.
         ms: u64,
     },
+    /// The tool that makes VFs fails, as it does while anybody looks at the device.
+    Tool {
+        /// The PF.
+        pf: PciAddress,
+        /// First run that fails.
+        nth: u32,
+        /// How many fail.
+        times: u32,
+        /// It leaves the PF without its driver.
+        unbinds: bool,
+    },
     /// The PF falls off the bus when so many VFs of an enable are made.
     FallsOff {
         /// The PF.
@@ -143,6 +155,21 @@ impl Kernel {
             }
             _ => None,
         })
+    }
+
+    /// Whether a tool fails on a PF now, and what it leaves behind.
+    pub(crate) fn tool_fault(&mut self, of: PciAddress) -> bool {
+        let found = self.faults.iter().find_map(|armed| match &armed.fault {
+            Fault::Tool { pf, nth, times, unbinds } if *pf == of => {
+                armed.strikes(*nth, *times).then_some(*unbinds)
+            }
+            _ => None,
+        });
+        if found == Some(true) {
+            self.start(None, vec![Task::Lock(Lock::Device(of)), Task::Release(of)]);
+            self.run();
+        }
+        found.is_some()
     }
 
     /// What a read of `file` gives instead of `content`.

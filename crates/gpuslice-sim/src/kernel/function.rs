@@ -173,6 +173,7 @@ impl Kernel {
     /// `device_del`: the function is forgotten.
     pub(crate) fn remove_function(&mut self, address: PciAddress) -> Poll {
         self.pci_event(Action::Remove, address);
+        self.spoiled.remove(&address);
         if let Some(function) = self.functions.remove(&address)
             && let Some(group) = function.group
         {

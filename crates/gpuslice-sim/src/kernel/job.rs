@@ -202,6 +202,11 @@ impl Kernel {
         progress
     }
 
+    /// Whether a job is not done.
+    pub(crate) fn under_way(&self, id: u64) -> bool {
+        self.jobs.get(&id).is_some_and(|job| !job.stack.is_empty())
+    }
+
     /// Gives back locks; tells a writer that slept.
     fn end_job(&mut self, id: u64) {
         self.locks.retain(|_, owner| *owner != id);

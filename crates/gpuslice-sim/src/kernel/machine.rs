@@ -49,6 +49,9 @@ impl Kernel {
             vfio_numbers: Default::default(),
             parents: Default::default(),
             mdevs: Default::default(),
+            typed: Default::default(),
+            spoiled: Default::default(),
+            ran: None,
             mdev_class: false,
             processes: Default::default(),
             jobs: Default::default(),
@@ -79,6 +82,8 @@ impl Kernel {
         self.vfio_numbers = Default::default();
         self.parents.clear();
         self.mdevs.clear();
+        self.typed.clear();
+        self.spoiled.clear();
         self.mdev_class = false;
         self.processes.clear();
         self.jobs.clear();
@@ -280,7 +285,7 @@ impl Kernel {
             pool: shape.address.to_string(),
             budget: mdev.memory_mib,
             rule: mdev.rule,
-            per_parent: (mdev.on == MdevOn::Vf).then_some(1),
+            per_parent: (mdev.on != MdevOn::Pf).then_some(1),
             full: Errno::ENOSPC,
             core_counts: false,
             types: types.collect(),

@@ -46,9 +46,14 @@ impl Kernel {
         if want > 0 && numvfs > 0 {
             return Poll::Failed(Errno::EBUSY, Vec::new());
         }
-        let shaped = self.sriov_shape(pf).map_or(0, |shape| shape.configure_ms);
-        let delay = self.delay_fault(pf).unwrap_or(shaped);
+        let delay = self.sriov_delay(pf);
         Poll::Next(vec![Task::Sleep(self.now + delay), Task::Configure(pf, want)])
+    }
+
+    /// How long the driver takes.
+    pub(crate) fn sriov_delay(&self, pf: PciAddress) -> u64 {
+        let shaped = self.sriov_shape(pf).map_or(0, |shape| shape.configure_ms);
+        self.delay_fault(pf).unwrap_or(shaped)
     }
 
     /// The driver's callback.

@@ -134,8 +134,10 @@ impl Kernel {
         members.into_iter().flatten().all(|member| match member {
             Member::Mdev(_) => true,
             Member::Pci(address) => {
-                let driver = self.functions.get(address).and_then(|f| f.driver.as_deref());
+                let function = self.functions.get(address);
+                let driver = function.and_then(|f| f.driver.as_deref());
                 driver.is_none_or(|driver| self.is_vfio(driver))
+                    || function.is_some_and(|f| f.vfio.is_some())
             }
         })
     }
@@ -145,7 +147,7 @@ impl Kernel {
         let (group, vfio, leaving) = match member {
             Member::Pci(address) => {
                 let function = self.functions.get(&address).ok_or(Errno::ENOENT)?;
-                (function.group, function.vfio, function.releasing)
+                (function.group, function.vfio, function.releasing || self.vgpu_closed(address))
             }
             Member::Mdev(uuid) => {
                 let mdev = self.mdevs.get(&uuid).ok_or(Errno::ENOENT)?;

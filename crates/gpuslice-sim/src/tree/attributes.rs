@@ -30,6 +30,7 @@ impl Kernel {
                     TypeFile::Create => return Err(Errno::EACCES),
                 }
             }
+            File::Vgpu(address, file) => self.vgpu_content(*address, *file)?,
             File::Mdev(uuid, MdevFile::Uevent) => {
                 let mdev = self.mdevs.get(uuid).filter(|mdev| mdev.vfio.is_some());
                 let parent = mdev.and_then(|mdev| self.parents.get(&mdev.parent));

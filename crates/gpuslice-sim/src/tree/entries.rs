@@ -4,6 +4,7 @@
 use super::files::{DriverFile, FunctionFile, MdevFile, ProcessFile, TypeFile};
 use super::{Dir, FIXED, File, Fixed, Node};
 use crate::kernel::function::{Function, Role};
+use crate::kernel::vendor::nvidia::VgpuFile;
 use crate::kernel::vfio::Member;
 use crate::kernel::{Kernel, Name};
 use gpuslice_core::ids::PciAddress;
@@ -40,6 +41,7 @@ impl Kernel {
             Dir::Modules => self.modules.iter().map(|m| m.replace('-', "_")).collect(),
             Dir::Module(_) => vec!["initstate".to_owned()],
             Dir::MdevDriver(_) => Vec::new(),
+            Dir::Vgpu(_) => VgpuFile::ALL.iter().map(|f| f.name().to_owned()).collect(),
             Dir::Devices => self.bridge_names(),
             Dir::Bridge(domain, bus) => self.bridge_functions(*domain, *bus),
             Dir::Function(address) => self.function_names(*address),
@@ -157,6 +159,7 @@ impl Kernel {
             ("iommu_group", function.group.is_some()),
             ("physfn", matches!(function.role, Role::Vf { linked: true, .. })),
             ("vfio-dev", function.vfio.is_some() && !function.releasing),
+            ("nvidia", self.has_vgpu_files(address)),
         ] {
             names.extend(there.then(|| name.to_owned()));
         }
@@ -274,6 +277,10 @@ impl Kernel {
                 here.then_some(Node::Dir(Dir::Function(address)))
             }
             Dir::Function(address) => self.function_entry(*address, name),
+            Dir::Vgpu(address) => {
+                let file = VgpuFile::ALL.iter().find(|f| f.name() == name)?;
+                Some(Node::File(File::Vgpu(*address, *file)))
+            }
             Dir::VfioDev(address) => {
                 let number = self.functions.get(address)?.vfio?;
                 (name == format!("vfio{number}")).then_some(Node::Dir(Dir::FunctionVfio(*address)))
@@ -379,6 +386,7 @@ impl Kernel {
             "vfio-dev" if function.vfio.is_some() && !function.releasing => {
                 Some(Node::Dir(Dir::VfioDev(address)))
             }
+            "nvidia" => self.has_vgpu_files(address).then_some(Node::Dir(Dir::Vgpu(address))),
             _ => {
                 let (parent, _) = self.parents.get_key_value(address.to_string().as_str())?;
                 match name {

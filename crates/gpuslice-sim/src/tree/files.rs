@@ -2,6 +2,7 @@
 //! (fs/kernfs/file.c, `KERNFS_ROOT_EXTRA_OPEN_PERM_CHECK`).
 
 use super::File;
+use crate::kernel::vendor::nvidia::VgpuFile;
 
 /// Which directions a file opens in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +98,10 @@ impl File {
             Self::Driver(_, file) => file.mode(),
             Self::Type(_, _, file) => file.mode(),
             Self::Mdev(_, file) => file.mode(),
+            Self::Vgpu(_, file) => match file {
+                VgpuFile::Creatable | VgpuFile::Placement => Mode::Read,
+                VgpuFile::Current | VgpuFile::Params => Mode::Both,
+            },
             Self::Process(_, file) => file.mode(),
             Self::DriversProbe => Mode::Write,
             Self::VirtualUevent(_) | Self::Node => Mode::Both,

@@ -59,6 +59,7 @@ impl Kernel {
             Dir::Module(name) => format!("/sys/module/{}", name.replace('-', "_")),
             Dir::Bridge(domain, bus) => format!("/sys/devices/pci{domain:04x}:{bus:02x}"),
             Dir::Function(address) => format!("/sys{}", self.devpath(*address)),
+            Dir::Vgpu(address) => format!("/sys{}/nvidia", self.devpath(*address)),
             Dir::VfioDev(address) => format!("/sys{}/vfio-dev", self.devpath(*address)),
             Dir::FunctionVfio(address) => {
                 let number = self.functions.get(address).and_then(|f| f.vfio).unwrap_or(0);

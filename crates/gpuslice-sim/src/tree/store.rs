@@ -26,6 +26,7 @@ impl Kernel {
             File::Type(parent, kind, TypeFile::Create) => {
                 self.write_create(path, &parent, kind, data)
             }
+            File::Vgpu(address, file) => self.write_vgpu(address, file, data),
             File::Mdev(uuid, MdevFile::Remove) => self.write_remove(path, uuid, data),
             // Synthetic uevents are of no use to the product.
             File::Driver(_, DriverFile::Uevent)

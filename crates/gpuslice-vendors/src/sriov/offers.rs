@@ -1,7 +1,7 @@
 //! What a PF offers: its VFs, all alike.
 
 use super::function;
-use gpuslice_core::ids::{ParentId, ProfileName};
+use gpuslice_core::ids::{ParentId, PciAddress, ProfileName};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Form, Offer};
 use gpuslice_core::observation::{Function, Observation};
@@ -18,12 +18,15 @@ pub(super) fn offers(
     if sriov.vfs.is_empty() || !(function.is_gpu() || layout.is_some()) {
         return None;
     }
-    // VFs that are mdev parents themselves are not given whole.
-    if sriov.vfs.values().any(|vf| seen.mdev_parents.contains_key(&ParentId::Pci(*vf))) {
+    // VFs that are mdev parents themselves, or get a type first, are not given whole.
+    let typed = |vf| seen.vfs.get(vf).is_some_and(|vf| vf.choice.is_some());
+    let parent_too = |vf: &PciAddress| seen.mdev_parents.contains_key(&ParentId::Pci(*vf));
+    if sriov.vfs.values().any(|vf| parent_too(vf) || typed(vf)) {
         return None;
     }
     let count = u32::try_from(sriov.vfs.len()).ok()?;
     Some(Offer {
+        mechanism: "sriov",
         profile: profile(function, count)?,
         parent: parent.clone(),
         form: Form::Vfs(sriov.vfs.values().copied().collect()),

@@ -47,7 +47,7 @@ impl Real {
             teller.host_changed();
         })?;
         let boot = boot::boot_id(&host)?;
-        let (observer, watched) = (Observer::default(), Arc::default());
+        let (observer, watched) = (Observer::new(gpuslice_vendors::all()), Arc::default());
         Ok(Self { host, observer, handle: handle.clone(), watched, _uevents: uevents, boot })
     }
 

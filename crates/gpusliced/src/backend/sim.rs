@@ -53,7 +53,7 @@ impl Sim {
         Ok(Self {
             name: name.to_owned(),
             kernel,
-            observer: Observer::default(),
+            observer: Observer::new(gpuslice_vendors::all()),
             events: Vec::new(),
             asleep: Vec::new(),
             watched: BTreeSet::new(),
@@ -166,7 +166,7 @@ impl Sim {
                 self.events.clear();
                 self.asleep.clear();
                 self.watched.clear();
-                self.observer = Observer::default();
+                self.observer = Observer::new(gpuslice_vendors::all());
                 Ok(())
             }
         }
@@ -183,8 +183,9 @@ fn outcome(outcome: gpuslice_sim::Outcome) -> Result<(), gpuslice_core::errno::E
 /// Whether a sleeping write is this step's: both name the same device.
 fn concerns(file: &str, step: &Step) -> bool {
     match step {
-        Step::SetNumVfs { pf, .. } => file.contains(&pf.to_string()),
+        Step::SetNumVfs { pf, .. } | Step::RunVfTool { pf, .. } => file.contains(&pf.to_string()),
         Step::RemoveMdev { uuid } => file.contains(&uuid.to_string()),
+        Step::GiveVfType { vf, .. } | Step::TakeVfType { vf, .. } => file.contains(&vf.to_string()),
         Step::Bind { function, .. } | Step::Unbind { function } => {
             file.contains(&function.to_string())
         }

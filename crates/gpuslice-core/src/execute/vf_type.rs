@@ -1,0 +1,81 @@
+//! Types of VFs: an attribute that holds a number, `0` for none. One write gives the type, another takes it away;
+//! going from one type to another directly is refused by drivers.
+
+use super::meaning::{Asked, Meaning};
+use super::{Performed, StepError, failed, require_unheld, write};
+use crate::holders;
+use crate::ids::PciAddress;
+use crate::port::{HostRead, HostWrite, Written, read_text};
+
+/// What an attribute holds when there is no type.
+pub(super) const NONE: &str = "0";
+
+fn path(vf: PciAddress, attribute: &str) -> String {
+    format!("/sys/bus/pci/devices/{vf}/{attribute}")
+}
+
+fn current(host: &dyn HostRead, vf: PciAddress, attribute: &str) -> Result<String, StepError> {
+    let path = path(vf, attribute);
+    read_text(host, &path).map_err(failed(format!("read {path}")))
+}
+
+pub(super) fn give(
+    host: &mut dyn HostWrite,
+    vf: PciAddress,
+    attribute: &str,
+    value: &str,
+) -> Result<Performed, StepError> {
+    let now = current(host, vf, attribute)?;
+    if now == value {
+        return Ok(Performed::Already);
+    }
+    if now != NONE {
+        let state = format!("has type {now} already");
+        return Err(StepError::Occupied { object: format!("VF {vf}"), state });
+    }
+    require_unheld(host, &vf.to_string(), holders::nodes_of_function(host, vf))?;
+    match write(host, &path(vf, attribute), value)? {
+        Written::Blocked => Ok(Performed::Blocked),
+        Written::Done => check(host, vf, attribute, value),
+    }
+}
+
+pub(super) fn take(
+    host: &mut dyn HostWrite,
+    vf: PciAddress,
+    attribute: &str,
+    value: &str,
+) -> Result<Performed, StepError> {
+    match current(host, vf, attribute) {
+        Ok(now) if now == value => {}
+        // It was taken already, or the VF was made anew; another type is somebody else's.
+        Ok(_) => return Ok(Performed::Already),
+        Err(error) if error.means(Asked::VfType, Meaning::Gone) => return Ok(Performed::Already),
+        Err(error) => return Err(error),
+    }
+    require_unheld(host, &vf.to_string(), holders::nodes_of_function(host, vf))?;
+    match write(host, &path(vf, attribute), NONE) {
+        Ok(Written::Blocked) => Ok(Performed::Blocked),
+        Ok(Written::Done) => check(host, vf, attribute, NONE),
+        // It left between the look and the write.
+        Err(error) if error.means(Asked::VfType, Meaning::Gone) => check(host, vf, attribute, NONE),
+        Err(error) => Err(error),
+    }
+}
+
+/// Drivers report success on refusal, so what the attribute holds is what counts.
+pub(super) fn check(
+    host: &dyn HostRead,
+    vf: PciAddress,
+    attribute: &str,
+    wanted: &str,
+) -> Result<Performed, StepError> {
+    match current(host, vf, attribute) {
+        Ok(now) if now == wanted => Ok(Performed::Changed),
+        Ok(_) => Ok(Performed::NotYet),
+        Err(error) if wanted == NONE && error.means(Asked::VfType, Meaning::Gone) => {
+            Ok(Performed::Changed)
+        }
+        Err(error) => Err(error),
+    }
+}

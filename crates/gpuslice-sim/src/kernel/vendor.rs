@@ -1,0 +1,3 @@
+//! What vendors' drivers and tools do beyond the kernel's own interfaces, one file each.
+
+pub(crate) mod nvidia;

@@ -1,0 +1,105 @@
+//! NVIDIA vGPU on GPUs with SR-IOV. VFs come only from the vendor's own `sriov-manage`, all at once. With them comes
+//! one of two frameworks, which cannot be told apart before: types written to `<VF>/nvidia/current_vgpu_type`
+//! (vendor-specific VFIO), or mediated devices on each VF, which [`crate::mdev`] serves.
+//!
+//! Facts: NVIDIA Virtual GPU Software User Guide, 2.9 and 2.10.
+
+mod names;
+mod offers;
+mod plan;
+mod read;
+
+pub(crate) use names::profile_of_type;
+
+use gpuslice_core::ids::{ParentId, SliceId};
+use gpuslice_core::layout::Layout;
+use gpuslice_core::mechanism::{Mechanism, Offer};
+use gpuslice_core::observation::{Function, Observation, Sriov};
+use gpuslice_core::plan::Step;
+use gpuslice_core::port::HostRead;
+use gpuslice_core::refusal::Refusal;
+use gpuslice_core::state::Assignment;
+
+/// PCI vendor id.
+const VENDOR: u16 = 0x10de;
+
+/// The host driver of PF and VFs, bare metal and vGPU alike.
+const DRIVER: &str = "nvidia";
+
+/// Below a VF: its type as a decimal number, `0` for none.
+const CURRENT_TYPE: &str = "nvidia/current_vgpu_type";
+
+/// See the module.
+#[derive(Debug)]
+pub struct NvidiaVfio;
+
+/// A PF whose VFs only the vendor's tool makes. A GPU that is an mdev parent itself (T4) shows an SR-IOV capability
+/// too, and does not use it.
+pub(crate) fn pf<'a>(
+    seen: &'a Observation,
+    parent: &ParentId,
+) -> Option<(&'a Function, &'a Sriov)> {
+    let function = seen.functions.get(&parent.pci()?)?;
+    let sriov = function.sriov.as_ref()?;
+    let ours = function.vendor == VENDOR
+        && function.driver.as_deref() == Some(DRIVER)
+        && !seen.mdev_parents.contains_key(parent);
+    ours.then_some((function, sriov))
+}
+
+/// The number in a raw type: the kernel's name of the type in one framework (`nvidia-558`), what is written in the
+/// other.
+fn number(assignment: &Assignment) -> Option<&str> {
+    assignment.type_id.as_ref()?.as_str().strip_prefix("nvidia-")
+}
+
+impl Mechanism for NvidiaVfio {
+    fn name(&self) -> &'static str {
+        "nvidia-vfio"
+    }
+
+    fn observe(&self, host: &dyn HostRead, seen: &mut Observation) {
+        read::read(host, seen);
+    }
+
+    fn applies(&self, seen: &Observation, parent: &ParentId) -> bool {
+        pf(seen, parent).is_some()
+    }
+
+    fn offers(&self, seen: &Observation, parent: &ParentId, _: Option<&Layout>) -> Vec<Offer> {
+        offers::offers(seen, parent)
+    }
+
+    fn layout_steps(
+        &self,
+        seen: &Observation,
+        parent: &ParentId,
+        layout: &Layout,
+        reshape: bool,
+    ) -> Result<Vec<Step>, Refusal> {
+        plan::layout_steps(seen, parent, layout, reshape)
+    }
+
+    fn realised(&self, seen: &Observation, parent: &ParentId, layout: &Layout) -> bool {
+        plan::realised(seen, parent, layout)
+    }
+
+    /// The VF stays on its driver: unbinding it would break it.
+    fn prepare_steps(&self, slice: SliceId, assignment: &Assignment) -> Vec<Step> {
+        let (Some(vf), Some(number)) = (slice.pci(), number(assignment)) else { return Vec::new() };
+        let (attribute, value) = (CURRENT_TYPE.to_owned(), number.to_owned());
+        vec![Step::GiveVfType { vf, attribute, value }]
+    }
+
+    /// The type outlives the VM, so it is ours to take away.
+    fn release_steps(
+        &self,
+        slice: SliceId,
+        assignment: &Assignment,
+        _: Option<&Layout>,
+    ) -> Vec<Step> {
+        let (Some(vf), Some(number)) = (slice.pci(), number(assignment)) else { return Vec::new() };
+        let (attribute, value) = (CURRENT_TYPE.to_owned(), number.to_owned());
+        vec![Step::TakeVfType { vf, attribute, value }]
+    }
+}

@@ -1,0 +1,60 @@
+//! What a GPU on vendor-specific VFIO offers: each type it was ever seen to list, as long as its VFs are there.
+
+use super::names::{Size, profile_of_type, size};
+use super::pf;
+use gpuslice_core::ids::{MdevTypeId, ParentId, PciAddress};
+use gpuslice_core::mechanism::{Form, Offer};
+use gpuslice_core::observation::Observation;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub(super) fn offers(seen: &Observation, parent: &ParentId) -> Vec<Offer> {
+    let Some((function, sriov)) = pf(seen, parent) else { return Vec::new() };
+    let (vfs, choices): (Vec<PciAddress>, Vec<_>) =
+        sriov.vfs.values().filter_map(|vf| Some((*vf, seen.vfs.get(vf)?.choice.as_ref()?))).unzip();
+    let Some(types) = function.kind.and_then(|kind| seen.catalogue.get(&kind)) else {
+        return Vec::new();
+    };
+    if vfs.is_empty() {
+        return Vec::new();
+    }
+    let mut used: BTreeMap<&MdevTypeId, u32> = BTreeMap::new();
+    for current in choices.iter().filter_map(|c| c.current.as_ref()) {
+        *used.entry(current).or_default() += 1;
+    }
+    let whole = types.values().filter_map(|name| time_slice(name)).map(|s| s.gb).max();
+    let vfs: Arc<[PciAddress]> = vfs.into();
+    types
+        .iter()
+        .filter_map(|(type_id, name)| {
+            let max = max(time_slice(name), whole, vfs.len());
+            // Each free VF lists a type that fits once more, so many of them say nothing of how many fit.
+            let listing =
+                choices.iter().filter(|c| !c.broken && c.creatable.contains(type_id)).count();
+            let listing = u32::try_from(listing).unwrap_or(u32::MAX);
+            let rest = max.map(|max| max.saturating_sub(used.get(type_id).copied().unwrap_or(0)));
+            let left = rest.map_or(listing, |rest| rest.min(listing));
+            Some(Offer {
+                mechanism: "nvidia-vfio",
+                profile: profile_of_type(name)?,
+                parent: parent.clone(),
+                form: Form::TypedVfs { type_id: type_id.clone(), vfs: Arc::clone(&vfs), left },
+                description: Some(name.clone()),
+                memory: size(name).map(Size::bytes),
+                max,
+            })
+        })
+        .collect()
+}
+
+fn time_slice(name: &str) -> Option<Size> {
+    size(name).filter(|size| size.mig.is_none())
+}
+
+/// Most of one type on an otherwise empty GPU. sysfs does not tell; the largest type takes the whole GPU, and none
+/// can be more than there are VFs.
+fn max(of: Option<Size>, whole: Option<u32>, vfs: usize) -> Option<u32> {
+    let vfs = u32::try_from(vfs).unwrap_or(u32::MAX);
+    let fits = u64::from(whole?) * (1 << 30) / of?.bytes();
+    Some(u32::try_from(fits).unwrap_or(u32::MAX).min(vfs))
+}

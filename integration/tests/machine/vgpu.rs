@@ -1,0 +1,268 @@
+//! Stories of GPUs whose VFs take a type when a VM starts (NVIDIA's vendor-specific VFIO).
+
+use crate::driver::Driver;
+use crate::world::{bind_by_hand, claim};
+use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource};
+use gpuslice_core::ids::{ClaimKey, Owner, PciAddress, SliceId};
+use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation};
+use gpuslice_core::port::read_text;
+use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::request::{Answer, Command, Outcome, ProfileRow};
+use gpuslice_sim::{Fault, HostFile};
+use uuid::Uuid;
+
+const LAYOUT: &str =
+    "[[gpu]]\nmatch = { vendor-device = \"10de:2235\" }\nlayout = { vfs = \"all\" }";
+const FIRST: &str = "0000:41:00.0";
+
+fn host() -> HostFile {
+    HostFile::parse(include_str!("../../../examples/hosts/a40-vfio.toml")).unwrap()
+}
+
+/// A host that has its layout.
+fn ready() -> Driver {
+    let mut driver = Driver::new(&host(), LAYOUT).unwrap();
+    driver.advance(10_000).unwrap();
+    driver
+}
+
+/// One that has a single GPU.
+fn one_gpu() -> Driver {
+    let mut one = host();
+    one.functions.truncate(1);
+    let mut driver = Driver::new(&one, LAYOUT).unwrap();
+    driver.advance(10_000).unwrap();
+    driver
+}
+
+fn order(driver: &mut Driver, command: Command) -> Outcome {
+    let request = driver.command(command);
+    driver.advance(10_000).unwrap();
+    driver.answers.remove(&request).unwrap()
+}
+
+fn owner(vm: u128) -> Owner {
+    Owner::Domain(Uuid::from_u128(vm))
+}
+
+/// `gpuslice attach`, with what the agent then writes.
+fn attach(driver: &mut Driver, vm: u128, profile: &str) -> Domain {
+    let request = claim(&"gpu0".parse().unwrap(), profile, 1);
+    let command = Command::Claim {
+        owner: owner(vm),
+        owner_name: format!("vm{vm}"),
+        request: request.clone(),
+        pool: false,
+        reserve: false,
+        dry_run: false,
+    };
+    let devices = match order(driver, command).unwrap() {
+        Answer::Claimed { devices, .. } => devices,
+        other => panic!("{other:?}"),
+    };
+    let devices = devices.into_iter().map(|device| HostDevice {
+        source: device.source,
+        alias: Some(device.alias),
+        managed: false,
+    });
+    Domain {
+        uuid: Uuid::from_u128(vm),
+        name: format!("vm{vm}"),
+        claims: vec![request],
+        devices: devices.collect(),
+    }
+}
+
+fn call(driver: &mut Driver, domain: &Domain, operation: HookOperation) -> Result<(), Refusal> {
+    let request = driver.hook(HookCall { operation, domain: domain.clone() });
+    driver.advance(1_000).unwrap();
+    if operation != HookOperation::Prepare {
+        return Ok(());
+    }
+    match driver.told.remove(&request).unwrap() {
+        HookAnswer::Proceed => Ok(()),
+        HookAnswer::Refuse(refusal) => Err(refusal),
+        other @ HookAnswer::Remap(_) => panic!("{other:?}"),
+    }
+}
+
+fn vf(domain: &Domain) -> PciAddress {
+    match domain.devices[0].source {
+        HostDeviceSource::Pci(address) => address,
+        HostDeviceSource::Mdev(uuid) => panic!("mdev {uuid}"),
+    }
+}
+
+fn start(driver: &mut Driver, domain: &Domain) -> Result<(), Refusal> {
+    call(driver, domain, HookOperation::Prepare)?;
+    let pid = u32::try_from(domain.uuid.as_u128()).unwrap() + 1000;
+    driver.kernel.open(pid, "qemu-system-x86", SliceId::Vf(vf(domain))).unwrap();
+    call(driver, domain, HookOperation::Started)
+}
+
+fn stop(driver: &mut Driver, domain: &Domain) {
+    driver.kernel.kill(u32::try_from(domain.uuid.as_u128()).unwrap() + 1000);
+    call(driver, domain, HookOperation::Release).unwrap();
+}
+
+fn type_of(driver: &Driver, vf: PciAddress) -> String {
+    let path = format!("/sys/bus/pci/devices/{vf}/nvidia/current_vgpu_type");
+    read_text(&driver.kernel, &path).unwrap()
+}
+
+fn profile(driver: &mut Driver, name: &str) -> ProfileRow {
+    match order(driver, Command::ListProfiles).unwrap() {
+        Answer::Profiles { rows } => rows.into_iter().find(|r| r.profile.as_str() == name).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn home(driver: &Driver, vm: u128) -> PciAddress {
+    let key = ClaimKey { owner: owner(vm), name: "gpu0".parse().unwrap() };
+    driver.machine.durable().claims[&key].home[0]
+}
+
+#[test]
+fn a_start_gives_the_vf_its_type_and_a_stop_takes_it() {
+    let mut driver = ready();
+    let domain = attach(&mut driver, 1, "nvidia-a40-8q");
+    let vf = vf(&domain);
+    assert_eq!(type_of(&driver, vf), "0");
+    start(&mut driver, &domain).unwrap();
+    assert_eq!(type_of(&driver, vf), "562");
+    // Of 24 on four GPUs, and none of another size on this one.
+    let row = profile(&mut driver, "nvidia-a40-8q");
+    assert_eq!((row.free, row.used, row.max), (23, 1, Some(24)));
+    assert_eq!(profile(&mut driver, "nvidia-a40-16q").free, 9);
+    stop(&mut driver, &domain);
+    assert_eq!(type_of(&driver, vf), "0");
+    assert_eq!(profile(&mut driver, "nvidia-a40-8q").free, 24);
+}
+
+#[test]
+fn homes_are_where_their_size_fits() {
+    let mut driver = ready();
+    let eights: Vec<Domain> = (1..=6).map(|vm| attach(&mut driver, vm, "nvidia-a40-8q")).collect();
+    // A GPU each for other sizes, as long as there is one.
+    let whole = attach(&mut driver, 7, "nvidia-a40-48q");
+    let four = attach(&mut driver, 8, "nvidia-a40-4q");
+    let more: Vec<Domain> = (9..=10).map(|vm| attach(&mut driver, vm, "nvidia-a40-8q")).collect();
+    for domain in eights.iter().chain([&whole, &four]).chain(&more) {
+        start(&mut driver, domain).unwrap();
+    }
+}
+
+#[test]
+fn a_size_that_does_not_fit_beside_the_others_is_refused_and_moves() {
+    let mut driver = ready();
+    let eight = attach(&mut driver, 1, "nvidia-a40-8q");
+    // Written by hand: it names a VF beside the other's.
+    let mut whole = attach(&mut driver, 2, "nvidia-a40-48q");
+    let beside = PciAddress::with_routing_id(vf(&eight), vf(&eight).routing_id() + 1);
+    whole.devices[0].source = HostDeviceSource::Pci(beside);
+    start(&mut driver, &eight).unwrap();
+    let refusal = start(&mut driver, &whole).unwrap_err();
+    assert_eq!(refusal.code, Code::NoCapacity, "{refusal}");
+    assert!(refusal.message.contains("nvidia-a40-8q"), "{refusal}");
+    assert_ne!(home(&driver, 2), beside);
+    assert_eq!(type_of(&driver, beside), "0");
+}
+
+#[test]
+fn a_full_gpu_keeps_its_profiles_over_a_restart_of_the_daemon() {
+    let mut driver = one_gpu();
+    let domain = attach(&mut driver, 1, "nvidia-a40-48q");
+    start(&mut driver, &domain).unwrap();
+    driver.restart().unwrap();
+    driver.advance(10_000).unwrap();
+    // The driver lists nothing any more.
+    let row = profile(&mut driver, "nvidia-a40-8q");
+    assert_eq!((row.free, row.max), (0, Some(6)));
+    assert_eq!(profile(&mut driver, "nvidia-a40-48q").used, 1);
+    stop(&mut driver, &domain);
+    assert_eq!(type_of(&driver, vf(&domain)), "0");
+}
+
+#[test]
+fn the_tool_is_run_again_while_somebody_looks_at_the_gpu() {
+    let pf: PciAddress = FIRST.parse().unwrap();
+    for (times, unbinds, settles) in [(3, false, true), (3, true, true), (9, false, false)] {
+        let mut driver = Driver::new(&host(), "").unwrap();
+        driver.kernel.inject(Fault::Tool { pf, nth: 1, times, unbinds });
+        driver.config = LAYOUT.to_owned();
+        let applied = order(&mut driver, Command::Apply);
+        assert_eq!(applied.is_ok(), settles, "{applied:?}");
+        let names = gpuslice_core::port::HostRead::list(
+            &driver.kernel,
+            &format!("/sys/bus/pci/devices/{pf}"),
+        );
+        let vfs = names.unwrap().iter().filter(|n| n.starts_with("virtfn")).count();
+        assert_eq!(vfs, if settles { 32 } else { 0 });
+        if let Err(refusal) = applied {
+            assert!(refusal.one_line().contains("unbindLock"), "{refusal:?}");
+        }
+    }
+}
+
+#[test]
+fn a_type_that_somebody_else_gave_is_not_taken() {
+    let mut driver = ready();
+    let domain = attach(&mut driver, 1, "nvidia-a40-8q");
+    let path = format!("/sys/bus/pci/devices/{}/nvidia/current_vgpu_type", vf(&domain));
+    let written = gpuslice_core::port::HostWrite::write(&mut driver.kernel, &path, b"562");
+    written.unwrap();
+    // Also when the write is not noticed before the start: no event tells of it.
+    let refusal = start(&mut driver, &domain).unwrap_err();
+    assert_eq!(refusal.code, Code::Foreign, "{refusal}");
+    assert_eq!(type_of(&driver, vf(&domain)), "562");
+    driver.wake_up().unwrap();
+    let refusal = start(&mut driver, &domain).unwrap_err();
+    assert_eq!(refusal.code, Code::Foreign, "{refusal}");
+    assert_eq!(type_of(&driver, vf(&domain)), "562");
+}
+
+#[test]
+fn a_vf_taken_off_its_driver_is_refused_until_all_are_made_anew() {
+    let mut driver = one_gpu();
+    let domain = attach(&mut driver, 1, "nvidia-a40-8q");
+    bind_by_hand(&mut driver.kernel, vf(&domain), "nouveau");
+    bind_by_hand(&mut driver.kernel, vf(&domain), "nvidia");
+    driver.wake_up().unwrap();
+    let refusal = start(&mut driver, &domain).unwrap_err();
+    assert_eq!(refusal.code, Code::DeviceFailed, "{refusal}");
+    order(&mut driver, Command::Apply).unwrap();
+    start(&mut driver, &domain).unwrap();
+}
+
+#[test]
+fn managed_by_libvirt_is_refused() {
+    let mut driver = ready();
+    let mut domain = attach(&mut driver, 1, "nvidia-a40-8q");
+    domain.devices[0].managed = true;
+    let refusal = start(&mut driver, &domain).unwrap_err();
+    assert_eq!(refusal.code, Code::Unsupported, "{refusal}");
+}
+
+#[test]
+fn a_layout_with_a_number_of_vfs_is_refused() {
+    let mut driver = ready();
+    driver.config = LAYOUT.replace("\"all\"", "8");
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert_eq!(refusal.code, Code::BadConfig, "{refusal}");
+}
+
+#[test]
+fn a_request_means_the_same_in_the_older_framework() {
+    let text = include_str!("../../../examples/hosts/a40-mdev.toml");
+    let mut driver = Driver::new(&HostFile::parse(text).unwrap(), LAYOUT).unwrap();
+    driver.advance(10_000).unwrap();
+    let row = profile(&mut driver, "nvidia-a40-8q");
+    assert_eq!(
+        (row.mechanism.as_str(), row.type_id.unwrap().to_string()),
+        ("mdev", "nvidia-562".to_owned())
+    );
+    let domain = attach(&mut driver, 1, "nvidia-a40-8q");
+    call(&mut driver, &domain, HookOperation::Prepare).unwrap();
+    let made = driver.machine.observation().mdevs.values().next().unwrap().type_id.to_string();
+    assert_eq!(made, "nvidia-562");
+}
