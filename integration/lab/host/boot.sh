@@ -73,9 +73,14 @@ kill_qemu() {
   if { read -r pid < "$run/qemu.pid"; } 2> /dev/null; then kill -9 "$pid" 2> /dev/null || true; fi
 }
 
+# timer_lost : an emulated CPU now and then loses the end of its first timer interrupts on a host that is busy, and never gets
+# another. Its kernel stands still before the root disk is mounted, and says of one CPU twice that it had as many as before.
+timer_lost() { grep -o 'timer handling issue on cpu=.*' "$run/share/out/console.log" 2> /dev/null | sort | uniq -d | grep -q .; }
+lost_timers=0
+
 # boot LIMIT APPEND : one boot. Sets ended to done, again or dead.
 boot() {
-  local limit=$1 append=$2 line name=boot from to from_mon to_mon started=$SECONDS
+  local limit=$1 append=$2 line part='' up=no name=boot from to from_mon to_mon started=$SECONDS
   rm -f "$run"/{ask,mon}.{in,out}
   mkfifo "$run"/{ask,mon}.{in,out}
   # Opened for both directions, none of them waits for QEMU, which may fail to start.
@@ -89,9 +94,19 @@ boot() {
   ) &
   ask_monitor '{"execute":"qmp_capabilities"}' > /dev/null
   ended=dead
-  while read -r -t $((started + limit > SECONDS ? started + limit - SECONDS : 1)) line <&"$from"; do
+  while [ $SECONDS -lt $((started + limit)) ]; do
+    if ! read -r -t 10 line <&"$from"; then
+      part+=$line
+      if [ $up = no ] && [ $lost_timers -lt 5 ] && timer_lost; then
+        say "an emulated CPU has lost its timer: booting again"
+        lost_timers=$((lost_timers + 1)) ended=again
+        break
+      fi
+      continue
+    fi
+    line=$part$line part=''
     case $line in
-      up\ *) say "guest is up after $((SECONDS - started)) s (its clock: ${line#up } s)" ;;
+      up\ *) up=yes; say "guest is up after $((SECONDS - started)) s (its clock: ${line#up } s)" ;;
       begin\ *) name=${line#begin } ; say "$name" ;;
       end\ 0) say "$name: passed"; passed+=("$name") ;;
       end\ *) scenario_failed "$name" ;;
