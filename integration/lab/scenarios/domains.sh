@@ -43,6 +43,9 @@ define_mdev() {
   domain "$1" "$(claim gpu0 "$2")" "$(mdev_device "$(mdev_uuid "$(domain_uuid "$1")" gpu0)" ua-gpuslice-gpu0)" | define
 }
 
+# home_of DOMAIN : the VF that the agent has written into the shut-off domain
+home_of() { virsh dumpxml --inactive "$1" | tr -d "\n" | sed -nE "s/.*<hostdev mode='subsystem' type='pci' managed='no'[^>]*>.*<source> *<address domain='0x(....)' bus='0x(..)' slot='0x(..)' function='0x(.)'.*/\1:\2:\3.\4/p"; }
+
 running() { [ "$(virsh domstate "$1" 2> /dev/null | head -1)" = running ]; }
 qemu_of() { cat "/run/libvirt/qemu/$1.pid"; }
 

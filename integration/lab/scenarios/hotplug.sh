@@ -38,6 +38,24 @@ w 1 /sys/kernel/debug/gpusim/0001:00:00.0/present
 wait_for 60 "igb's VFs return by themselves" is 7 count_slices 0000:01:00.0
 wait_for 60 "gpusim's VFs return by themselves" is 8 count_slices 0001:00:00.0
 start plug2
+
+say "a GPU falls off the bus under its VM"
+vf=$(home_of plug2) qemu=$(qemu_of plug2)
+(w 0 /sys/kernel/debug/gpusim/0001:00:00.0/present) & unplug=$!
+# the kernel waits for QEMU, with its lock on all of PCI's hotplug
+wait_for 20 "the kernel waits for the VM" grep -q vfio_unregister_group_dev /proc/$unplug/stack
+wait_for 10 "the claim of plug2 says why" has_reason plug2
+say "plug2: $(reason_of plug2)"
+expect "the daemon serves others meanwhile" is 12 free_of mtty-2
+expect "the VM runs on" [ -d "/proc/$qemu" ]
+expect_eq "what its stop says" "" "$(virsh -q destroy plug2 2>&1)"
+wait_for 60 "then the GPU is gone" gone "$pci/0001:00:00.0"
+wait $unplug
+wait_for 30 "nothing is assigned" is 0 count_assigned
+w 1 /sys/kernel/debug/gpusim/0001:00:00.0/present
+wait_for 60 "it returns with its VFs" is 8 count_slices 0001:00:00.0
+expect_eq "the VM's own VF" "$vf" "$(home_of plug2)"
+start plug2
 destroy plug2
 
 say "mdev parents leave"

@@ -7,7 +7,6 @@
 trap clear_domains EXIT
 
 pci=/sys/bus/pci/devices
-home() { virsh dumpxml --inactive "$1" | tr -d "\n" | sed -nE "s/.*<hostdev mode='subsystem' type='pci' managed='no'[^>]*>.*<source> *<address domain='0x(....)' bus='0x(..)' slot='0x(..)' function='0x(.)'.*/\1:\2:\3.\4/p"; }
 all_up
 for pair in vfa=amd-74a1-vf8 vfi=intel-10c9-vf7; do
   vm=${pair%=*} profile=${pair#*=}
@@ -16,7 +15,7 @@ for pair in vfa=amd-74a1-vf8 vfi=intel-10c9-vf7; do
   free=$(free_of "$profile")
   expect "gpuslice attach" q gpuslice attach "$vm" "$profile"
   expect "attach again is already so" gpuslice attach "$vm" "$profile"
-  address=$(home "$vm")
+  address=$(home_of "$vm")
   expect "the domain names a VF with managed='no'" [ -n "$address" ]
   expect "and has our alias" grep -q "alias name='ua-gpuslice-" <(virsh dumpxml --inactive "$vm")
   start "$vm"

@@ -1,9 +1,11 @@
 //! Single stories, each told once on purpose rather than met by chance.
 
 use crate::happening::Happening as H;
+use crate::invariants::vfs_of;
 use crate::world::{State, World};
+use gpuslice_core::domain::HostDeviceSource;
 use gpuslice_core::errno::Errno;
-use gpuslice_core::ids::{ClaimName, ParentId};
+use gpuslice_core::ids::{ClaimName, ParentId, PciAddress, SliceId};
 use gpuslice_core::machine::HookAnswer;
 use gpuslice_core::port::HostRead;
 use gpuslice_core::refusal::Refusal;
@@ -192,6 +194,67 @@ fn a_vf_that_left_and_returned_under_its_vm_is_nobody_else_s() {
     all(&mut world, &[H::Advance { ms: 5000 }]);
     assert_eq!(phases(&world), []);
     world.finish().unwrap();
+}
+
+/// A VM's own VF is in other hands when it starts. `others` take it, and the refusal has this code.
+fn the_next_start_has_another_vf(
+    pf: &str,
+    profile: &str,
+    others: impl Fn(PciAddress) -> Vec<H>,
+    code: &str,
+) {
+    let profile = profile.to_owned();
+    let mut world = after(&[
+        H::Edit { config: 2 },
+        H::Apply,
+        H::Attach { vm: 0, name: name(), profile, count: 1, pool: false, reserve: false },
+    ]);
+    let device = |world: &World| match world.guests[&0].domain.devices[0].source {
+        HostDeviceSource::Pci(address) => address,
+        other => panic!("{other:?}"),
+    };
+    let home = device(&world);
+    assert!(vfs_of(&world.driver.kernel, pf.parse().unwrap()).contains(&home));
+    all(&mut world, &others(home));
+    all(&mut world, &run(0));
+    assert_eq!((runs(&world, 0), refusals(&world)), (false, vec![code]));
+    let refusal =
+        world.driver.machine.durable().claims.values().find_map(|c| c.last_refusal.clone());
+    let hint = refusal.and_then(|r| r.hint).unwrap_or_default();
+    assert!(hint.contains("again: the agent gives it another VF"), "{hint}");
+    all(&mut world, &[H::Seen { vm: 0 }]);
+    assert_ne!(device(&world), home);
+    all(&mut world, &run(0));
+    assert!(runs(&world, 0), "{:?}", world.refusals);
+    world.finish().unwrap();
+}
+
+#[test]
+fn a_home_that_a_process_holds_is_left_to_it() {
+    let open = |vf| vec![H::ForeignOpen { vf }];
+    the_next_start_has_another_vf(PF, "amd-74a1-vf2", open, "held");
+}
+
+#[test]
+fn a_home_that_another_vm_has_is_left_to_it() {
+    let plain = |vf| {
+        let mut happenings = vec![H::Plain { vm: 1, slice: SliceId::Vf(vf), managed: true }];
+        happenings.extend(run(1));
+        happenings
+    };
+    the_next_start_has_another_vf(PF, "amd-74a1-vf2", plain, "held");
+}
+
+#[test]
+fn a_home_on_a_host_s_driver_is_left_to_it() {
+    let bind = |vf: PciAddress| {
+        let other = |file: String, data: &str| H::Other { file, data: data.to_owned() };
+        vec![
+            other(format!("/sys/bus/pci/devices/{vf}/driver_override"), "igbvf"),
+            other("/sys/bus/pci/drivers_probe".to_owned(), &vf.to_string()),
+        ]
+    };
+    the_next_start_has_another_vf("0000:01:00.0", "intel-10c9-vf3", bind, "host-driver");
 }
 
 #[test]

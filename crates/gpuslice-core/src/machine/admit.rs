@@ -23,7 +23,7 @@ impl Machine {
         let kept = self.run.assignments.clone();
         let (mut slices, mut steps) = (Vec::new(), Vec::new());
         for want in &wants {
-            match self.reserve(want, &domain.name) {
+            match self.reserve(want) {
                 Ok((slice, more)) => {
                     slices.push(slice);
                     steps.extend(more);

@@ -3,7 +3,7 @@
 use super::claims::Order;
 use super::{Machine, Stored};
 use crate::domain::{ClaimRequest, Domain, HostDevice};
-use crate::ids::{ClaimKey, Owner, SliceId};
+use crate::ids::{ClaimKey, Owner, PciAddress, SliceId};
 use crate::placement::{self, Wanted};
 use crate::request::{Answer, DeviceToWrite, Outcome};
 use std::collections::BTreeSet;
@@ -102,7 +102,8 @@ impl Machine {
     }
 
     /// Gives each home VF of an owner that is taken by somebody else another one, if there is one.
-    pub(super) fn move_homes(&mut self, owner: &Owner) {
+    pub(super) fn move_homes(&mut self, owner: &Owner) -> bool {
+        let mut moved = false;
         let keys: Vec<ClaimKey> =
             self.durable.claims.keys().filter(|k| k.owner == *owner).cloned().collect();
         for key in keys {
@@ -114,17 +115,13 @@ impl Machine {
                 let Some(address) = homes.get(index).copied() else {
                     continue;
                 };
-                let slice = SliceId::Vf(address);
-                let lost = self.run.assignments.get(&slice).is_some_and(|a| a.claim != key)
-                    || self.run.foreign.get(&slice).is_some_and(|h| h.owner != *owner)
-                    || self.home_of_another(address, &key).is_some()
-                    || !self.seen.vfs.contains_key(&address);
                 let fits = |address| {
                     placement::vf(&self.view(), &claim.profile, &key, address, false)
                         .is_ok_and(|place| place.type_id.is_some())
                 };
                 let full = self.seen.vfs.get(&address).is_some_and(|vf| vf.choice.is_some())
                     && !fits(address);
+                let lost = self.home_is_lost(address, &key);
                 if !lost && !full {
                     continue;
                 }
@@ -141,9 +138,25 @@ impl Machine {
                 && let Some(record) = self.durable.claims.get_mut(&key)
             {
                 record.home = homes;
+                moved = true;
                 self.persist(Stored::Durable);
                 self.note("claim", &key, "given another home VF");
             }
         }
+        moved
+    }
+
+    /// Whether a claim cannot have its home VF now, for a reason that another VF would not share.
+    fn home_is_lost(&self, home: PciAddress, key: &ClaimKey) -> bool {
+        let slice = SliceId::Vf(home);
+        let Some(vf) = self.seen.vfs.get(&home) else {
+            return true;
+        };
+        let assigned = self.run.assignments.get(&slice);
+        assigned.is_some_and(|a| a.claim != *key)
+            || assigned.is_none() && self.held.contains_key(&slice)
+            || self.run.foreign.get(&slice).is_some_and(|h| h.owner != key.owner)
+            || self.home_of_another(home, key).is_some()
+            || vf.driver.is_some() && !vf.on_vfio()
     }
 }

@@ -5,7 +5,7 @@ use super::start::STARTING_GRACE;
 use super::{Effect, HookAnswer, HookCall, HookOperation, Machine, RequestId, Stored, Timer};
 use crate::domain::Domain;
 use crate::execute::{Meaning, StepError};
-use crate::ids::{Owner, SliceId};
+use crate::ids::{ClaimKey, Owner, SliceId};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
 use crate::state::{Assignment, Phase};
@@ -56,7 +56,7 @@ impl Machine {
     }
 
     fn refuse_start(&mut self, request: RequestId, domain: &Domain, refusal: Refusal) {
-        self.remember_refusal(domain, &refusal);
+        let refusal = self.remember_refusal(domain.uuid, &domain.name, refusal);
         self.push(Effect::AnswerHook { request, answer: HookAnswer::Refuse(refusal) });
     }
 
@@ -132,7 +132,7 @@ impl Machine {
         if slices.iter().any(unwanted) {
             let message = "the claim was ended while its slice was being prepared";
             let refusal = Refusal::new(Code::Unknown, message).hint("gpuslice claims");
-            return self.refuse_prepare(Some(request), slices, refusal);
+            return self.refuse_prepare(Some(request), slices, None, refusal);
         }
         for slice in slices {
             self.push(Effect::Arm { timer: Timer::Grace(*slice), after: STARTING_GRACE });
@@ -154,20 +154,32 @@ impl Machine {
         self.proceed(request);
     }
 
+    /// A start that was admitted and cannot go on. What could not even be begun needs no taking back.
     pub(super) fn refuse_prepare(
         &mut self,
         request: Option<RequestId>,
         slices: &[SliceId],
+        not_begun: Option<SliceId>,
         refusal: Refusal,
     ) {
+        let claim = slices.iter().find_map(|s| Some(self.run.assignments.get(s)?.claim.clone()));
         for slice in slices {
-            self.begin_release(*slice);
+            if not_begun == Some(*slice) {
+                self.released(*slice);
+            } else {
+                self.begin_release(*slice);
+            }
         }
-        if let Some(request) = request {
-            let text = format!("start refused: {refusal}");
-            self.push(Effect::Log { warning: true, text });
-            self.push(Effect::AnswerHook { request, answer: HookAnswer::Refuse(refusal) });
-        }
+        let Some(request) = request else {
+            return;
+        };
+        let refusal = match claim {
+            Some(key @ ClaimKey { owner: Owner::Domain(uuid), .. }) => {
+                self.remember_refusal(uuid, &self.owner_name(&key), refusal)
+            }
+            _ => refusal,
+        };
+        self.push(Effect::AnswerHook { request, answer: HookAnswer::Refuse(refusal) });
     }
 
     pub(super) fn explain_failed_prepare(&self, step: &Step, error: &StepError) -> Refusal {
@@ -212,35 +224,40 @@ impl Machine {
         }
     }
 
-    /// Remembers why a start was refused, and what may mend it without a person.
-    fn remember_refusal(&mut self, domain: &Domain, refusal: &Refusal) {
-        let text = format!("start of {} refused: {refusal}", domain.name);
+    /// Remembers why a start was refused, and what may mend it without a person. Returns what to tell.
+    fn remember_refusal(&mut self, domain: Uuid, name: &str, mut refusal: Refusal) -> Refusal {
+        let text = format!("start of {name} refused: {refusal}");
         self.push(Effect::Log { warning: true, text });
-        if refusal.code == Code::NotSettled && !self.run.start_later.contains(&domain.uuid) {
-            self.run.start_later.push(domain.uuid);
+        if refusal.code == Code::NotSettled && !self.run.start_later.contains(&domain) {
+            self.run.start_later.push(domain);
             self.persist(Stored::Runtime);
         }
-        let owner = Owner::Domain(domain.uuid);
-        for claim in
-            self.durable.claims.iter_mut().filter(|(k, _)| k.owner == owner).map(|(_, c)| c)
-        {
-            if claim.last_refusal.as_ref() != Some(refusal) {
-                claim.last_refusal = Some(refusal.clone());
-                self.dirty.insert(Stored::Durable);
-            }
-        }
+        let owner = Owner::Domain(domain);
         if matches!(
             refusal.code,
             Code::ClaimCopied
                 | Code::NotInXml
                 | Code::Taken
                 | Code::Held
+                | Code::HostDriver
                 | Code::Absent
                 | Code::NoCapacity
         ) {
-            self.move_homes(&owner);
-            self.look_again.insert(domain.uuid);
-            self.note("agent-work", domain.uuid, "look at the domain again");
+            if self.move_homes(&owner) {
+                refusal =
+                    refusal.hint(format!("start {name} again: the agent gives it another VF"));
+            }
+            self.look_again.insert(domain);
+            self.note("agent-work", domain, "look at the domain again");
         }
+        for claim in
+            self.durable.claims.iter_mut().filter(|(k, _)| k.owner == owner).map(|(_, c)| c)
+        {
+            if claim.last_refusal.as_ref() != Some(&refusal) {
+                claim.last_refusal = Some(refusal.clone());
+                self.dirty.insert(Stored::Durable);
+            }
+        }
+        refusal
     }
 }

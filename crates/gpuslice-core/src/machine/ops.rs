@@ -176,12 +176,15 @@ impl Machine {
                     Err(refusal) => refusal,
                 };
                 self.ops.remove(&id);
-                if let Some(slice) = step.slice().filter(|s| fresh.contains(s))
-                    && error.meaning(step) == Meaning::Others
+                let not_begun = step
+                    .slice()
+                    .filter(|s| fresh.contains(s) && error.meaning(step) == Meaning::Others);
+                if let (Some(slice), StepError::Held { holders, .. }) = (not_begun, error)
+                    && let Some(holder) = holders.first()
                 {
-                    self.released(slice);
+                    self.held.insert(slice, holder.clone());
                 }
-                self.refuse_prepare(request, &slices, refusal);
+                self.refuse_prepare(request, &slices, not_begun, refusal);
             }
             Purpose::Release { slice, tries } => {
                 self.ops.remove(&id);
@@ -367,7 +370,7 @@ impl Machine {
         self.push(Effect::Disarm { timer: Timer::RetryStep(id) });
         match op.purpose {
             Purpose::Prepare { request, slices, .. } => {
-                self.refuse_prepare(request, &slices, why);
+                self.refuse_prepare(request, &slices, None, why);
             }
             Purpose::Layout { parent, request } => {
                 if self.run.pending.remove(&parent).is_some() {

@@ -23,11 +23,7 @@ pub(super) struct Want {
 
 impl Machine {
     /// Reserves one slice.
-    pub(super) fn reserve(
-        &mut self,
-        want: &Want,
-        owner_name: &str,
-    ) -> Result<(SliceId, Vec<Step>), Refusal> {
+    pub(super) fn reserve(&mut self, want: &Want) -> Result<(SliceId, Vec<Step>), Refusal> {
         let (slice, assignment) = match want.source {
             HostDeviceSource::Mdev(uuid) => {
                 let slice = SliceId::Mdev(uuid);
@@ -43,9 +39,7 @@ impl Machine {
                 };
                 (slice, assignment)
             }
-            HostDeviceSource::Pci(address) => {
-                (SliceId::Vf(address), self.place_vf(want, address, owner_name)?)
-            }
+            HostDeviceSource::Pci(address) => (SliceId::Vf(address), self.place_vf(want, address)?),
         };
         let steps = self
             .mechanism_of(&assignment)
@@ -85,18 +79,13 @@ impl Machine {
         })
     }
 
-    fn place_vf(
-        &self,
-        want: &Want,
-        address: PciAddress,
-        owner_name: &str,
-    ) -> Result<Assignment, Refusal> {
+    fn place_vf(&self, want: &Want, address: PciAddress) -> Result<Assignment, Refusal> {
         let place = placement::vf(&self.view(), &want.profile, &want.key, address, want.managed)
             .map_err(|why| {
                 let why = self.or_not_settled(why);
                 match why.code {
                     Code::Taken | Code::Held | Code::Absent if why.hint.is_none() => {
-                        why.hint(format!("start {owner_name} again: a pooled claim moves to a free VF; or gpuslice slices"))
+                        why.hint("gpuslice slices")
                     }
                     _ => why,
                 }

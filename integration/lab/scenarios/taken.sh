@@ -1,0 +1,52 @@
+# A VM's own VF is in other hands when it starts: the start is refused, the agent gives it a free one, the next start works
+# group: main
+# order: 35
+# needs: product
+# limit: 240
+. /lab/scenarios/product.sh
+trap clear_domains EXIT
+
+pci=/sys/bus/pci/devices
+moved() { [[ $(home_of "$1") = *:* && $(home_of "$1") != "$2" ]]; }
+# left_alone DOMAIN CODE FORMER : refused once, then it starts with another VF than FORMER
+left_alone() {
+  refused "$1" "$2"
+  expect "the claim remembers it" is "$2" last_refusal "$1"
+  wait_for 20 "$1 is given another VF" moved "$1" "$3"
+  start "$1"
+  expect "vfio-pci has that" bound_to "$pci/$(home_of "$1")" vfio-pci
+  destroy "$1"
+}
+last_refusal() { rows claims | jq -r --arg o "$(domain_uuid "$1")" 'select(.claim | startswith($o)) | .last_refusal.code // ""'; }
+give_back() { w "$1" "$pci/$1/driver/unbind"; w '' "$pci/$1/driver_override"; }
+
+all_up
+domain own "" "" | define
+expect "attach" gpuslice attach own amd-74a1-vf8
+say "another VM has it"
+vf=$(home_of own)
+domain other "" "$(pci_device "$vf" yes)" | define
+start other
+left_alone own held "$vf"
+destroy other
+wait_for 20 "it is free again" is free slice_state "vf:$vf"
+
+say "a process has it"
+vf=$(home_of own)
+bind_vfio "$vf"
+hold stray -device "vfio-pci,host=$vf"
+left_alone own held "$vf"
+let_go stray
+give_back "$vf"
+wait_for 20 "it is free again" is free slice_state "vf:$vf"
+
+say "a driver of the host has it"
+domain net "" "" | define
+expect "attach" gpuslice attach net intel-10c9-vf7
+vf=$(home_of net)
+modprobe igbvf
+w igbvf "$pci/$vf/driver_override"; w "$vf" /sys/bus/pci/drivers_probe
+expect "igbvf has it" bound_to "$pci/$vf" igbvf
+left_alone net host-driver "$vf"
+give_back "$vf"
+wait_for 20 "it is free again" is free slice_state "vf:$vf"
