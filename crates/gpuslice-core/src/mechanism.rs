@@ -7,6 +7,7 @@ use crate::plan::Step;
 use crate::port::HostRead;
 use crate::refusal::Refusal;
 use crate::state::Assignment;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// The mechanism of mediated devices, whose slices are made by name rather than found.
@@ -29,6 +30,37 @@ pub struct Offer {
     pub memory: Option<u64>,
     /// Most the parent can give of it when it gives nothing else.
     pub max: Option<u32>,
+    /// What keeps its slices apart.
+    pub isolation: Isolation,
+    /// Virtual displays.
+    pub heads: Option<u32>,
+    /// Licence edition the vendor sells it under.
+    pub edition: Option<String>,
+}
+
+/// What keeps slices of one device apart from each other. The order is from less to more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Isolation {
+    /// The host's driver: slices take turns on the same engines.
+    Shared,
+    /// The device itself: functions or partitions with memory of their own.
+    Hardware,
+}
+
+impl Isolation {
+    /// The word, as in domain XML.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Shared => "shared",
+            Self::Hardware => "hardware",
+        }
+    }
+
+    /// The value of a word.
+    pub fn of(word: &str) -> Option<Self> {
+        [Self::Shared, Self::Hardware].into_iter().find(|i| i.as_str() == word)
+    }
 }
 
 /// Form of the slices of an offer.

@@ -145,6 +145,11 @@ impl FixedType {
         self.property("max_instance")?.parse().ok()
     }
 
+    /// Virtual displays, from a description such as `num_heads=4`.
+    pub fn heads(&self) -> Option<u32> {
+        self.property("num_heads")?.parse().ok()
+    }
+
     fn property(&self, key: &str) -> Option<&str> {
         self.description.as_deref()?.split(',').find_map(|part| {
             let (k, v) = part.split_once('=')?;

@@ -1,5 +1,9 @@
 //! The decision which slice a claim gets, with a reason for every candidate that is not it.
 
+mod properties;
+
+pub use properties::{Properties, by_properties, meets};
+
 use crate::config::Strategy;
 use crate::holders::Holder;
 use crate::ids::{ClaimKey, MdevTypeId, ParentId, PciAddress, ProfileName, SliceId};
@@ -399,20 +403,4 @@ fn crowded(view: &View<'_>, wanted: &Wanted<'_>, offer: &Offer) -> bool {
     }
     let most = offer.max.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
     *left == 0 || homes >= most || other_size
-}
-
-/// The smallest profile with at least so many bytes of memory.
-///
-/// # Errors
-/// `no-profile` when the devices here have none.
-pub fn by_memory(view: &View<'_>, memory: u64) -> Result<ProfileName, Refusal> {
-    view.offers
-        .iter()
-        .filter_map(|o| Some((o.memory.filter(|m| *m >= memory)?, &o.profile)))
-        .min()
-        .map(|(_, profile)| profile.clone())
-        .ok_or_else(|| {
-            let message = format!("no profile here has {} MiB of memory", memory >> 20);
-            Refusal::new(Code::NoProfile, message).hint("gpuslice profiles")
-        })
 }

@@ -233,6 +233,14 @@ pub struct ProfileRow {
     pub description: Option<String>,
     /// Memory in bytes, if the device says.
     pub memory: Option<u64>,
+    /// Part of a device that one of them is, as `1/6`; absent when the device does not say.
+    pub share: Option<String>,
+    /// What keeps them apart: `hardware` or `shared`.
+    pub isolation: String,
+    /// Virtual displays.
+    pub heads: Option<u32>,
+    /// Licence edition the vendor sells it under.
+    pub edition: Option<String>,
     /// Most that can exist on this host, if known.
     pub max: Option<u32>,
     /// How many more can be given now.

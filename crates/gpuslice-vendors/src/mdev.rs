@@ -1,7 +1,7 @@
 //! Mediated devices made on demand (Documentation/driver-api/vfio-mediated-device.rst). A start makes one on
 //! whichever parent placement picks, under the UUID the domain's XML already carries; a stop removes it.
 
-use crate::nvidia::profile_of_type;
+use crate::nvidia::{edition_of_type, isolation, profile_of_type};
 use gpuslice_core::ids::{MdevTypeId, ParentId, ProfileName, SliceId};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Form, MDEV, Mechanism, Offer};
@@ -47,6 +47,9 @@ impl Mechanism for Mdev {
                     description: of_type.fixed.name.clone(),
                     memory: of_type.fixed.memory(),
                     max: of_type.fixed.max_instances(),
+                    isolation: isolation(of_type.fixed.name.as_deref()),
+                    heads: of_type.fixed.heads(),
+                    edition: of_type.fixed.name.as_deref().and_then(edition_of_type),
                 })
             })
             .collect()

@@ -9,7 +9,7 @@ mod offers;
 mod plan;
 mod read;
 
-pub(crate) use names::profile_of_type;
+pub(crate) use names::{edition_of_type, isolation, profile_of_type};
 
 use gpuslice_core::ids::{ParentId, SliceId};
 use gpuslice_core::layout::Layout;

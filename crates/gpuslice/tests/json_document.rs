@@ -47,7 +47,7 @@ fn every_field_is_in_the_document() {
     );
     documented::<ProfileRow>(
         "| `profiles` |",
-        json!({"profile": "x", "mechanism": "", "free": 0, "used": 0, "parents": []}),
+        json!({"profile": "x", "mechanism": "", "isolation": "shared", "free": 0, "used": 0, "parents": []}),
     );
     documented::<TypeRow>(
         "| `profiles --types` |",

@@ -266,3 +266,33 @@ fn a_request_means_the_same_in_the_older_framework() {
     let made = driver.machine.observation().mdevs.values().next().unwrap().type_id.to_string();
     assert_eq!(made, "nvidia-562");
 }
+
+#[test]
+fn what_is_asked_of_a_slice_decides_and_is_never_dropped() {
+    let mut driver = ready();
+    let mut ask = |profile: Option<&str>, memory: Option<u64>, isolation: Option<&str>| {
+        let mut request = claim(&"gpu0".parse().unwrap(), "nvidia-a40-8q", 1);
+        request.profile = profile.map(|name| name.parse().unwrap());
+        request.memory_min = memory.map(|gib| gib << 30);
+        request.isolation_min = isolation.map(str::to_owned);
+        let (owner, owner_name) = (owner(1), "vm1".to_owned());
+        let (pool, reserve, dry_run) = (false, false, true);
+        order(&mut driver, Command::Claim { owner, owner_name, request, pool, reserve, dry_run })
+    };
+    let given = |outcome: Outcome| match outcome.unwrap() {
+        Answer::Claimed { claim, .. } => claim.profile.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(given(ask(None, Some(7), None)), "nvidia-a40-8q");
+    assert_eq!(given(ask(None, Some(17), Some("shared"))), "nvidia-a40-24q");
+    assert_eq!(given(ask(Some("nvidia-a40-8q"), Some(8), Some("shared"))), "nvidia-a40-8q");
+    for (profile, memory, isolation) in [
+        (None, Some(49), None),
+        (None, Some(1), Some("hardware")),
+        (Some("nvidia-a40-8q"), None, Some("hardware")),
+        (Some("nvidia-a40-8q"), Some(9), None),
+    ] {
+        assert_eq!(ask(profile, memory, isolation).unwrap_err().code, Code::NoProfile);
+    }
+    assert_eq!(ask(None, None, None).unwrap_err().code, Code::BadRequest);
+}

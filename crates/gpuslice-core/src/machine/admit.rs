@@ -5,7 +5,8 @@ use super::start::STARTING_GRACE;
 use super::{Effect, Machine, Stored, Timer};
 use crate::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource};
 use crate::ids::{ClaimKey, MdevUuid, Owner, PciAddress, ProfileName, SliceId};
-use crate::placement;
+use crate::mechanism::Isolation;
+use crate::placement::{self, Properties};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
 use crate::state::{Claim, ForeignHold};
@@ -192,14 +193,21 @@ impl Machine {
 
     /// The profile a claim comes down to.
     pub(super) fn profile_for(&self, claim: &ClaimRequest) -> Result<ProfileName, Refusal> {
-        match (&claim.profile, claim.memory_min) {
-            (Some(profile), _) => Ok(profile.clone()),
-            (None, Some(memory)) => placement::by_memory(&self.view(), memory),
-            (None, None) => Err(Refusal::new(
+        let least = Properties {
+            memory: claim.memory_min,
+            isolation: claim.isolation_min.as_deref().and_then(Isolation::of),
+        };
+        match &claim.profile {
+            Some(profile) => {
+                placement::meets(&self.view(), profile, least)?;
+                Ok(profile.clone())
+            }
+            None if least.is_empty() => Err(Refusal::new(
                 Code::BadRequest,
-                format!("claim {} names neither a profile nor a least memory", claim.name),
+                format!("claim {} names neither a profile nor a property", claim.name),
             )
             .hint("gpuslice profiles")),
+            None => placement::by_properties(&self.view(), least),
         }
     }
 }

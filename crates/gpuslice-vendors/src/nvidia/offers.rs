@@ -1,6 +1,6 @@
 //! What a GPU on vendor-specific VFIO offers: each type it was ever seen to list, as long as its VFs are there.
 
-use super::names::{Size, profile_of_type, size};
+use super::names::{Size, edition_of_type, isolation, profile_of_type, size};
 use super::pf;
 use gpuslice_core::ids::{MdevTypeId, ParentId, PciAddress};
 use gpuslice_core::mechanism::{Form, Offer};
@@ -42,6 +42,9 @@ pub(super) fn offers(seen: &Observation, parent: &ParentId) -> Vec<Offer> {
                 description: Some(name.clone()),
                 memory: size(name).map(Size::bytes),
                 max,
+                isolation: isolation(Some(name)),
+                heads: size(name).and_then(Size::heads),
+                edition: edition_of_type(name),
             })
         })
         .collect()

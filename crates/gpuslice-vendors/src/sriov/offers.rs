@@ -3,7 +3,7 @@
 use super::function;
 use gpuslice_core::ids::{ParentId, PciAddress, ProfileName};
 use gpuslice_core::layout::Layout;
-use gpuslice_core::mechanism::{Form, Offer};
+use gpuslice_core::mechanism::{Form, Isolation, Offer};
 use gpuslice_core::observation::{Function, Observation};
 
 /// The VFs that exist, under a name that says how many share the device. A device that is no GPU (a network card
@@ -33,6 +33,9 @@ pub(super) fn offers(
         description: Some(format!("one of {count} virtual functions")),
         memory: None,
         max: Some(count),
+        isolation: Isolation::Hardware,
+        heads: None,
+        edition: None,
     })
 }
 

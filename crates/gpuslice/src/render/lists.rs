@@ -53,6 +53,7 @@ pub fn profiles(rows: &[ProfileRow], paint: Paint) -> String {
     let columns = [
         left("PROFILE"),
         right("MEMORY"),
+        left("ISOLATION"),
         right("FREE"),
         right("USED"),
         right("MAX"),
@@ -65,6 +66,7 @@ pub fn profiles(rows: &[ProfileRow], paint: Paint) -> String {
         vec![
             Cell::from(&row.profile),
             maybe(row.memory.map(memory)),
+            Cell::from(&row.isolation),
             row.free.into(),
             row.used.into(),
             maybe(row.max),
@@ -201,16 +203,16 @@ mtty          -          -       -              -     -     0  quarantined  -   
         }
         let rows = rows(json!([
             {"profile": "nvidia-a40-8q", "mechanism": "mdev", "type": "nvidia-558",
-             "description": "NVIDIA A40-8Q", "memory": 8_589_934_592_u64, "max": 6, "free": 4, "used": 2,
+             "description": "NVIDIA A40-8Q", "memory": 8_589_934_592_u64, "isolation": "shared", "max": 6, "free": 4, "used": 2,
              "parents": ["0000:41:00.0", "0000:81:00.0"]},
             {"profile": "amd-v620-vf4", "mechanism": "sriov", "type": null, "description": null,
-             "memory": null, "max": null, "free": 10, "used": 0, "parents": []}]));
+             "memory": null, "isolation": "hardware", "max": null, "free": 10, "used": 0, "parents": []}]));
         assert_eq!(
             profiles(&rows, Paint::Off),
             "\
-PROFILE        MEMORY  FREE  USED  MAX  MECHANISM  TYPE        GPUS                       DESCRIPTION
-nvidia-a40-8q   8 GiB     4     2    6  mdev       nvidia-558  0000:41:00.0,0000:81:00.0  NVIDIA A40-8Q
-amd-v620-vf4        -    10     0    -  sriov      -           -                          -
+PROFILE        MEMORY  ISOLATION  FREE  USED  MAX  MECHANISM  TYPE        GPUS                       DESCRIPTION
+nvidia-a40-8q   8 GiB  shared        4     2    6  mdev       nvidia-558  0000:41:00.0,0000:81:00.0  NVIDIA A40-8Q
+amd-v620-vf4        -  hardware     10     0    -  sriov      -           -                          -
 "
         );
     }
