@@ -72,7 +72,7 @@ make_share() {
   if [ -d "$run/product" ]; then cp -a "$run/product/." "$stage/"; fi
   if [ -d "$lab/groups/$group" ]; then cp -a "$lab/groups/$group/." "$stage/"; fi
   tar --numeric-owner --owner=0 --group=0 -C "$stage" -cf "$run/stage.tar" .
-  cp "$lab"/scenarios/* "$lab"/conformance.txt "$run/share/scenarios/"
+  cp "$lab"/scenarios/* "$lab"/conformance*.txt "$run/share/scenarios/"
 }
 
 scenario_failed() {

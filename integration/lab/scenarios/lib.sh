@@ -68,8 +68,30 @@ errno_of() {
     *'write error: Too many users'*) echo EUSERS ;;
     *'write error: Operation not permitted'*) echo EPERM ;;
     *'write error: Input/output error'*) echo EIO ;;
+    *': Permission denied'*) echo EACCES ;;
     *) echo "? $out" ;;
   esac
+}
+
+# text_of FILE : its first line, or the name of the error.
+text_of() {
+  local out
+  if out=$(LC_ALL=C cat "$1" 2>&1); then head -n 1 <<< "$out"; return; fi
+  case $out in
+    *'No such device or address'*) echo ENXIO ;;
+    *'No such device'*) echo ENODEV ;;
+    *'No such file'*) echo ENOENT ;;
+    *'Permission denied'*) echo EACCES ;;
+    *'Input/output error'*) echo EIO ;;
+    *) echo "? $out" ;;
+  esac
+}
+
+# fact NAME VALUE : one line that a test compares with the simulator; facts_are FILE : they are as recorded there.
+fact() { printf '%s\t%s\n' "$1" "$2" | tee -a facts; }
+facts_are() {
+  if ! diff -u "/lab/scenarios/$1" facts; then fail "the answers differ from $1"; fi
+  ok "$(wc -l < facts) facts are as recorded"
 }
 
 # host_monitor COMMAND… : a command of the outer QEMU's monitor.
@@ -103,10 +125,11 @@ bind_vfio() {
   w vfio-pci "/sys/bus/pci/devices/$1/driver_override"
   w "$1" /sys/bus/pci/drivers_probe
 }
-# load_gpusim CARDS DRIVER… : simulated cards, then the modules that drive them; unload_gpusim takes both away.
+# load_gpusim CARDS DRIVER… : simulated cards, then the modules that drive them (with options: one word); unload_gpusim
+# takes both away.
 load_gpusim() {
-  local cards=$1; shift
-  modprobe gpusim kinds="$cards" && modprobe -a "$@"
+  local driver; modprobe gpusim kinds="$1" || return; shift
+  for driver; do modprobe $driver || return; done
 }
 unload_gpusim() {
   [ -e /sys/module/gpusim ] || return 0

@@ -49,7 +49,7 @@ static const struct {
 } keys[] = {
 	KEY(vendor), KEY(device), KEY(vf_device), KEY(subvendor), KEY(subdevice), KEY(vf_subdevice), KEY(class),
 	KEY(vfs), KEY(offset), KEY(stride), KEY(pf_bar_kb), KEY(vf_bar_kb), KEY(fb_mb),
-	KEY(group), KEY(domain), KEY(present_delay_ms), KEY(probe_delay_ms),
+	KEY(group), KEY(domain), KEY(nvram), KEY(present_delay_ms), KEY(probe_delay_ms),
 	{ "numa_node", offsetof(struct gs_spec, node) },
 };
 

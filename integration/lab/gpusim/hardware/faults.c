@@ -94,6 +94,12 @@ u32 gpusim_fb_mb(struct pci_dev *pdev)
 }
 EXPORT_SYMBOL_GPL(gpusim_fb_mb);
 
+u32 *gpusim_nvram(struct pci_dev *pdev)
+{
+	return &gs_pf_of(pdev)->spec.nvram;
+}
+EXPORT_SYMBOL_GPL(gpusim_nvram);
+
 static int present_get(void *data, u64 *v)
 {
 	*v = !((struct gs_pf *)data)->gone;

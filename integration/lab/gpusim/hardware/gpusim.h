@@ -29,6 +29,9 @@ int gpusim_enable_vfs(struct pci_dev *pf, int n);
 /* The card's memory in MiB, as a driver would read it from a register. */
 u32 gpusim_fb_mb(struct pci_dev *pdev);
 
+/* A word of the card's non-volatile memory, 0 when it was made: outlives drivers. */
+u32 *gpusim_nvram(struct pci_dev *pdev);
+
 static inline void gpusim_put16(u8 *p, u16 v)
 {
 	p[0] = v;

@@ -25,7 +25,7 @@ enum gs_group { GROUP_EACH, GROUP_PF, GROUP_TOPOLOGY };
 struct gs_spec {
 	u32 vendor, device, vf_device, subvendor, subdevice, vf_subdevice, class;
 	u32 vfs, offset, stride, pf_bar_kb, vf_bar_kb, fb_mb;
-	u32 node, group, domain;
+	u32 node, group, domain, nvram;
 	u32 present_delay_ms, probe_delay_ms;
 	u64 serial;			/* 0: without the capability */
 };
