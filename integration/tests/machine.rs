@@ -23,6 +23,8 @@ mod hand;
 mod happening;
 #[path = "machine/invariants.rs"]
 mod invariants;
+#[path = "machine/lost.rs"]
+mod lost;
 #[path = "machine/vgpu.rs"]
 mod vgpu;
 #[path = "machine/world.rs"]

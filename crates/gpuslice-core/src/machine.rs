@@ -7,6 +7,7 @@
 //! - nothing but [`Effect::Execute`] changes a device, and every step asks for holders first.
 
 mod admit;
+mod adopt;
 mod agent;
 mod answers;
 mod claims;
@@ -60,7 +61,7 @@ pub struct Machine {
     observed: bool,
     ops: BTreeMap<OpId, Op>,
     next_op: u64,
-    /// Prepares waiting for an operation to end, oldest first.
+    /// Calls waiting for an operation to end or for a reading, oldest first.
     parked: Vec<(RequestId, HookCall)>,
     /// Who waits for settledness.
     waiting: BTreeSet<RequestId>,
@@ -169,11 +170,16 @@ impl Machine {
         kept
     }
 
-    /// What was refused for want of a record must not come true with a later one. Faults found stay known.
+    /// What was refused for want of a record must not come true with a later one. What was found stays known.
     fn roll_back(&mut self) {
         let quarantines = std::mem::take(&mut self.durable.quarantines);
+        let boot = self.durable.boot;
         self.durable = (*self.written).clone();
+        self.durable.boot = boot;
         self.durable.quarantines.extend(quarantines);
+        if self.durable != *self.written {
+            self.unwritten.insert(Stored::Durable);
+        }
         self.resolve_layouts();
     }
 

@@ -9,7 +9,7 @@ use crate::plan::Step;
 use crate::refusal::Refusal;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Schema written by this version.
 pub const SCHEMA: u32 = 1;
@@ -20,6 +20,9 @@ pub const SCHEMA: u32 = 1;
 pub struct Durable {
     /// [`SCHEMA`].
     pub schema: u32,
+    /// The boot in which a daemon last ran: in that boot there is a record of assignments, or it was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootId>,
     /// The boot in which the configuration was last taken over.
     pub applied_boot: Option<BootId>,
     /// The rules as applied; an edited configuration changes nothing before `apply` or the next boot.
@@ -41,6 +44,7 @@ impl Default for Durable {
     fn default() -> Self {
         Self {
             schema: SCHEMA,
+            boot: None,
             applied_boot: None,
             rules: Vec::new(),
             expected: BTreeMap::new(),
@@ -98,6 +102,21 @@ pub struct Runtime {
     pub pending: BTreeMap<ParentId, Step>,
     /// Domains refused as not settled, in order.
     pub start_later: Vec<uuid::Uuid>,
+    /// An earlier record of this boot was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Lost>,
+}
+
+/// How far a lost record has been made up for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lost {
+    /// The devices that claims name were looked at, all of them.
+    pub looked: bool,
+    /// Assignments inferred from them alone: whoever knows better is believed.
+    pub guessed: BTreeSet<SliceId>,
+    /// Who has asked for a start since: nothing of theirs is unknown any more.
+    pub asked: BTreeSet<Owner>,
 }
 
 impl Runtime {
@@ -110,6 +129,7 @@ impl Runtime {
             foreign: BTreeMap::new(),
             pending: BTreeMap::new(),
             start_later: Vec::new(),
+            lost: None,
         }
     }
 }

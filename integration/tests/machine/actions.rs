@@ -50,6 +50,7 @@ pub enum Kind {
     Advance,
     Kill,
     DiskFull,
+    LoseRecord,
     Reboot,
 }
 
@@ -102,6 +103,7 @@ pub fn actions(longest: usize) -> impl Strategy<Value = Vec<Action>> {
         8 => Just(K::Advance),
         6 => Just(K::Kill),
         2 => Just(K::DiskFull),
+        1 => Just(K::LoseRecord),
         1 => Just(K::Reboot),
     ];
     let action = (kind, any::<u8>(), any::<u8>(), any::<u16>())
@@ -235,6 +237,7 @@ impl Action {
             }
             K::Kill => H::Kill { after: u32::from(a % 16) },
             K::DiskFull => H::DiskFull { durable: u32::from(a % 4), runtime: u32::from(b % 4) },
+            K::LoseRecord => H::LoseRecord { claims: false },
             K::Reboot => H::Reboot,
         })
     }

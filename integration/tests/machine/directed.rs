@@ -19,43 +19,43 @@ fn name() -> ClaimName {
     "gpu0".parse().unwrap()
 }
 
-fn attach(vm: u8) -> H {
+pub fn attach(vm: u8) -> H {
     let profile = "amd-74a1-vf8".to_owned();
     H::Attach { vm, name: name(), profile, count: 1, pool: false, reserve: false }
 }
 
-fn declare(vm: u8) -> H {
+pub fn declare(vm: u8) -> H {
     H::Declare { vm, name: name(), profile: "nvidia-a40-4q".to_owned(), count: 1 }
 }
 
 /// From `start` to a running VM.
-fn run(vm: u8) -> [H; 3] {
+pub fn run(vm: u8) -> [H; 3] {
     [H::Start { vm }, H::Next { vm }, H::Next { vm }]
 }
 
-fn stop(vm: u8) -> [H; 2] {
+pub fn stop(vm: u8) -> [H; 2] {
     [H::Stop { vm, linger: false }, H::Next { vm }]
 }
 
 /// A world in which all cards have come and these things have happened.
-fn after(happenings: &[H]) -> World {
+pub fn after(happenings: &[H]) -> World {
     let mut world = World::new().unwrap();
     world.happen(&H::Advance { ms: 61_000 }).unwrap();
     all(&mut world, happenings);
     world
 }
 
-fn all(world: &mut World, happenings: &[H]) {
+pub fn all(world: &mut World, happenings: &[H]) {
     for happening in happenings {
         world.happen(happening).unwrap();
     }
 }
 
-fn runs(world: &World, vm: u8) -> bool {
+pub fn runs(world: &World, vm: u8) -> bool {
     matches!(world.guests[&vm].state, State::Running(_))
 }
 
-fn phases(world: &World) -> Vec<Phase> {
+pub fn phases(world: &World) -> Vec<Phase> {
     world.driver.machine.runtime().assignments.values().map(|a| a.phase).collect()
 }
 

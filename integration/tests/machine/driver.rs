@@ -63,6 +63,8 @@ pub struct Driver {
     pub executed: u64,
     /// Devices of others: what no step may change.
     pub foreign_mdevs: BTreeSet<SliceId>,
+    /// What was recorded in this boot was lost once.
+    pub lost_record: bool,
     /// Processes that libvirt started.
     pub vms: BTreeMap<u32, Vm>,
     pub verbose: bool,
@@ -99,6 +101,7 @@ impl Driver {
             handled: 0,
             executed: 0,
             foreign_mdevs: BTreeSet::new(),
+            lost_record: false,
             vms: BTreeMap::new(),
             verbose: false,
         };

@@ -84,6 +84,8 @@ pub enum Happening {
     Kill { after: u32 },
     /// So many records fail.
     DiskFull { durable: u32, runtime: u32 },
+    /// The daemon dies, and with it what it recorded in this boot; its claims may be lost too.
+    LoseRecord { claims: bool },
     /// Power off and on.
     Reboot,
 }

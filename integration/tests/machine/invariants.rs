@@ -52,7 +52,8 @@ fn never_two_owners_of_one_slice(driver: &Driver) -> Result<(), Broken> {
     let rule = "never_two_owners_of_one_slice";
     let run = driver.machine.runtime();
     for (slice, assignment) in &run.assignments {
-        if !matches!(assignment.phase, Phase::Prepared | Phase::Attached) {
+        if !matches!(assignment.phase, Phase::Prepared | Phase::Attached) || guessed(driver, *slice)
+        {
             continue;
         }
         // Whoever asks nobody cannot be kept from opening a device.
@@ -75,7 +76,9 @@ fn never_two_owners_of_one_slice(driver: &Driver) -> Result<(), Broken> {
             let held = driver.kernel.holders(*slice).contains(pid);
             let owner = run.assignments.get(slice).map(|a| &a.claim.owner);
             let leaving = !shown(&driver.kernel, *slice);
-            if held && !leaving && owner != Some(&Owner::Domain(vm.domain)) {
+            // What no record says is known only when libvirt tells, but it is given to nobody until then.
+            let unknown = driver.lost_record && (owner.is_none() || guessed(driver, *slice));
+            if held && !leaving && !unknown && owner != Some(&Owner::Domain(vm.domain)) {
                 let how =
                     format!("{slice} is open in {pid} of {}, but {owner:?} has it", vm.domain);
                 return Err(Broken::new(rule, how));
@@ -83,6 +86,11 @@ fn never_two_owners_of_one_slice(driver: &Driver) -> Result<(), Broken> {
         }
     }
     Ok(())
+}
+
+/// Whether its assignment was only inferred after the record of it was lost.
+fn guessed(driver: &Driver, slice: SliceId) -> bool {
+    driver.machine.runtime().lost.as_ref().is_some_and(|lost| lost.guessed.contains(&slice))
 }
 
 /// Whether the device is where a reader looks for it: not while it is being removed under somebody.

@@ -219,6 +219,7 @@ impl World {
             H::DiskFull { durable, runtime } => {
                 (driver.disk.durable_fails, driver.disk.runtime_fails) = (durable, runtime);
             }
+            H::LoseRecord { claims } => return self.lose_record(claims),
             H::Reboot => return self.reboot(),
         }
         Ok(())
@@ -485,11 +486,30 @@ impl World {
         }
     }
 
+    fn lose_record(&mut self, claims: bool) -> Result<(), Broken> {
+        // Nobody could tell another's mdev from one of ours by the same name any more.
+        let name = "gpu0".parse().unwrap();
+        let named = |guest: &Guest| {
+            let uuid = MdevUuid::for_claim(guest.domain.uuid, &name, 0);
+            self.driver.foreign_mdevs.contains(&SliceId::Mdev(uuid))
+        };
+        if self.guests.values().any(named) {
+            return Ok(());
+        }
+        self.driver.disk.runtime = None;
+        if claims {
+            self.driver.disk.durable = None;
+        }
+        self.driver.lost_record = true;
+        self.driver.restart()
+    }
+
     fn reboot(&mut self) -> Result<(), Broken> {
         self.driver.kernel.reboot();
         self.driver.kernel.settle();
         self.driver.vms.clear();
         self.driver.foreign_mdevs.clear();
+        self.driver.lost_record = false;
         self.lingering.clear();
         self.foreign_pids.clear();
         self.libvirt_up = true;

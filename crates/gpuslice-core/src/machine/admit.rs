@@ -42,7 +42,7 @@ impl Machine {
     }
 
     /// Every slice the domain's claims ask for, with the device in the XML that is to be it.
-    fn wants(&self, domain: &Domain, owner: &Owner) -> Result<Vec<Want>, Refusal> {
+    pub(super) fn wants(&self, domain: &Domain, owner: &Owner) -> Result<Vec<Want>, Refusal> {
         let mut wants = Vec::new();
         for claim in &domain.claims {
             let profile = self.profile_for(claim)?;
@@ -147,7 +147,7 @@ impl Machine {
     }
 
     /// Claims are recorded as the XML says them; only what is bound is the table's to say.
-    fn record_claims(&mut self, domain: &Domain, owner: &Owner, wants: &[Want]) {
+    pub(super) fn record_claims(&mut self, domain: &Domain, owner: &Owner, wants: &[Want]) {
         for request in &domain.claims {
             let key = ClaimKey { owner: owner.clone(), name: request.name.clone() };
             let mine = || wants.iter().filter(|w| w.key == key);
@@ -179,7 +179,7 @@ impl Machine {
         }
     }
 
-    fn record_foreign(&mut self, domain: &Domain, owner: &Owner) {
+    pub(super) fn record_foreign(&mut self, domain: &Domain, owner: &Owner) {
         for device in domain.devices.iter().filter(|d| d.our_claim().is_none()) {
             let slice = device.source.slice();
             let hold = ForeignHold { owner: owner.clone(), name: domain.name.clone() };

@@ -17,10 +17,24 @@ impl Machine {
         match call.operation {
             HookOperation::Prepare => self.on_prepare(request, call),
             HookOperation::Started | HookOperation::Reconnect => {
+                if self.carries_unknown(&call.domain) {
+                    if self.cannot_adopt(&call.domain) {
+                        return self.parked.push((request, call));
+                    }
+                    self.adopt(&call.domain);
+                }
                 self.on_started(&call.domain);
                 self.proceed(request);
             }
             HookOperation::Release => {
+                if self.may_be_lost(&Owner::Domain(call.domain.uuid))
+                    && self.carries_unknown(&call.domain)
+                {
+                    if self.cannot_adopt(&call.domain) {
+                        return self.parked.push((request, call));
+                    }
+                    self.adopt(&call.domain);
+                }
                 self.on_release(call.domain.uuid);
                 self.proceed(request);
             }
@@ -36,6 +50,7 @@ impl Machine {
 
     fn on_prepare(&mut self, request: RequestId, call: HookCall) {
         let owner = Owner::Domain(call.domain.uuid);
+        self.runs_no_more(&owner);
         self.forget_start_later(call.domain.uuid);
         if let Some(refusal) = self.cannot_come_back(&owner) {
             return self.refuse_start(request, &call.domain, refusal);
@@ -110,12 +125,12 @@ impl Machine {
         })
     }
 
-    /// Takes up starts whose wait may be over.
+    /// Takes up calls whose wait may be over.
     pub(super) fn run_parked(&mut self) {
         let ready: Vec<_> = std::mem::take(&mut self.parked);
         for (request, call) in ready {
             // Parks itself again if it must.
-            self.on_prepare(request, call);
+            self.on_hook(request, call);
         }
     }
 
@@ -135,6 +150,8 @@ impl Machine {
             return self.refuse_prepare(Some(request), slices, None, refusal);
         }
         for slice in slices {
+            // Nobody held it.
+            self.no_guess(*slice);
             self.push(Effect::Arm { timer: Timer::Grace(*slice), after: STARTING_GRACE });
             if let Some(assignment) = self.run.assignments.get_mut(slice) {
                 assignment.phase = Phase::Prepared;

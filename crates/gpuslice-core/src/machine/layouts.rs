@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Readings in a row after which a problem is taken for lasting; each comes after twice the pause of the last.
-const MOST_LOOKS: u32 = 6;
+pub(super) const MOST_LOOKS: u32 = 6;
 
 impl Machine {
     pub(super) fn on_observed(&mut self, seen: Observation) {
@@ -38,6 +38,7 @@ impl Machine {
         self.look_again(&before);
         self.resolve_layouts();
         self.end_unsure();
+        self.guess_what_was_lost(&before);
         if !self.observed {
             self.observed = true;
             self.resume_releases();

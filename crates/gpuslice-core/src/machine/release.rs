@@ -118,6 +118,7 @@ impl Machine {
     pub(super) fn released(&mut self, slice: SliceId) {
         self.release_tries.remove(&slice);
         self.presumed_dead.remove(&slice);
+        self.no_guess(slice);
         self.push(Effect::Disarm { timer: Timer::RetryRelease(slice) });
         let Some(assignment) = self.run.assignments.remove(&slice) else {
             return;
@@ -128,6 +129,9 @@ impl Machine {
 
     /// Claims that were made by a start alone, or whose domain is undefined, end with the last of their slices.
     pub(super) fn end_claims_without_owner(&mut self) {
+        if self.run.lost.as_ref().is_some_and(|lost| !lost.looked) {
+            return;
+        }
         let over: Vec<ClaimKey> = self
             .durable
             .claims

@@ -41,10 +41,14 @@ impl Machine {
             }
             HostDeviceSource::Pci(address) => (SliceId::Vf(address), self.place_vf(want, address)?),
         };
-        let steps = self
+        let mut steps = self
             .mechanism_of(&assignment)
             .map(|m| m.prepare_steps(slice, &assignment))
             .unwrap_or_default();
+        if let (true, Some(function)) = (self.guessed(slice), slice.pci()) {
+            // Perhaps it is another's. The step is there for a binding that is libvirt's.
+            steps.insert(0, Step::RequireUnheld { function });
+        }
         // What was to become of its last run is no longer the question.
         self.push(Effect::Disarm { timer: Timer::Grace(slice) });
         self.presumed_dead.remove(&slice);

@@ -6,7 +6,7 @@ use crate::ids::BootId;
 use crate::mechanism::Mechanism;
 use crate::observation::Observation;
 use crate::refusal::Code;
-use crate::state::{Durable, Phase, Runtime};
+use crate::state::{Durable, Lost, Phase, Runtime};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -70,8 +70,17 @@ impl Machine {
             answered: BTreeMap::new(),
             effects: Vec::new(),
         };
+        let ran = machine.durable.boot.replace(start.boot) == Some(start.boot);
+        if !ran {
+            machine.persist(Stored::Durable);
+        }
         machine.adopt_config_at_boot(start.boot);
-        machine.resume(start.run.filter(|run| run.boot == start.boot));
+        match start.run.filter(|run| run.boot == start.boot) {
+            Some(run) => machine.resume(run),
+            None if ran => machine.record_is_lost(),
+            None => machine.begin_boot(),
+        }
+        machine.persist(Stored::Runtime);
         machine.push(Effect::Observe);
         let effects = machine.flush();
         (machine, effects)
@@ -91,18 +100,27 @@ impl Machine {
         self.persist(Stored::Durable);
     }
 
+    /// A write that slept ended with its boot.
+    fn begin_boot(&mut self) {
+        let before = self.durable.quarantines.len();
+        self.durable.quarantines.retain(|_, why| why.code != Code::DeviceStuck);
+        if self.durable.quarantines.len() != before {
+            self.persist(Stored::Durable);
+        }
+    }
+
+    /// VMs run, and nothing says what they were given.
+    fn record_is_lost(&mut self) {
+        self.run.lost = Some(Lost::default());
+        let text = "the record of what was given out in this boot is lost; what the claims name and is in use \
+                    is taken for theirs"
+            .to_owned();
+        self.push(Effect::Log { warning: true, text: text.clone() });
+        self.warnings.push(text);
+    }
+
     /// Takes over the assignments of a daemon that stopped in this boot.
-    fn resume(&mut self, run: Option<Runtime>) {
-        self.persist(Stored::Runtime);
-        let Some(run) = run else {
-            // A write that slept ended with its boot.
-            let before = self.durable.quarantines.len();
-            self.durable.quarantines.retain(|_, why| why.code != Code::DeviceStuck);
-            if self.durable.quarantines.len() != before {
-                self.persist(Stored::Durable);
-            }
-            return;
-        };
+    fn resume(&mut self, run: Runtime) {
         self.run = run;
         for slice in self.run.foreign.keys() {
             self.effects.push(Effect::Watch { slice: *slice });

@@ -1,0 +1,171 @@
+//! What is in use although no record says so. Within a boot VMs outlive the record of what they were given, so a
+//! lost one is made up for: first by the devices that claims name, then by the XML of each domain that libvirt
+//! tells of. Until somebody knows better, what may be in use is not free.
+
+use super::claims::devices_of;
+use super::layouts::MOST_LOOKS;
+use super::start::STARTING_GRACE;
+use super::{Effect, Machine, Stored, Timer};
+use crate::domain::{Domain, HostDeviceSource};
+use crate::ids::{ClaimKey, Owner, ParentId, ProfileName, SliceId};
+use crate::mechanism::MDEV;
+use crate::observation::Observation;
+use crate::state::{Assignment, Phase};
+
+impl Machine {
+    /// After a loss, until a reading misses nothing. A VM that was about to start has as long as any other; a VM
+    /// that runs keeps its slices then, because they are held.
+    pub(super) fn guess_what_was_lost(&mut self, before: &Observation) {
+        let Some(looked) = self.run.lost.as_ref().map(|lost| lost.looked) else { return };
+        let complete = self.seen.problems.is_empty() || self.same_problems >= MOST_LOOKS;
+        let claims = self.durable.claims.iter().filter(|(key, _)| self.may_be_lost(&key.owner));
+        let named = claims.flat_map(|(key, claim)| {
+            let devices = (0..).zip(devices_of(key, claim));
+            devices.filter_map(|(index, device)| {
+                self.as_found(key, index, &claim.profile, device.source, false)
+            })
+        });
+        // A VF can have been out of sight for the length of a reading. An mdev that comes later is not ours.
+        let back = |slice: SliceId| slice.pci().is_some() && !before.has_slice(slice);
+        let new = |slice: SliceId| !looked || self.observed && back(slice);
+        let found: Vec<(SliceId, Assignment)> = named
+            .filter(|(slice, _)| new(*slice) && !self.run.assignments.contains_key(slice))
+            .collect();
+        if looked && found.is_empty() {
+            return;
+        }
+        if let Some(lost) = &mut self.run.lost {
+            lost.looked |= complete;
+            lost.guessed.extend(found.iter().map(|(slice, _)| *slice));
+        }
+        for (slice, assignment) in found {
+            let text = format!("{slice} is taken to be that of {}", assignment.claim);
+            self.push(Effect::Log { warning: true, text });
+            self.push(Effect::Arm { timer: Timer::Grace(slice), after: STARTING_GRACE });
+            // Of several that share a home the first is as good a guess as any.
+            self.run.assignments.entry(slice).or_insert(assignment);
+        }
+        self.persist(Stored::Runtime);
+    }
+
+    /// The assignment that a device would be, if it is there and looks like a prepared one.
+    fn as_found(
+        &self,
+        key: &ClaimKey,
+        index: u32,
+        profile: &ProfileName,
+        source: HostDeviceSource,
+        managed: bool,
+    ) -> Option<(SliceId, Assignment)> {
+        let (parent, mechanism, type_id) = match source {
+            HostDeviceSource::Mdev(uuid) => {
+                let mdev = self.seen.mdevs.get(&uuid)?;
+                (mdev.parent.clone(), MDEV, Some(mdev.type_id.clone()))
+            }
+            HostDeviceSource::Pci(address) => {
+                let vf = self.seen.vfs.get(&address)?;
+                let type_id = vf.choice.as_ref().and_then(|choice| choice.current.clone());
+                if type_id.is_none() && (vf.choice.is_some() || !vf.on_vfio()) {
+                    return None;
+                }
+                let parent = ParentId::Pci(vf.pf);
+                let mechanism = self.mechanism(&parent).map_or("sriov", |m| m.name());
+                (parent, mechanism, type_id)
+            }
+        };
+        let assignment = Assignment {
+            claim: key.clone(),
+            index,
+            parent,
+            profile: profile.clone(),
+            mechanism: mechanism.to_owned(),
+            type_id,
+            managed,
+            phase: Phase::Prepared,
+            trouble: None,
+        };
+        Some((source.slice(), assignment))
+    }
+
+    /// Whether a domain that libvirt tells of has devices that are not known to be its own.
+    pub(super) fn carries_unknown(&self, domain: &Domain) -> bool {
+        let owner = Owner::Domain(domain.uuid);
+        domain.devices.iter().any(|device| {
+            let slice = device.source.slice();
+            let mine = |a: &Assignment| a.claim.owner == owner && !self.guessed(slice);
+            match device.our_claim() {
+                Some(_) => !self.run.assignments.get(&slice).is_some_and(mine),
+                None => self.run.foreign.get(&slice).is_none_or(|hold| hold.owner != owner),
+            }
+        })
+    }
+
+    /// Whether the devices of a domain cannot be judged yet.
+    pub(super) fn cannot_adopt(&self, domain: &Domain) -> bool {
+        self.stale || domain.devices.iter().any(|d| self.working_on(d.source.slice()))
+    }
+
+    /// Takes the devices in the XML of a domain that runs, or has just ended, for its own, unless somebody else is
+    /// known to have them.
+    pub(super) fn adopt(&mut self, domain: &Domain) {
+        let owner = Owner::Domain(domain.uuid);
+        for device in domain.devices.iter().filter(|d| d.our_claim().is_none()) {
+            self.guessed_wrong(device.source.slice());
+        }
+        self.record_foreign(domain, &owner);
+        let wants = match self.wants(domain, &owner) {
+            Ok(wants) => wants,
+            Err(refusal) => {
+                let text = format!("what {} has is not known: {refusal}", domain.name);
+                return self.push(Effect::Log { warning: true, text });
+            }
+        };
+        let mut adopted = false;
+        for want in &wants {
+            let slice = want.source.slice();
+            let known = self.run.assignments.contains_key(&slice) && !self.guessed(slice);
+            let found =
+                self.as_found(&want.key, want.index, &want.profile, want.source, want.managed);
+            let Some((_, assignment)) = found.filter(|_| !known) else { continue };
+            self.guessed_wrong(slice);
+            self.note("slice", slice, format!("found in {}", domain.name));
+            self.run.assignments.insert(slice, assignment);
+            self.persist(Stored::Runtime);
+            adopted = true;
+        }
+        if adopted && wants.iter().any(|want| !self.durable.claims.contains_key(&want.key)) {
+            self.record_claims(domain, &owner, &wants);
+        }
+    }
+
+    /// Whether the owner may have been running when the record was lost.
+    pub(super) fn may_be_lost(&self, owner: &Owner) -> bool {
+        self.run.lost.as_ref().is_some_and(|lost| !lost.asked.contains(owner))
+    }
+
+    /// A domain asks for a start, so it does not run.
+    pub(super) fn runs_no_more(&mut self, owner: &Owner) {
+        if let Some(lost) = &mut self.run.lost
+            && lost.asked.insert(owner.clone())
+        {
+            self.persist(Stored::Runtime);
+        }
+    }
+
+    pub(super) fn guessed(&self, slice: SliceId) -> bool {
+        self.run.lost.as_ref().is_some_and(|lost| lost.guessed.contains(&slice))
+    }
+
+    /// What was inferred is known now, or over.
+    pub(super) fn no_guess(&mut self, slice: SliceId) -> bool {
+        self.run.lost.as_mut().is_some_and(|lost| lost.guessed.remove(&slice))
+    }
+
+    fn guessed_wrong(&mut self, slice: SliceId) {
+        if self.no_guess(slice) {
+            self.run.assignments.remove(&slice);
+            self.push(Effect::Disarm { timer: Timer::Grace(slice) });
+            self.persist(Stored::Runtime);
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The record of a boot is lost while VMs run: what each has is found again, and nobody else is given it.
+
+use crate::directed::{after, all, attach, declare, phases, run, runs, stop};
+use crate::happening::Happening as H;
+use crate::world::World;
+use gpuslice_core::ids::{Owner, SliceId};
+use gpuslice_core::port::HostRead;
+use gpuslice_core::state::Phase;
+
+const LOSE: H = H::LoseRecord { claims: false };
+
+fn libvirt_tells() -> [H; 2] {
+    [H::LibvirtDown, H::LibvirtUp { tells: true }]
+}
+
+fn owners(world: &World) -> Vec<Owner> {
+    world.driver.machine.runtime().assignments.values().map(|a| a.claim.owner.clone()).collect()
+}
+
+fn owner(world: &World, vm: u8) -> Owner {
+    Owner::Domain(world.guests[&vm].domain.uuid)
+}
+
+fn mdevs(world: &World) -> usize {
+    world.driver.kernel.list("/sys/bus/mdev/devices").unwrap_or_default().len()
+}
+
+#[test]
+fn what_a_claim_names_and_is_there_is_its_own_at_once() {
+    for begin in [attach(0), declare(0)] {
+        let mut world = after(&[begin]);
+        all(&mut world, &run(0));
+        let before = world.driver.machine.runtime().assignments.clone();
+        all(&mut world, &[LOSE]);
+        let mut found = world.driver.machine.runtime().assignments.clone();
+        assert_eq!(phases(&world), [Phase::Prepared]);
+        found.values_mut().for_each(|a| a.phase = Phase::Attached);
+        assert_eq!(found, before);
+        // Nobody tells, and yet a VM that runs keeps it and one that ends gives it back.
+        all(&mut world, &[H::Advance { ms: 700_000 }]);
+        assert_eq!(phases(&world), [Phase::Attached]);
+        all(&mut world, &stop(0));
+        assert_eq!((phases(&world), mdevs(&world)), (vec![], 0));
+        world.finish().unwrap();
+    }
+}
+
+#[test]
+fn what_ended_with_the_record_is_taken_back() {
+    let mut world = after(&[declare(0)]);
+    all(&mut world, &run(0));
+    all(&mut world, &[H::LibvirtDown, H::Stop { vm: 0, linger: false }, LOSE]);
+    assert_eq!((phases(&world), mdevs(&world)), (vec![Phase::Prepared], 1));
+    all(&mut world, &[H::Advance { ms: 700_000 }]);
+    assert_eq!((phases(&world), mdevs(&world)), (vec![], 0));
+    world.finish().unwrap();
+}
+
+#[test]
+fn libvirt_s_word_makes_it_certain() {
+    // Without the claims the XML alone says whose it is.
+    for claims in [false, true] {
+        for begin in [attach(0), declare(0)] {
+            let mut world = after(&[begin]);
+            all(&mut world, &run(0));
+            all(&mut world, &[H::LoseRecord { claims }]);
+            all(&mut world, &libvirt_tells());
+            assert_eq!(
+                (phases(&world), owners(&world)),
+                (vec![Phase::Attached], vec![owner(&world, 0)])
+            );
+            assert_eq!(world.driver.machine.durable().claims.len(), 1);
+            world.driver.restart().unwrap();
+            world.driver.drain().unwrap();
+            assert_eq!(phases(&world), [Phase::Attached], "it is on record");
+            all(&mut world, &stop(0));
+            assert_eq!((phases(&world), mdevs(&world)), (vec![], 0));
+            world.finish().unwrap();
+        }
+    }
+}
+
+/// Two claims that share a home VF: which of them has it cannot be told from the device.
+fn shared(runs_with_it: u8) -> World {
+    let pooled = |vm| match attach(vm) {
+        H::Attach { vm, name, count, reserve, .. } => {
+            let profile = "amd-74a1-vf4".to_owned();
+            H::Attach { vm, name, profile, count, pool: true, reserve }
+        }
+        other => other,
+    };
+    // Four VFs for five pooled claims.
+    let mut world = after(&[0, 1, 2, 3, 4].map(pooled));
+    let home = |vm: u8| world.guests[&vm].domain.devices[0].source;
+    assert_eq!(home(0), home(4), "the fifth shares the first's");
+    all(&mut world, &run(runs_with_it));
+    world
+}
+
+#[test]
+fn a_shared_home_is_nobody_else_s_whoever_was_guessed() {
+    for (has, asks) in [(0, 4), (4, 0)] {
+        let mut world = shared(has);
+        all(&mut world, &[LOSE]);
+        all(&mut world, &run(asks));
+        assert!(!runs(&world, asks), "{asks}: {:?}", world.refusals);
+        all(&mut world, &libvirt_tells());
+        let run = world.driver.machine.runtime();
+        let slice: SliceId = world.guests[&has].domain.devices[0].source.slice();
+        let found = &run.assignments[&slice];
+        assert_eq!((found.phase, &found.claim.owner), (Phase::Attached, &owner(&world, has)));
+        assert!(run.lost.as_ref().unwrap().guessed.is_empty());
+        all(&mut world, &stop(has));
+        assert_eq!(phases(&world), []);
+        world.finish().unwrap();
+    }
+}
+
+#[test]
+fn a_device_without_a_claim_is_known_again() {
+    let vf: SliceId = world_vf();
+    let mut world = after(&[H::Plain { vm: 1, slice: vf, managed: true }]);
+    all(&mut world, &run(1));
+    assert!(runs(&world, 1));
+    all(&mut world, &[LOSE]);
+    assert!(world.driver.machine.runtime().foreign.is_empty());
+    all(&mut world, &libvirt_tells());
+    assert_eq!(world.driver.machine.runtime().foreign[&vf].owner, owner(&world, 1));
+    all(&mut world, &stop(1));
+    assert!(world.driver.machine.runtime().foreign.is_empty());
+    world.finish().unwrap();
+}
+
+fn world_vf() -> SliceId {
+    SliceId::Vf("0000:0c:02.1".parse().unwrap())
+}
+
+#[test]
+fn an_end_that_is_told_after_the_loss_gives_back_what_no_claim_names() {
+    let mut world = after(&[declare(0)]);
+    all(&mut world, &run(0));
+    let name = "gpu0".parse().unwrap();
+    all(&mut world, &[H::Detach { vm: 0, name, force: true }, LOSE]);
+    assert_eq!((phases(&world), mdevs(&world)), (vec![], 1));
+    all(&mut world, &stop(0));
+    assert_eq!((phases(&world), mdevs(&world)), (vec![], 0));
+    world.finish().unwrap();
+}
