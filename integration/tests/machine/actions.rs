@@ -111,7 +111,7 @@ pub fn actions(longest: usize) -> impl Strategy<Value = Vec<Action>> {
     prop::collection::vec(action, 1..longest)
 }
 
-const PROFILES: [&str; 12] = [
+const PROFILES: [&str; 15] = [
     "amd-74a1-vf8",
     "amd-74a1-vf4",
     "nvidia-a40-4q",
@@ -123,18 +123,28 @@ const PROFILES: [&str; 12] = [
     "amd-74a1-vf2",
     "nvidia-a40-4q",
     "intel-10c9-vf3",
+    "nvidia-l40s-4q",
+    "nvidia-l40s-4q",
+    "nvidia-l40s-8q",
     "no-such",
 ];
 
-const PARENTS: [&str; 6] =
-    ["0000:0c:00.0", "0000:9f:00.0", "0000:41:00.0", "0000:81:00.0", "0000:01:00.0", "mtty"];
+const PARENTS: [&str; 7] = [
+    "0000:0c:00.0",
+    "0000:9f:00.0",
+    "0000:41:00.0",
+    "0000:81:00.0",
+    "0000:c1:00.0",
+    "0000:01:00.0",
+    "mtty",
+];
 
 fn pick<T>(from: &[T], index: u8) -> Option<&T> {
     from.get(usize::from(index).checked_rem(from.len())?)
 }
 
 fn address(index: u8) -> PciAddress {
-    PARENTS[usize::from(index) % 5].parse().unwrap()
+    PARENTS[usize::from(index) % 6].parse().unwrap()
 }
 
 fn parent(index: u8) -> ParentId {

@@ -156,6 +156,10 @@ impl World {
             let set = read_text(kernel, &format!("{dir}/driver_override")).unwrap();
             let bound = driver.as_deref() == Some("vfio-pci") || set == "vfio-pci";
             let meant = self.bound_from_the_start || self.by_hand.contains(&vf);
+            let typed = read_text(kernel, &format!("{dir}/nvidia/current_vgpu_type"));
+            if typed.as_ref().is_ok_and(|now| now != "0") {
+                return broken(format!("{vf} has type {typed:?}"));
+            }
             if bound && !meant {
                 return broken(format!("{vf} is bound to {driver:?}, override {set}"));
             }

@@ -54,8 +54,10 @@ pub struct World {
 /// Configurations people write, good and bad.
 pub fn config(index: u8) -> &'static str {
     const CONFIGS: [&str; 7] = [
-        "[[gpu]]\nmatch = { vendor-device = \"1002:74a1\" }\nlayout = { vfs = \"all\" }\n",
-        "[[gpu]]\nmatch = { vendor-device = \"1002:74a1\" }\nlayout = { vfs = 4 }\n",
+        "[[gpu]]\nmatch = { vendor-device = \"1002:74a1\" }\nlayout = { vfs = \"all\" }\n\
+         [[gpu]]\nmatch = { vendor-device = \"10de:26b9\" }\nlayout = { vfs = \"all\" }\n",
+        "[[gpu]]\nmatch = { vendor-device = \"1002:74a1\" }\nlayout = { vfs = 4 }\n\
+         [[gpu]]\nmatch = { vendor-device = \"10de:26b9\" }\nlayout = { vfs = \"all\" }\n",
         "[[gpu]]\nmatch = { address = \"0000:0c:00.0\" }\nlayout = { vfs = 2, bind = \"vfio-pci\" }\n\
          [[gpu]]\nmatch = { driver = \"igb\" }\nlayout = { vfs = 3 }\n",
         "",

@@ -83,7 +83,10 @@ fn read_vf(host: &dyn HostRead, seen: &mut Observation, vf: PciAddress) -> Optio
 
 fn has_group_node(host: &dyn HostRead, seen: &Observation, vf: PciAddress) -> bool {
     let Some(group) = seen.vfs.get(&vf).and_then(|vf| vf.iommu_group) else { return true };
-    host.list("/dev/vfio").map_or(true, |nodes| nodes.contains(&group.to_string()))
+    match host.list("/dev/vfio") {
+        Ok(nodes) => nodes.contains(&group.to_string()),
+        Err(errno) => errno != Errno::ENOENT,
+    }
 }
 
 fn type_id(number: u32) -> Option<MdevTypeId> {

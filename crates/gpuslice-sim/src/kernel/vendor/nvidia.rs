@@ -50,6 +50,8 @@ impl Kernel {
         let Some(catalogue) = self.vgpu_catalogue(address) else {
             return false;
         };
+        // The driver needs it: its module depends on vfio's.
+        self.modules.insert("vfio".into());
         let catalogue = Arc::new(catalogue);
         self.typed.insert(address, TypedVf { catalogue, kind: None, params: String::new() });
         !self.spoiled.contains(&address)
