@@ -33,7 +33,7 @@ pub(super) fn give(
         let state = format!("has type {now} already");
         return Err(StepError::Occupied { object: format!("VF {vf}"), state });
     }
-    require_unheld(host, &vf.to_string(), holders::nodes_of_function(host, vf))?;
+    require_unheld(host, &vf.to_string(), holders::nodes_of_group(host, vf))?;
     match write(host, &path(vf, attribute), value)? {
         Written::Blocked => Ok(Performed::Blocked),
         Written::Done => check(host, vf, attribute, value),
@@ -53,7 +53,7 @@ pub(super) fn take(
         Err(error) if error.means(Asked::VfType, Meaning::Gone) => return Ok(Performed::Already),
         Err(error) => return Err(error),
     }
-    require_unheld(host, &vf.to_string(), holders::nodes_of_function(host, vf))?;
+    require_unheld(host, &vf.to_string(), holders::nodes_of_group(host, vf))?;
     match write(host, &path(vf, attribute), NONE) {
         Ok(Written::Blocked) => Ok(Performed::Blocked),
         Ok(Written::Done) => check(host, vf, attribute, NONE),
