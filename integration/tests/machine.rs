@@ -25,6 +25,8 @@ mod happening;
 mod invariants;
 #[path = "machine/lost.rs"]
 mod lost;
+#[path = "machine/plugging.rs"]
+mod plugging;
 #[path = "machine/vgpu.rs"]
 mod vgpu;
 #[path = "machine/world.rs"]
@@ -72,6 +74,7 @@ fn promises_hold_whatever_happens() {
         ..Config::default()
     };
     let (events, starts) = (AtomicU64::new(0), AtomicU64::new(0));
+    let plugs = AtomicU64::new(0);
     let result = TestRunner::new(config).run(&actions(LONGEST), |actions| {
         let mut log = Vec::new();
         let ended = catch_unwind(AssertUnwindSafe(|| run(&actions, &mut log)));
@@ -79,6 +82,7 @@ fn promises_hold_whatever_happens() {
             Ok(Ok(world)) => {
                 events.fetch_add(world.driver.handled, Ordering::Relaxed);
                 starts.fetch_add(u64::from(world.starts), Ordering::Relaxed);
+                plugs.fetch_add(u64::from(world.plugs), Ordering::Relaxed);
                 return Ok(());
             }
             Ok(Err(broken)) => broken.to_string(),
@@ -93,7 +97,9 @@ fn promises_hold_whatever_happens() {
         panic!("{reason}\nlog of the shortest run found: {}", failure_log().display());
     }
     let (events, starts) = (events.into_inner(), starts.into_inner());
-    println!("{events} events, {starts} starts");
+    let plugs = plugs.into_inner();
+    println!("{events} events, {starts} starts, {plugs} devices plugged in");
+    assert!(plugs >= 30, "only {plugs} devices plugged in");
     assert!(events >= 20_000, "only {events} events");
     assert!(starts >= 500, "only {starts} VMs ever ran");
 }

@@ -135,9 +135,14 @@ fn patience(command: &Command) -> Option<Duration> {
         // polkit may be asking a person.
         Command::Claim { .. }
         | Command::Unclaim { .. }
+        | Command::Plug { .. }
+        | Command::PlugFailed { .. }
         | Command::Cordon { .. }
         | Command::Uncordon { .. } => seconds(120),
-        Command::DomainSeen { .. } | Command::DomainGone { .. } | Command::AgentWork => seconds(60),
+        Command::DomainSeen { .. }
+        | Command::DomainRuns { .. }
+        | Command::DomainGone { .. }
+        | Command::AgentWork => seconds(60),
         Command::Status
         | Command::ListParents
         | Command::ListProfiles

@@ -50,12 +50,13 @@ pub fn required_action(command: &Command) -> Option<&'static str> {
         | Command::Plan
         | Command::WaitSettled { .. }
         | Command::Claim { dry_run: true, .. } => None,
-        Command::Claim { .. } => Some(ACTION_ATTACH),
-        Command::Unclaim { .. } => Some(ACTION_RELEASE),
+        Command::Claim { .. } | Command::Plug { .. } => Some(ACTION_ATTACH),
+        Command::Unclaim { .. } | Command::PlugFailed { .. } => Some(ACTION_RELEASE),
         Command::Apply | Command::Cordon { .. } | Command::Uncordon { .. } => Some(ACTION_APPLY),
-        Command::DomainSeen { .. } | Command::DomainGone { .. } | Command::AgentWork => {
-            Some(ACTION_ADOPT)
-        }
+        Command::DomainSeen { .. }
+        | Command::DomainRuns { .. }
+        | Command::DomainGone { .. }
+        | Command::AgentWork => Some(ACTION_ADOPT),
     }
 }
 

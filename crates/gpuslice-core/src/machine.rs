@@ -15,6 +15,7 @@ mod event;
 mod hook;
 mod layouts;
 mod ops;
+mod plug;
 mod release;
 mod reserve;
 mod start;
@@ -34,6 +35,7 @@ use crate::refusal::{Code, Refusal};
 use crate::request::{ChangeNote, PlanRow};
 use crate::state::{Assignment, Durable, Runtime};
 use ops::Op;
+use plug::{Order as PlugOrder, Plugging};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -63,6 +65,10 @@ pub struct Machine {
     next_op: u64,
     /// Calls waiting for an operation to end or for a reading, oldest first.
     parked: Vec<(RequestId, HookCall)>,
+    /// Hot-plugs waiting for a reading or for their claim's slices to come back, oldest first.
+    parked_plugs: Vec<(RequestId, PlugOrder)>,
+    /// Hot-plugs whose slices are being prepared.
+    plugs: BTreeMap<RequestId, Plugging>,
     /// Who waits for settledness.
     waiting: BTreeSet<RequestId>,
     was_settled: bool,
@@ -159,6 +165,7 @@ impl Machine {
                 Effect::Answer { request, outcome: Ok(answer) }
                     if answer.promises() || self.answered.contains_key(&request) =>
                 {
+                    self.take_back(request);
                     kept.push(Effect::Answer { request, outcome: Err(refusal.clone()) });
                 }
                 other => kept.push(other),
@@ -211,6 +218,7 @@ impl Machine {
         self.resume_postponed();
         self.realise_layouts();
         self.run_parked();
+        self.run_parked_plugs();
         self.tell_settled();
     }
 

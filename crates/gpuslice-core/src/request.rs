@@ -71,12 +71,42 @@ pub enum Command {
         /// Milliseconds.
         timeout_ms: u64,
     },
+    /// Makes or keeps a claim of a running domain and prepares its slices, so that libvirt can hot-plug them.
+    /// All or none; answered when the devices are ready. Idempotent.
+    Plug {
+        /// The domain.
+        domain: Uuid,
+        /// Its name, for people.
+        domain_name: String,
+        /// What is asked.
+        request: ClaimRequest,
+        /// VFs: let other claims name the same home VF.
+        #[serde(default)]
+        pool: bool,
+        /// Hold the capacity even while the owner is stopped.
+        #[serde(default)]
+        reserve: bool,
+        /// The domain's definition makes the claim too; otherwise it ends with its slices.
+        #[serde(default)]
+        keep: bool,
+    },
+    /// libvirt did not plug in what was prepared for it: it is taken back.
+    PlugFailed {
+        /// Which.
+        key: ClaimKey,
+    },
     /// The agent saw a domain's persistent XML. The answer says which devices of ours it should carry.
     DomainSeen {
         /// As read.
         domain: Domain,
         /// No process runs it.
         shut_off: bool,
+    },
+    /// The agent saw what a running domain carries: what was hot-plugged is attached, what is no longer there is
+    /// released.
+    DomainRuns {
+        /// As read from its live XML.
+        domain: Domain,
     },
     /// The agent saw a domain undefined for good (not renamed).
     DomainGone {
@@ -118,7 +148,7 @@ pub enum Answer {
         /// By owner, then name.
         rows: Vec<ClaimRow>,
     },
-    /// To [`Command::Claim`].
+    /// To [`Command::Claim`] and [`Command::Plug`].
     Claimed {
         /// Whether anything was not already so.
         changed: bool,

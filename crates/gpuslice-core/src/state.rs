@@ -159,11 +159,20 @@ pub struct Assignment {
     /// libvirt binds and unbinds by itself (managed='yes').
     #[serde(default)]
     pub managed: bool,
+    /// Meant to be hot-plugged by the agent into a VM that runs already. No hook of libvirt tells of that: until the
+    /// agent does, it is reserved or prepared.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub hotplug: bool,
     /// Where in its life.
     pub phase: Phase,
     /// Why it is still here, when it should not be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// Where an assignment is in its life.

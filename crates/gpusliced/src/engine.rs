@@ -104,7 +104,10 @@ impl Engine {
         if let Input::Command { command, .. } = &input
             && matches!(
                 command,
-                Command::ListSlices | Command::ListProfiles | Command::Claim { .. }
+                Command::ListSlices
+                    | Command::ListProfiles
+                    | Command::Claim { .. }
+                    | Command::Plug { .. }
             )
         {
             self.ask_for_holders();

@@ -51,6 +51,10 @@ pub enum Kind {
     Kill,
     DiskFull,
     LoseRecord,
+    HotPlug,
+    HotPlugNext,
+    HotUnplug,
+    AgentComes,
     Reboot,
 }
 
@@ -104,6 +108,10 @@ pub fn actions(longest: usize) -> impl Strategy<Value = Vec<Action>> {
         6 => Just(K::Kill),
         2 => Just(K::DiskFull),
         1 => Just(K::LoseRecord),
+        16 => Just(K::HotPlug),
+        24 => Just(K::HotPlugNext),
+        5 => Just(K::HotUnplug),
+        2 => Just(K::AgentComes),
         1 => Just(K::Reboot),
     ];
     let action = (kind, any::<u8>(), any::<u8>(), any::<u16>())
@@ -248,6 +256,25 @@ impl Action {
             K::Kill => H::Kill { after: u32::from(a % 16) },
             K::DiskFull => H::DiskFull { durable: u32::from(a % 4), runtime: u32::from(b % 4) },
             K::LoseRecord => H::LoseRecord { claims: false },
+            K::HotPlug => {
+                let vm = vm_in(world, a, |s| matches!(s, State::Running(_)))?;
+                H::HotPlug {
+                    vm,
+                    name: name(3 - low % 4),
+                    profile: profile(),
+                    count,
+                    keep: c % 3 == 0,
+                }
+            }
+            K::HotPlugNext => {
+                let asked: Vec<u8> = world.plugging.keys().copied().collect();
+                H::HotPlugNext { vm: *pick(&asked, a)?, dies: c % 4 == 0 }
+            }
+            K::HotUnplug => {
+                let vm = vm_in(world, a, |s| matches!(s, State::Running(_)))?;
+                H::HotUnplug { vm, name: name(b), by_hand: c % 2 == 0 }
+            }
+            K::AgentComes => H::AgentComes,
             K::Reboot => H::Reboot,
         })
     }

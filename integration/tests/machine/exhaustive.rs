@@ -77,6 +77,19 @@ fn next() -> Happening {
     Happening::Next { vm: 0 }
 }
 
+fn plugged() -> ClaimName {
+    "gpu1".parse().unwrap()
+}
+
+fn plug(profile: &str) -> Happening {
+    let (name, profile) = (plugged(), profile.to_owned());
+    Happening::HotPlug { vm: 0, name, profile, count: 1, keep: false }
+}
+
+fn plug_next() -> Happening {
+    Happening::HotPlugNext { vm: 0, dies: false }
+}
+
 fn stop() -> Happening {
     Happening::Stop { vm: 0, linger: false }
 }
@@ -108,6 +121,21 @@ fn plans() -> Vec<Plan> {
             "release a VF",
             vec![late(), attach("amd-74a1-vf8"), start(), next(), next()],
             vec![stop(), next()],
+        ),
+        plan(
+            "hot-plug an mdev",
+            vec![late(), declare(1), start(), next(), next()],
+            vec![plug("nvidia-a40-4q"), plug_next()],
+        ),
+        plan(
+            "hot-plug a VF",
+            vec![late(), declare(1), start(), next(), next()],
+            vec![plug("amd-74a1-vf8"), plug_next()],
+        ),
+        plan(
+            "hot-unplug a VF",
+            vec![late(), declare(1), start(), next(), next(), plug("amd-74a1-vf8"), plug_next()],
+            vec![Happening::HotUnplug { vm: 0, name: plugged(), by_hand: true }],
         ),
         plan(
             "reshape from 4 to 8",

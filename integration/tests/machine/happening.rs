@@ -86,6 +86,14 @@ pub enum Happening {
     DiskFull { durable: u32, runtime: u32 },
     /// The daemon dies, and with it what it recorded in this boot; its claims may be lost too.
     LoseRecord { claims: bool },
+    /// The agent asks for slices of a running VM.
+    HotPlug { vm: u8, name: ClaimName, profile: String, count: u32, keep: bool },
+    /// It has them plugged in, and tells, unless it dies before.
+    HotPlugNext { vm: u8, dies: bool },
+    /// The guest lets go of a claim's devices.
+    HotUnplug { vm: u8, name: ClaimName, by_hand: bool },
+    /// The agent starts anew.
+    AgentComes,
     /// Power off and on.
     Reboot,
 }

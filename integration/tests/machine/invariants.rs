@@ -6,7 +6,7 @@ use gpuslice_core::ids::{ClaimKey, MdevUuid, Owner, ParentId, PciAddress, SliceI
 use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation};
 use gpuslice_core::plan::Step;
 use gpuslice_core::port::{HostRead, link_name};
-use gpuslice_core::request::{Answer, Command, Outcome, ProfileRow};
+use gpuslice_core::request::{Answer, Command, DeviceToWrite, Outcome, ProfileRow};
 use gpuslice_core::state::Phase;
 use gpuslice_sim::Kernel;
 use std::collections::BTreeSet;
@@ -161,6 +161,9 @@ pub fn no_claim_before_its_record(
                 other => Err(Broken::new(rule, format!("{}: the disk has {other:?}", claim.claim))),
             }
         }
+        (Command::Plug { keep, .. }, Ok(Answer::Claimed { claim, devices, .. })) => {
+            plugged_is_recorded(driver, &claim.claim, devices, *keep)
+        }
         (Command::Apply, Ok(_)) if driver.disk.durable() != *driver.machine.durable() => {
             Err(Broken::new(rule, "applied, but not on the disk"))
         }
@@ -174,6 +177,30 @@ pub fn no_claim_before_its_record(
         }
         _ => Ok(()),
     }
+}
+
+/// The agent has libvirt open what it is told.
+fn plugged_is_recorded(
+    driver: &Driver,
+    key: &ClaimKey,
+    devices: &[DeviceToWrite],
+    keep: bool,
+) -> Result<(), Broken> {
+    let rule = "no_reply_before_its_record";
+    let durable = driver.disk.durable();
+    if durable.claims.get(key).is_none_or(|claim| keep && claim.transient) {
+        return Err(Broken::new(rule, format!("claim {key} is not on the disk")));
+    }
+    let disk = driver.disk.runtime();
+    for device in devices {
+        let slice = device.source.slice();
+        let found = disk.as_ref().and_then(|run| run.assignments.get(&slice));
+        let ready = |phase| matches!(phase, Phase::Prepared | Phase::Attached);
+        if !found.is_some_and(|a| a.claim == *key && ready(a.phase)) {
+            return Err(Broken::new(rule, format!("{slice} for {key}: the disk has {found:?}")));
+        }
+    }
+    Ok(())
 }
 
 fn capacity_never_negative(driver: &Driver, row: &ProfileRow) -> Result<(), Broken> {

@@ -3,11 +3,12 @@
 use crate::driver::Driver;
 use crate::happening::Happening;
 use crate::invariants::{Broken, Vm, slice_of};
+use crate::plugging::Asked;
 use gpuslice_core::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource, alias_for};
 use gpuslice_core::ids::{ClaimKey, ClaimName, MdevUuid, Owner, PciAddress, SliceId};
 use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation, RequestId};
 use gpuslice_core::port::{HostRead, HostWrite, link_name};
-use gpuslice_core::refusal::Code;
+use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command, DeviceToWrite, Outcome};
 use gpuslice_sim::{HostFile, Kernel, Noise, Pace};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +35,8 @@ pub enum State {
 pub struct Guest {
     pub domain: Domain,
     pub state: State,
+    /// Claims that only this run has.
+    pub live_only: BTreeSet<ClaimName>,
 }
 
 pub struct World {
@@ -49,6 +52,12 @@ pub struct World {
     next_pid: u32,
     pub refusals: BTreeMap<Code, u32>,
     pub starts: u32,
+    /// Hot-plugs the agent waits for.
+    pub plugging: BTreeMap<u8, Asked>,
+    /// Devices plugged in.
+    pub plugs: u32,
+    /// Why the last one was not.
+    pub plug_refused: Option<Refusal>,
 }
 
 /// Configurations people write, good and bad.
@@ -76,7 +85,7 @@ impl World {
             let uuid = Uuid::from_u128(0x6000_0000_0000_4000_8000_0000_0000_0000 + u128::from(vm));
             let (claims, devices) = (Vec::new(), Vec::new());
             let domain = Domain { uuid, name: format!("vm{vm}"), claims, devices };
-            (vm, Guest { domain, state: State::Off })
+            (vm, Guest { domain, state: State::Off, live_only: BTreeSet::new() })
         });
         Ok(Self {
             driver: Driver::new(&host, config(0))?,
@@ -89,6 +98,9 @@ impl World {
             next_pid: 1000,
             refusals: BTreeMap::new(),
             starts: 0,
+            plugging: BTreeMap::new(),
+            plugs: 0,
+            plug_refused: None,
         })
     }
 
@@ -105,6 +117,7 @@ impl World {
     pub fn happen(&mut self, what: &Happening) -> Result<(), Broken> {
         self.act(what)?;
         self.driver.drain()?;
+        self.forget_live_only();
         if self.driver.deaths > 0 {
             self.driver.deaths = 0;
             self.ask_again()?;
@@ -222,6 +235,9 @@ impl World {
                 (driver.disk.durable_fails, driver.disk.runtime_fails) = (durable, runtime);
             }
             H::LoseRecord { claims } => return self.lose_record(claims),
+            H::HotPlug { .. } | H::HotPlugNext { .. } | H::HotUnplug { .. } | H::AgentComes => {
+                return self.happen_plug(what);
+            }
             H::Reboot => return self.reboot(),
         }
         Ok(())
@@ -289,7 +305,11 @@ impl World {
     }
 
     fn seen(&mut self, vm: u8) -> Result<(), Broken> {
-        let (domain, state) = (self.guest(vm).domain.clone(), self.guest(vm).state);
+        let (mut domain, state) = (self.guest(vm).domain.clone(), self.guest(vm).state);
+        // The persistent definition, without what was only plugged in.
+        let live_only = &self.guest(vm).live_only;
+        domain.claims.retain(|c| !live_only.contains(&c.name));
+        domain.devices.retain(|d| d.our_claim().is_none_or(|(n, _)| !live_only.contains(&n)));
         let shut_off = state == State::Off;
         let outcome = self.order(Command::DomainSeen { domain, shut_off })?;
         if let (Some(Ok(Answer::Domain { devices, .. })), true) = (outcome, shut_off) {
@@ -299,8 +319,8 @@ impl World {
     }
 
     fn copy(&mut self, from: u8, to: u8) {
-        let (claims, devices) =
-            (self.guest(from).domain.claims.clone(), self.guest(from).domain.devices.clone());
+        let original = &self.guest(from).domain;
+        let (claims, devices) = (original.claims.clone(), original.devices.clone());
         let guest = self.guest(to);
         if guest.state == State::Off && from != to {
             (guest.domain.claims, guest.domain.devices) = (claims, devices);
@@ -518,6 +538,7 @@ impl World {
         for guest in self.guests.values_mut() {
             guest.state = State::Off;
         }
+        self.plugging.clear();
         self.driver.restart()?;
         self.driver.deaths = 0;
         self.driver.lost.clear();
@@ -545,7 +566,7 @@ pub fn claim(name: &ClaimName, profile: &str, count: u32) -> ClaimRequest {
 }
 
 /// What the agent and `attach` do to the XML: our devices of these claims are these, the others stay.
-fn write_devices(
+pub fn write_devices(
     domain: &mut Domain,
     whose: impl Fn(&ClaimName) -> bool,
     devices: Vec<DeviceToWrite>,

@@ -103,6 +103,13 @@ impl BusLink {
                 let options = wire::to_dict(&json!({ "force": force }))?;
                 self.dict("Unclaim", &(key.to_string(), options)).await
             }
+            Command::Plug { domain, domain_name, request, pool, reserve, keep } => {
+                let request = wire::to_dict(&request)?;
+                let options = json!({ "pool": pool, "reserve": reserve, "keep": keep });
+                let options = wire::to_dict(&options)?;
+                self.dict("Plug", &(domain.to_string(), domain_name, request, options)).await
+            }
+            Command::PlugFailed { key } => self.dict("PlugFailed", &(key.to_string(),)).await,
             Command::Plan => self.dict("Plan", &()).await,
             Command::Apply => self.dict("Apply", &()).await,
             Command::Cordon { parent, reason } => {
@@ -113,6 +120,9 @@ impl BusLink {
             Command::DomainSeen { domain, shut_off } => {
                 let domain = wire::to_dict(&domain)?;
                 self.dict("DomainSeen", &(domain, shut_off)).await
+            }
+            Command::DomainRuns { domain } => {
+                self.dict("DomainRuns", &(wire::to_dict(&domain)?,)).await
             }
             Command::DomainGone { uuid } => self.dict("DomainGone", &(uuid.to_string(),)).await,
             Command::AgentWork => self.dict("AgentWork", &()).await,

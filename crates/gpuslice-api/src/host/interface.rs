@@ -7,6 +7,7 @@ use gpuslice_core::ids::ParseIdError;
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::Command;
 use serde::Deserialize;
+use uuid::Uuid;
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
 use zbus::{Connection, interface};
@@ -20,11 +21,25 @@ struct ClaimOptions {
     dry_run: bool,
 }
 
+/// Options of `Plug`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct PlugOptions {
+    pool: bool,
+    reserve: bool,
+    keep: bool,
+}
+
 /// Options of `Unclaim`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct UnclaimOptions {
     force: bool,
+}
+
+fn uuid(text: &str) -> Result<Uuid, Refused> {
+    text.parse()
+        .map_err(|_| Refusal::new(Code::BadRequest, format!("{text:?} is not a UUID")).into())
 }
 
 /// Parses a name that came as text.
@@ -136,6 +151,41 @@ impl<H: Handler> HostInterface<H> {
         self.dict(&header, connection, command).await
     }
 
+    /// Makes or keeps a claim of a running domain, and prepares its slices for a hot-plug. Options: `pool`,
+    /// `reserve`, `keep`.
+    #[zbus(out_args("answer"))]
+    async fn plug(
+        &self,
+        domain: &str,
+        domain_name: &str,
+        request: Dict,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Dict, Refused> {
+        let options: PlugOptions = wire::from_dict(&options)?;
+        let command = Command::Plug {
+            domain: uuid(domain)?,
+            domain_name: domain_name.to_owned(),
+            request: wire::from_dict(&request)?,
+            pool: options.pool,
+            reserve: options.reserve,
+            keep: options.keep,
+        };
+        self.dict(&header, connection, command).await
+    }
+
+    /// Takes back the slices prepared for the claim `OWNER/NAME` that libvirt did not plug in.
+    #[zbus(out_args("answer"))]
+    async fn plug_failed(
+        &self,
+        claim: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Dict, Refused> {
+        self.dict(&header, connection, Command::PlugFailed { key: named(claim)? }).await
+    }
+
     /// What `Apply` would do.
     #[zbus(out_args("plan"))]
     async fn plan(
@@ -205,6 +255,18 @@ impl<H: Handler> HostInterface<H> {
         self.dict(&header, connection, command).await
     }
 
+    /// The agent saw what a running domain carries.
+    #[zbus(out_args("answer"))]
+    async fn domain_runs(
+        &self,
+        domain: Dict,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Dict, Refused> {
+        let command = Command::DomainRuns { domain: wire::from_dict(&domain)? };
+        self.dict(&header, connection, command).await
+    }
+
     /// The agent saw a domain undefined for good.
     #[zbus(out_args("answer"))]
     async fn domain_gone(
@@ -213,10 +275,8 @@ impl<H: Handler> HostInterface<H> {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Dict, Refused> {
-        let uuid = uuid
-            .parse()
-            .map_err(|_| Refusal::new(Code::BadRequest, format!("{uuid:?} is not a UUID")))?;
-        self.dict(&header, connection, Command::DomainGone { uuid }).await
+        let command = Command::DomainGone { uuid: self::uuid(uuid)? };
+        self.dict(&header, connection, command).await
     }
 
     /// What the agent should do now.

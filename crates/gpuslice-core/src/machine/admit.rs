@@ -76,6 +76,7 @@ impl Machine {
                     profile: profile.clone(),
                     source: device.source,
                     managed: device.managed,
+                    hotplug: false,
                 });
             }
         }

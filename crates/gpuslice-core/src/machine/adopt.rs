@@ -81,6 +81,7 @@ impl Machine {
             mechanism: mechanism.to_owned(),
             type_id,
             managed,
+            hotplug: false,
             phase: Phase::Prepared,
             trouble: None,
         };

@@ -11,6 +11,7 @@ use crate::state::Claim;
 use std::collections::BTreeSet;
 
 /// A claim as ordered.
+#[derive(Debug, Clone)]
 pub(super) struct Order {
     pub owner: Owner,
     pub owner_name: String,
@@ -39,6 +40,20 @@ impl Machine {
             Command::Claim { owner, owner_name, request, pool, reserve, dry_run } => {
                 self.claim(Order { owner, owner_name, request, pool, reserve, dry_run })
             }
+            Command::Plug { domain, domain_name, request: claim, pool, reserve, keep } => {
+                let owner = Owner::Domain(domain);
+                let claim = Order {
+                    owner,
+                    owner_name: domain_name,
+                    request: claim,
+                    pool,
+                    reserve,
+                    dry_run: false,
+                };
+                return self.on_plug(request, super::plug::Order { claim, keep });
+            }
+            Command::PlugFailed { key } => Ok(self.plug_failed(&key)),
+            Command::DomainRuns { domain } => Ok(self.domain_runs(&domain)),
             Command::Unclaim { key, force } => self.unclaim(&key, force),
             Command::Cordon { parent, reason } => self.cordon(parent, reason),
             Command::Uncordon { parent } => self.uncordon(&parent),
@@ -189,7 +204,7 @@ impl Machine {
     }
 
     /// A claim reserves nothing, so more may be asked than there is; that is said, not refused.
-    fn overcommit(&self, key: &ClaimKey, claim: &Claim) -> Vec<String> {
+    pub(super) fn overcommit(&self, key: &ClaimKey, claim: &Claim) -> Vec<String> {
         let asked: u32 = self
             .durable
             .claims

@@ -1,6 +1,7 @@
 //! What libvirt's hook asks: slices for a start, their return after a stop.
 
 use super::ops::Purpose;
+use super::plug::carries;
 use super::start::STARTING_GRACE;
 use super::{Effect, HookAnswer, HookCall, HookOperation, Machine, RequestId, Stored, Timer};
 use crate::domain::Domain;
@@ -52,7 +53,7 @@ impl Machine {
         let owner = Owner::Domain(call.domain.uuid);
         self.runs_no_more(&owner);
         self.forget_start_later(call.domain.uuid);
-        if let Some(refusal) = self.cannot_come_back(&owner) {
+        if let Some(refusal) = self.cannot_come_back(|claim| claim.owner == owner) {
             return self.refuse_start(request, &call.domain, refusal);
         }
         self.release_leftovers(&call.domain, &owner);
@@ -83,10 +84,10 @@ impl Machine {
         }
     }
 
-    /// A slice of the owner that is not taken back as long as its device is quarantined: waiting is in vain.
-    fn cannot_come_back(&self, owner: &Owner) -> Option<Refusal> {
+    /// A slice of these claims that is not taken back as long as its device is quarantined: waiting is in vain.
+    pub(super) fn cannot_come_back(&self, whose: impl Fn(&ClaimKey) -> bool) -> Option<Refusal> {
         let (slice, parent, why) = self.run.assignments.iter().find_map(|(slice, a)| {
-            let waits = a.claim.owner == *owner && a.phase == Phase::Releasing;
+            let waits = whose(&a.claim) && a.phase == Phase::Releasing;
             let why = self.quarantine_over(&a.parent).filter(|_| waits)?;
             Some((slice, &a.parent, why))
         })?;
@@ -167,6 +168,9 @@ impl Machine {
         }
         self.persist(Stored::Runtime);
         self.answered.insert(request, slices.to_vec());
+        if let Some(plug) = self.plugs.remove(&request) {
+            return self.plug_ready(request, &plug);
+        }
         self.told.insert(request, slices.to_vec());
         self.proceed(request);
     }
@@ -190,6 +194,9 @@ impl Machine {
         let Some(request) = request else {
             return;
         };
+        if let Some(plug) = self.plugs.remove(&request) {
+            return self.plug_refused(request, plug, refusal);
+        }
         let refusal = match claim {
             Some(key @ ClaimKey { owner: Owner::Domain(uuid), .. }) => {
                 self.remember_refusal(uuid, &self.owner_name(&key), refusal)
@@ -221,23 +228,22 @@ impl Machine {
 
     pub(super) fn on_started(&mut self, domain: &Domain) {
         let owner = Owner::Domain(domain.uuid);
-        let mut started = Vec::new();
-        for (slice, assignment) in &mut self.run.assignments {
-            if assignment.claim.owner == owner && assignment.phase == Phase::Prepared {
-                assignment.phase = Phase::Attached;
-                started.push(*slice);
-            }
-        }
+        let started: Vec<SliceId> = self
+            .run
+            .assignments
+            .iter()
+            .filter(|(_, a)| a.claim.owner == owner && a.phase == Phase::Prepared)
+            // What is yet to be hot-plugged is not in it because it runs.
+            .filter(|(slice, a)| !a.hotplug || carries(domain, **slice))
+            .map(|(slice, _)| *slice)
+            .collect();
         self.told.retain(|_, slices| !slices.iter().any(|s| started.contains(s)));
         for slice in self.run.foreign.iter().filter(|(_, h)| h.owner == owner).map(|(s, _)| *s) {
             self.effects.push(Effect::Disarm { timer: Timer::Grace(slice) });
             self.effects.push(Effect::Watch { slice });
         }
         for slice in started {
-            self.persist(Stored::Runtime);
-            self.push(Effect::Disarm { timer: Timer::Grace(slice) });
-            self.push(Effect::Watch { slice });
-            self.note("slice", slice, format!("attached to {}", domain.name));
+            self.attached(slice, &domain.name);
         }
     }
 

@@ -229,7 +229,7 @@ impl Machine {
                 }
                 self.quarantine_of(&slices, &stuck);
                 if let Some(request) = request {
-                    self.push(Effect::AnswerHook { request, answer: HookAnswer::Refuse(stuck) });
+                    self.tell_refused(request, stuck);
                 }
             }
             Purpose::Release { slice, .. } => self.quarantine_of(&[slice], &stuck),
@@ -401,6 +401,16 @@ impl Machine {
                 *request = None;
             }
         }
+    }
+
+    /// Tells whoever waits for a preparation that it comes to nothing.
+    pub(super) fn tell_refused(&mut self, request: RequestId, refusal: Refusal) {
+        if let Some(plug) = self.plugs.remove(&request) {
+            return self.plug_refused(request, plug, refusal);
+        }
+        let text = format!("start refused: {refusal}");
+        self.push(Effect::Log { warning: true, text });
+        self.push(Effect::AnswerHook { request, answer: HookAnswer::Refuse(refusal) });
     }
 
     /// An answer that was to go out cannot: takes back what it promised.

@@ -154,6 +154,7 @@ impl Machine {
         // Somebody took a VM's end for certain too early: it runs.
         if let (StepError::Held { .. }, true) = (error, self.presumed_dead.remove(&slice)) {
             assignment.phase = Phase::Attached;
+            assignment.hotplug = false;
             self.persist(Stored::Runtime);
             return self.push(Effect::Watch { slice });
         }

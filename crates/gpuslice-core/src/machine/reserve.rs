@@ -12,19 +12,21 @@ use crate::refusal::{Code, Refusal};
 use crate::state::{Assignment, Phase};
 use std::collections::BTreeMap;
 
-/// One slice a starting domain must get.
+/// One slice a domain must get.
 pub(super) struct Want {
     pub key: ClaimKey,
     pub index: u32,
     pub profile: ProfileName,
     pub source: HostDeviceSource,
     pub managed: bool,
+    /// It runs already.
+    pub hotplug: bool,
 }
 
 impl Machine {
     /// Reserves one slice.
     pub(super) fn reserve(&mut self, want: &Want) -> Result<(SliceId, Vec<Step>), Refusal> {
-        let (slice, assignment) = match want.source {
+        let (slice, mut assignment) = match want.source {
             HostDeviceSource::Mdev(uuid) => {
                 let slice = SliceId::Mdev(uuid);
                 let present = self
@@ -41,6 +43,7 @@ impl Machine {
             }
             HostDeviceSource::Pci(address) => (SliceId::Vf(address), self.place_vf(want, address)?),
         };
+        assignment.hotplug = want.hotplug;
         let mut steps = self
             .mechanism_of(&assignment)
             .map(|m| m.prepare_steps(slice, &assignment))
@@ -78,6 +81,7 @@ impl Machine {
             mechanism: MDEV.to_owned(),
             type_id: Some(type_id),
             managed: want.managed,
+            hotplug: want.hotplug,
             phase: Phase::Reserved,
             trouble: None,
         })
@@ -102,6 +106,7 @@ impl Machine {
             mechanism: place.mechanism.to_owned(),
             type_id: place.type_id,
             managed: want.managed,
+            hotplug: want.hotplug,
             phase: Phase::Reserved,
             trouble: None,
         })

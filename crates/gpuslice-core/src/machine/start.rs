@@ -55,6 +55,8 @@ impl Machine {
             ops: BTreeMap::new(),
             next_op: 0,
             parked: Vec::new(),
+            parked_plugs: Vec::new(),
+            plugs: BTreeMap::new(),
             waiting: BTreeSet::new(),
             was_settled: false,
             applying: BTreeMap::new(),

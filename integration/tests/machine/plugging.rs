@@ -1,0 +1,271 @@
+//! Hot-plug: the agent asks for slices, libvirt plugs them in, the agent tells. It can go wrong, and the agent can
+//! die, between any two of these.
+
+use crate::directed::{after, all, declare, phases, run, runs, stop};
+use crate::happening::Happening;
+use crate::happening::Happening as H;
+use crate::invariants::{Broken, slice_of};
+use crate::world::{State, World, claim, write_devices};
+use gpuslice_core::domain::{ClaimRequest, HostDevice};
+use gpuslice_core::ids::{ClaimKey, ClaimName, Owner};
+use gpuslice_core::machine::RequestId;
+use gpuslice_core::request::{Answer, Command, DeviceToWrite};
+use gpuslice_core::state::Phase;
+
+/// A hot-plug the agent has asked for.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    request: RequestId,
+    claim: ClaimRequest,
+    keep: bool,
+}
+
+impl World {
+    pub fn plug(&mut self, vm: u8, name: &ClaimName, profile: &str, count: u32, keep: bool) {
+        let guest = &self.guests[&vm];
+        if !matches!(guest.state, State::Running(_)) {
+            return;
+        }
+        let claim = claim(name, profile, count);
+        let request = self.driver.command(Command::Plug {
+            domain: guest.domain.uuid,
+            domain_name: guest.domain.name.clone(),
+            request: claim.clone(),
+            pool: false,
+            reserve: false,
+            keep,
+        });
+        self.plugging.insert(vm, Asked { request, claim, keep });
+    }
+
+    /// The agent goes on, if it has its answer; libvirt does what it is asked if it can. `dies`: before it tells.
+    pub fn plug_next(&mut self, vm: u8, dies: bool) -> Result<(), Broken> {
+        self.driver.drain()?;
+        let Some(asked) = self.plugging.get(&vm).cloned() else { return Ok(()) };
+        let Some(outcome) = self.driver.answers.remove(&asked.request) else { return Ok(()) };
+        self.plugging.remove(&vm);
+        let devices = match outcome {
+            Ok(Answer::Claimed { devices, .. }) => devices,
+            Ok(other) => return Err(Broken::new("plug", format!("{other:?}"))),
+            Err(refusal) => {
+                *self.refusals.entry(refusal.code).or_default() += 1;
+                self.plug_refused = Some(refusal);
+                return Ok(());
+            }
+        };
+        let plugged = self.libvirt_plugs(vm, &asked, &devices);
+        if dies {
+            return Ok(());
+        }
+        let domain = self.guests[&vm].domain.clone();
+        let tell = if plugged {
+            Command::DomainRuns { domain }
+        } else {
+            let owner = Owner::Domain(domain.uuid);
+            Command::PlugFailed { key: ClaimKey { owner, name: asked.claim.name } }
+        };
+        self.order(tell).map(drop)
+    }
+
+    /// All of them or none.
+    fn libvirt_plugs(&mut self, vm: u8, asked: &Asked, devices: &[DeviceToWrite]) -> bool {
+        let guest = self.guests.get_mut(&vm).unwrap();
+        let State::Running(pid) = guest.state else { return false };
+        let missing: Vec<HostDevice> = devices
+            .iter()
+            .filter(|want| guest.domain.devices.iter().all(|d| d.source != want.source))
+            .map(|want| HostDevice {
+                source: want.source,
+                alias: Some(want.alias.clone()),
+                managed: false,
+            })
+            .collect();
+        let mut opened = Vec::new();
+        for slice in missing.iter().map(slice_of) {
+            if self.driver.kernel.open(pid, "qemu", slice).is_err() {
+                for slice in opened {
+                    self.driver.kernel.close(pid, slice);
+                }
+                return false;
+            }
+            opened.push(slice);
+        }
+        self.plugs += u32::try_from(opened.len()).unwrap();
+        if let Some(vm) = self.driver.vms.get_mut(&pid) {
+            vm.claimed.extend(opened);
+        }
+        let known = guest.domain.claims.iter().any(|c| c.name == asked.claim.name);
+        guest.domain.claims.retain(|c| c.name != asked.claim.name);
+        guest.domain.claims.push(asked.claim.clone());
+        guest.domain.devices.extend(missing);
+        if !asked.keep && !known {
+            guest.live_only.insert(asked.claim.name.clone());
+        }
+        true
+    }
+
+    /// The guest lets go of a claim's devices. Somebody may have asked libvirt for it behind the agent's back.
+    pub fn hot_unplug(&mut self, vm: u8, name: &ClaimName, by_hand: bool) -> Result<(), Broken> {
+        let guest = self.guests.get_mut(&vm).unwrap();
+        let State::Running(pid) = guest.state else { return Ok(()) };
+        let of_claim = |d: &&HostDevice| d.our_claim().is_some_and(|(n, _)| n == *name);
+        let gone: Vec<_> = guest.domain.devices.iter().filter(of_claim).map(slice_of).collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        guest.domain.claims.retain(|c| c.name != *name);
+        write_devices(&mut guest.domain, |n| n == name, Vec::new());
+        for slice in &gone {
+            self.driver.kernel.close(pid, *slice);
+            if let Some(vm) = self.driver.vms.get_mut(&pid) {
+                vm.claimed.remove(slice);
+            }
+        }
+        let domain = self.guests[&vm].domain.clone();
+        let key = ClaimKey { owner: Owner::Domain(domain.uuid), name: name.clone() };
+        self.order(Command::DomainRuns { domain })?;
+        if !by_hand {
+            self.order(Command::Unclaim { key, force: true })?;
+        }
+        Ok(())
+    }
+
+    /// What was only plugged in is not in the definition the next start takes.
+    pub fn forget_live_only(&mut self) {
+        for guest in self.guests.values_mut().filter(|g| g.state == State::Off) {
+            for name in std::mem::take(&mut guest.live_only) {
+                guest.domain.claims.retain(|c| c.name != name);
+                write_devices(&mut guest.domain, |n| *n == name, Vec::new());
+            }
+        }
+    }
+
+    /// The agent comes (back) and looks at everything that runs.
+    pub fn agent_comes(&mut self) -> Result<(), Broken> {
+        self.plugging.clear();
+        let running: Vec<_> = self
+            .guests
+            .values()
+            .filter(|g| matches!(g.state, State::Running(_)))
+            .map(|g| g.domain.clone())
+            .collect();
+        for domain in running {
+            self.order(Command::DomainRuns { domain })?;
+        }
+        Ok(())
+    }
+
+    pub fn happen_plug(&mut self, what: &Happening) -> Result<(), Broken> {
+        match what {
+            Happening::HotPlug { vm, name, profile, count, keep } => {
+                self.plug(*vm, name, profile, *count, *keep);
+                Ok(())
+            }
+            Happening::HotPlugNext { vm, dies } => self.plug_next(*vm, *dies),
+            Happening::HotUnplug { vm, name, by_hand } => self.hot_unplug(*vm, name, *by_hand),
+            Happening::AgentComes => self.agent_comes(),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn plug(profile: &str, keep: bool) -> H {
+    let name = "gpu1".parse().unwrap();
+    H::HotPlug { vm: 0, name, profile: profile.to_owned(), count: 1, keep }
+}
+
+fn plugged(dies: bool) -> H {
+    H::HotPlugNext { vm: 0, dies }
+}
+
+/// Whether the claim that was plugged in is known.
+fn claimed(world: &World) -> bool {
+    world.driver.machine.durable().claims.keys().any(|key| key.name.as_str() == "gpu1")
+}
+
+#[test]
+fn what_is_plugged_in_goes_with_the_vm_and_its_claim_with_it() {
+    for (profile, keep) in
+        [("nvidia-a40-4q", false), ("amd-74a1-vf8", false), ("amd-74a1-vf8", true)]
+    {
+        let mut world = after(&[declare(0)]);
+        all(&mut world, &run(0));
+        all(&mut world, &[plug(profile, keep), plugged(false)]);
+        assert_eq!(phases(&world), [Phase::Attached; 2], "{:?}", world.plug_refused);
+        assert!(claimed(&world));
+        all(&mut world, &stop(0));
+        assert_eq!((phases(&world), claimed(&world)), (vec![], keep));
+        world.finish().unwrap();
+    }
+}
+
+#[test]
+fn what_the_guest_lets_go_of_is_released_whoever_unplugged_it() {
+    for by_hand in [false, true] {
+        let mut world = after(&[declare(0)]);
+        all(&mut world, &run(0));
+        all(&mut world, &[plug("amd-74a1-vf8", false), plugged(false)]);
+        let name = "gpu1".parse().unwrap();
+        all(&mut world, &[H::HotUnplug { vm: 0, name, by_hand }]);
+        assert_eq!((phases(&world), runs(&world, 0)), (vec![Phase::Attached], true));
+        assert!(!claimed(&world));
+        // Right away again.
+        all(&mut world, &[plug("amd-74a1-vf8", false), plugged(false)]);
+        assert_eq!(phases(&world), [Phase::Attached; 2]);
+        world.finish().unwrap();
+    }
+}
+
+#[test]
+fn an_agent_that_dies_leaves_nothing_and_takes_nothing_away() {
+    // Before libvirt was asked: nobody holds it, and in time it is taken back.
+    let mut world = after(&[declare(0)]);
+    all(&mut world, &run(0));
+    all(&mut world, &[plug("amd-74a1-vf8", true), H::AgentComes, H::Advance { ms: 300_000 }]);
+    assert_eq!(phases(&world), [Phase::Prepared, Phase::Attached]);
+    all(&mut world, &[H::Advance { ms: 400_000 }]);
+    assert_eq!(phases(&world), [Phase::Attached]);
+
+    // After libvirt did it: the next agent sees it, and without one the daemon finds out.
+    for comes in [true, false] {
+        let mut world = after(&[declare(0)]);
+        all(&mut world, &run(0));
+        all(&mut world, &[plug("amd-74a1-vf8", false), plugged(true)]);
+        assert!(phases(&world).contains(&Phase::Prepared));
+        world.driver.restart().unwrap();
+        world.driver.drain().unwrap();
+        let then = if comes { H::AgentComes } else { H::Advance { ms: 700_000 } };
+        all(&mut world, &[then]);
+        assert_eq!(phases(&world), [Phase::Attached; 2], "comes: {comes}");
+        world.finish().unwrap();
+    }
+}
+
+#[test]
+fn a_vm_that_stops_before_it_is_plugged_in_takes_it_along() {
+    let mut world = after(&[declare(0)]);
+    all(&mut world, &run(0));
+    all(&mut world, &[plug("nvidia-a40-4q", false)]);
+    assert!(phases(&world).contains(&Phase::Prepared));
+    all(&mut world, &stop(0));
+    assert_eq!((phases(&world), claimed(&world)), (vec![], false));
+    // libvirt finds no device, and the agent says so.
+    all(&mut world, &run(0));
+    all(&mut world, &[plugged(false)]);
+    assert_eq!((phases(&world), runs(&world, 0)), (vec![Phase::Attached], true));
+    world.finish().unwrap();
+}
+
+#[test]
+fn a_hot_plug_that_is_refused_leaves_the_claim_as_it_was() {
+    let mut world = after(&[declare(0)]);
+    all(&mut world, &run(0));
+    all(&mut world, &[plug("no-such", true), plugged(false)]);
+    assert_eq!((phases(&world), claimed(&world)), (vec![Phase::Attached], false));
+    for (durable, runtime) in [(u32::MAX, 0), (0, u32::MAX)] {
+        all(&mut world, &[H::DiskFull { durable, runtime }, plug("nvidia-a40-4q", true)]);
+        all(&mut world, &[plugged(false), H::DiskFull { durable: 0, runtime: 0 }, H::Lists]);
+        assert_eq!((phases(&world), claimed(&world)), (vec![Phase::Attached], false));
+    }
+    world.finish().unwrap();
+}
