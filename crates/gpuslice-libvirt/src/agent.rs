@@ -11,8 +11,12 @@ use gpuslice_core::refusal::Refusal;
 use gpuslice_core::request::DeviceToWrite;
 use gpuslice_domxml::read_domain;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use uuid::Uuid;
+
+/// A guest that is alive answers within a second or two. Below what a caller of the bus waits.
+const GUEST_PATIENCE: Duration = Duration::from_secs(12);
 
 /// The agent.
 #[derive(Debug)]
@@ -21,6 +25,8 @@ pub struct Agent {
     pub worker: Worker,
     /// Decides.
     pub daemon: Daemon,
+    /// How long a guest has to let go of what is unplugged.
+    pub guest_patience: Duration,
     turn: Arc<Mutex<()>>,
 }
 
@@ -51,7 +57,7 @@ pub struct Seen {
 impl Agent {
     /// An agent, not yet connected to libvirt.
     pub fn new(worker: Worker, daemon: Daemon) -> Self {
-        Self { worker, daemon, turn: Arc::default() }
+        Self { worker, daemon, guest_patience: GUEST_PATIENCE, turn: Arc::default() }
     }
 
     /// Waits for the turn.
@@ -67,6 +73,16 @@ impl Agent {
         self.worker
             .call(format!("reading domain {uuid}"), move |connection| seen(connection, uuid))
             .await
+    }
+
+    /// What a domain carries that runs now; `None` when it does not.
+    ///
+    /// # Errors
+    /// libvirt failed, or what of ours is in the XML has no meaning.
+    pub async fn runs(&self, uuid: Uuid) -> Result<Option<Domain>, Refusal> {
+        let what = format!("reading running domain {uuid}");
+        let read = move |connection: &Connection| connection.running(uuid);
+        Ok(self.worker.call(what, read).await?.map(|running| running.seen))
     }
 
     /// Domains to look at, and domains with claims that libvirt no longer knows: they were undefined while no one
@@ -85,7 +101,7 @@ impl Agent {
         let known =
             |uuid: &Uuid| listed.persistent.contains(uuid) || listed.transient.contains(uuid);
         let gone = claimed.into_iter().filter(|uuid| !known(uuid)).collect();
-        Ok((listed.persistent, gone))
+        Ok((listed.persistent.into_iter().chain(listed.transient).collect(), gone))
     }
 
     /// Shows the daemon one domain and, when it is shut off, makes its definition carry what the daemon answers.
@@ -107,6 +123,13 @@ impl Agent {
     /// Whether anything was written.
     async fn look_once(&self, uuid: Uuid) -> Result<bool, Trouble> {
         let seen = self.read(uuid).await.map_err(Trouble::Libvirt)?;
+        if seen.as_ref().is_none_or(|seen| !seen.shut_off) {
+            let live = self.runs(uuid).await.map_err(Trouble::Libvirt)?;
+            // One that asks for nothing carries nothing of ours.
+            if let Some(live) = live.filter(|live| !live.claims.is_empty()) {
+                self.daemon.domain_runs(live).await.map_err(Trouble::Daemon)?;
+            }
+        }
         let Some(Seen { domain, shut_off }) = seen else {
             return Ok(false);
         };

@@ -25,7 +25,7 @@ impl Agent {
         options: AttachOptions,
     ) -> Result<Attached, Refusal> {
         if options.live {
-            return Err(no_live(named, "attach"));
+            return self.attach_live(named, profile, options).await;
         }
         let Seen { domain, shut_off } = self.named(named).await?;
         let name = claim_name(&domain.claims, options.name, &profile)?;
@@ -97,7 +97,7 @@ impl Agent {
             Some(old) => {
                 self.daemon.claim(uuid, title, old.clone(), ClaimTerms::default()).await.map(drop)
             }
-            None => self.daemon.unclaim(key).await.map(drop),
+            None => self.daemon.unclaim(key, false).await.map(drop),
         };
         match undone {
             Ok(()) => refusal,
@@ -106,17 +106,8 @@ impl Agent {
     }
 }
 
-/// What hot-plug would need: the device prepared while the VM runs, which no call of the daemon does yet.
-pub(crate) fn no_live(named: &str, command: &str) -> Refusal {
-    Refusal::new(
-        Code::Unsupported,
-        format!("cannot {command} while {named} runs: hot-plug is not supported yet"),
-    )
-    .hint(format!("gpuslice {command} without --live; it takes effect at the next start"))
-}
-
 /// The claim that is meant: the one named; else the domain's only one for this profile; else the first free `gpuN`.
-fn claim_name(
+pub(crate) fn claim_name(
     claims: &[ClaimRequest],
     named: Option<ClaimName>,
     profile: &ProfileName,
@@ -137,7 +128,7 @@ fn claim_name(
 }
 
 /// The claim as it is to be: what the XML says of it already stays, but for what is asked now.
-fn request(
+pub(crate) fn request(
     old: Option<&ClaimRequest>,
     name: ClaimName,
     profile: ProfileName,

@@ -1,4 +1,4 @@
-//! The daemon as the agent sees it: six questions, and every way a call can fail told as a refusal.
+//! The daemon as the agent sees it: nine questions, and every way a call can fail told as a refusal.
 
 use gpuslice_api::{CallError, Client};
 use gpuslice_core::domain::{ClaimRequest, Domain};
@@ -67,12 +67,57 @@ impl Daemon {
         }
     }
 
-    /// Ends a claim. `false` when there was none.
+    /// Makes or keeps a claim of a running domain and has its slices ready to be hot-plugged. `keep`: the definition
+    /// makes the claim too.
+    ///
+    /// # Errors
+    /// Refused, or no answer; then nothing is to be plugged in.
+    pub async fn plug(
+        &self,
+        domain: Uuid,
+        domain_name: &str,
+        request: ClaimRequest,
+        terms: ClaimTerms,
+        keep: bool,
+    ) -> Result<Claimed, Refusal> {
+        let command = Command::Plug {
+            domain,
+            domain_name: domain_name.to_owned(),
+            request,
+            pool: terms.pool,
+            reserve: terms.reserve,
+            keep,
+        };
+        match self.ask(command).await? {
+            Answer::Claimed { changed, devices, warnings, .. } => {
+                Ok(Claimed { changed, devices, warnings })
+            }
+            _ => Err(unexpected("Plug")),
+        }
+    }
+
+    /// Tells that libvirt did not plug in what was prepared.
+    ///
+    /// # Errors
+    /// Refused, or no answer.
+    pub async fn plug_failed(&self, key: ClaimKey) -> Result<(), Refusal> {
+        self.ask(Command::PlugFailed { key }).await.map(drop)
+    }
+
+    /// Shows what a running domain carries.
+    ///
+    /// # Errors
+    /// Refused, or no answer.
+    pub async fn domain_runs(&self, domain: Domain) -> Result<(), Refusal> {
+        self.ask(Command::DomainRuns { domain }).await.map(drop)
+    }
+
+    /// Ends a claim. `false` when there was none. `force`: also while its slices are on their way back.
     ///
     /// # Errors
     /// Refused (its slice is in use), or no answer.
-    pub async fn unclaim(&self, key: ClaimKey) -> Result<bool, Refusal> {
-        match self.ask(Command::Unclaim { key, force: false }).await {
+    pub async fn unclaim(&self, key: ClaimKey, force: bool) -> Result<bool, Refusal> {
+        match self.ask(Command::Unclaim { key, force }).await {
             Ok(Answer::Done { changed, .. }) => Ok(changed),
             Ok(_) => Err(unexpected("Unclaim")),
             Err(refusal) if refusal.code == Code::Unknown => Ok(false),

@@ -2,11 +2,11 @@
 //! it alone knows whether the slice is in use, and then nothing may change. Idempotent.
 
 use crate::agent::{Agent, Seen};
-use crate::attach::{definition, no_live, rewrite};
+use crate::attach::{definition, rewrite};
 use crate::daemon::ClaimTerms;
 use crate::link::{Connection, LinkError};
 use gpuslice_api::libvirt::{DetachOptions, Detached};
-use gpuslice_core::domain::ClaimRequest;
+use gpuslice_core::domain::{ClaimRequest, Domain};
 use gpuslice_core::ids::{ClaimKey, ClaimName, Owner};
 use gpuslice_core::refusal::{Code, Refusal};
 use uuid::Uuid;
@@ -23,31 +23,14 @@ impl Agent {
         options: DetachOptions,
     ) -> Result<Detached, Refusal> {
         if options.live {
-            return Err(no_live(named, "detach"));
+            return self.detach_live(named, claim, options).await;
         }
         let Seen { domain, shut_off } = self.named(named).await?;
-        let (uuid, title) = (domain.uuid, domain.name.clone());
+        let title = domain.name.clone();
         let Some(name) = meant(&title, &domain.claims, claim)? else {
             return Ok(done(false, format!("already so: {title} has no claim"), title));
         };
-        let key = ClaimKey { owner: Owner::Domain(uuid), name: name.clone() };
-        let ended = self.daemon.unclaim(key).await?;
-        let written = {
-            let name = name.clone();
-            self.worker
-                .call(format!("writing domain {title}"), move |connection| {
-                    take_out(connection, uuid, &name)
-                })
-                .await
-        };
-        let written = match written {
-            Ok(written) => written,
-            Err(refusal) => {
-                let old = domain.claims.into_iter().find(|claim| claim.name == name);
-                return Err(self.claim_again(refusal, uuid, &title, old.filter(|_| ended)).await);
-            }
-        };
-        let changed = ended || written;
+        let changed = self.end(domain, &name, false).await?;
         let when = if shut_off { "" } else { "; it takes effect at the next start" };
         let message = if changed {
             format!("detached {name} from {title}{when}")
@@ -56,6 +39,34 @@ impl Agent {
         };
         tracing::info!(domain = %title, changed, "{message}");
         Ok(done(changed, message, title))
+    }
+
+    /// Ends a claim and takes it out of the definition; whether anything was not already so. `force`: also while its
+    /// slices are on their way back.
+    pub(crate) async fn end(
+        &self,
+        domain: Domain,
+        name: &ClaimName,
+        force: bool,
+    ) -> Result<bool, Refusal> {
+        let (uuid, title) = (domain.uuid, domain.name.clone());
+        let key = ClaimKey { owner: Owner::Domain(uuid), name: name.clone() };
+        let ended = self.daemon.unclaim(key, force).await?;
+        let written = {
+            let name = name.clone();
+            self.worker
+                .call(format!("writing domain {title}"), move |connection| {
+                    take_out(connection, uuid, &name)
+                })
+                .await
+        };
+        match written {
+            Ok(written) => Ok(ended || written),
+            Err(refusal) => {
+                let old = domain.claims.into_iter().find(|claim| claim.name == *name);
+                Err(self.claim_again(refusal, uuid, &title, old.filter(|_| ended)).await)
+            }
+        }
     }
 
     /// Makes the table say again what the definition still says.
@@ -76,12 +87,12 @@ impl Agent {
     }
 }
 
-fn done(changed: bool, message: String, domain: String) -> Detached {
+pub(crate) fn done(changed: bool, message: String, domain: String) -> Detached {
     Detached { changed, message, domain, warnings: Vec::new() }
 }
 
 /// The claim that is meant; `None` when none is named and there is none.
-fn meant(
+pub(crate) fn meant(
     title: &str,
     claims: &[ClaimRequest],
     named: Option<ClaimName>,

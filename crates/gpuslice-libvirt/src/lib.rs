@@ -16,6 +16,7 @@ pub mod daemon;
 mod detach;
 pub mod edits;
 pub mod link;
+mod live;
 mod permit;
 pub mod service;
 pub mod todo;

@@ -6,11 +6,13 @@ mod connection;
 mod error;
 mod event_loop;
 mod ffi;
+mod running;
 mod worker;
 
 pub use carry::carry;
 pub use connection::{Connection, Defined, Found, Listed};
 pub use error::{LinkError, Said};
 pub use event_loop::start as start_events;
-pub use ffi::Notice;
+pub use ffi::{Notice, Tell, Unplugged};
+pub use running::Running;
 pub use worker::Worker;

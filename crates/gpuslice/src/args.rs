@@ -55,7 +55,8 @@ pub enum Command {
     Claims,
     /// Give a VM a slice
     #[command(after_help = "\
-Without --live the VM gets it at its next start. Done twice it is done once.
+Without --live the VM gets it at its next start; with it now, until it stops, and with --live --config both.
+Done twice it is done once.
 
 Examples:
   gpuslice attach win11 nvidia-a40-8q
@@ -65,6 +66,8 @@ Examples:
     Attach(Attach),
     /// Take a slice from a VM
     #[command(after_help = "\
+With --live the guest has to let go of the device; while it does not, the VM keeps it and its claim.
+
 Examples:
   gpuslice detach win11             its only claim
   gpuslice detach win11 gpu0

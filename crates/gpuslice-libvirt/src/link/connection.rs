@@ -3,9 +3,8 @@
 
 use super::error::{LinkError, Said};
 use super::event_loop;
-use super::ffi::{self, Notice};
+use super::ffi::{self, Tell};
 use std::ffi::{CString, c_int};
-use tokio::sync::mpsc::UnboundedSender;
 use uuid::Uuid;
 use virt::connect::Connect;
 use virt::domain::Domain;
@@ -63,20 +62,20 @@ impl Connection {
     ///
     /// # Errors
     /// libvirt is not there or does not let us in.
-    pub fn open(
-        uri: &str,
-        number: u64,
-        notices: &UnboundedSender<Notice>,
-    ) -> Result<Self, LinkError> {
+    pub fn open(uri: &str, number: u64, tell: &Tell) -> Result<Self, LinkError> {
         let opening = |error: Error| LinkError::Open { uri: uri.to_owned(), source: Said(error) };
         if event_loop::start().is_err() || uri.contains('\0') {
             return Err(LinkError::Down { uri: uri.to_owned() });
         }
         let connect = Connect::open(Some(uri)).map_err(opening)?;
         let mut connection = Self { connect, subscriptions: Vec::new() };
-        connection.subscriptions = ffi::subscribe(&connection.connect, number, notices)
+        connection.subscriptions = ffi::subscribe(&connection.connect, number, tell)
             .map_err(|error| LinkError::Listen { uri: uri.to_owned(), source: Said(error) })?;
         Ok(connection)
+    }
+
+    pub(super) fn connect(&self) -> &Connect {
+        &self.connect
     }
 
     /// Whether the socket is still open; asks no one.

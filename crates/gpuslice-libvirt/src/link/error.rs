@@ -67,6 +67,12 @@ pub enum LinkError {
         /// Its name or UUID.
         domain: String,
     },
+    /// It stopped meanwhile.
+    #[error("domain {domain} does not run")]
+    NotRunning {
+        /// Its name or UUID.
+        domain: String,
+    },
     /// XML from libvirt that cannot be understood or edited.
     #[error("cannot understand the XML of domain {domain}")]
     Xml {
@@ -103,6 +109,26 @@ pub enum LinkError {
         /// libvirt's words.
         source: Said,
     },
+    /// virDomainAttachDeviceFlags on a running domain.
+    #[error("cannot hot-plug device {alias} into domain {domain}")]
+    Plug {
+        /// Its name.
+        domain: String,
+        /// Of the hostdev.
+        alias: String,
+        /// libvirt's words.
+        source: Said,
+    },
+    /// virDomainDetachDeviceAlias on a running domain.
+    #[error("cannot hot-unplug device {alias} from domain {domain}")]
+    Unplug {
+        /// Its name.
+        domain: String,
+        /// Of the hostdev.
+        alias: String,
+        /// libvirt's words.
+        source: Said,
+    },
     /// virDomainDefineXML.
     #[error("cannot define domain {domain}")]
     Define {
@@ -129,9 +155,11 @@ impl LinkError {
 
     fn said(&self) -> Option<&Said> {
         match self {
-            Self::Down { .. } | Self::BadName { .. } | Self::NotKept { .. } | Self::Xml { .. } => {
-                None
-            }
+            Self::Down { .. }
+            | Self::BadName { .. }
+            | Self::NotKept { .. }
+            | Self::NotRunning { .. }
+            | Self::Xml { .. } => None,
             Self::Open { source, .. }
             | Self::Listen { source, .. }
             | Self::List { source }
@@ -140,6 +168,8 @@ impl LinkError {
             | Self::SetMetadata { source, .. }
             | Self::Detach { source, .. }
             | Self::Attach { source, .. }
+            | Self::Plug { source, .. }
+            | Self::Unplug { source, .. }
             | Self::Define { source, .. }
             | Self::Start { source, .. } => Some(source),
         }
@@ -174,12 +204,26 @@ impl From<LinkError> for Refusal {
             LinkError::Down { .. } | LinkError::Open { .. } | LinkError::Listen { .. } => {
                 (Code::Unreachable, Some("systemctl status libvirtd virtqemud"))
             }
+            LinkError::NotRunning { .. } => {
+                (Code::BadRequest, Some("without --live it takes effect at the next start"))
+            }
             LinkError::BadName { .. } => (Code::BadRequest, Some("virsh list --all")),
             LinkError::NotKept { .. } => (
                 Code::BadRequest,
                 Some("virsh dumpxml DOMAIN > FILE; virsh define FILE; then try again"),
             ),
             LinkError::Xml { .. } => (Code::BadRequest, Some("virsh edit DOMAIN")),
+            LinkError::Plug { source, .. } if source.0.message().contains("PCI slot") => (
+                Code::Unsupported,
+                Some(
+                    "without --live it takes effect at the next start; for the one after it, give the domain free \
+                     ports: virsh edit DOMAIN, <controller type='pci' model='pcie-root-port'/>",
+                ),
+            ),
+            LinkError::Plug { .. } => {
+                let code = if error.no_support() { Code::Unsupported } else { Code::DeviceFailed };
+                (code, Some("without --live it takes effect at the next start"))
+            }
             _ => (Code::DeviceFailed, None),
         };
         let mut refusal = Self::new(code, error.to_string());

@@ -8,6 +8,7 @@
 use gpuslice_core::domain::NAMESPACE;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
+use tokio::sync::broadcast;
 use tokio::sync::mpsc::UnboundedSender;
 use uuid::Uuid;
 use virt::connect::Connect;
@@ -32,16 +33,46 @@ pub enum Notice {
     },
 }
 
+/// What a guest answered to a hot-unplug.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unplugged {
+    /// The domain.
+    pub domain: Uuid,
+    /// Alias of the device.
+    pub alias: String,
+    /// It let go of it; else it said that it does not.
+    pub gone: bool,
+}
+
+/// Where to, what is told about one connection.
+#[derive(Debug, Clone)]
+pub struct Tell {
+    /// For the watch.
+    pub notices: UnboundedSender<Notice>,
+    /// For whoever waits for a guest.
+    pub unplugged: broadcast::Sender<Unplugged>,
+}
+
 /// What the callbacks of one connection own.
 struct Sink {
     connection: u64,
-    notices: UnboundedSender<Notice>,
+    tell: Tell,
 }
 
 impl Sink {
     fn push(&self, notice: Notice) {
         // The receiver is gone only while the process ends.
-        let _ = self.notices.send(notice);
+        let _ = self.tell.notices.send(notice);
+    }
+
+    fn unplugged(&self, domain: Uuid, alias: &CStr, gone: bool) {
+        let alias = alias.to_string_lossy().into_owned();
+        if gone {
+            // Also what nobody waits for: the guest may have taken its time, or somebody else unplugged it.
+            self.push(Notice::Look(domain));
+        }
+        // Mostly nobody waits.
+        let _ = self.tell.unplugged.send(Unplugged { domain, alias, gone });
     }
 }
 
@@ -106,6 +137,34 @@ unsafe extern "C" fn on_metadata(
     }
 }
 
+unsafe extern "C" fn on_removed(
+    _connection: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    alias: *const c_char,
+    sink: *mut c_void,
+) {
+    // SAFETY: as in `on_lifecycle`; the alias is a C string for the length of the callback.
+    let (sink, uuid, alias) =
+        unsafe { (&*sink.cast::<Sink>(), uuid_of(domain), CStr::from_ptr(alias)) };
+    if let Some(uuid) = uuid {
+        sink.unplugged(uuid, alias, true);
+    }
+}
+
+unsafe extern "C" fn on_removal_failed(
+    _connection: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    alias: *const c_char,
+    sink: *mut c_void,
+) {
+    // SAFETY: as in `on_removed`.
+    let (sink, uuid, alias) =
+        unsafe { (&*sink.cast::<Sink>(), uuid_of(domain), CStr::from_ptr(alias)) };
+    if let Some(uuid) = uuid {
+        sink.unplugged(uuid, alias, false);
+    }
+}
+
 unsafe extern "C" fn on_close(_connection: sys::virConnectPtr, reason: c_int, sink: *mut c_void) {
     // SAFETY: as in `on_lifecycle`.
     let sink = unsafe { &*sink.cast::<Sink>() };
@@ -124,13 +183,9 @@ unsafe extern "C" fn free_sink(sink: *mut c_void) {
 }
 
 /// Registers what is told about one connection. On failure nothing stays registered.
-pub fn subscribe(
-    connect: &Connect,
-    connection: u64,
-    notices: &UnboundedSender<Notice>,
-) -> Result<Vec<c_int>, Error> {
+pub fn subscribe(connect: &Connect, connection: u64, tell: &Tell) -> Result<Vec<c_int>, Error> {
     let sink = || {
-        let sink = Sink { connection, notices: notices.clone() };
+        let sink = Sink { connection, tell: tell.clone() };
         Box::into_raw(Box::new(sink)).cast::<c_void>()
     };
     // SAFETY: the signature is the one libvirt calls for VIR_DOMAIN_EVENT_ID_LIFECYCLE; every event callback is
@@ -140,10 +195,18 @@ pub fn subscribe(
     // SAFETY: likewise for VIR_DOMAIN_EVENT_ID_METADATA_CHANGE.
     let metadata: sys::virConnectDomainEventGenericCallback =
         unsafe { std::mem::transmute(on_metadata as *const ()) };
+    // SAFETY: likewise for VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED.
+    let removed: sys::virConnectDomainEventGenericCallback =
+        unsafe { std::mem::transmute(on_removed as *const ()) };
+    // SAFETY: likewise for VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED.
+    let removal_failed: sys::virConnectDomainEventGenericCallback =
+        unsafe { std::mem::transmute(on_removal_failed as *const ()) };
     let mut ids = Vec::new();
     for (event, callback) in [
         (sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle),
         (sys::VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, metadata),
+        (sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, removed),
+        (sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED, removal_failed),
     ] {
         let sink = sink();
         // SAFETY: the connection is open; a null domain means all; the sink is libvirt's until it calls free_sink.
@@ -202,7 +265,7 @@ pub fn unsubscribe(connect: &Connect, ids: &[c_int]) {
     }
 }
 
-/// Detaches the device with this alias from the persistent definition.
+/// Detaches the device with this alias; from a running domain it asks the guest and does not wait.
 pub fn detach_alias(domain: &Domain, alias: &CString, flags: u32) -> Result<(), Error> {
     // SAFETY: the handle is live, the alias is a C string; libvirt keeps neither.
     let done = unsafe { sys::virDomainDetachDeviceAlias(domain.as_ptr(), alias.as_ptr(), flags) };

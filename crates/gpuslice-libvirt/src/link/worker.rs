@@ -4,16 +4,19 @@
 
 use super::connection::Connection;
 use super::error::LinkError;
-use super::ffi::Notice;
+use super::ffi::{Notice, Tell, Unplugged};
 use gpuslice_core::refusal::{Code, Refusal};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{io, thread};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{self, UnboundedSender};
-use tokio::sync::oneshot;
+use tokio::sync::{broadcast, oneshot};
 
 /// Most jobs waiting.
 const QUEUE: usize = 32;
+
+/// Answers of guests that may come before one who waits for them takes them.
+const ANSWERS: usize = 64;
 
 type Job = Box<dyn FnOnce(&mut Link) + Send>;
 
@@ -21,7 +24,7 @@ type Job = Box<dyn FnOnce(&mut Link) + Send>;
 #[derive(Debug)]
 struct Link {
     uri: String,
-    notices: UnboundedSender<Notice>,
+    tell: Tell,
     opened: u64,
     connection: Option<Connection>,
 }
@@ -33,6 +36,7 @@ impl Link {
             self.connection = None;
             // The receiver is gone only while the process ends.
             let _ = self
+                .tell
                 .notices
                 .send(Notice::Closed { connection: self.opened, reason: "the connection is dead" });
         }
@@ -49,6 +53,7 @@ pub struct Worker {
     jobs: mpsc::Sender<Job>,
     doing: Arc<Mutex<Option<String>>>,
     uri: Arc<str>,
+    unplugged: broadcast::Sender<Unplugged>,
 }
 
 impl Worker {
@@ -58,18 +63,25 @@ impl Worker {
     /// The kernel gave no thread.
     pub fn start(uri: &str, notices: UnboundedSender<Notice>) -> io::Result<Self> {
         let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
-        let mut link = Link { uri: uri.to_owned(), notices, opened: 0, connection: None };
+        let (unplugged, _) = broadcast::channel(ANSWERS);
+        let tell = Tell { notices, unplugged: unplugged.clone() };
+        let mut link = Link { uri: uri.to_owned(), tell, opened: 0, connection: None };
         thread::Builder::new().name("libvirt-calls".to_owned()).spawn(move || {
             while let Some(job) = queue.blocking_recv() {
                 job(&mut link);
             }
         })?;
-        Ok(Self { jobs, doing: Arc::default(), uri: uri.into() })
+        Ok(Self { jobs, doing: Arc::default(), uri: uri.into(), unplugged })
     }
 
     /// Where it connects to.
     pub fn uri(&self) -> &str {
         &self.uri
+    }
+
+    /// What guests answer to hot-unplugs from now on. It comes past the queue of jobs.
+    pub fn unplugged(&self) -> broadcast::Receiver<Unplugged> {
+        self.unplugged.subscribe()
     }
 
     /// What the thread waits for libvirt to do right now, for a person who waits with it.
@@ -86,7 +98,7 @@ impl Worker {
         let (job, answer) = self.job(what, |link| {
             link.connection = None;
             link.opened += 1;
-            let connection = Connection::open(&link.uri, link.opened, &link.notices)?;
+            let connection = Connection::open(&link.uri, link.opened, &link.tell)?;
             link.connection = Some(connection);
             Ok(link.opened)
         });

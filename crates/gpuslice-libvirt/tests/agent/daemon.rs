@@ -91,6 +91,22 @@ impl Daemon {
                 let devices = script.devices.get(&domain.uuid).cloned().unwrap_or_else(kept);
                 Ok(Answer::Domain { devices, refused: Vec::new() })
             }
+            Command::Plug { domain, request, .. } => {
+                let key = ClaimKey { owner: Owner::Domain(domain), name: request.name };
+                let changed = !script.claims.contains(&key);
+                if changed {
+                    script.claims.push(key.clone());
+                }
+                let alias = format!("ua-gpuslice-{}", key.name);
+                let devices = script.devices.get(&domain).cloned().unwrap_or_default();
+                Ok(Answer::Claimed {
+                    changed,
+                    claim: row(key),
+                    devices: devices.into_iter().filter(|d| d.alias.starts_with(&alias)).collect(),
+                    warnings: Vec::new(),
+                })
+            }
+            Command::PlugFailed { .. } | Command::DomainRuns { .. } => done(false),
             Command::DomainGone { .. } => done(true),
             Command::AgentWork => Ok(Answer::AgentWork {
                 look_again: std::mem::take(&mut script.look_again),

@@ -30,8 +30,12 @@ impl Person {
         Domain::define_xml(&self.connect, &xml(uuid, name, claims, devices)).unwrap();
     }
 
-    pub fn create_transient(&self, uuid: Uuid, name: &str) {
-        Domain::create_xml(&self.connect, &xml(uuid, name, "", ""), 0).unwrap();
+    pub fn create_transient(&self, uuid: Uuid, name: &str, claims: &str, devices: &str) {
+        Domain::create_xml(&self.connect, &xml(uuid, name, claims, devices), 0).unwrap();
+    }
+
+    pub fn live_xml(&self, uuid: Uuid) -> String {
+        self.domain(uuid).get_xml_desc(0).unwrap()
     }
 
     pub fn start(&self, uuid: Uuid) {

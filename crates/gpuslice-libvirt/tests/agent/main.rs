@@ -19,6 +19,7 @@ mod bus;
 mod daemon;
 mod domains;
 mod follow;
+mod live;
 mod permit;
 mod scene;
 mod trouble;

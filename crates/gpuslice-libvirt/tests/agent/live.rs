@@ -1,0 +1,160 @@
+//! Hot-plug, as far as libvirt's test driver goes: it has none before libvirt 10, so here it is refused. What libvirt
+//! does when it does not refuse is shown in the lab.
+
+use crate::domains::hostdev;
+use crate::scene::{ordinary, wanted};
+use gpuslice_api::CallError;
+use gpuslice_api::libvirt::{AttachOptions, DetachOptions};
+use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::request::Command;
+use uuid::Uuid;
+
+const VM: Uuid = Uuid::from_u128(0x1143);
+
+const CLAIM: &str = "<gpuslice:claim name='gpu0' profile='p'/>";
+
+fn refused<T: std::fmt::Debug>(result: Result<T, CallError>) -> Refusal {
+    match result.unwrap_err() {
+        CallError::Refused(refusal) => refusal,
+        other => panic!("{other}"),
+    }
+}
+
+fn live(config: bool) -> AttachOptions {
+    AttachOptions { live: true, config, ..AttachOptions::default() }
+}
+
+#[test]
+fn what_libvirt_refuses_to_plug_in_is_given_back_and_nothing_is_left_in_the_xml() {
+    for config in [false, true] {
+        ordinary(
+            |person, daemon| {
+                person.define(VM, "vm", "", "");
+                person.start(VM);
+                // One device twice is refused by every libvirt.
+                let devices = vec![wanted("ua-gpuslice-gpu0", 1), wanted("ua-gpuslice-gpu0--1", 1)];
+                daemon.script.lock().unwrap().devices.insert(VM, devices);
+            },
+            async |mut scene| {
+                scene.settles().await;
+                let before = (scene.person.xml(VM), scene.person.live_xml(VM));
+                let profile = "p".parse().unwrap();
+                let refusal = refused(scene.client.attach("vm", &profile, &live(config)).await);
+                assert!(refusal.message.contains("ua-gpuslice-gpu0"), "{refusal}");
+                assert!(!refusal.causes.is_empty() && refusal.hint.is_some(), "{refusal:?}");
+                scene
+                    .asks("Plug", |c| matches!(c, Command::Plug { keep, .. } if *keep == config))
+                    .await;
+                scene.asks("PlugFailed", |c| matches!(c, Command::PlugFailed { .. })).await;
+                scene.asks("Unclaim", |c| matches!(c, Command::Unclaim { force: true, .. })).await;
+                assert_eq!((scene.person.xml(VM), scene.person.live_xml(VM)), before);
+            },
+        );
+    }
+}
+
+#[test]
+fn a_refusal_of_the_daemon_touches_nothing() {
+    let said = Refusal::new(Code::NoCapacity, "every p is taken").hint("h");
+    ordinary(
+        |person, daemon| {
+            person.define(VM, "vm", "", "");
+            person.start(VM);
+            let said = said.clone();
+            daemon.before(move |command| match command {
+                Command::Plug { .. } => Some(Err(said.clone())),
+                _ => None,
+            });
+        },
+        async |mut scene| {
+            scene.settles().await;
+            let before = scene.person.live_xml(VM);
+            let profile = "p".parse().unwrap();
+            let refusal = refused(scene.client.attach("vm", &profile, &live(false)).await);
+            assert_eq!(refusal, said);
+            assert_eq!(scene.person.live_xml(VM), before);
+            let after = scene.drain();
+            assert!(!after.iter().any(|c| matches!(c, Command::PlugFailed { .. })), "{after:?}");
+        },
+    );
+}
+
+#[test]
+fn what_does_not_run_is_not_plugged_into() {
+    ordinary(
+        |person, _| person.define(VM, "vm", CLAIM, &hostdev("ua-gpuslice-gpu0", 1, "")),
+        async |mut scene| {
+            scene.settles().await;
+            let profile = "p".parse().unwrap();
+            let attach = refused(scene.client.attach("vm", &profile, &live(true)).await);
+            let options = DetachOptions { live: true, config: true };
+            let detach = refused(scene.client.detach("vm", None, &options).await);
+            for refusal in [attach, detach] {
+                assert_eq!(refusal.code, Code::BadRequest, "{refusal}");
+                assert!(refusal.hint.unwrap().contains("without --live"));
+            }
+            let orders = |c: &Command| matches!(c, Command::Plug { .. } | Command::Unclaim { .. });
+            assert!(!scene.drain().iter().any(orders));
+        },
+    );
+}
+
+#[test]
+fn a_guest_that_cannot_be_asked_keeps_the_device_and_the_claim() {
+    ordinary(
+        |person, daemon| {
+            person.define(VM, "vm", CLAIM, &hostdev("ua-gpuslice-gpu0", 1, ""));
+            person.start(VM);
+            daemon.script.lock().unwrap().devices.insert(VM, vec![wanted("ua-gpuslice-gpu0", 1)]);
+        },
+        async |mut scene| {
+            scene.settles().await;
+            let before = (scene.person.xml(VM), scene.person.live_xml(VM));
+            let options = DetachOptions { live: true, config: true };
+            let done = scene.client.detach("vm", None, &options).await;
+            if virt::connect::Connect::get_version().unwrap() >= 10_000_000 {
+                // It has hot-unplug, and a guest that lets go at once.
+                assert!(done.unwrap().changed);
+                return;
+            }
+            let refusal = refused(done);
+            assert!(refusal.message.contains("ua-gpuslice-gpu0"), "{refusal}");
+            assert_eq!((scene.person.xml(VM), scene.person.live_xml(VM)), before);
+            assert!(!scene.drain().iter().any(|c| matches!(c, Command::Unclaim { .. })));
+        },
+    );
+}
+
+#[test]
+fn a_running_domain_is_shown_as_it_runs_if_it_asks_for_something() {
+    let (transient, plain) = (Uuid::from_u128(0x1144), Uuid::from_u128(0x1145));
+    ordinary(
+        |person, _| {
+            let device = hostdev("ua-gpuslice-gpu0", 1, "");
+            person.define(VM, "vm", CLAIM, &device);
+            person.start(VM);
+            // The definition has changed since.
+            person.define(VM, "vm", CLAIM, "");
+            person.create_transient(transient, "fleeting", CLAIM, &device);
+            person.define(plain, "plain", "", "");
+            person.start(plain);
+        },
+        async |mut scene| {
+            let mut shown = Vec::new();
+            while shown.len() < 2 {
+                let runs = |c: &Command| matches!(c, Command::DomainRuns { .. });
+                let Command::DomainRuns { domain } = scene.asks("DomainRuns", runs).await else {
+                    continue;
+                };
+                assert_eq!(domain.devices.len(), 1, "{domain:?}");
+                shown.push(domain.uuid);
+            }
+            shown.sort();
+            assert_eq!(shown, [VM, transient]);
+            let more = scene.settles().await;
+            let of_plain =
+                |c: &Command| matches!(c, Command::DomainRuns { domain } if domain.uuid == plain);
+            assert!(!more.iter().any(of_plain), "{more:?}");
+        },
+    );
+}
