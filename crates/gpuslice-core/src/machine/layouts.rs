@@ -271,6 +271,11 @@ impl Machine {
                             .iter()
                             .map(|s| StepRow { parent: parent.clone(), step: s.to_string() }),
                     );
+                    plan.steps.extend(
+                        binds_later(&steps, &rule.layout)
+                            .into_iter()
+                            .map(|step| StepRow { parent: parent.clone(), step }),
+                    );
                 }
                 Err(refusal) => plan.blockers.push(refusal),
             }
@@ -460,4 +465,15 @@ impl Machine {
             self.push(Effect::Answer { request, outcome });
         }
     }
+}
+
+/// What follows once VFs are there: their addresses are known only then.
+fn binds_later(steps: &[Step], layout: &Layout) -> Option<String> {
+    let driver = layout.bind.as_ref()?;
+    steps.iter().find_map(|step| match step {
+        Step::SetNumVfs { count: count @ 1.., .. } => {
+            Some(format!("bind each of its {count} VFs to {driver}"))
+        }
+        _ => None,
+    })
 }
