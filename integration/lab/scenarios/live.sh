@@ -7,11 +7,16 @@
 cleanup() { clear_domains; modprobe -r mtty; }
 trap cleanup EXIT
 
-ports="<controller type='pci' model='pcie-root-port'/><controller type='pci' model='pcie-root-port'/><controller type='pci' model='pcie-root-port'/>"
+# ports COUNT : free root ports, which libvirt leaves no domain without being asked
+ports() {
+  local n
+  echo "<controller type='pci' index='0' model='pcie-root'/>"
+  for ((n = 1; n <= $1; n++)); do echo "<controller type='pci' index='$n' model='pcie-root-port'/>"; done
+}
 # No guest system runs in these domains. With native hot-plug a slot nobody has powered up lets go at once; with ACPI's,
 # QEMU waits for a guest that never answers.
 answering() {
-  domain "$1" "" "$ports" | sed "s|^<domain type='qemu'>|<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>|
+  domain "$1" "" "$(ports 3)" | sed "s|^<domain type='qemu'>|<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>|
     s|</domain>|<qemu:commandline><qemu:arg value='-global'/><qemu:arg value='ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off'/></qemu:commandline></domain>|"
 }
 
@@ -99,11 +104,11 @@ start live1
 expect "the next run has none of them" not carries live1 gpu
 destroy live1
 
-say "a guest that does not answer, and a domain without a free port"
+say "a guest that does not answer, and a domain whose ports are used up"
 other=$(domain_uuid live2) mdev=$(mdev_uuid "$(domain_uuid live2)" serial)
-domain live2 "" "" | define
+domain live2 "" "$(ports 1)" | define
 start live2
-expect "the one port libvirt leaves free" q gpuslice attach live2 mtty-2 --name serial --live
+expect "its only port" q gpuslice attach live2 mtty-2 --name serial --live
 refused_live unsupported "PCI slot" gpuslice attach live2 amd-74a1-vf8 --name gpu --live
 expect_eq "assigned slices" 1 "$(count_assigned)"
 expect_eq "no claim is left of it" "" "$(claim_state "$other/gpu")"
