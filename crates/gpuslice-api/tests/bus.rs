@@ -335,3 +335,18 @@ async fn the_agent_is_called_beside_the_daemon() {
         assert_eq!(detached.unwrap().message, format!("{claim:?} {options:?}"));
     }
 }
+
+/// A bus that accepts and says nothing. The clock stands still but while everybody waits.
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_hangs_is_nobody_who_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bus");
+    let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let address = format!("unix:path={}", path.display());
+    match Client::connect(&Transport::only_bus(address.as_str())).await {
+        Err(CallError::Unreachable { tried, .. }) => {
+            assert_eq!(tried, [format!("{address}: no answer within 10 s")]);
+        }
+        other => panic!("{other:?}"),
+    }
+}

@@ -62,6 +62,8 @@ codes! {
     DeviceStuck = "device-stuck";
     /// State cannot be recorded, so nothing is promised.
     StateUnwritable = "state-unwritable";
+    /// The command line cannot write its answer to where it was to go.
+    OutputUnwritable = "output-unwritable";
     /// The configuration is broken; the applied layout stays.
     BadConfig = "bad-config";
     /// Running VMs stand in the way.

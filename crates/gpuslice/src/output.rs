@@ -94,7 +94,8 @@ fn aside(text: &str) {
 }
 
 fn unwritten(error: &dyn std::error::Error) -> Failure {
-    Refusal::new(Code::StateUnwritable, "the answer cannot be written")
+    Refusal::new(Code::OutputUnwritable, "the answer cannot be written")
         .because(format!("write stdout: {error}"))
+        .hint("write it to where there is room; what was ordered is done all the same")
         .into()
 }

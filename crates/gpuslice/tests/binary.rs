@@ -100,6 +100,19 @@ fn done(changed: bool, message: &str) -> ReplyBody {
 }
 
 #[test]
+fn an_answer_that_finds_no_room_is_said_to_be_that() {
+    let served =
+        daemon(vec![answer(json!({"answer": "claims", "rows": [claim("vmid:1/a", "vm")]}))]);
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = gpuslice(&served.dir.path().join("sock"), &["claims"]);
+    let output = command.stdout(full).output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.starts_with("error: output-unwritable: "), "{err}");
+    assert!(err.contains("No space left on device") && err.contains("hint: "), "{err}");
+}
+
+#[test]
 fn lists_are_tables_or_the_rows_as_they_are() {
     let rows = json!([claim(&format!("{UUID}/gpu0"), "win11")]);
     let served = || daemon(vec![answer(json!({"answer": "claims", "rows": rows}))]);
@@ -200,8 +213,13 @@ fn release_finds_the_claim_by_its_owners_name() {
         assert_eq!(asked[1], Order::Unclaim { key, force: false });
     }
     let (ran, asked) = daemon(vec![list(), done(true, "")]).run(&["release", "win12", "--force"]);
-    assert_eq!((ran.code, asked.len()), (Some(1), 1));
-    assert!(ran.err.contains("no claim win12") && ran.err.contains("hint: gpuslice claims"));
+    let said = (ran.code, ran.out.as_str(), ran.err.as_str());
+    assert_eq!((said, asked.len()), ((Some(0), "already so: no claim win12\n", ""), 1));
+    // Which of several is meant stays a question.
+    let rows = json!([claim(&key, "win11"), claim(&format!("{UUID}/ai"), "win11")]);
+    let list = answer(json!({"answer": "claims", "rows": rows}));
+    let (ran, asked) = daemon(vec![list]).run(&["release", "win11"]);
+    assert_eq!((ran.code, asked.len()), (Some(1), 1), "{}", ran.out);
 }
 
 #[test]

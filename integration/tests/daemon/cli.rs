@@ -28,7 +28,7 @@ fn exit_codes_say_what_became_of_it() {
             (&["apply"], 0, Some(false)),
             (&["wait", "--settled"], 0, Some(false)),
             (&["release", &key], 0, Some(true)),
-            (&["release", &key], 1, Some(false)),
+            (&["release", &key], 0, Some(false)),
             (&["frobnicate"], 2, None),
             (&["wait"], 2, None),
             (&["attach", &uuid, PROFILE, "--print", "--count", "0"], 2, None),
@@ -51,11 +51,9 @@ fn a_hint_is_a_command_that_exists() {
         let host = Host::start("sriov-8", ONE_VF);
         host.settle();
         let uuid = Vm::new(1).uuid;
-        for arguments in [
-            &["attach", &uuid, "amd-74a1-vf9", "--print"][..],
-            &["cordon", "0000:ff:00.0"],
-            &["release", "win12"],
-        ] {
+        for arguments in
+            [&["attach", &uuid, "amd-74a1-vf9", "--print"][..], &["cordon", "0000:ff:00.0"]]
+        {
             let refusal = host.refusal(arguments);
             let hint = refusal["hint"].as_str().unwrap_or_else(|| panic!("no hint: {refusal}"));
             let order = hint.find("gpuslice ").unwrap_or_else(|| panic!("no command: {hint}"));

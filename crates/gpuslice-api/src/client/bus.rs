@@ -7,9 +7,17 @@ use crate::wire::{self, Dict};
 use gpuslice_core::request::{Answer, Command};
 use serde::Serialize;
 use serde_json::{Value as Json, json};
+use std::future::Future;
+use std::time::Duration;
 use zbus::proxy::MethodFlags;
 use zbus::zvariant::DynamicType;
 use zbus::{Connection, fdo};
+
+/// A bus in good health lets a client in at once.
+pub(super) const LET_IN: Duration = Duration::from_secs(10);
+
+/// The daemon is ready within seconds after the bus has it started; on a host that boots it may wait for others.
+const STARTED: Duration = Duration::from_secs(40);
 
 /// One interface of one peer on a bus.
 #[derive(Debug, Clone)]
@@ -29,7 +37,7 @@ pub(super) async fn connect(bus: &Bus) -> Result<Connection, CallError> {
         }
     };
     let failed = |error: zbus::Error| from_bus(DAEMON, way, &error);
-    let connection = builder.map_err(failed)?.build().await.map_err(failed)?;
+    let connection = within(way, LET_IN, builder.map_err(failed)?.build()).await?;
     let present = async {
         let name = zbus::names::WellKnownName::from_static_str(BUS_NAME)?;
         let proxy = fdo::DBusProxy::new(&connection).await?;
@@ -39,7 +47,27 @@ pub(super) async fn connect(bus: &Bus) -> Result<Connection, CallError> {
         }
         Ok(())
     };
-    present.await.map_err(failed).map(|()| connection)
+    within(way, STARTED, present).await.map(|()| connection)
+}
+
+/// What a bus says about the daemon, if it says something in time.
+pub(super) async fn within<T>(
+    way: &str,
+    patience: Duration,
+    work: impl Future<Output = zbus::Result<T>>,
+) -> Result<T, CallError> {
+    match tokio::time::timeout(patience, work).await {
+        Ok(done) => done.map_err(|error| from_bus(DAEMON, way, &error)),
+        Err(_) => Err(silent(DAEMON, way, patience)),
+    }
+}
+
+/// Nobody answered in time.
+fn silent(who: &'static str, way: &str, patience: Duration) -> CallError {
+    CallError::Unreachable {
+        who,
+        tried: vec![format!("{way}: no answer within {} s", patience.as_secs())],
+    }
 }
 
 impl BusLink {
@@ -81,6 +109,22 @@ impl BusLink {
         let reply =
             called.await.map_err(|error: zbus::Error| from_bus(self.who(), "bus", &error))?;
         reply.ok_or_else(|| CallError::Protocol { what: format!("no reply to {method}") })
+    }
+
+    /// Like [`Self::call`], for a peer that may hang.
+    pub(crate) async fn call_within<B, R>(
+        &self,
+        patience: Duration,
+        method: &'static str,
+        body: &B,
+    ) -> Result<R, CallError>
+    where
+        B: Serialize + DynamicType,
+        R: for<'d> zbus::zvariant::DynamicDeserialize<'d>,
+    {
+        tokio::time::timeout(patience, self.call(method, body))
+            .await
+            .unwrap_or_else(|_| Err(silent(self.who(), "bus", patience)))
     }
 
     pub(super) async fn command(&self, command: Command) -> Result<Answer, CallError> {

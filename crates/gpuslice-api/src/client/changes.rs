@@ -1,5 +1,6 @@
 //! What the daemon tells everyone who listens, and its own coming and going, after which a listener reads anew.
 
+use super::bus::{LET_IN, within};
 use super::error::{CallError, DAEMON, from_bus};
 use crate::names::{BUS_NAME, CHANGED_SIGNAL, HOST_INTERFACE, HOST_PATH};
 use futures_core::Stream;
@@ -48,7 +49,7 @@ impl Changes {
                 owners: proxy.receive_owner_changed().await?,
             })
         };
-        listening.await.map_err(|error: zbus::Error| from_bus(DAEMON, "bus", &error))
+        within("bus", LET_IN, listening).await
     }
 
     /// The next event; `None` when the bus is gone. Nothing is lost when it is dropped before it is ready.

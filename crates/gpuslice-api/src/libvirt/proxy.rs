@@ -8,6 +8,7 @@ use crate::refused::Refused;
 use crate::wire::{self, Dict};
 use gpuslice_core::ids::{ClaimName, ParseIdError, ProfileName};
 use gpuslice_core::refusal::{Code, Refusal};
+use std::time::Duration;
 use zbus::message::Header;
 use zbus::{Connection, interface};
 
@@ -93,6 +94,12 @@ impl<H: LibvirtHandler> LibvirtInterface<H> {
     }
 }
 
+/// How long a change may take: the agent gives up after 20 s, but polkit may be asking a person.
+const CHANGE: Duration = Duration::from_secs(150);
+
+/// How long a look may take; the agent gives up after 20 s.
+const LOOK: Duration = Duration::from_secs(30);
+
 /// Calls the agent.
 #[derive(Debug, Clone)]
 pub struct LibvirtClient {
@@ -115,7 +122,8 @@ impl LibvirtClient {
         options: &AttachOptions,
     ) -> Result<Attached, CallError> {
         let options = wire::to_dict(options)?;
-        let done: Dict = self.link.call("Attach", &(domain, profile.as_str(), options)).await?;
+        let body = (domain, profile.as_str(), options);
+        let done: Dict = self.link.call_within(CHANGE, "Attach", &body).await?;
         Ok(wire::from_dict(&done)?)
     }
 
@@ -131,7 +139,8 @@ impl LibvirtClient {
     ) -> Result<Detached, CallError> {
         let name = claim.map_or("", ClaimName::as_str);
         let options = wire::to_dict(options)?;
-        let done: Dict = self.link.call("Detach", &(domain, name, options)).await?;
+        let body = (domain, name, options);
+        let done: Dict = self.link.call_within(CHANGE, "Detach", &body).await?;
         Ok(wire::from_dict(&done)?)
     }
 
@@ -141,7 +150,7 @@ impl LibvirtClient {
     /// Refused, or no answer.
     pub async fn resolve(&self, domain: &str) -> Result<DomainInfo, CallError> {
         let (uuid, name, running): (String, String, bool) =
-            self.link.call("Resolve", &(domain,)).await?;
+            self.link.call_within(LOOK, "Resolve", &(domain,)).await?;
         let uuid = uuid.parse().map_err(|_| CallError::Protocol {
             what: format!("the agent named a domain by {uuid:?}, which is not a UUID"),
         })?;

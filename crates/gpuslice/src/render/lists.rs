@@ -3,6 +3,7 @@
 use crate::claims::shown;
 use crate::style::{Paint, of_state};
 use crate::table::{Cell, left, list, maybe, right, table};
+use gpuslice_core::ids::ParentId;
 use gpuslice_core::request::{ClaimRow, ParentRow, ProfileRow, SliceRow, TypeRow};
 
 fn state(word: &str) -> Cell {
@@ -14,6 +15,16 @@ fn memory(bytes: u64) -> String {
     let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
     let whole = units.into_iter().find(|(bits, _)| bytes > 0 && bytes.trailing_zeros() >= *bits);
     whole.map_or_else(|| format!("{bytes} B"), |(bits, unit)| format!("{} {unit}", bytes >> bits))
+}
+
+/// Two GPUs are named; more are counted, or the table would be wider than any screen. `--json` has all.
+fn some(parents: &[ParentId]) -> Cell {
+    match parents {
+        [first, _, rest @ ..] if !rest.is_empty() => {
+            Cell::from(format!("{first} and {} more", rest.len() + 1))
+        }
+        few => list(few),
+    }
 }
 
 /// `gpuslice gpus`.
@@ -72,7 +83,7 @@ pub fn profiles(rows: &[ProfileRow], paint: Paint) -> String {
             maybe(row.max),
             Cell::from(&row.mechanism),
             maybe(row.type_id.as_ref()),
-            list(&row.parents),
+            some(&row.parents),
             maybe(row.description.as_ref()),
         ]
     };
@@ -206,13 +217,17 @@ mtty          -          -       -              -     -     0  quarantined  -   
              "description": "NVIDIA A40-8Q", "memory": 8_589_934_592_u64, "isolation": "shared", "max": 6, "free": 4, "used": 2,
              "parents": ["0000:41:00.0", "0000:81:00.0"]},
             {"profile": "amd-v620-vf4", "mechanism": "sriov", "type": null, "description": null,
-             "memory": null, "isolation": "hardware", "max": null, "free": 10, "used": 0, "parents": []}]));
+             "memory": null, "isolation": "hardware", "max": null, "free": 10, "used": 0, "parents": []},
+            {"profile": "mtty-2", "mechanism": "mdev", "type": "mtty-2", "description": null,
+             "memory": null, "isolation": "shared", "max": null, "free": 10, "used": 0,
+             "parents": ["0000:41:00.0", "0000:81:00.0", "0000:c1:00.0", "mtty"]}]));
         assert_eq!(
             profiles(&rows, Paint::Off),
             "\
 PROFILE        MEMORY  ISOLATION  FREE  USED  MAX  MECHANISM  TYPE        GPUS                       DESCRIPTION
 nvidia-a40-8q   8 GiB  shared        4     2    6  mdev       nvidia-558  0000:41:00.0,0000:81:00.0  NVIDIA A40-8Q
 amd-v620-vf4        -  hardware     10     0    -  sriov      -           -                          -
+mtty-2              -  shared       10     0    -  mdev       mtty-2      0000:41:00.0 and 3 more    -
 "
         );
     }

@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::{progress, render};
 use gpuslice_core::ids::ClaimName;
-use gpuslice_core::refusal::Refusal;
+use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command, PlanRow};
 use serde_json::json;
 
@@ -43,7 +43,15 @@ pub async fn release(
         Answer::Claims { rows } => rows,
         other => return Err(unexpected(&other)),
     };
-    let key = claims::find(&rows, claim, name)?;
+    let key = match claims::find(&rows, claim, name) {
+        Ok(key) => key,
+        // Ended before, or never made: there is nothing to end.
+        Err(refusal) if refusal.code == Code::Unknown => {
+            let message = refusal.message;
+            return done(Answer::Done { changed: false, message }, output);
+        }
+        Err(refusal) => return Err(refusal.into()),
+    };
     done(daemon.call(Command::Unclaim { key, force }).await?, output)
 }
 

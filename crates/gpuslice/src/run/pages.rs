@@ -46,7 +46,7 @@ fn page(command: clap::Command) -> io::Result<Vec<u8>> {
 
 fn unwritten(path: &Path, error: &io::Error) -> Failure {
     let path = path.display();
-    Refusal::new(Code::StateUnwritable, "the manual page cannot be written")
+    Refusal::new(Code::OutputUnwritable, "the manual page cannot be written")
         .because(format!("write {path}: {error}"))
         .hint("name a directory that exists and that you may write to")
         .into()
