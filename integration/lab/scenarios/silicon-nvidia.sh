@@ -30,6 +30,8 @@ opens() {
 last_log() { dmesg | grep -oE "$1" | tail -n 1; }
 
 rm -f facts
+systemctl stop gpusliced.socket gpusliced.service gpuslice-libvirt-agent.service 2> /dev/null
+expect "gpusim of the boot unloads" unload_gpusim
 modprobe -a vfio-pci vfio_iommu_type1
 expect "gpusim and nvidia load" load_gpusim 'a40:vfs=4,t4,a100:vfs=4,rtx5090' nvidia
 udevadm settle

@@ -1,0 +1,48 @@
+# VMs with vGPUs of NVIDIA's: VFs from sriov-manage, a type written at start and taken back, mdevs on a T4 beside them
+# group: nvidia
+# order: 20
+# needs: product
+# limit: 300
+. /lab/scenarios/product.sh
+trap clear_domains EXIT
+
+pci=/sys/bus/pci/devices
+a40=0001:00:00.0 t4=0002:00:00.0
+v=$pci/$a40/virtfn
+home() { virsh dumpxml --inactive "$1" | tr -d "\n" | sed -nE "s/.*<hostdev mode='subsystem' type='pci' managed='no'[^>]*>.*<source> *<address domain='0x(....)' bus='0x(..)' slot='0x(..)' function='0x(.)'.*/\1:\2:\3.\4/p"; }
+type_of() { cat "$pci/$1/nvidia/current_vgpu_type"; }
+
+all_up
+expect_eq "VFs of $a40, made by sriov-manage" 4 "$(ls -d ${v}* | wc -l)"
+expect_eq "slices of $a40" 4 "$(count_slices $a40)"
+expect_eq "drivers of the VFs" nvidia "$(for vf in ${v}*; do basename "$(readlink "$vf/driver")"; done | sort -u)"
+rows profiles | jq -c '{profile, mechanism, type, memory, max, free}'
+expect_eq "free nvidia-a40-12q" 4 "$(free_of nvidia-a40-12q)"
+
+say "a vGPU on a VF"
+domain vgpu1 "" "" | define
+expect "gpuslice attach" q gpuslice attach vgpu1 nvidia-a40-12q
+address=$(home vgpu1)
+expect "the domain names a VF with managed='no'" [ -n "$address" ]
+expect_eq "its type before the start" 0 "$(type_of "$address")"
+start vgpu1
+expect_eq "its type" 563 "$(type_of "$address")"
+expect "it is still the vendor's" bound_to "$pci/$address" nvidia
+expect "QEMU has it open" holds_vfio vgpu1
+expect_eq "the slice" attached "$(slice_state "vf:$address")"
+
+say "another size beside it"
+domain vgpu2 "" "" | define
+if gpuslice attach vgpu2 nvidia-a40-24q; then refused vgpu2 no-capacity; else ok "nvidia-a40-24q is refused beside 12 GiB"; fi
+
+destroy vgpu1
+wait_for 20 "its type is taken back" is 0 type_of "$address"
+wait_for 20 "the slice is free" is free slice_state "vf:$address"
+
+say "a vGPU on a T4"
+define_mdev vgpu3 "$(rows profiles | jq -r 'select(.type == "nvidia-231") | .profile')"
+start vgpu3
+expect_eq "instances left" 7 "$(cat $pci/$t4/mdev_supported_types/nvidia-231/available_instances)"
+expect_eq "of other types" 0 "$(cat $pci/$t4/mdev_supported_types/nvidia-232/available_instances)"
+destroy vgpu3
+wait_for 20 "the mdev is gone" is 8 cat $pci/$t4/mdev_supported_types/nvidia-231/available_instances
