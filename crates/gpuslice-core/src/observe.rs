@@ -54,7 +54,17 @@ pub fn attribute<T>(
     path: &str,
     parse: impl FnOnce(&str) -> Option<T>,
 ) -> Option<T> {
-    let text = match read_text(host, path) {
+    parsed(seen, path, read_text(host, path), parse)
+}
+
+/// Parses what an attribute's reading gave; `None` after noting why not.
+fn parsed<T>(
+    seen: &mut Observation,
+    path: &str,
+    text: Result<String, Errno>,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> Option<T> {
+    let text = match text {
         Ok(text) => text,
         Err(errno) => {
             note(seen, path, errno);

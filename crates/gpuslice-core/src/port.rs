@@ -20,6 +20,12 @@ pub trait HostRead {
     /// What open(2) or read(2) gave. sysfs gives `EACCES` for the wrong direction even to root.
     fn read(&self, file: &str) -> Result<Vec<u8>, Errno>;
 
+    /// Reads many files, each as [`Self::read`] does, in this order. They are independent of each other, so an
+    /// implementation may read several at a time.
+    fn read_each(&self, files: &[String]) -> Vec<Result<Vec<u8>, Errno>> {
+        files.iter().map(|file| self.read(file)).collect()
+    }
+
     /// Target of a symbolic link as stored, not resolved.
     ///
     /// # Errors
@@ -74,8 +80,15 @@ pub trait HostWrite: HostRead {
 /// # Errors
 /// The errno of the read; `EINVAL` when it is not UTF-8.
 pub fn read_text(host: &dyn HostRead, file: &str) -> Result<String, Errno> {
-    let bytes = host.read(file)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| Errno::EINVAL)?;
+    text_of(&host.read(file)?)
+}
+
+/// A small attribute's content as text without its trailing white space.
+///
+/// # Errors
+/// `EINVAL` when it is not UTF-8.
+pub fn text_of(content: &[u8]) -> Result<String, Errno> {
+    let text = std::str::from_utf8(content).map_err(|_| Errno::EINVAL)?;
     Ok(text.trim_end_matches(['\n', ' ', '\t', '\0']).to_owned())
 }
 

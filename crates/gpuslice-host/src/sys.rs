@@ -23,6 +23,12 @@ const TOOL_DEADLINE: Duration = Duration::from_secs(60);
 /// The smallest page the kernel has; what is shorter under `/sys` was the whole attribute.
 const PAGE: usize = 4096;
 
+/// Threads that read a long list of files.
+const READERS: usize = 4;
+
+/// Fewest files that are worth a thread.
+const SHARE: usize = 1000;
+
 /// This machine, or a tree that looks like one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SysHost {
@@ -74,22 +80,47 @@ impl HostRead for SysHost {
         let fd = self.open(file, OFlags::RDONLY)?;
         // A file of /proc may end a read early at any record, so there only an empty read is the end.
         let attribute = file.starts_with("/sys/");
-        let mut buffer = [0; 2 * PAGE];
+        let mut buffer = [MaybeUninit::uninit(); 2 * PAGE];
         let mut content = Vec::new();
         loop {
             let got = match rustix::io::read(&fd, &mut buffer) {
-                Ok(got) => got,
+                Ok((got, _)) => got,
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(error) => return Err(errno(error)),
             };
-            content.extend_from_slice(buffer.get(..got).unwrap_or_default());
+            content.extend_from_slice(got);
             if content.len() > READ_LIMIT {
                 return Err(Errno::EFBIG);
             }
-            if got == 0 || (attribute && got < PAGE) {
+            if got.is_empty() || (attribute && got.len() < PAGE) {
                 return Ok(content);
             }
         }
+    }
+
+    /// The kernel serves each processor by itself, and the time goes into looking up paths.
+    fn read_each(&self, files: &[String]) -> Vec<Result<Vec<u8>, Errno>> {
+        let one_by_one = |files: &[String]| files.iter().map(|file| self.read(file)).collect();
+        let readers = std::thread::available_parallelism().map_or(1, usize::from).min(READERS);
+        let share = files.len().div_ceil(readers).max(SHARE);
+        let Some((first, rest)) = files.split_at_checked(share) else {
+            return one_by_one(files);
+        };
+        std::thread::scope(|scope| {
+            let others: Vec<_> = rest
+                .chunks(share)
+                .map(|share| {
+                    let reader = std::thread::Builder::new().name("reader".to_owned());
+                    (share, reader.spawn_scoped(scope, || one_by_one(share)))
+                })
+                .collect();
+            let mut all: Vec<_> = one_by_one(first);
+            for (share, reader) in others {
+                let read = reader.ok().and_then(|reader| reader.join().ok());
+                all.extend(read.unwrap_or_else(|| one_by_one(share)));
+            }
+            all
+        })
     }
 
     /// Targets that are not UTF-8 (open files of any user under `/proc`) come with replacement characters.

@@ -1,10 +1,10 @@
 //! Mediated devices and their parents (Documentation/driver-api/vfio-mediated-device.rst).
 
-use super::{Observer, attribute, note, parse_decimal, pci};
+use super::{Observer, note, parse_decimal, parsed, pci};
 use crate::errno::Errno;
 use crate::ids::{MdevTypeId, MdevUuid, ParentId};
 use crate::observation::{FixedType, Mdev, MdevParent, MdevType, Observation};
-use crate::port::{HostRead, read_text};
+use crate::port::{HostRead, text_of};
 use std::sync::Arc;
 
 const PARENTS: &str = "/sys/class/mdev_bus";
@@ -12,12 +12,14 @@ const DEVICES: &str = "/sys/bus/mdev/devices";
 
 pub(super) fn read(host: &dyn HostRead, observer: &mut Observer, seen: &mut Observation) {
     // Both directories are absent until the mdev module is loaded.
-    for parent in names(host, seen, PARENTS) {
-        let Ok(id) = parent.parse::<ParentId>() else {
-            continue;
-        };
-        read_parent(host, observer, seen, id, &parent);
+    let mut entries = Vec::new();
+    for name in names(host, seen, PARENTS) {
+        if let Ok(id) = name.parse::<ParentId>() {
+            list_types(host, observer, seen, &id, &name, &mut entries);
+            seen.mdev_parents.insert(id, MdevParent::default());
+        }
     }
+    read_types(host, observer, seen, entries);
     for name in names(host, seen, DEVICES) {
         if let Ok(uuid) = name.parse() {
             read_device(host, seen, uuid);
@@ -32,12 +34,22 @@ fn names(host: &dyn HostRead, seen: &mut Observation, dir: &str) -> Vec<String> 
     })
 }
 
-fn read_parent(
+/// An entry of a parent's `mdev_supported_types`.
+struct Entry {
+    parent: ParentId,
+    type_id: MdevTypeId,
+    dir: String,
+    /// What is known of it from before.
+    fixed: Option<Arc<FixedType>>,
+}
+
+fn list_types(
     host: &dyn HostRead,
     observer: &mut Observer,
     seen: &mut Observation,
-    id: ParentId,
+    id: &ParentId,
     name: &str,
+    entries: &mut Vec<Entry>,
 ) {
     // A VF as parent belongs to its PF; a PCI parent without SR-IOV is known only from here.
     if let Some(address) = id.pci()
@@ -48,52 +60,79 @@ fn read_parent(
         seen.functions.insert(address, function);
     }
     let dir = format!("{PARENTS}/{name}/mdev_supported_types");
-    let mut parent = MdevParent::default();
     for type_name in names(host, seen, &dir) {
-        let Ok(type_id) = type_name.parse::<MdevTypeId>() else {
-            continue;
-        };
-        let path = format!("{dir}/{type_name}");
-        let Some(available) =
-            attribute(host, seen, &format!("{path}/available_instances"), parse_decimal)
-        else {
-            continue;
-        };
-        let key = (id.clone(), type_id.clone());
-        let fixed = match observer.types.get(&key) {
-            Some(fixed) => Arc::clone(fixed),
-            None => {
-                let problems = seen.problems.len();
-                let Some(fixed) = read_fixed(host, seen, &path) else {
-                    continue;
-                };
-                // What could not be read this time may be readable next time.
-                if seen.problems.len() == problems {
-                    observer.types.insert(key, Arc::clone(&fixed));
-                }
-                fixed
-            }
-        };
-        parent.types.insert(type_id, MdevType { fixed, available });
+        if let Ok(type_id) = type_name.parse::<MdevTypeId>() {
+            let key = (id.clone(), type_id);
+            let fixed = observer.types.get(&key).map(Arc::clone);
+            let (parent, type_id) = key;
+            entries.push(Entry { parent, type_id, dir: format!("{dir}/{type_name}"), fixed });
+        }
     }
-    seen.mdev_parents.insert(id, parent);
 }
 
-fn read_fixed(host: &dyn HostRead, seen: &mut Observation, dir: &str) -> Option<Arc<FixedType>> {
-    let device_api = attribute(host, seen, &format!("{dir}/device_api"), |t| {
-        (!t.is_empty()).then(|| t.to_owned())
-    })?;
-    let name = optional(host, seen, &format!("{dir}/name"));
-    let description = optional(host, seen, &format!("{dir}/description"))
-        .map(|text| text.lines().collect::<Vec<_>>().join(", "));
-    Some(Arc::new(FixedType { device_api, name, description }))
+/// Thousands of files on a large host, so all of them are asked for at once.
+fn read_types(
+    host: &dyn HostRead,
+    observer: &mut Observer,
+    seen: &mut Observation,
+    entries: Vec<Entry>,
+) {
+    let files: Vec<String> = entries
+        .iter()
+        .flat_map(|entry| {
+            let all = ["available_instances", "device_api", "name", "description"];
+            let wanted = if entry.fixed.is_some() { 1 } else { all.len() };
+            all.into_iter().take(wanted).map(|file| format!("{}/{file}", entry.dir))
+        })
+        .collect();
+    let mut contents = files.iter().zip(host.read_each(&files));
+    for Entry { parent, type_id, fixed, .. } in entries {
+        let available = next(&mut contents, seen, parse_decimal);
+        let fixed = fixed.or_else(|| {
+            let problems = seen.problems.len();
+            let fixed = read_fixed(&mut contents, seen)?;
+            // What could not be read this time may be readable next time.
+            if seen.problems.len() == problems {
+                observer.types.insert((parent.clone(), type_id.clone()), Arc::clone(&fixed));
+            }
+            Some(fixed)
+        });
+        if let (Some(available), Some(fixed)) = (available, fixed)
+            && let Some(of_parent) = seen.mdev_parents.get_mut(&parent)
+        {
+            of_parent.types.insert(type_id, MdevType { fixed, available });
+        }
+    }
+}
+
+fn read_fixed<'f>(
+    contents: &mut impl Iterator<Item = (&'f String, Result<Vec<u8>, Errno>)>,
+    seen: &mut Observation,
+) -> Option<Arc<FixedType>> {
+    let device_api = next(contents, seen, |t| (!t.is_empty()).then(|| t.to_owned()));
+    let name = next_optional(contents, seen);
+    let description =
+        next_optional(contents, seen).map(|text| text.lines().collect::<Vec<_>>().join(", "));
+    Some(Arc::new(FixedType { device_api: device_api?, name, description }))
+}
+
+fn next<'f, T>(
+    contents: &mut impl Iterator<Item = (&'f String, Result<Vec<u8>, Errno>)>,
+    seen: &mut Observation,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> Option<T> {
+    let (path, content) = contents.next()?;
+    parsed(seen, path, content.and_then(|content| text_of(&content)), parse)
 }
 
 /// An attribute a driver may leave out. An empty one says nothing either.
-fn optional(host: &dyn HostRead, seen: &mut Observation, path: &str) -> Option<String> {
-    match read_text(host, path) {
+fn next_optional<'f>(
+    contents: &mut impl Iterator<Item = (&'f String, Result<Vec<u8>, Errno>)>,
+    seen: &mut Observation,
+) -> Option<String> {
+    let (path, content) = contents.next()?;
+    match content.and_then(|content| text_of(&content)) {
         Ok(text) => (!text.is_empty()).then_some(text),
-        Err(Errno::ENOENT) => None,
         Err(errno) => {
             note(seen, path, errno);
             None
@@ -116,5 +155,107 @@ fn read_device(host: &dyn HostRead, seen: &mut Observation, uuid: MdevUuid) {
     if let (Some(parent), Some(type_id)) = (parent, type_id) {
         let iommu_group = pci::group(host, seen, &dir);
         seen.mdevs.insert(uuid, Mdev { parent, type_id, iommu_group });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observation::ProblemKind;
+    use std::cell::RefCell;
+    use std::collections::BTreeMap;
+
+    /// Files by their path, and what has been read of them.
+    #[derive(Default)]
+    struct Files {
+        files: BTreeMap<String, Result<&'static str, Errno>>,
+        read: RefCell<Vec<String>>,
+    }
+
+    impl HostRead for Files {
+        fn list(&self, dir: &str) -> Result<Vec<String>, Errno> {
+            let prefix = format!("{dir}/");
+            let mut names: Vec<String> = self
+                .files
+                .keys()
+                .filter_map(|path| path.strip_prefix(&prefix)?.split('/').next())
+                .map(str::to_owned)
+                .collect();
+            names.dedup();
+            if names.is_empty() { Err(Errno::ENOENT) } else { Ok(names) }
+        }
+
+        fn read(&self, file: &str) -> Result<Vec<u8>, Errno> {
+            self.read.borrow_mut().push(file.to_owned());
+            self.files
+                .get(file)
+                .copied()
+                .unwrap_or(Err(Errno::ENOENT))
+                .map(|t| t.as_bytes().to_vec())
+        }
+
+        fn link(&self, _: &str) -> Result<String, Errno> {
+            Err(Errno::ENOENT)
+        }
+    }
+
+    #[test]
+    fn an_attribute_that_is_not_there_is_not_taken_from_its_neighbour() {
+        let dir = format!("{PARENTS}/mtty/mdev_supported_types");
+        let mut host = Files::default();
+        let mut put = |path: &str, content| host.files.insert(format!("{dir}/{path}"), content);
+        for (of_type, available, api) in [
+            ("mtty-1", Ok("1\n"), Ok("vfio-pci\n")),
+            ("mtty-2", Err(Errno::EIO), Ok("vfio-pci\n")),
+            ("mtty-3", Ok("many"), Ok("vfio-pci\n")),
+            ("mtty-4", Ok("4"), Err(Errno::EIO)),
+            ("mtty-5", Ok("5"), Ok("\n")),
+            ("mtty-6", Ok("6"), Ok("vfio-ap")),
+        ] {
+            put(&format!("{of_type}/available_instances"), available);
+            put(&format!("{of_type}/device_api"), api);
+        }
+        put("mtty-6/name", Ok("six\n"));
+        put("mtty-6/description", Ok("two\nlines\n"));
+
+        let (mut observer, mut seen) = (Observer::default(), Observation::default());
+        read(&host, &mut observer, &mut seen);
+        let parent: ParentId = "mtty".parse().unwrap();
+        let known = |seen: &Observation| -> Vec<(String, u32, String, Option<String>)> {
+            let types = &seen.mdev_parents[&parent].types;
+            let row = |(id, of): (&MdevTypeId, &MdevType)| {
+                let fixed = &of.fixed;
+                (id.to_string(), of.available, fixed.device_api.clone(), fixed.description.clone())
+            };
+            types.iter().map(row).collect()
+        };
+        let six = ("mtty-6".to_owned(), 6, "vfio-ap".to_owned(), Some("two, lines".to_owned()));
+        let one = ("mtty-1".to_owned(), 1, "vfio-pci".to_owned(), None);
+        assert_eq!(known(&seen), [one.clone(), six.clone()]);
+        let problems: Vec<(&str, &ProblemKind)> =
+            seen.problems.iter().map(|p| (p.path.strip_prefix(&dir).unwrap(), &p.why)).collect();
+        assert_eq!(
+            problems,
+            [
+                ("/mtty-2/available_instances", &ProblemKind::Errno(Errno::EIO)),
+                ("/mtty-3/available_instances", &ProblemKind::Corrupt("many".to_owned())),
+                ("/mtty-4/device_api", &ProblemKind::Errno(Errno::EIO)),
+                ("/mtty-5/device_api", &ProblemKind::Corrupt(String::new())),
+            ]
+        );
+
+        // What does not change is not read again, what could not be read is.
+        host.files.insert(format!("{dir}/mtty-1/available_instances"), Ok("0"));
+        host.files.insert(format!("{dir}/mtty-4/device_api"), Ok("vfio-pci"));
+        host.read.borrow_mut().clear();
+        let mut again = Observation::default();
+        read(&host, &mut observer, &mut again);
+        let four = ("mtty-4".to_owned(), 4, "vfio-pci".to_owned(), None);
+        assert_eq!(known(&again), [(one.0, 0, one.2, one.3), four, six]);
+        let fixed = |of_type: &str| {
+            let read = host.read.borrow();
+            read.iter().filter(|p| p.contains(of_type) && !p.contains("available")).count()
+        };
+        assert_eq!((fixed("mtty-1"), fixed("mtty-4"), fixed("mtty-6")), (0, 3, 0));
     }
 }

@@ -36,6 +36,21 @@ fn as_nobody<T: Send>(run: impl FnOnce() -> T + Send) -> T {
 }
 
 #[test]
+fn a_long_list_of_files_is_read_in_its_order() {
+    let (dir, host) = tree();
+    for number in 0..97 {
+        put(&dir, &format!("sys/a/{number}"), number.to_string());
+    }
+    for length in [0, 1, SHARE, SHARE + 1, 2 * SHARE + 3, READERS * SHARE + 1] {
+        // Each 98th file is not there.
+        let files: Vec<String> = (0..length).map(|at| format!("/sys/a/{}", at % 98)).collect();
+        let content = |at: usize| (at % 98 != 97).then(|| (at % 98).to_string().into_bytes());
+        let want: Vec<_> = (0..length).map(|at| content(at).ok_or(Errno::ENOENT)).collect();
+        assert_eq!(host.read_each(&files), want, "{length} files");
+    }
+}
+
+#[test]
 fn absent_empty_and_unreadable_are_three_answers() {
     let (dir, host) = tree();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
