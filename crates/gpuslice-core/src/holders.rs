@@ -7,6 +7,7 @@ use crate::errno::Errno;
 use crate::ids::{MdevUuid, PciAddress, SliceId};
 use crate::port::{HostRead, link_name, read_text};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 
 /// A process that has a node open.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -74,13 +75,26 @@ pub fn find_each<K: Ord + Copy>(
     host: &dyn HostRead,
     devices: &BTreeMap<K, BTreeSet<String>>,
 ) -> Result<BTreeMap<K, Holder>, Errno> {
-    let all: BTreeSet<String> = devices.values().flatten().cloned().collect();
+    let mut by_node: BTreeMap<&str, Vec<K>> = BTreeMap::new();
+    for (device, nodes) in devices {
+        for node in nodes {
+            by_node.entry(node).or_default().push(*device);
+        }
+    }
     let mut held = BTreeMap::new();
-    for holder in find(host, &all)?.found {
-        for (device, nodes) in devices {
-            if matches!(holds(host, holder.pid, nodes), Ok(true)) {
-                held.insert(*device, holder.clone());
-            }
+    if by_node.is_empty() {
+        return Ok(held);
+    }
+    for pid in processes(host)? {
+        // Each process is looked through once, however many devices there are.
+        let mut opened: Vec<K> = Vec::new();
+        let looked = look(host, pid, |path| {
+            opened.extend(by_node.get(path).into_iter().flatten());
+            ControlFlow::Continue(())
+        });
+        if looked.is_ok() && !opened.is_empty() {
+            let holder = holder(host, pid);
+            held.extend(opened.into_iter().map(|device| (device, holder.clone())));
         }
     }
     Ok(held)
@@ -119,16 +133,13 @@ pub fn find(host: &dyn HostRead, nodes: &BTreeSet<String>) -> Result<Holders, Er
     if nodes.is_empty() {
         return Ok(holders);
     }
-    for name in host.list("/proc")? {
-        let Ok(pid) = name.parse::<u32>() else {
-            continue;
-        };
-        match holds(host, pid, nodes) {
-            Ok(true) => {
-                let comm = read_text(host, &format!("/proc/{pid}/comm")).unwrap_or_default();
-                holders.found.push(Holder { pid, comm });
-            }
-            Ok(false) => {}
+    for pid in processes(host)? {
+        let found = look(host, pid, |path| {
+            if nodes.contains(path) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        match found {
+            Ok(ControlFlow::Break(())) => holders.found.push(holder(host, pid)),
+            Ok(ControlFlow::Continue(())) => {}
             // It ended meanwhile.
             Err(Errno::ENOENT | Errno::ESRCH) => {}
             Err(_) => holders.unknown.push(pid),
@@ -137,16 +148,34 @@ pub fn find(host: &dyn HostRead, nodes: &BTreeSet<String>) -> Result<Holders, Er
     Ok(holders)
 }
 
-fn holds(host: &dyn HostRead, pid: u32, nodes: &BTreeSet<String>) -> Result<bool, Errno> {
+fn processes(host: &dyn HostRead) -> Result<impl Iterator<Item = u32>, Errno> {
+    Ok(host.list("/proc")?.into_iter().filter_map(|name| name.parse().ok()))
+}
+
+fn holder(host: &dyn HostRead, pid: u32) -> Holder {
+    let comm = read_text(host, &format!("/proc/{pid}/comm")).unwrap_or_default();
+    Holder { pid, comm }
+}
+
+/// Goes through what a process has open until `each` breaks off.
+fn look(
+    host: &dyn HostRead,
+    pid: u32,
+    mut each: impl FnMut(&str) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, Errno> {
     for fd in host.list(&format!("/proc/{pid}/fd"))? {
         match host.link(&format!("/proc/{pid}/fd/{fd}")) {
-            Ok(target) if nodes.contains(opened_as(&target)) => return Ok(true),
+            Ok(target) => {
+                if each(opened_as(&target)).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
             // Closed meanwhile.
-            Ok(_) | Err(Errno::ENOENT) => {}
+            Err(Errno::ENOENT) => {}
             Err(errno) => return Err(errno),
         }
     }
-    Ok(false)
+    Ok(ControlFlow::Continue(()))
 }
 
 /// The path under which a descriptor was opened. A node may be gone from the holder's `/dev` (libvirt gives each

@@ -119,6 +119,18 @@ pub trait Mechanism: Send + Sync {
     /// What the parent offers as it is now.
     fn offers(&self, seen: &Observation, parent: &ParentId, layout: Option<&Layout>) -> Vec<Offer>;
 
+    /// The offer of one type alone, where there are many.
+    fn offer_of(
+        &self,
+        seen: &Observation,
+        parent: &ParentId,
+        layout: Option<&Layout>,
+        type_id: &MdevTypeId,
+    ) -> Option<Offer> {
+        let offers = self.offers(seen, parent, layout);
+        offers.into_iter().find(|offer| offer.form.type_id() == Some(type_id))
+    }
+
     /// Steps from what is seen to the layout; none when it is so, or when it can only come by itself. With
     /// `reshape` the way may lead over taking slices away, without it never.
     ///

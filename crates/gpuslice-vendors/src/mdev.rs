@@ -5,7 +5,7 @@ use crate::nvidia::{edition_of_type, isolation, profile_of_type};
 use gpuslice_core::ids::{MdevTypeId, ParentId, ProfileName, SliceId};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Form, MDEV, Mechanism, Offer};
-use gpuslice_core::observation::Observation;
+use gpuslice_core::observation::{MdevType, Observation};
 use gpuslice_core::plan::Step;
 use gpuslice_core::refusal::Refusal;
 use gpuslice_core::state::Assignment;
@@ -18,6 +18,25 @@ fn profile(type_id: &MdevTypeId, name: Option<&str>) -> Option<ProfileName> {
         (Some(_), Some(name)) => profile_of_type(name),
         _ => type_id.as_str().to_ascii_lowercase().parse().ok(),
     }
+}
+
+fn offer(parent: &ParentId, type_id: &MdevTypeId, of_type: &MdevType) -> Option<Offer> {
+    let fixed = &of_type.fixed;
+    if fixed.device_api != "vfio-pci" {
+        return None;
+    }
+    Some(Offer {
+        mechanism: MDEV,
+        profile: profile(type_id, fixed.name.as_deref())?,
+        parent: parent.clone(),
+        form: Form::Mdevs { type_id: type_id.clone(), available: of_type.available },
+        description: fixed.name.clone(),
+        memory: fixed.memory(),
+        max: fixed.max_instances(),
+        isolation: isolation(fixed.name.as_deref()),
+        heads: fixed.heads(),
+        edition: fixed.name.as_deref().and_then(edition_of_type),
+    })
 }
 
 /// See the module.
@@ -36,23 +55,17 @@ impl Mechanism for Mdev {
     /// A profile for each type QEMU can take as a PCI device.
     fn offers(&self, seen: &Observation, parent: &ParentId, _: Option<&Layout>) -> Vec<Offer> {
         let Some(device) = seen.mdev_parents.get(parent) else { return Vec::new() };
-        let of_pci = device.types.iter().filter(|(_, t)| t.fixed.device_api == "vfio-pci");
-        of_pci
-            .filter_map(|(type_id, of_type)| {
-                Some(Offer {
-                    mechanism: MDEV,
-                    profile: profile(type_id, of_type.fixed.name.as_deref())?,
-                    parent: parent.clone(),
-                    form: Form::Mdevs { type_id: type_id.clone(), available: of_type.available },
-                    description: of_type.fixed.name.clone(),
-                    memory: of_type.fixed.memory(),
-                    max: of_type.fixed.max_instances(),
-                    isolation: isolation(of_type.fixed.name.as_deref()),
-                    heads: of_type.fixed.heads(),
-                    edition: of_type.fixed.name.as_deref().and_then(edition_of_type),
-                })
-            })
-            .collect()
+        device.types.iter().filter_map(|(id, of_type)| offer(parent, id, of_type)).collect()
+    }
+
+    fn offer_of(
+        &self,
+        seen: &Observation,
+        parent: &ParentId,
+        _: Option<&Layout>,
+        type_id: &MdevTypeId,
+    ) -> Option<Offer> {
+        offer(parent, type_id, seen.mdev_parents.get(parent)?.types.get(type_id)?)
     }
 
     fn layout_steps(

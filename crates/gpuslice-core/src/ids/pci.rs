@@ -49,9 +49,25 @@ impl PciAddress {
 }
 
 impl fmt::Display for PciAddress {
+    /// In one piece wherever the domain has four digits: lists and paths hold thousands of addresses, and to a writer
+    /// each piece costs more than its letters.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:04x}:{:02x}:{:02x}.{:x}", self.domain, self.bus, self.device, self.function)
+        let Self { domain, bus, device, function } = *self;
+        let Ok(short) = u16::try_from(domain) else {
+            return write!(f, "{domain:x}:{bus:02x}:{device:02x}.{function:x}");
+        };
+        let [high, low] = short.to_be_bytes();
+        let ([a, b], [c, d], [e, g], [h, i]) = (hex(high), hex(low), hex(bus), hex(device));
+        let [_, j] = hex(function);
+        let text = [a, b, c, d, b':', e, g, b':', h, i, b'.', j];
+        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
     }
+}
+
+/// The two digits of a byte.
+fn hex(byte: u8) -> [u8; 2] {
+    let digit = |value: u8| if value < 10 { b'0' + value } else { b'a' + value - 10 };
+    [digit(byte >> 4), digit(byte & 0xf)]
 }
 
 impl fmt::Debug for PciAddress {
@@ -126,6 +142,7 @@ mod tests {
         for (text, want) in [
             ("0000:41:00.4", "0000:41:00.4"),
             ("41:00.4", "0000:41:00.4"),
+            ("9a0b:c7:1e.5", "9a0b:c7:1e.5"),
             ("00000000:41:00.0", "0000:41:00.0"),
             ("10001:00:1f.7", "10001:00:1f.7"),
             ("0000:0C:02.0", "0000:0c:02.0"),

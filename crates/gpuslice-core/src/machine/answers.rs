@@ -189,14 +189,17 @@ impl Machine {
 
     fn slice_rows(&self) -> Vec<SliceRow> {
         let mut rows = Vec::new();
-        let offers = self.offers();
-        let offered: BTreeMap<(&ParentId, Option<&MdevTypeId>), &Offer> =
-            offers.iter().map(|o| ((&o.parent, o.form.type_id()), o)).collect();
         for (address, function) in &self.seen.functions {
             let parent = ParentId::Pci(*address);
             let Some(sriov) = function.sriov.as_ref().filter(|_| self.shown(&parent)) else {
                 continue;
             };
+            if sriov.vfs.is_empty() {
+                continue;
+            }
+            let offers: Vec<Offer> = self.offers_of(&parent).collect();
+            let offered: BTreeMap<Option<&MdevTypeId>, &Offer> =
+                offers.iter().map(|o| (o.form.type_id(), o)).collect();
             for (index, address) in &sriov.vfs {
                 let Some(vf) = self.seen.vfs.get(address) else {
                     continue;
@@ -204,7 +207,7 @@ impl Machine {
                 let slice = SliceId::Vf(*address);
                 let (state, claim, holder) = self.slice_state(slice, &parent, Some(vf));
                 let type_id = vf.choice.as_ref().and_then(|c| c.current.as_ref());
-                let offer = offered.get(&(&parent, type_id));
+                let offer = offered.get(&type_id);
                 let mechanism = match (offer, &vf.choice) {
                     (Some(offer), _) => offer.mechanism,
                     (None, Some(_)) => self.mechanism(&parent).map_or("sriov", |m| m.name()),
@@ -225,7 +228,12 @@ impl Machine {
                 });
             }
         }
+        // Of the types that are used: a large host has thousands of others.
+        let mut profiles = BTreeMap::new();
         rows.extend(self.seen.mdevs.iter().map(|(uuid, mdev)| {
+            let profile: &Option<ProfileName> = profiles
+                .entry((&mdev.parent, &mdev.type_id))
+                .or_insert_with(|| self.profile_of(&mdev.parent, &mdev.type_id));
             let slice = SliceId::Mdev(*uuid);
             let (state, claim, holder) = self.slice_state(slice, &mdev.parent, None);
             SliceRow {
@@ -233,9 +241,7 @@ impl Machine {
                 address: None,
                 parent: mdev.parent.clone(),
                 vf_index: None,
-                profile: offered
-                    .get(&(&mdev.parent, Some(&mdev.type_id)))
-                    .map(|offer| offer.profile.clone()),
+                profile: profile.clone(),
                 mechanism: "mdev".to_owned(),
                 driver: None,
                 iommu_group: mdev.iommu_group,

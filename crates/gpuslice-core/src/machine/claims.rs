@@ -2,7 +2,9 @@
 
 use super::{ConfigRead, Effect, Machine, RequestId, Stored, Timer};
 use crate::domain::{ClaimRequest, HostDeviceSource, alias_for};
-use crate::ids::{ClaimKey, MdevUuid, Owner, ParentId, PciAddress, ProfileName, SliceId};
+use crate::ids::{
+    ClaimKey, MdevTypeId, MdevUuid, Owner, ParentId, PciAddress, ProfileName, SliceId,
+};
 use crate::mechanism::Form;
 use crate::placement::{self, Refused, View, Wanted};
 use crate::refusal::{Code, Refusal};
@@ -119,16 +121,28 @@ impl Machine {
     }
 
     pub(super) fn offers(&self) -> Vec<crate::mechanism::Offer> {
-        self.seen
-            .parents()
-            .flat_map(|parent| {
-                self.mechanisms
-                    .iter()
-                    .filter(|m| m.applies(&self.seen, &parent))
-                    .flat_map(|m| m.offers(&self.seen, &parent, self.layouts.get(&parent)))
-                    .collect::<Vec<_>>()
-            })
-            .collect()
+        let parents = self.seen.parents();
+        parents.flat_map(|parent| self.offers_of(&parent).collect::<Vec<_>>()).collect()
+    }
+
+    pub(super) fn offers_of(
+        &self,
+        parent: &ParentId,
+    ) -> impl Iterator<Item = crate::mechanism::Offer> {
+        let layout = self.layouts.get(parent);
+        let mechanisms = self.mechanisms.iter().filter(|m| m.applies(&self.seen, parent));
+        mechanisms.flat_map(move |m| m.offers(&self.seen, parent, layout))
+    }
+
+    pub(super) fn profile_of(
+        &self,
+        parent: &ParentId,
+        type_id: &MdevTypeId,
+    ) -> Option<ProfileName> {
+        let mut mechanisms = self.mechanisms.iter().filter(|m| m.applies(&self.seen, parent));
+        let layout = self.layouts.get(parent);
+        let offer = mechanisms.find_map(|m| m.offer_of(&self.seen, parent, layout, type_id))?;
+        Some(offer.profile)
     }
 
     pub(super) fn claim(&mut self, order: Order) -> Outcome {
