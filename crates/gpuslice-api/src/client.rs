@@ -3,12 +3,14 @@
 mod bus;
 mod changes;
 mod error;
+mod list;
 mod socket;
 mod transport;
 
 pub(crate) use bus::BusLink;
 pub use changes::{Changes, Event};
 pub use error::CallError;
+pub use list::{List, Listing};
 pub use transport::Transport;
 
 use crate::libvirt::LibvirtClient;
@@ -82,22 +84,27 @@ impl Client {
     /// # Errors
     /// The daemon refuses, does not answer, or answers what this side does not know.
     pub async fn call(&self, command: Command) -> Result<Answer, CallError> {
-        let patience = patience(&command);
-        let call = async {
+        in_time(patience(&command), async {
             match &self.link {
                 Link::Bus(link) => link.command(command).await,
                 Link::Socket(link) => link.lock().await.command(command).await,
             }
-        };
-        let Some(patience) = patience else {
-            return call.await;
-        };
-        tokio::time::timeout(patience, call).await.unwrap_or_else(|_| {
-            Err(CallError::Unreachable {
-                who: error::DAEMON,
-                tried: vec![format!("no answer within {} s", patience.as_secs())],
-            })
         })
+        .await
+    }
+
+    /// Asks for a list.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn list(&self, what: Listing) -> Result<List, CallError> {
+        in_time(patience(&what.command()), async {
+            match &self.link {
+                Link::Bus(link) => List::of_answer(what, &link.command(what.command()).await?),
+                Link::Socket(link) => link.lock().await.list(what).await,
+            }
+        })
+        .await
     }
 
     /// What changes from now on.
@@ -121,6 +128,22 @@ impl Client {
             Link::Socket(_) => Err(error::needs_bus("the libvirt agent is reached")),
         }
     }
+}
+
+/// Waits for an answer as long as the question may take.
+async fn in_time<T>(
+    patience: Option<Duration>,
+    call: impl Future<Output = Result<T, CallError>>,
+) -> Result<T, CallError> {
+    let Some(patience) = patience else {
+        return call.await;
+    };
+    tokio::time::timeout(patience, call).await.unwrap_or_else(|_| {
+        Err(CallError::Unreachable {
+            who: error::DAEMON,
+            tried: vec![format!("no answer within {} s", patience.as_secs())],
+        })
+    })
 }
 
 /// How long a daemon in good health may take; `None` where the daemon itself keeps the deadlines of the device

@@ -7,10 +7,11 @@
     reason = "a test fails by panicking; its shared functions are not marked as tests"
 )]
 
+use gpuslice_api::client::Listing;
 use gpuslice_api::{CallError, Client, Transport};
 use gpuslice_core::ids::ClaimKey;
 use gpuslice_core::refusal::{Code, Refusal};
-use gpuslice_core::request::{Answer, Command};
+use gpuslice_core::request::{Answer, ClaimRow, Command};
 use gpuslice_hook_proto::{Body, Reply, ReplyBody, Request, Served};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixListener;
@@ -75,6 +76,42 @@ async fn the_socket_serves_commands_one_after_the_other() {
     assert!(
         matches!(client.changes().await, Err(CallError::Refused(r)) if r.code == Code::Unsupported)
     );
+}
+
+#[tokio::test]
+async fn a_list_is_told_from_other_answers() {
+    let (_dir, transport) = socket(vec![
+        |request| {
+            assert_eq!(request.body, Body::Command(Command::ListClaims));
+            // An order that was given up on is answered late, and has no rows.
+            let late = Request::new(
+                "8e2f2d4e-1b5f-4a4e-9f57-0d9c6f1c6a11".parse().unwrap(),
+                Body::Command(Command::Apply),
+            );
+            let answer = Answer::Claims { rows: Vec::new() };
+            let reply = Reply::new(request.id, ReplyBody::Ok(Served::Command(Box::new(answer))));
+            vec![done(&late, "late"), reply]
+        },
+        |request| {
+            let answer = Answer::Claims { rows: Vec::new() };
+            vec![Reply::new(request.id, ReplyBody::Ok(Served::Command(Box::new(answer))))]
+        },
+        |request| vec![done(request, "what?")],
+        |request| vec![Reply::refused(request.id, Refusal::new(Code::Unknown, "no"))],
+    ]);
+    let client = Client::connect_to_read(&transport).await.unwrap();
+    let list = client.list(Listing::Claims).await.unwrap();
+    assert_eq!(list.json(), "[]");
+    assert_eq!(list.rows::<ClaimRow>().unwrap(), []);
+    let other = client.list(Listing::Slices).await.unwrap_err();
+    assert!(
+        matches!(&other, CallError::Protocol { what } if what == "unexpected claims instead of slices"),
+        "{other:?}"
+    );
+    let none = client.list(Listing::Slices).await.unwrap_err();
+    assert!(matches!(none, CallError::Protocol { .. }), "{none:?}");
+    let refused = client.list(Listing::Slices).await.unwrap_err();
+    assert!(matches!(refused, CallError::Refused(r) if r.code == Code::Unknown));
 }
 
 #[tokio::test]

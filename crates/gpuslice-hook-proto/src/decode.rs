@@ -1,9 +1,8 @@
-//! One message, one line. The envelope is read first by itself, so that a line of another version is told from a
-//! broken one and can still be answered under its id.
+//! One message, one line. Where it is not understood its envelope is read by itself, so that a line of another version
+//! is told from a broken one and can still be answered under its id.
 
 use crate::{Reply, VERSION};
 use gpuslice_core::refusal::{Code, Refusal};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -84,25 +83,26 @@ struct Envelope {
     id: Uuid,
 }
 
-/// Refuses a line that is too long, no message, or of another version.
-pub(crate) fn check_version(line: &[u8], limit: usize) -> Result<(), DecodeError> {
+/// Reads a line. Lines are long and good, so only one that is not understood is looked at again to say why.
+pub(crate) fn decode<'l, T: Deserialize<'l>>(
+    line: &'l [u8],
+    limit: usize,
+    version: impl FnOnce(&T) -> u32,
+) -> Result<T, DecodeError> {
     let length = line.strip_suffix(b"\n").unwrap_or(line).len();
     if length > limit {
         return Err(DecodeError::TooLong { length, limit });
     }
+    let body = match serde_json::from_slice(line) {
+        Ok(message) if version(&message) == VERSION => return Ok(message),
+        Ok(_) => None,
+        Err(source) => Some(source),
+    };
     let Envelope { v, id } = serde_json::from_slice(line).map_err(DecodeError::Envelope)?;
-    if v != VERSION {
-        return Err(DecodeError::Version { v, id });
+    match body {
+        Some(source) if v == VERSION => Err(DecodeError::Body { id, source }),
+        _ => Err(DecodeError::Version { v, id }),
     }
-    Ok(())
-}
-
-/// Reads the whole of a line whose envelope was found good.
-pub(crate) fn decode<T: DeserializeOwned>(line: &[u8]) -> Result<T, DecodeError> {
-    serde_json::from_slice(line).map_err(|source| {
-        let id = serde_json::from_slice(line).map_or(Uuid::nil(), |Envelope { id, .. }| id);
-        DecodeError::Body { id, source }
-    })
 }
 
 pub(crate) fn encode<T: Serialize>(message: &T, limit: usize) -> Result<String, EncodeError> {

@@ -12,7 +12,7 @@ mod request;
 
 pub use decode::{DecodeError, EncodeError};
 pub use lines::{LineTooLong, Lines};
-pub use reply::{HookDone, Reply, ReplyBody, Served};
+pub use reply::{HookDone, Reply, ReplyBody, Rows, Served};
 pub use request::{Body, HookCall, Operation, Request};
 
 /// The version both sides speak.

@@ -35,7 +35,7 @@ impl Lines {
     pub fn next_line(&mut self) -> Result<Option<Vec<u8>>, LineTooLong> {
         let too_long = Err(LineTooLong { limit: self.limit });
         let fresh = self.received.get(self.searched..).unwrap_or_default();
-        let Some(at) = fresh.iter().position(|byte| *byte == b'\n') else {
+        let Some(at) = memchr::memchr(b'\n', fresh) else {
             self.searched = self.received.len();
             return if self.searched > self.limit { too_long } else { Ok(None) };
         };

@@ -1,31 +1,32 @@
 //! Replies: done, with what comes of it, or refused, with the reason.
 
-use crate::decode::{DecodeError, EncodeError, check_version, decode, encode};
+use crate::decode::{DecodeError, EncodeError, decode, encode};
 use crate::{REPLY_LIMIT, VERSION};
 use gpuslice_core::ids::PciAddress;
 use gpuslice_core::refusal::Refusal;
 use gpuslice_core::request::Answer;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-/// One line from the daemon.
+/// One line from the daemon. `A` is how an answer to a command is taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reply {
+pub struct Reply<A = Answer> {
     /// [`VERSION`].
     pub v: u32,
     /// The request's; nil when it could not be read.
     pub id: Uuid,
     /// The answer.
-    pub body: ReplyBody,
+    pub body: ReplyBody<A>,
 }
 
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum ReplyBody {
+pub enum ReplyBody<A = Answer> {
     /// Done, and recorded.
-    Ok(Served),
+    Ok(Served<A>),
     /// Not done.
     Refused(Refusal),
 }
@@ -33,11 +34,11 @@ pub enum ReplyBody {
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Served {
+pub enum Served<A = Answer> {
     /// To a hook's call.
     Hook(HookDone),
     /// To a command.
-    Command(Box<Answer>),
+    Command(Box<A>),
 }
 
 /// What a hook is to do.
@@ -47,6 +48,17 @@ pub struct HookDone {
     /// not named stay.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub edits: BTreeMap<PciAddress, PciAddress>,
+}
+
+/// A list as it stands in the line. Thousands of rows are mostly printed and not looked at, so whoever asked decides
+/// whether they are read.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Rows<'l> {
+    /// Of what: `slices`, as [`Answer`] names it.
+    pub answer: &'l str,
+    /// A JSON array.
+    #[serde(borrow)]
+    pub rows: &'l RawValue,
 }
 
 impl Reply {
@@ -78,7 +90,16 @@ impl Reply {
     /// # Errors
     /// Too long, not JSON, another version, or not a reply.
     pub fn from_line(line: &[u8]) -> Result<Self, DecodeError> {
-        check_version(line, REPLY_LIMIT)?;
-        decode(line)
+        decode(line, REPLY_LIMIT, |reply: &Self| reply.v)
+    }
+}
+
+impl<'l> Reply<Rows<'l>> {
+    /// Reads one line that answers a list.
+    ///
+    /// # Errors
+    /// As [`Reply::from_line`]; also when an answer has no rows.
+    pub fn list_from_line(line: &'l [u8]) -> Result<Self, DecodeError> {
+        decode(line, REPLY_LIMIT, |reply: &Self| reply.v)
     }
 }

@@ -1,6 +1,6 @@
 //! Requests: an operation of libvirt's qemu hook, or a command of the daemon's interface.
 
-use crate::decode::{DecodeError, EncodeError, check_version, decode, encode};
+use crate::decode::{DecodeError, EncodeError, decode, encode};
 use crate::{REQUEST_LIMIT, VERSION};
 use gpuslice_core::domain::Domain;
 use gpuslice_core::request::Command;
@@ -126,7 +126,6 @@ impl Request {
     /// # Errors
     /// Too long, not JSON, another version, or not a request. [`DecodeError::reply`] answers it.
     pub fn from_line(line: &[u8]) -> Result<Self, DecodeError> {
-        check_version(line, REQUEST_LIMIT)?;
-        decode(line)
+        decode(line, REQUEST_LIMIT, |request: &Self| request.v)
     }
 }

@@ -2,7 +2,7 @@
 //! and what is no message gets an answer that says so.
 
 use gpuslice_core::domain::Domain;
-use gpuslice_core::refusal::Code;
+use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_hook_proto::{
     Body, DecodeError, EncodeError, HookCall, HookDone, Operation, REPLY_LIMIT, REQUEST_LIMIT,
     Reply, ReplyBody, Request, Served,
@@ -110,6 +110,31 @@ fn another_version_is_answered_under_its_id() {
     let ReplyBody::Refused(refusal) = reply.body else { panic!("not refused") };
     assert_eq!(refusal.code, Code::Unsupported);
     assert_eq!(refusal.message, "message of protocol version 2, this side speaks 1");
+}
+
+#[test]
+fn rows_of_a_list_stay_as_they_were_written() {
+    let head = r#"{"v":1,"id":"00000000-0000-0000-0000-000000000009","body":"#;
+    let rows = r#"[ {"slice": "x\u0041", "of a later version":[1.50]} ]"#;
+    let line = format!(r#"{head}{{"ok":{{"command":{{"answer":"slices","rows":{rows}}}}}}}}}"#);
+    let reply = Reply::list_from_line(line.as_bytes()).unwrap();
+    let ReplyBody::Ok(Served::Command(list)) = reply.body else { panic!("not a list") };
+    assert_eq!((list.answer, list.rows.get(), reply.id), ("slices", rows, id(9)));
+
+    let refused = Reply::refused(id(9), Refusal::new(Code::Unknown, "no")).to_line().unwrap();
+    let reply = Reply::list_from_line(refused.as_bytes()).unwrap();
+    assert!(matches!(reply.body, ReplyBody::Refused(refusal) if refusal.message == "no"));
+
+    let newer = line.replacen("\"v\":1", "\"v\":2", 1);
+    let error = Reply::list_from_line(newer.as_bytes()).unwrap_err();
+    assert!(matches!(error, DecodeError::Version { v: 2, id: of } if of == id(9)));
+    for cut in [line.len() - 1, line.len() - 5] {
+        let error = Reply::list_from_line(&line.as_bytes()[..cut]).unwrap_err();
+        assert!(matches!(error, DecodeError::Envelope(_)), "{error:?}");
+    }
+    let done = format!(r#"{head}{{"ok":{{"command":{{"answer":"done"}}}}}}}}"#);
+    let error = Reply::list_from_line(done.as_bytes()).unwrap_err();
+    assert!(matches!(error, DecodeError::Body { id: of, .. } if of == id(9)));
 }
 
 #[test]

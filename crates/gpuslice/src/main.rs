@@ -6,6 +6,7 @@ mod args;
 mod claims;
 mod failure;
 mod output;
+mod pretty;
 mod progress;
 mod render;
 mod run;

@@ -2,6 +2,7 @@
 //! (`gpuslice slices | head -1`) is no failure.
 
 use crate::failure::Failure;
+use crate::pretty;
 use crate::style::{Paint, Tone};
 use crate::table::printable;
 use gpuslice_core::refusal::{Code, Refusal};
@@ -29,6 +30,11 @@ impl Output {
         self.json
     }
 
+    /// How text for stdout may be painted.
+    pub fn paint(&self) -> Paint {
+        self.out
+    }
+
     /// Prints an answer: as JSON, or as `text` makes it.
     pub fn answer<T: Serialize>(
         &self,
@@ -42,6 +48,13 @@ impl Output {
     pub fn json<T: Serialize>(&self, value: &T) -> Result<(), Failure> {
         let text = serde_json::to_string_pretty(value).map_err(|e| unwritten(&e))?;
         self.text(&format!("{text}\n"))
+    }
+
+    /// Prints JSON text as [`Self::json`] prints the value it stands for.
+    pub fn json_text(&self, json: &str) -> Result<(), Failure> {
+        let mut text = pretty::laid_out(json);
+        text.push(b'\n');
+        self.bytes(&text)
     }
 
     /// Prints one JSON value on one line.

@@ -9,6 +9,7 @@ mod pages;
 use crate::args::Command;
 use crate::failure::Failure;
 use crate::output::Output;
+use gpuslice_api::client::{List, Listing};
 use gpuslice_api::{CallError, Client, Transport};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{self, Answer};
@@ -89,6 +90,10 @@ struct Daemon {
 impl Daemon {
     async fn call(&self, command: request::Command) -> Result<Answer, Failure> {
         Ok(self.client.call(command).await?)
+    }
+
+    async fn list(&self, what: Listing) -> Result<List, Failure> {
+        Ok(self.client.list(what).await?)
     }
 }
 

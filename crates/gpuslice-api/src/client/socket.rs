@@ -1,11 +1,14 @@
 //! The socket side of the client: one JSON line asks, one answers.
 
 use super::error::{CallError, DAEMON};
+use super::list::{List, Listing};
 use crate::refused::chain;
 use gpuslice_core::errno::Errno;
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command};
-use gpuslice_hook_proto::{Body, Lines, REPLY_LIMIT, Reply, ReplyBody, Request, Served};
+use gpuslice_hook_proto::{
+    Body, DecodeError, Lines, REPLY_LIMIT, Reply, ReplyBody, Request, Served,
+};
 use std::io;
 use std::path::{Path, PathBuf};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,24 +31,31 @@ impl SocketLink {
     }
 
     pub(super) async fn command(&mut self, command: Command) -> Result<Answer, CallError> {
+        let id = self.send(command).await?;
+        loop {
+            let line = self.line().await?;
+            if let Some(answer) = taken(id, Reply::from_line(&line))? {
+                return Ok(*answer);
+            }
+        }
+    }
+
+    pub(super) async fn list(&mut self, what: Listing) -> Result<List, CallError> {
+        let id = self.send(what.command()).await?;
+        loop {
+            let line = self.line().await?;
+            if let Some(rows) = taken(id, Reply::list_from_line(&line))? {
+                return List::of(what, &rows);
+            }
+        }
+    }
+
+    async fn send(&mut self, command: Command) -> Result<Uuid, CallError> {
         let id = request_id()?;
         let line = Request::new(id, Body::Command(command)).to_line().map_err(|e| protocol(&e))?;
         let written = self.stream.write_all(line.as_bytes()).await;
         written.map_err(|e| self.broke_off(&e.to_string()))?;
-        loop {
-            let reply = Reply::from_line(&self.line().await?).map_err(|e| protocol(&e))?;
-            // A reply to a call that was given up on may still arrive before ours.
-            if reply.id != id && !reply.id.is_nil() {
-                continue;
-            }
-            return match reply.body {
-                ReplyBody::Ok(Served::Command(answer)) => Ok(*answer),
-                ReplyBody::Ok(Served::Hook(_)) => {
-                    Err(CallError::Protocol { what: "a hook's reply to a command".to_owned() })
-                }
-                ReplyBody::Refused(refusal) => Err(refusal.into()),
-            };
-        }
+        Ok(id)
     }
 
     async fn line(&mut self) -> Result<Vec<u8>, CallError> {
@@ -68,6 +78,26 @@ impl SocketLink {
             who: DAEMON,
             tried: vec![format!("{}: {how}", self.path.display())],
         }
+    }
+}
+
+/// The answer in a reply; `None` for the reply to a call that was given up on, which may still arrive before ours.
+fn taken<A>(id: Uuid, reply: Result<Reply<A>, DecodeError>) -> Result<Option<Box<A>>, CallError> {
+    let reply = match reply {
+        Err(DecodeError::Body { id: other, .. }) if other != id && !other.is_nil() => {
+            return Ok(None);
+        }
+        reply => reply.map_err(|e| protocol(&e))?,
+    };
+    if reply.id != id && !reply.id.is_nil() {
+        return Ok(None);
+    }
+    match reply.body {
+        ReplyBody::Ok(Served::Command(answer)) => Ok(Some(answer)),
+        ReplyBody::Ok(Served::Hook(_)) => {
+            Err(CallError::Protocol { what: "a hook's reply to a command".to_owned() })
+        }
+        ReplyBody::Refused(refusal) => Err(refusal.into()),
     }
 }
 

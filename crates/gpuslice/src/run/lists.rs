@@ -5,8 +5,9 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::render::{self, Empty};
 use crate::style::Paint;
-use gpuslice_core::request::{Answer, Command};
-use serde::Serialize;
+use gpuslice_api::client::{List, Listing};
+use gpuslice_core::request::{Answer, Command, ParentRow, ProfileRow};
+use serde::de::DeserializeOwned;
 
 pub async fn status(daemon: &Daemon, output: &Output) -> Result<(), Failure> {
     match daemon.call(Command::Status).await? {
@@ -16,58 +17,44 @@ pub async fn status(daemon: &Daemon, output: &Output) -> Result<(), Failure> {
 }
 
 pub async fn parents(daemon: &Daemon, output: &Output) -> Result<(), Failure> {
-    match daemon.call(Command::ListParents).await? {
-        Answer::Parents { rows } => show(output, &rows, render::parents, Empty::Parents),
-        other => Err(unexpected(&other)),
-    }
+    show(output, &daemon.list(Listing::Parents).await?, render::parents, Empty::Parents)
 }
 
 pub async fn profiles(daemon: &Daemon, output: &Output) -> Result<(), Failure> {
-    let rows = match daemon.call(Command::ListProfiles).await? {
-        Answer::Profiles { rows } => rows,
-        other => return Err(unexpected(&other)),
-    };
+    let list = daemon.list(Listing::Profiles).await?;
     let mut parents = 0;
-    if rows.is_empty() && !output.is_json() {
-        parents = match daemon.call(Command::ListParents).await? {
-            Answer::Parents { rows } => rows.len(),
-            other => return Err(unexpected(&other)),
-        };
+    if !output.is_json() && list.rows::<ProfileRow>()?.is_empty() {
+        parents = daemon.list(Listing::Parents).await?.rows::<ParentRow>()?.len();
     }
-    show(output, &rows, render::profiles, Empty::Profiles(parents))
+    show(output, &list, render::profiles, Empty::Profiles(parents))
 }
 
 pub async fn types(daemon: &Daemon, output: &Output) -> Result<(), Failure> {
-    match daemon.call(Command::ListTypes).await? {
-        Answer::Types { rows } => show(output, &rows, render::types, Empty::Types),
-        other => Err(unexpected(&other)),
-    }
+    show(output, &daemon.list(Listing::Types).await?, render::types, Empty::Types)
 }
 
 pub async fn slices(daemon: &Daemon, output: &Output) -> Result<(), Failure> {
-    match daemon.call(Command::ListSlices).await? {
-        Answer::Slices { rows } => show(output, &rows, render::slices, Empty::Slices),
-        other => Err(unexpected(&other)),
-    }
+    show(output, &daemon.list(Listing::Slices).await?, render::slices, Empty::Slices)
 }
 
 pub async fn claims(daemon: &Daemon, output: &Output) -> Result<(), Failure> {
-    match daemon.call(Command::ListClaims).await? {
-        Answer::Claims { rows } => show(output, &rows, render::claims, Empty::Claims),
-        other => Err(unexpected(&other)),
-    }
+    show(output, &daemon.list(Listing::Claims).await?, render::claims, Empty::Claims)
 }
 
-fn show<T: Serialize>(
+fn show<T: DeserializeOwned>(
     output: &Output,
-    rows: &[T],
+    list: &List,
     table: fn(&[T], Paint) -> String,
     empty: Empty,
 ) -> Result<(), Failure> {
-    if rows.is_empty() && !output.is_json() {
+    if output.is_json() {
+        return output.json_text(list.json());
+    }
+    let rows = list.rows()?;
+    if rows.is_empty() {
         let (text, hint) = empty.why();
         output.nothing(&text, hint);
         return Ok(());
     }
-    output.answer(&rows, |paint| table(rows, paint))
+    output.text(&table(&rows, output.paint()))
 }
