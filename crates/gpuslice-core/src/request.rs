@@ -184,6 +184,20 @@ pub enum Answer {
     },
 }
 
+impl Answer {
+    /// Whether it holds rows, which may be thousands.
+    pub fn is_list(&self) -> bool {
+        matches!(
+            self,
+            Self::Parents { .. }
+                | Self::Profiles { .. }
+                | Self::Types { .. }
+                | Self::Slices { .. }
+                | Self::Claims { .. }
+        )
+    }
+}
+
 /// A hostdev that belongs into a domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceToWrite {

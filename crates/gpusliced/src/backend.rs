@@ -97,6 +97,14 @@ impl Backend {
         }
     }
 
+    /// Whether the host has changed since the last reading. A real one says so through the engine's queue.
+    pub fn changed(&mut self) -> bool {
+        match self {
+            Self::Real(_) => false,
+            Self::Sim(sim) => sim.changed(),
+        }
+    }
+
     /// When to come back for more of them.
     pub fn wakes_at(&self) -> Option<Instant> {
         match self {

@@ -7,7 +7,7 @@ pub use channel::{Handle, Input, SimOrder, channel};
 
 use crate::backend::Backend;
 use crate::store::Store;
-use crate::{config_files, notify};
+use crate::{config_files, memory, notify};
 use channel::Inbox;
 use gpuslice_core::machine::{Effect, Event, HookAnswer, Machine, RequestId, Start, Stored};
 use gpuslice_core::request::{Answer, ChangeNote, Command, Outcome};
@@ -22,6 +22,10 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 
 /// Longest: a burst that does not end must not starve the reading.
 const LONGEST_PAUSE: Duration = Duration::from_millis(1000);
+
+/// From a reading or a long list to giving its memory back: answers have left by then, and in a burst of them the next
+/// one uses it again.
+const MEMORY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Owner of all state.
 pub struct Engine {
@@ -40,8 +44,12 @@ pub struct Engine {
     /// How long the last one took.
     observing_takes: Duration,
     observe_now: bool,
+    /// Answers were given that have not left yet.
+    answered: bool,
     alive_every: Option<Duration>,
     alive_at: Option<Instant>,
+    /// Memory that is free is given back then.
+    give_back_at: Option<Instant>,
     status: String,
 }
 
@@ -70,23 +78,28 @@ impl Engine {
             observe_at: None,
             observing_takes: Duration::ZERO,
             observe_now: false,
+            answered: false,
             alive_every,
             alive_at: alive_every.map(|every| Instant::now() + every),
+            give_back_at: None,
             status: String::new(),
         };
         engine.perform(effects);
-        engine.drain();
+        while engine.drain() {}
         engine
     }
 
     /// Runs until the last sender is gone.
     pub async fn run(mut self) -> anyhow::Result<()> {
         loop {
-            let wake =
-                [self.timers.next(), self.observe_at, self.alive_at, self.backend.wakes_at()]
-                    .into_iter()
-                    .flatten()
-                    .min();
+            let wakes = [
+                self.timers.next(),
+                self.observe_at,
+                self.alive_at,
+                self.give_back_at,
+                self.backend.wakes_at(),
+            ];
+            let wake = wakes.into_iter().flatten().min();
             tokio::select! {
                 input = self.inbox.recv() => match input {
                     Some(input) => self.take(input),
@@ -94,24 +107,19 @@ impl Engine {
                 },
                 () = sleep_until(wake) => {}
             }
+            // Steps that ended during the last reading are all seen by the next one.
+            while let Ok(input) = self.inbox.try_recv() {
+                self.take(input);
+            }
             self.take_due();
-            self.drain();
+            while self.drain() {
+                tokio::task::yield_now().await;
+            }
             self.tell_status();
         }
     }
 
     fn take(&mut self, input: Input) {
-        if let Input::Command { command, .. } = &input
-            && matches!(
-                command,
-                Command::ListSlices
-                    | Command::ListProfiles
-                    | Command::Claim { .. }
-                    | Command::Plug { .. }
-            )
-        {
-            self.ask_for_holders();
-        }
         match input {
             Input::Hook { request, call, answer } => {
                 self.hooks.insert(request, answer);
@@ -142,7 +150,7 @@ impl Engine {
         let slices = self.machine.unassigned();
         // Without any there is nothing to look for, and what was seen before is over.
         let held = if slices.is_empty() { BTreeMap::new() } else { self.backend.holders(&slices) };
-        self.events.push_back(Event::Held(held));
+        self.handle(Event::Held(held));
     }
 
     /// The outside world of a simulated host.
@@ -183,24 +191,49 @@ impl Engine {
             notify::alive();
             self.alive_at = self.alive_every.map(|every| now + every);
         }
+        if self.give_back_at.is_some_and(|at| at <= now) {
+            self.give_back_at = None;
+            memory::give_back();
+        }
     }
 
-    /// Handles events until none is left; an ordered reading comes before the next event.
-    fn drain(&mut self) {
+    /// Handles events until none is left. An ordered reading comes before the next event, but not between the ends of
+    /// steps, which are facts whatever is read: one reading shows what came of all of them. Breaks off, with `true`,
+    /// before a reading that an answer need not wait for.
+    fn drain(&mut self) -> bool {
         loop {
             self.events.extend(self.backend.happened());
-            if std::mem::take(&mut self.observe_now) {
-                self.observe_at = None;
-                let before = Instant::now();
-                let seen = self.backend.observe();
-                self.observing_takes = before.elapsed();
-                self.handle(Event::Observed(Box::new(seen)));
+            self.observe_now |= self.backend.changed();
+            let ended = matches!(self.events.front(), Some(Event::StepFinished { .. }));
+            if self.observe_now && !ended {
+                if std::mem::take(&mut self.answered) {
+                    return true;
+                }
+                self.observe();
             } else if let Some(event) = self.events.pop_front() {
+                if shows_slices(&event) {
+                    self.ask_for_holders();
+                }
                 self.handle(event);
             } else {
-                return;
+                self.answered = false;
+                return false;
             }
         }
+    }
+
+    fn observe(&mut self) {
+        self.observe_now = false;
+        self.observe_at = None;
+        let before = Instant::now();
+        let seen = self.backend.observe();
+        self.observing_takes = before.elapsed();
+        self.handle(Event::Observed(Box::new(seen)));
+        self.give_back_soon();
+    }
+
+    fn give_back_soon(&mut self) {
+        self.give_back_at.get_or_insert_with(|| Instant::now() + MEMORY_PAUSE);
     }
 
     fn handle(&mut self, event: Event) {
@@ -245,11 +278,16 @@ impl Engine {
                 if let Some(sender) = self.hooks.remove(&request) {
                     // The hook may have gone meanwhile; its going is an event of its own.
                     let _ = sender.send(answer);
+                    self.answered = true;
                 }
             }
             Effect::Answer { request, outcome } => {
+                if matches!(&outcome, Ok(answer) if answer.is_list()) {
+                    self.give_back_soon();
+                }
                 if let Some(sender) = self.callers.remove(&request) {
                     let _ = sender.send(outcome);
+                    self.answered = true;
                 }
             }
             Effect::Arm { timer, after } => self.timers.arm(timer, after),
@@ -270,6 +308,15 @@ impl Engine {
             self.status = text;
         }
     }
+}
+
+/// Whether its answer shows who holds slices, or chooses one.
+fn shows_slices(event: &Event) -> bool {
+    let Event::Command { command, .. } = event else { return false };
+    matches!(
+        command,
+        Command::ListSlices | Command::ListProfiles | Command::Claim { .. } | Command::Plug { .. }
+    )
 }
 
 fn wake(backend: &Backend, store: &mut Store, config: &std::path::Path) -> (Machine, Vec<Effect>) {

@@ -6,6 +6,7 @@ mod backend;
 mod config_files;
 mod engine;
 mod logging;
+mod memory;
 mod notify;
 mod server;
 mod sim_control;

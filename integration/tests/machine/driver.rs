@@ -154,11 +154,14 @@ impl Driver {
         Ok(())
     }
 
-    /// Handles events until none is left; an ordered reading comes before the next event.
+    /// Handles events until none is left; an ordered reading comes before the next event, and after all steps that
+    /// have ended by then.
     pub fn drain(&mut self) -> Result<(), Broken> {
         for _ in 0..TURNS {
             self.collect()?;
-            if std::mem::take(&mut self.observe) {
+            let ended = matches!(self.queue.front(), Some(Event::StepFinished { .. }));
+            if self.observe && !ended {
+                self.observe = false;
                 let seen = self.observer.observe(&self.kernel);
                 self.handle(Event::Observed(Box::new(seen)))?;
             } else if let Some(event) = self.queue.pop_front() {

@@ -122,11 +122,12 @@ impl Sim {
             self.watched.remove(&slice);
             self.events.push(Event::HolderGone { slice });
         }
-        let mut events = std::mem::take(&mut self.events);
-        if !self.kernel.take_events().is_empty() | self.kernel.take_overflow() {
-            events.push(Event::Observed(Box::new(self.observe())));
-        }
-        events
+        std::mem::take(&mut self.events)
+    }
+
+    /// Whether the kernel has sent uevents since it was last asked.
+    pub fn changed(&mut self) -> bool {
+        !self.kernel.take_events().is_empty() | self.kernel.take_overflow()
     }
 
     /// A step that slept is performed again: what it has done by now is not done twice.
