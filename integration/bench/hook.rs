@@ -4,9 +4,11 @@ use crate::daemon::{Daemon, On};
 use crate::report::Report;
 use crate::time::{Times, by_turns};
 use crate::{Setup, hosts};
-use std::fs::File;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::fs::{File, Permissions};
 use std::io::Write as _;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -39,7 +41,8 @@ fn run(program: &Path, arguments: &[&str], xml: &Path, socket: Option<&Path>) {
     assert!(status.success(), "{} {arguments:?}: {status}", program.display());
 }
 
-/// Against a static program that reads its input and ends, and against a dispatcher in bash.
+/// Against a static program that reads its input and ends, and against a dispatcher in bash: one that has a script for
+/// the VM, which is what it is installed for, and one that finds none.
 pub(crate) fn without_slices(setup: &Setup, report: &mut Report) {
     let mut xml = tempfile::NamedTempFile::new().expect("make a file");
     let text = plain_domain();
@@ -48,15 +51,53 @@ pub(crate) fn without_slices(setup: &Setup, report: &mut Report) {
     let one = |program: &Path| run(program, &arguments, xml.path(), None);
     let (floor, hook) =
         (setup.statics.join("bench-floor"), setup.statics.join("gpuslice-qemu-hook"));
+    let folder = tempfile::tempdir().expect("make a folder");
+    let serving = with_a_script(folder.path(), &setup.dispatcher, &arguments[..3]);
     let rounds = if setup.long { 2000 } else { 400 };
-    let [floor, hook, bash] =
-        by_turns(rounds, [&mut || one(&floor), &mut || one(&hook), &mut || one(&setup.dispatcher)]);
-    report.say("domain XML without slices", format!("{} bytes, {rounds} runs", text.len()));
+    let [floor, hook, serving, idle] = on_one_processor(|| {
+        by_turns(
+            rounds,
+            [&mut || one(&floor), &mut || one(&hook), &mut || one(&serving), &mut || {
+                one(&setup.dispatcher)
+            }],
+        )
+    });
+    let size = format!("{} bytes, {rounds} runs on one processor", text.len());
+    report.say("domain XML without slices", size);
     say(report, "static program that reads its input", &floor);
     say(report, "gpuslice-qemu-hook", &hook);
-    say(report, "bash dispatcher", &bash);
+    say(report, "bash dispatcher with an empty script for the VM", &serving);
+    say(report, "bash dispatcher without one", &idle);
     report.at_most("hook / floor, medians", hook.median() / floor.median(), 1.5);
-    report.at_most("hook / bash dispatcher, medians", hook.median() / bash.median(), 0.1);
+    let name = "hook / bash dispatcher with a script, medians";
+    report.at_most(name, hook.median() / serving.median(), 0.1);
+    let ratios = [hook.median() / idle.median(), floor.median() / idle.median()];
+    let text = format!("{:.2}, of which the floor is {:.2}", ratios[0], ratios[1]);
+    report.say("hook / bash dispatcher without a script, medians", text);
+}
+
+/// The dispatcher in a folder of its own, with a script that does nothing where it looks for one.
+fn with_a_script(folder: &Path, dispatcher: &Path, call: &[&str]) -> PathBuf {
+    let scripts = call.iter().fold(folder.join("qemu.d"), |path, part| path.join(part));
+    std::fs::create_dir_all(&scripts).expect("make the folders of scripts");
+    let script = scripts.join("start.sh");
+    std::fs::write(&script, "#!/bin/bash\n:\n").expect("write a script");
+    std::fs::set_permissions(&script, Permissions::from_mode(0o755)).expect("make it a program");
+    let copy = folder.join("qemu");
+    std::fs::copy(dispatcher, &copy).expect("copy the dispatcher");
+    copy
+}
+
+/// Keeps this thread and what it starts on one processor: what is compared here lives a millisecond, and the wake-up of
+/// another processor is no part of it.
+fn on_one_processor<T>(measure: impl FnOnce() -> T) -> T {
+    let all = sched_getaffinity(None).expect("read the processors");
+    let mut one = CpuSet::new();
+    one.set((0..CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu)).expect("there is a processor"));
+    sched_setaffinity(None, &one).expect("choose a processor");
+    let measured = measure();
+    sched_setaffinity(None, &all).expect("choose all processors");
+    measured
 }
 
 /// The whole way of a start: hook, socket, placement, plan, two records on disk, reply. The device itself is simulated and

@@ -10,8 +10,13 @@ pub(crate) fn at_rest(setup: &Setup, report: &mut Report) {
     let kernel = hosts::with_a_device_on_each(&hosts::parents(160, 25));
     hosts::write_tree(&kernel, root.path());
     let daemon = Daemon::start(setup, &On::Tree(root.path()));
-    daemon.ask(&["profiles", "--types", "--json"]);
-    let span = Duration::from_secs(if setup.long { 150 } else { 20 });
+    for list in
+        [&["profiles", "--types", "--json"][..], &["profiles", "--json"], &["slices", "--json"]]
+    {
+        daemon.ask(list);
+    }
+    // Longer than any ordinary period, so that a timer of half a minute shows in every run.
+    let span = Duration::from_secs(if setup.long { 150 } else { 45 });
     // Threads that served the start end by themselves after a while.
     std::thread::sleep(Duration::from_secs(15));
     let before = daemon.wakeups();

@@ -1,9 +1,10 @@
 //! Thousands of slices: how time and memory grow. The kernel is simulated and answers at once, so this is our part alone.
 
-use crate::daemon::{Daemon, On};
+use crate::daemon::{Ground, On};
 use crate::report::Report;
 use crate::time::by_turns;
 use crate::{Setup, hosts};
+use gpuslice_core::request;
 use std::process::Stdio;
 use std::time::Instant;
 
@@ -14,11 +15,13 @@ pub(crate) fn with_thousands(setup: &Setup, report: &mut Report) {
         let slices = pfs * 64;
         let host = tempfile::NamedTempFile::new().expect("make a file");
         std::fs::write(host.path(), hosts::cards(pfs, 64)).expect("write the host");
-        let daemon = Daemon::start(setup, &On::Sim { host: host.path(), config });
+        // From the daemon's exec, through the first reading and every layout, to its word that all is done.
+        let ground = Ground::new();
         let began = Instant::now();
-        daemon.ask(&["apply"]);
-        daemon.ask(&["wait", "--settled", "--timeout", "600"]);
+        let mut daemon = ground.launch(setup, &On::Sim { host: host.path(), config });
+        let done = daemon.ask_socket(request::Command::WaitSettled { timeout_ms: 600_000 });
         let settled = began.elapsed().as_secs_f64() * 1e3;
+        assert!(String::from_utf8_lossy(&done).contains("\"settled\""), "{done:?}");
         let listed = daemon.ask(&["slices", "--json"]);
         let rows = String::from_utf8_lossy(&listed).matches("\"slice\"").count();
         assert_eq!(rows, slices as usize, "every slice is listed");

@@ -1,10 +1,11 @@
 //! Listing types and devices on an inert tree of files, against mdevctl on the same tree. Neither can be helped by the
 //! simulator: both read the files of a real file system.
 
-use crate::daemon::{Daemon, On};
+use crate::daemon::{Daemon, Ground, On};
 use crate::report::Report;
-use crate::time::by_turns;
+use crate::time::{Times, by_turns};
 use crate::{Setup, hosts};
+use gpuslice_core::request;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -48,10 +49,6 @@ pub(crate) fn against_mdevctl(setup: &Setup, report: &mut Report) {
     let slices = daemon.ask(&["slices", "--json"]);
     assert_eq!(count(&slices, "\"slice\""), PARENTS as usize, "gpuslice lists every device");
 
-    let quiet = |mut command: Command| {
-        let status = command.stdout(Stdio::null()).status().expect("run a program");
-        assert!(status.success(), "{command:?}");
-    };
     let rounds = if setup.long { 200 } else { 40 };
     let [ours, theirs] = by_turns(
         rounds,
@@ -59,29 +56,52 @@ pub(crate) fn against_mdevctl(setup: &Setup, report: &mut Report) {
             quiet(mdevctl(&["types", "--dumpjson"]))
         }],
     );
-    report.say("gpuslice profiles --types --json, warm", format!("{:.2} ms", ours.median()));
+    report
+        .say("gpuslice profiles --types --json, warm, as root", format!("{:.2} ms", ours.median()));
     report.say("mdevctl types --dumpjson", format!("{:.2} ms", theirs.median()));
     report.at_least("types, times faster warm", theirs.median() / ours.median(), 10.0);
-    let types_median = theirs.median();
+    by_bus(report, &daemon, "profiles --types", rounds);
     let [ours, theirs] = by_turns(
         rounds,
         [&mut || quiet(daemon.command(&["slices", "--json"])), &mut || quiet(mdevctl(&["list"]))],
     );
-    report.say("gpuslice slices --json, warm", format!("{:.2} ms", ours.median()));
+    report.say("gpuslice slices --json, warm, as root", format!("{:.2} ms", ours.median()));
     report.say("mdevctl list", format!("{:.2} ms", theirs.median()));
     report.at_least("devices, times faster warm", theirs.median() / ours.median(), 10.0);
+    by_bus(report, &daemon, "slices", rounds);
 
-    let mut cold = Vec::new();
-    for _ in 0..5 {
+    // From the daemon's exec to its first answer. The bus is there before it, as on a host.
+    let types = |ground: Ground| -> Vec<u8> {
+        ground.launch(setup, &On::Tree(root.path())).ask_socket(request::Command::ListTypes)
+    };
+    assert_eq!(count(&types(Ground::new()), "\"available_instances\""), expected);
+    let [mut cold, mut theirs] = [const { Vec::new() }; 2];
+    for _ in 0..rounds.min(20) {
+        let ground = Ground::new();
         let began = Instant::now();
-        let daemon = Daemon::start(setup, &On::Tree(root.path()));
-        daemon.ask(&["profiles", "--types", "--json"]);
+        types(ground);
         cold.push(began.elapsed());
+        let began = Instant::now();
+        quiet(mdevctl(&["types", "--dumpjson"]));
+        theirs.push(began.elapsed());
     }
-    let cold = crate::time::Times::of(cold);
-    report.say("cold: bus, daemon, discovery and first answer", format!("{:.1} ms", cold.median()));
-    report.at_most("cold / mdevctl types", cold.median() / types_median, 0.5);
+    let (cold, theirs) = (Times::of(cold), Times::of(theirs));
+    report
+        .say("cold: daemon's exec to its first list of types", format!("{:.1} ms", cold.median()));
+    report.at_most("cold / mdevctl types", cold.median() / theirs.median(), 0.5);
     calls(setup, report, root.path());
+}
+
+/// mdevctl is for root alone. Everybody else lists over the bus, which has no bar.
+fn by_bus(report: &mut Report, daemon: &Daemon, list: &str, rounds: usize) {
+    let arguments: Vec<&str> = list.split(' ').chain(["--json"]).collect();
+    let [times] = by_turns(rounds, [&mut || quiet(daemon.command_by_bus(&arguments))]);
+    report.say(&format!("the same over the bus: {list}"), format!("{:.2} ms", times.median()));
+}
+
+fn quiet(mut command: Command) {
+    let status = command.stdout(Stdio::null()).status().expect("run a program");
+    assert!(status.success(), "{command:?}");
 }
 
 /// System calls, where strace is there to count them.

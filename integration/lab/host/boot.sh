@@ -42,7 +42,7 @@ qemu() {
   in_tree qemu-system-x86_64 -machine "q35,accel=$accel,kernel-irqchip=split,sata=off,smbus=off" -cpu "$cpu" -smp 2 -m 4G \
     -nodefaults -display none -no-reboot -device intel-iommu,intremap=on \
     -kernel /media/vmlinuz -initrd /media/initrd.img \
-    -append "root=/dev/vda rw init=/usr/sbin/lab-init console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off intel_iommu=on iommu=pt apparmor=1 security=apparmor modprobe.blacklist=amdgpu,nouveau,i915,xe $append" \
+    -append "root=/dev/vda rw init=/usr/sbin/lab-init console=ttyS0 quiet loglevel=4 panic=-1 nohz=off highres=off mitigations=off intel_iommu=on iommu=pt apparmor=1 security=apparmor modprobe.blacklist=amdgpu,nouveau,i915,xe $append" \
     -drive file=/mnt/disk.qcow2,if=virtio,cache=writeback -drive file=/mnt/stage.tar,if=virtio,format=raw,readonly=on \
     -virtfs local,path=/mnt/share,mount_tag=host,security_model=none \
     -device pcie-root-port,id=rp1,chassis=1,slot=1 -device igb,id=igb1,bus=rp1 \

@@ -54,20 +54,11 @@ fact sriov-manage.lock-refused.text "$(cat tool.out)"
 exec 5< $driver/$a40/nvml
 fact sriov-manage.client "$(sriov_manage -e $a40)"
 exec 5<&-
-w 1 $driver/$a40/event_timeouts
-fact sriov-manage.event-timeout "$(sriov_manage -e $a40)"
-fact sriov-manage.event-timeout.log "$(last_log 'Timeout occurred in event processing by vgpu_mgr daemon')"
-fact sriov-manage.event-timeout.driver "$([ -e $pci/$a40/driver ] && echo bound || echo unbound)"
 w 12 $hardware/$a40/fail_errno; w 1 $hardware/$a40/fail_count
 fact sriov-manage.enable-fails "$(sriov_manage -e $a40)"
 fact sriov-manage.enable-fails.driver "$([ -e $pci/$a40/driver ] && echo bound || echo unbound)"
 fact sriov-manage.unbound "$(sriov_manage -e $a40)"
 w $a40 /sys/bus/pci/drivers/nvidia/bind
-w 1 $driver/$a40/leave_unbound
-fact sriov-manage.left-unbound "$(sriov_manage -e $a40) $([ -e $pci/$a40/driver ] && echo bound || echo unbound) $(cat $pci/$a40/sriov_numvfs)"
-w $a40 /sys/bus/pci/drivers/nvidia/bind
-fact sriov-manage.left-unbound.again "$(sriov_manage -e $a40) $(basename "$(readlink ${v}3/driver)")"
-fact sriov-manage.left-unbound.disable "$(sriov_manage -d $a40)"
 udevadm settle
 fact events.sriov-manage.enable "$(events_of 0001 sriov_manage -e $a40)"
 fact sriov-manage.enable.count "$(cat $pci/$a40/sriov_numvfs)"
@@ -97,9 +88,6 @@ fact nvidia.current.write.unknown "$(errno_of 999 ${v}0/nvidia/current_vgpu_type
 fact nvidia.current.write.unknown.value "$(text_of ${v}0/nvidia/current_vgpu_type)"
 w 1 $driver/$a40/create_refusals
 fact nvidia.current.write.not-ready "$(errno_of 560 ${v}0/nvidia/current_vgpu_type)"
-w 22 $driver/$a40/create_errno; w 1 $driver/$a40/create_refusals
-fact nvidia.current.write.fault "$(errno_of 560 ${v}0/nvidia/current_vgpu_type)"
-w 0 $driver/$a40/create_errno
 fact nvidia.current.write.not-ready.log "$(last_log 'kvgpumgrCreateRequestVgpu: GPU is not initialized yet')"
 fact nvidia.current.write.create "$(errno_of 560 ${v}0/nvidia/current_vgpu_type)"
 fact nvidia.current.set "$(text_of ${v}0/nvidia/current_vgpu_type)"
@@ -264,26 +252,6 @@ fact nvidia-mdev.mig.available.sibling "$(available $pci/0003:00:00.5 | few '692
 rmmod nvidia; modprobe nvidia framework=mdev
 fact nvidia.reload "$(cat $pci/$a100/sriov_numvfs) $(wc -l < $driver/$a100/gpu_instances) $(text_of $driver/$a100/mig) $(ls /sys/bus/mdev/devices | wc -l)"
 stop_events
-expect "gpusim unloads" unload_gpusim
-
-say "a driver of another age"
-expect "gpusim and nvidia load" load_gpusim 'a40:vfs=2' 'nvidia old_files=1 list_header=0 NVreg_RegistryDwords=RmPVMRL=0x11'
-expect_eq "VFs" 0 "$(sriov_manage -e $a40)"
-fact nvidia.old.files "$(files ${v}0/nvidia)"
-fact nvidia.old.creatable.line "$(head -n 1 ${v}0/nvidia/creatable_vgpu_types)"
-w 566 ${v}0/nvidia/current_vgpu_type
-fact nvidia.old.creatable.empty "$(wc -c < ${v}1/nvidia/creatable_vgpu_types)"
-w 0 ${v}0/nvidia/current_vgpu_type
-fact nvidia.params "$(text_of /proc/driver/nvidia/params)"
-fact nvidia-smi.shm.fixed-share "$(smi vgpu -i 0 -shm 1)"
-w 79 $driver/$a40/xid
-fact nvidia.xid.log "$(last_log 'NVRM: Xid.*')"
-w 560 ${v}0/nvidia/current_vgpu_type
-w 0 $hardware/$a40/present
-expect "the card falls off the bus with its vGPU" gone $pci/$a40
-w 1 $hardware/$a40/present
-expect "it is back" bound_to $pci/$a40 nvidia
-fact nvidia.returned.vfs "$(cat $pci/$a40/sriov_numvfs)"
 expect "gpusim unloads" unload_gpusim
 
 expect_eq "kernel warnings" "" "$(dmesg | grep -E 'BUG|WARNING|Call Trace|Oops|refcount')"

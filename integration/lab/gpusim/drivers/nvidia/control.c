@@ -261,23 +261,6 @@ static const struct file_operations scheduler_fops = {
 	.owner = THIS_MODULE, .open = simple_open, .read = scheduler_read, .write = scheduler_write,
 };
 
-/* The kernel log's line of an error of the GPU. */
-static int xid_set(void *data, u64 v)
-{
-	struct pci_dev *pdev = ((struct nv_gpu *)data)->pdev;
-
-	pr_err("NVRM: Xid (PCI:%04x:%02x:%02x): %llu, pid='<unknown>', name=<unknown>\n", pci_domain_nr(pdev->bus),
-	       pdev->bus->number, PCI_SLOT(pdev->devfn), v);
-	return 0;
-}
-DEFINE_DEBUGFS_ATTRIBUTE(xid_fops, NULL, xid_set, "%llu\n");
-
-static int params_show(struct seq_file *m, void *unused)
-{
-	seq_printf(m, "RegistryDwords: \"%s\"\n", nv_registry);
-	return 0;
-}
-
 void nv_control_add(struct nv_gpu *gpu)
 {
 	struct dentry *dir = debugfs_create_dir(pci_name(gpu->pdev), root);
@@ -292,14 +275,9 @@ void nv_control_add(struct nv_gpu *gpu)
 	debugfs_create_file("mig", 0600, dir, gpu, &mig_fops);
 	debugfs_create_file("scheduler", 0600, dir, gpu, &scheduler_fops);
 	debugfs_create_file("wedged", 0400, dir, gpu, &wedged_fops);
-	debugfs_create_file("xid", 0200, dir, gpu, &xid_fops);
-	/* so many requests for the lock, so many creations are refused, with EIO or another; how long one takes */
+	/* so many requests for the lock, so many creations are refused; sriov-manage ends in the middle */
 	debugfs_create_u32("lock_refusals", 0600, dir, &gpu->lock_refusals);
 	debugfs_create_u32("create_refusals", 0600, dir, &gpu->create_refusals);
-	debugfs_create_u32("create_errno", 0600, dir, &gpu->create_errno);
-	debugfs_create_u32("create_delay_ms", 0600, dir, &gpu->create_delay_ms);
-	/* sriov-manage ends in the middle, or so often at the end */
-	debugfs_create_u32("event_timeouts", 0600, dir, &gpu->event_timeouts);
 	debugfs_create_u32("leave_unbound", 0600, dir, &gpu->leave_unbound);
 	gpu->proc = proc_mkdir(pci_name(gpu->pdev), gpus_dir);
 	proc_create_data("unbindLock", 0644, gpu->proc, &lock_ops, gpu);
@@ -315,7 +293,6 @@ void nv_control_init(void)
 {
 	root = debugfs_create_dir("nvidia", NULL);
 	proc_mkdir("driver/nvidia", NULL);
-	proc_create_single("driver/nvidia/params", 0444, NULL, params_show);
 	gpus_dir = proc_mkdir("driver/nvidia/gpus", NULL);
 }
 

@@ -90,7 +90,7 @@ struct nv_gpu {
 	u32 clients;			/* that have NVML open */
 	bool unbind_lock;
 	/* faults */
-	u32 lock_refusals, create_refusals, create_errno, create_delay_ms, leave_unbound, event_timeouts;
+	u32 lock_refusals, create_refusals, leave_unbound;
 	struct nv_parent *parent;	/* of a card with vGPUs on the PF */
 	struct dentry *dbg;
 	struct proc_dir_entry *proc;
@@ -105,7 +105,6 @@ const struct nv_size *nv_size_of(const struct nv_card *card, u16 gb);
 bool nv_mig(struct nv_gpu *gpu);
 uint nv_creatable(struct nv_gpu *gpu, const struct nv_type *t, bool same_type);
 uint nv_max_instances(struct nv_gpu *gpu, const struct nv_type *t);
-bool nv_fixed_share(void);
 int nv_create(struct nv_gpu *gpu, struct nv_vgpu *v, const struct nv_type *t, bool same_type);
 void nv_destroy(struct nv_vgpu *v);
 int nv_start(struct nv_gpu *gpu, struct nv_vgpu *v, const char *params);
@@ -134,7 +133,6 @@ struct nv_parent *nv_parent_add(struct pci_dev *pdev, struct nv_gpu *gpu);
 void nv_parent_del(struct nv_parent *p);
 
 /* control.c: what sriov-manage and nvidia-smi act on */
-extern const char *nv_registry;
 void nv_control_init(void);
 void nv_control_exit(void);
 void nv_control_add(struct nv_gpu *gpu);

@@ -12,9 +12,6 @@ static char *framework = "vfio";
 module_param(framework, charp, 0444);
 MODULE_PARM_DESC(framework, "vGPUs on VFs: vfio (a vendor-specific VFIO driver) or mdev");
 const char *nv_framework;
-static char *NVreg_RegistryDwords = "";
-module_param(NVreg_RegistryDwords, charp, 0);	/* shown in /proc only, as there */
-const char *nv_registry;
 
 static LIST_HEAD(gpus);
 static DEFINE_MUTEX(gpus_lock);
@@ -63,7 +60,7 @@ static int pf_probe(struct pci_dev *pdev)
 	kref_init(&gpu->ref);
 	mutex_init(&gpu->lock);
 	INIT_LIST_HEAD(&gpu->vgpus);
-	strscpy(gpu->scheduler, nv_fixed_share() ? "Fixed Share" : "Best Effort", sizeof(gpu->scheduler));
+	strscpy(gpu->scheduler, "Best Effort", sizeof(gpu->scheduler));
 	gpu->pdev = pdev;
 	gpu->card = card;
 	ret = pci_enable_device(pdev);
@@ -171,7 +168,6 @@ static int __init nv_init(void)
 	int ret;
 
 	nv_framework = framework;
-	nv_registry = NVreg_RegistryDwords;
 	if (strcmp(framework, "vfio") && strcmp(framework, "mdev"))
 		return -EINVAL;
 	nv_control_init();

@@ -7,7 +7,6 @@
 #include "../../hardware/gpusim.h"
 
 #include <linux/ctype.h>
-#include <linux/delay.h>
 
 bool nv_mig(struct nv_gpu *gpu)
 {
@@ -154,12 +153,10 @@ int nv_create(struct nv_gpu *gpu, struct nv_vgpu *v, const struct nv_type *t, bo
 
 	if (gpu->gone)
 		return -EIO;
-	if (gpu->create_delay_ms)
-		msleep(gpu->create_delay_ms);
 	if (gpu->create_refusals) {
 		gpu->create_refusals--;
 		dev_err(dev, "kvgpumgrCreateRequestVgpu: GPU is not initialized yet\n");
-		return gpu->create_errno ? -(int)gpu->create_errno : -EIO;
+		return -EIO;
 	}
 	if (!t || !room(gpu, t, same_type, &gi, &first)) {
 		dev_err(dev, "Failed to add vgpu create request: 0x%x\n", nv_mig(gpu) && !gi_count(gpu) ? 0x38 : 0x1f);
@@ -259,17 +256,9 @@ int nv_gi_destroy(struct nv_gpu *gpu, uint gi)
 	return 0;
 }
 
-/* The scheduler is one for all GPUs: RmPVMRL in the registry, whose low byte is 0x11 for fixed shares. */
-bool nv_fixed_share(void)
-{
-	const char *key = strstr(nv_registry, "RmPVMRL=");
-
-	return key && (simple_strtoul(key + strlen("RmPVMRL="), NULL, 0) & 0xff) == 0x11;
-}
-
 int nv_set_mixed(struct nv_gpu *gpu, bool on)
 {
-	if (!gpu->card->mixed || nv_mig(gpu) || (on && nv_fixed_share()))
+	if (!gpu->card->mixed || nv_mig(gpu))
 		return -EOPNOTSUPP;
 	if (!list_empty(&gpu->vgpus))
 		return -EBUSY;
