@@ -107,13 +107,15 @@ impl Machine {
     }
 
     /// Takes the devices in the XML of a domain that runs, or has just ended, for its own, unless somebody else is
-    /// known to have them.
-    pub(super) fn adopt(&mut self, domain: &Domain) {
+    /// known to have them. Of one that ended plain devices say nothing: its start may have been refused for them.
+    pub(super) fn adopt(&mut self, domain: &Domain, runs: bool) {
         let owner = Owner::Domain(domain.uuid);
-        for device in domain.devices.iter().filter(|d| d.our_claim().is_none()) {
-            self.guessed_wrong(device.source.slice());
+        if runs {
+            for device in domain.devices.iter().filter(|d| d.our_claim().is_none()) {
+                self.guessed_wrong(device.source.slice());
+            }
+            self.record_foreign(domain, &owner);
         }
-        self.record_foreign(domain, &owner);
         let wants = match self.wants(domain, &owner) {
             Ok(wants) => wants,
             Err(refusal) => {

@@ -22,7 +22,7 @@ impl Machine {
                     if self.cannot_adopt(&call.domain) {
                         return self.parked.push((request, call));
                     }
-                    self.adopt(&call.domain);
+                    self.adopt(&call.domain, true);
                 }
                 self.on_started(&call.domain);
                 self.proceed(request);
@@ -34,7 +34,7 @@ impl Machine {
                     if self.cannot_adopt(&call.domain) {
                         return self.parked.push((request, call));
                     }
-                    self.adopt(&call.domain);
+                    self.adopt(&call.domain, false);
                 }
                 self.on_release(call.domain.uuid);
                 self.proceed(request);
