@@ -17,6 +17,8 @@ mod driver;
 mod exhaustive;
 #[path = "machine/finish.rs"]
 mod finish;
+#[path = "machine/gim.rs"]
+mod gim;
 #[path = "machine/hand.rs"]
 mod hand;
 #[path = "machine/happening.rs"]

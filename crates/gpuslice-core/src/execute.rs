@@ -2,12 +2,15 @@
 //! Drivers report success on refusal, and udev's view comes later than the write's return.
 
 mod binding;
+mod config_file;
+mod driver;
 mod mdev;
 mod meaning;
 mod sriov;
 mod tool;
 mod vf_type;
 
+pub use config_file::MARK as CONFIG_MARK;
 pub use meaning::Meaning;
 
 use crate::errno::Errno;
@@ -129,8 +132,7 @@ impl StepError {
 pub fn perform(host: &mut dyn HostWrite, step: &Step) -> Result<Performed, StepError> {
     match step {
         Step::LoadModule { name } => {
-            let path = format!("/sys/module/{}", name.replace('-', "_"));
-            if host.list(&path).is_ok() {
+            if driver::loaded(host, name)? {
                 return Ok(Performed::Already);
             }
             host.load_module(name).map_err(failed(format!("load module {name}")))?;
@@ -139,6 +141,11 @@ pub fn perform(host: &mut dyn HostWrite, step: &Step) -> Result<Performed, StepE
         Step::SetAutoprobe { pf, on } => sriov::set_autoprobe(host, *pf, *on),
         Step::SetNumVfs { pf, count } => sriov::set_count(host, *pf, *count),
         Step::RunVfTool { pf, count, command } => tool::run(host, *pf, *count, command),
+        Step::WriteConfig { path, content } => config_file::write(host, path, content),
+        Step::UnloadDriver { name } => driver::unload(host, name),
+        Step::LoadDriver { name, parameter, value, vfs } => {
+            driver::load(host, name, &driver::Parameter { name: parameter, value }, vfs)
+        }
         Step::GiveVfType { vf, attribute, value } => vf_type::give(host, *vf, attribute, value),
         Step::TakeVfType { vf, attribute, value } => vf_type::take(host, *vf, attribute, value),
         Step::Bind { function, driver } => binding::bind(host, *function, driver),
@@ -166,6 +173,11 @@ pub fn check(host: &dyn HostRead, step: &Step) -> Result<Performed, StepError> {
         Step::SetNumVfs { pf, count } | Step::RunVfTool { pf, count, .. } => {
             sriov::check_count(host, *pf, *count)
         }
+        Step::WriteConfig { path, content } => config_file::check(host, path, content),
+        Step::UnloadDriver { name } => driver::check_unloaded(host, name),
+        Step::LoadDriver { name, parameter, value, vfs } => {
+            driver::check_loaded(host, name, &driver::Parameter { name: parameter, value }, vfs)
+        }
         Step::GiveVfType { vf, attribute, value } => vf_type::check(host, *vf, attribute, value),
         Step::TakeVfType { vf, attribute, .. } => {
             vf_type::check(host, *vf, attribute, vf_type::NONE)
@@ -179,10 +191,13 @@ pub fn check(host: &dyn HostRead, step: &Step) -> Result<Performed, StepError> {
 
 /// The error of a step whose post-condition never came.
 pub fn never_so(step: &Step) -> StepError {
-    StepError::Unchanged {
-        object: step.to_string(),
-        state: "was written, but is not so".to_owned(),
-    }
+    let (object, state) = match step {
+        Step::LoadDriver { name, .. } => {
+            (format!("driver {name}"), "is loaded, but did not make the VFs asked for")
+        }
+        _ => (step.to_string(), "was written, but is not so"),
+    };
+    StepError::Unchanged { object, state: state.to_owned() }
 }
 
 fn failed(operation: String) -> impl FnOnce(Errno) -> StepError {

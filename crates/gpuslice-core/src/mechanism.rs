@@ -8,7 +8,11 @@ use crate::port::HostRead;
 use crate::refusal::Refusal;
 use crate::state::Assignment;
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// The layouts of parents.
+pub type Layouts = BTreeMap<ParentId, Layout>;
 
 /// The mechanism of mediated devices, whose slices are made by name rather than found.
 pub const MDEV: &str = "mdev";
@@ -131,8 +135,14 @@ pub trait Mechanism: Send + Sync {
         offers.into_iter().find(|offer| offer.form.type_id() == Some(type_id))
     }
 
-    /// Steps from what is seen to the layout; none when it is so, or when it can only come by itself. With
-    /// `reshape` the way may lead over taking slices away, without it never.
+    /// Parents that only change together: a step for one disturbs all. The parent itself is one of them.
+    fn together(&self, _seen: &Observation, parent: &ParentId) -> BTreeSet<ParentId> {
+        BTreeSet::from([parent.clone()])
+    }
+
+    /// Steps from what is seen to the parent's layout; none when it is so, or when it can only come by itself. With
+    /// `reshape` the way may lead over taking slices away, without it never. Of parents that change together one has
+    /// the steps of all.
     ///
     /// # Errors
     /// When the parent can never be so.
@@ -140,7 +150,7 @@ pub trait Mechanism: Send + Sync {
         &self,
         seen: &Observation,
         parent: &ParentId,
-        layout: &Layout,
+        layouts: &Layouts,
         reshape: bool,
     ) -> Result<Vec<Step>, Refusal>;
 

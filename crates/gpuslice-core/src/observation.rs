@@ -15,11 +15,22 @@ pub struct Observation {
     pub mdev_parents: BTreeMap<ParentId, MdevParent>,
     /// Mediated devices that exist.
     pub mdevs: BTreeMap<MdevUuid, Mdev>,
+    /// Drivers that make VFs when they are loaded, by name, as far as a mechanism asked for them.
+    pub drivers: BTreeMap<&'static str, DriverState>,
     /// What could not be read. A device with a problem is shown and not used.
     pub problems: Vec<ReadProblem>,
     /// Types of VFs by the kind of device, as far as they were ever seen: a driver lists a type no longer once its
     /// device is full.
     pub catalogue: std::sync::Arc<Catalogue>,
+}
+
+/// A driver whose module's options decide how many VFs there are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DriverState {
+    /// Its module is in the kernel, also while it comes or goes.
+    pub loaded: bool,
+    /// The file of options that gpuslice wrote for it.
+    pub options: Option<String>,
 }
 
 /// A PCI function that can yield slices.
@@ -84,11 +95,13 @@ impl Vf {
     /// `<vendor>-vfio-pci` by convention of the kernel's drivers/vfio/pci; a driver that lets one choose what a VF is
     /// passes it to VMs itself, under its own name.
     pub fn on_vfio(&self) -> bool {
-        self.choice.is_some()
-            || self.driver.as_deref().is_some_and(|d| {
-                d == "vfio-pci" || d.ends_with("-vfio-pci") || d.ends_with("_vfio_pci")
-            })
+        self.choice.is_some() || self.driver.as_deref().is_some_and(is_vfio)
     }
+}
+
+/// Whether a driver of this name hands functions to VMs.
+pub fn is_vfio(driver: &str) -> bool {
+    driver == "vfio-pci" || driver.ends_with("-vfio-pci") || driver.ends_with("_vfio_pci")
 }
 
 /// What a VF is and could be. Listed types change with every write to a VF of the same device.
@@ -211,6 +224,17 @@ impl Observation {
     pub fn has_parent(&self, parent: &ParentId) -> bool {
         self.mdev_parents.contains_key(parent)
             || parent.pci().is_some_and(|address| self.functions.contains_key(&address))
+    }
+
+    /// Whether a driver that a mechanism asked for is in the kernel.
+    pub fn driver_loaded(&self, name: &str) -> bool {
+        self.drivers.get(name).is_some_and(|driver| driver.loaded)
+    }
+
+    /// Whether a PF has so many VFs, or is not there to have any.
+    pub fn has_vfs(&self, pf: PciAddress, count: u16) -> bool {
+        let sriov = self.functions.get(&pf).and_then(|f| f.sriov.as_ref());
+        sriov.is_none_or(|sriov| sriov.vfs.len() == usize::from(count))
     }
 
     /// Whether the slice is there.

@@ -3,6 +3,7 @@
 
 use crate::ids::{MdevTypeId, MdevUuid, ParentId, PciAddress, SliceId};
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// One change.
@@ -36,6 +37,30 @@ pub enum Step {
         count: u16,
         /// Absolute path and arguments.
         command: Vec<String>,
+    },
+    /// Writes a whole file of settings that gpuslice owns. Not undone: the next plan writes what layouts say then.
+    WriteConfig {
+        /// In `/etc/modprobe.d`.
+        path: String,
+        /// All of it.
+        content: String,
+    },
+    /// Unloads a driver, and with it every VF of its devices. Never begun while one of them is in use: some
+    /// drivers then wait inside the kernel, for ever.
+    UnloadDriver {
+        /// Its name and its module's.
+        name: String,
+    },
+    /// Loads a driver that makes VFs by itself, of which it says nothing when it is loaded.
+    LoadDriver {
+        /// Its name and its module's.
+        name: String,
+        /// The module's parameter that says how many.
+        parameter: String,
+        /// What it must be.
+        value: String,
+        /// What there is to be on each device when it is done.
+        vfs: BTreeMap<PciAddress, u16>,
     },
     /// Gives a VF the type a VM asked for.
     GiveVfType {
@@ -95,6 +120,8 @@ impl Step {
         match self {
             Self::SetNumVfs { .. }
             | Self::RunVfTool { .. }
+            | Self::UnloadDriver { .. }
+            | Self::LoadDriver { .. }
             | Self::GiveVfType { .. }
             | Self::TakeVfType { .. }
             | Self::Bind { .. }
@@ -102,6 +129,7 @@ impl Step {
             | Self::RemoveMdev { .. } => true,
             Self::LoadModule { .. }
             | Self::SetAutoprobe { .. }
+            | Self::WriteConfig { .. }
             | Self::RequireUnheld { .. }
             | Self::CreateMdev { .. } => false,
         }
@@ -110,6 +138,21 @@ impl Step {
     /// Whether the step changes a device at all.
     pub fn changes(&self) -> bool {
         !matches!(self, Self::RequireUnheld { .. } | Self::LoadModule { .. })
+    }
+
+    /// Whether the step takes every slice of its parents away.
+    pub fn takes_slices(&self) -> bool {
+        matches!(
+            self,
+            Self::SetNumVfs { count: 0, .. }
+                | Self::RunVfTool { count: 0, .. }
+                | Self::UnloadDriver { .. }
+        )
+    }
+
+    /// Whether the step is about a driver, and so about every device it has.
+    pub fn of_driver(&self) -> bool {
+        matches!(self, Self::UnloadDriver { .. } | Self::LoadDriver { .. })
     }
 
     /// The step that takes this one back; `None` when there is nothing to take back.
@@ -127,6 +170,9 @@ impl Step {
             }),
             // Which way back there is, the mechanism knows: it plans anew from what is seen.
             Self::RunVfTool { .. }
+            | Self::WriteConfig { .. }
+            | Self::UnloadDriver { .. }
+            | Self::LoadDriver { .. }
             | Self::TakeVfType { .. }
             | Self::LoadModule { .. }
             | Self::SetAutoprobe { .. }
@@ -145,7 +191,25 @@ impl Step {
             // It takes the driver off and on, and tries again while somebody looks at the device.
             Self::RunVfTool { .. } => 120_000,
             Self::LoadModule { .. } => 30_000,
+            // Its devices go one by one, a second and more for each.
+            Self::UnloadDriver { .. } => 120_000,
+            // It returns at once, and initialises each device in its own time: firmware, training of links.
+            Self::LoadDriver { .. } => 300_000,
             _ => 15_000,
+        }
+    }
+
+    /// How long what was written may take to become so, in milliseconds, where the kernel works on after it has
+    /// taken the write.
+    pub fn patience_ms(&self) -> Option<u64> {
+        matches!(self, Self::LoadDriver { .. }).then(|| self.deadline_ms() - 30_000)
+    }
+
+    /// Under which name the kernel's log tells of it: a driver's, or the device's.
+    pub fn named_in_kernel_log(&self, parents: &BTreeSet<ParentId>) -> String {
+        match self {
+            Self::UnloadDriver { name } | Self::LoadDriver { name, .. } => name.clone(),
+            _ => parents.first().map(ToString::to_string).unwrap_or_default(),
         }
     }
 
@@ -159,6 +223,9 @@ impl Step {
             Self::CreateMdev { uuid, .. } | Self::RemoveMdev { uuid } => Some(SliceId::Mdev(*uuid)),
             Self::LoadModule { .. }
             | Self::SetAutoprobe { .. }
+            | Self::WriteConfig { .. }
+            | Self::UnloadDriver { .. }
+            | Self::LoadDriver { .. }
             | Self::SetNumVfs { .. }
             | Self::RunVfTool { .. } => None,
         }
@@ -174,6 +241,14 @@ impl fmt::Display for Step {
             }
             Self::SetNumVfs { pf, count } => write!(f, "write sriov_numvfs={count} on {pf}"),
             Self::RunVfTool { command, .. } => write!(f, "run {}", command.join(" ")),
+            Self::WriteConfig { path, content } => {
+                let set = content.lines().filter(|line| !line.starts_with('#'));
+                write!(f, "write {:?} to {path}", set.collect::<Vec<_>>().join("; "))
+            }
+            Self::UnloadDriver { name } => write!(f, "unload driver {name}"),
+            Self::LoadDriver { name, parameter, value, .. } => {
+                write!(f, "load driver {name} with {parameter}={value}")
+            }
             Self::GiveVfType { vf, attribute, value } => {
                 write!(f, "write {attribute}={value} on {vf}")
             }

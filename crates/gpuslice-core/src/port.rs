@@ -73,6 +73,19 @@ pub trait HostWrite: HostRead {
     /// # Errors
     /// `ENOENT` when there is no such module, else what the kernel said.
     fn load_module(&mut self, name: &str) -> Result<(), Errno>;
+
+    /// Unloads a kernel module (`modprobe -r`). May sleep in the kernel for as long as a device is in use.
+    ///
+    /// # Errors
+    /// `ENOENT` when it is not loaded, else what the kernel said.
+    fn unload_module(&mut self, name: &str) -> Result<Written, Errno>;
+
+    /// Puts a file in the place of another or of none, so that a reader finds the old content or the new one, also
+    /// after a crash.
+    ///
+    /// # Errors
+    /// What open(2), write(2), fsync(2) or rename(2) gave.
+    fn replace(&mut self, file: &str, content: &[u8]) -> Result<(), Errno>;
 }
 
 /// Reads a small attribute as text without its trailing white space.

@@ -5,6 +5,7 @@
 //! is at most one page and comes in one read; a binary attribute comes a page at a time; one write(2) is one store.
 
 mod module;
+mod replace;
 mod tool;
 
 use crate::errno;
@@ -155,6 +156,14 @@ impl HostWrite for SysHost {
 
     fn load_module(&mut self, name: &str) -> Result<(), Errno> {
         module::load(self, name)
+    }
+
+    fn unload_module(&mut self, name: &str) -> Result<Written, Errno> {
+        module::unload(self, name).map(|()| Written::Done)
+    }
+
+    fn replace(&mut self, file: &str, content: &[u8]) -> Result<(), Errno> {
+        replace::replace(&self.place(file)?, content)
     }
 }
 

@@ -97,6 +97,17 @@ pub struct DriverShape {
     /// How long its probe takes.
     #[serde(default)]
     pub probe_ms: u64,
+    /// It makes VFs when its module is loaded, as the module's option `vf_num` says, each device in its own time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gim: Option<GimShape>,
+}
+
+/// What is particular to AMD's GIM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GimShape {
+    /// From the probe of a device to its first VF.
+    pub init_ms: u64,
 }
 
 /// Which IOMMU group a PF and its VFs are in.

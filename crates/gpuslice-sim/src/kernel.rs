@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use uevent::{EventQueue, Noise, Uevent};
 use uuid::Uuid;
+use vendor::gim::Gim;
 use vendor::nvidia::TypedVf;
 use vfio::{Groups, Numbers, Process};
 
@@ -81,6 +82,10 @@ pub struct Kernel {
     pub(crate) typed: BTreeMap<PciAddress, TypedVf>,
     /// VFs that were taken off the driver that passes them to VMs.
     pub(crate) spoiled: BTreeSet<PciAddress>,
+    /// GIM's module, while it is loaded.
+    pub(crate) gim: Option<Gim>,
+    /// Files of `/etc/modprobe.d`, which survive a boot.
+    pub(crate) modprobe_d: BTreeMap<String, Vec<u8>>,
     /// What the last tool said.
     ran: Option<Ran>,
     /// `/sys/class/mdev_bus` exists from the first parent on.
@@ -127,10 +132,18 @@ impl Kernel {
     fn perform(&mut self, command: &Command) -> Outcome {
         match command {
             Command::Write { file, data } => return self.perform_write(file, data.bytes()),
-            Command::LoadModule(name) => match self.modprobe(name) {
-                Ok(()) => {}
-                Err(errno) => return Outcome::Failed(errno),
-            },
+            Command::LoadModule(name) => {
+                let refused = self.write_fault(&format!("modprobe {name}"));
+                if let Err(errno) = refused.map_or_else(|| self.modprobe(name), Err) {
+                    return Outcome::Failed(errno);
+                }
+            }
+            Command::UnloadModule(name) => return told(self.unload_driver(name)),
+            Command::Replace { file, data } => {
+                if let Err(errno) = self.replace_file(file, data.bytes()) {
+                    return Outcome::Failed(errno);
+                }
+            }
             Command::ReloadDriver(name) => return self.start_reload(name),
             Command::Run(command) => match self.run_tool(command) {
                 Ok(ran) => self.ran = Some(ran),
@@ -206,11 +219,7 @@ impl Kernel {
         if let Some(errno) = self.write_fault(file) {
             return Outcome::Failed(errno);
         }
-        match self.write_file(file, data) {
-            Ok(Written::Done) => Outcome::Done,
-            Ok(Written::Blocked) => Outcome::Blocked,
-            Err(errno) => Outcome::Failed(errno),
-        }
+        told(self.write_file(file, data))
     }
 
     /// Virtual time since the machine was made, in milliseconds.
@@ -368,6 +377,14 @@ impl Kernel {
     }
 }
 
+fn told(written: Result<Written, Errno>) -> Outcome {
+    match written {
+        Ok(Written::Done) => Outcome::Done,
+        Ok(Written::Blocked) => Outcome::Blocked,
+        Err(errno) => Outcome::Failed(errno),
+    }
+}
+
 impl HostRead for Kernel {
     fn list(&self, dir: &str) -> Result<Vec<String>, Errno> {
         self.list_dir(dir)
@@ -401,6 +418,22 @@ impl HostWrite for Kernel {
 
     fn load_module(&mut self, name: &str) -> Result<(), Errno> {
         match self.apply(Command::LoadModule(name.to_owned())) {
+            Outcome::Failed(errno) => Err(errno),
+            _ => Ok(()),
+        }
+    }
+
+    fn unload_module(&mut self, name: &str) -> Result<Written, Errno> {
+        match self.apply(Command::UnloadModule(name.to_owned())) {
+            Outcome::Failed(errno) => Err(errno),
+            Outcome::Blocked => Ok(Written::Blocked),
+            Outcome::Done | Outcome::Idle => Ok(Written::Done),
+        }
+    }
+
+    fn replace(&mut self, file: &str, content: &[u8]) -> Result<(), Errno> {
+        let (file, data) = (file.to_owned(), Data::new(content));
+        match self.apply(Command::Replace { file, data }) {
             Outcome::Failed(errno) => Err(errno),
             _ => Ok(()),
         }

@@ -32,6 +32,9 @@ pub(crate) enum Dir {
     GroupDevices(u32),
     Modules,
     Module(Name),
+    /// `/sys/module/gim/parameters`.
+    Parameters(Name),
+    ModprobeD,
     Devices,
     /// `/sys/devices/pciDDDD:BB`.
     Bridge(u32, u8),
@@ -59,6 +62,7 @@ pub(crate) enum Dir {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fixed {
     Root,
+    Etc,
     Sys,
     Bus,
     Pci,
@@ -83,6 +87,10 @@ pub(crate) enum File {
     VirtualUevent(Name),
     GroupType(u32),
     ModuleState(Name),
+    /// `/sys/module/gim/parameters/vf_num`.
+    VfNum,
+    /// A file of `/etc/modprobe.d`.
+    Settings(String),
     Process(u32, ProcessFile),
     BootId,
     /// A character device.
@@ -104,6 +112,8 @@ pub(crate) enum Node {
 pub(crate) const FIXED: &[(Fixed, &str, Dir)] = {
     use Fixed::*;
     &[
+        (Root, "etc", Dir::Fixed(Etc)),
+        (Etc, "modprobe.d", Dir::ModprobeD),
         (Root, "sys", Dir::Fixed(Sys)),
         (Root, "dev", Dir::Fixed(Dev)),
         (Root, "proc", Dir::Proc),

@@ -2,6 +2,7 @@
 //! offers and steps; the vendor's traps stay in its folder.
 #![forbid(unsafe_code)]
 
+pub mod gim;
 pub mod mdev;
 pub mod nvidia;
 pub mod sriov;
@@ -10,5 +11,10 @@ use gpuslice_core::mechanism::Mechanism;
 
 /// Every mechanism, in the order in which they are asked: what knows a vendor before what takes any.
 pub fn all() -> Vec<Box<dyn Mechanism>> {
-    vec![Box::new(nvidia::NvidiaVfio), Box::new(sriov::Sriov), Box::new(mdev::Mdev)]
+    vec![
+        Box::new(nvidia::NvidiaVfio),
+        Box::new(gim::Gim),
+        Box::new(sriov::Sriov),
+        Box::new(mdev::Mdev),
+    ]
 }

@@ -4,7 +4,7 @@
 use crate::nvidia::{edition_of_type, isolation, profile_of_type};
 use gpuslice_core::ids::{MdevTypeId, ParentId, ProfileName, SliceId};
 use gpuslice_core::layout::Layout;
-use gpuslice_core::mechanism::{Form, MDEV, Mechanism, Offer};
+use gpuslice_core::mechanism::{Form, Layouts, MDEV, Mechanism, Offer};
 use gpuslice_core::observation::{MdevType, Observation};
 use gpuslice_core::plan::Step;
 use gpuslice_core::refusal::Refusal;
@@ -72,7 +72,7 @@ impl Mechanism for Mdev {
         &self,
         _: &Observation,
         _: &ParentId,
-        _: &Layout,
+        _: &Layouts,
         _: bool,
     ) -> Result<Vec<Step>, Refusal> {
         Ok(Vec::new())

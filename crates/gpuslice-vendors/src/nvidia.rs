@@ -13,7 +13,7 @@ pub(crate) use names::{edition_of_type, isolation, profile_of_type};
 
 use gpuslice_core::ids::{ParentId, SliceId};
 use gpuslice_core::layout::Layout;
-use gpuslice_core::mechanism::{Mechanism, Offer};
+use gpuslice_core::mechanism::{Layouts, Mechanism, Offer};
 use gpuslice_core::observation::{Function, Observation, Sriov};
 use gpuslice_core::plan::Step;
 use gpuslice_core::port::HostRead;
@@ -74,10 +74,13 @@ impl Mechanism for NvidiaVfio {
         &self,
         seen: &Observation,
         parent: &ParentId,
-        layout: &Layout,
+        layouts: &Layouts,
         reshape: bool,
     ) -> Result<Vec<Step>, Refusal> {
-        plan::layout_steps(seen, parent, layout, reshape)
+        match layouts.get(parent) {
+            Some(layout) => plan::layout_steps(seen, parent, layout, reshape),
+            None => Ok(Vec::new()),
+        }
     }
 
     fn realised(&self, seen: &Observation, parent: &ParentId, layout: &Layout) -> bool {

@@ -4,9 +4,11 @@
 mod offers;
 mod plan;
 
+pub(crate) use plan::{binds, bound};
+
 use gpuslice_core::ids::{ParentId, SliceId};
 use gpuslice_core::layout::Layout;
-use gpuslice_core::mechanism::{Mechanism, Offer};
+use gpuslice_core::mechanism::{Layouts, Mechanism, Offer};
 use gpuslice_core::observation::{Function, Observation};
 use gpuslice_core::plan::Step;
 use gpuslice_core::refusal::Refusal;
@@ -31,6 +33,7 @@ impl Mechanism for Sriov {
     fn applies(&self, seen: &Observation, parent: &ParentId) -> bool {
         function(seen, parent).is_some_and(|f| f.sriov.is_some())
             && crate::nvidia::pf(seen, parent).is_none()
+            && crate::gim::pf(seen, parent).is_none()
     }
 
     fn offers(&self, seen: &Observation, parent: &ParentId, layout: Option<&Layout>) -> Vec<Offer> {
@@ -41,10 +44,13 @@ impl Mechanism for Sriov {
         &self,
         seen: &Observation,
         parent: &ParentId,
-        layout: &Layout,
+        layouts: &Layouts,
         reshape: bool,
     ) -> Result<Vec<Step>, Refusal> {
-        plan::layout_steps(seen, parent, layout, reshape)
+        match layouts.get(parent) {
+            Some(layout) => plan::layout_steps(seen, parent, layout, reshape),
+            None => Ok(Vec::new()),
+        }
     }
 
     fn realised(&self, seen: &Observation, parent: &ParentId, layout: &Layout) -> bool {

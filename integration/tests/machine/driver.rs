@@ -39,6 +39,8 @@ pub struct Driver {
     queue: VecDeque<Event>,
     observe: bool,
     pub under: Vec<Under>,
+    /// Steps whose post-condition the kernel works on, and until when.
+    awaited: Vec<(OpId, Step, u64)>,
     /// Steps begin only when told, as those of child processes may.
     pub lazy: bool,
     /// Uevents are not noticed.
@@ -86,6 +88,7 @@ impl Driver {
             queue: VecDeque::new(),
             observe: false,
             under: Vec::new(),
+            awaited: Vec::new(),
             lazy: false,
             deaf: false,
             config: config.to_owned(),
@@ -144,7 +147,13 @@ impl Driver {
         while self.kernel.now_ms() < end {
             let now = self.kernel.now_ms();
             let due = self.timers.values().min().copied().into_iter();
-            let next = due.chain(self.kernel.next_timer()).min().unwrap_or(end).clamp(now, end);
+            let patience = self.awaited.iter().map(|(_, _, until)| *until);
+            let next = due
+                .chain(self.kernel.next_timer())
+                .chain(patience)
+                .min()
+                .unwrap_or(end)
+                .clamp(now, end);
             self.kernel.advance(next - now);
             self.drain()?;
             if next == now && self.kernel.now_ms() == now {
@@ -206,6 +215,15 @@ impl Driver {
             }
         }
         let now = self.kernel.now_ms();
+        for (op, step, until) in std::mem::take(&mut self.awaited) {
+            match execute::check(&self.kernel, &step) {
+                Ok(Performed::NotYet) if now < until => self.awaited.push((op, step, until)),
+                Ok(Performed::NotYet) => {
+                    self.finished(op, &step, Err(execute::never_so(&step)));
+                }
+                result => self.finished(op, &step, result),
+            }
+        }
         let due: Vec<Timer> =
             self.timers.iter().filter(|(_, at)| **at <= now).map(|(t, _)| t.clone()).collect();
         for timer in due {
@@ -365,6 +383,10 @@ impl Driver {
                 _ => break,
             }
         }
+        if let (Ok(Performed::NotYet), Some(patience)) = (&result, step.patience_ms()) {
+            self.awaited.push((op, step, self.kernel.now_ms() + patience));
+            return Ok(());
+        }
         if result == Ok(Performed::NotYet) {
             result = Err(execute::never_so(&step));
         }
@@ -396,6 +418,7 @@ impl Driver {
         self.queue.clear();
         self.observe = false;
         self.under.clear();
+        self.awaited.clear();
         let lost = std::mem::take(&mut self.hooks).into_values();
         self.lost.extend(lost.filter(|call| call.operation != HookOperation::Prepare));
         self.commands.clear();

@@ -56,4 +56,14 @@ impl HostWrite for Hand<'_> {
         self.alive()?;
         self.kernel.load_module(name)
     }
+
+    fn unload_module(&mut self, name: &str) -> Result<Written, Errno> {
+        self.alive()?;
+        self.kernel.unload_module(name)
+    }
+
+    fn replace(&mut self, file: &str, content: &[u8]) -> Result<(), Errno> {
+        self.alive()?;
+        self.kernel.replace(file, content)
+    }
 }

@@ -260,6 +260,11 @@ fn touched(kernel: &Kernel, step: &Step) -> Vec<SliceId> {
             let below: Vec<SliceId> = vfs.iter().flat_map(|vf| mdevs_of(kernel, *vf)).collect();
             vfs.into_iter().map(SliceId::Vf).chain(below).collect()
         }
+        Step::UnloadDriver { name } => {
+            let pfs = bound_to(kernel, name);
+            let vfs = pfs.into_iter().flat_map(|pf| vfs_of(kernel, pf));
+            vfs.map(SliceId::Vf).collect()
+        }
         // It takes nothing from a device that leaves under its user; the kernel refuses the name twice.
         Step::CreateMdev { .. } => Vec::new(),
         other => other.slice().into_iter().collect(),
@@ -275,6 +280,11 @@ pub fn vfs_of(kernel: &Kernel, pf: PciAddress) -> Vec<PciAddress> {
         .collect()
 }
 
+fn bound_to(kernel: &Kernel, driver: &str) -> Vec<PciAddress> {
+    let names = kernel.list(&format!("/sys/bus/pci/drivers/{driver}")).unwrap_or_default();
+    names.iter().filter_map(|name| name.parse().ok()).collect()
+}
+
 fn mdevs_of(kernel: &Kernel, vf: PciAddress) -> Vec<SliceId> {
     let names = kernel.list(&format!("/sys/bus/pci/devices/{vf}")).unwrap_or_default();
     names.iter().filter_map(|name| name.parse::<MdevUuid>().ok()).map(SliceId::Mdev).collect()
@@ -285,7 +295,18 @@ pub fn quarantined_parents_untouched(driver: &Driver, step: &Step) -> Result<(),
     let durable = driver.machine.durable();
     let seen = driver.machine.observation();
     let direct = match step {
-        Step::LoadModule { .. } | Step::RequireUnheld { .. } => return Ok(()),
+        // Who they are about, only the plan knows.
+        Step::LoadModule { .. } | Step::RequireUnheld { .. } | Step::WriteConfig { .. } => {
+            return Ok(());
+        }
+        Step::UnloadDriver { name } => {
+            let mut bound = bound_to(&driver.kernel, name).into_iter().map(ParentId::Pci);
+            bound.find(|parent| durable.quarantines.contains_key(parent))
+        }
+        Step::LoadDriver { vfs, .. } => {
+            let mut parents = vfs.keys().map(|pf| ParentId::Pci(*pf));
+            parents.find(|parent| durable.quarantines.contains_key(parent))
+        }
         Step::SetNumVfs { pf, .. } | Step::RunVfTool { pf, .. } | Step::SetAutoprobe { pf, .. } => {
             Some(ParentId::Pci(*pf))
         }

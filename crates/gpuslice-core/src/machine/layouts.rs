@@ -2,8 +2,9 @@
 
 use super::ops::Purpose;
 use super::{Effect, Machine, RequestId, Stored, Timer};
-use crate::ids::{ParentId, SliceId};
+use crate::ids::{self, ParentId, SliceId};
 use crate::layout::{self, Layout, Rule};
+use crate::mechanism::Layouts;
 use crate::observation::Observation;
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
@@ -126,10 +127,17 @@ impl Machine {
             if self.durable.quarantines.contains_key(&parent) || self.reshaping(&parent) {
                 continue;
             }
-            match self.steps_to(&parent, &layout, false) {
+            match self.steps_to(&parent, &self.layouts, false) {
                 Ok(steps) if steps.is_empty() => self.expect(&parent, &layout),
                 Ok(steps) => {
-                    self.start_op(Purpose::Layout { parent, request: None }, steps);
+                    let parents = self.disturbed(&parent, &steps);
+                    let kept_back = |p: &ParentId| {
+                        self.durable.quarantines.contains_key(p) || self.reshaping(p)
+                    };
+                    if parents.iter().any(kept_back) {
+                        continue;
+                    }
+                    self.start_op(Purpose::Layout { parents, request: None }, steps);
                 }
                 Err(refusal) => self.quarantine(parent, refusal),
             }
@@ -151,34 +159,51 @@ impl Machine {
     fn steps_to(
         &self,
         parent: &ParentId,
-        layout: &Layout,
+        layouts: &Layouts,
         reshape: bool,
     ) -> Result<Vec<Step>, Refusal> {
         match self.mechanism(parent) {
-            Some(mechanism) => mechanism.layout_steps(&self.seen, parent, layout, reshape),
+            Some(mechanism) => mechanism.layout_steps(&self.seen, parent, layouts, reshape),
             None => Ok(Vec::new()),
+        }
+    }
+
+    /// Parents that steps for this one disturb, itself among them.
+    fn disturbed(&self, parent: &ParentId, steps: &[Step]) -> BTreeSet<ParentId> {
+        match self.mechanism(parent) {
+            Some(mechanism) if steps.iter().any(Step::of_driver) => {
+                mechanism.together(&self.seen, parent)
+            }
+            _ => BTreeSet::from([parent.clone()]),
         }
     }
 
     pub(super) fn layout_done(
         &mut self,
-        parent: &ParentId,
+        parents: &BTreeSet<ParentId>,
         request: Option<RequestId>,
         result: Result<(), Refusal>,
     ) {
-        self.run.pending.remove(parent);
+        for parent in parents {
+            self.run.pending.remove(parent);
+        }
         self.persist(Stored::Runtime);
         let outcome = match result {
             Ok(()) => {
-                self.note("parent", parent, "has its layout");
-                Ok(Answer::Done { changed: true, message: format!("{parent} has its layout") })
+                for parent in parents {
+                    self.note("parent", parent, "has its layout");
+                }
+                let message = format!("{} has its layout", ids::listed(parents));
+                Ok(Answer::Done { changed: true, message })
             }
             Err(refusal) => {
                 // A device that left in mid-step is not at fault; it is tried again when it returns. Nor is one that
                 // somebody holds; but without a person who is told, it would be tried again and again.
                 let told = refusal.code == Code::Held && request.is_some();
-                if self.seen.has_parent(parent) && !told {
-                    self.quarantine(parent.clone(), refusal.clone());
+                for parent in parents.iter().filter(|_| !told) {
+                    if self.seen.has_parent(parent) {
+                        self.quarantine(parent.clone(), refusal.clone());
+                    }
                 }
                 Err(refusal)
             }
@@ -194,20 +219,25 @@ impl Machine {
             .ops
             .values()
             .filter_map(|op| match &op.purpose {
-                Purpose::Layout { parent, .. } => Some(parent.clone()),
+                Purpose::Layout { parents, .. } => Some(parents),
                 _ => None,
             })
+            .flatten()
+            .cloned()
             .collect();
         let seen = &self.seen;
         let before = self.run.pending.len();
         let mut over = Vec::new();
         self.run.pending.retain(|parent, step| {
             let done = match step {
-                Step::SetNumVfs { pf, count } | Step::RunVfTool { pf, count, .. } => seen
-                    .functions
-                    .get(pf)
-                    .and_then(|f| f.sriov.as_ref())
-                    .is_none_or(|s| s.vfs.len() == usize::from(*count)),
+                Step::SetNumVfs { pf, count } | Step::RunVfTool { pf, count, .. } => {
+                    seen.has_vfs(*pf, *count)
+                }
+                Step::UnloadDriver { name } => !seen.driver_loaded(name),
+                // One that has not begun is begun anew; of two at once one does nothing.
+                Step::LoadDriver { name, vfs, .. } => {
+                    !seen.driver_loaded(name) || vfs.iter().all(|(pf, n)| seen.has_vfs(*pf, *n))
+                }
                 _ => true,
             };
             let keep = working.contains(parent) || !done;
@@ -244,6 +274,8 @@ impl Machine {
     /// What `apply` of these rules would do.
     pub(super) fn plan(&self, rules: &[Rule]) -> PlanRow {
         let (resolved, unmet) = layout::resolve(rules, &self.seen);
+        let layouts: Layouts =
+            resolved.iter().map(|(p, rule)| (p.clone(), rule.layout.clone())).collect();
         let mut plan = PlanRow {
             changed: false,
             steps: Vec::new(),
@@ -251,18 +283,16 @@ impl Machine {
             unmatched: Vec::new(),
         };
         for (parent, rule) in resolved {
-            match self.steps_to(&parent, &rule.layout, true) {
+            match self.steps_to(&parent, &layouts, true) {
                 Ok(steps) => {
-                    if steps.iter().any(|s| {
-                        matches!(
-                            s,
-                            Step::SetNumVfs { count: 0, .. } | Step::RunVfTool { count: 0, .. }
-                        )
-                    }) {
-                        plan.blockers.extend(self.in_the_way(&parent));
+                    let together = self.disturbed(&parent, &steps);
+                    if steps.iter().any(Step::takes_slices) {
+                        plan.blockers.extend(together.iter().flat_map(|p| self.in_the_way(p)));
                     }
-                    if !steps.is_empty() && self.reshaping(&parent) {
-                        let message = format!("{parent} is being reshaped already");
+                    if !steps.is_empty()
+                        && let Some(busy) = together.iter().find(|p| self.reshaping(p))
+                    {
+                        let message = format!("{busy} is being reshaped already");
                         let refusal = Refusal::new(Code::Reshaping, message);
                         plan.blockers.push(refusal.hint("gpuslice wait --settled"));
                     }
@@ -348,14 +378,13 @@ impl Machine {
         self.answered.insert(request, Vec::new());
         self.resolve_layouts();
         let mut started = 0;
-        for (parent, layout) in self.layouts.clone() {
-            if self.reshaping(&parent) || self.quarantine_over(&parent).is_some() {
-                continue;
-            }
-            let steps = self.steps_to(&parent, &layout, true).unwrap_or_default();
-            if !steps.is_empty() {
+        for parent in self.layouts.clone().into_keys() {
+            let steps = self.steps_to(&parent, &self.layouts, true).unwrap_or_default();
+            let parents = self.disturbed(&parent, &steps);
+            let kept_back = |p: &ParentId| self.reshaping(p) || self.quarantine_over(p).is_some();
+            if !steps.is_empty() && !parents.iter().any(kept_back) {
                 started += 1;
-                self.start_op(Purpose::Layout { parent, request: Some(request) }, steps);
+                self.start_op(Purpose::Layout { parents, request: Some(request) }, steps);
             }
         }
         if started == 0 {

@@ -2,7 +2,7 @@
 
 use super::{Effect, HookAnswer, Machine, OpId, RequestId, Stored, Timer};
 use crate::execute::{Meaning, Performed, StepError};
-use crate::ids::{ParentId, SliceId};
+use crate::ids::{self, ParentId, SliceId};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
 use crate::state::Phase;
@@ -47,10 +47,10 @@ pub(super) enum Purpose {
         /// Failures so far.
         tries: u32,
     },
-    /// A parent gets its layout.
+    /// Parents get their layouts.
     Layout {
-        /// Which.
-        parent: ParentId,
+        /// Which: more than one only where a step for one disturbs the others.
+        parents: BTreeSet<ParentId>,
         /// Who applied it, if a person did.
         request: Option<RequestId>,
     },
@@ -74,8 +74,9 @@ impl Machine {
         if let Some(why) = self.must_not_touch(op, &step) {
             return self.give_up(id, why);
         }
-        if let Purpose::Layout { parent, .. } = &op.purpose {
-            self.run.pending.insert(parent.clone(), step.clone());
+        if let Purpose::Layout { parents, .. } = &op.purpose {
+            let pending = parents.iter().map(|parent| (parent.clone(), step.clone()));
+            self.run.pending.extend(pending);
             self.persist(Stored::Runtime);
         }
         self.push(Effect::Arm { timer: Timer::StepDeadline(id), after: step.deadline_ms() });
@@ -87,12 +88,17 @@ impl Machine {
         if !step.changes() {
             return None;
         }
-        let parent = match &op.purpose {
-            Purpose::Prepare { .. } => &self.run.assignments.get(&step.slice()?)?.parent,
-            Purpose::Layout { parent, .. } => parent,
+        let one;
+        let parents = match &op.purpose {
+            Purpose::Prepare { .. } => {
+                one = BTreeSet::from([self.run.assignments.get(&step.slice()?)?.parent.clone()]);
+                &one
+            }
+            Purpose::Layout { parents, .. } => parents,
             Purpose::Release { .. } => return None,
         };
-        let why = self.quarantine_over(parent)?;
+        let (parent, why) =
+            parents.iter().find_map(|parent| Some((parent, self.quarantine_over(parent)?)))?;
         let refusal = Refusal::new(Code::Quarantined, format!("{parent} is quarantined"));
         Some(refusal.because(why.message.clone()).hint(format!("gpuslice uncordon {parent}")))
     }
@@ -163,7 +169,7 @@ impl Machine {
         match op.purpose {
             Purpose::Prepare { request, slices, .. } => self.prepared(request, &slices),
             Purpose::Release { slice, .. } => self.released(slice),
-            Purpose::Layout { parent, request } => self.layout_done(&parent, request, Ok(())),
+            Purpose::Layout { parents, request } => self.layout_done(&parents, request, Ok(())),
         }
     }
 
@@ -190,15 +196,19 @@ impl Machine {
                 self.ops.remove(&id);
                 self.release_failed(slice, tries, error);
             }
-            Purpose::Layout { parent, request } => {
+            Purpose::Layout { parents, request } => {
                 self.ops.remove(&id);
                 let refusal = match error {
                     StepError::Held { .. } => self.explain_failed_prepare(step, error),
                     _ => Refusal::new(Code::DeviceFailed, format!("cannot {step}"))
                         .because(error.to_string())
-                        .hint(format!("dmesg | grep {parent}; then gpuslice uncordon {parent}")),
+                        .hint(format!(
+                            "dmesg | grep {}; then gpuslice uncordon {}",
+                            step.named_in_kernel_log(&parents),
+                            ids::listed(&parents)
+                        )),
                 };
-                self.layout_done(&parent, request, Err(refusal));
+                self.layout_done(&parents, request, Err(refusal));
             }
         }
     }
@@ -233,8 +243,10 @@ impl Machine {
                 }
             }
             Purpose::Release { slice, .. } => self.quarantine_of(&[slice], &stuck),
-            Purpose::Layout { parent, request } => {
-                self.quarantine(parent, stuck.clone());
+            Purpose::Layout { parents, request } => {
+                for parent in parents {
+                    self.quarantine(parent, stuck.clone());
+                }
                 if let Some(request) = request {
                     self.apply_progress(request, Err(stuck));
                     if let Some(Op { purpose: Purpose::Layout { request, .. }, .. }) =
@@ -290,7 +302,7 @@ impl Machine {
 
     fn parents_of(&self, purpose: &Purpose) -> BTreeSet<ParentId> {
         match purpose {
-            Purpose::Layout { parent, .. } => BTreeSet::from([parent.clone()]),
+            Purpose::Layout { parents, .. } => parents.clone(),
             Purpose::Release { slice, .. } => self.parent_of(*slice).into_iter().collect(),
             Purpose::Prepare { slices, .. } => {
                 slices.iter().filter_map(|s| self.parent_of(*s)).collect()
@@ -342,9 +354,9 @@ impl Machine {
     }
 
     pub(super) fn layout_under_way(&self, parent: &ParentId) -> bool {
-        self.ops
-            .values()
-            .any(|op| matches!(&op.purpose, Purpose::Layout { parent: p, .. } if p == parent))
+        self.ops.values().any(
+            |op| matches!(&op.purpose, Purpose::Layout { parents, .. } if parents.contains(parent)),
+        )
     }
 
     /// Whether a slice is being worked on.
@@ -372,8 +384,10 @@ impl Machine {
             Purpose::Prepare { request, slices, .. } => {
                 self.refuse_prepare(request, &slices, None, why);
             }
-            Purpose::Layout { parent, request } => {
-                if self.run.pending.remove(&parent).is_some() {
+            Purpose::Layout { parents, request } => {
+                let before = self.run.pending.len();
+                self.run.pending.retain(|parent, _| !parents.contains(parent));
+                if self.run.pending.len() != before {
                     self.persist(Stored::Runtime);
                 }
                 if let Some(request) = request {

@@ -1,4 +1,4 @@
-//! Loading kernel modules. Dependencies, options and aliases are modprobe's to know (modprobe.d(5)), so it is run,
+//! Loading and unloading kernel modules. Dependencies, options and aliases are modprobe's to know (modprobe.d(5)), so it is run,
 //! by absolute path and with an empty environment.
 
 use super::{SysHost, tool};
@@ -13,18 +13,37 @@ const MODPROBE: [&str; 2] = ["/usr/sbin/modprobe", "/sbin/modprobe"];
 /// GPU drivers take long to initialise, some of them half a minute for eight devices.
 const DEADLINE: Duration = Duration::from_secs(120);
 
+/// A driver may wait for its devices for ever, and nothing ends it while it does: whoever calls runs in a process
+/// of its own and is left behind.
+const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
+
 pub(super) fn load(host: &SysHost, name: &str) -> Result<(), Errno> {
+    if loaded(host, name)? {
+        return Ok(());
+    }
+    modprobe(host, &[name], DEADLINE)
+}
+
+pub(super) fn unload(host: &SysHost, name: &str) -> Result<(), Errno> {
+    if !loaded(host, name)? {
+        return Err(Errno::ENOENT);
+    }
+    modprobe(host, &["-r", name], NEVER)
+}
+
+fn loaded(host: &SysHost, name: &str) -> Result<bool, Errno> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
     if name.is_empty() || name.starts_with('-') || !name.bytes().all(plain) {
         return Err(Errno::EINVAL);
     }
-    if exists(host, &format!("/sys/module/{}", name.replace('-', "_")))? {
-        return Ok(());
-    }
+    exists(host, &format!("/sys/module/{}", name.replace('-', "_")))
+}
+
+fn modprobe(host: &SysHost, arguments: &[&str], deadline: Duration) -> Result<(), Errno> {
     for program in MODPROBE {
         if exists(host, program)? {
             // modprobe is one line of the C locale away from an errno.
-            let ran = tool::run(&host.place(program)?, &[name], DEADLINE)?;
+            let ran = tool::run(&host.place(program)?, arguments, deadline)?;
             return if ran.code == 0 { Ok(()) } else { Err(errno_of(&ran.said)) };
         }
     }
@@ -46,6 +65,9 @@ fn errno_of(complaints: &str) -> Errno {
     let last = complaints.trim_end().lines().next_back().unwrap_or("");
     if last.contains(" not found in directory ") {
         return Errno::ENOENT;
+    }
+    if last.contains(" is in use") {
+        return Errno::EBUSY;
     }
     let text = last.rsplit(": ").next().unwrap_or("").to_lowercase();
     (1..=133)
@@ -95,6 +117,18 @@ mod tests {
         let (dir, host) = host_with(r#"echo "$# $1 ${HOME-none}" > "${0%/*}/seen""#);
         load(&host, "mtty").unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("sbin/seen")).unwrap(), "1 mtty none\n");
+    }
+
+    #[test]
+    fn only_what_is_loaded_is_unloaded() {
+        let (dir, host) = host_with(r#"echo "$*" > "${0%/*}/seen""#);
+        assert_eq!(unload(&host, "gim"), Err(Errno::ENOENT));
+        unload(&host, "vfio-pci").unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("sbin/seen")).unwrap(), "-r vfio-pci\n");
+        assert_eq!(unload(&host, "-a"), Err(Errno::EINVAL));
+        let (_dir, host) =
+            host_with("echo \"modprobe: FATAL: Module vfio_pci is in use.\" >&2; exit 1");
+        assert_eq!(unload(&host, "vfio-pci"), Err(Errno::EBUSY));
     }
 
     #[test]

@@ -204,3 +204,28 @@ fn roots() {
     assert_eq!(host.read("sys/x"), Err(Errno::EINVAL));
     assert_eq!(host.read("/sys/x\0y"), Err(Errno::EINVAL));
 }
+
+#[test]
+fn a_file_of_settings_is_replaced_whole() {
+    let (dir, mut host) = tree();
+    let file = put(&dir, "etc/modprobe.d/gpuslice-x.conf", "old and longer\n");
+    host.replace("/etc/modprobe.d/gpuslice-x.conf", b"new\n").unwrap();
+    assert_eq!(fs::read_to_string(&file).unwrap(), "new\n");
+    host.replace("/etc/modprobe.d/gpuslice-y.conf", b"").unwrap();
+    let mut names = host.list("/etc/modprobe.d").unwrap();
+    names.sort();
+    assert_eq!(names, ["gpuslice-x.conf", "gpuslice-y.conf"]);
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
+    assert_eq!(host.replace("/etc/none/x.conf", b"x"), Err(Errno::ENOENT));
+}
+
+#[test]
+fn a_full_disk_leaves_the_old_settings() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let old = vec![b'a'; 1000];
+    fs::write(disk.path().join("x.conf"), &old).unwrap();
+    let mut host = SysHost::new(disk.path()).unwrap();
+    assert_eq!(host.replace("/x.conf", &vec![b'b'; 2 * SmallDisk::SIZE]), Err(Errno::ENOSPC));
+    assert_eq!(fs::read(disk.path().join("x.conf")).unwrap(), old);
+    assert_eq!(host.list("/").unwrap(), ["x.conf"]);
+}

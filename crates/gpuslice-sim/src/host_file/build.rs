@@ -54,6 +54,7 @@ impl HostFile {
                 refuses_vfs: false,
                 vf_tool: None,
                 probe_ms: 0,
+                gim: None,
             }],
             functions,
             virtuals: Vec::new(),

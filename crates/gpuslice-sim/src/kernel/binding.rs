@@ -122,6 +122,7 @@ impl Kernel {
             self.register_parent(&parent);
         }
         self.pci_event(Action::Bind, address);
+        self.gim_probed(address);
         done()
     }
 

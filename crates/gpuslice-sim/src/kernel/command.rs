@@ -50,6 +50,15 @@ pub enum Command {
     },
     /// modprobe.
     LoadModule(String),
+    /// `modprobe -r`.
+    UnloadModule(String),
+    /// A file of settings is put in the place of another.
+    Replace {
+        /// In `/etc/modprobe.d`.
+        file: String,
+        /// All of it.
+        data: Data,
+    },
     /// `modprobe -r` and `modprobe` of a driver.
     ReloadDriver(String),
     /// A vendor's tool is run.

@@ -82,6 +82,10 @@ pub(crate) enum Task {
     DriverGone(Name),
     /// It is loaded.
     DriverBorn(Name),
+    /// A driver's module is to be unloaded, once none of its VFs is in use.
+    Unload(Name),
+    /// GIM's thread for a GPU makes so many VFs.
+    GimInit(PciAddress, u16),
 }
 
 /// How a task ended.
@@ -271,6 +275,8 @@ impl Kernel {
             Task::MdevRemoved(uuid) => self.mdev_removed(uuid),
             Task::DriverGone(name) => self.driver_gone(&name),
             Task::DriverBorn(name) => self.driver_born(&name),
+            Task::Unload(name) => self.unload(name),
+            Task::GimInit(address, count) => self.gim_init(address, count),
         }
     }
 }

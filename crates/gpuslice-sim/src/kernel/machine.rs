@@ -51,6 +51,8 @@ impl Kernel {
             mdevs: Default::default(),
             typed: Default::default(),
             spoiled: Default::default(),
+            gim: None,
+            modprobe_d: Default::default(),
             ran: None,
             mdev_class: false,
             processes: Default::default(),
@@ -84,6 +86,7 @@ impl Kernel {
         self.mdevs.clear();
         self.typed.clear();
         self.spoiled.clear();
+        self.gim = None;
         self.mdev_class = false;
         self.processes.clear();
         self.jobs.clear();
@@ -137,7 +140,9 @@ impl Kernel {
         let driver = host.drivers.iter().map(|d| d.name.as_str());
         let sample = host.virtuals.iter().map(|p| p.kind.name());
         let known: Name = driver.chain(sample).find(|n| same(n)).ok_or(Errno::ENOENT)?.into();
-        if self.modules.insert(known.clone()) {
+        if !self.modules.contains(&known) {
+            self.gim_loading(&known)?;
+            self.modules.insert(known.clone());
             self.start(None, vec![Task::DriverBorn(known)]);
             self.run();
         }
@@ -156,6 +161,10 @@ impl Kernel {
             self.sample_event(Action::Add, name);
             return Poll::Next(vec![Task::ParentBorn(name.clone())]);
         }
+        if self.gim.is_none() {
+            // A reload; of a fresh load modprobe has said already whether its options are good.
+            let _ = self.gim_loading(name);
+        }
         self.drivers.insert(name.clone());
         let free = self.functions.iter().filter(|(_, f)| f.driver.is_none());
         Poll::Next(free.map(|(address, _)| Task::Probe(*address)).collect())
@@ -166,6 +175,9 @@ impl Kernel {
             self.sample_event(Action::Remove, name);
         }
         self.modules.remove(name);
+        if self.driver_shape(name).is_some_and(|d| d.gim.is_some()) {
+            self.gim = None;
+        }
         done()
     }
 
@@ -178,17 +190,23 @@ impl Kernel {
             tasks.push(Task::ParentGone(name.clone()));
         }
         let bound = self.functions.iter().filter(|(_, f)| f.driver.as_ref() == Some(&name));
-        for (address, _) in bound {
-            // driver_detach holds no lock of one device while it waits for the next.
-            tasks.extend([
+        let bound: Vec<PciAddress> = bound.map(|(address, _)| *address).collect();
+        tasks.extend(self.detach_tasks(&bound));
+        tasks.extend([Task::DriverGone(name.clone()), Task::DriverBorn(name)]);
+        self.start_and_tell(tasks)
+    }
+
+    /// `driver_detach`: no lock of one device is held while it waits for the next.
+    pub(super) fn detach_tasks(&self, bound: &[PciAddress]) -> Vec<Task> {
+        let each = |address: &PciAddress| {
+            [
                 Task::Lock(Lock::Device(*address)),
                 Task::Release(*address),
                 Task::Unlock(Lock::Rescan),
                 Task::Unlock(Lock::Device(*address)),
-            ]);
-        }
-        tasks.extend([Task::DriverGone(name.clone()), Task::DriverBorn(name)]);
-        self.start_and_tell(tasks)
+            ]
+        };
+        bound.iter().flat_map(each).collect()
     }
 
     /// A function comes back into its slot.

@@ -1,3 +1,4 @@
 //! What vendors' drivers and tools do beyond the kernel's own interfaces, one file each.
 
+pub(crate) mod gim;
 pub(crate) mod nvidia;

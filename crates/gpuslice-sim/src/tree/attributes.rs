@@ -39,6 +39,10 @@ impl Kernel {
             File::VirtualUevent(_) => String::new(),
             File::GroupType(_) => "DMA\n".to_owned(),
             File::ModuleState(_) => "live\n".to_owned(),
+            File::VfNum => self.gim_vf_num().ok_or(Errno::ENODEV)?,
+            File::Settings(name) => {
+                return self.modprobe_d.get(name).cloned().ok_or(Errno::ENOENT);
+            }
             File::BootId => format!("{}\n", self.boot_id),
             File::Process(pid, file) => {
                 let process = self.processes.get(pid).ok_or(Errno::ENOENT)?;

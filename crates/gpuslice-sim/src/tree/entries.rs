@@ -39,7 +39,12 @@ impl Kernel {
                 self.groups.members.get(group).into_iter().flatten().map(member_name).collect()
             }
             Dir::Modules => self.modules.iter().map(|m| m.replace('-', "_")).collect(),
-            Dir::Module(_) => vec!["initstate".to_owned()],
+            Dir::Module(name) => {
+                let parameters = self.has_parameters(name).then_some("parameters");
+                ["initstate"].into_iter().chain(parameters).map(str::to_owned).collect()
+            }
+            Dir::Parameters(_) => vec!["vf_num".to_owned()],
+            Dir::ModprobeD => self.modprobe_d.keys().cloned().collect(),
             Dir::MdevDriver(_) => Vec::new(),
             Dir::Vgpu(_) => VgpuFile::ALL.iter().map(|f| f.name().to_owned()).collect(),
             Dir::Devices => self.bridge_names(),
@@ -110,6 +115,10 @@ impl Kernel {
             _ => &[],
         };
         held.chain(own.iter().copied()).map(str::to_owned).collect()
+    }
+
+    fn has_parameters(&self, module: &Name) -> bool {
+        self.driver_shape(module).is_some_and(|d| d.gim.is_some())
     }
 
     /// Whether a fixed directory is there at all: modules bring some.
@@ -260,8 +269,17 @@ impl Kernel {
                 let found = self.modules.iter().find(|m| m.replace('-', "_") == name)?;
                 Some(Node::Dir(Dir::Module(found.clone())))
             }
-            Dir::Module(module) => {
-                (name == "initstate").then(|| Node::File(File::ModuleState(module.clone())))
+            Dir::Module(module) => match name {
+                "initstate" => Some(Node::File(File::ModuleState(module.clone()))),
+                "parameters" => {
+                    self.has_parameters(module).then(|| Node::Dir(Dir::Parameters(module.clone())))
+                }
+                _ => None,
+            },
+            Dir::Parameters(_) => (name == "vf_num").then_some(Node::File(File::VfNum)),
+            Dir::ModprobeD => {
+                let known = self.modprobe_d.contains_key(name);
+                known.then(|| Node::File(File::Settings(name.to_owned())))
             }
             Dir::MdevDriver(_) | Dir::FunctionVfio(_) => None,
             Dir::Devices if name == "virtual" => Some(Node::Dir(Dir::Virtual)),

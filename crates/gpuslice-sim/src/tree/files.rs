@@ -104,8 +104,8 @@ impl File {
             },
             Self::Process(_, file) => file.mode(),
             Self::DriversProbe => Mode::Write,
-            Self::VirtualUevent(_) | Self::Node => Mode::Both,
-            Self::GroupType(_) | Self::ModuleState(_) | Self::BootId => Mode::Read,
+            Self::VirtualUevent(_) | Self::Node | Self::Settings(_) => Mode::Both,
+            Self::GroupType(_) | Self::ModuleState(_) | Self::VfNum | Self::BootId => Mode::Read,
         }
     }
 }

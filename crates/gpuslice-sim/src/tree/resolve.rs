@@ -56,6 +56,9 @@ impl Kernel {
             Dir::MdevDriver(name) => format!("/sys/bus/mdev/drivers/{name}"),
             Dir::Group(group) => format!("/sys/kernel/iommu_groups/{group}"),
             Dir::GroupDevices(group) => format!("/sys/kernel/iommu_groups/{group}/devices"),
+            Dir::Parameters(name) => {
+                format!("/sys/module/{}/parameters", name.replace('-', "_"))
+            }
             Dir::Module(name) => format!("/sys/module/{}", name.replace('-', "_")),
             Dir::Bridge(domain, bus) => format!("/sys/devices/pci{domain:04x}:{bus:02x}"),
             Dir::Function(address) => format!("/sys{}", self.devpath(*address)),

@@ -33,12 +33,26 @@ impl Kernel {
             | File::Mdev(_, MdevFile::Uevent)
             | File::VirtualUevent(_)
             | File::Node => Err(Errno::EINVAL),
+            File::Settings(name) => {
+                self.modprobe_d.insert(name, data.to_vec());
+                Ok(Written::Done)
+            }
             File::Type(..)
+            | File::VfNum
             | File::GroupType(_)
             | File::ModuleState(_)
             | File::Process(..)
             | File::BootId => Err(Errno::EACCES),
         }
+    }
+
+    /// A file by rename, in the one directory of settings that there is.
+    pub(crate) fn replace_file(&mut self, path: &str, data: &[u8]) -> Result<(), Errno> {
+        self.counts.writes += 1;
+        self.write_fault(path).map_or(Ok(()), Err)?;
+        let name = path.strip_prefix("/etc/modprobe.d/").filter(|name| !name.contains('/'));
+        self.modprobe_d.insert(name.ok_or(Errno::ENOENT)?.to_owned(), data.to_vec());
+        Ok(())
     }
 
     fn store_function(

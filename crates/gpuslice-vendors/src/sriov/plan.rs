@@ -46,7 +46,7 @@ pub(super) fn layout_steps(
 }
 
 /// VFs the layout wants bound from the start, and that have no driver.
-fn binds(seen: &Observation, sriov: &Sriov, layout: &Layout) -> Vec<Step> {
+pub(crate) fn binds(seen: &Observation, sriov: &Sriov, layout: &Layout) -> Vec<Step> {
     let Some(driver) = &layout.bind else { return Vec::new() };
     let unbound: Vec<&PciAddress> = driverless(seen, sriov).collect();
     if unbound.is_empty() {
@@ -64,7 +64,11 @@ fn driverless<'a>(seen: &'a Observation, sriov: &'a Sriov) -> impl Iterator<Item
 pub(super) fn realised(seen: &Observation, parent: &ParentId, layout: &Layout) -> bool {
     let sriov = function(seen, parent).and_then(|f| f.sriov.as_ref());
     sriov.is_some_and(|sriov| {
-        sriov.vfs.len() == usize::from(layout.vfs.of(sriov.total))
-            && (layout.bind.is_none() || driverless(seen, sriov).next().is_none())
+        sriov.vfs.len() == usize::from(layout.vfs.of(sriov.total)) && bound(seen, sriov, layout)
     })
+}
+
+/// Whether each VF has a driver, where the layout wants that.
+pub(crate) fn bound(seen: &Observation, sriov: &Sriov, layout: &Layout) -> bool {
+    layout.bind.is_none() || driverless(seen, sriov).next().is_none()
 }

@@ -19,8 +19,11 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Pauses between looks at a post-condition the kernel sends no event for; then the step has failed.
+/// Pauses between looks at a post-condition; then the step has failed, unless the kernel works on for longer.
 const LOOKS_MS: [u64; 9] = [1, 2, 5, 10, 25, 60, 150, 400, 1000];
+
+/// Between two looks where the kernel takes seconds.
+const LAST_PAUSE_MS: u64 = 1000;
 
 /// See the module.
 pub struct Real {
@@ -127,11 +130,14 @@ async fn in_child(host: &SysHost, step: &Step) -> Result<Performed, StepError> {
 }
 
 async fn until_so(host: &SysHost, step: &Step) -> Result<Performed, StepError> {
-    for pause in LOOKS_MS {
+    let mut patience = step.patience_ms().unwrap_or(0);
+    let mut pauses = LOOKS_MS.into_iter();
+    while let Some(pause) = pauses.next().or_else(|| (patience > 0).then_some(LAST_PAUSE_MS)) {
         match execute::check(host, step)? {
             Performed::NotYet => tokio::time::sleep(Duration::from_millis(pause)).await,
             so => return Ok(so),
         }
+        patience = patience.saturating_sub(pause);
     }
     Err(execute::never_so(step))
 }

@@ -32,6 +32,8 @@ pub struct Sim {
     events: Vec<Event>,
     /// Steps whose writer sleeps.
     asleep: Vec<(OpId, Step)>,
+    /// Steps whose post-condition the kernel works on, and until when.
+    awaited: Vec<(OpId, Step, Instant)>,
     watched: BTreeSet<SliceId>,
     started: Instant,
 }
@@ -56,6 +58,7 @@ impl Sim {
             observer: Observer::new(gpuslice_vendors::all()),
             events: Vec::new(),
             asleep: Vec::new(),
+            awaited: Vec::new(),
             watched: BTreeSet::new(),
             started: Instant::now(),
         })
@@ -79,10 +82,13 @@ impl Sim {
 
     /// Performs a step, unless its writer falls asleep.
     pub fn execute(&mut self, op: OpId, step: Step) {
-        if let Some(result) = self.perform(&step) {
-            self.events.push(Event::StepFinished { op, result });
-        } else {
-            self.asleep.push((op, step));
+        match (self.perform(&step), step.patience_ms()) {
+            (Some(Ok(Performed::NotYet)), Some(patience)) => {
+                let until = Instant::now() + Duration::from_millis(patience);
+                self.awaited.push((op, step, until));
+            }
+            (Some(result), _) => self.events.push(Event::StepFinished { op, result }),
+            (None, _) => self.asleep.push((op, step)),
         }
     }
 
@@ -98,7 +104,25 @@ impl Sim {
                 other => return Some(other),
             }
         }
-        Some(Err(execute::never_so(step)))
+        Some(match step.patience_ms() {
+            Some(_) => Ok(Performed::NotYet),
+            None => Err(execute::never_so(step)),
+        })
+    }
+
+    /// Looks again at what the kernel works on.
+    fn look_at_awaited(&mut self) {
+        for (op, step, until) in std::mem::take(&mut self.awaited) {
+            let result = match execute::check(&self.kernel, &step) {
+                Ok(Performed::NotYet) if Instant::now() < until => {
+                    self.awaited.push((op, step, until));
+                    continue;
+                }
+                Ok(Performed::NotYet) => Err(execute::never_so(&step)),
+                other => other,
+            };
+            self.events.push(Event::StepFinished { op, result });
+        }
     }
 
     /// Watches a slice.
@@ -116,6 +140,7 @@ impl Sim {
         if !self.kernel.poll_blocked().is_empty() {
             self.wake_sleepers();
         }
+        self.look_at_awaited();
         let gone: Vec<SliceId> =
             self.watched.iter().copied().filter(|s| self.kernel.holders(*s).is_empty()).collect();
         for slice in gone {
@@ -145,8 +170,8 @@ impl Sim {
 
     /// When the kernel does something by itself.
     pub fn wakes_at(&self) -> Option<Instant> {
-        let at = self.kernel.next_timer()?;
-        Some(self.started + Duration::from_millis(at))
+        let timer = self.kernel.next_timer().map(|at| self.started + Duration::from_millis(at));
+        timer.into_iter().chain(self.awaited.iter().map(|(_, _, until)| *until)).min()
     }
 
     /// The outside world acts.
@@ -166,6 +191,7 @@ impl Sim {
                 self.kernel.settle();
                 self.events.clear();
                 self.asleep.clear();
+                self.awaited.clear();
                 self.watched.clear();
                 self.observer = Observer::new(gpuslice_vendors::all());
                 Ok(())
@@ -185,6 +211,7 @@ fn outcome(outcome: gpuslice_sim::Outcome) -> Result<(), gpuslice_core::errno::E
 fn concerns(file: &str, step: &Step) -> bool {
     match step {
         Step::SetNumVfs { pf, .. } | Step::RunVfTool { pf, .. } => file.contains(&pf.to_string()),
+        Step::UnloadDriver { name } => *file == format!("modprobe -r {name}"),
         Step::RemoveMdev { uuid } => file.contains(&uuid.to_string()),
         Step::GiveVfType { vf, .. } | Step::TakeVfType { vf, .. } => file.contains(&vf.to_string()),
         Step::Bind { function, .. } | Step::Unbind { function } => {

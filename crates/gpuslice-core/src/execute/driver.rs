@@ -1,0 +1,122 @@
+//! Drivers that make VFs when their module is loaded, each of their devices in its own time, and that take them away
+//! when it is unloaded.
+
+use super::{Performed, StepError, binding, failed, require_unheld, sriov};
+use crate::errno::Errno;
+use crate::ids::PciAddress;
+use crate::observation::is_vfio;
+use crate::port::{HostRead, HostWrite, Written, link_name, read_text};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A module's parameter as it must be for the VFs to come.
+pub(super) struct Parameter<'a> {
+    pub name: &'a str,
+    pub value: &'a str,
+}
+
+pub(super) fn loaded(host: &dyn HostRead, name: &str) -> Result<bool, StepError> {
+    let path = format!("/sys/module/{}", name.replace('-', "_"));
+    match host.list(&path) {
+        Ok(_) => Ok(true),
+        Err(Errno::ENOENT) => Ok(false),
+        Err(errno) => Err(failed(format!("list {path}"))(errno)),
+    }
+}
+
+pub(super) fn unload(host: &mut dyn HostWrite, name: &str) -> Result<Performed, StepError> {
+    if !loaded(host, name)? {
+        return Ok(Performed::Already);
+    }
+    require_idle(host, name)?;
+    match host.unload_module(name).map_err(failed(format!("unload module {name}")))? {
+        Written::Blocked => Ok(Performed::Blocked),
+        Written::Done => check_unloaded(host, name),
+    }
+}
+
+/// The driver waits for whoever uses a VF of any of its devices: a process, or a driver of this host.
+pub(super) fn require_idle(host: &dyn HostRead, name: &str) -> Result<(), StepError> {
+    let dir = format!("/sys/bus/pci/drivers/{name}");
+    let bound = match host.list(&dir) {
+        Ok(names) => names,
+        Err(Errno::ENOENT) => return Ok(()),
+        Err(errno) => return Err(failed(format!("list {dir}"))(errno)),
+    };
+    let mut nodes = BTreeSet::new();
+    for pf in bound.iter().filter_map(|name| name.parse::<PciAddress>().ok()) {
+        let links = sriov::links(host, pf)?;
+        for link in &links {
+            let path = format!("/sys/bus/pci/devices/{pf}/{link}");
+            let target = link_name(host, &path).map_err(failed(format!("read {path}")))?;
+            let Some(vf) = target.and_then(|name| name.parse().ok()) else { continue };
+            if let Some(driver) = binding::driver(host, vf)?.filter(|driver| !is_vfio(driver)) {
+                let state = format!("is used by the host through its driver {driver}");
+                return Err(StepError::Occupied { object: format!("VF {vf}"), state });
+            }
+        }
+        let of_pf = sriov::nodes_of_vfs(host, pf, &links);
+        nodes.extend(of_pf.map_err(failed(format!("find the device nodes of VFs of {pf}")))?);
+    }
+    require_unheld(host, &format!("a VF of driver {name}"), Ok(nodes))
+}
+
+pub(super) fn check_unloaded(host: &dyn HostRead, name: &str) -> Result<Performed, StepError> {
+    Ok(if loaded(host, name)? { Performed::NotYet } else { Performed::Changed })
+}
+
+pub(super) fn load(
+    host: &mut dyn HostWrite,
+    name: &str,
+    parameter: &Parameter<'_>,
+    vfs: &BTreeMap<PciAddress, u16>,
+) -> Result<Performed, StepError> {
+    let already = loaded(host, name)?;
+    if !already {
+        host.load_module(name).map_err(failed(format!("load module {name}")))?;
+    }
+    match check_loaded(host, name, parameter, vfs) {
+        Ok(Performed::Changed) if already => Ok(Performed::Already),
+        other => other,
+    }
+}
+
+/// The module is there at once, its VFs later. That they will never come is known only when the module has another
+/// parameter.
+pub(super) fn check_loaded(
+    host: &dyn HostRead,
+    name: &str,
+    parameter: &Parameter<'_>,
+    vfs: &BTreeMap<PciAddress, u16>,
+) -> Result<Performed, StepError> {
+    let mut missing = false;
+    for (pf, wanted) in vfs {
+        match sriov::links(host, *pf) {
+            Ok(links) => missing |= sriov::count(&links) != *wanted,
+            // It left meanwhile.
+            Err(StepError::Errno { errno: Errno::ENOENT | Errno::ENODEV, .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if !missing {
+        return Ok(Performed::Changed);
+    }
+    let path = format!("/sys/module/{}/parameters/{}", name.replace('-', "_"), parameter.name);
+    // Whether it can be read, and how it is printed, depends on the driver; then only the VFs tell.
+    if let Ok(now) = read_text(host, &path)
+        && let (Some(now_is), Some(wanted)) = (numbers(&now), numbers(parameter.value))
+        && (0..vfs.len()).any(|at| nth(&now_is, at) != nth(&wanted, at))
+    {
+        let state = format!("reads {now}, not {}: another file sets it too", parameter.value);
+        return Err(StepError::Unchanged { object: path, state });
+    }
+    Ok(Performed::NotYet)
+}
+
+fn numbers(text: &str) -> Option<Vec<u16>> {
+    text.split(',').map(|number| number.trim().parse().ok()).collect()
+}
+
+/// Of a list whose last number stands for all that follow.
+fn nth(numbers: &[u16], at: usize) -> Option<&u16> {
+    numbers.get(at).or_else(|| numbers.last())
+}

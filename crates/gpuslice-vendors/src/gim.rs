@@ -1,0 +1,130 @@
+//! AMD GPUs under the GIM driver (MxGPU). VFs come only when its module is loaded, as many of each GPU as the option
+//! `vf_num` says; `sriov_numvfs` is refused with ENOENT. So all its GPUs change together, by a reload, which waits
+//! inside the kernel for ever while one VF is in use. Nothing loads the module by itself: it has no alias.
+//!
+//! `/etc/gim_config` is the driver's own file: it rewrites it at every load and throws it away over a word it does
+//! not know. The option is given in a file of `/etc/modprobe.d` instead, which wins over it.
+//!
+//! Facts: amd/MxGPU-Virtualization, `gim_shim/gim_config.c`, `gim_drv.c`, `gim_os_service.c`.
+
+mod models;
+mod offers;
+mod plan;
+mod read;
+
+use crate::sriov::Sriov as Vfs;
+use gpuslice_core::ids::{ParentId, PciAddress, SliceId};
+use gpuslice_core::layout::Layout;
+use gpuslice_core::mechanism::{Layouts, Mechanism, Offer};
+use gpuslice_core::observation::{DriverState, Function, Observation, Sriov};
+use gpuslice_core::plan::Step;
+use gpuslice_core::port::HostRead;
+use gpuslice_core::refusal::Refusal;
+use gpuslice_core::state::Assignment;
+use std::collections::BTreeSet;
+
+/// PCI vendor id.
+const VENDOR: u16 = 0x1002;
+
+/// The driver and its module.
+const DRIVER: &str = "gim";
+
+/// The driver that uses a GPU in the host. Only one of the two can have it.
+const HOST_DRIVER: &str = "amdgpu";
+
+/// See the module.
+#[derive(Debug)]
+pub struct Gim;
+
+/// A GPU that GIM has, could have, or is kept from having.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pf<'a> {
+    address: PciAddress,
+    function: &'a Function,
+    sriov: &'a Sriov,
+}
+
+/// By what the kernel shows. A GPU without driver is taken for one of GIM's when GIM is loaded or was set up here,
+/// or knows its id.
+pub(crate) fn pf<'a>(seen: &'a Observation, parent: &ParentId) -> Option<Pf<'a>> {
+    let address = parent.pci()?;
+    let function = seen.functions.get(&address)?;
+    let sriov = function.sriov.as_ref()?;
+    if function.vendor != VENDOR || !function.is_gpu() || sriov.total == 0 {
+        return None;
+    }
+    let set_up = || state(seen).is_some_and(|state| state.loaded || state.options.is_some());
+    let ours = match function.driver.as_deref() {
+        Some(DRIVER | HOST_DRIVER) => true,
+        Some(_) => false,
+        None => models::name(function.device).is_some() || set_up(),
+    };
+    ours.then_some(Pf { address, function, sriov })
+}
+
+impl Pf<'_> {
+    fn has_driver(&self, name: &str) -> bool {
+        self.function.driver.as_deref() == Some(name)
+    }
+}
+
+fn state(seen: &Observation) -> Option<&DriverState> {
+    seen.drivers.get(DRIVER)
+}
+
+/// The GPUs that GIM has or will have, in the order of its probe.
+fn all(seen: &Observation) -> impl Iterator<Item = Pf<'_>> {
+    let parents = seen.functions.keys().map(|address| ParentId::Pci(*address));
+    parents.filter_map(move |parent| pf(seen, &parent)).filter(|pf| !pf.has_driver(HOST_DRIVER))
+}
+
+impl Mechanism for Gim {
+    fn name(&self) -> &'static str {
+        "gim"
+    }
+
+    fn observe(&self, host: &dyn HostRead, seen: &mut Observation) {
+        read::read(host, seen);
+    }
+
+    fn applies(&self, seen: &Observation, parent: &ParentId) -> bool {
+        pf(seen, parent).is_some()
+    }
+
+    fn offers(&self, seen: &Observation, parent: &ParentId, _: Option<&Layout>) -> Vec<Offer> {
+        offers::offers(seen, parent).into_iter().collect()
+    }
+
+    fn together(&self, seen: &Observation, parent: &ParentId) -> BTreeSet<ParentId> {
+        let all: BTreeSet<ParentId> = all(seen).map(|pf| ParentId::Pci(pf.address)).collect();
+        if all.contains(parent) { all } else { BTreeSet::from([parent.clone()]) }
+    }
+
+    fn layout_steps(
+        &self,
+        seen: &Observation,
+        parent: &ParentId,
+        layouts: &Layouts,
+        reshape: bool,
+    ) -> Result<Vec<Step>, Refusal> {
+        plan::layout_steps(seen, parent, layouts, reshape)
+    }
+
+    fn realised(&self, seen: &Observation, parent: &ParentId, layout: &Layout) -> bool {
+        plan::realised(seen, parent, layout)
+    }
+
+    /// A VF that is there is like any other.
+    fn prepare_steps(&self, slice: SliceId, assignment: &Assignment) -> Vec<Step> {
+        Vfs.prepare_steps(slice, assignment)
+    }
+
+    fn release_steps(
+        &self,
+        slice: SliceId,
+        assignment: &Assignment,
+        layout: Option<&Layout>,
+    ) -> Vec<Step> {
+        Vfs.release_steps(slice, assignment, layout)
+    }
+}

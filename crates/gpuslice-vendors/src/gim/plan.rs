@@ -1,0 +1,137 @@
+//! From the VFs seen to the VFs wished, of all GPUs at once: the first with a layout has the steps of all.
+
+use super::{DRIVER, HOST_DRIVER, Pf, all, pf, state};
+use crate::sriov::{binds, bound};
+use gpuslice_core::execute::CONFIG_MARK;
+use gpuslice_core::ids::{ParentId, PciAddress};
+use gpuslice_core::layout::Layout;
+use gpuslice_core::mechanism::Layouts;
+use gpuslice_core::observation::{Observation, is_vfio};
+use gpuslice_core::plan::Step;
+use gpuslice_core::refusal::{Code, Refusal};
+use std::collections::BTreeMap;
+
+/// Where modprobe finds the number of VFs.
+pub(super) const CONFIG: &str = "/etc/modprobe.d/gpuslice-gim.conf";
+
+/// Of VFs per GPU, one value per GPU in the order of the probe.
+const PARAMETER: &str = "vf_num";
+
+/// Most VFs of one GPU that the driver is compiled for.
+const MOST: u16 = 31;
+
+pub(super) fn layout_steps(
+    seen: &Observation,
+    parent: &ParentId,
+    layouts: &Layouts,
+    reshape: bool,
+) -> Result<Vec<Step>, Refusal> {
+    let (Some(own), Some(layout)) = (pf(seen, parent), layouts.get(parent)) else {
+        return Ok(Vec::new());
+    };
+    possible(&own, layout)?;
+    if own.has_driver(HOST_DRIVER) {
+        return Err(host_driver(parent));
+    }
+    let layout_of = |pf: &Pf<'_>| layouts.get(&ParentId::Pci(pf.address));
+    let wanted = |pf: &Pf<'_>| {
+        layout_of(pf).filter(|l| possible(pf, l).is_ok()).map(|l| l.vfs.of(pf.sriov.total))
+    };
+    let differs = |pf: &Pf<'_>| wanted(pf).is_some_and(|wanted| wanted != now(pf));
+    if !all(seen).any(|pf| differs(&pf)) {
+        return Ok(binds(seen, own.sriov, layout));
+    }
+    let first = all(seen).find(|pf| wanted(pf).is_some());
+    if first.is_none_or(|first| first.address != own.address) {
+        return Ok(Vec::new());
+    }
+    let (loaded, options) =
+        state(seen).map_or((false, None), |state| (state.loaded, state.options.as_deref()));
+    // A module that is loaded may be at work on its GPUs still. One that was never set up here is a person's to load.
+    if !reshape && (loaded || options.is_none()) {
+        return Ok(Vec::new());
+    }
+    if loaded {
+        used_by_host(seen)?;
+    }
+    // The driver makes one VF at least of every GPU it has.
+    let counts: Vec<(Pf<'_>, u16)> =
+        all(seen).map(|pf| (pf, wanted(&pf).unwrap_or_else(|| now(&pf).max(1)))).collect();
+    Ok(reload(&counts, loaded, options, |pf| wanted(pf).is_some()))
+}
+
+/// Sets the option, keeps host drivers off the new VFs, and loads the module anew.
+fn reload(
+    counts: &[(Pf<'_>, u16)],
+    loaded: bool,
+    options: Option<&str>,
+    has_layout: impl Fn(&Pf<'_>) -> bool,
+) -> Vec<Step> {
+    let value = counts.iter().map(|(_, n)| n.to_string()).collect::<Vec<_>>().join(",");
+    let content = format!("{CONFIG_MARK}\noptions {DRIVER} {PARAMETER}={value}\n");
+    let mut steps = Vec::new();
+    if options != Some(content.trim_end()) {
+        steps.push(Step::WriteConfig { path: CONFIG.to_owned(), content });
+    }
+    let probing = counts.iter().filter(|(pf, _)| pf.sriov.autoprobe != Some(false));
+    steps.extend(probing.map(|(pf, _)| Step::SetAutoprobe { pf: pf.address, on: false }));
+    let name = DRIVER.to_owned();
+    if loaded {
+        steps.push(Step::UnloadDriver { name: name.clone() });
+    }
+    // Whether it takes a GPU that it never had, and that no layout asks for, is its own affair.
+    let vfs: BTreeMap<PciAddress, u16> = counts
+        .iter()
+        .filter(|(pf, _)| has_layout(pf) || pf.has_driver(DRIVER))
+        .map(|(pf, n)| (pf.address, *n))
+        .collect();
+    steps.push(Step::LoadDriver { name, parameter: PARAMETER.to_owned(), value, vfs });
+    steps
+}
+
+fn now(pf: &Pf<'_>) -> u16 {
+    u16::try_from(pf.sriov.vfs.len()).unwrap_or(u16::MAX)
+}
+
+/// More VFs than the GPU can have and the driver gives it none, and forgets its own settings.
+fn possible(pf: &Pf<'_>, layout: &Layout) -> Result<(), Refusal> {
+    let (address, most) = (pf.address, pf.sriov.total.min(MOST));
+    let wanted = layout.vfs.of(pf.sriov.total);
+    if (1..=most).contains(&wanted) {
+        return Ok(());
+    }
+    let message = format!("{address} can have 1 to {most} VFs under gim, the layout says {wanted}");
+    let hint = format!("set vfs to 1 to {most} for {address}, then gpuslice apply");
+    Err(Refusal::new(Code::BadConfig, message).hint(hint))
+}
+
+fn host_driver(parent: &ParentId) -> Refusal {
+    let message = format!("{HOST_DRIVER} has {parent}, and only gim makes VFs of it");
+    Refusal::new(Code::HostDriver, message).hint(format!(
+        "echo blacklist {HOST_DRIVER} > /etc/modprobe.d/{HOST_DRIVER}-off.conf, make the initramfs anew, reboot"
+    ))
+}
+
+/// The unload would wait for a driver of the host as it would for a VM.
+fn used_by_host(seen: &Observation) -> Result<(), Refusal> {
+    let vfs = all(seen).flat_map(|pf| pf.sriov.vfs.values());
+    let mut used = vfs.filter_map(|address| {
+        let driver = seen.vfs.get(address)?.driver.as_deref().filter(|d| !is_vfio(d))?;
+        Some((address, driver))
+    });
+    let Some((address, driver)) = used.next() else { return Ok(()) };
+    let message = format!("the host uses VF {address} through its driver {driver}");
+    let hint = format!("echo {address} > /sys/bus/pci/drivers/{driver}/unbind");
+    let refusal = Refusal::new(Code::HostDriver, message).hint(hint);
+    Err(used.fold(refusal, |refusal, (address, driver)| {
+        refusal.because(format!("and VF {address} through {driver}"))
+    }))
+}
+
+pub(super) fn realised(seen: &Observation, parent: &ParentId, layout: &Layout) -> bool {
+    pf(seen, parent).is_some_and(|pf| {
+        pf.has_driver(DRIVER)
+            && now(&pf) == layout.vfs.of(pf.sriov.total)
+            && bound(seen, pf.sriov, layout)
+    })
+}

@@ -1,0 +1,448 @@
+//! Stories of GPUs whose VFs come with a load of their driver (AMD's GIM).
+
+use crate::driver::Driver;
+use crate::world::{bind_by_hand, claim};
+use gpuslice_core::domain::{Domain, HostDevice};
+use gpuslice_core::errno::Errno;
+use gpuslice_core::ids::{Owner, ParentId, PciAddress, SliceId};
+use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation};
+use gpuslice_core::port::{HostRead, HostWrite, read_text};
+use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::request::{Answer, Command, Outcome, PlanRow};
+use gpuslice_sim::{Fault, HostFile};
+use uuid::Uuid;
+
+const CONFIG: &str = "/etc/modprobe.d/gpuslice-gim.conf";
+const LAYOUT: &str = "[[gpu]]\nmatch = { vendor-device = \"1002:74a1\" }\nlayout = { vfs = 8 }";
+
+fn hive() -> HostFile {
+    HostFile::parse(include_str!("../../../examples/hosts/mi300x-8.toml")).unwrap()
+}
+
+/// The hive beside amdgpu, which takes what it is given.
+fn with_amdgpu() -> HostFile {
+    let mut host = hive();
+    let mut amdgpu = host.drivers[0].clone();
+    amdgpu.name = "amdgpu".to_owned();
+    (amdgpu.loaded, amdgpu.bind_files, amdgpu.gim) = (true, true, None);
+    host.drivers.push(amdgpu);
+    host
+}
+
+fn radeon() -> HostFile {
+    HostFile::parse(include_str!("../../../examples/hosts/radeon-gim.toml")).unwrap()
+}
+
+/// Orders, and waits for the slowest of it.
+fn order(driver: &mut Driver, command: Command) -> Outcome {
+    let request = driver.command(command);
+    for _ in 0..40 {
+        driver.advance(10_000).unwrap();
+        if let Some(outcome) = driver.answers.remove(&request) {
+            return outcome;
+        }
+    }
+    panic!("no answer");
+}
+
+fn planned(driver: &mut Driver) -> PlanRow {
+    match order(driver, Command::Plan).unwrap() {
+        Answer::Plan(plan) => plan,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The hive as `gpuslice apply` leaves it.
+fn applied() -> Driver {
+    let mut driver = Driver::new(&hive(), LAYOUT).unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    driver
+}
+
+fn vfs(driver: &Driver, pf: &str) -> usize {
+    let names = driver.kernel.list(&format!("/sys/bus/pci/devices/{pf}")).unwrap();
+    names.iter().filter(|name| name.starts_with("virtfn")).count()
+}
+
+fn counts(driver: &Driver) -> Vec<usize> {
+    driver.kernel.pfs().iter().map(|pf| vfs(driver, &pf.to_string())).collect()
+}
+
+fn states(driver: &mut Driver) -> Vec<(String, Option<String>)> {
+    match order(driver, Command::ListParents).unwrap() {
+        Answer::Parents { rows } => rows.into_iter().map(|r| (r.state, r.reason)).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn quarantines(driver: &Driver) -> Vec<Code> {
+    driver.machine.durable().quarantines.values().map(|why| why.code).collect()
+}
+
+fn vm(driver: &mut Driver, profile: &str) -> Domain {
+    let request = claim(&"gpu0".parse().unwrap(), profile, 1);
+    let command = Command::Claim {
+        owner: Owner::Domain(Uuid::from_u128(1)),
+        owner_name: "vm1".to_owned(),
+        request: request.clone(),
+        pool: false,
+        reserve: false,
+        dry_run: false,
+    };
+    let devices = match order(driver, command).unwrap() {
+        Answer::Claimed { devices, .. } => devices,
+        other => panic!("{other:?}"),
+    };
+    let devices = devices.into_iter().map(|device| HostDevice {
+        source: device.source,
+        alias: Some(device.alias),
+        managed: false,
+    });
+    Domain {
+        uuid: Uuid::from_u128(1),
+        name: "vm1".to_owned(),
+        claims: vec![request],
+        devices: devices.collect(),
+    }
+}
+
+fn call(driver: &mut Driver, domain: &Domain, operation: HookOperation) -> Result<(), Refusal> {
+    let request = driver.hook(HookCall { operation, domain: domain.clone() });
+    driver.advance(1_000).unwrap();
+    match driver.told.remove(&request) {
+        Some(HookAnswer::Refuse(refusal)) => Err(refusal),
+        _ => Ok(()),
+    }
+}
+
+#[test]
+fn one_plan_loads_the_driver_for_all_gpus() {
+    let mut driver = Driver::new(&hive(), LAYOUT).unwrap();
+    let plan = planned(&mut driver);
+    let steps: Vec<&str> = plan.steps.iter().map(|row| row.step.as_str()).collect();
+    assert!(plan.blockers.is_empty(), "{plan:?}");
+    let value = "8,8,8,8,8,8,8,8";
+    assert_eq!(
+        steps.first().copied(),
+        Some(format!("write \"options gim vf_num={value}\" to {CONFIG}").as_str())
+    );
+    assert_eq!(
+        steps.last().copied(),
+        Some(format!("load driver gim with vf_num={value}").as_str())
+    );
+    assert_eq!(steps.iter().filter(|s| s.contains("sriov_drivers_autoprobe=0")).count(), 8);
+    assert!(!steps.iter().any(|step| step.contains("unload")), "{steps:?}");
+    // Nothing is done that nobody asked for: whoever else may own these GPUs is not known.
+    assert_eq!(counts(&driver), [0; 8]);
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(counts(&driver), [8; 8]);
+    assert!(driver.kernel.read("/etc/gim_config").is_err());
+    assert!(!planned(&mut driver).changed);
+}
+
+#[test]
+fn after_a_boot_the_driver_is_loaded_again() {
+    let mut driver = applied();
+    driver.kernel.reboot();
+    driver.kernel.settle();
+    assert_eq!(counts(&driver), [0; 8]);
+    driver.restart().unwrap();
+    driver.advance(60_000).unwrap();
+    assert_eq!(counts(&driver), [8; 8]);
+}
+
+#[test]
+fn another_number_reloads_the_driver_when_nobody_uses_a_vf_of_any_gpu() {
+    let mut driver = applied();
+    let domain = vm(&mut driver, "amd-mi300x-vf8");
+    call(&mut driver, &domain, HookOperation::Prepare).unwrap();
+    let slice = domain.devices[0].source.slice();
+    driver.kernel.open(4000, "qemu-system-x86", slice).unwrap();
+    call(&mut driver, &domain, HookOperation::Started).unwrap();
+    // Also a change of another GPU: the driver goes for all.
+    driver.config = format!(
+        "[[gpu]]\nmatch = {{ address = \"0000:df:00.0\" }}\nlayout = {{ vfs = 1 }}\n{LAYOUT}"
+    );
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert_eq!(refusal.code, Code::InUse, "{refusal}");
+    assert!(refusal.message.contains("vm1"), "{refusal}");
+    assert_eq!(counts(&driver), [8; 8]);
+    driver.kernel.kill(4000);
+    call(&mut driver, &domain, HookOperation::Release).unwrap();
+    driver.advance(10_000).unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(counts(&driver), [8, 8, 8, 8, 8, 8, 8, 1]);
+    assert_eq!(
+        read_text(&driver.kernel, "/sys/module/gim/parameters/vf_num").unwrap(),
+        "8,8,8,8,8,8,8,1"
+    );
+}
+
+#[test]
+fn the_unload_is_never_begun_while_a_stranger_holds_a_vf() {
+    let mut driver = applied();
+    let vf = *driver.machine.observation().vfs.keys().next_back().unwrap();
+    bind_by_hand(&mut driver.kernel, vf, "vfio-pci");
+    driver.kernel.open(5000, "some-tool", SliceId::Vf(vf)).unwrap();
+    driver.wake_up().unwrap();
+    driver.config = LAYOUT.replace("vfs = 8", "vfs = 4");
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert_eq!(refusal.code, Code::Held, "{refusal}");
+    assert!(refusal.one_line().contains("some-tool"), "{refusal:?}");
+    assert!(driver.kernel.blocked().is_empty());
+    assert_eq!(counts(&driver), [8; 8]);
+    assert!(quarantines(&driver).is_empty());
+    driver.kernel.kill(5000);
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(counts(&driver), [4; 8]);
+}
+
+#[test]
+fn a_start_during_the_reload_is_refused() {
+    let mut driver = applied();
+    let domain = vm(&mut driver, "amd-mi300x-vf8");
+    driver.config = LAYOUT.replace("vfs = 8", "vfs = 4");
+    let request = driver.command(Command::Apply);
+    driver.drain().unwrap();
+    let refusal = call(&mut driver, &domain, HookOperation::Prepare).unwrap_err();
+    assert_eq!(refusal.code, Code::NotSettled, "{refusal}");
+    driver.advance(60_000).unwrap();
+    driver.answers.remove(&request).unwrap().unwrap();
+    assert_eq!(counts(&driver), [4; 8]);
+}
+
+#[test]
+fn an_unload_that_sleeps_quarantines_all_gpus_until_it_returns() {
+    let mut driver = Driver::new(&with_amdgpu(), LAYOUT).unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    let vf = *driver.machine.observation().vfs.keys().next().unwrap();
+    bind_by_hand(&mut driver.kernel, vf, "amdgpu");
+    // Nobody sees it.
+    let path = format!("/sys/bus/pci/devices/{vf}/driver");
+    driver.kernel.inject(Fault::Vanish { path, nth: 1 });
+    driver.wake_up().unwrap();
+    driver.config = LAYOUT.replace("vfs = 8", "vfs = 2");
+    let request = driver.command(Command::Apply);
+    driver.drain().unwrap();
+    assert_eq!(driver.kernel.blocked(), ["modprobe -r gim"]);
+    driver.advance(200_000).unwrap();
+    assert_eq!(quarantines(&driver), [Code::DeviceStuck; 8]);
+    let refusal = driver.answers.remove(&request).unwrap().unwrap_err();
+    assert_eq!(refusal.code, Code::DeviceStuck, "{refusal}");
+    let unbind = "/sys/bus/pci/drivers/amdgpu/unbind";
+    driver.kernel.write(unbind, vf.to_string().as_bytes()).unwrap();
+    driver.advance(60_000).unwrap();
+    assert_eq!(quarantines(&driver), []);
+    assert_eq!(counts(&driver), [2; 8]);
+}
+
+#[test]
+fn vfs_are_bound_from_the_start_once_they_are_there() {
+    let config = LAYOUT.replace("vfs = 8", "vfs = 2, bind = \"vfio-pci\"");
+    let mut driver = Driver::new(&hive(), &config).unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    driver.advance(10_000).unwrap();
+    let vfs = &driver.machine.observation().vfs;
+    assert_eq!(vfs.len(), 16);
+    assert!(vfs.values().all(|vf| vf.driver.as_deref() == Some("vfio-pci")), "{vfs:?}");
+}
+
+#[test]
+fn a_gpu_nobody_has_heard_of_is_sliced() {
+    let config = "[[gpu]]\nmatch = { driver = \"gim\" }\nlayout = { vfs = \"all\" }";
+    let mut driver = Driver::new(&radeon(), config).unwrap();
+    driver.advance(10_000).unwrap();
+    // GIM was loaded by somebody, with one VF each.
+    assert_eq!(counts(&driver), [1, 1]);
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(counts(&driver), [12, 4]);
+    let profiles = match order(&mut driver, Command::ListProfiles).unwrap() {
+        Answer::Profiles { rows } => rows,
+        other => panic!("{other:?}"),
+    };
+    let names: Vec<&str> = profiles.iter().map(|row| row.profile.as_str()).collect();
+    assert_eq!(names, ["amd-7ff0-vf4", "amd-v710-vf12"]);
+}
+
+#[test]
+fn gpus_without_a_layout_keep_what_they_have() {
+    let config = "[[gpu]]\nmatch = { address = \"0000:83:00.0\" }\nlayout = { vfs = 3 }";
+    let mut driver = Driver::new(&radeon(), config).unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(counts(&driver), [1, 3]);
+    let written = read_text(&driver.kernel, CONFIG).unwrap();
+    assert!(written.ends_with("options gim vf_num=1,3"), "{written}");
+}
+
+#[test]
+fn amdgpu_in_the_way_is_explained_and_left() {
+    let mut host = with_amdgpu();
+    host.functions.truncate(1);
+    host.functions[0].driver = Some("amdgpu".to_owned());
+    let mut driver = Driver::new(&host, LAYOUT).unwrap();
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert_eq!(refusal.code, Code::HostDriver, "{refusal}");
+    assert!(refusal.hint.unwrap().contains("blacklist amdgpu"));
+    let pf = host.functions[0].address;
+    let bound = driver.machine.observation().functions[&pf].driver.clone();
+    assert_eq!(bound.as_deref(), Some("amdgpu"));
+}
+
+#[test]
+fn numbers_the_driver_cannot_make_are_refused_before_it_forgets_its_settings() {
+    let mut driver = applied();
+    for vfs in ["0", "9"] {
+        driver.config = LAYOUT.replace("vfs = 8", &format!("vfs = {vfs}"));
+        let refusal = order(&mut driver, Command::Apply).unwrap_err();
+        assert_eq!(refusal.code, Code::BadConfig, "{refusal}");
+    }
+    assert_eq!(counts(&driver), [8; 8]);
+}
+
+#[test]
+fn a_vf_that_a_host_driver_uses_is_named() {
+    let mut driver = Driver::new(&with_amdgpu(), LAYOUT).unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    let vf = *driver.machine.observation().vfs.keys().next().unwrap();
+    bind_by_hand(&mut driver.kernel, vf, "amdgpu");
+    driver.wake_up().unwrap();
+    driver.config = LAYOUT.replace("vfs = 8", "vfs = 4");
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert_eq!(refusal.code, Code::HostDriver, "{refusal}");
+    assert!(refusal.message.contains(&vf.to_string()), "{refusal}");
+    assert_eq!(counts(&driver), [8; 8]);
+}
+
+#[test]
+fn another_file_that_sets_the_number_is_named() {
+    let mut driver = Driver::new(&hive(), LAYOUT).unwrap();
+    driver.kernel.replace("/etc/modprobe.d/zz-site.conf", b"options gim vf_num=2\n").unwrap();
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert_eq!(refusal.code, Code::DeviceFailed, "{refusal}");
+    assert!(refusal.one_line().contains("parameters/vf_num reads 2"), "{refusal:?}");
+    assert!(refusal.hint.unwrap().starts_with("dmesg | grep gim; then gpuslice uncordon"));
+}
+
+#[test]
+fn a_file_of_somebody_else_is_not_written_over() {
+    let mut driver = Driver::new(&hive(), LAYOUT).unwrap();
+    driver.kernel.replace(CONFIG, b"options gim log_level=4\n").unwrap();
+    driver.wake_up().unwrap();
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert!(refusal.one_line().contains("was not written by gpuslice"), "{refusal:?}");
+    assert_eq!(read_text(&driver.kernel, CONFIG).unwrap(), "options gim log_level=4");
+    assert_eq!(counts(&driver), [0; 8]);
+}
+
+#[test]
+fn a_gpu_that_fails_its_initialisation_is_told_of() {
+    let pf: PciAddress = "0000:5c:00.0".parse().unwrap();
+    let mut driver = Driver::new(&hive(), LAYOUT).unwrap();
+    driver.kernel.inject(Fault::Enable { pf, nth: 1, times: 1, errno: Errno::ENOMEM });
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert_eq!(refusal.code, Code::DeviceFailed, "{refusal}");
+    assert!(refusal.one_line().contains("did not make the VFs"), "{refusal:?}");
+    assert_eq!(quarantines(&driver), [Code::DeviceFailed; 8]);
+}
+
+#[test]
+fn each_write_may_fail() {
+    for (path, errnos) in [
+        (CONFIG, [Errno::EROFS, Errno::ENOSPC, Errno::EACCES]),
+        ("modprobe -r gim", [Errno::EBUSY, Errno::EPERM, Errno::ENOSYS]),
+        ("modprobe gim", [Errno::ENODEV, Errno::EKEYREJECTED, Errno::ENOMEM]),
+    ] {
+        for errno in errnos {
+            let mut driver = applied();
+            driver.config = LAYOUT.replace("vfs = 8", "vfs = 4");
+            let path = path.to_owned();
+            driver.kernel.inject(Fault::Write { path: path.clone(), nth: 1, times: 1, errno });
+            let refusal = order(&mut driver, Command::Apply).unwrap_err();
+            assert!(refusal.one_line().contains(&errno.to_string()), "{path} {refusal:?}");
+            driver.kernel.clear_faults();
+            order(&mut driver, Command::Apply).unwrap();
+            assert_eq!(counts(&driver), [4; 8], "{path} {errno}");
+        }
+    }
+}
+
+#[test]
+fn a_daemon_killed_in_mid_plan_finishes_it() {
+    let mut deaths = 0;
+    for dies_after in 0..80 {
+        let mut driver = applied();
+        driver.config = LAYOUT.replace("vfs = 8", "vfs = 4");
+        driver.dies_after = Some(dies_after);
+        driver.command(Command::Apply);
+        driver.advance(400_000).unwrap();
+        deaths += driver.deaths;
+        driver.dies_after = None;
+        // One that died before anything was taken away has the old layout; asking again always helps.
+        if counts(&driver) != [4; 8] {
+            assert_eq!(counts(&driver), [8; 8], "died after {dies_after}");
+            order(&mut driver, Command::Apply).unwrap();
+        }
+        assert_eq!(counts(&driver), [4; 8], "died after {dies_after}");
+        assert!(quarantines(&driver).is_empty());
+    }
+    assert!(deaths > 10, "{deaths}");
+}
+
+#[test]
+fn a_gpu_unplugged_in_mid_plan_holds_up_nobody() {
+    let pf: PciAddress = "0000:38:00.0".parse().unwrap();
+    let mut driver = applied();
+    driver.config = LAYOUT.replace("vfs = 8", "vfs = 4");
+    let request = driver.command(Command::Apply);
+    driver.drain().unwrap();
+    driver.kernel.unplug(pf);
+    driver.advance(400_000).unwrap();
+    driver.answers.remove(&request).unwrap().unwrap();
+    assert_eq!(counts_of_others(&driver, pf), [4; 7]);
+    assert!(quarantines(&driver).is_empty());
+}
+
+fn counts_of_others(driver: &Driver, gone: PciAddress) -> Vec<usize> {
+    let pfs = driver.kernel.pfs().into_iter().filter(|pf| *pf != gone);
+    pfs.map(|pf| vfs(driver, &pf.to_string())).collect()
+}
+
+#[test]
+fn what_cannot_be_read_is_told_and_nothing_is_done() {
+    for path in ["/sys/module/gim", CONFIG] {
+        let mut driver = applied();
+        driver.kernel.inject(Fault::Read {
+            path: path.to_owned(),
+            nth: 1,
+            times: u32::MAX,
+            errno: Errno::EACCES,
+        });
+        driver.wake_up().unwrap();
+        let problems = &driver.machine.observation().problems;
+        assert!(problems.iter().any(|problem| problem.path == path), "{problems:?}");
+        assert_eq!(counts(&driver), [8; 8]);
+        assert!(quarantines(&driver).is_empty());
+        assert!(states(&mut driver).iter().all(|(state, _)| state == "ok"));
+    }
+}
+
+#[test]
+fn the_driver_s_gpus_are_one_when_it_comes_to_a_quarantine() {
+    let mut driver = applied();
+    driver.config = LAYOUT.replace("vfs = 8", "vfs = 4");
+    driver.kernel.inject(Fault::Write {
+        path: "modprobe gim".to_owned(),
+        nth: 1,
+        times: 1,
+        errno: Errno::ENODEV,
+    });
+    order(&mut driver, Command::Apply).unwrap_err();
+    assert_eq!(quarantines(&driver), [Code::DeviceFailed; 8]);
+    driver.kernel.clear_faults();
+    let parents: Vec<ParentId> = driver.machine.durable().quarantines.keys().cloned().collect();
+    for parent in parents {
+        order(&mut driver, Command::Uncordon { parent }).unwrap();
+    }
+    driver.advance(60_000).unwrap();
+    assert_eq!(counts(&driver), [4; 8]);
+}
