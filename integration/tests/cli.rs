@@ -47,6 +47,12 @@ fn vendor_vfio() {
 }
 
 #[test]
+fn gim() {
+    let host = root().join("examples/hosts/mi300x-8.toml");
+    session("mi300x-8", host.to_str().unwrap());
+}
+
+#[test]
 fn bad_config() {
     session("bad-config", "sriov-8");
 }
