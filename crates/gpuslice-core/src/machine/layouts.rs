@@ -9,7 +9,7 @@ use crate::observation::Observation;
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
 use crate::request::{Answer, PlanRow, StepRow};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Readings in a row after which a problem is taken for lasting; each comes after twice the pause of the last.
@@ -282,7 +282,7 @@ impl Machine {
             blockers: Vec::new(),
             unmatched: Vec::new(),
         };
-        for (parent, rule) in resolved {
+        for (parent, _) in resolved {
             match self.steps_to(&parent, &layouts, true) {
                 Ok(steps) => {
                     let together = self.disturbed(&parent, &steps);
@@ -301,11 +301,7 @@ impl Machine {
                             .iter()
                             .map(|s| StepRow { parent: parent.clone(), step: s.to_string() }),
                     );
-                    plan.steps.extend(
-                        binds_later(&steps, &rule.layout)
-                            .into_iter()
-                            .map(|step| StepRow { parent: parent.clone(), step }),
-                    );
+                    plan.steps.extend(binds_later(&steps, &layouts));
                 }
                 Err(refusal) => plan.blockers.push(refusal),
             }
@@ -497,12 +493,20 @@ impl Machine {
 }
 
 /// What follows once VFs are there: their addresses are known only then.
-fn binds_later(steps: &[Step], layout: &Layout) -> Option<String> {
-    let driver = layout.bind.as_ref()?;
-    steps.iter().find_map(|step| match step {
-        Step::SetNumVfs { count: count @ 1.., .. } => {
-            Some(format!("bind each of its {count} VFs to {driver}"))
+fn binds_later(steps: &[Step], layouts: &Layouts) -> Vec<StepRow> {
+    let mut made = BTreeMap::new();
+    for step in steps {
+        match step {
+            Step::SetNumVfs { pf, count: count @ 1.. } => drop(made.insert(*pf, *count)),
+            Step::LoadDriver { vfs, .. } => made.extend(vfs),
+            _ => {}
         }
-        _ => None,
-    })
+    }
+    let row = |(pf, count)| {
+        let parent = ParentId::Pci(pf);
+        let driver = layouts.get(&parent)?.bind.as_ref()?;
+        let step = format!("bind each of its {count} VFs to {driver}");
+        Some(StepRow { parent, step })
+    };
+    made.into_iter().filter_map(row).collect()
 }
