@@ -136,12 +136,13 @@ fn world_vf() -> SliceId {
 }
 
 #[test]
-fn an_end_that_is_told_after_the_loss_gives_back_what_no_claim_names() {
+fn an_end_that_is_told_after_the_loss_gives_back_what_an_ended_claim_has() {
     let mut world = after(&[declare(0)]);
     all(&mut world, &run(0));
     let name = "gpu0".parse().unwrap();
+    // Until its slice is back, an ended claim still tells whose it is.
     all(&mut world, &[H::Detach { vm: 0, name, force: true }, LOSE]);
-    assert_eq!((phases(&world), mdevs(&world)), (vec![], 1));
+    assert_eq!((phases(&world), mdevs(&world)), (vec![Phase::Prepared], 1));
     all(&mut world, &stop(0));
     assert_eq!((phases(&world), mdevs(&world)), (vec![], 0));
     world.finish().unwrap();
