@@ -171,6 +171,7 @@ fn a_host_is_laid_out_as_the_files_say() {
     }
     let mut folders: BTreeSet<PathBuf> =
         want.keys().flat_map(|path| path.ancestors().skip(1).map(Path::to_owned)).collect();
+    folders.extend(["/etc/gpuslice", "/etc/gpuslice/conf.d"].map(PathBuf::from));
     folders.remove(Path::new("/"));
     for folder in folders {
         let mode = if folder == Path::new("/etc") { 0o711 } else { 0o755 };
