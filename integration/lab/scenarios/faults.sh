@@ -2,7 +2,7 @@
 # group: restart
 # order: 10
 # needs: product
-# limit: 600
+# limit: 780
 . /lab/scenarios/product.sh
 trap clear_domains EXIT
 
@@ -70,6 +70,38 @@ start f2
 destroy f2
 let_go stuck
 wait $writer
+
+say "gpusliced's own sriov_numvfs=0 is stuck"
+# Somebody's write waits for a VF in use and has the lock on all of PCI's hotplug meanwhile, so that of gpusliced waits too.
+wait_for 30 "the VFs of 0001 are back" is 8 count_slices 0001:00:00.0
+vf=$(slices_of 0001:00:00.0 | head -n 1); vf=${vf#vf:}
+bind_vfio "$vf"
+hold stuck -device "vfio-pci,host=$vf"
+(w 0 $pci/0001:00:00.0/sriov_numvfs) & writer=$!
+wait_for 10 "the write of another hangs" grep -q vfio_unregister_group_dev /proc/$writer/stack
+sed -i 's/vfs = 4/vfs = 2/' /etc/gpuslice/gpuslice.toml
+(gpuslice apply > apply.out 2>&1) & applying=$!
+wait_for 120 "0002 is quarantined" is quarantined gpu_state 0002:00:00.0
+expect "apply says so" not wait $applying
+expect "with the reason" grep -q device-stuck apply.out
+old=$(pid_of gpusliced.service)
+expect "gpusliced restarts meanwhile" q systemctl restart gpusliced.service
+wait_for 10 "and serves at once" serves
+expect "it is another process" not [ "$old" = "$(pid_of gpusliced.service)" ]
+processes=$(paste -sd, /sys/fs/cgroup/system.slice/gpusliced.service/cgroup.procs)
+expect "the write of the one before is still in the kernel" grep -q '^D' <(ps -o stat= -p "$processes")
+expect_eq "who has the bus name" "$(pid_of gpusliced.service)" "$(busctl status org.gpuslice1 | sed -n 's/^PID=//p')"
+expect_eq "0002" quarantined "$(gpu_state 0002:00:00.0)"
+start f2
+destroy f2
+let_go stuck
+wait $writer
+wait_for 60 "the quarantine is lifted" not is quarantined gpu_state 0002:00:00.0
+wait_for 60 "0002 has its new VFs" is 2 count_slices 0002:00:00.0
+wait_for 60 "0001 has its own again" is 8 count_slices 0001:00:00.0
+sed -i 's/vfs = 2/vfs = 4/' /etc/gpuslice/gpuslice.toml
+expect "apply" q gpuslice apply
+expect_eq "VFs of 0002" 4 "$(count_slices 0002:00:00.0)"
 
 say "the daemon is masked"
 systemctl mask --runtime --now gpusliced.service gpusliced.socket
