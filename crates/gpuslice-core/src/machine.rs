@@ -63,6 +63,8 @@ pub struct Machine {
     observed: bool,
     ops: BTreeMap<OpId, Op>,
     next_op: u64,
+    /// How many writes of a VF count have come back.
+    counts_written: u64,
     /// Calls waiting for an operation to end or for a reading, oldest first.
     parked: Vec<(RequestId, HookCall)>,
     /// Hot-plugs waiting for a reading or for their claim's slices to come back, oldest first.

@@ -196,6 +196,25 @@ fn a_vf_that_left_and_returned_under_its_vm_is_nobody_else_s() {
     world.finish().unwrap();
 }
 
+#[test]
+fn a_write_in_line_behind_others_is_not_stuck() {
+    let [first, second] = [PF, "0000:9f:00.0"].map(|pf| pf.parse::<PciAddress>().unwrap());
+    let both = |what: fn(PciAddress) -> H| [what(first), what(second)];
+    let quarantined = |world: &World| world.driver.machine.durable().quarantines.len();
+    for (ms, stuck) in [(100_000, 0), (1_000_000, 1)] {
+        let mut world = after(&both(|address| H::Unplug { address }));
+        let delay = |pf, ms| H::Fault { fault: Fault::Delay { pf, ms } };
+        all(&mut world, &[delay(first, 50_000), delay(second, ms)]);
+        all(&mut world, &both(|address| H::Plug { address }));
+        // The second is past its time, and the first has come back in between.
+        all(&mut world, &[H::Advance { ms: 51_000 }, H::Advance { ms: 20_000 }]);
+        assert_eq!(quarantined(&world), 0);
+        all(&mut world, &[H::Advance { ms: 60_000 }]);
+        assert_eq!(quarantined(&world), stuck);
+        world.finish().unwrap();
+    }
+}
+
 /// A VM's own VF is in other hands when it starts. `others` take it, and the refusal has this code.
 fn the_next_start_has_another_vf(
     pf: &str,

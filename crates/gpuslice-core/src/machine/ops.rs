@@ -24,6 +24,8 @@ pub(super) struct Op {
     pub overdue: bool,
     /// How often the present step was tried and may still succeed by itself.
     pub tries: u32,
+    /// [`Machine::counts_written`] when its step was last given time.
+    pub counts_written: u64,
 }
 
 /// What for.
@@ -60,7 +62,8 @@ impl Machine {
     pub(super) fn start_op(&mut self, purpose: Purpose, steps: Vec<Step>) -> OpId {
         let op = OpId(self.next_op);
         self.next_op += 1;
-        self.ops.insert(op, Op { purpose, steps: steps.into(), overdue: false, tries: 0 });
+        let (steps, counts_written) = (steps.into(), self.counts_written);
+        self.ops.insert(op, Op { purpose, steps, overdue: false, tries: 0, counts_written });
         self.next_step(op);
         op
     }
@@ -78,6 +81,9 @@ impl Machine {
             let pending = parents.iter().map(|parent| (parent.clone(), step.clone()));
             self.run.pending.extend(pending);
             self.persist(Stored::Runtime);
+        }
+        if let Some(op) = self.ops.get_mut(&id) {
+            op.counts_written = self.counts_written;
         }
         self.push(Effect::Arm { timer: Timer::StepDeadline(id), after: step.deadline_ms() });
         self.push(Effect::Execute { op: id, step });
@@ -113,6 +119,9 @@ impl Machine {
         if std::mem::take(&mut op.overdue) {
             let purpose = op.purpose.clone();
             self.step_came_back(&step, &self.parents_of(&purpose));
+        }
+        if matches!(step, Step::SetNumVfs { .. }) {
+            self.counts_written += 1;
         }
         self.push(Effect::Disarm { timer: Timer::StepDeadline(id) });
         // What the step did to the host, also one that failed, is seen before anything is decided on it.
@@ -218,10 +227,17 @@ impl Machine {
         let Some(op) = self.ops.get_mut(&id) else {
             return;
         };
-        op.overdue = true;
         let Some(step) = op.steps.front().cloned() else {
             return;
         };
+        // Kernels since 6.12 make and take away VFs of one device at a time. As long as writes of others come back it
+        // may only stand in line.
+        if matches!(step, Step::SetNumVfs { .. }) && op.counts_written != self.counts_written {
+            op.counts_written = self.counts_written;
+            let timer = Timer::StepDeadline(id);
+            return self.push(Effect::Arm { timer, after: step.deadline_ms() });
+        }
+        op.overdue = true;
         let purpose = op.purpose.clone();
         let stuck = Refusal::new(
             Code::DeviceStuck,

@@ -54,6 +54,7 @@ impl Machine {
             observed: false,
             ops: BTreeMap::new(),
             next_op: 0,
+            counts_written: 0,
             parked: Vec::new(),
             parked_plugs: Vec::new(),
             plugs: BTreeMap::new(),
