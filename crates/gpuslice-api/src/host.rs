@@ -1,13 +1,14 @@
 //! The daemon's side of `org.gpuslice1.Host`: turns method calls into commands and answers into `a{sv}`. It decides
 //! nothing; who may do what is the [`Handler`]'s to ask.
-//!
-//! Objects per parent and per claim are not here yet: everything is reached by the list methods.
+//! The same rows are objects too, one for each parent and claim: [`Objects`].
 
 mod caller;
 mod filter;
 mod interface;
+mod objects;
 
 pub use caller::Caller;
+pub use objects::Objects;
 
 use crate::names::{BUS_NAME, HOST_PATH};
 use crate::refused::Refused;

@@ -11,6 +11,7 @@ mod dbus;
 mod host;
 mod life;
 mod no_bus;
+mod objects;
 mod restart;
 mod socket;
 mod state;

@@ -23,6 +23,11 @@ impl Caller {
         }
     }
 
+    /// Nobody but the daemon itself, which reads.
+    pub(crate) fn own(connection: &Connection) -> Self {
+        Self { bus_name: None, interactive: false, connection: connection.clone() }
+    }
+
     /// The connection the call came by.
     pub fn connection(&self) -> &Connection {
         &self.connection

@@ -3,7 +3,7 @@
 
 use super::polkit;
 use crate::engine::Handle;
-use gpuslice_api::host::{self, Caller, HostInterface};
+use gpuslice_api::host::{self, Caller, HostInterface, Objects};
 use gpuslice_api::names::{BUS_NAME, required_action};
 use gpuslice_core::request::{ChangeNote, Command, Outcome};
 use std::future::Future;
@@ -54,14 +54,14 @@ async fn run(
     let mut told = false;
     loop {
         match connect(address.as_deref(), &handle).await {
-            Ok(connection) => {
+            Ok((connection, mut objects)) => {
                 tracing::info!("answering on the bus as {BUS_NAME}");
                 (pause, told) = (FIRST_PAUSE, false);
                 if let Some(named) = named.take() {
                     // Whoever waited may have stopped.
                     let _ = named.send(());
                 }
-                announce(&connection, &mut changes).await;
+                announce(&connection, &mut objects, &mut changes).await;
                 tracing::warn!("the bus is gone; the hook socket is not");
             }
             Err(error) if !told => {
@@ -75,19 +75,29 @@ async fn run(
     }
 }
 
-async fn connect(address: Option<&str>, handle: &Handle) -> zbus::Result<Connection> {
+async fn connect(
+    address: Option<&str>,
+    handle: &Handle,
+) -> zbus::Result<(Connection, Objects<Asks>)> {
     let builder = match address {
         Some(address) => connection::Builder::address(address)?,
         None => connection::Builder::system()?,
     };
     let connection = builder.build().await?;
     let asks = Asks { handle: handle.clone() };
+    // Before the name, so that who sees the name finds the objects.
+    let mut objects = Objects::serve(&connection, asks.clone()).await?;
+    objects.refresh(&connection).await?;
     host::serve(&connection, HostInterface::new(asks, env!("CARGO_PKG_VERSION"))).await?;
-    Ok(connection)
+    Ok((connection, objects))
 }
 
-/// Sends change notes until the connection ends.
-async fn announce(connection: &Connection, changes: &mut broadcast::Receiver<ChangeNote>) {
+/// Sends change notes, and makes objects as the lists are after them, until the connection ends.
+async fn announce(
+    connection: &Connection,
+    objects: &mut Objects<Asks>,
+    changes: &mut broadcast::Receiver<ChangeNote>,
+) {
     let mut traffic = std::pin::pin!(MessageStream::from(connection));
     loop {
         let next = std::future::poll_fn(|context| traffic.as_mut().poll_next(context));
@@ -102,12 +112,32 @@ async fn announce(connection: &Connection, changes: &mut broadcast::Receiver<Cha
                     Err(broadcast::error::RecvError::Lagged(_)) => everything(),
                     Err(broadcast::error::RecvError::Closed) => return,
                 };
-                if host::announce(connection, &note).await.is_err() {
+                if tell(connection, objects, note, changes).await.is_err() {
                     return;
                 }
             }
         }
     }
+}
+
+/// Sends a note and those that came with it; one look at the lists serves them all.
+async fn tell(
+    connection: &Connection,
+    objects: &mut Objects<Asks>,
+    note: ChangeNote,
+    changes: &mut broadcast::Receiver<ChangeNote>,
+) -> zbus::Result<()> {
+    host::announce(connection, &note).await?;
+    loop {
+        match changes.try_recv() {
+            Ok(note) => host::announce(connection, &note).await?,
+            Err(broadcast::error::TryRecvError::Lagged(_)) => {
+                host::announce(connection, &everything()).await?;
+            }
+            Err(_) => break,
+        }
+    }
+    objects.refresh(connection).await
 }
 
 /// Stands for notes that were lost.

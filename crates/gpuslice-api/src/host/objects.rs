@@ -1,0 +1,369 @@
+//! An object for each parent and each claim, below [`HOST_PATH`] and its object manager: for programs that follow
+//! properties rather than lists. Slices and profiles have none, since thousands of objects are megabytes.
+
+use super::{Caller, Handler};
+use crate::names::{CLAIM_INTERFACE, HOST_PATH, PARENT_INTERFACE};
+use crate::refused::Refused;
+use crate::wire::{self, Dict};
+use gpuslice_core::request::{Answer, ClaimRow, Command, ParentRow};
+use std::collections::{BTreeMap, HashMap};
+use zbus::message::Header;
+use zbus::object_server::SignalEmitter;
+use zbus::zvariant::Value;
+use zbus::{Connection, fdo, interface};
+
+/// `org.gpuslice1.Parent`.
+#[derive(Debug)]
+struct ParentObject<H> {
+    handler: H,
+    row: ParentRow,
+}
+
+/// `org.gpuslice1.Claim`.
+#[derive(Debug)]
+struct ClaimObject<H> {
+    handler: H,
+    row: ClaimRow,
+}
+
+async fn order<H: Handler>(
+    handler: &H,
+    header: &Header<'_>,
+    connection: &Connection,
+    command: Command,
+) -> Result<Dict, Refused> {
+    let answer = handler.call(Caller::of(header, connection), command).await?;
+    Ok(wire::to_dict(&answer)?)
+}
+
+/// D-Bus has no absent value: a text that is not there is empty.
+fn text(value: Option<&String>) -> String {
+    value.cloned().unwrap_or_default()
+}
+
+fn texts<T: ToString>(values: &[T]) -> Vec<String> {
+    values.iter().map(ToString::to_string).collect()
+}
+
+#[interface(name = "org.gpuslice1.Parent")]
+impl<H: Handler> ParentObject<H> {
+    /// Gives it no new VMs.
+    #[zbus(out_args("answer"))]
+    async fn cordon(
+        &self,
+        reason: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Dict, Refused> {
+        let (parent, reason) = (self.row.parent.clone(), reason.to_owned());
+        order(&self.handler, &header, connection, Command::Cordon { parent, reason }).await
+    }
+
+    /// Lifts a cordon or a quarantine.
+    #[zbus(out_args("answer"))]
+    async fn uncordon(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Dict, Refused> {
+        let parent = self.row.parent.clone();
+        order(&self.handler, &header, connection, Command::Uncordon { parent }).await
+    }
+
+    /// PCI address or name.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn parent(&self) -> String {
+        self.row.parent.to_string()
+    }
+
+    /// `vendor:device`.
+    #[zbus(property)]
+    fn pci_id(&self) -> String {
+        self.row.pci_id.clone()
+    }
+
+    /// Bound driver.
+    #[zbus(property)]
+    fn driver(&self) -> String {
+        text(self.row.driver.as_ref())
+    }
+
+    /// How it yields slices.
+    #[zbus(property)]
+    fn mechanisms(&self) -> Vec<String> {
+        self.row.mechanisms.clone()
+    }
+
+    /// NUMA node, -1 for none.
+    #[zbus(property)]
+    fn numa_node(&self) -> i64 {
+        self.row.numa_node.map_or(-1, i64::from)
+    }
+
+    /// Device serial number.
+    #[zbus(property)]
+    fn serial(&self) -> String {
+        text(self.row.serial.as_ref())
+    }
+
+    /// VFs enabled.
+    #[zbus(property)]
+    fn vfs(&self) -> u32 {
+        self.row.vfs.unwrap_or_default()
+    }
+
+    /// VFs possible.
+    #[zbus(property)]
+    fn total_vfs(&self) -> u32 {
+        self.row.total_vfs.unwrap_or_default()
+    }
+
+    /// The applied layout, in words.
+    #[zbus(property)]
+    fn layout(&self) -> String {
+        text(self.row.layout.as_ref())
+    }
+
+    /// State, as in `ListParents`.
+    #[zbus(property)]
+    fn state(&self) -> String {
+        self.row.state.clone()
+    }
+
+    /// Why it is in that state.
+    #[zbus(property)]
+    fn reason(&self) -> String {
+        text(self.row.reason.as_ref())
+    }
+
+    /// Slices assigned.
+    #[zbus(property)]
+    fn assigned(&self) -> u32 {
+        self.row.assigned
+    }
+}
+
+#[interface(name = "org.gpuslice1.Claim")]
+impl<H: Handler> ClaimObject<H> {
+    /// Ends it; with `force` also while a VM has its slices, which come back when the VM stops.
+    #[zbus(out_args("answer"))]
+    async fn release(
+        &self,
+        force: bool,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Dict, Refused> {
+        let key = self.row.claim.clone();
+        order(&self.handler, &header, connection, Command::Unclaim { key, force }).await
+    }
+
+    /// `OWNER/NAME`.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn claim(&self) -> String {
+        self.row.claim.to_string()
+    }
+
+    /// The owner's name, for people.
+    #[zbus(property)]
+    fn owner_name(&self) -> String {
+        self.row.owner_name.clone()
+    }
+
+    /// What is asked.
+    #[zbus(property)]
+    fn profile(&self) -> String {
+        self.row.profile.to_string()
+    }
+
+    /// How many slices.
+    #[zbus(property)]
+    fn count(&self) -> u32 {
+        self.row.count
+    }
+
+    /// State, as in `ListClaims`.
+    #[zbus(property)]
+    fn state(&self) -> String {
+        self.row.state.clone()
+    }
+
+    /// Why it is in that state.
+    #[zbus(property)]
+    fn reason(&self) -> String {
+        text(self.row.reason.as_ref())
+    }
+
+    /// Bound slices.
+    #[zbus(property)]
+    fn slices(&self) -> Vec<String> {
+        texts(&self.row.slices)
+    }
+
+    /// Home VFs.
+    #[zbus(property)]
+    fn home(&self) -> Vec<String> {
+        texts(&self.row.home)
+    }
+}
+
+/// A row that is an object: where it is, and what of it can change.
+trait Shown: Clone + PartialEq {
+    const INTERFACE: &'static str;
+
+    fn path(&self) -> String;
+
+    fn properties(&self) -> Vec<(&'static str, Value<'static>)>;
+}
+
+impl Shown for ParentRow {
+    const INTERFACE: &'static str = PARENT_INTERFACE;
+
+    fn path(&self) -> String {
+        path("parent", &self.parent.to_string())
+    }
+
+    fn properties(&self) -> Vec<(&'static str, Value<'static>)> {
+        vec![
+            ("PciId", self.pci_id.clone().into()),
+            ("Driver", text(self.driver.as_ref()).into()),
+            ("Mechanisms", self.mechanisms.clone().into()),
+            ("NumaNode", self.numa_node.map_or(-1, i64::from).into()),
+            ("Serial", text(self.serial.as_ref()).into()),
+            ("Vfs", self.vfs.unwrap_or_default().into()),
+            ("TotalVfs", self.total_vfs.unwrap_or_default().into()),
+            ("Layout", text(self.layout.as_ref()).into()),
+            ("State", self.state.clone().into()),
+            ("Reason", text(self.reason.as_ref()).into()),
+            ("Assigned", self.assigned.into()),
+        ]
+    }
+}
+
+impl Shown for ClaimRow {
+    const INTERFACE: &'static str = CLAIM_INTERFACE;
+
+    fn path(&self) -> String {
+        path("claim", &self.claim.to_string())
+    }
+
+    fn properties(&self) -> Vec<(&'static str, Value<'static>)> {
+        vec![
+            ("OwnerName", self.owner_name.clone().into()),
+            ("Profile", self.profile.to_string().into()),
+            ("Count", self.count.into()),
+            ("State", self.state.clone().into()),
+            ("Reason", text(self.reason.as_ref()).into()),
+            ("Slices", texts(&self.slices).into()),
+            ("Home", texts(&self.home).into()),
+        ]
+    }
+}
+
+/// Path of an object. What a path may not hold is `_` and two hexadecimal digits, as in systemd's object paths.
+fn path(kind: &str, name: &str) -> String {
+    let mut path = format!("{HOST_PATH}/{kind}/");
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() {
+            path.push(char::from(byte));
+        } else {
+            path.push_str(&format!("_{byte:02x}"));
+        }
+    }
+    path
+}
+
+/// The objects that are on a connection.
+#[derive(Debug)]
+pub struct Objects<H> {
+    handler: H,
+    parents: BTreeMap<String, ParentRow>,
+    claims: BTreeMap<String, ClaimRow>,
+}
+
+impl<H: Handler + Clone> Objects<H> {
+    /// Puts the object manager on a connection; objects come with the first [`Self::refresh`].
+    ///
+    /// # Errors
+    /// The bus is gone.
+    pub async fn serve(connection: &Connection, handler: H) -> zbus::Result<Self> {
+        connection.object_server().at(HOST_PATH, fdo::ObjectManager).await?;
+        Ok(Self { handler, parents: BTreeMap::new(), claims: BTreeMap::new() })
+    }
+
+    /// Makes objects and properties as the lists are now, and tells what became of them.
+    ///
+    /// # Errors
+    /// The bus is gone.
+    pub async fn refresh(&mut self, connection: &Connection) -> zbus::Result<()> {
+        let own = Caller::own(connection);
+        if let Ok(Answer::Parents { rows }) =
+            self.handler.call(own.clone(), Command::ListParents).await
+        {
+            let handler = &self.handler;
+            let object = |row| ParentObject { handler: handler.clone(), row };
+            let take = |object: &mut ParentObject<H>, row| object.row = row;
+            show(connection, &mut self.parents, rows, object, take).await?;
+        }
+        if let Ok(Answer::Claims { rows }) = self.handler.call(own, Command::ListClaims).await {
+            let handler = &self.handler;
+            let object = |row| ClaimObject { handler: handler.clone(), row };
+            let take = |object: &mut ClaimObject<H>, row| object.row = row;
+            show(connection, &mut self.claims, rows, object, take).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn show<R: Shown, O: zbus::object_server::Interface>(
+    connection: &Connection,
+    shown: &mut BTreeMap<String, R>,
+    rows: Vec<R>,
+    object: impl Fn(R) -> O,
+    take: impl Fn(&mut O, R),
+) -> zbus::Result<()> {
+    let server = connection.object_server();
+    let now: BTreeMap<String, R> = rows.into_iter().map(|row| (row.path(), row)).collect();
+    for gone in shown.keys().filter(|path| !now.contains_key(*path)) {
+        server.remove::<O, _>(gone.as_str()).await?;
+    }
+    for (path, row) in &now {
+        match shown.get(path) {
+            Some(before) if before == row => {}
+            Some(before) => {
+                let found = server.interface::<_, O>(path.as_str()).await?;
+                take(&mut *found.get_mut().await, row.clone());
+                tell(found.signal_emitter(), before, row).await?;
+            }
+            None => drop(server.at(path.as_str(), object(row.clone())).await?),
+        }
+    }
+    *shown = now;
+    Ok(())
+}
+
+async fn tell<R: Shown>(emitter: &SignalEmitter<'_>, before: &R, row: &R) -> zbus::Result<()> {
+    let before = before.properties();
+    let changed: HashMap<&str, Value<'_>> =
+        row.properties().into_iter().filter(|property| !before.contains(property)).collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let interface = R::INTERFACE.try_into()?;
+    fdo::Properties::properties_changed(emitter, interface, changed, (&[][..]).into()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_of_letters_digits_and_escapes() {
+        for (name, want) in [
+            ("0000:41:00.0", "/org/gpuslice1/parent/0000_3a41_3a00_2e0"),
+            ("mtty", "/org/gpuslice1/parent/mtty"),
+            ("a_b", "/org/gpuslice1/parent/a_5fb"),
+        ] {
+            assert_eq!(path("parent", name), want);
+        }
+    }
+}
