@@ -320,7 +320,7 @@ fn another_file_that_sets_the_number_is_named() {
     let refusal = order(&mut driver, Command::Apply).unwrap_err();
     assert_eq!(refusal.code, Code::DeviceFailed, "{refusal}");
     assert!(refusal.one_line().contains("parameters/vf_num reads 2"), "{refusal:?}");
-    assert!(refusal.hint.unwrap().starts_with("dmesg | grep gim; then gpuslice uncordon"));
+    assert_eq!(refusal.hint.unwrap(), "dmesg | grep gim; then gpuslice apply");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Drivers that make VFs when their module is loaded, each of their devices in its own time, and that take them away
 //! when it is unloaded.
 
+use super::meaning::{Asked, Meaning};
 use super::{Performed, StepError, binding, failed, require_unheld, sriov};
 use crate::errno::Errno;
 use crate::ids::PciAddress;
@@ -93,7 +94,7 @@ pub(super) fn check_loaded(
         match sriov::links(host, *pf) {
             Ok(links) => missing |= sriov::count(&links) != *wanted,
             // It left meanwhile.
-            Err(StepError::Errno { errno: Errno::ENOENT | Errno::ENODEV, .. }) => {}
+            Err(error) if error.means(Asked::Function, Meaning::Gone) => {}
             Err(error) => return Err(error),
         }
     }

@@ -35,6 +35,7 @@ impl Machine {
                 }
             }
         }
+        self.reserved(&slices);
         self.record_claims(domain, &owner, &wants);
         self.record_foreign(domain, &owner);
         let fresh = slices.iter().copied().filter(|slice| !kept.contains_key(slice)).collect();
@@ -200,7 +201,10 @@ impl Machine {
         };
         match &claim.profile {
             Some(profile) => {
-                placement::meets(&self.view(), profile, least)?;
+                // Each start comes by here, and most ask for no more than a name.
+                if !least.is_empty() {
+                    placement::meets(&self.view(), profile, least)?;
+                }
                 Ok(profile.clone())
             }
             None if least.is_empty() => Err(Refusal::new(

@@ -81,17 +81,8 @@ impl Machine {
             self.durable.claims.keys().filter(|k| k.owner == owner).cloned().collect();
         for key in keys {
             changed = true;
-            self.persist(Stored::Durable);
-            let running = self.run.assignments.values().any(|a| a.claim == key);
-            if running {
-                if let Some(claim) = self.durable.claims.get_mut(&key) {
-                    claim.orphaned = true;
-                }
-                self.note("claim", &key, "orphaned");
-            } else {
-                self.durable.claims.remove(&key);
-                self.note("claim", &key, "ended with its domain");
-            }
+            let over = self.end_claim(&key);
+            self.note("claim", &key, if over { "ended with its domain" } else { "orphaned" });
         }
         super::claims::done(changed, if changed { "its claims end" } else { "it had no claims" })
     }

@@ -16,6 +16,9 @@ impl Machine {
     pub(super) fn status(&self) -> Answer {
         let waiting_for = self.waiting_for();
         let problems = self.seen.problems.iter().map(ToString::to_string);
+        let quarantines = self.durable.quarantines.iter();
+        let quarantines =
+            quarantines.map(|(parent, why)| format!("{parent} is quarantined: {why}"));
         Answer::Status(StatusRow {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             settled: waiting_for.is_empty(),
@@ -26,7 +29,7 @@ impl Machine {
             slices: count(self.slice_rows()),
             claims: count(&self.durable.claims),
             attached: count(self.run.assignments.values().filter(|a| a.phase == Phase::Attached)),
-            warnings: self.warnings.iter().cloned().chain(problems).collect(),
+            warnings: self.warnings.iter().cloned().chain(quarantines).chain(problems).collect(),
             host: self.host.clone(),
         })
     }
@@ -90,7 +93,8 @@ impl Machine {
         function: Option<&Function>,
     ) -> (&'static str, Option<String>) {
         if let Some(why) = self.durable.quarantines.get(parent) {
-            return ("quarantined", Some(why.to_string()));
+            let causes = why.causes.iter().map(|cause| format!(": {cause}"));
+            return ("quarantined", Some(format!("{why}{}", causes.collect::<String>())));
         }
         if let Some(step) = self.run.pending.get(parent) {
             return ("reshaping", Some(step.to_string()));

@@ -250,12 +250,7 @@ impl Machine {
             let message = format!("{name} has {slice} for claim {}", key.name);
             return Err(Refusal::new(Code::InUse, message).hint(format!("virsh shutdown {name}")));
         }
-        // As long as a slice is on its way back the claim tells whose it is, should the record of the boot be lost.
-        match self.durable.claims.get_mut(key).filter(|_| !bound.is_empty()) {
-            Some(claim) => claim.orphaned = true,
-            None => drop(self.durable.claims.remove(key)),
-        }
-        self.persist(Stored::Durable);
+        self.end_claim(key);
         self.note("claim", key, "ended");
         let message = if bound.is_empty() {
             "the claim is ended".to_owned()

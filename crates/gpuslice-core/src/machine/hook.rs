@@ -256,20 +256,22 @@ impl Machine {
             self.persist(Stored::Runtime);
         }
         let owner = Owner::Domain(domain);
-        if matches!(
-            refusal.code,
+        let (mended_in_xml, elsewhere) = match refusal.code {
             Code::ClaimCopied
-                | Code::NotInXml
-                | Code::Taken
-                | Code::Held
-                | Code::HostDriver
-                | Code::Absent
-                | Code::NoCapacity
-        ) {
-            if self.move_homes(&owner) {
-                refusal =
-                    refusal.hint(format!("start {name} again: the agent gives it another VF"));
-            }
+            | Code::NotInXml
+            | Code::Taken
+            | Code::Held
+            | Code::HostDriver
+            | Code::Absent => (true, true),
+            // Where a slice has no home there is nothing to write.
+            Code::NoCapacity => (false, true),
+            _ => (false, false),
+        };
+        let moved = elsewhere && self.move_homes(&owner);
+        if moved {
+            refusal = refusal.hint(format!("start {name} again: the agent gives it another VF"));
+        }
+        if mended_in_xml || moved {
             self.look_again.insert(domain);
             self.note("agent-work", domain, "look at the domain again");
         }

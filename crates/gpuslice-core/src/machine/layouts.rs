@@ -26,7 +26,7 @@ impl Machine {
         let slices_changed = seen.vfs.keys().ne(self.seen.vfs.keys())
             || seen.mdevs.keys().ne(self.seen.mdevs.keys());
         let before = std::mem::replace(&mut self.seen, seen);
-        self.remember_types();
+        self.remember_types(&before);
         for parent in gone {
             self.parent_left(&parent);
         }
@@ -48,8 +48,8 @@ impl Machine {
     }
 
     /// A driver names the types a device could still be given, and no others; names are kept for when it is full.
-    fn remember_types(&mut self) {
-        let listed = std::mem::take(&mut self.seen.catalogue);
+    fn remember_types(&mut self, before: &Observation) {
+        let listed = std::mem::replace(&mut self.seen.catalogue, Arc::clone(&before.catalogue));
         let known = &mut self.durable.catalogue;
         let mut news = false;
         for (kind, types) in listed.iter() {
@@ -61,7 +61,9 @@ impl Machine {
                 }
             }
         }
-        self.seen.catalogue = Arc::new(known.clone());
+        if news || !self.observed {
+            self.seen.catalogue = Arc::new(known.clone());
+        }
         if news {
             self.persist(Stored::Durable);
         }

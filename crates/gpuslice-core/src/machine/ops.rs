@@ -1,8 +1,9 @@
 //! Operations: lists of steps under way, one step at a time each.
 
 use super::{Effect, HookAnswer, Machine, OpId, RequestId, Stored, Timer};
+use crate::errno::Errno;
 use crate::execute::{Meaning, Performed, StepError};
-use crate::ids::{self, ParentId, SliceId};
+use crate::ids::{ParentId, SliceId};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
 use crate::state::Phase;
@@ -13,6 +14,23 @@ const TOOL_TRIES: u32 = 5;
 
 /// Milliseconds between two of them.
 const TOOL_PAUSE: u64 = 1000;
+
+/// Where the reason of a failed layout is to be found, and how it is tried again: of several devices by `apply` alone,
+/// since all have to be lifted.
+fn what_to_look_at(step: &Step, error: &StepError, parents: &BTreeSet<ParentId>) -> String {
+    let again = match (parents.first(), parents.len()) {
+        (Some(parent), 1) => format!("gpuslice uncordon {parent}"),
+        _ => "gpuslice apply".to_owned(),
+    };
+    let look = match (step, error.errno()) {
+        (Step::RunVfTool { command, .. }, Some(Errno::ENOENT)) => {
+            let tool = command.first().map(String::as_str).unwrap_or_default();
+            format!("install the vendor's host driver that brings {tool}")
+        }
+        _ => format!("dmesg | grep {}", step.named_in_kernel_log(parents)),
+    };
+    format!("{look}; then {again}")
+}
 
 /// A list of steps under way.
 #[derive(Debug, Clone)]
@@ -211,11 +229,7 @@ impl Machine {
                     StepError::Held { .. } => self.explain_failed_prepare(step, error),
                     _ => Refusal::new(Code::DeviceFailed, format!("cannot {step}"))
                         .because(error.to_string())
-                        .hint(format!(
-                            "dmesg | grep {}; then gpuslice uncordon {}",
-                            step.named_in_kernel_log(&parents),
-                            ids::listed(&parents)
-                        )),
+                        .hint(what_to_look_at(step, error, &parents)),
                 };
                 self.layout_done(&parents, request, Err(refusal));
             }

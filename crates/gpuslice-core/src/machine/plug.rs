@@ -106,6 +106,7 @@ impl Machine {
             slices.push(slice);
             steps.extend(more);
         }
+        self.reserved(&slices);
         Ok((slices, steps))
     }
 
@@ -129,7 +130,7 @@ impl Machine {
         if now != plug.before.as_ref() {
             match plug.before {
                 Some(before) => drop(self.durable.claims.insert(plug.key.clone(), before)),
-                None => drop(self.durable.claims.remove(&plug.key)),
+                None => drop(self.end_claim(&plug.key)),
             }
             self.persist(Stored::Durable);
             self.note("claim", &plug.key, "as before: the hot-plug was refused");

@@ -127,6 +127,18 @@ impl Machine {
         self.note("slice", slice, format!("released by {}", assignment.claim));
     }
 
+    /// Ends a claim; whether that is all. As long as a slice of it is not back it stays, without an owner, and tells
+    /// whose that is, should the record of the boot be lost.
+    pub(super) fn end_claim(&mut self, key: &ClaimKey) -> bool {
+        let over = !self.run.assignments.values().any(|a| a.claim == *key);
+        match self.durable.claims.get_mut(key).filter(|_| !over) {
+            Some(claim) => claim.orphaned = true,
+            None => drop(self.durable.claims.remove(key)),
+        }
+        self.persist(Stored::Durable);
+        over
+    }
+
     /// Claims that were made by a start alone, or whose domain is undefined, end with the last of their slices.
     pub(super) fn end_claims_without_owner(&mut self) {
         if self.run.lost.as_ref().is_some_and(|lost| !lost.looked) {

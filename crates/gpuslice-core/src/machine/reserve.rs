@@ -52,11 +52,17 @@ impl Machine {
             // Perhaps it is another's. The step is there for a binding that is libvirt's.
             steps.insert(0, Step::RequireUnheld { function });
         }
-        // What was to become of its last run is no longer the question.
-        self.push(Effect::Disarm { timer: Timer::Grace(slice) });
-        self.presumed_dead.remove(&slice);
         self.run.assignments.insert(slice, assignment);
         Ok((slice, steps))
+    }
+
+    /// All slices of a start are reserved: what was to become of their last run is no longer the question. Of a start
+    /// that is refused it still is.
+    pub(super) fn reserved(&mut self, slices: &[SliceId]) {
+        for slice in slices {
+            self.push(Effect::Disarm { timer: Timer::Grace(*slice) });
+            self.presumed_dead.remove(slice);
+        }
     }
 
     fn place_mdev(&self, want: &Want, uuid: MdevUuid) -> Result<Assignment, Refusal> {
@@ -71,8 +77,17 @@ impl Machine {
             .hint(format!("mdevctl stop -u {uuid}")));
         }
         let wanted = Wanted { profile: &want.profile, key: Some(&want.key), numa: None };
-        let (parent, type_id) = placement::mdev(&self.view(), &wanted, &BTreeMap::new())
-            .map_err(|refused| self.refuse_placement(&want.profile, refused))?;
+        let (parent, type_id) =
+            placement::mdev(&self.view(), &wanted, &BTreeMap::new()).map_err(|refused| {
+                match refused {
+                    Refused::NoSuchProfile { nearest: Some(nearest) }
+                        if nearest == want.profile =>
+                    {
+                        self.not_as_mdev(want)
+                    }
+                    refused => self.refuse_placement(&want.profile, refused),
+                }
+            })?;
         Ok(Assignment {
             claim: want.key.clone(),
             index: want.index,
@@ -85,6 +100,15 @@ impl Machine {
             phase: Phase::Reserved,
             trouble: None,
         })
+    }
+
+    /// The profile is there, but as VFs: the device in the XML is of another kind.
+    fn not_as_mdev(&self, want: &Want) -> Refusal {
+        let (name, profile, claim) = (self.owner_name(&want.key), &want.profile, &want.key.name);
+        let message =
+            format!("{name} carries an mdev for claim {claim}, but {profile} comes as a VF");
+        Refusal::new(Code::NotInXml, message)
+            .hint(format!("gpuslice attach {name} {profile} --name {claim}"))
     }
 
     fn place_vf(&self, want: &Want, address: PciAddress) -> Result<Assignment, Refusal> {

@@ -56,7 +56,7 @@ pub fn by_properties(view: &View<'_>, least: Properties) -> Result<ProfileName, 
 /// `no-profile` when it is offered, and less than is asked.
 pub fn meets(view: &View<'_>, profile: &ProfileName, least: Properties) -> Result<(), Refusal> {
     let mut offers = view.offers.iter().filter(|offer| offer.profile == *profile).peekable();
-    if least.is_empty() || offers.peek().is_none() || offers.any(|offer| least.met_by(offer)) {
+    if offers.peek().is_none() || offers.any(|offer| least.met_by(offer)) {
         return Ok(());
     }
     let message = format!("{profile} does not have {least}, which the claim asks for");
