@@ -94,6 +94,9 @@ pub struct DriverShape {
     /// The tool that makes VFs where the driver itself does not: its absolute path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vf_tool: Option<String>,
+    /// The tool that shows and sets GPUs of this driver: its absolute path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub smi_tool: Option<String>,
     /// How long its probe takes.
     #[serde(default)]
     pub probe_ms: u64,
@@ -185,6 +188,9 @@ pub struct SriovShape {
     pub stride: u16,
     /// Device id of the VFs.
     pub vf_device: u16,
+    /// Subsystem device id of the VFs, where it is not the PF's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vf_subsystem_device: Option<u16>,
     /// The driver whose id table has the VFs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vf_driver: Option<String>,
@@ -233,6 +239,15 @@ pub struct MdevShape {
     /// What may be side by side.
     #[serde(default)]
     pub rule: MdevRule,
+    /// Sizes that may be mixed once the card is set so; without any it cannot be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sizes: Vec<SizeShape>,
+    /// The card can be divided into GPU instances.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mig: Option<MigShape>,
+    /// The driver removes a device this long after its VM has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removes_after_ms: Option<u64>,
     /// Its types.
     #[serde(rename = "type")]
     pub types: Vec<TypeShape>,
@@ -254,6 +269,50 @@ pub struct TypeShape {
     /// Content of `description`; the file is absent without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// It is made in a GPU instance of this profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gi_profile: Option<u32>,
+}
+
+/// A size and where devices of it may begin when sizes are mixed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SizeShape {
+    /// The size.
+    pub memory_mib: u64,
+    /// Placement ids, in GiB.
+    pub ids: Vec<u32>,
+}
+
+/// How a card can be divided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MigShape {
+    /// It is set so from the start.
+    #[serde(default)]
+    pub on: bool,
+    /// Compute slices.
+    pub compute: u32,
+    /// Memory slices.
+    pub memory: u32,
+    /// Kinds of GPU instances.
+    pub profiles: Vec<InstanceShape>,
+}
+
+/// A kind of GPU instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceShape {
+    /// Number of the profile.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+    /// Compute slices it takes.
+    pub compute: u32,
+    /// Memory slices it takes.
+    pub memory: u32,
+    /// Memory it has.
+    pub memory_mib: u64,
 }
 
 /// The kernel's sample parents (samples/vfio-mdev).

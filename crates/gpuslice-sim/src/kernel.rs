@@ -1,6 +1,7 @@
 //! The machine: its state, and what can be done to it from outside.
 
 pub(crate) mod binding;
+pub(crate) mod catalogue;
 mod chance;
 pub(crate) mod command;
 pub(crate) mod config_space;
@@ -34,6 +35,7 @@ use uevent::{EventQueue, Noise, Uevent};
 use uuid::Uuid;
 use vendor::gim::Gim;
 use vendor::nvidia::TypedVf;
+use vendor::nvidia::card::Card;
 use vfio::{Groups, Numbers, Process};
 
 /// A name shared by whatever refers to it.
@@ -82,6 +84,8 @@ pub struct Kernel {
     pub(crate) typed: BTreeMap<PciAddress, TypedVf>,
     /// VFs that were taken off the driver that passes them to VMs.
     pub(crate) spoiled: BTreeSet<PciAddress>,
+    /// What cards and their driver are set to, by PF.
+    pub(crate) cards: BTreeMap<PciAddress, Card>,
     /// GIM's module, while it is loaded.
     pub(crate) gim: Option<Gim>,
     /// Files of `/etc/modprobe.d`, which survive a boot.
@@ -155,7 +159,7 @@ impl Kernel {
                 }
             }
             Command::Close { pid, slice } => self.close_device(*pid, *slice),
-            Command::Kill(pid) => drop(self.processes.remove(pid)),
+            Command::Kill(pid) => self.end_process(*pid),
             Command::Plug(address) => return self.start_plug(*address),
             Command::Unplug(address) => return self.start_unplug(*address),
             Command::Advance(ms) => self.pass(*ms),
@@ -190,9 +194,12 @@ impl Kernel {
 
     fn run_tool(&mut self, command: &[String]) -> Result<Ran, Errno> {
         let (program, arguments) = command.split_first().ok_or(Errno::EINVAL)?;
-        let mut tools = self.host.drivers.iter().filter_map(|d| d.vf_tool.as_ref());
-        if tools.any(|tool| tool == program) {
+        let host = Arc::clone(&self.host);
+        let is = |tool: &Option<String>| tool.as_ref() == Some(program);
+        if host.drivers.iter().any(|d| is(&d.vf_tool)) {
             self.sriov_manage(arguments)
+        } else if host.drivers.iter().any(|d| is(&d.smi_tool)) {
+            Ok(self.nvidia_smi(arguments))
         } else {
             Err(Errno::ENOENT)
         }
@@ -200,11 +207,14 @@ impl Kernel {
 
     /// Runs tasks to their end on behalf of a tool that waits; time passes while it does.
     pub(crate) fn run_to_end(&mut self, tasks: Vec<job::Task>) -> Result<Ran, Errno> {
-        let id = self.start(None, tasks);
+        let id = self.start(Some((String::new(), Vec::new())), tasks);
         self.run();
         while self.under_way(id) {
             // A tool that waits for a process, rather than for time, is given up on.
-            let due = self.next_timer().ok_or(Errno::ETIMEDOUT)?;
+            let Some(due) = self.next_timer() else {
+                self.jobs.entry(id).and_modify(|job| job.write = None);
+                return Err(Errno::ETIMEDOUT);
+            };
             self.now = due;
             self.run();
         }

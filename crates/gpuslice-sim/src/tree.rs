@@ -5,12 +5,12 @@
 mod attributes;
 pub(crate) mod dump;
 mod entries;
-mod files;
+pub(crate) mod files;
 mod resolve;
 mod store;
 
 use crate::kernel::Name;
-use crate::kernel::vendor::nvidia::VgpuFile;
+use crate::kernel::vendor::nvidia::{MdevVgpuFile, VgpuFile};
 use files::{DriverFile, FunctionFile, MdevFile, ProcessFile, TypeFile};
 use gpuslice_core::ids::PciAddress;
 use uuid::Uuid;
@@ -51,6 +51,8 @@ pub(crate) enum Dir {
     Type(Name, usize),
     TypeDevices(Name, usize),
     Mdev(Uuid),
+    /// `<mdev>/nvidia`.
+    MdevVgpu(Uuid),
     VfioNodes,
     VfioCdevs,
     Proc,
@@ -84,6 +86,7 @@ pub(crate) enum File {
     Type(Name, usize, TypeFile),
     Mdev(Uuid, MdevFile),
     Vgpu(PciAddress, VgpuFile),
+    MdevVgpu(Uuid, MdevVgpuFile),
     VirtualUevent(Name),
     GroupType(u32),
     ModuleState(Name),

@@ -16,6 +16,7 @@ impl HostFile {
                 offset: 16,
                 stride: 1,
                 vf_device: 0x74b5,
+                vf_subsystem_device: None,
                 vf_driver: None,
                 configure_ms: 0,
             });
@@ -33,6 +34,9 @@ impl HostFile {
                 driver: "gpusim-mdev".to_owned(),
                 memory_mib: 49152,
                 rule: MdevRule::Mixed,
+                sizes: Vec::new(),
+                mig: None,
+                removes_after_ms: None,
                 types: (0..types).map(grid_type).collect(),
             });
             function
@@ -53,6 +57,7 @@ impl HostFile {
                 vfio: false,
                 refuses_vfs: false,
                 vf_tool: None,
+                smi_tool: None,
                 probe_ms: 0,
                 gim: None,
             }],
@@ -73,6 +78,7 @@ fn grid_type(index: u32) -> TypeShape {
         description: Some(format!(
             "num_heads=4, frl_config=60, framebuffer={memory_mib}M, max_resolution=7680x4320, max_instance={max}"
         )),
+        gi_profile: None,
     }
 }
 

@@ -140,9 +140,10 @@ impl Kernel {
             if matches!(function.role, Role::Pf { numvfs: 1.., .. }) {
                 return Err(Errno::EBUSY);
             }
-            return function.group.map(|_| ()).ok_or(Errno::EINVAL);
+            let spoiled = self.spoiled.contains(&address);
+            return function.group.filter(|_| !spoiled).map(|_| ()).ok_or(Errno::EINVAL);
         }
-        if refuses && function.is_vf() {
+        if (refuses && function.is_vf()) || self.refuses_orphan(address, driver) {
             return Err(Errno::ENODEV);
         }
         // iommu_device_use_default_domain: a user of the group owns its DMA.

@@ -1,9 +1,10 @@
 //! Boot, modules, plug and unplug, and the catalogues of mediated devices.
 
 use super::binding::VFIO_PCI;
+use super::catalogue::{Catalogue, Type};
 use super::function::Role;
 use super::job::{Lock, Poll, Task, done};
-use super::mdev::{Catalogue, Place, Type};
+use super::mdev::Place;
 use super::uevent::Action;
 use super::{Counts, Kernel, Name, Pace, chance::Chance, command::Outcome};
 use crate::host_file::{HostFile, MdevOn, MdevRule, VirtualKind};
@@ -51,6 +52,7 @@ impl Kernel {
             mdevs: Default::default(),
             typed: Default::default(),
             spoiled: Default::default(),
+            cards: Default::default(),
             gim: None,
             modprobe_d: Default::default(),
             ran: None,
@@ -86,6 +88,7 @@ impl Kernel {
         self.mdevs.clear();
         self.typed.clear();
         self.spoiled.clear();
+        self.cards_rebooted();
         self.gim = None;
         self.mdev_class = false;
         self.processes.clear();
@@ -296,7 +299,9 @@ impl Kernel {
             cost: t.memory_mib,
             max: t.max,
             description: t.description.clone(),
+            gi_profile: t.gi_profile,
         });
+        let nvidia = function.driver.as_deref().is_some_and(|d| self.has_smi(d));
         let catalogue = Catalogue {
             prefix: function.driver.as_ref()?.to_string(),
             driver: mdev.driver.clone(),
@@ -304,9 +309,11 @@ impl Kernel {
             budget: mdev.memory_mib,
             rule: mdev.rule,
             per_parent: (mdev.on != MdevOn::Pf).then_some(1),
-            full: Errno::ENOSPC,
+            full: if nvidia { Errno::EIO } else { Errno::ENOSPC },
             core_counts: false,
             types: types.collect(),
+            card: Some(shape.address),
+            grid: mdev.sizes.iter().map(|size| (size.memory_mib, size.ids.clone())).collect(),
         };
         Some((Place::Pci(address), catalogue))
     }
@@ -334,6 +341,7 @@ fn sample_catalogue(kind: VirtualKind, budget: Option<u64>) -> Catalogue {
         cost: *cost,
         max: None,
         description: None,
+        gi_profile: None,
     });
     Catalogue {
         types: types.collect(),
@@ -345,5 +353,7 @@ fn sample_catalogue(kind: VirtualKind, budget: Option<u64>) -> Catalogue {
         per_parent: None,
         full: if core_counts { Errno::EUSERS } else { Errno::ENOSPC },
         core_counts,
+        card: None,
+        grid: Default::default(),
     }
 }

@@ -1,12 +1,12 @@
 //! Mediated devices (drivers/vfio/mdev/mdev_core.c, mdev_sysfs.c) and how their drivers count
 //! (samples/vfio-mdev; NVIDIA's as its users' guide describes it).
 
+use super::catalogue::{Catalogue, Made, Room, Spot};
 use super::job::{Poll, Task, done};
 use super::number;
 use super::uevent::{Action, Uevent};
 use super::vfio::Member;
 use super::{Kernel, Name};
-use crate::host_file::MdevRule;
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::PciAddress;
 use gpuslice_core::port::Written;
@@ -32,41 +32,15 @@ pub(crate) enum Place {
     Virtual,
 }
 
-/// The types of a parent and the budget they draw on.
-#[derive(Debug)]
-pub(crate) struct Catalogue {
-    /// Directory prefix: the parent's driver.
-    pub(crate) prefix: String,
-    /// Driver on the mdev bus.
-    pub(crate) driver: String,
-    /// Who shares the budget; parents of one card do.
-    pub(crate) pool: String,
-    pub(crate) budget: u64,
-    pub(crate) rule: MdevRule,
-    /// At most so many on one parent.
-    pub(crate) per_parent: Option<u32>,
-    /// What a full parent answers.
-    pub(crate) full: Errno,
-    /// The driver has no `get_available`: the core counts, and refuses before the device is added.
-    pub(crate) core_counts: bool,
-    pub(crate) types: Vec<Type>,
-}
-
-/// One type.
-#[derive(Debug)]
-pub(crate) struct Type {
-    pub(crate) id: String,
-    pub(crate) name: String,
-    pub(crate) cost: u64,
-    pub(crate) max: Option<u32>,
-    pub(crate) description: Option<String>,
-}
-
 /// A mediated device.
 #[derive(Debug, Clone)]
 pub(crate) struct Mdev {
     pub(crate) parent: Name,
     pub(crate) kind: usize,
+    /// Where on its card, once its driver has made it.
+    pub(crate) spot: Option<Spot>,
+    /// Parameters of its vGPU.
+    pub(crate) params: String,
     pub(crate) group: Option<u32>,
     pub(crate) vfio: Option<u32>,
     /// `mdev_type` and the link back exist.
@@ -78,41 +52,35 @@ pub(crate) struct Mdev {
 impl Kernel {
     /// `available_instances_show`.
     pub(crate) fn available(&self, parent: &Parent, kind: usize) -> u64 {
-        let catalogue = &parent.catalogue;
-        let Some(wanted) = catalogue.types.get(kind) else {
-            return 0;
-        };
-        let mut used = vec![0_u64; catalogue.types.len()];
-        for (_, sharer) in self.sharers(parent) {
-            for mdev in sharer.children.iter().filter_map(|uuid| self.mdevs.get(uuid)) {
-                if let Some(count) = used.get_mut(mdev.kind) {
-                    *count += u64::from(mdev.vfio.is_some() || mdev.removing);
-                }
-            }
-        }
-        let drawn: u64 = catalogue.types.iter().zip(&used).map(|(t, n)| t.cost * n).sum();
-        let own = used.get(kind).copied().unwrap_or(0);
-        let in_the_way = |(index, (other, count)): (usize, (&Type, &u64))| {
-            *count > 0
-                && match catalogue.rule {
-                    MdevRule::Mixed => false,
-                    MdevRule::SameType => index != kind,
-                    MdevRule::SameSize => other.cost != wanted.cost,
-                }
-        };
-        if catalogue.types.iter().zip(&used).enumerate().any(in_the_way) {
-            return 0;
-        }
-        let fits = catalogue.budget.saturating_sub(drawn) / wanted.cost;
-        let fits = wanted.max.map_or(fits, |max| fits.min(u64::from(max).saturating_sub(own)));
-        let here = parent.children.len() as u64;
-        let most = catalogue.per_parent.map_or(u64::MAX, |n| u64::from(n).saturating_sub(here));
-        fits.min(most)
+        self.mdev_room(parent, kind).left
     }
 
-    fn sharers<'a>(&'a self, parent: &'a Parent) -> impl Iterator<Item = (&'a Name, &'a Parent)> {
-        let pool = &parent.catalogue.pool;
-        self.parents.iter().filter(move |(_, other)| other.catalogue.pool == *pool)
+    fn mdev_room(&self, parent: &Parent, kind: usize) -> Room {
+        let catalogue = &parent.catalogue;
+        let room = self.room(catalogue, kind);
+        let here = parent.children.len() as u64;
+        let most = catalogue.per_parent.map_or(u64::MAX, |n| u64::from(n).saturating_sub(here));
+        Room { left: room.left.min(most), ..room }
+    }
+
+    /// What is left of a type on its card.
+    pub(crate) fn room(&self, catalogue: &Catalogue, kind: usize) -> Room {
+        let made = self.made_of(&catalogue.pool);
+        match catalogue.card.and_then(|card| self.cards.get(&card)) {
+            Some(card) => catalogue.room(&made, kind, &card.set),
+            None => catalogue.room(&made, kind, &Default::default()),
+        }
+    }
+
+    /// What draws on a budget now: mediated devices and VFs with a type.
+    pub(crate) fn made_of(&self, pool: &str) -> Vec<Made> {
+        let parents = self.parents.values().filter(|parent| parent.catalogue.pool == pool);
+        let children = parents.flat_map(|parent| &parent.children);
+        let mdevs = children.filter_map(|uuid| {
+            let mdev = self.mdevs.get(uuid)?;
+            Some(Made { kind: mdev.kind, spot: mdev.spot? })
+        });
+        mdevs.chain(self.made_vgpus(pool)).collect()
     }
 
     /// `create_store`, `mdev_device_create`: length, form, duplicate, the core's count, the rest below.
@@ -147,7 +115,8 @@ impl Kernel {
         }
         found.children.insert(uuid);
         let (linked, removing) = (false, false);
-        let mdev = Mdev { parent, kind, group: None, vfio: None, linked, removing };
+        let (spot, params) = (None, String::new());
+        let mdev = Mdev { parent, kind, spot, params, group: None, vfio: None, linked, removing };
         self.mdevs.insert(uuid, mdev);
         self.mdev_event(Action::Add, uuid);
         Poll::Next(vec![Task::MdevProbe(uuid), Task::MdevLinks(uuid)])
@@ -164,14 +133,15 @@ impl Kernel {
         // The device itself is among the children already.
         let mut without = parent.clone();
         without.children.remove(&uuid);
-        let refused = !parent.catalogue.core_counts && self.available(&without, mdev.kind) == 0;
-        if refused {
+        let room = self.mdev_room(&without, mdev.kind);
+        let counted = parent.catalogue.core_counts;
+        if !counted && room.left == 0 {
             return Poll::Failed(parent.catalogue.full, vec![Task::MdevRemoved(uuid)]);
         }
         let group = self.groups.join(None, Member::Mdev(uuid));
         let number = self.vfio_numbers.take();
         if let Some(mdev) = self.mdevs.get_mut(&uuid) {
-            (mdev.group, mdev.vfio) = (Some(group), Some(number));
+            (mdev.spot, mdev.group, mdev.vfio) = (Some(room.first), Some(group), Some(number));
         }
         let device = format!("{}/vfio-dev/vfio{number}", self.mdev_path(uuid));
         self.plain_event(Action::Add, device, "vfio-dev");

@@ -91,6 +91,8 @@ pub(crate) struct Open {
     pub(crate) descriptor: u32,
     pub(crate) node: String,
     group: u32,
+    /// Virtual time.
+    since: u64,
 }
 
 impl Process {
@@ -175,6 +177,8 @@ impl Kernel {
         if others.flat_map(|(_, process)| process.open.values()).any(|o| o.group == group) {
             return Err(Errno::EBUSY);
         }
+        self.vgpu_opens(member)?;
+        let since = self.now;
         let node = if self.host.kernel.vfio_cdev {
             format!("/dev/vfio/devices/vfio{number}")
         } else {
@@ -187,13 +191,23 @@ impl Kernel {
         // 0 to 2 are taken, 3 is the container.
         let taken: BTreeSet<u32> = process.open.values().map(|o| o.descriptor).collect();
         let descriptor = (4..).find(|n| !taken.contains(n)).unwrap_or(4);
-        process.open.entry(member).or_insert(Open { descriptor, node, group });
+        process.open.entry(member).or_insert(Open { descriptor, node, group, since });
         Ok(())
     }
 
     pub(crate) fn close_device(&mut self, pid: u32, slice: SliceId) {
-        if let Some(process) = self.processes.get_mut(&pid) {
-            process.open.remove(&Member::of(slice));
+        let open = self.processes.get_mut(&pid).map(|process| &mut process.open);
+        if open.is_some_and(|open| open.remove(&Member::of(slice)).is_some()) {
+            // It let go by itself, which is no sudden end however early.
+            self.vgpu_ended(Member::of(slice), 0);
+        }
+    }
+
+    /// The process ends at once.
+    pub(crate) fn end_process(&mut self, pid: u32) {
+        let open = self.processes.remove(&pid).map(|process| process.open).unwrap_or_default();
+        for (member, open) in open {
+            self.vgpu_ended(member, open.since);
         }
     }
 

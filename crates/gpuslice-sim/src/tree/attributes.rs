@@ -31,6 +31,7 @@ impl Kernel {
                 }
             }
             File::Vgpu(address, file) => self.vgpu_content(*address, *file)?,
+            File::MdevVgpu(uuid, file) => self.mdev_vgpu_content(*uuid, *file)?,
             File::Mdev(uuid, MdevFile::Uevent) => {
                 let mdev = self.mdevs.get(uuid).filter(|mdev| mdev.vfio.is_some());
                 let parent = mdev.and_then(|mdev| self.parents.get(&mdev.parent));
@@ -75,7 +76,11 @@ impl Kernel {
             FunctionFile::Vendor => format!("0x{vendor:04x}\n"),
             FunctionFile::Device => format!("0x{device:04x}\n"),
             FunctionFile::SubsystemVendor => format!("0x{:04x}\n", shape.subsystem_vendor),
-            FunctionFile::SubsystemDevice => format!("0x{:04x}\n", shape.subsystem_device),
+            FunctionFile::SubsystemDevice => {
+                let vf = shape.sriov.as_ref().filter(|_| function.is_vf());
+                let own = vf.and_then(|sriov| sriov.vf_subsystem_device);
+                format!("0x{:04x}\n", own.unwrap_or(shape.subsystem_device))
+            }
             FunctionFile::Class => format!("0x{:06x}\n", shape.class),
             FunctionFile::Revision => format!("0x{:02x}\n", shape.revision),
             FunctionFile::NumaNode => format!("{}\n", function.numa_node),

@@ -4,7 +4,7 @@
 use super::files::{DriverFile, FunctionFile, MdevFile, ProcessFile, TypeFile};
 use super::{Dir, FIXED, File, Fixed, Node};
 use crate::kernel::function::{Function, Role};
-use crate::kernel::vendor::nvidia::VgpuFile;
+use crate::kernel::vendor::nvidia::{MdevVgpuFile, VgpuFile};
 use crate::kernel::vfio::Member;
 use crate::kernel::{Kernel, Name};
 use gpuslice_core::ids::PciAddress;
@@ -47,6 +47,7 @@ impl Kernel {
             Dir::ModprobeD => self.modprobe_d.keys().cloned().collect(),
             Dir::MdevDriver(_) => Vec::new(),
             Dir::Vgpu(_) => VgpuFile::ALL.iter().map(|f| f.name().to_owned()).collect(),
+            Dir::MdevVgpu(_) => MdevVgpuFile::ALL.iter().map(|f| f.name().to_owned()).collect(),
             Dir::Devices => self.bridge_names(),
             Dir::Bridge(domain, bus) => self.bridge_functions(*domain, *bus),
             Dir::Function(address) => self.function_names(*address),
@@ -214,6 +215,7 @@ impl Kernel {
             ("mdev_type", mdev.linked),
             ("iommu_group", bound),
             ("driver", bound && !mdev.removing),
+            ("nvidia", self.has_mdev_vgpu_files(uuid)),
         ];
         let links = links.iter().filter(|(_, there)| *there);
         let names = files.map(|f| f.name()).chain(links.map(|(name, _)| *name));
@@ -298,6 +300,10 @@ impl Kernel {
             Dir::Vgpu(address) => {
                 let file = VgpuFile::ALL.iter().find(|f| f.name() == name)?;
                 Some(Node::File(File::Vgpu(*address, *file)))
+            }
+            Dir::MdevVgpu(uuid) => {
+                let file = MdevVgpuFile::ALL.iter().find(|f| f.name() == name)?;
+                Some(Node::File(File::MdevVgpu(*uuid, *file)))
             }
             Dir::VfioDev(address) => {
                 let number = self.functions.get(address)?.vfio?;
@@ -442,6 +448,7 @@ impl Kernel {
                 Some(Node::Link(Dir::Type(mdev.parent.clone(), mdev.kind)))
             }
             "iommu_group" => mdev.group.map(|group| Node::Link(Dir::Group(group))),
+            "nvidia" => self.has_mdev_vgpu_files(uuid).then_some(Node::Dir(Dir::MdevVgpu(uuid))),
             "driver" if mdev.vfio.is_some() && !mdev.removing => {
                 Some(Node::Link(Dir::MdevDriver(parent.catalogue.driver.as_str().into())))
             }

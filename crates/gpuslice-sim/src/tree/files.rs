@@ -2,7 +2,7 @@
 //! (fs/kernfs/file.c, `KERNFS_ROOT_EXTRA_OPEN_PERM_CHECK`).
 
 use super::File;
-use crate::kernel::vendor::nvidia::VgpuFile;
+use crate::kernel::vendor::nvidia::{MdevVgpuFile, VgpuFile};
 
 /// Which directions a file opens in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,14 +98,22 @@ impl File {
             Self::Driver(_, file) => file.mode(),
             Self::Type(_, _, file) => file.mode(),
             Self::Mdev(_, file) => file.mode(),
-            Self::Vgpu(_, file) => match file {
-                VgpuFile::Creatable | VgpuFile::Placement => Mode::Read,
-                VgpuFile::Current | VgpuFile::Params => Mode::Both,
-            },
+            Self::Vgpu(_, file) => file.mode(),
+            Self::MdevVgpu(_, MdevVgpuFile::Params) => Mode::Both,
+            Self::MdevVgpu(_, MdevVgpuFile::VmName) => Mode::Read,
             Self::Process(_, file) => file.mode(),
             Self::DriversProbe => Mode::Write,
             Self::VirtualUevent(_) | Self::Node | Self::Settings(_) => Mode::Both,
             Self::GroupType(_) | Self::ModuleState(_) | Self::VfNum | Self::BootId => Mode::Read,
+        }
+    }
+}
+
+impl VgpuFile {
+    pub(crate) fn mode(self) -> Mode {
+        match self {
+            Self::Creatable | Self::Placement | Self::Instance => Mode::Read,
+            Self::Current | Self::Params => Mode::Both,
         }
     }
 }

@@ -79,6 +79,7 @@ impl Kernel {
                 format!("{}/{}/devices", in_types(parent), self.type_dir(parent, *kind))
             }
             Dir::Mdev(uuid) => format!("/sys{}", self.mdev_path(*uuid)),
+            Dir::MdevVgpu(uuid) => format!("/sys{}/nvidia", self.mdev_path(*uuid)),
             Dir::VfioCdevs => "/dev/vfio/devices".to_owned(),
             Dir::Process(pid) => format!("/proc/{pid}"),
             Dir::Descriptors(pid) => format!("/proc/{pid}/fd"),

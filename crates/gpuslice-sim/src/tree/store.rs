@@ -27,6 +27,7 @@ impl Kernel {
                 self.write_create(path, &parent, kind, data)
             }
             File::Vgpu(address, file) => self.write_vgpu(address, file, data),
+            File::MdevVgpu(uuid, _) => self.write_mdev_vgpu(uuid, data),
             File::Mdev(uuid, MdevFile::Remove) => self.write_remove(path, uuid, data),
             // Synthetic uevents are of no use to the product.
             File::Driver(_, DriverFile::Uevent)

@@ -163,3 +163,25 @@ fn a_parent_on_a_vf_goes_with_it_and_shares_its_cards_budget() {
     echo(&mut kernel, "0", &format!("{pf}/sriov_numvfs")).unwrap();
     assert_eq!(kernel.list("/sys/bus/mdev/devices").unwrap(), [""; 0]);
 }
+
+/// Some drivers of NVIDIA take a vGPU away some time after its VM has ended, and whoever removes it first gets there
+/// before them.
+#[test]
+fn a_driver_that_removes_what_its_vm_left() {
+    let text = include_str!("../../../../examples/hosts/mixed.toml");
+    let mut host = HostFile::parse(text).unwrap();
+    let card = host.functions.iter_mut().find_map(|f| f.mdev.as_mut()).unwrap();
+    card.removes_after_ms = Some(4000);
+    let mut kernel = Kernel::from_host(&host);
+    for n in [1, 2] {
+        kernel.write(&create(PARENT, "nvidia-562"), uuid(n).as_bytes()).unwrap();
+        kernel.open(7, "qemu", mdev(n)).unwrap();
+    }
+    kernel.kill(7);
+    echo(&mut kernel, "1", &format!("/sys/bus/mdev/devices/{}/remove", uuid(2))).unwrap();
+    kernel.advance(3999);
+    assert_eq!(available(&kernel, PARENT, "nvidia-562"), 5);
+    kernel.advance(1);
+    assert_eq!(available(&kernel, PARENT, "nvidia-562"), 6);
+    assert!(kernel.list("/sys/bus/mdev/devices").unwrap().is_empty());
+}

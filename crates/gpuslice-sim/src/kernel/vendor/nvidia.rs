@@ -1,23 +1,34 @@
 //! NVIDIA's vendor-specific VFIO: each VF gets its type by a write to `nvidia/current_vgpu_type`, the PF's driver
 //! makes VFs only for `sriov-manage`, and a VF taken off its driver is of no use before all VFs are made anew.
 
-use crate::host_file::{MdevOn, MdevRule};
+pub(crate) mod card;
+mod manage;
+mod smi;
+
+use crate::host_file::MdevOn;
+use crate::kernel::catalogue::{Catalogue, Made, Spot};
 use crate::kernel::function::Role;
-use crate::kernel::job::{Lock, Task};
-use crate::kernel::mdev::Catalogue;
+use crate::kernel::job::Task;
+use crate::kernel::vfio::Member;
 use crate::kernel::{Kernel, number};
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::PciAddress;
-use gpuslice_core::port::{Ran, Written};
+use gpuslice_core::port::Written;
 use std::fmt::Write;
 use std::sync::Arc;
+use uuid::Uuid;
+
+/// The parameter that wishes for a placement.
+const PLACEMENT: &str = "vgpu-placement-id=";
+
+/// Killed this soon after its start, a VM leaves its VF wedged.
+const INIT_MS: u64 = 5000;
 
 /// A VF whose driver shows `nvidia/`.
 #[derive(Debug, Clone)]
 pub(crate) struct TypedVf {
     catalogue: Arc<Catalogue>,
-    /// Index of its type.
-    kind: Option<usize>,
+    made: Option<Made>,
     params: String,
 }
 
@@ -28,11 +39,30 @@ pub(crate) enum VgpuFile {
     Current,
     Params,
     Placement,
+    Instance,
+}
+
+/// Files of `<mdev>/nvidia/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MdevVgpuFile {
+    Params,
+    VmName,
+}
+
+impl MdevVgpuFile {
+    pub(crate) const ALL: &[Self] = &[Self::Params, Self::VmName];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Params => "vgpu_params",
+            Self::VmName => "vm_name",
+        }
+    }
 }
 
 impl VgpuFile {
     pub(crate) const ALL: &[Self] =
-        &[Self::Creatable, Self::Current, Self::Params, Self::Placement];
+        &[Self::Creatable, Self::Current, Self::Params, Self::Placement, Self::Instance];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -40,6 +70,7 @@ impl VgpuFile {
             Self::Current => "current_vgpu_type",
             Self::Params => "vgpu_params",
             Self::Placement => "placement_id",
+            Self::Instance => "gpu_instance_id",
         }
     }
 }
@@ -53,7 +84,7 @@ impl Kernel {
         // The driver needs it: its module depends on vfio's.
         self.modules.insert("vfio".into());
         let catalogue = Arc::new(catalogue);
-        self.typed.insert(address, TypedVf { catalogue, kind: None, params: String::new() });
+        self.typed.insert(address, TypedVf { catalogue, made: None, params: String::new() });
         !self.spoiled.contains(&address)
     }
 
@@ -72,37 +103,116 @@ impl Kernel {
         if self.typed.remove(&address).is_some() {
             self.spoiled.insert(address);
         }
+        self.card_released(address);
     }
 
     /// Whether a VM can open the VF: one without a type cannot.
     pub(crate) fn vgpu_closed(&self, address: PciAddress) -> bool {
-        self.typed.get(&address).is_some_and(|vf| vf.kind.is_none())
+        self.typed.get(&address).is_some_and(|vf| vf.made.is_none())
     }
 
-    /// How many more of a type fit beside what the VFs of the card have.
-    fn vgpu_room(&self, catalogue: &Catalogue, kind: usize) -> u64 {
-        let Some(wanted) = catalogue.types.get(kind) else {
-            return 0;
-        };
-        let (mut drawn, mut own) = (0, 0);
-        for vf in self.typed.values().filter(|vf| vf.catalogue.pool == catalogue.pool) {
-            let Some((index, there)) = vf.kind.and_then(|k| Some((k, catalogue.types.get(k)?)))
-            else {
-                continue;
-            };
-            let clash = match catalogue.rule {
-                MdevRule::Mixed => false,
-                MdevRule::SameType => index != kind,
-                MdevRule::SameSize => there.cost != wanted.cost,
-            };
-            if clash {
-                return 0;
+    /// VFs that have a type.
+    pub(crate) fn made_vgpus(&self, pool: &str) -> impl Iterator<Item = Made> {
+        let typed = self.typed.values().filter(move |vf| vf.catalogue.pool == pool);
+        typed.filter_map(|vf| vf.made)
+    }
+
+    /// A VM opens its vGPU: parameters are read now, and a wrong placement fails the start.
+    pub(crate) fn vgpu_opens(&mut self, member: Member) -> Result<(), Errno> {
+        let (catalogue, made, params) = match member {
+            Member::Pci(address) => match self.typed.get(&address) {
+                Some(vf) => (&vf.catalogue, vf.made, &vf.params),
+                None => return Ok(()),
+            },
+            Member::Mdev(uuid) => {
+                let Some(mdev) = self.mdevs.get(&uuid) else { return Ok(()) };
+                let Some(parent) = self.parents.get(&mdev.parent) else { return Ok(()) };
+                let made = mdev.spot.map(|spot| Made { kind: mdev.kind, spot });
+                (&parent.catalogue, made, &mdev.params)
             }
-            drawn += there.cost;
-            own += u64::from(index == kind);
+        };
+        let Some(made) = made else { return Ok(()) };
+        let Some(wish) = params.split(',').find_map(|p| p.strip_prefix(PLACEMENT)) else {
+            return Ok(());
+        };
+        let mut others = self.made_of(&catalogue.pool);
+        if let Some(own) = others.iter().position(|m| m.spot == made.spot) {
+            others.remove(own);
         }
-        let fits = catalogue.budget.saturating_sub(drawn) / wanted.cost;
-        wanted.max.map_or(fits, |max| fits.min(u64::from(max).saturating_sub(own)))
+        let set = catalogue.card.map(|card| self.card_set(card)).unwrap_or_default();
+        let cost = catalogue.types.get(made.kind).map_or(0, |of| of.cost);
+        let on_grid =
+            |id: &u32| set.mixed && catalogue.grid.get(&cost).is_some_and(|g| g.contains(id));
+        let start = wish.parse().ok().filter(on_grid).ok_or(Errno::EIO)?;
+        let spot = Spot { start, ..made.spot };
+        if !catalogue.free(&others, spot, cost) {
+            return Err(Errno::EIO);
+        }
+        match member {
+            Member::Pci(address) => {
+                if let Some(vf) = self.typed.get_mut(&address) {
+                    vf.made = Some(Made { spot, ..made });
+                }
+            }
+            Member::Mdev(uuid) => {
+                if let Some(mdev) = self.mdevs.get_mut(&uuid) {
+                    mdev.spot = Some(spot);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A VM's process has ended, with this open since then.
+    pub(crate) fn vgpu_ended(&mut self, member: Member, since: u64) {
+        match member {
+            Member::Pci(address) if self.typed.contains_key(&address) => {
+                let role = self.functions.get(&address).map(|f| f.role.clone());
+                if let Some(Role::Vf { pf, .. }) = role
+                    && self.now < since.saturating_add(INIT_MS)
+                    && let Some(card) = self.cards.get_mut(&pf)
+                {
+                    card.wedged.insert(address);
+                }
+            }
+            Member::Pci(_) => {}
+            Member::Mdev(uuid) => {
+                let parent = self.mdevs.get(&uuid).and_then(|m| self.parents.get(&m.parent));
+                let card = parent.and_then(|parent| parent.catalogue.card);
+                let after = card.and_then(|card| self.card_shape(card)?.removes_after_ms);
+                if let Some(after) = after {
+                    let at = Task::Sleep(self.now.saturating_add(after));
+                    self.start(None, vec![at, Task::MdevRemove(uuid)]);
+                }
+            }
+        }
+    }
+
+    /// Files of a mediated device's `nvidia/`.
+    pub(crate) fn mdev_vgpu_content(
+        &self,
+        uuid: Uuid,
+        file: MdevVgpuFile,
+    ) -> Result<String, Errno> {
+        let mdev = self.mdevs.get(&uuid).ok_or(Errno::ENODEV)?;
+        Ok(match file {
+            MdevVgpuFile::Params => format!("{}\n", mdev.params),
+            MdevVgpuFile::VmName if self.mdev_held(uuid) => "unknown\n".to_owned(),
+            MdevVgpuFile::VmName => String::new(),
+        })
+    }
+
+    pub(crate) fn write_mdev_vgpu(&mut self, uuid: Uuid, data: &[u8]) -> Result<Written, Errno> {
+        let mdev = self.mdevs.get_mut(&uuid).ok_or(Errno::ENODEV)?;
+        number::line(data).trim().clone_into(&mut mdev.params);
+        Ok(Written::Done)
+    }
+
+    /// Whether a mediated device shows `nvidia/`.
+    pub(crate) fn has_mdev_vgpu_files(&self, uuid: Uuid) -> bool {
+        let mdev = self.mdevs.get(&uuid).filter(|mdev| mdev.vfio.is_some() && !mdev.removing);
+        let parent = mdev.and_then(|mdev| self.parents.get(&mdev.parent));
+        parent.is_some_and(|parent| self.has_smi(&parent.catalogue.prefix))
     }
 
     pub(crate) fn has_vgpu_files(&self, address: PciAddress) -> bool {
@@ -116,11 +226,17 @@ impl Kernel {
     ) -> Result<String, Errno> {
         let vf = self.typed.get(&address).ok_or(Errno::ENODEV)?;
         let types = &vf.catalogue.types;
+        let whole = !self.spoiled.contains(&address);
         Ok(match file {
             VgpuFile::Creatable => {
                 let mut text = "ID    : vGPU Name\n".to_owned();
+                if vf.made.is_some() || !whole {
+                    return Ok(text);
+                }
+                let made = self.made_of(&vf.catalogue.pool);
+                let set = vf.catalogue.card.map(|card| self.card_set(card)).unwrap_or_default();
                 for (kind, of_type) in types.iter().enumerate() {
-                    if vf.kind.is_none() && self.vgpu_room(&vf.catalogue, kind) > 0 {
+                    if vf.catalogue.room(&made, kind, &set).left > 0 {
                         // Writing to a text cannot fail.
                         let _ = writeln!(text, "{:<5} : {}", of_type.id, of_type.name);
                     }
@@ -128,13 +244,14 @@ impl Kernel {
                 text
             }
             VgpuFile::Current => {
-                let id = vf.kind.and_then(|kind| types.get(kind)).map(|t| t.id.as_str());
+                let id = vf.made.and_then(|made| types.get(made.kind)).map(|t| t.id.as_str());
                 format!("{}\n", id.unwrap_or("0"))
             }
             VgpuFile::Params => format!("{}\n", vf.params),
-            VgpuFile::Placement => {
-                vf.kind.ok_or(Errno::ENXIO)?;
-                "0\n".to_owned()
+            VgpuFile::Placement => format!("{}\n", vf.made.ok_or(Errno::ENXIO)?.spot.start),
+            VgpuFile::Instance => {
+                let instance = vf.made.and_then(|made| made.spot.instance);
+                format!("{}\n", instance.ok_or(Errno::ENXIO)?)
             }
         })
     }
@@ -146,8 +263,11 @@ impl Kernel {
         data: &[u8],
     ) -> Result<Written, Errno> {
         match file {
-            VgpuFile::Creatable | VgpuFile::Placement => Err(Errno::EACCES),
+            VgpuFile::Creatable | VgpuFile::Placement | VgpuFile::Instance => Err(Errno::EACCES),
             VgpuFile::Params => {
+                if self.spoiled.contains(&address) {
+                    return Err(Errno::EINVAL);
+                }
                 let vf = self.typed.get_mut(&address).ok_or(Errno::ENODEV)?;
                 number::line(data).trim().clone_into(&mut vf.params);
                 Ok(Written::Done)
@@ -158,14 +278,14 @@ impl Kernel {
 
     /// The vendor's order of checks: a number, a VFIO device, nothing there yet (or something to take away), room.
     fn write_vgpu_type(&mut self, address: PciAddress, data: &[u8]) -> Result<Written, Errno> {
-        let id: i64 = number::line(data).trim().parse().map_err(|_| Errno::EINVAL)?;
+        let id: u64 = number::line(data).trim().parse().map_err(|_| Errno::EINVAL)?;
         let whole = self.functions.get(&address).is_some_and(|f| f.vfio.is_some());
         let held = self.function_held(address);
         let vf = self.typed.get(&address).ok_or(Errno::ENODEV)?;
         if !whole {
             return Err(Errno::EINVAL);
         }
-        if (id == 0) == vf.kind.is_none() {
+        if (id == 0) == vf.made.is_none() {
             return Err(Errno::EPERM);
         }
         let to = if id == 0 {
@@ -176,57 +296,13 @@ impl Kernel {
             None
         } else {
             let found = vf.catalogue.types.iter().position(|t| t.id == id.to_string());
-            let fits = found.filter(|kind| self.vgpu_room(&vf.catalogue, *kind) > 0);
-            Some(fits.ok_or(Errno::EIO)?)
+            let kind = found.ok_or(Errno::EIO)?;
+            let room = self.room(&vf.catalogue, kind);
+            (room.left > 0).then_some(Some(Made { kind, spot: room.first })).ok_or(Errno::EIO)?
         };
         if let Some(vf) = self.typed.get_mut(&address) {
-            vf.kind = to;
+            vf.made = to;
         }
         Ok(Written::Done)
-    }
-
-    /// `sriov-manage -e|-d <address>`: all VFs or none.
-    pub(crate) fn sriov_manage(&mut self, arguments: &[String]) -> Result<Ran, Errno> {
-        let said = |code, text: String| Ok(Ran { code, said: text });
-        let [option, address] = arguments else {
-            return said(
-                1,
-                "Usage: sriov-manage <-e|-d> <domain:bus:slot.function|ALL>".to_owned(),
-            );
-        };
-        let pf: PciAddress = match address.parse() {
-            Ok(pf) => pf,
-            Err(_) => return said(1, format!("{address}: no such device")),
-        };
-        let Some((total, now)) = self.vf_counts(pf) else {
-            return said(1, format!("{address}: no such device"));
-        };
-        if self.tool_fault(pf) {
-            return said(1, format!("Cannot obtain unbindLock for {address}"));
-        }
-        let bound = self.functions.get(&pf).is_some_and(|f| f.driver.is_some());
-        if !bound {
-            return said(1, format!("{address} is not bound to its driver"));
-        }
-        let mut tasks = vec![Task::Lock(Lock::Device(pf))];
-        let delay = self.sriov_delay(pf);
-        match option.as_str() {
-            "-e" if now == total => return said(0, String::new()),
-            "-d" if now == 0 => return said(0, String::new()),
-            "-e" => tasks.extend([Task::Sleep(self.now + delay), Task::Configure(pf, total)]),
-            "-d" => tasks.extend(self.disable_tasks(pf)),
-            _ => return said(1, format!("{option}: unknown option")),
-        }
-        self.run_to_end(tasks).or_else(|errno| said(1, format!("{address}: {errno}")))?;
-        said(0, format!("Enabling VFs on {address}"))
-    }
-
-    fn vf_counts(&self, pf: PciAddress) -> Option<(u16, u16)> {
-        let function = self.functions.get(&pf)?;
-        let total = self.shape(function)?.sriov.as_ref()?.total_vfs;
-        match function.role {
-            Role::Pf { numvfs, .. } => Some((total, numvfs)),
-            _ => None,
-        }
     }
 }
