@@ -61,7 +61,7 @@ fn rows_round_trip_full_and_bare() {
         round_trip::<ParentRow>(json!({
             "parent": "0000:41:00.0", "pci_id": "10de:2235", "driver": numa.as_u64().map(|_| "nvidia"),
             "mechanisms": ["sriov", "mdev"], "numa_node": numa, "serial": null, "vfs": 16,
-            "total_vfs": 16, "layout": "16 VFs", "state": "ok", "reason": null, "assigned": 3}));
+            "total_vfs": 16, "modes": {"compute": "CPX"}, "layout": "16 VFs", "state": "ok", "reason": null, "assigned": 3}));
     }
     for (kind, memory) in [(json!("nvidia-558"), json!(u64::MAX)), (json!(null), json!(null))] {
         round_trip::<ProfileRow>(json!({

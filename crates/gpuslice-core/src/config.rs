@@ -1,8 +1,9 @@
 //! The configuration: `/etc/gpuslice/gpuslice.toml` and `conf.d/*.toml`, read in that order and by name. What is
 //! not understood is refused with file, line and key; nothing of a broken configuration takes effect.
 
-use crate::ids::PciAddress;
+use crate::ids::{ParseIdError, PciAddress};
 use crate::layout::{Layout, Match, Rule, VfCount};
+use crate::mode::{Mode, Modes};
 use std::fmt;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -201,11 +202,14 @@ impl Reader<'_> {
     }
 
     fn layout(&mut self, table: &DeTable<'_>, at: usize) -> Option<Layout> {
-        let (mut vfs, mut bind) = (None, None);
+        let (mut vfs, mut bind, mut modes) = (None, None, Modes::new());
         let before = self.errors.len();
-        self.keys(table, &["vfs", "bind"], |this, key, value| match (key, value.get_ref()) {
-            ("vfs", DeValue::String(text)) if text == "all" => vfs = Some(VfCount::All),
-            ("vfs", DeValue::Integer(number)) => {
+        let known: Vec<&str> =
+            ["vfs", "bind"].into_iter().chain(Mode::ALL.iter().map(|m| m.as_str())).collect();
+        self.keys(table, &known, |this, key, value| match (Mode::of(key), key, value.get_ref()) {
+            (Some(mode), _, _) => this.mode(mode, value, &mut modes),
+            (_, "vfs", DeValue::String(text)) if text == "all" => vfs = Some(VfCount::All),
+            (_, "vfs", DeValue::Integer(number)) => {
                 match u16::from_str_radix(number.as_str(), number.radix()) {
                     Ok(count) => vfs = Some(VfCount::Exactly(count)),
                     Err(_) => this.fail(
@@ -214,18 +218,41 @@ impl Reader<'_> {
                     ),
                 }
             }
-            ("vfs", _) => this.fail(value.span().start, "`vfs` must be a number or \"all\"".into()),
-            (_, DeValue::String(text)) if is_module_name(text) => bind = Some(text.to_string()),
+            (_, "vfs", _) => {
+                this.fail(value.span().start, "`vfs` must be a number or \"all\"".into());
+            }
+            (_, _, DeValue::String(text)) if is_module_name(text) => bind = Some(text.to_string()),
             _ => this.fail(value.span().start, "`bind` must be a driver's name in quotes".into()),
         });
         if self.errors.len() > before {
             return None;
         }
+        // A GPU without VFs can have modes all the same.
+        let vfs = vfs.or((!modes.is_empty()).then_some(VfCount::Exactly(0)));
         let Some(vfs) = vfs else {
             self.fail(at, "a layout needs `vfs`: a number or \"all\"".into());
             return None;
         };
-        Some(Layout { vfs, bind })
+        Some(Layout { vfs, bind, modes })
+    }
+
+    /// A word, a number, or a list of words: which values there are, the device says.
+    fn mode(&mut self, mode: Mode, value: &Value<'_>, modes: &mut Modes) {
+        let text = match value.get_ref() {
+            DeValue::String(text) => Some(text.to_string()),
+            DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().to_owned()),
+            DeValue::Array(parts) => {
+                let parts: Option<Vec<&str>> = parts.iter().map(|p| p.get_ref().as_str()).collect();
+                parts.map(|parts| parts.join(","))
+            }
+            _ => None,
+        };
+        let parsed = text.ok_or("expected a text in quotes, a number or a list of texts");
+        let parsed = parsed.and_then(|text| text.parse().map_err(|e: ParseIdError| e.why));
+        match parsed {
+            Ok(value) => drop(modes.insert(mode, value)),
+            Err(why) => self.fail(value.span().start, format!("`{mode}`: {why}")),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod config_file;
 mod driver;
 mod mdev;
 mod meaning;
+mod mode;
 mod sriov;
 mod tool;
 mod vf_type;
@@ -146,6 +147,10 @@ pub fn perform(host: &mut dyn HostWrite, step: &Step) -> Result<Performed, StepE
         Step::LoadDriver { name, parameter, value, vfs } => {
             driver::load(host, name, &driver::Parameter { name: parameter, value }, vfs)
         }
+        Step::SetMode { device, value, attribute, choices, disturbs, .. } => {
+            let at = mode::At { device: *device, attribute, choices: choices.as_deref() };
+            mode::set(host, &at, value, disturbs)
+        }
         Step::GiveVfType { vf, attribute, value } => vf_type::give(host, *vf, attribute, value),
         Step::TakeVfType { vf, attribute, value } => vf_type::take(host, *vf, attribute, value),
         Step::Bind { function, driver } => binding::bind(host, *function, driver),
@@ -178,6 +183,10 @@ pub fn check(host: &dyn HostRead, step: &Step) -> Result<Performed, StepError> {
         Step::LoadDriver { name, parameter, value, vfs } => {
             driver::check_loaded(host, name, &driver::Parameter { name: parameter, value }, vfs)
         }
+        Step::SetMode { device, value, attribute, .. } => {
+            let at = mode::At { device: *device, attribute, choices: None };
+            mode::check(host, &at, value)
+        }
         Step::GiveVfType { vf, attribute, value } => vf_type::check(host, *vf, attribute, value),
         Step::TakeVfType { vf, attribute, .. } => {
             vf_type::check(host, *vf, attribute, vf_type::NONE)
@@ -194,6 +203,9 @@ pub fn never_so(step: &Step) -> StepError {
     let (object, state) = match step {
         Step::LoadDriver { name, .. } => {
             (format!("driver {name}"), "is loaded, but did not make the VFs asked for")
+        }
+        Step::SetMode { .. } => {
+            (step.to_string(), "was taken, but is not so: the driver refused it in the kernel log")
         }
         _ => (step.to_string(), "was written, but is not so"),
     };

@@ -2,6 +2,7 @@
 //! ([`Layout`]).
 
 use crate::ids::{ParentId, PciAddress};
+use crate::mode::Modes;
 use crate::observation::{Function, Observation};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -15,6 +16,9 @@ pub struct Layout {
     /// Driver that VFs are bound to from the start rather than when a VM starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bind: Option<String>,
+    /// What it is set to; a mode that is not named stays as it is.
+    #[serde(default, skip_serializing_if = "Modes::is_empty")]
+    pub modes: Modes,
 }
 
 impl fmt::Display for Layout {
@@ -23,7 +27,7 @@ impl fmt::Display for Layout {
         if let Some(driver) = &self.bind {
             write!(f, " bind={driver}")?;
         }
-        Ok(())
+        self.modes.iter().try_for_each(|(mode, value)| write!(f, " {mode}={value}"))
     }
 }
 

@@ -12,6 +12,7 @@ pub mod ids;
 pub mod layout;
 pub mod machine;
 pub mod mechanism;
+pub mod mode;
 pub mod observation;
 pub mod observe;
 pub mod placement;

@@ -2,6 +2,7 @@
 
 use crate::ids::{MdevTypeId, ParentId, PciAddress, ProfileName, SliceId};
 use crate::layout::Layout;
+use crate::mode::Mode;
 use crate::observation::Observation;
 use crate::plan::Step;
 use crate::port::HostRead;
@@ -133,6 +134,11 @@ pub trait Mechanism: Send + Sync {
     ) -> Option<Offer> {
         let offers = self.offers(seen, parent, layout);
         offers.into_iter().find(|offer| offer.form.type_id() == Some(type_id))
+    }
+
+    /// Modes that a layout may set on the parent.
+    fn modes(&self, _seen: &Observation, _parent: &ParentId) -> &'static [Mode] {
+        &[]
     }
 
     /// Parents that only change together: a step for one disturbs all. The parent itself is one of them.

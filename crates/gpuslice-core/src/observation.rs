@@ -2,6 +2,7 @@
 
 use crate::errno::Errno;
 use crate::ids::{DeviceKind, MdevTypeId, MdevUuid, ParentId, PciAddress, SliceId, VfIndex};
+use crate::mode::{Mode, ModeState, ModeValue, Modes};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Every device that yields or is a slice, as read.
@@ -17,6 +18,8 @@ pub struct Observation {
     pub mdevs: BTreeMap<MdevUuid, Mdev>,
     /// Drivers that make VFs when they are loaded, by name, as far as a mechanism asked for them.
     pub drivers: BTreeMap<&'static str, DriverState>,
+    /// Modes of parents, as far as a mechanism knows to read them.
+    pub modes: BTreeMap<ParentId, BTreeMap<Mode, ModeState>>,
     /// What could not be read. A device with a problem is shown and not used.
     pub problems: Vec<ReadProblem>,
     /// Types of VFs by the kind of device, as far as they were ever seen: a driver lists a type no longer once its
@@ -235,6 +238,22 @@ impl Observation {
     pub fn has_vfs(&self, pf: PciAddress, count: u16) -> bool {
         let sriov = self.functions.get(&pf).and_then(|f| f.sriov.as_ref());
         sriov.is_none_or(|sriov| sriov.vfs.len() == usize::from(count))
+    }
+
+    /// What a mode of a parent is.
+    pub fn mode(&self, parent: &ParentId, mode: Mode) -> Option<&ModeValue> {
+        self.modes.get(parent)?.get(&mode)?.current.as_ref()
+    }
+
+    /// Whether a parent is set to all of these.
+    pub fn has_modes(&self, parent: &ParentId, modes: &Modes) -> bool {
+        modes.iter().all(|(mode, value)| self.mode(parent, *mode) == Some(value))
+    }
+
+    /// Whether a parent is seen to be set to something else than one of these.
+    pub fn other_modes(&self, parent: &ParentId, modes: &Modes) -> bool {
+        let other = |(mode, value)| self.mode(parent, mode).is_some_and(|now| now != value);
+        modes.iter().any(|(mode, value)| other((*mode, value)))
     }
 
     /// Whether the slice is there.

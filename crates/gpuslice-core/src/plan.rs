@@ -2,6 +2,7 @@
 //! post-condition. A plan is a list of them; the executor runs one at a time.
 
 use crate::ids::{MdevTypeId, MdevUuid, ParentId, PciAddress, SliceId};
+use crate::mode::{Mode, ModeValue};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -61,6 +62,22 @@ pub enum Step {
         value: String,
         /// What there is to be on each device when it is done.
         vfs: BTreeMap<PciAddress, u16>,
+    },
+    /// Sets a mode of a device. Never begun while a slice it takes or resets is in use.
+    SetMode {
+        /// The device.
+        device: PciAddress,
+        /// Which mode.
+        mode: Mode,
+        /// To what.
+        value: ModeValue,
+        /// The attribute, below the device's directory. It is so when the first or second word of a line reads so.
+        attribute: String,
+        /// The attribute that lists what can be chosen, a number and a name at the beginning of a line, where the
+        /// number is written: numbers are not the same from one load of a driver to the next.
+        choices: Option<String>,
+        /// The PFs whose VFs it takes or resets.
+        disturbs: BTreeSet<PciAddress>,
     },
     /// Gives a VF the type a VM asked for.
     GiveVfType {
@@ -122,6 +139,7 @@ impl Step {
             | Self::RunVfTool { .. }
             | Self::UnloadDriver { .. }
             | Self::LoadDriver { .. }
+            | Self::SetMode { .. }
             | Self::GiveVfType { .. }
             | Self::TakeVfType { .. }
             | Self::Bind { .. }
@@ -140,14 +158,24 @@ impl Step {
         !matches!(self, Self::RequireUnheld { .. } | Self::LoadModule { .. })
     }
 
-    /// Whether the step takes every slice of its parents away.
+    /// Whether the step takes every slice of its parents away, or resets what a VM would have of them.
     pub fn takes_slices(&self) -> bool {
         matches!(
             self,
             Self::SetNumVfs { count: 0, .. }
                 | Self::RunVfTool { count: 0, .. }
                 | Self::UnloadDriver { .. }
+                | Self::SetMode { .. }
         )
+    }
+
+    /// Devices other than its own whose slices the step takes or resets.
+    pub fn disturbs(&self) -> impl Iterator<Item = ParentId> + '_ {
+        let devices = match self {
+            Self::SetMode { disturbs, .. } => Some(disturbs),
+            _ => None,
+        };
+        devices.into_iter().flatten().map(|address| ParentId::Pci(*address))
     }
 
     /// Whether the step is about a driver, and so about every device it has.
@@ -173,6 +201,7 @@ impl Step {
             | Self::WriteConfig { .. }
             | Self::UnloadDriver { .. }
             | Self::LoadDriver { .. }
+            | Self::SetMode { .. }
             | Self::TakeVfType { .. }
             | Self::LoadModule { .. }
             | Self::SetAutoprobe { .. }
@@ -195,6 +224,8 @@ impl Step {
             Self::UnloadDriver { .. } => 120_000,
             // It returns at once, and initialises each device in its own time: firmware, training of links.
             Self::LoadDriver { .. } => 300_000,
+            // The device is reset, and with it those it is linked to.
+            Self::SetMode { .. } => 180_000,
             _ => 15_000,
         }
     }
@@ -202,7 +233,8 @@ impl Step {
     /// How long what was written may take to become so, in milliseconds, where the kernel works on after it has
     /// taken the write.
     pub fn patience_ms(&self) -> Option<u64> {
-        matches!(self, Self::LoadDriver { .. }).then(|| self.deadline_ms() - 30_000)
+        matches!(self, Self::LoadDriver { .. } | Self::SetMode { .. })
+            .then(|| self.deadline_ms() - 30_000)
     }
 
     /// Under which name the kernel's log tells of it: a driver's, or the device's.
@@ -226,6 +258,7 @@ impl Step {
             | Self::WriteConfig { .. }
             | Self::UnloadDriver { .. }
             | Self::LoadDriver { .. }
+            | Self::SetMode { .. }
             | Self::SetNumVfs { .. }
             | Self::RunVfTool { .. } => None,
         }
@@ -248,6 +281,9 @@ impl fmt::Display for Step {
             Self::UnloadDriver { name } => write!(f, "unload driver {name}"),
             Self::LoadDriver { name, parameter, value, .. } => {
                 write!(f, "load driver {name} with {parameter}={value}")
+            }
+            Self::SetMode { device, attribute, value, .. } => {
+                write!(f, "write {attribute}={value} on {device}")
             }
             Self::GiveVfType { vf, attribute, value } => {
                 write!(f, "write {attribute}={value} on {vf}")

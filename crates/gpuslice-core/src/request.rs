@@ -5,6 +5,7 @@ use crate::domain::{ClaimRequest, Domain, HostDeviceSource};
 use crate::ids::{ClaimKey, MdevTypeId, Owner, ParentId, PciAddress, ProfileName, SliceId};
 use crate::refusal::Refusal;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// A question or an order.
@@ -253,6 +254,9 @@ pub struct ParentRow {
     pub vfs: Option<u32>,
     /// VFs possible.
     pub total_vfs: Option<u32>,
+    /// What it is set to, by the words of a layout.
+    #[serde(default)]
+    pub modes: BTreeMap<String, String>,
     /// The applied layout, in words.
     pub layout: Option<String>,
     /// `ok`, `waiting`, `reshaping`, `cordoned`, `quarantined`, `drift`, `absent`, `no-layout`.

@@ -265,6 +265,9 @@ fn touched(kernel: &Kernel, step: &Step) -> Vec<SliceId> {
             let vfs = pfs.into_iter().flat_map(|pf| vfs_of(kernel, pf));
             vfs.map(SliceId::Vf).collect()
         }
+        Step::SetMode { disturbs, .. } => {
+            disturbs.iter().flat_map(|pf| vfs_of(kernel, *pf)).map(SliceId::Vf).collect()
+        }
         // It takes nothing from a device that leaves under its user; the kernel refuses the name twice.
         Step::CreateMdev { .. } => Vec::new(),
         other => other.slice().into_iter().collect(),
@@ -305,6 +308,10 @@ pub fn quarantined_parents_untouched(driver: &Driver, step: &Step) -> Result<(),
         }
         Step::LoadDriver { vfs, .. } => {
             let mut parents = vfs.keys().map(|pf| ParentId::Pci(*pf));
+            parents.find(|parent| durable.quarantines.contains_key(parent))
+        }
+        Step::SetMode { disturbs, .. } => {
+            let mut parents = disturbs.iter().map(|pf| ParentId::Pci(*pf));
             parents.find(|parent| durable.quarantines.contains_key(parent))
         }
         Step::SetNumVfs { pf, .. } | Step::RunVfTool { pf, .. } | Step::SetAutoprobe { pf, .. } => {

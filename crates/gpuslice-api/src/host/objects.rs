@@ -118,6 +118,12 @@ impl<H: Handler> ParentObject<H> {
         self.row.total_vfs.unwrap_or_default()
     }
 
+    /// What it is set to: mode and value.
+    #[zbus(property)]
+    fn modes(&self) -> HashMap<String, String> {
+        self.row.modes.clone().into_iter().collect()
+    }
+
     /// The applied layout, in words.
     #[zbus(property)]
     fn layout(&self) -> String {
@@ -231,6 +237,7 @@ impl Shown for ParentRow {
             ("Serial", text(self.serial.as_ref()).into()),
             ("Vfs", self.vfs.unwrap_or_default().into()),
             ("TotalVfs", self.total_vfs.unwrap_or_default().into()),
+            ("Modes", self.modes.clone().into_iter().collect::<HashMap<_, _>>().into()),
             ("Layout", text(self.layout.as_ref()).into()),
             ("State", self.state.clone().into()),
             ("Reason", text(self.reason.as_ref()).into()),

@@ -24,10 +24,37 @@ layout = { vfs = "all", bind = "vfio-pci" }
     assert_eq!(first.matches.address.unwrap().to_string(), "0000:41:00.0");
     assert_eq!(first.matches.vendor_device, Some((0x1002, 0x74a1)));
     assert_eq!(first.matches.serial, Some(0xabcd_ef01_2345_6789));
-    assert_eq!(first.layout, Layout { vfs: VfCount::Exactly(8), bind: None });
+    assert_eq!(first.layout, Layout { vfs: VfCount::Exactly(8), bind: None, modes: Modes::new() });
     assert_eq!(first.origin, "x.toml:3");
     assert_eq!(second.layout.vfs, VfCount::All);
     assert_eq!(second.layout.bind.as_deref(), Some("vfio-pci"));
+}
+
+#[test]
+fn modes_are_words_numbers_or_lists() {
+    let read = |layout: &str| {
+        let text = format!("[[gpu]]\nmatch = {{ driver = \"gim\" }}\nlayout = {{ {layout} }}");
+        parse(&[("a.toml".into(), text)]).unwrap().rules.remove(0).layout
+    };
+    let layout = read("vfs = 8, compute = \"CPX\", memory = \"nps4\"");
+    assert_eq!(layout.to_string(), "vfs=8 compute=CPX memory=nps4");
+    assert_eq!(layout.modes.get(&Mode::Memory), Some(&"NPS4".parse().unwrap()));
+    let layout = read("compute = [\"3g.20gb\", \"1g.5gb\"], memory = 4");
+    assert_eq!(layout.to_string(), "vfs=0 compute=1g.5gb,3g.20gb memory=4");
+    // What a daemon before this one recorded has none.
+    let old: Layout = serde_json::from_str("{\"vfs\":{\"exactly\":8}}").unwrap();
+    assert_eq!(old, read("vfs = 8"));
+    for (bad, said) in [
+        ("compute = true", "`compute`: expected a text"),
+        ("compute = [1]", "`compute`: expected a text"),
+        ("compute = \"../x\"", "`compute`: only letters"),
+        ("compute = []", "`compute`: only letters"),
+        ("conpute = \"CPX\"", "did you mean `compute`?"),
+    ] {
+        let text = format!("[[gpu]]\nmatch = {{ driver = \"gim\" }}\nlayout = {{ {bad} }}");
+        let errors = errors(&text);
+        assert!(errors[0].contains(said), "{bad}: {errors:?}");
+    }
 }
 
 #[test]

@@ -2,12 +2,11 @@
 //! when it is unloaded.
 
 use super::meaning::{Asked, Meaning};
-use super::{Performed, StepError, binding, failed, require_unheld, sriov};
+use super::{Performed, StepError, failed, sriov};
 use crate::errno::Errno;
 use crate::ids::PciAddress;
-use crate::observation::is_vfio;
-use crate::port::{HostRead, HostWrite, Written, link_name, read_text};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::port::{HostRead, HostWrite, Written, read_text};
+use std::collections::BTreeMap;
 
 /// A module's parameter as it must be for the VFs to come.
 pub(super) struct Parameter<'a> {
@@ -43,22 +42,8 @@ pub(super) fn require_idle(host: &dyn HostRead, name: &str) -> Result<(), StepEr
         Err(Errno::ENOENT) => return Ok(()),
         Err(errno) => return Err(failed(format!("list {dir}"))(errno)),
     };
-    let mut nodes = BTreeSet::new();
-    for pf in bound.iter().filter_map(|name| name.parse::<PciAddress>().ok()) {
-        let links = sriov::links(host, pf)?;
-        for link in &links {
-            let path = format!("/sys/bus/pci/devices/{pf}/{link}");
-            let target = link_name(host, &path).map_err(failed(format!("read {path}")))?;
-            let Some(vf) = target.and_then(|name| name.parse().ok()) else { continue };
-            if let Some(driver) = binding::driver(host, vf)?.filter(|driver| !is_vfio(driver)) {
-                let state = format!("is used by the host through its driver {driver}");
-                return Err(StepError::Occupied { object: format!("VF {vf}"), state });
-            }
-        }
-        let of_pf = sriov::nodes_of_vfs(host, pf, &links);
-        nodes.extend(of_pf.map_err(failed(format!("find the device nodes of VFs of {pf}")))?);
-    }
-    require_unheld(host, &format!("a VF of driver {name}"), Ok(nodes))
+    let devices: Vec<PciAddress> = bound.iter().filter_map(|name| name.parse().ok()).collect();
+    sriov::require_idle(host, &format!("a VF of driver {name}"), &devices)
 }
 
 pub(super) fn check_unloaded(host: &dyn HostRead, name: &str) -> Result<Performed, StepError> {

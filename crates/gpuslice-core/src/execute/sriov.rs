@@ -1,8 +1,10 @@
 //! `sriov_drivers_autoprobe` and `sriov_numvfs` (drivers/pci/iov.c).
 
-use super::{Performed, StepError, failed, require_unheld, write};
+use super::{Performed, StepError, binding, failed, require_unheld, write};
+use crate::errno::Errno;
 use crate::holders;
 use crate::ids::{PciAddress, VfIndex};
+use crate::observation::is_vfio;
 use crate::port::{HostRead, HostWrite, Written, link_name, read_text};
 use std::collections::BTreeSet;
 
@@ -56,6 +58,34 @@ pub(super) fn set_count(
         Written::Blocked => Ok(Performed::Blocked),
         Written::Done => check_count(host, pf, wanted),
     }
+}
+
+/// Refuses while anybody uses a VF of these devices: a process, or a driver of this host.
+pub(super) fn require_idle(
+    host: &dyn HostRead,
+    object: &str,
+    devices: &[PciAddress],
+) -> Result<(), StepError> {
+    let mut nodes = BTreeSet::new();
+    for pf in devices {
+        let links = match links(host, *pf) {
+            // It left meanwhile.
+            Err(StepError::Errno { errno: Errno::ENOENT | Errno::ENODEV, .. }) => continue,
+            links => links?,
+        };
+        for link in &links {
+            let path = format!("{}/{link}", dir(*pf));
+            let target = link_name(host, &path).map_err(failed(format!("read {path}")))?;
+            let Some(vf) = target.and_then(|name| name.parse().ok()) else { continue };
+            if let Some(driver) = binding::driver(host, vf)?.filter(|driver| !is_vfio(driver)) {
+                let state = format!("is used by the host through its driver {driver}");
+                return Err(StepError::Occupied { object: format!("VF {vf}"), state });
+            }
+        }
+        let of_pf = nodes_of_vfs(host, *pf, &links);
+        nodes.extend(of_pf.map_err(failed(format!("find the device nodes of VFs of {pf}")))?);
+    }
+    require_unheld(host, object, Ok(nodes))
 }
 
 pub(super) fn nodes_of_vfs(

@@ -53,6 +53,7 @@ impl Machine {
                 serial: None,
                 vfs: None,
                 total_vfs: None,
+                modes: BTreeMap::new(),
                 layout: Some(layout.to_string()),
                 state: "absent".to_owned(),
                 reason: Some("it had this layout, and is not on the host now".to_owned()),
@@ -80,6 +81,16 @@ impl Machine {
             serial: function.and_then(|f| f.serial).map(|s| format!("{s:016x}")),
             vfs: sriov.map(|s| count(&s.vfs)),
             total_vfs: sriov.map(|s| u32::from(s.total)),
+            modes: self
+                .seen
+                .modes
+                .get(parent)
+                .into_iter()
+                .flatten()
+                .filter_map(|(mode, state)| {
+                    Some((mode.to_string(), state.current.as_ref()?.to_string()))
+                })
+                .collect(),
             layout: self.layouts.get(parent).map(ToString::to_string),
             state: state.to_owned(),
             reason,
@@ -109,8 +120,7 @@ impl Machine {
                 ("drift", Some(format!("it should have {layout}; gpuslice apply makes it so")))
             }
             Some(layout) => {
-                let realised =
-                    self.mechanism(parent).is_some_and(|m| m.realised(&self.seen, parent, layout));
+                let realised = self.realised(parent, layout);
                 match function {
                     _ if realised => ("ok", None),
                     Some(f) if f.driver.is_none() => {

@@ -5,6 +5,7 @@ use super::{Effect, Machine, RequestId, Stored, Timer};
 use crate::ids::{self, ParentId, SliceId};
 use crate::layout::{self, Layout, Rule};
 use crate::mechanism::Layouts;
+use crate::mode::Mode;
 use crate::observation::Observation;
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
@@ -154,8 +155,9 @@ impl Machine {
         }
     }
 
-    fn realised(&self, parent: &ParentId, layout: &Layout) -> bool {
+    pub(super) fn realised(&self, parent: &ParentId, layout: &Layout) -> bool {
         self.mechanism(parent).is_some_and(|m| m.realised(&self.seen, parent, layout))
+            && self.seen.has_modes(parent, &layout.modes)
     }
 
     fn steps_to(
@@ -165,18 +167,23 @@ impl Machine {
         reshape: bool,
     ) -> Result<Vec<Step>, Refusal> {
         match self.mechanism(parent) {
-            Some(mechanism) => mechanism.layout_steps(&self.seen, parent, layouts, reshape),
+            Some(mechanism) => {
+                let known = mechanism.modes(&self.seen, parent);
+                can_be_set(parent, layouts, known)?;
+                mechanism.layout_steps(&self.seen, parent, layouts, reshape)
+            }
             None => Ok(Vec::new()),
         }
     }
 
     /// Parents that steps for this one disturb, itself among them.
     fn disturbed(&self, parent: &ParentId, steps: &[Step]) -> BTreeSet<ParentId> {
+        let others = steps.iter().flat_map(Step::disturbs);
         match self.mechanism(parent) {
             Some(mechanism) if steps.iter().any(Step::of_driver) => {
                 mechanism.together(&self.seen, parent)
             }
-            _ => BTreeSet::from([parent.clone()]),
+            _ => std::iter::once(parent.clone()).chain(others).collect(),
         }
     }
 
@@ -239,6 +246,10 @@ impl Machine {
                 // One that has not begun is begun anew; of two at once one does nothing.
                 Step::LoadDriver { name, vfs, .. } => {
                     !seen.driver_loaded(name) || vfs.iter().all(|(pf, n)| seen.has_vfs(*pf, *n))
+                }
+                Step::SetMode { device, mode, value, .. } => {
+                    let device = ParentId::Pci(*device);
+                    !seen.has_parent(&device) || seen.mode(&device, *mode) == Some(value)
                 }
                 _ => true,
             };
@@ -445,14 +456,16 @@ impl Machine {
         waiting
     }
 
-    /// It has VFs, and another number of them: only a person may change that.
+    /// It has VFs, and another number of them, or it is set to something else: only a person may change that.
     pub(super) fn drifted(&self, parent: &ParentId) -> bool {
         let sriov = parent.pci().and_then(|a| self.seen.functions.get(&a)?.sriov.as_ref());
         match (sriov, self.layouts.get(parent)) {
             (Some(sriov), Some(layout)) => {
                 let now = sriov.vfs.len();
-                now != 0 && now != usize::from(layout.vfs.of(sriov.total))
+                let other = now != usize::from(layout.vfs.of(sriov.total));
+                (now != 0 && other) || (!other && self.seen.other_modes(parent, &layout.modes))
             }
+            (None, Some(layout)) => self.seen.other_modes(parent, &layout.modes),
             _ => false,
         }
     }
@@ -492,6 +505,22 @@ impl Machine {
             self.push(Effect::Answer { request, outcome });
         }
     }
+}
+
+/// A mode that the parent does not have is a mistake in the layout.
+fn can_be_set(parent: &ParentId, layouts: &Layouts, known: &[Mode]) -> Result<(), Refusal> {
+    let modes = layouts.get(parent).into_iter().flat_map(|layout| layout.modes.keys());
+    let Some(unknown) = modes.into_iter().find(|mode| !known.contains(mode)) else {
+        return Ok(());
+    };
+    let message = format!("{parent} has no mode {unknown} under its driver");
+    let hint = if known.is_empty() {
+        format!("take {unknown} out of the layout of {parent}, then gpuslice apply")
+    } else {
+        let known = known.iter().map(|mode| mode.as_str()).collect::<Vec<_>>().join(", ");
+        format!("it has {known}; mend the layout of {parent}, then gpuslice apply")
+    };
+    Err(Refusal::new(Code::BadConfig, message).hint(hint))
 }
 
 /// What follows once VFs are there: their addresses are known only then.

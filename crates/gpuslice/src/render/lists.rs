@@ -29,7 +29,9 @@ fn some(parents: &[ParentId]) -> Cell {
 
 /// `gpuslice gpus`.
 pub fn parents(rows: &[ParentRow], paint: Paint) -> String {
-    let columns = [
+    // Most GPUs have none.
+    let modes = rows.iter().any(|row| !row.modes.is_empty());
+    let mut columns = vec![
         left("GPU"),
         left("PCI ID"),
         left("DRIVER"),
@@ -41,9 +43,12 @@ pub fn parents(rows: &[ParentRow], paint: Paint) -> String {
         left("LAYOUT"),
         left("REASON"),
     ];
+    if modes {
+        columns.insert(8, left("MODES"));
+    }
     let row = |row: &ParentRow| {
         let vfs = row.total_vfs.map(|total| format!("{}/{total}", row.vfs.unwrap_or(0)));
-        vec![
+        let mut cells = vec![
             Cell::from(&row.parent),
             maybe((!row.pci_id.is_empty()).then_some(&row.pci_id)),
             maybe(row.driver.as_ref()),
@@ -54,7 +59,15 @@ pub fn parents(rows: &[ParentRow], paint: Paint) -> String {
             state(&row.state),
             maybe(row.layout.as_ref()),
             maybe(row.reason.as_ref()),
-        ]
+        ];
+        if modes {
+            let set = row.modes.iter().map(|(mode, value)| format!("{mode}={value}"));
+            cells.insert(
+                8,
+                maybe(Some(set.collect::<Vec<_>>().join(" ")).filter(|s| !s.is_empty())),
+            );
+        }
+        cells
     };
     table(&columns, &rows.iter().map(row).collect::<Vec<_>>(), paint)
 }
@@ -199,6 +212,26 @@ mtty          -          -       -              -     -     0  quarantined  -   
         );
         let painted = parents(&rows, Paint::On);
         assert!(painted.contains("\x1b[32mok\x1b[0m") && painted.contains("\x1b[1;31mquarantined"));
+    }
+
+    #[test]
+    fn modes_have_a_column_where_there_are_some() {
+        let rows = rows(json!([
+            {"parent": "0000:0c:00.0", "pci_id": "1002:74a1", "driver": "gim", "mechanisms": ["gim"],
+             "numa_node": 0, "serial": null, "vfs": 8, "total_vfs": 8,
+             "modes": {"compute": "CPX", "memory": "NPS4"}, "layout": "vfs=8 compute=CPX",
+             "state": "ok", "reason": null, "assigned": 0},
+            {"parent": "0000:41:00.0", "pci_id": "8086:56c0", "driver": "xe", "mechanisms": ["sriov"],
+             "numa_node": 0, "serial": null, "vfs": 0, "total_vfs": 31, "layout": null,
+             "state": "no-layout", "reason": null, "assigned": 0}]));
+        assert_eq!(
+            parents(&rows, Paint::Off),
+            "\
+GPU           PCI ID     DRIVER  MECHANISM  NUMA   VFS  USED  STATE      MODES                    LAYOUT             REASON
+0000:0c:00.0  1002:74a1  gim     gim           0   8/8     0  ok         compute=CPX memory=NPS4  vfs=8 compute=CPX  -
+0000:41:00.0  8086:56c0  xe      sriov         0  0/31     0  no-layout  -                        -                  -
+"
+        );
     }
 
     #[test]

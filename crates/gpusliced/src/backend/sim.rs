@@ -211,6 +211,7 @@ fn outcome(outcome: gpuslice_sim::Outcome) -> Result<(), gpuslice_core::errno::E
 fn concerns(file: &str, step: &Step) -> bool {
     match step {
         Step::SetNumVfs { pf, .. } | Step::RunVfTool { pf, .. } => file.contains(&pf.to_string()),
+        Step::SetMode { device, attribute, .. } => file.contains(&format!("{device}/{attribute}")),
         Step::UnloadDriver { name } => *file == format!("modprobe -r {name}"),
         Step::RemoveMdev { uuid } => file.contains(&uuid.to_string()),
         Step::GiveVfType { vf, .. } | Step::TakeVfType { vf, .. } => file.contains(&vf.to_string()),
