@@ -129,11 +129,13 @@ bind_vfio() {
 # takes both away.
 load_gpusim() {
   local driver; modprobe gpusim kinds="$1" || return; shift
+  w 1 /sys/kernel/debug/gpusim/stay
   for driver; do modprobe $driver || return; done
 }
 unload_gpusim() {
   [ -e /sys/module/gpusim ] || return 0
-  modprobe -r $(ls /sys/module/gpusim/holders) && modprobe -r gpusim
+  w 0 /sys/kernel/debug/gpusim/stay
+  modprobe -r $(ls /sys/module/gpusim/holders) gpusim
 }
 bound_to() { [ "$(basename "$(readlink "$1/driver")")" = "$2" ]; } # DEVICE DRIVER
 
