@@ -6,7 +6,8 @@
 . /lab/scenarios/product.sh
 
 pci=/sys/bus/pci/devices a=0001:00:00.0 b=0002:00:00.0 v710=0003:00:00.0
-option=/etc/modprobe.d/gpuslice-gim.conf config=/etc/gpuslice/gpuslice.toml
+option=/etc/modprobe.d/gpuslice-gim.conf others=/etc/modprobe.d/lab-gim.conf
+config=/etc/gpuslice/gpuslice.toml
 vfs() { ls -d "$pci/$1"/virtfn* 2> /dev/null | wc -l; }
 counts() { for pf in $a $b $v710; do vfs $pf; done | paste -sd' '; }
 daemon() { systemctl "$1" gpusliced.socket gpusliced.service; }
@@ -15,7 +16,7 @@ fresh() {
   daemon stop
   rm -rf /var/lib/gpuslice/* /run/gpuslice/state/*
   unload_gpusim || return
-  rm -f /etc/gim_config $option
+  rm -f /etc/gim_config $option $others
 }
 stop_all() {
   clear_domains
@@ -107,9 +108,12 @@ apply_refused held "qemu-system-x86 (pid $(cat stray.pid))"
 expect_eq "nothing waits in the kernel" live "$(cat /sys/module/gim/initstate)"
 let_go stray; rm stray.pid
 
-say "when nobody does"
+say "when nobody does; the first drivers, GPUs that take long, and options of somebody else"
+echo options gim generation=8 lab_async=1 > $others
+w 3000 /sys/kernel/debug/gpusim/$b/delay_ms
 expect "gpuslice apply" q timeout 100 gpuslice apply
 expect_eq "VFs" "8 8 4" "$(counts)"
+expect "these are the first drivers" present /sys/bus/pci/drivers/gim/bind
 expect_eq "the driver's option" 8,8,4 "$(cat /sys/module/gim/parameters/vf_num)"
 expect_eq "the driver's file" vf_num=8,8,4 "$(head -n 1 /etc/gim_config)"
 start gim1

@@ -39,7 +39,8 @@ udevadm settle
 watch_events
 
 say "before the driver"
-fact gim.autoload "$([ -e /sys/module/gim ] && echo loaded || echo absent) $(modinfo -F alias gim | wc -l)"
+fact gim.autoload "$([ -e /sys/module/gim ] && echo loaded || echo absent)"
+fact gim.aliases "$(modinfo -F alias gim | wc -l)"
 fact gim.numvfs.no-driver "$(errno_of 1 $pci/$a/sriov_numvfs)"
 for pf in $a $b $v710 $mi350; do w 0 $pci/$pf/sriov_drivers_autoprobe; done
 
@@ -49,13 +50,15 @@ fact events.gim.load "$(events_of 0001 modprobe gim | sed 's/bind PF, //; s/, bi
 fact gim.pf.driver "$(driver_of $pci/$a)"
 fact gim.rx6600.driver "$(driver_of $pci/0005:00:00.0)"
 fact gim.vfs.default "$(vfs_of_all)"
-fact gim.ready.log "$(said 'AMD GIM probed GPU\(0\) .*') / $(said 'AMD GIM is Running')"
+fact gim.ready.log "$(said 'AMD GIM probed GPU\(0\) .*')"
+expect_eq "the load's last word" 'AMD GIM is Running' "$(said 'AMD GIM is Running')"
 fact gim.config.first "$(saved)"
 fact gim.config.mode "$(stat -c %a $config)"
 fact gim.parameter.unset "$(text_of /sys/module/gim/parameters/vf_num)"
 fact gim.parameter.write "$(errno_of 2 /sys/module/gim/parameters/vf_num)"
-fact gim.driver.files "$(cd /sys/bus/pci/drivers/gim && ls -d bind unbind new_id guard_status self_switch 2> /dev/null | paste -sd' ')"
-fact gim.pf.files "$(cd $pci/$a && stat -c '%n %a' $own | sort | paste -sd, | sed 's/,/, /g')"
+fact gim.driver.bind-files "$(cd /sys/bus/pci/drivers/gim && ls -d bind unbind 2> /dev/null | paste -sd' ')"
+fact gim.pf.files "$(cd $pci/$a && ls -d $own | sort | paste -sd' ')"
+fact gim.pf.modes "$(cd $pci/$a && stat -c %a $(ls -d $own | sort) | paste -sd' ')"
 fact gim.vf.files "$(cd $pci/$a/virtfn0 && ls -d $own 2> /dev/null | wc -l)"
 fact gim.vf.driver "$([ -e $pci/$a/virtfn0/driver ] && echo bound || echo none)"
 
@@ -69,7 +72,8 @@ fact gim.unload.vfs "$(vfs_of_all)"
 fact gim.vf_num.all "$(modprobe gim vf_num=4; vfs_of_all)"
 fact gim.vf_num.all.parameter "$(text_of /sys/module/gim/parameters/vf_num)"
 fact gim.vf_num.all.config "$(saved)"
-fact gim.vf_num.each "$(reload vf_num=1,2,12; vfs_of_all)"
+# all GPUs of one id, then all of the next: the MI350X comes before the V710
+fact gim.vf_num.each "$(reload vf_num=1,2,4,3; vfs_of_all)"
 fact gim.vf_num.each.parameter "$(text_of /sys/module/gim/parameters/vf_num)"
 mark
 fact gim.vf_num.above-total "$(reload vf_num=9; vfs_of_all)"
@@ -165,7 +169,8 @@ modprobe -r gim & unload=$!
 wait_for 20 "the unload waits" in_log 'GIM is used by'
 fact gim.unload.in-use.log "$(said 'GIM is used by.*')"
 kill -9 $unload
-fact gim.unload.in-use "$([ -d /proc/$unload ] && echo waits) $(text_of /sys/module/gim/initstate) $(vfs $b)"
+fact gim.unload.in-use "$([ -d /proc/$unload ] && echo waits) $(vfs $b)"
+fact gim.unload.in-use.state "$(text_of /sys/module/gim/initstate)"
 let_go user
 wait_for 20 "then it goes" gone /sys/module/gim
 wait $unload
@@ -176,7 +181,7 @@ modprobe gim vf_num=1 enabled_devices=$b
 fact gim.enabled_devices "$(vfs_of_all) $(driver_of $pci/$b) $([ -e $pci/$a/driver ] && echo bound || echo none)"
 reload vf_num=1 enabled_devices=$b generation=8
 fact gim.first.enabled_devices "$(vfs_of_all) $(driver_of $pci/$a) $(cd $pci/$a && ls -d $own 2> /dev/null | wc -l)"
-fact gim.first.driver.files "$(cd /sys/bus/pci/drivers/gim && ls -d bind unbind new_id 2> /dev/null | paste -sd' ')"
+fact gim.first.driver.bind-files "$(cd /sys/bus/pci/drivers/gim && ls -d bind unbind 2> /dev/null | paste -sd' ')"
 modprobe -r gim
 w 1 /sys/kernel/debug/gpusim/$a/fail_count; w 12 /sys/kernel/debug/gpusim/$a/fail_errno
 fact gim.enable-fails "$(modprobe gim vf_num=1; vfs_of_all) $(driver_of $pci/$a)"
@@ -191,7 +196,8 @@ fact amdgpu.then-gim "$(modprobe gim vf_num=2; vfs_of_all) $(driver_of $pci/$a)"
 modprobe -r gim
 fact amdgpu.numvfs "$(errno_of 1 $pci/$a/sriov_numvfs)"
 g=$pci/$a
-fact amdgpu.files "$(cd $g && stat -c '%n %a' *_partition | sort | paste -sd, | sed 's/,/, /g')"
+fact amdgpu.files "$(cd $g && ls *_partition | sort | paste -sd' ')"
+fact amdgpu.modes "$(cd $g && stat -c %a $(ls *_partition | sort) | paste -sd' ')"
 fact amdgpu.read "$(text_of $g/current_compute_partition); $(text_of $g/available_compute_partition); $(text_of $g/current_memory_partition); $(text_of $g/available_memory_partition)"
 fact amdgpu.without "$(ls $r/*_partition 2> /dev/null | wc -l)"
 fact amdgpu.compute.write "$(errno_of QPX $g/current_compute_partition) $(text_of $g/current_compute_partition) $(errno_of TPX $g/current_compute_partition)"
