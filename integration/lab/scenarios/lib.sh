@@ -12,7 +12,7 @@ fail() {
 }
 
 evidence() {
-  echo "=== journal"; journalctl -b -o short-monotonic --no-pager -n 60 -u 'gpuslice*' -u 'libvirtd*' 2>&1
+  echo "=== journal"; journalctl -b -o short-monotonic --no-pager -n ${EVIDENCE:-60} -u 'gpuslice*' -u 'libvirtd*' 2>&1
   echo "=== kernel"; dmesg | tail -30
   echo "=== domains"; timeout 10 virsh list --all 2>&1
   echo "=== stuck"; ps -eo pid,stat,wchan:30,args | awk '$2 ~ /^D/'
