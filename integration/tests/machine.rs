@@ -27,6 +27,8 @@ mod happening;
 mod invariants;
 #[path = "machine/lost.rs"]
 mod lost;
+#[path = "machine/mig.rs"]
+mod mig;
 #[path = "machine/plugging.rs"]
 mod plugging;
 #[path = "machine/vgpu.rs"]

@@ -47,6 +47,14 @@ pub enum StepError {
         /// Its answer.
         errno: Errno,
     },
+    /// The kernel refused an operation, and says itself that nothing is left.
+    #[error("{operation}: {errno}, and none is left")]
+    NoneLeft {
+        /// Operation and object.
+        operation: String,
+        /// Its answer.
+        errno: Errno,
+    },
     /// Somebody has the device open.
     #[error("{object} is held by {}", describe(.holders, .unknown))]
     Held {
@@ -120,7 +128,7 @@ impl StepError {
     /// The errno, if the kernel gave one.
     pub fn errno(&self) -> Option<Errno> {
         match self {
-            Self::Errno { errno, .. } => Some(*errno),
+            Self::Errno { errno, .. } | Self::NoneLeft { errno, .. } => Some(*errno),
             _ => None,
         }
     }
@@ -142,6 +150,9 @@ pub fn perform(host: &mut dyn HostWrite, step: &Step) -> Result<Performed, StepE
         Step::SetAutoprobe { pf, on } => sriov::set_autoprobe(host, *pf, *on),
         Step::SetNumVfs { pf, count } => sriov::set_count(host, *pf, *count),
         Step::RunVfTool { pf, count, command } => tool::run(host, *pf, *count, command),
+        Step::RunModeTool { device, command, shown, disturbs, .. } => {
+            tool::set_mode(host, *device, command, shown, disturbs)
+        }
         Step::WriteConfig { path, content } => config_file::write(host, path, content),
         Step::UnloadDriver { name } => driver::unload(host, name),
         Step::LoadDriver { name, parameter, value, vfs } => {
@@ -187,6 +198,7 @@ pub fn check(host: &dyn HostRead, step: &Step) -> Result<Performed, StepError> {
             let at = mode::At { device: *device, attribute, choices: None };
             mode::check(host, &at, value)
         }
+        Step::RunModeTool { shown, .. } => tool::check_mode(host, shown),
         Step::GiveVfType { vf, attribute, value } => vf_type::check(host, *vf, attribute, value),
         Step::TakeVfType { vf, attribute, .. } => {
             vf_type::check(host, *vf, attribute, vf_type::NONE)

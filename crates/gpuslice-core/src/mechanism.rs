@@ -4,6 +4,7 @@ use crate::ids::{MdevTypeId, ParentId, PciAddress, ProfileName, SliceId};
 use crate::layout::Layout;
 use crate::mode::Mode;
 use crate::observation::Observation;
+use crate::observe::Answers;
 use crate::plan::Step;
 use crate::port::HostRead;
 use crate::refusal::Refusal;
@@ -116,7 +117,7 @@ pub trait Mechanism: Send + Sync {
     fn name(&self) -> &'static str;
 
     /// Reads what only this mechanism knows to read, into the reading of everything else.
-    fn observe(&self, _host: &dyn HostRead, _seen: &mut Observation) {}
+    fn observe(&self, _host: &dyn HostRead, _tools: &mut Answers, _seen: &mut Observation) {}
 
     /// Whether the parent is of this kind.
     fn applies(&self, seen: &Observation, parent: &ParentId) -> bool;

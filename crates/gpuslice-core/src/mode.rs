@@ -15,17 +15,24 @@ pub enum Mode {
     Compute,
     /// Into which parts the memory is divided.
     Memory,
+    /// Instances with engines and memory of their own, in which slices are made: a list of them, `none`, or `off` when
+    /// the device is whole.
+    Instances,
+    /// Whether slices of different sizes may be side by side: `equal` or `mixed`.
+    Sizes,
 }
 
 impl Mode {
     /// Every mode.
-    pub const ALL: &[Self] = &[Self::Compute, Self::Memory];
+    pub const ALL: &[Self] = &[Self::Compute, Self::Memory, Self::Instances, Self::Sizes];
 
     /// The word, as in a layout.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Compute => "compute",
             Self::Memory => "memory",
+            Self::Instances => "instances",
+            Self::Sizes => "sizes",
         }
     }
 

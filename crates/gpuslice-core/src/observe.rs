@@ -1,8 +1,11 @@
 //! Reads a host into an [`Observation`]. Reads only attributes on its list, never a whole directory: some
 //! attributes act when read.
 
+mod answers;
 mod mdev;
 mod pci;
+
+pub use answers::Answers;
 
 use crate::errno::Errno;
 use crate::ids::{MdevTypeId, ParentId};
@@ -18,6 +21,7 @@ pub struct Observer {
     mechanisms: Vec<Box<dyn Mechanism>>,
     types: BTreeMap<(ParentId, MdevTypeId), Arc<FixedType>>,
     serials: BTreeMap<crate::ids::PciAddress, (u16, u16, Option<u64>)>,
+    answers: Answers,
 }
 
 impl Observer {
@@ -26,13 +30,23 @@ impl Observer {
         Self { mechanisms, ..Self::default() }
     }
 
+    /// A step has run a vendor's tool: what tools told before it is not so any more.
+    pub fn forget_answers(&mut self) {
+        self.answers.forget();
+    }
+
+    /// Whether tools may be asked. One that looks at a device is in the way of one that sets it.
+    pub fn may_ask(&mut self, may: bool) {
+        self.answers.may_ask(may);
+    }
+
     /// Reads everything once.
     pub fn observe(&mut self, host: &dyn HostRead) -> Observation {
         let mut seen = Observation::default();
         pci::read(host, self, &mut seen);
         mdev::read(host, self, &mut seen);
         for mechanism in &self.mechanisms {
-            mechanism.observe(host, &mut seen);
+            mechanism.observe(host, &mut self.answers, &mut seen);
         }
         self.types.retain(|(parent, _), _| seen.mdev_parents.contains_key(parent));
         self.serials.retain(|address, _| seen.functions.contains_key(address));

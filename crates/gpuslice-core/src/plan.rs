@@ -79,6 +79,19 @@ pub enum Step {
         /// The PFs whose VFs it takes or resets.
         disturbs: BTreeSet<PciAddress>,
     },
+    /// Has a vendor's tool set a mode of a device, where only that can.
+    RunModeTool {
+        /// The device.
+        device: PciAddress,
+        /// Which mode.
+        mode: Mode,
+        /// Absolute path and arguments.
+        command: Vec<String>,
+        /// Where it is seen whether it is so.
+        shown: Shown,
+        /// The PFs whose VFs it takes or resets; none when it only adds.
+        disturbs: BTreeSet<PciAddress>,
+    },
     /// Gives a VF the type a VM asked for.
     GiveVfType {
         /// The VF.
@@ -130,6 +143,15 @@ pub enum Step {
     },
 }
 
+/// What a tool that is asked says once something is so.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Shown {
+    /// Absolute path and arguments.
+    pub by: Vec<String>,
+    /// Words that follow each other in a line, and in how many lines.
+    pub lines: BTreeMap<String, u16>,
+}
+
 impl Step {
     /// Whether the write can sleep in the kernel for as long as a device is in use, and so must run in a process
     /// of its own: while it sleeps not even SIGKILL ends it.
@@ -140,6 +162,7 @@ impl Step {
             | Self::UnloadDriver { .. }
             | Self::LoadDriver { .. }
             | Self::SetMode { .. }
+            | Self::RunModeTool { .. }
             | Self::GiveVfType { .. }
             | Self::TakeVfType { .. }
             | Self::Bind { .. }
@@ -166,13 +189,18 @@ impl Step {
                 | Self::RunVfTool { count: 0, .. }
                 | Self::UnloadDriver { .. }
                 | Self::SetMode { .. }
-        )
+        ) || self.disturbs().next().is_some()
+    }
+
+    /// Whether the step runs a vendor's tool, so that what such tools told before may not be so any more.
+    pub fn runs_tool(&self) -> bool {
+        matches!(self, Self::RunVfTool { .. } | Self::RunModeTool { .. })
     }
 
     /// Devices other than its own whose slices the step takes or resets.
     pub fn disturbs(&self) -> impl Iterator<Item = ParentId> + '_ {
         let devices = match self {
-            Self::SetMode { disturbs, .. } => Some(disturbs),
+            Self::SetMode { disturbs, .. } | Self::RunModeTool { disturbs, .. } => Some(disturbs),
             _ => None,
         };
         devices.into_iter().flatten().map(|address| ParentId::Pci(*address))
@@ -202,6 +230,7 @@ impl Step {
             | Self::UnloadDriver { .. }
             | Self::LoadDriver { .. }
             | Self::SetMode { .. }
+            | Self::RunModeTool { .. }
             | Self::TakeVfType { .. }
             | Self::LoadModule { .. }
             | Self::SetAutoprobe { .. }
@@ -218,7 +247,7 @@ impl Step {
         match self {
             Self::SetNumVfs { .. } => 60_000,
             // It takes the driver off and on, and tries again while somebody looks at the device.
-            Self::RunVfTool { .. } => 120_000,
+            Self::RunVfTool { .. } | Self::RunModeTool { .. } => 120_000,
             Self::LoadModule { .. } => 30_000,
             // Its devices go one by one, a second and more for each.
             Self::UnloadDriver { .. } => 120_000,
@@ -259,6 +288,7 @@ impl Step {
             | Self::UnloadDriver { .. }
             | Self::LoadDriver { .. }
             | Self::SetMode { .. }
+            | Self::RunModeTool { .. }
             | Self::SetNumVfs { .. }
             | Self::RunVfTool { .. } => None,
         }
@@ -273,7 +303,9 @@ impl fmt::Display for Step {
                 write!(f, "write sriov_drivers_autoprobe={} on {pf}", u8::from(*on))
             }
             Self::SetNumVfs { pf, count } => write!(f, "write sriov_numvfs={count} on {pf}"),
-            Self::RunVfTool { command, .. } => write!(f, "run {}", command.join(" ")),
+            Self::RunVfTool { command, .. } | Self::RunModeTool { command, .. } => {
+                write!(f, "run {}", command.join(" "))
+            }
             Self::WriteConfig { path, content } => {
                 let set = content.lines().filter(|line| !line.starts_with('#'));
                 write!(f, "write {:?} to {path}", set.collect::<Vec<_>>().join("; "))

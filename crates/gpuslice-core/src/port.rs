@@ -31,6 +31,15 @@ pub trait HostRead {
     /// # Errors
     /// `EINVAL` when the path is not a link, `ENOENT` when it is absent.
     fn link(&self, path: &str) -> Result<String, Errno>;
+
+    /// Asks a vendor's tool that changes nothing: an absolute path and arguments, never a shell. At most
+    /// [`READ_LIMIT`] bytes of what it prints, from the begin.
+    ///
+    /// # Errors
+    /// `ENOENT` when it is not there, `ETIMEDOUT` when it did not end; its own failure is in the answer.
+    fn ask(&self, _command: &[String]) -> Result<Ran, Errno> {
+        Err(Errno::ENOENT)
+    }
 }
 
 /// Longest file [`HostRead::read`] returns: larger than any sysfs attribute (one page) and any mdev definition.

@@ -21,6 +21,9 @@ use std::time::Duration;
 /// Longest a vendor's tool runs. It takes drivers off and on, which is seconds; the step's own deadline is longer.
 const TOOL_DEADLINE: Duration = Duration::from_secs(60);
 
+/// Longest one that is only asked runs: whatever is told of the host waits for it.
+const ASK_DEADLINE: Duration = Duration::from_secs(20);
+
 /// The smallest page the kernel has; what is shorter under `/sys` was the whole attribute.
 const PAGE: usize = 4096;
 
@@ -63,6 +66,15 @@ impl SysHost {
         } else {
             Cow::Owned(format!("{}{path}", self.root))
         })
+    }
+
+    fn tool(&self, command: &[String], deadline: Duration, part: tool::Part) -> Result<Ran, Errno> {
+        let (program, arguments) = command.split_first().ok_or(Errno::EINVAL)?;
+        if !program.starts_with('/') {
+            return Err(Errno::EINVAL);
+        }
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        tool::run(&self.place(program)?, &arguments, deadline, part)
     }
 
     fn open(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
@@ -134,6 +146,10 @@ impl HostRead for SysHost {
         }
         Ok(String::from_utf8_lossy(target).into_owned())
     }
+
+    fn ask(&self, command: &[String]) -> Result<Ran, Errno> {
+        self.tool(command, ASK_DEADLINE, tool::Part::Begin(READ_LIMIT))
+    }
 }
 
 impl HostWrite for SysHost {
@@ -146,12 +162,8 @@ impl HostWrite for SysHost {
     }
 
     fn run(&mut self, command: &[String]) -> Result<Ran, Errno> {
-        let (program, arguments) = command.split_first().ok_or(Errno::EINVAL)?;
-        if !program.starts_with('/') {
-            return Err(Errno::EINVAL);
-        }
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        tool::run(&self.place(program)?, &arguments, TOOL_DEADLINE)
+        // Complaints come last.
+        self.tool(command, TOOL_DEADLINE, tool::Part::End)
     }
 
     fn load_module(&mut self, name: &str) -> Result<(), Errno> {

@@ -110,6 +110,7 @@ pub struct Kernel {
 pub(crate) struct Counts {
     pub(crate) reads: AtomicU64,
     pub(crate) blocked_reads: AtomicU64,
+    pub(crate) asked: AtomicU64,
     pub(crate) writes: u64,
 }
 
@@ -119,6 +120,7 @@ impl Clone for Counts {
         Self {
             reads: copy(&self.reads),
             blocked_reads: copy(&self.blocked_reads),
+            asked: copy(&self.asked),
             writes: self.writes,
         }
     }
@@ -356,6 +358,11 @@ impl Kernel {
         self.counts.reads.load(Ordering::Relaxed)
     }
 
+    /// Tools asked so far.
+    pub fn asked(&self) -> u64 {
+        self.counts.asked.load(Ordering::Relaxed)
+    }
+
     /// Writes tried so far.
     pub fn writes(&self) -> u64 {
         self.counts.writes
@@ -406,6 +413,17 @@ impl HostRead for Kernel {
 
     fn link(&self, path: &str) -> Result<String, Errno> {
         self.read_link(path)
+    }
+
+    fn ask(&self, command: &[String]) -> Result<Ran, Errno> {
+        self.counts.asked.fetch_add(1, Ordering::Relaxed);
+        let (program, arguments) = command.split_first().ok_or(Errno::EINVAL)?;
+        self.read_fault(program).map_or(Ok(()), Err)?;
+        let tells = |d: &crate::DriverShape| d.smi_tool.as_ref() == Some(program);
+        if !self.host.drivers.iter().any(tells) {
+            return Err(Errno::ENOENT);
+        }
+        Ok(self.nvidia_smi_tells(arguments))
     }
 }
 

@@ -16,8 +16,8 @@ mod kernel;
 mod tree;
 
 pub use host_file::{
-    DriverShape, FunctionShape, Grouping, HostError, HostFile, KernelShape, MdevOn, MdevRule,
-    MdevShape, SriovShape, TypeShape, VirtualKind, VirtualShape,
+    DriverShape, FunctionShape, Grouping, HostError, HostFile, InstanceShape, KernelShape, MdevOn,
+    MdevRule, MdevShape, MigShape, SizeShape, SriovShape, TypeShape, VirtualKind, VirtualShape,
 };
 pub use kernel::command::{Command, Data, Outcome, ReplayError, replay};
 pub use kernel::fault::{Content, Fault, random_faults};

@@ -17,6 +17,7 @@ use gpuslice_core::ids::{ParentId, PciAddress, SliceId};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Layouts, Mechanism, Offer};
 use gpuslice_core::observation::{DriverState, Function, Observation, Sriov};
+use gpuslice_core::observe::Answers;
 use gpuslice_core::plan::Step;
 use gpuslice_core::port::HostRead;
 use gpuslice_core::refusal::Refusal;
@@ -83,7 +84,7 @@ impl Mechanism for Gim {
         "gim"
     }
 
-    fn observe(&self, host: &dyn HostRead, seen: &mut Observation) {
+    fn observe(&self, host: &dyn HostRead, _: &mut Answers, seen: &mut Observation) {
         read::read(host, seen);
     }
 

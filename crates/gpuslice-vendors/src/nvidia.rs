@@ -4,6 +4,7 @@
 //!
 //! Facts: NVIDIA Virtual GPU Software User Guide, 2.9 and 2.10.
 
+mod modes;
 mod names;
 mod offers;
 mod plan;
@@ -14,7 +15,9 @@ pub(crate) use names::{edition_of_type, isolation, profile_of_type};
 use gpuslice_core::ids::{ParentId, SliceId};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Layouts, Mechanism, Offer};
+use gpuslice_core::mode::Mode;
 use gpuslice_core::observation::{Function, Observation, Sriov};
+use gpuslice_core::observe::Answers;
 use gpuslice_core::plan::Step;
 use gpuslice_core::port::HostRead;
 use gpuslice_core::refusal::Refusal;
@@ -58,8 +61,9 @@ impl Mechanism for NvidiaVfio {
         "nvidia-vfio"
     }
 
-    fn observe(&self, host: &dyn HostRead, seen: &mut Observation) {
+    fn observe(&self, host: &dyn HostRead, tools: &mut Answers, seen: &mut Observation) {
         read::read(host, seen);
+        modes::read(host, tools, seen);
     }
 
     fn applies(&self, seen: &Observation, parent: &ParentId) -> bool {
@@ -68,6 +72,10 @@ impl Mechanism for NvidiaVfio {
 
     fn offers(&self, seen: &Observation, parent: &ParentId, _: Option<&Layout>) -> Vec<Offer> {
         offers::offers(seen, parent)
+    }
+
+    fn modes(&self, _: &Observation, _: &ParentId) -> &'static [Mode] {
+        plan::MODES
     }
 
     fn layout_steps(

@@ -19,7 +19,7 @@ use std::time::Instant;
 /// One of the two.
 pub enum Backend {
     /// This machine.
-    Real(Real),
+    Real(Box<Real>),
     /// A host file come alive.
     Sim(Box<Sim>),
 }
@@ -29,7 +29,7 @@ impl Backend {
     pub fn open(args: &Args, handle: &Handle) -> anyhow::Result<Self> {
         match &args.sim {
             Some(host) => Ok(Self::Sim(Box::new(Sim::open(host)?))),
-            None => Ok(Self::Real(Real::open(handle)?)),
+            None => Ok(Self::Real(Box::new(Real::open(handle)?))),
         }
     }
 

@@ -19,8 +19,7 @@ make_image() {
 
 kernel_version() { basename "$trees"/rootfs/usr/lib/modules/*; }
 
-# depmod runs here, once, rather than in every guest: it takes seconds under emulation. It prefers "updates" to the kernel's
-# own modules, of which one has a name of ours (amdgpu).
+# depmod runs here, once, rather than in every guest: it takes seconds under emulation.
 make_modules() {
   local out=$1 b=$trees/buildroot k work base
   k=$(kernel_version)
@@ -36,12 +35,12 @@ make_modules() {
   mkdir "$work/built"
   find "$work" -name '*.ko' -exec mv {} "$work/built" \;
   chroot "$b" find "$base/built" -name '*.ko' -exec strip --strip-debug {} +
-  mkdir -p "$work/lib/modules" "$out/usr/lib/modules/$k/updates"
+  mkdir -p "$work/lib/modules" "$out/usr/lib/modules/$k/extra"
   cp -a "$trees/rootfs/usr/lib/modules/$k" "$work/lib/modules/"
-  mkdir "$work/lib/modules/$k/updates"
-  cp "$work"/built/*.ko "$work/lib/modules/$k/updates/"
+  mkdir "$work/lib/modules/$k/extra"
+  cp "$work"/built/*.ko "$work/lib/modules/$k/extra/"
   chroot "$b" depmod -b "$base" "$k"
-  cp "$work"/built/*.ko "$out/usr/lib/modules/$k/updates/"
+  cp "$work"/built/*.ko "$out/usr/lib/modules/$k/extra/"
   cp "$work/lib/modules/$k"/modules.* "$out/usr/lib/modules/$k/"
   rm -rf "$work"
 }

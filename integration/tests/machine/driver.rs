@@ -359,6 +359,9 @@ impl Driver {
         let mut result = execute::perform(&mut hand, &step);
         let died = hand.died;
         self.dies_after = hand.left;
+        if step.runs_tool() {
+            self.observer.forget_answers();
+        }
         if died {
             return self.restart();
         }

@@ -39,6 +39,10 @@ impl HostRead for Hand<'_> {
     fn link(&self, path: &str) -> Result<String, Errno> {
         self.kernel.link(path)
     }
+
+    fn ask(&self, command: &[String]) -> Result<Ran, Errno> {
+        self.kernel.ask(command)
+    }
 }
 
 impl HostWrite for Hand<'_> {

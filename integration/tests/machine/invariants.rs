@@ -265,7 +265,7 @@ fn touched(kernel: &Kernel, step: &Step) -> Vec<SliceId> {
             let vfs = pfs.into_iter().flat_map(|pf| vfs_of(kernel, pf));
             vfs.map(SliceId::Vf).collect()
         }
-        Step::SetMode { disturbs, .. } => {
+        Step::SetMode { disturbs, .. } | Step::RunModeTool { disturbs, .. } => {
             disturbs.iter().flat_map(|pf| vfs_of(kernel, *pf)).map(SliceId::Vf).collect()
         }
         // It takes nothing from a device that leaves under its user; the kernel refuses the name twice.
@@ -310,7 +310,7 @@ pub fn quarantined_parents_untouched(driver: &Driver, step: &Step) -> Result<(),
             let mut parents = vfs.keys().map(|pf| ParentId::Pci(*pf));
             parents.find(|parent| durable.quarantines.contains_key(parent))
         }
-        Step::SetMode { disturbs, .. } => {
+        Step::SetMode { disturbs, .. } | Step::RunModeTool { disturbs, .. } => {
             let mut parents = disturbs.iter().map(|pf| ParentId::Pci(*pf));
             parents.find(|parent| durable.quarantines.contains_key(parent))
         }

@@ -35,7 +35,7 @@ fn one_gpu() -> Driver {
     driver
 }
 
-fn order(driver: &mut Driver, command: Command) -> Outcome {
+pub fn order(driver: &mut Driver, command: Command) -> Outcome {
     let request = driver.command(command);
     driver.advance(10_000).unwrap();
     driver.answers.remove(&request).unwrap()
@@ -46,7 +46,7 @@ fn owner(vm: u128) -> Owner {
 }
 
 /// `gpuslice attach`, with what the agent then writes.
-fn attach(driver: &mut Driver, vm: u128, profile: &str) -> Domain {
+pub fn attach(driver: &mut Driver, vm: u128, profile: &str) -> Domain {
     let request = claim(&"gpu0".parse().unwrap(), profile, 1);
     let command = Command::Claim {
         owner: owner(vm),
@@ -86,21 +86,21 @@ fn call(driver: &mut Driver, domain: &Domain, operation: HookOperation) -> Resul
     }
 }
 
-fn vf(domain: &Domain) -> PciAddress {
+pub fn vf(domain: &Domain) -> PciAddress {
     match domain.devices[0].source {
         HostDeviceSource::Pci(address) => address,
         HostDeviceSource::Mdev(uuid) => panic!("mdev {uuid}"),
     }
 }
 
-fn start(driver: &mut Driver, domain: &Domain) -> Result<(), Refusal> {
+pub fn start(driver: &mut Driver, domain: &Domain) -> Result<(), Refusal> {
     call(driver, domain, HookOperation::Prepare)?;
     let pid = u32::try_from(domain.uuid.as_u128()).unwrap() + 1000;
     driver.kernel.open(pid, "qemu-system-x86", SliceId::Vf(vf(domain))).unwrap();
     call(driver, domain, HookOperation::Started)
 }
 
-fn stop(driver: &mut Driver, domain: &Domain) {
+pub fn stop(driver: &mut Driver, domain: &Domain) {
     driver.kernel.kill(u32::try_from(domain.uuid.as_u128()).unwrap() + 1000);
     call(driver, domain, HookOperation::Release).unwrap();
 }
@@ -110,7 +110,7 @@ fn type_of(driver: &Driver, vf: PciAddress) -> String {
     read_text(&driver.kernel, &path).unwrap()
 }
 
-fn profile(driver: &mut Driver, name: &str) -> ProfileRow {
+pub fn profile(driver: &mut Driver, name: &str) -> ProfileRow {
     match order(driver, Command::ListProfiles).unwrap() {
         Answer::Profiles { rows } => rows.into_iter().find(|r| r.profile.as_str() == name).unwrap(),
         other => panic!("{other:?}"),
@@ -295,4 +295,30 @@ fn what_is_asked_of_a_slice_decides_and_is_never_dropped() {
         assert_eq!(ask(profile, memory, isolation).unwrap_err().code, Code::NoProfile);
     }
     assert_eq!(ask(None, None, None).unwrap_err().code, Code::BadRequest);
+}
+
+/// NVIDIA's driver says EIO when an mdev does not fit, and the GPU is not at fault.
+#[test]
+fn an_mdev_that_does_not_fit_any_more_is_made_elsewhere() {
+    let text = include_str!("../../../examples/hosts/a40-mdev.toml");
+    let mut driver = Driver::new(&HostFile::parse(text).unwrap(), LAYOUT).unwrap();
+    driver.advance(10_000).unwrap();
+    let domain = attach(&mut driver, 1, "nvidia-a40-8q");
+    // Somebody's vGPUs of another size come up unseen, on all GPUs but the last.
+    for (n, pf) in ["0000:41:00.4", "0000:61:00.4", "0000:81:00.4"].iter().enumerate() {
+        let types = format!("/sys/bus/pci/devices/{pf}/mdev_supported_types");
+        let uuid = Uuid::from_u128(n as u128 + 77).to_string();
+        let create = format!("{types}/nvidia-560/create");
+        gpuslice_core::port::HostWrite::write(&mut driver.kernel, &create, uuid.as_bytes())
+            .unwrap();
+    }
+    driver.deaf = true;
+    let request =
+        driver.hook(HookCall { operation: HookOperation::Prepare, domain: domain.clone() });
+    driver.advance(5_000).unwrap();
+    assert!(matches!(driver.told.remove(&request), Some(HookAnswer::Proceed)));
+    assert!(driver.machine.durable().quarantines.is_empty());
+    let made = driver.machine.observation().mdevs.values();
+    let parents: Vec<String> = made.map(|mdev| mdev.parent.to_string()).collect();
+    assert!(parents.iter().any(|parent| parent.starts_with("0000:a1:")), "{parents:?}");
 }

@@ -5,7 +5,7 @@ use super::{Performed, StepError, failed, require_unheld, write};
 use crate::errno::Errno;
 use crate::holders;
 use crate::ids::{MdevTypeId, MdevUuid, ParentId};
-use crate::port::{HostRead, HostWrite, Written};
+use crate::port::{HostRead, HostWrite, Written, read_text};
 
 fn dir(uuid: MdevUuid) -> String {
     format!("/sys/bus/mdev/devices/{uuid}")
@@ -35,10 +35,19 @@ pub(super) fn create(
         let state = format!("exists already on {there}, of type {}", of_type.unwrap_or_default());
         return Err(StepError::Occupied { object: format!("mdev {uuid}"), state });
     }
-    let path = format!("/sys/class/mdev_bus/{parent}/mdev_supported_types/{type_id}/create");
-    match write(host, &path, &uuid.to_string())? {
-        Written::Blocked => Ok(Performed::Blocked),
-        Written::Done => check_created(host, uuid),
+    let of_type = format!("/sys/class/mdev_bus/{parent}/mdev_supported_types/{type_id}");
+    match write(host, &format!("{of_type}/create"), &uuid.to_string()) {
+        Ok(Written::Blocked) => Ok(Performed::Blocked),
+        Ok(Written::Done) => check_created(host, uuid),
+        // Drivers answer a fault and a lack of room alike, and tell which it was only in the kernel log.
+        Err(StepError::Errno { operation, errno: errno @ Errno::EIO }) => {
+            let left = read_text(host, &format!("{of_type}/available_instances"));
+            Err(match left.as_deref() {
+                Ok("0") => StepError::NoneLeft { operation, errno },
+                _ => StepError::Errno { operation, errno },
+            })
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -64,6 +64,7 @@ impl StepError {
         match self {
             Self::Held { .. } | Self::Occupied { .. } => Meaning::Others,
             Self::Errno { errno, .. } => meaning(asked, *errno),
+            Self::NoneLeft { .. } => Meaning::Full,
             Self::Unchanged { .. }
             | Self::Fewer { .. }
             | Self::NotZero { .. }

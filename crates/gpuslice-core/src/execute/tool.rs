@@ -1,8 +1,10 @@
-//! Vendor tools that are the one supported way to make VFs.
+//! Vendor tools that are the one supported way to make VFs, or to set a mode.
 
 use super::{Performed, StepError, binding, failed, require_unheld, sriov, write};
 use crate::ids::PciAddress;
-use crate::port::HostWrite;
+use crate::plan::Shown;
+use crate::port::{HostRead, HostWrite, Ran};
+use std::collections::BTreeSet;
 
 pub(super) fn run(
     host: &mut dyn HostWrite,
@@ -11,8 +13,13 @@ pub(super) fn run(
     command: &[String],
 ) -> Result<Performed, StepError> {
     let links = sriov::links(host, pf)?;
-    if sriov::count(&links) == wanted {
+    let current = sriov::count(&links);
+    if current == wanted {
         return Ok(Performed::Already);
+    }
+    // The tool would take these first, with all that is on them, and nobody was asked.
+    if wanted != 0 && current != 0 {
+        return Err(StepError::NotZero { pf, current });
     }
     require_unheld(host, &format!("a VF of {pf}"), sriov::nodes_of_vfs(host, pf, &links))?;
     let driver = binding::driver(host, pf)?;
@@ -23,11 +30,53 @@ pub(super) fn run(
         write(host, "/sys/bus/pci/drivers_probe", &pf.to_string())?;
     }
     match sriov::check_count(host, pf, wanted) {
-        Err(StepError::Fewer { .. }) if ran.code != 0 => {
-            let last = ran.said.lines().rev().find(|line| !line.trim().is_empty());
-            let last = last.unwrap_or_default().trim().chars().take(200).collect();
-            Err(StepError::Tool { command: said, code: ran.code, said: last })
-        }
+        Err(StepError::Fewer { .. }) if ran.code != 0 => Err(complaint(said, &ran)),
         other => other,
     }
+}
+
+fn complaint(command: String, ran: &Ran) -> StepError {
+    let last = ran.said.lines().rev().find(|line| !line.trim().is_empty());
+    let said = last.unwrap_or_default().trim().chars().take(200).collect();
+    StepError::Tool { command, code: ran.code, said }
+}
+
+pub(super) fn set_mode(
+    host: &mut dyn HostWrite,
+    device: PciAddress,
+    command: &[String],
+    shown: &Shown,
+    disturbs: &BTreeSet<PciAddress>,
+) -> Result<Performed, StepError> {
+    if check_mode(host, shown)? == Performed::Changed {
+        return Ok(Performed::Already);
+    }
+    for pf in disturbs {
+        let links = sriov::links(host, *pf)?;
+        require_unheld(host, &format!("a VF of {pf}"), sriov::nodes_of_vfs(host, *pf, &links))?;
+    }
+    let said = command.join(" ");
+    let ran = host.run(command).map_err(failed(format!("run {said}")))?;
+    match check_mode(host, shown)? {
+        Performed::NotYet if ran.code != 0 => Err(complaint(said, &ran)),
+        // The tool has returned: what it did not do by now it will not do.
+        Performed::NotYet => {
+            let state = format!("is not as {said} should have left it");
+            Err(StepError::Unchanged { object: device.to_string(), state })
+        }
+        so => Ok(so),
+    }
+}
+
+/// A tool that has nothing to list may call that a failure, so what it says counts and not how it ends.
+pub(super) fn check_mode(host: &dyn HostRead, shown: &Shown) -> Result<Performed, StepError> {
+    let ran = host.ask(&shown.by).map_err(failed(format!("run {}", shown.by.join(" "))))?;
+    let lines: Vec<Vec<&str>> =
+        ran.said.lines().map(|line| line.split_whitespace().collect()).collect();
+    let so = shown.lines.iter().all(|(text, count)| {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let says = |line: &&Vec<&str>| line.windows(words.len()).any(|part| part == words);
+        lines.iter().filter(says).count() == usize::from(*count)
+    });
+    Ok(if so { Performed::Changed } else { Performed::NotYet })
 }

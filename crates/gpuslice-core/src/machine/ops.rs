@@ -23,7 +23,10 @@ fn what_to_look_at(step: &Step, error: &StepError, parents: &BTreeSet<ParentId>)
         _ => "gpuslice apply".to_owned(),
     };
     let look = match (step, error.errno()) {
-        (Step::RunVfTool { command, .. }, Some(Errno::ENOENT)) => {
+        (
+            Step::RunVfTool { command, .. } | Step::RunModeTool { command, .. },
+            Some(Errno::ENOENT),
+        ) => {
             let tool = command.first().map(String::as_str).unwrap_or_default();
             format!("install the vendor's host driver that brings {tool}")
         }

@@ -43,7 +43,7 @@ fn modprobe(host: &SysHost, arguments: &[&str], deadline: Duration) -> Result<()
     for program in MODPROBE {
         if exists(host, program)? {
             // modprobe is one line of the C locale away from an errno.
-            let ran = tool::run(&host.place(program)?, arguments, deadline)?;
+            let ran = tool::run(&host.place(program)?, arguments, deadline, tool::Part::End)?;
             return if ran.code == 0 { Ok(()) } else { Err(errno_of(&ran.said)) };
         }
     }

@@ -16,10 +16,24 @@ use std::time::{Duration, Instant};
 /// What a vendor's script may call.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Most that is read of what a program prints, bytes.
+/// Most that is read of what a failing program prints, bytes.
 const MOST_SAID: usize = 4096;
 
-pub(super) fn run(program: &str, arguments: &[&str], deadline: Duration) -> Result<Ran, Errno> {
+/// Which part of what a program prints is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Part {
+    /// So many bytes of the begin.
+    Begin(usize),
+    /// The end.
+    End,
+}
+
+pub(super) fn run(
+    program: &str,
+    arguments: &[&str],
+    deadline: Duration,
+    part: Part,
+) -> Result<Ran, Errno> {
     // Not a pipe: nothing reads while it runs, and it must not wait for a reader.
     let output = File::from(memfd_create("tool", MemfdFlags::CLOEXEC).map_err(errno)?);
     let stdout = output.try_clone().map_err(|e| io_errno(&e))?;
@@ -42,18 +56,20 @@ pub(super) fn run(program: &str, arguments: &[&str], deadline: Duration) -> Resu
         return Err(error);
     }
     let status = child.wait().map_err(|e| io_errno(&e))?;
-    Ok(Ran { code: code(status), said: end_of(&output)? })
+    Ok(Ran { code: code(status), said: said(&output, part)? })
 }
 
 fn code(status: ExitStatus) -> i32 {
     status.code().or_else(|| Some(128 + status.signal()?)).unwrap_or(-1)
 }
 
-/// The end of what was printed: complaints come last.
-fn end_of(output: &File) -> Result<String, Errno> {
+fn said(output: &File, part: Part) -> Result<String, Errno> {
     let length = output.metadata().map_err(|e| io_errno(&e))?.len();
-    let mut text = vec![0; MOST_SAID];
-    let from = length.saturating_sub(text.len() as u64);
+    let (most, from) = match part {
+        Part::Begin(most) => (most, 0),
+        Part::End => (MOST_SAID, length.saturating_sub(MOST_SAID as u64)),
+    };
+    let mut text = vec![0; most.min(usize::try_from(length).unwrap_or(most))];
     let got = output.read_at(&mut text, from).map_err(|e| io_errno(&e))?;
     text.truncate(got);
     Ok(String::from_utf8_lossy(&text).into_owned())
@@ -80,7 +96,7 @@ mod tests {
     use super::*;
 
     fn sh(script: &str) -> Result<Ran, Errno> {
-        run("/bin/sh", &["-c", script], Duration::from_secs(20))
+        run("/bin/sh", &["-c", script], Duration::from_secs(20), Part::End)
     }
 
     #[test]
@@ -99,6 +115,13 @@ mod tests {
     }
 
     #[test]
+    fn of_a_long_answer_the_begin_is_kept() {
+        let long = "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done";
+        let ran = run("/bin/sh", &["-c", long], Duration::from_secs(20), Part::Begin(20)).unwrap();
+        assert_eq!(ran.said, "line 0\nline 1\nline 2");
+    }
+
+    #[test]
     fn it_inherits_neither_environment_nor_input() {
         let ran = sh("echo \"${HOME-none} $LC_ALL $PWD\"; cat").unwrap();
         assert_eq!(ran.said, "none C /\n");
@@ -106,12 +129,12 @@ mod tests {
 
     #[test]
     fn one_that_is_not_there_is_no_failure_of_its_own() {
-        assert_eq!(run("/nowhere", &[], Duration::from_secs(1)), Err(Errno::ENOENT));
+        assert_eq!(run("/nowhere", &[], Duration::from_secs(1), Part::End), Err(Errno::ENOENT));
     }
 
     #[test]
     fn one_that_does_not_end_is_given_up() {
-        let ended = run("/bin/sleep", &["1000"], Duration::from_millis(20));
+        let ended = run("/bin/sleep", &["1000"], Duration::from_millis(20), Part::End);
         assert_eq!(ended, Err(Errno::ETIMEDOUT));
     }
 }

@@ -26,7 +26,13 @@ pub(super) struct Size {
     pub mig: Option<u32>,
     /// What it is sold for.
     pub series: Series,
+    /// What its GPU instance has beside, as in that one's name: `+me`.
+    pub beside: &'static str,
 }
+
+/// Ends of types' names, and of the names of the GPU instances that have it.
+const BESIDE: &[(&str, &str)] =
+    &[("", ""), ("ME", "+me"), ("NOME", "-me"), ("MEALL", "+me.all"), ("GFX", "+gfx")];
 
 /// The letter behind the size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,14 +57,19 @@ pub(super) fn size(name: &str) -> Option<Size> {
         "Q" => Series::Workstation,
         _ => return None,
     };
-    if !["", "ME", "NOME", "MEALL", "GFX"].contains(&suffix) {
-        return None;
-    }
+    let (_, beside) = BESIDE.iter().find(|(end, _)| *end == suffix)?;
     let gb = gb.parse().ok()?;
     // Between product and size; a number alone there is a count of compute slices, and no product ends in one.
     let mig =
         parts.next().and_then(|part| part.parse().ok()).filter(|slices| (1..=8).contains(slices));
-    Some(Size { gb, mig, series })
+    Some(Size { gb, mig, series, beside })
+}
+
+/// Compute slices and gigabytes of a GPU instance, and what it has beside: `2g.20gb`, `1g.10gb+me`.
+pub(super) fn instance(name: &str) -> Option<(u32, u32, &str)> {
+    let (slices, rest) = name.split_once("g.")?;
+    let (gb, beside) = rest.split_once("gb")?;
+    Some((slices.parse().ok()?, gb.parse().ok()?, beside))
 }
 
 impl Size {
@@ -116,20 +127,29 @@ mod tests {
 
     #[test]
     fn sizes_are_read_from_the_end() {
-        let plain = |gb| Some(Size { gb, mig: None, series: Series::Workstation });
+        let plain = |gb| Some(Size { gb, mig: None, series: Series::Workstation, beside: "" });
         assert_eq!(size("NVIDIA A40-8Q"), plain(8));
         assert_eq!(size("NVIDIA RTX 6000 Ada-48Q"), plain(48));
         assert_eq!(size("GRID M60-0B").map(Size::bytes), Some(512 << 20));
         assert_eq!(
             size("NVIDIA A100D-1-10CME"),
-            Some(Size { gb: 10, mig: Some(1), series: Series::Compute })
+            Some(Size { gb: 10, mig: Some(1), series: Series::Compute, beside: "+me" })
         );
         assert_eq!(
             size("NVIDIA RTX Pro 6000 Blackwell DC-1-24Q"),
-            Some(Size { gb: 24, mig: Some(1), series: Series::Workstation })
+            Some(Size { gb: 24, mig: Some(1), series: Series::Workstation, beside: "" })
         );
         for odd in ["", "NVIDIA A40", "mtty-2", "NVIDIA A40-Q", "A40-8X"] {
             assert_eq!(size(odd), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn instances_by_their_names() {
+        assert_eq!(instance("2g.20gb"), Some((2, 20, "")));
+        assert_eq!(instance("1g.10gb+me"), Some((1, 10, "+me")));
+        for odd in ["", "none", "off", "g.10gb", "1g.gb"] {
+            assert_eq!(instance(odd), None, "{odd}");
         }
     }
 

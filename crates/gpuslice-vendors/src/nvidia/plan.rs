@@ -1,14 +1,23 @@
-//! From the VFs seen to the VFs wished. `sriov-manage` knows all and none, and nothing between.
+//! From what is seen of a GPU to what is wished. `sriov-manage` knows all VFs and none, and takes GPU instances and
+//! mixed sizes with it, in both directions; so the order is MIG, VFs, then instances or mixed sizes. Types come with
+//! the VMs.
 
+use super::modes::{MIXED, OFF, SMI};
 use super::pf;
-use gpuslice_core::ids::ParentId;
+use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::layout::Layout;
+use gpuslice_core::mode::{Mode, ModeValue};
 use gpuslice_core::observation::Observation;
-use gpuslice_core::plan::Step;
+use gpuslice_core::plan::{Shown, Step};
 use gpuslice_core::refusal::{Code, Refusal};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where NVIDIA's host driver puts it.
 const TOOL: &str = "/usr/lib/nvidia/sriov-manage";
+
+/// Modes that can be set.
+pub(super) const MODES: &[Mode] = &[Mode::Instances, Mode::Sizes];
 
 pub(super) fn layout_steps(
     seen: &Observation,
@@ -20,8 +29,114 @@ pub(super) fn layout_steps(
         return Ok(Vec::new());
     };
     let wanted = layout.vfs.of(sriov.total);
-    if wanted != 0 && wanted != sriov.total {
-        let total = sriov.total;
+    possible(parent, layout, sriov.total, wanted)?;
+    let Some(modes) = ModesNow::of(seen, parent, layout, reshape)? else { return Ok(Vec::new()) };
+    let current = u16::try_from(sriov.vfs.len()).unwrap_or(u16::MAX);
+    let gpu = Gpu { address };
+    let anew = current != wanted || broken(seen, parent) || modes.mig_differs();
+    if anew && (current == 0 || reshape) {
+        let mut steps = Vec::new();
+        if current != 0 {
+            steps.push(gpu.vfs("-d", 0));
+        }
+        if let Some(on) = modes.mig.filter(|_| modes.mig_differs()) {
+            // It is turned off only without instances, which go with the VFs where there are some.
+            if !on && current == 0 && !modes.there.is_empty() {
+                steps.extend(gpu.no_instances());
+            }
+            steps.push(gpu.mig(on));
+        }
+        if wanted != 0 {
+            steps.push(gpu.vfs("-e", wanted));
+            steps.extend((!modes.wish.is_empty()).then(|| gpu.instances(&modes.wish, &[])));
+            steps.extend(modes.mixed.filter(|mixed| *mixed).map(|mixed| gpu.mixed(mixed)));
+        }
+        return Ok(steps);
+    }
+    if anew || current == 0 {
+        return Ok(Vec::new());
+    }
+    Ok(gpu.onto_vfs(&modes, has_types(seen, parent), reshape))
+}
+
+/// What the layout asks of a GPU's modes, and what they are.
+struct ModesNow<'a> {
+    /// Whether MIG shall be on, and is.
+    mig: Option<bool>,
+    mig_now: bool,
+    /// Instances that shall be, and are.
+    wish: Vec<&'a str>,
+    there: Vec<&'a str>,
+    /// Whether sizes shall be mixed, and are.
+    mixed: Option<bool>,
+    mixed_now: bool,
+}
+
+impl<'a> ModesNow<'a> {
+    /// `None` when the GPU's modes matter and are not told yet.
+    fn of(
+        seen: &'a Observation,
+        parent: &ParentId,
+        layout: &'a Layout,
+        reshape: bool,
+    ) -> Result<Option<Self>, Refusal> {
+        let wish = layout.modes.get(&Mode::Instances);
+        let sizes = layout.modes.get(&Mode::Sizes);
+        let told = seen.modes.get(parent);
+        if told.is_none() && (wish.is_some() || sizes.is_some()) {
+            if !reshape {
+                return Ok(None);
+            }
+            let message = format!("{SMI} does not tell how {parent} is set");
+            let hint = format!("install NVIDIA's vGPU host driver and see that {SMI} -q works");
+            return Err(Refusal::new(Code::DeviceFailed, message).hint(hint));
+        }
+        let now = |mode| seen.mode(parent, mode);
+        let mig = wish.map(|value| !value.is(OFF));
+        if mig == Some(true) && now(Mode::Instances).is_none() {
+            let message = format!("{parent} cannot be divided into GPU instances");
+            let hint = format!("take instances out of the layout of {parent}, then gpuslice apply");
+            return Err(Refusal::new(Code::BadConfig, message).hint(hint));
+        }
+        let mig_now = now(Mode::Instances).is_some_and(|value| !value.is(OFF));
+        let mixed = sizes.map(|value| value.is(MIXED));
+        if mixed == Some(true) && (mig.unwrap_or(mig_now) || told.is_some_and(|t| !can_mix(t))) {
+            let why = if mig.unwrap_or(mig_now) { "while it has GPU instances" } else { "at all" };
+            let message = format!("{parent} cannot mix sizes {why}");
+            let hint = format!("take sizes out of the layout of {parent}, then gpuslice apply");
+            return Err(Refusal::new(Code::BadConfig, message).hint(hint));
+        }
+        Ok(Some(Self {
+            mig,
+            mig_now,
+            wish: wish.map(named).unwrap_or_default(),
+            there: now(Mode::Instances).map(named).unwrap_or_default(),
+            mixed,
+            mixed_now: now(Mode::Sizes).is_some_and(|value| value.is(MIXED)),
+        }))
+    }
+
+    fn mig_differs(&self) -> bool {
+        self.mig.is_some_and(|wanted| wanted != self.mig_now)
+    }
+}
+
+/// One whose MIG is on tells nothing of it before it is off.
+fn can_mix(modes: &BTreeMap<Mode, gpuslice_core::mode::ModeState>) -> bool {
+    let mig = modes.get(&Mode::Instances).and_then(|state| state.current.as_ref());
+    modes.contains_key(&Mode::Sizes) || mig.is_some_and(|value| !value.is(OFF))
+}
+
+/// The instances of a list, the largest first: so they find places beside each other.
+fn named(value: &ModeValue) -> Vec<&str> {
+    let mut names: Vec<&str> = value.parts().filter(|part| part.contains("g.")).collect();
+    let slices = |name: &&str| name.split('g').next().and_then(|n| n.parse::<u32>().ok());
+    names.sort_by_key(|name| Reverse(slices(name)));
+    names
+}
+
+fn possible(parent: &ParentId, layout: &Layout, total: u16, wanted: u16) -> Result<(), Refusal> {
+    if wanted != 0 && wanted != total {
         let message = format!("{parent} has all its {total} VFs or none, the layout says {wanted}");
         let refusal = Refusal::new(Code::BadConfig, message);
         return Err(refusal.because("NVIDIA's sriov-manage takes no number").hint(format!(
@@ -33,27 +148,128 @@ pub(super) fn layout_steps(
         let refusal = Refusal::new(Code::BadConfig, message);
         return Err(refusal.hint(format!("remove bind from the layout of {parent}")));
     }
-    let current = u16::try_from(sriov.vfs.len()).unwrap_or(u16::MAX);
-    let step = |option: &str, count| Step::RunVfTool {
-        pf: address,
-        count,
-        command: vec![TOOL.to_owned(), option.to_owned(), address.to_string()],
-    };
-    let broken = broken(seen, parent);
-    if current == wanted && !(broken && reshape) {
-        return Ok(Vec::new());
+    Ok(())
+}
+
+/// The tools' commands for a GPU.
+struct Gpu {
+    address: PciAddress,
+}
+
+impl Gpu {
+    fn vfs(&self, option: &str, count: u16) -> Step {
+        let command = vec![TOOL.to_owned(), option.to_owned(), self.address.to_string()];
+        Step::RunVfTool { pf: self.address, count, command }
     }
-    if current != 0 && !reshape {
-        return Ok(Vec::new());
+
+    fn smi(&self, arguments: &[&str]) -> Vec<String> {
+        let gpu = self.address.to_string();
+        let words = arguments.iter().map(|word| if *word == "GPU" { gpu.as_str() } else { word });
+        std::iter::once(SMI).chain(words).map(str::to_owned).collect()
     }
-    let mut steps = Vec::new();
-    if current != 0 {
-        steps.push(step("-d", 0));
+
+    fn set(&self, mode: Mode, command: &[&str], by: &[&str], lines: &[(String, u16)]) -> Step {
+        let shown = Shown { by: self.smi(by), lines: lines.iter().cloned().collect() };
+        let (device, command) = (self.address, self.smi(command));
+        Step::RunModeTool { device, mode, command, shown, disturbs: BTreeSet::from([device]) }
     }
-    if wanted != 0 {
-        steps.push(step("-e", wanted));
+
+    fn mig(&self, on: bool) -> Step {
+        let (number, word) = if on { ("1", "Enabled") } else { ("0", "Disabled") };
+        let ask = ["-i", "GPU", "--query-gpu=mig.mode.current", "--format=csv,noheader"];
+        self.set(Mode::Instances, &["-i", "GPU", "-mig", number], &ask, &[(word.to_owned(), 1)])
     }
-    Ok(steps)
+
+    /// Makes the instances that are not there; it takes nothing from those that are.
+    fn instances(&self, wish: &[&str], there: &[&str]) -> Step {
+        let mut missing = wish.to_vec();
+        for name in there {
+            if let Some(at) = missing.iter().position(|wanted| wanted == name) {
+                missing.remove(at);
+            }
+        }
+        let mut counts: BTreeMap<&str, u16> = BTreeMap::new();
+        for name in wish {
+            *counts.entry(name).or_default() += 1;
+        }
+        let lines: Vec<(String, u16)> =
+            counts.into_iter().map(|(name, count)| (format!("MIG {name}"), count)).collect();
+        let (command, ask) = (missing.join(","), ["mig", "-i", "GPU", "-lgi"]);
+        let step =
+            self.set(Mode::Instances, &["mig", "-i", "GPU", "-cgi", &command, "-C"], &ask, &lines);
+        undisturbing(step)
+    }
+
+    /// GPU instances go only without the compute instances in them.
+    fn no_instances(&self) -> [Step; 2] {
+        [("-dci", "-lci"), ("-dgi", "-lgi")].map(|(drop, list)| {
+            let (command, ask) = (["mig", "-i", "GPU", drop], ["mig", "-i", "GPU", list]);
+            self.set(Mode::Instances, &command, &ask, &[("MIG".to_owned(), 0)])
+        })
+    }
+
+    fn mixed(&self, on: bool) -> Step {
+        let (number, word) = if on { ("1", "Enabled") } else { ("0", "Disabled") };
+        let line = format!("vGPU Heterogeneous Mode : {word}");
+        let command = ["vgpu", "-i", "GPU", "-shm", number];
+        undisturbing(self.set(Mode::Sizes, &command, &["-q", "-i", "GPU"], &[(line, 1)]))
+    }
+
+    /// What is set while the VFs are there, and as long as nothing is in its way.
+    fn onto_vfs(&self, modes: &ModesNow<'_>, has_types: bool, reshape: bool) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if modes.mig == Some(true) {
+            let mut rest = modes.there.clone();
+            let missing = modes.wish.iter().any(|name| match rest.iter().position(|n| n == name) {
+                Some(at) => {
+                    rest.remove(at);
+                    false
+                }
+                None => true,
+            });
+            match (rest.is_empty(), missing) {
+                (true, true) => steps.push(self.instances(&modes.wish, &modes.there)),
+                // Those in the way are taken with all others: which stay where, decides what fits.
+                (false, _) if reshape => {
+                    steps.extend(self.no_instances());
+                    if !modes.wish.is_empty() {
+                        steps.push(self.instances(&modes.wish, &[]));
+                    }
+                }
+                _ => {}
+            }
+        }
+        if let Some(mixed) = modes.mixed.filter(|mixed| *mixed != modes.mixed_now) {
+            match self.mixed(mixed) {
+                // With a vGPU there it is refused; so it waits, or says who is in the way.
+                Step::RunModeTool { device, mode, command, shown, .. } if has_types && reshape => {
+                    let disturbs = BTreeSet::from([self.address]);
+                    steps.push(Step::RunModeTool { device, mode, command, shown, disturbs });
+                }
+                step if !has_types => steps.push(step),
+                _ => {}
+            }
+        }
+        steps
+    }
+}
+
+fn undisturbing(mut step: Step) -> Step {
+    if let Step::RunModeTool { disturbs, .. } = &mut step {
+        disturbs.clear();
+    }
+    step
+}
+
+/// Whether a VF has a type, or makes a mediated device.
+fn has_types(seen: &Observation, parent: &ParentId) -> bool {
+    let below = |other: &ParentId| seen.pf_of(other).as_ref() == Some(parent);
+    let vfs = pf(seen, parent).map(|(_, sriov)| &sriov.vfs);
+    let mut choices = vfs
+        .into_iter()
+        .flat_map(|vfs| vfs.values())
+        .filter_map(|vf| seen.vfs.get(vf)?.choice.as_ref());
+    choices.any(|choice| choice.current.is_some()) || seen.mdevs.values().any(|m| below(&m.parent))
 }
 
 /// A VF that was taken off its driver stays useless until all are made anew.

@@ -14,6 +14,7 @@ use gpuslice_host::uevents::{Source, UeventNote, Uevents};
 use gpuslice_host::{SysHost, boot, child, process};
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::Interest;
@@ -31,10 +32,20 @@ pub struct Real {
     observer: Observer,
     handle: Handle,
     watched: Arc<Mutex<HashSet<SliceId>>>,
+    tools: Arc<Tools>,
+    /// As many of them as had ended at the last reading.
+    tools_ended: u64,
     /// Stops listening when dropped.
     _uevents: Uevents,
     /// This boot.
     pub boot: BootId,
+}
+
+/// Steps that run a vendor's tool.
+#[derive(Default)]
+struct Tools {
+    running: AtomicU64,
+    ended: AtomicU64,
 }
 
 impl Real {
@@ -51,7 +62,9 @@ impl Real {
         })?;
         let boot = boot::boot_id(&host)?;
         let (observer, watched) = (Observer::new(gpuslice_vendors::all()), Arc::default());
-        Ok(Self { host, observer, handle: handle.clone(), watched, _uevents: uevents, boot })
+        let (tools, tools_ended) = (Arc::default(), 0);
+        let handle = handle.clone();
+        Ok(Self { host, observer, handle, watched, tools, tools_ended, _uevents: uevents, boot })
     }
 
     /// Its root.
@@ -61,6 +74,13 @@ impl Real {
 
     /// Reads everything.
     pub fn observe(&mut self) -> Observation {
+        // Ended first: one that ends in between is seen at the reading that follows each step.
+        let ended = self.tools.ended.load(Ordering::Acquire);
+        if ended != self.tools_ended {
+            self.tools_ended = ended;
+            self.observer.forget_answers();
+        }
+        self.observer.may_ask(self.tools.running.load(Ordering::Acquire) == 0);
         self.observer.observe(&self.host)
     }
 
@@ -72,8 +92,16 @@ impl Real {
     /// Starts a step.
     pub fn execute(&self, op: OpId, step: Step) {
         let (host, handle) = (self.host.clone(), self.handle.clone());
+        let tools = step.runs_tool().then(|| Arc::clone(&self.tools));
+        if let Some(tools) = &tools {
+            tools.running.fetch_add(1, Ordering::AcqRel);
+        }
         tokio::spawn(async move {
             let result = perform(&host, step).await;
+            if let Some(tools) = tools {
+                tools.ended.fetch_add(1, Ordering::AcqRel);
+                tools.running.fetch_sub(1, Ordering::AcqRel);
+            }
             handle.happened(Event::StepFinished { op, result }).await;
         });
     }

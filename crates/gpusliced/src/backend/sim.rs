@@ -94,6 +94,9 @@ impl Sim {
 
     fn perform(&mut self, step: &Step) -> Option<Result<Performed, StepError>> {
         let mut result = execute::perform(&mut self.kernel, step);
+        if step.runs_tool() {
+            self.observer.forget_answers();
+        }
         for _ in 0..LOOKS {
             match result {
                 Ok(Performed::Blocked) => return None,

@@ -19,6 +19,7 @@ enum Action<'a> {
     #[default]
     List,
     Query,
+    MigMode,
     Types {
         creatable: bool,
     },
@@ -51,6 +52,8 @@ fn asked(arguments: &[String]) -> Asked<'_> {
             "-s" => asked.action = Action::Types { creatable: false },
             "-c" => asked.action = Action::Types { creatable: true },
             "-q" => asked.action = Action::Query,
+            "--query-gpu=mig.mode.current" => asked.action = Action::MigMode,
+            "--format=csv,noheader" => {}
             other => words.push(other),
         }
     }
@@ -97,6 +100,18 @@ impl Kernel {
             }
         }
         Ran { code: 0, said: all }
+    }
+
+    /// Runs it for what it tells alone.
+    pub(crate) fn nvidia_smi_tells(&self, arguments: &[String]) -> Ran {
+        let asked = asked(arguments);
+        match self.chosen(asked.gpu) {
+            Ok(gpus) => {
+                let each = gpus.into_iter().map(|(index, pf)| self.smi_show(index, pf, &asked));
+                Ran { code: 0, said: each.collect() }
+            }
+            Err(ran) => ran,
+        }
     }
 
     fn chosen(&self, id: Option<&str>) -> Result<Vec<(usize, PciAddress)>, Ran> {
@@ -174,6 +189,7 @@ impl Kernel {
             }
             Action::List
             | Action::Query
+            | Action::MigMode
             | Action::Types { .. }
             | Action::Instances
             | Action::Nothing => {}
@@ -185,20 +201,25 @@ impl Kernel {
         match asked.action {
             Action::List => format!("GPU {index}: {}\n", bus_id(pf)),
             Action::Query => self.smi_query(pf),
+            Action::MigMode => format!("{}\n", self.smi_mig(pf)),
             Action::Types { creatable } => self.smi_types(pf, creatable, asked.verbose),
             Action::Instances => self.smi_instances(index, pf),
             _ => String::new(),
         }
     }
 
+    fn smi_mig(&self, pf: PciAddress) -> &'static str {
+        match self.card_shape(pf).and_then(|shape| shape.mig.as_ref()) {
+            None => "N/A",
+            Some(_) if self.card_set(pf).mig => "Enabled",
+            Some(_) => "Disabled",
+        }
+    }
+
     /// `-q`, as far as vGPUs go.
     fn smi_query(&self, pf: PciAddress) -> String {
         let (shape, set) = (self.card_shape(pf), self.card_set(pf));
-        let mig = match shape.and_then(|shape| shape.mig.as_ref()) {
-            None => "N/A",
-            Some(_) if set.mig => "Enabled",
-            Some(_) => "Disabled",
-        };
+        let mig = self.smi_mig(pf);
         let able = shape.is_some_and(|shape| !shape.sizes.is_empty());
         let mixed = match (able && !set.mig, set.mixed) {
             (false, _) => "N/A",

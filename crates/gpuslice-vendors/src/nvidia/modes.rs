@@ -1,0 +1,228 @@
+//! What only `nvidia-smi` tells of a GPU: MIG and its GPU instances, and whether sizes are mixed.
+
+use super::pf;
+use gpuslice_core::errno::Errno;
+use gpuslice_core::ids::{ParentId, PciAddress};
+use gpuslice_core::mode::{Mode, ModeState, ModeValue};
+use gpuslice_core::observation::{Observation, ProblemKind, ReadProblem};
+use gpuslice_core::observe::Answers;
+use gpuslice_core::port::HostRead;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+/// Where NVIDIA's host driver puts it.
+pub(super) const SMI: &str = "/usr/bin/nvidia-smi";
+
+/// [`Mode::Instances`]: the GPU is whole.
+pub(super) const OFF: &str = "off";
+
+/// [`Mode::Instances`]: MIG is on, and there are none.
+const NONE: &str = "none";
+
+/// [`Mode::Sizes`]: all vGPUs are of one size.
+const EQUAL: &str = "equal";
+
+/// [`Mode::Sizes`]: of any that fit, in places of a grid.
+pub(super) const MIXED: &str = "mixed";
+
+pub(super) fn read(host: &dyn HostRead, tools: &mut Answers, seen: &mut Observation) {
+    let parents = seen.functions.keys().map(|address| ParentId::Pci(*address));
+    let ours: Vec<ParentId> = parents.filter(|parent| pf(seen, parent).is_some()).collect();
+    if ours.is_empty() {
+        return;
+    }
+    let state = state(seen, &ours);
+    let Some(gpus) = ask(host, tools, seen, &["-q"], &state).map(|said| query(&said)) else {
+        return;
+    };
+    let mut instances = BTreeMap::new();
+    if gpus.iter().any(|gpu| gpu.mig == Some(true)) {
+        let Some(said) = ask(host, tools, seen, &["mig", "-lgi"], &state) else { return };
+        instances = listed(&said);
+    }
+    for (index, gpu) in gpus.iter().enumerate() {
+        let parent = ParentId::Pci(gpu.address);
+        if !ours.contains(&parent) {
+            continue;
+        }
+        let mut modes = BTreeMap::new();
+        if let Some(on) = gpu.mig {
+            let there = instances.remove(&index).unwrap_or_default();
+            let text = match on {
+                false => OFF.to_owned(),
+                true if there.is_empty() => NONE.to_owned(),
+                true => there.join(","),
+            };
+            modes.insert(Mode::Instances, is(&text));
+        }
+        if let Some(mixed) = gpu.mixed {
+            let offered = [EQUAL, MIXED].iter().filter_map(|text| text.parse().ok()).collect();
+            let current = is(if mixed { MIXED } else { EQUAL }).current;
+            modes.insert(Mode::Sizes, ModeState { current, offered });
+        }
+        seen.modes.insert(parent, modes);
+    }
+}
+
+fn is(text: &str) -> ModeState {
+    ModeState { current: text.parse::<ModeValue>().ok(), offered: Vec::new() }
+}
+
+/// What changes with the answers, and costs nothing to look at: the VFs, which a change of MIG leads over and which
+/// take mixed sizes with them; and the MIG-backed types there are.
+fn state(seen: &Observation, ours: &[ParentId]) -> String {
+    let mut state = String::new();
+    for (function, sriov) in ours.iter().filter_map(|parent| pf(seen, parent)) {
+        let names = function.kind.and_then(|kind| seen.catalogue.get(&kind));
+        let mig = |id: &&_| {
+            let name =
+                names.and_then(|names| names.get(*id)).and_then(|name| super::names::size(name));
+            name.is_none_or(|size| size.mig.is_some())
+        };
+        let choices = sriov.vfs.values().filter_map(|vf| seen.vfs.get(vf)?.choice.as_ref());
+        let types = choices.flat_map(|choice| choice.creatable.iter().chain(&choice.current));
+        let types: BTreeSet<_> = types.filter(mig).collect();
+        // Writing to a text cannot fail.
+        let _ = write!(state, "{:?} {types:?};", sriov.vfs);
+    }
+    state
+}
+
+fn ask(
+    host: &dyn HostRead,
+    tools: &mut Answers,
+    seen: &mut Observation,
+    arguments: &[&str],
+    state: &str,
+) -> Option<String> {
+    let command: Vec<&str> = std::iter::once(SMI).chain(arguments.iter().copied()).collect();
+    let why = match tools.ask(host, &command, state) {
+        Ok(ran) if ran.code == 0 || ran.said.contains("No GPU instances found") => {
+            return Some(ran.said);
+        }
+        Ok(ran) => ProblemKind::Corrupt(ran.said.trim().chars().take(80).collect()),
+        // Without the tool there is nothing to set; another is at work, and one reading will follow it.
+        Err(Errno::ENOENT | Errno::EAGAIN) => return None,
+        Err(errno) => ProblemKind::Errno(errno),
+    };
+    seen.problems.push(ReadProblem { path: command.join(" "), why });
+    None
+}
+
+/// A GPU as `-q` shows it.
+#[derive(Debug, PartialEq, Eq)]
+struct Gpu {
+    address: PciAddress,
+    /// Whether MIG is on; `None` when it has none.
+    mig: Option<bool>,
+    /// Whether sizes are mixed; `None` when they cannot be.
+    mixed: Option<bool>,
+}
+
+/// Reads the blocks of `-q` in their order, which is that of the tool's own numbers.
+fn query(said: &str) -> Vec<Gpu> {
+    let mut gpus: Vec<Gpu> = Vec::new();
+    let mut section = "";
+    for line in said.lines() {
+        if let Some(address) = line.strip_prefix("GPU ").and_then(bus_id) {
+            gpus.push(Gpu { address, mig: None, mixed: None });
+            continue;
+        }
+        let (Some(gpu), line) = (gpus.last_mut(), line.trim()) else { continue };
+        let Some((key, value)) = line.split_once(':') else {
+            section = line;
+            continue;
+        };
+        // "Not Supported" contains "Supported": the whole value counts.
+        let on = match value.trim() {
+            "Enabled" => Some(true),
+            "Disabled" => Some(false),
+            _ => None,
+        };
+        match (section, key.trim()) {
+            ("MIG Mode", "Current") => gpu.mig = on,
+            (_, "vGPU Heterogeneous Mode") => gpu.mixed = on,
+            _ => {}
+        }
+    }
+    gpus
+}
+
+/// `00000000:41:00.0`: the domain has eight digits here, and four in sysfs.
+fn bus_id(text: &str) -> Option<PciAddress> {
+    let text = text.trim().to_ascii_lowercase();
+    let (domain, rest) = text.split_once(':')?;
+    let domain = u32::from_str_radix(domain, 16).ok()?;
+    format!("{domain:04x}:{rest}").parse().ok()
+}
+
+/// Names of GPU instances by the number of their GPU, from the table of `mig -lgi`:
+/// `|   0  MIG 1g.10gb         19        7          4:1     |`.
+fn listed(said: &str) -> BTreeMap<usize, Vec<String>> {
+    let mut instances: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+    for line in said.lines() {
+        let words: Vec<&str> = line.split_whitespace().filter(|word| *word != "|").collect();
+        if let [gpu, "MIG", name, ..] = words.as_slice()
+            && let Ok(gpu) = gpu.trim_start_matches('|').parse()
+        {
+            instances.entry(gpu).or_default().push((*name).to_owned());
+        }
+    }
+    instances
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_read_by_whole_values() {
+        let said = "\
+==============NVSMI LOG==============
+
+Attached GPUs                             : 2
+GPU 00000000:41:00.0
+    Product Name                          : NVIDIA A100 80GB PCIe
+    MIG Mode
+        Current                           : Enabled
+        Pending                           : Disabled
+    GPU Virtualization Mode
+        Virtualization Mode               : Host VGPU
+        vGPU Heterogeneous Mode           : N/A
+    Ecc Mode
+        Current                           : Disabled
+GPU 00010000:C1:00.0
+    MIG Mode
+        Current                           : N/A
+    vGPU Device Capability
+        Heterogeneous Time-Slice Sizes    : Not Supported
+    GPU Virtualization Mode
+        vGPU Heterogeneous Mode           : Disabled
+";
+        let gpu = |address: &str, mig, mixed| Gpu { address: address.parse().unwrap(), mig, mixed };
+        assert_eq!(
+            query(said),
+            [gpu("0000:41:00.0", Some(true), None), gpu("10000:c1:00.0", None, Some(false))]
+        );
+        assert_eq!(query("No devices were found"), []);
+    }
+
+    #[test]
+    fn instances_are_read_from_the_table() {
+        let said = "\
++-------------------------------------------------------+
+| GPU instances:                                        |
+| GPU   Name             Profile  Instance   Placement  |
+|                          ID       ID       Start:Size |
+|=======================================================|
+|   0  MIG 1g.10gb         19        7          4:1     |
++-------------------------------------------------------+
+|   0  MIG 2g.20gb         14        3          0:2     |
+|  12  MIG 1g.10gb+me      20        1          0:1     |
+";
+        let read = listed(said);
+        assert_eq!(read[&0], ["1g.10gb", "2g.20gb"]);
+        assert_eq!(read[&12], ["1g.10gb+me"]);
+        assert_eq!(read.len(), 2);
+    }
+}

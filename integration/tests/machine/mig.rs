@@ -1,0 +1,261 @@
+//! Stories of GPUs that are set before they are sliced: GPU instances (MIG) and mixed sizes.
+
+use crate::driver::Driver;
+use crate::vgpu::{attach, order, profile, start, stop, vf};
+use gpuslice_core::ids::{ParentId, SliceId};
+use gpuslice_core::port::{HostRead, HostWrite, read_text};
+use gpuslice_core::refusal::Code;
+use gpuslice_core::request::{Answer, Command};
+use gpuslice_sim::{Fault, HostFile, MdevOn};
+
+const GPU: &str = "0000:41:00.0";
+const MIG: &str = "[[gpu]]\nmatch = { address = \"0000:41:00.0\" }\n\
+    layout = { vfs = \"all\", instances = [\"1g.10gb\", \"2g.20gb\", \"3g.40gb\", \"1g.10gb\"] }";
+const MIXED: &str = "[[gpu]]\nmatch = { vendor-device = \"10de:2235\" }\n\
+    layout = { vfs = \"all\", sizes = \"mixed\" }";
+
+fn a100() -> HostFile {
+    HostFile::parse(include_str!("../../../examples/hosts/a100-mig.toml")).unwrap()
+}
+
+fn a40() -> HostFile {
+    let text = include_str!("../../../examples/hosts/a40-vfio.toml");
+    let mut host = HostFile::parse(text).unwrap();
+    host.functions.truncate(1);
+    host
+}
+
+fn reboot(driver: &mut Driver) {
+    driver.kernel.reboot();
+    driver.restart().unwrap();
+}
+
+fn smi(driver: &mut Driver, arguments: &[&str]) -> String {
+    let command: Vec<String> =
+        ["/usr/bin/nvidia-smi"].iter().chain(arguments).map(|word| (*word).to_owned()).collect();
+    let ran = driver.kernel.run(&command).unwrap();
+    assert_eq!(ran.code, 0, "{arguments:?}: {}", ran.said);
+    ran.said
+}
+
+/// Instances of the first GPU, by name.
+fn instances(driver: &mut Driver) -> Vec<String> {
+    let said = smi(driver, &["mig", "-i", GPU, "-lgi"]);
+    let name = |line: &str| line.split_whitespace().nth(3).unwrap().to_owned();
+    let mut names: Vec<String> = said.lines().map(name).collect();
+    names.sort();
+    names
+}
+
+fn modes(driver: &Driver) -> Vec<String> {
+    let parent: ParentId = GPU.parse().unwrap();
+    let modes = driver.machine.observation().modes.get(&parent);
+    let text = |(mode, state): (_, &gpuslice_core::mode::ModeState)| {
+        format!("{mode}={}", state.current.as_ref().unwrap())
+    };
+    modes.into_iter().flatten().map(text).collect()
+}
+
+fn plan(driver: &mut Driver, config: &str) -> Vec<String> {
+    driver.config = config.to_owned();
+    match order(driver, Command::Plan).unwrap() {
+        Answer::Plan(plan) => {
+            let steps = plan.steps.iter().map(|row| row.step.clone());
+            steps.chain(plan.blockers.iter().map(|why| why.one_line())).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+const WANTED: [&str; 4] = ["1g.10gb", "1g.10gb", "2g.20gb", "3g.40gb"];
+
+#[test]
+fn instances_come_after_the_vfs_and_again_after_a_boot() {
+    let mut driver = Driver::new(&a100(), "").unwrap();
+    driver.config = MIG.to_owned();
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(instances(&mut driver), WANTED);
+    assert_eq!(modes(&driver), ["instances=1g.10gb,1g.10gb,2g.20gb,3g.40gb"]);
+    assert!(plan(&mut driver, MIG).is_empty());
+    // MIG is kept by the card, all else is gone.
+    reboot(&mut driver);
+    driver.advance(10_000).unwrap();
+    assert_eq!(instances(&mut driver), WANTED);
+    // Somebody runs sriov-manage: the instances go without an event of their own.
+    for option in ["-d", "-e"] {
+        let command = ["/usr/lib/nvidia/sriov-manage", option, GPU].map(str::to_owned);
+        assert_eq!(driver.kernel.run(&command).unwrap().code, 0);
+    }
+    assert!(instances(&mut driver).is_empty());
+    driver.wake_up().unwrap();
+    driver.advance(10_000).unwrap();
+    assert_eq!(instances(&mut driver), WANTED);
+}
+
+#[test]
+fn a_vm_gets_a_slice_of_an_instance() {
+    let mut driver = Driver::new(&a100(), MIG).unwrap();
+    driver.advance(10_000).unwrap();
+    let domains = [(1, "nvidia-a100d-2-20c"), (2, "nvidia-a100d-1-10c"), (3, "nvidia-a100d-1-10c")]
+        .map(|(vm, profile)| attach(&mut driver, vm, profile));
+    for domain in &domains {
+        start(&mut driver, domain).unwrap();
+    }
+    let gi = format!("/sys/bus/pci/devices/{}/nvidia/gpu_instance_id", vf(&domains[0]));
+    assert_eq!(read_text(&driver.kernel, &gi).unwrap(), "1");
+    let row = profile(&mut driver, "nvidia-a100d-1-10c");
+    assert_eq!((row.free, row.used, row.max), (0, 2, Some(2)));
+    let row = profile(&mut driver, "nvidia-a100d-3-40c");
+    assert_eq!((row.free, row.used, row.max), (1, 0, Some(1)));
+    // An instance in use is nobody's to take.
+    let other = MIG.replace("\"3g.40gb\", ", "");
+    let told = plan(&mut driver, &other);
+    assert!(told.iter().any(|line| line.contains("vm1 uses")), "{told:?}");
+    assert_eq!(order(&mut driver, Command::Apply).unwrap_err().code, Code::InUse);
+    for domain in &domains {
+        stop(&mut driver, domain);
+    }
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(instances(&mut driver), ["1g.10gb", "1g.10gb", "2g.20gb"]);
+}
+
+#[test]
+fn what_is_only_missing_is_added_beside_a_vm() {
+    let mut driver = Driver::new(&a100(), "").unwrap();
+    driver.config = MIG.replace(", \"1g.10gb\"]", "]");
+    order(&mut driver, Command::Apply).unwrap();
+    let domain = attach(&mut driver, 1, "nvidia-a100d-2-20c");
+    start(&mut driver, &domain).unwrap();
+    driver.config = MIG.to_owned();
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(instances(&mut driver), WANTED);
+    stop(&mut driver, &domain);
+}
+
+#[test]
+fn a_gpu_becomes_whole_again() {
+    let mut driver = Driver::new(&a100(), MIG).unwrap();
+    driver.advance(10_000).unwrap();
+    let whole = MIG.split("instances").next().unwrap().to_owned() + "instances = \"off\" }";
+    driver.config = whole;
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(modes(&driver), ["instances=off", "sizes=equal"]);
+    let domain = attach(&mut driver, 1, "nvidia-a100d-40c");
+    start(&mut driver, &domain).unwrap();
+    stop(&mut driver, &domain);
+}
+
+#[test]
+fn in_the_older_framework_too() {
+    let mut host = a100();
+    for mdev in host.functions.iter_mut().filter_map(|f| f.mdev.as_mut()) {
+        mdev.on = MdevOn::Vf;
+    }
+    let mut driver = Driver::new(&host, MIG).unwrap();
+    driver.advance(10_000).unwrap();
+    assert_eq!(instances(&mut driver), WANTED);
+    let free = |driver: &mut Driver, name: &str| profile(driver, name).free;
+    assert!(free(&mut driver, "nvidia-a100d-2-20c") > 0);
+    assert_eq!(free(&mut driver, "nvidia-a100d-40c"), 0);
+    reboot(&mut driver);
+    driver.advance(10_000).unwrap();
+    assert_eq!(instances(&mut driver), WANTED);
+}
+
+#[test]
+fn instances_that_do_not_fit_are_the_tools_to_refuse() {
+    let mut driver = Driver::new(&a100(), "").unwrap();
+    driver.config = MIG.replace("\"1g.10gb\", \"2g", "\"7g.80gb\", \"2g");
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert_eq!(refusal.code, Code::DeviceFailed);
+    assert!(refusal.one_line().contains("Insufficient Resources"), "{refusal:?}");
+    assert!(driver.machine.durable().quarantines.contains_key(&GPU.parse().unwrap()));
+    driver.config = MIG.to_owned();
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(instances(&mut driver), WANTED);
+}
+
+#[test]
+fn a_layout_that_cannot_be_says_so() {
+    let mut driver = Driver::new(&a40(), "").unwrap();
+    let on_a40 = |layout: &str| MIXED.replace("sizes = \"mixed\"", layout);
+    let both = "instances = [\"1g.10gb\"], sizes = \"mixed\"";
+    for (config, said) in [
+        (on_a40("instances = [\"1g.10gb\"]"), "cannot be divided"),
+        (on_a40("compute = \"CPX\""), "has no mode compute"),
+    ] {
+        driver.config = config;
+        let refusal = order(&mut driver, Command::Apply).unwrap_err();
+        assert_eq!(refusal.code, Code::BadConfig, "{refusal}");
+        assert!(refusal.message.contains(said), "{refusal}");
+    }
+    let mut driver = Driver::new(&a100(), "").unwrap();
+    driver.config = MIG.split("instances").next().unwrap().to_owned() + both + " }";
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert!(refusal.message.contains("cannot mix sizes"), "{refusal}");
+}
+
+#[test]
+fn a_tool_that_tells_nothing_is_waited_for() {
+    let mut driver = Driver::new(&a100(), "").unwrap();
+    let (path, errno) = ("/usr/bin/nvidia-smi".to_owned(), gpuslice_core::errno::Errno::ETIMEDOUT);
+    driver.kernel.inject(Fault::Read { path, nth: 1, times: u32::MAX, errno });
+    driver.wake_up().unwrap();
+    driver.restart().unwrap();
+    driver.config = MIG.to_owned();
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert!(refusal.message.contains("does not tell"), "{refusal}");
+    driver.kernel.clear_faults();
+    driver.wake_up().unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(instances(&mut driver), WANTED);
+}
+
+/// A question takes a second and is in others' way, so a VM's start and stop cost none.
+#[test]
+fn the_tool_is_asked_only_when_its_answer_may_be_another() {
+    let mut driver = Driver::new(&a100(), MIG).unwrap();
+    driver.advance(10_000).unwrap();
+    let domain = attach(&mut driver, 1, "nvidia-a100d-2-20c");
+    let before = driver.kernel.asked();
+    start(&mut driver, &domain).unwrap();
+    stop(&mut driver, &domain);
+    assert_eq!(driver.kernel.asked(), before);
+}
+
+#[test]
+fn sizes_are_mixed_once_the_vfs_are_there_and_again_after_a_boot() {
+    let mut driver = Driver::new(&a40(), MIXED).unwrap();
+    driver.advance(10_000).unwrap();
+    assert_eq!(modes(&driver), ["sizes=mixed"]);
+    let domains = [(1, "nvidia-a40-24q"), (2, "nvidia-a40-8q"), (3, "nvidia-a40-4q")]
+        .map(|(vm, profile)| attach(&mut driver, vm, profile));
+    for domain in &domains {
+        start(&mut driver, domain).unwrap();
+    }
+    for domain in &domains {
+        stop(&mut driver, domain);
+    }
+    reboot(&mut driver);
+    driver.advance(10_000).unwrap();
+    assert_eq!(modes(&driver), ["sizes=mixed"]);
+}
+
+#[test]
+fn sizes_of_a_gpu_with_vms_wait_for_them() {
+    let mut driver = Driver::new(&a40(), "").unwrap();
+    driver.config = MIXED.replace(", sizes = \"mixed\"", "");
+    order(&mut driver, Command::Apply).unwrap();
+    let domain = attach(&mut driver, 1, "nvidia-a40-8q");
+    start(&mut driver, &domain).unwrap();
+    let told = plan(&mut driver, MIXED);
+    assert!(told.iter().any(|line| line.contains("vm1 uses")), "{told:?}");
+    assert_eq!(order(&mut driver, Command::Apply).unwrap_err().code, Code::InUse);
+    let holders = driver.kernel.holders(SliceId::Vf(vf(&domain)));
+    assert_eq!(holders, [1001]);
+    stop(&mut driver, &domain);
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(modes(&driver), ["sizes=mixed"]);
+    let names = driver.kernel.list(&format!("/sys/bus/pci/devices/{GPU}")).unwrap();
+    assert_eq!(names.iter().filter(|n| n.starts_with("virtfn")).count(), 32);
+}
