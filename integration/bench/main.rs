@@ -22,9 +22,9 @@ use std::path::PathBuf;
 
 /// Where the measured programs are, and how patient to be.
 pub(crate) struct Setup {
-    /// Release builds of `gpusliced` and `gpuslice`.
+    /// Where the release build of `gpusliced` is.
     programs: PathBuf,
-    /// Static release builds of the hook and of the floor.
+    /// Static release builds of the command line, the hook and the floor.
     statics: PathBuf,
     /// What the bash dispatcher is in the source tree.
     dispatcher: PathBuf,

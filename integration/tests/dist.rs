@@ -106,7 +106,7 @@ fn built(target: &Path) {
     for (program, text) in [
         ("release/gpusliced", "gpusliced"),
         (
-            "release/gpuslice",
+            "x86_64-unknown-linux-gnu/release/gpuslice",
             "#!/bin/sh\nif [ \"$1\" = man ]; then echo page > \"$2/gpuslice.1\"; else echo \"$*\"; fi\n",
         ),
         ("release/gpuslice-libvirt-agent", "gpuslice-libvirt-agent"),
@@ -149,7 +149,8 @@ fn a_host_is_laid_out_as_the_files_say() {
     }
     for program in programs() {
         let name = program.rsplit('/').next().unwrap();
-        let built = if name == "gpuslice-qemu-hook" { "x86_64-unknown-linux-gnu" } else { "" };
+        let is_static = ["gpuslice", "gpuslice-qemu-hook"].contains(&name);
+        let built = if is_static { "x86_64-unknown-linux-gnu" } else { "" };
         let from = target.path().join(built).join("release").join(name);
         want.insert(program.into(), (0o755, fs::read_to_string(from).unwrap()));
     }

@@ -5,12 +5,14 @@
 //! is at most one page and comes in one read; a binary attribute comes a page at a time; one write(2) is one store.
 
 mod module;
+mod near;
 mod replace;
 mod tool;
 
 use crate::errno;
 use gpuslice_core::errno::Errno;
 use gpuslice_core::port::{HostRead, HostWrite, READ_LIMIT, Ran, Written};
+use near::Near;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, RawDir};
 use std::borrow::Cow;
@@ -90,30 +92,15 @@ impl HostRead for SysHost {
     }
 
     fn read(&self, file: &str) -> Result<Vec<u8>, Errno> {
-        let fd = self.open(file, OFlags::RDONLY)?;
-        // A file of /proc may end a read early at any record, so there only an empty read is the end.
-        let attribute = file.starts_with("/sys/");
-        let mut buffer = [MaybeUninit::uninit(); 2 * PAGE];
-        let mut content = Vec::new();
-        loop {
-            let got = match rustix::io::read(&fd, &mut buffer) {
-                Ok((got, _)) => got,
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(error) => return Err(errno(error)),
-            };
-            content.extend_from_slice(got);
-            if content.len() > READ_LIMIT {
-                return Err(Errno::EFBIG);
-            }
-            if got.is_empty() || (attribute && got.len() < PAGE) {
-                return Ok(content);
-            }
-        }
+        content(&self.open(file, OFlags::RDONLY)?, file)
     }
 
     /// The kernel serves each processor by itself, and the time goes into looking up paths.
     fn read_each(&self, files: &[String]) -> Vec<Result<Vec<u8>, Errno>> {
-        let one_by_one = |files: &[String]| files.iter().map(|file| self.read(file)).collect();
+        let one_by_one = |files: &[String]| {
+            let mut near = Near::default();
+            files.iter().map(|file| near.read(self, file)).collect()
+        };
         let readers = std::thread::available_parallelism().map_or(1, usize::from).min(READERS);
         let share = files.len().div_ceil(readers).max(SHARE);
         let Some((first, rest)) = files.split_at_checked(share) else {
@@ -176,6 +163,28 @@ impl HostWrite for SysHost {
 
     fn replace(&mut self, file: &str, content: &[u8]) -> Result<(), Errno> {
         replace::replace(&self.place(file)?, content)
+    }
+}
+
+/// What an open file holds from its beginning.
+fn content(fd: &OwnedFd, file: &str) -> Result<Vec<u8>, Errno> {
+    // A file of /proc may end a read early at any record, so there only an empty read is the end.
+    let attribute = file.starts_with("/sys/");
+    let mut buffer = [MaybeUninit::uninit(); 2 * PAGE];
+    let mut content = Vec::new();
+    loop {
+        let got = match rustix::io::read(fd, &mut buffer) {
+            Ok((got, _)) => got,
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(errno(error)),
+        };
+        content.extend_from_slice(got);
+        if content.len() > READ_LIMIT {
+            return Err(Errno::EFBIG);
+        }
+        if got.is_empty() || (attribute && got.len() < PAGE) {
+            return Ok(content);
+        }
     }
 }
 

@@ -51,6 +51,25 @@ fn a_long_list_of_files_is_read_in_its_order() {
 }
 
 #[test]
+fn each_file_of_a_list_is_the_one_of_its_own_folder() {
+    let (dir, host) = tree();
+    put(&dir, "sys/a/b/c", "1");
+    put(&dir, "sys/a/d/c", "2");
+    put(&dir, "sys/e/b/c", "3");
+    symlink("e", dir.path().join("sys/to-e")).unwrap();
+    let files = ["a/b/c", "a/d/c", "e/b/c", "to-e/b/c", "gone/b/c", "a/b/c/d/e", "a/b", "a/b/c"];
+    let files: Vec<String> = files.iter().map(|file| format!("/sys/{file}")).collect();
+    let alone: Vec<_> = files.iter().map(|file| host.read(file)).collect();
+    assert_eq!(host.read_each(&files), alone);
+    let count = |errno| alone.iter().filter(|read| **read == Err(errno)).count();
+    assert_eq!([Errno::ENOENT, Errno::ENOTDIR, Errno::EISDIR].map(count), [1; 3]);
+    assert_eq!(
+        host.read_each(&["relative".to_owned(), "/x".to_owned()]),
+        [Err(Errno::EINVAL), Err(Errno::ENOENT)]
+    );
+}
+
+#[test]
 fn absent_empty_and_unreadable_are_three_answers() {
     let (dir, host) = tree();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
