@@ -349,6 +349,17 @@ fn every_directory_the_daemon_writes_is_made_for_it() {
     assert_eq!(words(&socket, "SocketMode"), ["0600"]);
 }
 
+/// GIM writes /etc/gim_config from inside the load that gpusliced asks for, and takes the kernel down where it may not.
+#[test]
+fn a_driver_may_write_what_it_writes_when_the_daemon_loads_it() {
+    let service = unit("gpusliced.service");
+    assert!(words(&service, "ReadWritePaths").contains(&"-/etc"));
+    let capabilities = words(&service, "CapabilityBoundingSet");
+    for needed in ["CAP_SYS_MODULE", "CAP_DAC_OVERRIDE"] {
+        assert!(capabilities.contains(&needed), "{needed}: {capabilities:?}");
+    }
+}
+
 fn parse<'t>(path: &Path, text: &'t str) -> roxmltree::Document<'t> {
     let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
     let document = roxmltree::Document::parse_with_options(text, options);

@@ -19,7 +19,8 @@ make_image() {
 
 kernel_version() { basename "$trees"/rootfs/usr/lib/modules/*; }
 
-# depmod runs here, once, rather than in every guest: it takes seconds under emulation.
+# depmod runs here, once, rather than in every guest: it takes seconds under emulation. It prefers "updates" to the kernel's
+# own modules, of which one has a name of ours (amdgpu).
 make_modules() {
   local out=$1 b=$trees/buildroot k work base
   k=$(kernel_version)
@@ -35,12 +36,12 @@ make_modules() {
   mkdir "$work/built"
   find "$work" -name '*.ko' -exec mv {} "$work/built" \;
   chroot "$b" find "$base/built" -name '*.ko' -exec strip --strip-debug {} +
-  mkdir -p "$work/lib/modules" "$out/usr/lib/modules/$k/extra"
+  mkdir -p "$work/lib/modules" "$out/usr/lib/modules/$k/updates"
   cp -a "$trees/rootfs/usr/lib/modules/$k" "$work/lib/modules/"
-  mkdir "$work/lib/modules/$k/extra"
-  cp "$work"/built/*.ko "$work/lib/modules/$k/extra/"
+  mkdir "$work/lib/modules/$k/updates"
+  cp "$work"/built/*.ko "$work/lib/modules/$k/updates/"
   chroot "$b" depmod -b "$base" "$k"
-  cp "$work"/built/*.ko "$out/usr/lib/modules/$k/extra/"
+  cp "$work"/built/*.ko "$out/usr/lib/modules/$k/updates/"
   cp "$work/lib/modules/$k"/modules.* "$out/usr/lib/modules/$k/"
   rm -rf "$work"
 }

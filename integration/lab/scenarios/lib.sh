@@ -12,7 +12,7 @@ fail() {
 }
 
 evidence() {
-  echo "=== journal"; journalctl -b -o short-monotonic --no-pager -n 60 -u 'gpuslice*' -u 'libvirtd*' 2>&1
+  echo "=== journal"; journalctl -b -o short-monotonic --no-pager -n ${EVIDENCE:-60} -u 'gpuslice*' -u 'libvirtd*' 2>&1
   echo "=== kernel"; dmesg | tail -30
   echo "=== domains"; timeout 10 virsh list --all 2>&1
   echo "=== stuck"; ps -eo pid,stat,wchan:30,args | awk '$2 ~ /^D/'
@@ -129,11 +129,13 @@ bind_vfio() {
 # takes both away.
 load_gpusim() {
   local driver; modprobe gpusim kinds="$1" || return; shift
+  w 1 /sys/kernel/debug/gpusim/stay
   for driver; do modprobe $driver || return; done
 }
 unload_gpusim() {
   [ -e /sys/module/gpusim ] || return 0
-  modprobe -r $(ls /sys/module/gpusim/holders) && modprobe -r gpusim
+  w 0 /sys/kernel/debug/gpusim/stay
+  modprobe -r $(ls /sys/module/gpusim/holders) gpusim
 }
 bound_to() { [ "$(basename "$(readlink "$1/driver")")" = "$2" ]; } # DEVICE DRIVER
 

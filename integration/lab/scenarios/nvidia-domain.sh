@@ -1,10 +1,11 @@
 # VMs with vGPUs of NVIDIA's: VFs from sriov-manage, a type written at start and taken back, mdevs on a T4 beside them
-# group: nvidia
-# order: 20
+# group: main
+# order: 70
 # needs: product
-# limit: 300
+# limit: 400
 . /lab/scenarios/product.sh
-trap clear_domains EXIT
+cleanup() { clear_domains; boot_host; }
+trap cleanup EXIT
 
 pci=/sys/bus/pci/devices
 a40=0001:00:00.0 t4=0002:00:00.0
@@ -12,6 +13,15 @@ v=$pci/$a40/virtfn
 home() { virsh dumpxml --inactive "$1" | tr -d "\n" | sed -nE "s/.*<hostdev mode='subsystem' type='pci' managed='no'[^>]*>.*<source> *<address domain='0x(....)' bus='0x(..)' slot='0x(..)' function='0x(.)'.*/\1:\2:\3.\4/p"; }
 type_of() { cat "$pci/$1/nvidia/current_vgpu_type"; }
 
+expect "the boot's cards go" other_host
+expect "an A40 and a T4 come" load_gpusim a40:vfs=4,t4 nvidia
+cat > /etc/gpuslice/gpuslice.toml << X
+[[gpu]]
+match = { address = "$a40" }
+layout = { vfs = "all" }
+X
+expect "gpusliced starts" daemon start
+expect "gpuslice apply" q timeout 100 gpuslice apply
 all_up
 expect_eq "VFs of $a40, made by sriov-manage" 4 "$(ls -d ${v}* | wc -l)"
 expect_eq "slices of $a40" 4 "$(count_slices $a40)"

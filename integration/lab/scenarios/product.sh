@@ -36,3 +36,20 @@ refused() {
 
 start() { expect "virsh start $1" q virsh start "$1"; }
 destroy() { expect "virsh destroy $1" q virsh destroy "$1"; }
+
+daemon() { systemctl "$1" gpusliced.socket gpusliced.service; }
+
+# A host of its own within a boot: other_host takes the cards away and forgets what was recorded. Then cards are loaded, the
+# layouts written and the daemon started. boot_host brings back what the boot came up with.
+other_host() {
+  [ -e boot.toml ] || cp /etc/gpuslice/gpuslice.toml boot.toml
+  daemon stop
+  rm -rf /var/lib/gpuslice/* /run/gpuslice/state/*
+  unload_gpusim
+}
+boot_host() {
+  other_host || return
+  modprobe -a $(cat /etc/modules-load.d/gpusim.conf)
+  cp boot.toml /etc/gpuslice/gpuslice.toml
+  daemon start
+}

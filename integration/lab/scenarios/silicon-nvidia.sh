@@ -1,6 +1,6 @@
 # NVIDIA's stand-in driver and tools answer as the simulator does: vGPUs on VFs and PFs, sizes, MIG, sriov-manage
-# group: nvidia
-# order: 90
+# group: main
+# order: 96
 # limit: 400
 . /lab/scenarios/lib.sh
 . /lab/scenarios/silicon-events.sh

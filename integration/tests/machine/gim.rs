@@ -446,3 +446,15 @@ fn the_driver_s_gpus_are_one_when_it_comes_to_a_quarantine() {
     driver.advance(60_000).unwrap();
     assert_eq!(counts(&driver), [4; 8]);
 }
+
+#[test]
+fn a_gpu_without_driver_is_not_judged_by_what_gim_can() {
+    // Its driver comes later, and need not be gim.
+    let beyond = LAYOUT.replace("vfs = 8", "vfs = 64");
+    let mut driver = Driver::new(&hive(), &beyond).unwrap();
+    assert_eq!(quarantines(&driver), []);
+    // A person who asks is told, and it is still not settled.
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert_eq!(refusal.code, Code::BadConfig, "{refusal}");
+    assert!(order(&mut driver, Command::WaitSettled { timeout_ms: 1000 }).is_err());
+}

@@ -29,6 +29,12 @@ pub(super) fn layout_steps(
     let (Some(own), Some(layout)) = (pf(seen, parent), layouts.get(parent)) else {
         return Ok(Vec::new());
     };
+    let (loaded, options) =
+        state(seen).map_or((false, None), |state| (state.loaded, state.options.as_deref()));
+    // Where gim was never set up, a GPU without driver may be about to get another, with other limits.
+    if !reshape && !loaded && options.is_none() && own.function.driver.is_none() {
+        return Ok(Vec::new());
+    }
     possible(&own, layout)?;
     if own.has_driver(HOST_DRIVER) {
         return Err(host_driver(parent));
@@ -45,8 +51,6 @@ pub(super) fn layout_steps(
     if first.is_none_or(|first| first.address != own.address) {
         return Ok(Vec::new());
     }
-    let (loaded, options) =
-        state(seen).map_or((false, None), |state| (state.loaded, state.options.as_deref()));
     // A module that is loaded may be at work on its GPUs still. One that was never set up here is a person's to load.
     if !reshape && (loaded || options.is_none()) {
         return Ok(Vec::new());

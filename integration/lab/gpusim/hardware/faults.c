@@ -120,6 +120,20 @@ static int mapped_get(void *data, u64 *v)
 }
 DEFINE_DEBUGFS_ATTRIBUTE(mapped_fops, mapped_get, NULL, "%llu\n");
 
+/* modprobe -r of a driver takes with it what it used and nobody else uses: the cards must be in use. */
+static bool staying;
+
+static int stay_set(void *data, u64 v)
+{
+	if (v && !staying)
+		__module_get(THIS_MODULE);
+	else if (!v && staying)
+		module_put(THIS_MODULE);
+	staying = v;
+	return 0;
+}
+DEFINE_DEBUGFS_ATTRIBUTE(stay_fops, NULL, stay_set, "%llu\n");
+
 static ssize_t write_text(const char __user *buf, size_t n, char *text, size_t max)
 {
 	if (n >= max)
@@ -192,6 +206,7 @@ void gs_faults_init(void)
 {
 	root = debugfs_create_dir("gpusim", NULL);
 	debugfs_create_file("mapped_pages", 0400, root, NULL, &mapped_fops);
+	debugfs_create_file("stay", 0200, root, NULL, &stay_fops);
 	debugfs_create_file("plug", 0200, root, NULL, &plug_fops);
 	debugfs_create_file("unplug", 0200, root, NULL, &unplug_fops);
 }

@@ -1,0 +1,134 @@
+# AMD under GIM: the option written, the module loaded, a VM with a VF, another count refused while one is held, amdgpu in the way
+# group: main
+# order: 80
+# needs: product
+# limit: 400
+. /lab/scenarios/product.sh
+
+pci=/sys/bus/pci/devices a=0001:00:00.0 b=0002:00:00.0 v710=0003:00:00.0
+option=/etc/modprobe.d/gpuslice-gim.conf others=/etc/modprobe.d/lab-gim.conf
+config=/etc/gpuslice/gpuslice.toml
+vfs() { ls -d "$pci/$1"/virtfn* 2> /dev/null | wc -l; }
+counts() { for pf in $a $b $v710; do vfs $pf; done | paste -sd' '; }
+daemon() { systemctl "$1" gpusliced.socket gpusliced.service; }
+# a host of its own: other cards, nothing remembered
+fresh() {
+  daemon stop
+  rm -rf /var/lib/gpuslice/* /run/gpuslice/state/*
+  unload_gpusim || return
+  rm -f /etc/gim_config $option $others
+}
+stop_all() {
+  clear_domains
+  # or the unload below would wait for it
+  [ ! -e stray.pid ] || kill -9 "$(cat stray.pid)"
+  modprobe -r amdgpu
+  fresh
+  cp gpuslice.toml $config
+  modprobe -a gpusim-pf gpusim-mdev
+  daemon start
+}
+trap stop_all EXIT
+# layout VFS [VFS-OF-V710]
+layout() {
+  cat > $config << X
+[[gpu]]
+match = { vendor-device = "1002:74a1" }
+layout = { vfs = $1 }
+[[gpu]]
+match = { vendor-device = "1002:7460" }
+layout = { vfs = ${2:-12} }
+X
+}
+planned() { gpuslice plan | tee plan.txt; }
+# apply_refused CODE WORD : and nothing has changed
+apply_refused() {
+  local out before; before=$(counts)
+  if out=$(timeout 100 gpuslice apply 2>&1); then fail "apply was done: $out"; fi
+  echo "$out"
+  expect "apply is refused: $1" grep -q "$1" <<< "$out"
+  expect "it says $2" grep -q -- "$2" <<< "$out"
+  expect_eq "VFs" "$before" "$(counts)"
+}
+mechanism_is() { field gpus parent $a mechanisms | grep -q "\"$1\""; }
+never_reset() { expect_eq "reads of reset_gpu" 0 "$(cat /sys/kernel/debug/gim/*/resets_read | sort -u)"; }
+
+cp $config gpuslice.toml
+expect "the boot's cards go" fresh
+expect "others come" load_gpusim 'mi300x*2,v710'
+layout 8
+expect "gpusliced starts" daemon start
+wait_for 20 "it sees what could have them" mechanism_is gim
+
+say "nothing loads gim before somebody says so"
+expect "gim is not loaded" gone /sys/module/gim
+expect_eq "VFs" "0 0 0" "$(counts)"
+planned
+expect "the plan writes the option" grep -q "options gim vf_num=8,8,12\" to $option" plan.txt
+expect "and loads the driver" grep -q "load driver gim with vf_num=8,8,12" plan.txt
+
+say "apply"
+expect "gpuslice apply" q timeout 100 gpuslice apply
+expect_eq "VFs" "8 8 12" "$(counts)"
+expect_eq "the option" "options gim vf_num=8,8,12" "$(sed -n '$p' $option)"
+expect_eq "whose rights" "644 root" "$(stat -c '%a %U' $option)"
+expect_eq "what the driver kept for itself" "vf_num=8,8,12 accelerator_partition_mode=9 memory_partition_mode=9" "$(paste -sd' ' /etc/gim_config)"
+expect_eq "drivers of the VFs" "" "$(for vf in $pci/$a/virtfn*; do basename "$(readlink "$vf/driver")"; done | sort -u | grep .)"
+expect_eq "slices" 8 "$(count_slices $a)"
+expect "nothing is left to do" grep -q "already so" <(planned)
+rows profiles | jq -c '{profile, mechanism, memory, max, free}'
+expect_eq "free" 16 "$(free_of amd-mi300x-vf8)"
+expect_eq "free" 12 "$(free_of amd-v710-vf12)"
+
+say "a VM"
+domain gim1 "" "" | define
+expect "gpuslice attach" q gpuslice attach gim1 amd-mi300x-vf8
+vf=$(home_of gim1)
+start gim1
+expect "vfio-pci has the VF" bound_to "$pci/$vf" vfio-pci
+expect "QEMU has it open" holds_vfio gim1
+expect_eq "the slice" attached "$(slice_state "vf:$vf")"
+
+say "another count, while it runs"
+layout 8 4
+planned
+expect "the plan is a reload" grep -q "unload driver gim" plan.txt
+expect "for all GPUs" grep -q "load driver gim with vf_num=8,8,4" plan.txt
+apply_refused in-use gim1
+expect "it runs" running gim1
+destroy gim1
+wait_for 20 "the slice is free" is free slice_state "vf:$vf"
+
+say "while a stranger holds one"
+stranger=$(basename "$(readlink $pci/$b/virtfn5)")
+bind_vfio "$stranger"
+hold stray -device "vfio-pci,host=$stranger"
+wait_for 10 "it is seen" is foreign slice_state "vf:$stranger"
+apply_refused held "qemu-system-x86 (pid $(cat stray.pid))"
+expect_eq "nothing waits in the kernel" live "$(cat /sys/module/gim/initstate)"
+let_go stray; rm stray.pid
+
+say "when nobody does; the first drivers, GPUs that take long, and options of somebody else"
+echo options gim generation=8 lab_async=1 > $others
+w 3000 /sys/kernel/debug/gpusim/$b/delay_ms
+expect "gpuslice apply" q timeout 100 gpuslice apply
+expect_eq "VFs" "8 8 4" "$(counts)"
+expect "these are the first drivers" present /sys/bus/pci/drivers/gim/bind
+expect_eq "the driver's option" 8,8,4 "$(cat /sys/module/gim/parameters/vf_num)"
+expect_eq "the driver's file" vf_num=8,8,4 "$(head -n 1 /etc/gim_config)"
+start gim1
+expect "vfio-pci has the VF" bound_to "$pci/$(home_of gim1)" vfio-pci
+destroy gim1
+wait_for 20 "all is free" is 0 count_assigned
+never_reset
+
+say "amdgpu was first"
+daemon stop
+modprobe -r gim; rm -f $option
+modprobe amdgpu
+expect "amdgpu has the GPUs" bound_to $pci/$a amdgpu
+daemon start
+all_up
+apply_refused host-driver "blacklist amdgpu"
+expect "amdgpu has them still" bound_to $pci/$a amdgpu
+expect "gim was not loaded" gone /sys/module/gim
