@@ -13,6 +13,8 @@ mod directed;
 mod disk;
 #[path = "machine/driver.rs"]
 mod driver;
+#[path = "machine/everything.rs"]
+mod everything;
 #[path = "machine/exhaustive.rs"]
 mod exhaustive;
 #[path = "machine/finish.rs"]

@@ -1,4 +1,4 @@
-# VMs with vGPUs of NVIDIA's: VFs from sriov-manage, a type written at start and taken back, mdevs on a T4 beside them
+# VMs with vGPUs of NVIDIA's: VFs from sriov-manage, a type written at start and taken back, mdevs on a T4, GPU instances of an A100
 # group: main
 # order: 70
 # needs: product
@@ -8,17 +8,20 @@ cleanup() { clear_domains; boot_host; }
 trap cleanup EXIT
 
 pci=/sys/bus/pci/devices
-a40=0001:00:00.0 t4=0002:00:00.0
+a40=0001:00:00.0 t4=0002:00:00.0 a100=0003:00:00.0
 v=$pci/$a40/virtfn
 home() { virsh dumpxml --inactive "$1" | tr -d "\n" | sed -nE "s/.*<hostdev mode='subsystem' type='pci' managed='no'[^>]*>.*<source> *<address domain='0x(....)' bus='0x(..)' slot='0x(..)' function='0x(.)'.*/\1:\2:\3.\4/p"; }
 type_of() { cat "$pci/$1/nvidia/current_vgpu_type"; }
 
 expect "the boot's cards go" other_host
-expect "an A40 and a T4 come" load_gpusim a40:vfs=4,t4 nvidia
+expect "an A40, a T4 and an A100 come" load_gpusim a40:vfs=4,t4,a100:vfs=4 nvidia
 cat > /etc/gpuslice/gpuslice.toml << X
 [[gpu]]
 match = { address = "$a40" }
 layout = { vfs = "all" }
+[[gpu]]
+match = { address = "$a100" }
+layout = { vfs = "all", instances = ["1g.10gb", "2g.20gb"] }
 X
 expect "gpusliced starts" daemon start
 expect "gpuslice apply" q timeout 100 gpuslice apply
@@ -56,3 +59,19 @@ expect_eq "instances left" 7 "$(cat $pci/$t4/mdev_supported_types/nvidia-231/ava
 expect_eq "of other types" 0 "$(cat $pci/$t4/mdev_supported_types/nvidia-232/available_instances)"
 destroy vgpu3
 wait_for 20 "the mdev is gone" is 8 cat $pci/$t4/mdev_supported_types/nvidia-231/available_instances
+
+say "a vGPU in a GPU instance"
+instances() { nvidia-smi mig -i $a100 -lgi | awk '{print $4}' | sort | paste -sd' '; }
+expect_eq "GPU instances, made after the VFs" "1g.10gb 2g.20gb" "$(instances)"
+expect_eq "what the A100 is set to" '1g.10gb,2g.20gb' "$(rows gpus | jq -r 'select(.parent == "'$a100'") | .modes.instances')"
+domain vgpu4 "" "" | define
+expect "gpuslice attach" q gpuslice attach vgpu4 nvidia-a100d-2-20c
+address=$(home vgpu4)
+start vgpu4
+expect_eq "its type" 700 "$(type_of "$address")"
+expect "it is in an instance" cat "$pci/$address/nvidia/gpu_instance_id"
+destroy vgpu4
+wait_for 20 "its type is taken back" is 0 type_of "$address"
+expect "sriov-manage takes VFs and instances" q /usr/lib/nvidia/sriov-manage -d $a100
+wait_for 60 "gpuslice makes both again" is "1g.10gb 2g.20gb" instances
+wait_for 20 "the GPU is as it should be" is ok field gpus parent $a100 state

@@ -73,7 +73,7 @@ pub fn attach(driver: &mut Driver, vm: u128, profile: &str) -> Domain {
     }
 }
 
-fn call(driver: &mut Driver, domain: &Domain, operation: HookOperation) -> Result<(), Refusal> {
+pub fn call(driver: &mut Driver, domain: &Domain, operation: HookOperation) -> Result<(), Refusal> {
     let request = driver.hook(HookCall { operation, domain: domain.clone() });
     driver.advance(1_000).unwrap();
     if operation != HookOperation::Prepare {

@@ -171,18 +171,21 @@ static int gpu_instances_open(struct inode *inode, struct file *f)
 	return single_open(f, gpu_instances_show, inode->i_private);
 }
 
-/* "+PROFILE" makes one, "-ID" takes it away. */
+/* "+PROFILE", a number or a name, makes one; "-ID" takes it away. */
 static ssize_t gpu_instances_write(struct file *f, const char __user *buf, size_t n, loff_t *pos)
 {
 	struct nv_gpu *gpu = file_inode(f)->i_private;
-	char text[16] = "";
-	uint value;
+	char text[32] = "";
+	uint id = 0;
 	int ret;
 
-	if (n >= sizeof(text) || copy_from_user(text, buf, n) || kstrtouint(text + 1, 10, &value))
+	if (n >= sizeof(text) || copy_from_user(text, buf, n))
+		return -EINVAL;
+	text[strcspn(text, "\n")] = 0;
+	if (*text != '+' && kstrtouint(text + 1, 10, &id))
 		return -EINVAL;
 	mutex_lock(&gpu->lock);
-	ret = *text == '+' ? nv_gi_create(gpu, value) : nv_gi_destroy(gpu, value);
+	ret = *text == '+' ? nv_gi_create(gpu, text + 1) : nv_gi_destroy(gpu, id);
 	mutex_unlock(&gpu->lock);
 	return ret < 0 ? ret : n;
 }

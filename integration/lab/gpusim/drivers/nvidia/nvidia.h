@@ -108,7 +108,7 @@ uint nv_max_instances(struct nv_gpu *gpu, const struct nv_type *t);
 int nv_create(struct nv_gpu *gpu, struct nv_vgpu *v, const struct nv_type *t, bool same_type);
 void nv_destroy(struct nv_vgpu *v);
 int nv_start(struct nv_gpu *gpu, struct nv_vgpu *v, const char *params);
-int nv_gi_create(struct nv_gpu *gpu, uint profile);
+int nv_gi_create(struct nv_gpu *gpu, const char *profile);
 int nv_gi_destroy(struct nv_gpu *gpu, uint gi);
 int nv_set_mixed(struct nv_gpu *gpu, bool on);
 int nv_set_mig(struct nv_gpu *gpu, bool on);

@@ -212,14 +212,17 @@ ssize_t nv_params_store(char *params, const char *buf, size_t n)
 	return n;
 }
 
-int nv_gi_create(struct nv_gpu *gpu, uint profile)
+/* By the number of its profile, or by its name. */
+int nv_gi_create(struct nv_gpu *gpu, const char *profile)
 {
 	const struct nv_gi_profile *p;
-	uint i, free = NV_MAX_GIS, compute = 0, used = 0, at;
+	uint i, free = NV_MAX_GIS, compute = 0, used = 0, at, id = NV_NO_GI;
 
 	if (!nv_mig(gpu))
 		return -EOPNOTSUPP;
-	for (p = gpu->card->gi_profiles; p->name && p->id != profile; p++)
+	if (kstrtouint(profile, 10, &id))
+		id = NV_NO_GI;
+	for (p = gpu->card->gi_profiles; p->name && p->id != id && strcmp(p->name, profile); p++)
 		;
 	if (!p->name)
 		return -EINVAL;
