@@ -137,7 +137,8 @@ pub struct MdevType {
     pub available: u32,
 }
 
-/// The attributes of an mdev type that do not change.
+/// The attributes of an mdev type that do not change, and what they say. Every offer takes it from here, so a
+/// description is parsed once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FixedType {
     /// `device_api`.
@@ -146,32 +147,35 @@ pub struct FixedType {
     pub name: Option<String>,
     /// `description`, lines joined with `, `; many drivers give none.
     pub description: Option<String>,
+    /// Memory in bytes, from a description such as `framebuffer=2048M`.
+    pub memory: Option<u64>,
+    /// Most instances on one GPU, from a description such as `max_instance=12`.
+    pub max_instances: Option<u32>,
+    /// Virtual displays, from a description such as `num_heads=4`.
+    pub heads: Option<u32>,
 }
 
 impl FixedType {
-    /// Memory in bytes, from a description such as `framebuffer=2048M`.
-    pub fn memory(&self) -> Option<u64> {
-        let value = self.property("framebuffer")?;
-        let mib: u64 = value.strip_suffix('M')?.parse().ok()?;
-        mib.checked_mul(1 << 20)
+    /// What a type's attributes say.
+    pub fn new(device_api: String, name: Option<String>, description: Option<String>) -> Self {
+        let mut fixed = Self { device_api, name, ..Self::default() };
+        for part in description.iter().flat_map(|text| text.split(',')) {
+            let Some((key, value)) = part.split_once('=') else { continue };
+            let value = value.trim();
+            match key.trim() {
+                "framebuffer" => fixed.memory = mebibytes(value),
+                "max_instance" => fixed.max_instances = value.parse().ok(),
+                "num_heads" => fixed.heads = value.parse().ok(),
+                _ => {}
+            }
+        }
+        Self { description, ..fixed }
     }
+}
 
-    /// Most instances on one GPU, from a description such as `max_instance=12`.
-    pub fn max_instances(&self) -> Option<u32> {
-        self.property("max_instance")?.parse().ok()
-    }
-
-    /// Virtual displays, from a description such as `num_heads=4`.
-    pub fn heads(&self) -> Option<u32> {
-        self.property("num_heads")?.parse().ok()
-    }
-
-    fn property(&self, key: &str) -> Option<&str> {
-        self.description.as_deref()?.split(',').find_map(|part| {
-            let (k, v) = part.split_once('=')?;
-            (k.trim() == key).then(|| v.trim())
-        })
-    }
+/// Bytes of `2048M`.
+fn mebibytes(value: &str) -> Option<u64> {
+    value.strip_suffix('M')?.parse::<u64>().ok()?.checked_mul(1 << 20)
 }
 
 /// A mediated device.

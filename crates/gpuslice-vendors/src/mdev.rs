@@ -31,10 +31,10 @@ fn offer(parent: &ParentId, type_id: &MdevTypeId, of_type: &MdevType) -> Option<
         parent: parent.clone(),
         form: Form::Mdevs { type_id: type_id.clone(), available: of_type.available },
         description: fixed.name.clone(),
-        memory: fixed.memory(),
-        max: fixed.max_instances(),
+        memory: fixed.memory,
+        max: fixed.max_instances,
         isolation: isolation(fixed.name.as_deref()),
-        heads: fixed.heads(),
+        heads: fixed.heads,
         edition: fixed.name.as_deref().and_then(edition_of_type),
     })
 }

@@ -113,7 +113,7 @@ fn read_fixed<'f>(
     let name = next_optional(contents, seen);
     let description =
         next_optional(contents, seen).map(|text| text.lines().collect::<Vec<_>>().join(", "));
-    Some(Arc::new(FixedType { device_api: device_api?, name, description }))
+    Some(Arc::new(FixedType::new(device_api?, name, description)))
 }
 
 fn next<'f, T>(
