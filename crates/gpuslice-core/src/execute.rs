@@ -4,6 +4,7 @@
 mod binding;
 mod config_file;
 mod driver;
+mod kernel_log;
 mod mdev;
 mod meaning;
 mod mode;
@@ -83,6 +84,14 @@ pub enum StepError {
         /// What is seen instead.
         state: String,
     },
+    /// The driver refused, and said so in the kernel's log alone.
+    #[error("{object} was refused by its driver; the kernel's log: {said}")]
+    Refused {
+        /// Of what.
+        object: String,
+        /// What it said.
+        said: String,
+    },
     /// It is taken already, by something that was not made by us.
     #[error("{object} {state}")]
     Occupied {
@@ -155,12 +164,12 @@ pub fn perform(host: &mut dyn HostWrite, step: &Step) -> Result<Performed, StepE
         }
         Step::WriteConfig { path, content } => config_file::write(host, path, content),
         Step::UnloadDriver { name } => driver::unload(host, name),
-        Step::LoadDriver { name, parameter, value, vfs } => {
-            driver::load(host, name, &driver::Parameter { name: parameter, value }, vfs)
+        Step::LoadDriver { name, parameter, value, others, vfs, .. } => {
+            driver::load(host, name, &driver::Parameter { name: parameter, value, others }, vfs)
         }
-        Step::SetMode { device, value, attribute, choices, disturbs, .. } => {
+        Step::SetMode { device, value, attribute, choices, disturbs, refusals, .. } => {
             let at = mode::At { device: *device, attribute, choices: choices.as_deref() };
-            mode::set(host, &at, value, disturbs)
+            mode::set(host, &at, value, disturbs, refusals)
         }
         Step::GiveVfType { vf, attribute, value } => vf_type::give(host, *vf, attribute, value),
         Step::TakeVfType { vf, attribute, value } => vf_type::take(host, *vf, attribute, value),
@@ -191,8 +200,9 @@ pub fn check(host: &dyn HostRead, step: &Step) -> Result<Performed, StepError> {
         }
         Step::WriteConfig { path, content } => config_file::check(host, path, content),
         Step::UnloadDriver { name } => driver::check_unloaded(host, name),
-        Step::LoadDriver { name, parameter, value, vfs } => {
-            driver::check_loaded(host, name, &driver::Parameter { name: parameter, value }, vfs)
+        Step::LoadDriver { name, parameter, value, others, vfs, .. } => {
+            let parameter = driver::Parameter { name: parameter, value, others };
+            driver::check_loaded(host, name, &parameter, vfs)
         }
         Step::SetMode { device, value, attribute, .. } => {
             let at = mode::At { device: *device, attribute, choices: None };
@@ -210,18 +220,17 @@ pub fn check(host: &dyn HostRead, step: &Step) -> Result<Performed, StepError> {
     }
 }
 
-/// The error of a step whose post-condition never came.
-pub fn never_so(step: &Step) -> StepError {
+/// The error of a step whose post-condition never came, with what the driver said of it last.
+pub fn never_so(host: &dyn HostRead, step: &Step) -> StepError {
     let (object, state) = match step {
         Step::LoadDriver { name, .. } => {
             (format!("driver {name}"), "is loaded, but did not make the VFs asked for")
         }
-        Step::SetMode { .. } => {
-            (step.to_string(), "was taken, but is not so: the driver refused it in the kernel log")
-        }
+        Step::SetMode { .. } => (step.to_string(), "was taken, but is not so"),
         _ => (step.to_string(), "was written, but is not so"),
     };
-    StepError::Unchanged { object, state: state.to_owned() }
+    let said = kernel_log::last(host, step).map(|said| format!("; the kernel's log: {said}"));
+    StepError::Unchanged { object, state: format!("{state}{}", said.unwrap_or_default()) }
 }
 
 fn failed(operation: String) -> impl FnOnce(Errno) -> StepError {

@@ -20,11 +20,22 @@ pub enum Mode {
     Instances,
     /// Whether slices of different sizes may be side by side: `equal` or `mixed`.
     Sizes,
+    /// How many devices of a fabric reach each other's memory.
+    FabricSharing,
+    /// How slices take turns.
+    Scheduler,
 }
 
 impl Mode {
     /// Every mode.
-    pub const ALL: &[Self] = &[Self::Compute, Self::Memory, Self::Instances, Self::Sizes];
+    pub const ALL: &[Self] = &[
+        Self::Compute,
+        Self::Memory,
+        Self::Instances,
+        Self::Sizes,
+        Self::FabricSharing,
+        Self::Scheduler,
+    ];
 
     /// The word, as in a layout.
     pub fn as_str(self) -> &'static str {
@@ -33,6 +44,8 @@ impl Mode {
             Self::Memory => "memory",
             Self::Instances => "instances",
             Self::Sizes => "sizes",
+            Self::FabricSharing => "fabric-sharing",
+            Self::Scheduler => "scheduler",
         }
     }
 

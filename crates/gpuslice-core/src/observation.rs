@@ -34,6 +34,8 @@ pub struct DriverState {
     pub loaded: bool,
     /// The file of options that gpuslice wrote for it.
     pub options: Option<String>,
+    /// Parameters that were given, as they read, as far as a mechanism looks at them.
+    pub parameters: BTreeMap<String, String>,
 }
 
 /// A PCI function that can yield slices.
@@ -57,6 +59,8 @@ pub struct Function {
     pub sriov: Option<Sriov>,
     /// Which product it is, read only where types of VFs depend on it.
     pub kind: Option<DeviceKind>,
+    /// Its memory in bytes, where a mechanism knows to read it.
+    pub memory: Option<u64>,
 }
 
 impl Function {

@@ -60,6 +60,12 @@ pub enum Step {
         parameter: String,
         /// What it must be.
         value: String,
+        /// Other parameters of it that must be so, by name.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        others: BTreeMap<String, String>,
+        /// Words in the kernel's log by which the driver refuses.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        refusals: Vec<String>,
         /// What there is to be on each device when it is done.
         vfs: BTreeMap<PciAddress, u16>,
     },
@@ -78,6 +84,9 @@ pub enum Step {
         choices: Option<String>,
         /// The PFs whose VFs it takes or resets.
         disturbs: BTreeSet<PciAddress>,
+        /// Words in the kernel's log by which the driver refuses what it takes without an error.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        refusals: Vec<String>,
     },
     /// Has a vendor's tool set a mode of a device, where only that can.
     RunModeTool {
@@ -311,8 +320,9 @@ impl fmt::Display for Step {
                 write!(f, "write {:?} to {path}", set.collect::<Vec<_>>().join("; "))
             }
             Self::UnloadDriver { name } => write!(f, "unload driver {name}"),
-            Self::LoadDriver { name, parameter, value, .. } => {
-                write!(f, "load driver {name} with {parameter}={value}")
+            Self::LoadDriver { name, parameter, value, others, .. } => {
+                write!(f, "load driver {name} with {parameter}={value}")?;
+                others.iter().try_for_each(|(name, value)| write!(f, " {name}={value}"))
             }
             Self::SetMode { device, attribute, value, .. } => {
                 write!(f, "write {attribute}={value} on {device}")

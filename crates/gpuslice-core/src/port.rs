@@ -40,6 +40,21 @@ pub trait HostRead {
     fn ask(&self, _command: &[String]) -> Result<Ran, Errno> {
         Err(Errno::ENOENT)
     }
+
+    /// What the kernel's log holds, oldest first: the only place where some drivers say why they refused.
+    ///
+    /// # Errors
+    /// `EPERM` where it may not be read, `ENOENT` where there is none.
+    fn kernel_log(&self) -> Result<Vec<LogLine>, Errno>;
+}
+
+/// A record of the kernel's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// Counts from the boot; some of them may be gone.
+    pub sequence: u64,
+    /// Its text.
+    pub text: String,
 }
 
 /// Longest file [`HostRead::read`] returns: larger than any sysfs attribute (one page) and any mdev definition.

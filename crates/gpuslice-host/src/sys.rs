@@ -4,6 +4,7 @@
 //! Rules of sysfs (Documentation/filesystems/sysfs.rst) and kernfs (fs/kernfs/file.c) this relies on: an attribute
 //! is at most one page and comes in one read; a binary attribute comes a page at a time; one write(2) is one store.
 
+mod kmsg;
 mod module;
 mod near;
 mod replace;
@@ -11,7 +12,7 @@ mod tool;
 
 use crate::errno;
 use gpuslice_core::errno::Errno;
-use gpuslice_core::port::{HostRead, HostWrite, READ_LIMIT, Ran, Written};
+use gpuslice_core::port::{HostRead, HostWrite, LogLine, READ_LIMIT, Ran, Written};
 use near::Near;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, RawDir};
@@ -136,6 +137,10 @@ impl HostRead for SysHost {
 
     fn ask(&self, command: &[String]) -> Result<Ran, Errno> {
         self.tool(command, ASK_DEADLINE, tool::Part::Begin(READ_LIMIT))
+    }
+
+    fn kernel_log(&self) -> Result<Vec<LogLine>, Errno> {
+        kmsg::read(self)
     }
 }
 

@@ -111,6 +111,9 @@ pub struct DriverShape {
 pub struct GimShape {
     /// From the probe of a device to its first VF.
     pub init_ms: u64,
+    /// How long the reset takes that a change of the memory mode needs.
+    #[serde(default)]
+    pub reset_ms: u64,
 }
 
 /// Which IOMMU group a PF and its VFs are in.

@@ -23,7 +23,7 @@ use fault::{Armed, Fault};
 use function::Function;
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::{PciAddress, SliceId};
-use gpuslice_core::port::{HostRead, HostWrite, Ran, Written};
+use gpuslice_core::port::{HostRead, HostWrite, LogLine, Ran, Written};
 use job::{Job, Lock};
 use log::What;
 use mdev::{Mdev, Parent};
@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use uevent::{EventQueue, Noise, Uevent};
 use uuid::Uuid;
+use vendor::amdgpu::Partitions;
 use vendor::gim::Gim;
 use vendor::nvidia::TypedVf;
 use vendor::nvidia::card::Card;
@@ -88,6 +89,12 @@ pub struct Kernel {
     pub(crate) cards: BTreeMap<PciAddress, Card>,
     /// GIM's module, while it is loaded.
     pub(crate) gim: Option<Gim>,
+    /// `/etc/gim_config`, which GIM writes and which survives a boot.
+    pub(crate) gim_config: Option<Vec<u8>>,
+    /// What amdgpu keeps of PFs.
+    pub(crate) partitions: BTreeMap<PciAddress, Partitions>,
+    /// The kernel's log since the boot.
+    dmesg: Vec<String>,
     /// Files of `/etc/modprobe.d`, which survive a boot.
     pub(crate) modprobe_d: BTreeMap<String, Vec<u8>>,
     /// What the last tool said.
@@ -111,6 +118,7 @@ pub(crate) struct Counts {
     pub(crate) reads: AtomicU64,
     pub(crate) blocked_reads: AtomicU64,
     pub(crate) asked: AtomicU64,
+    pub(crate) resets: AtomicU64,
     pub(crate) writes: u64,
 }
 
@@ -121,6 +129,7 @@ impl Clone for Counts {
             reads: copy(&self.reads),
             blocked_reads: copy(&self.blocked_reads),
             asked: copy(&self.asked),
+            resets: copy(&self.resets),
             writes: self.writes,
         }
     }
@@ -387,6 +396,11 @@ impl Kernel {
         self.events.push(event);
     }
 
+    /// A line of the kernel's log.
+    pub(crate) fn printk(&mut self, line: String) {
+        self.dmesg.push(line);
+    }
+
     pub(crate) fn complete(&mut self, file: String, data: Vec<u8>, result: Result<(), Errno>) {
         let outcome = result.map_or_else(Outcome::Failed, |()| Outcome::Done);
         self.log.push(self.now, What::Woke(file.clone(), outcome));
@@ -424,6 +438,11 @@ impl HostRead for Kernel {
             return Err(Errno::ENOENT);
         }
         Ok(self.nvidia_smi_tells(arguments))
+    }
+
+    fn kernel_log(&self) -> Result<Vec<LogLine>, Errno> {
+        let line = |(sequence, text): (u64, &String)| LogLine { sequence, text: text.clone() };
+        Ok((0..).zip(&self.dmesg).map(line).collect())
     }
 }
 

@@ -10,6 +10,8 @@ mod resolve;
 mod store;
 
 use crate::kernel::Name;
+use crate::kernel::vendor::amdgpu::PartitionFile;
+use crate::kernel::vendor::gim::files::GimFile;
 use crate::kernel::vendor::nvidia::{MdevVgpuFile, VgpuFile};
 use files::{DriverFile, FunctionFile, MdevFile, ProcessFile, TypeFile};
 use gpuslice_core::ids::PciAddress;
@@ -90,8 +92,12 @@ pub(crate) enum File {
     VirtualUevent(Name),
     GroupType(u32),
     ModuleState(Name),
-    /// `/sys/module/gim/parameters/vf_num`.
-    VfNum,
+    Gim(PciAddress, GimFile),
+    Partition(PciAddress, PartitionFile),
+    /// In `/sys/module/gim/parameters`.
+    Parameter(&'static str),
+    /// `/etc/gim_config`.
+    GimConfig,
     /// A file of `/etc/modprobe.d`.
     Settings(String),
     Process(u32, ProcessFile),

@@ -8,6 +8,7 @@
 //! Facts: amd/MxGPU-Virtualization, `gim_shim/gim_config.c`, `gim_drv.c`, `gim_os_service.c`.
 
 mod models;
+mod modes;
 mod offers;
 mod plan;
 mod read;
@@ -16,6 +17,7 @@ use crate::sriov::Sriov as Vfs;
 use gpuslice_core::ids::{ParentId, PciAddress, SliceId};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Layouts, Mechanism, Offer};
+use gpuslice_core::mode::Mode;
 use gpuslice_core::observation::{DriverState, Function, Observation, Sriov};
 use gpuslice_core::observe::Answers;
 use gpuslice_core::plan::Step;
@@ -30,14 +32,11 @@ const VENDOR: u16 = 0x1002;
 /// The driver and its module.
 const DRIVER: &str = "gim";
 
-/// The driver that uses a GPU in the host. Only one of the two can have it.
-const HOST_DRIVER: &str = "amdgpu";
-
 /// See the module.
 #[derive(Debug)]
 pub struct Gim;
 
-/// A GPU that GIM has, could have, or is kept from having.
+/// A GPU that GIM has or could have.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pf<'a> {
     address: PciAddress,
@@ -56,7 +55,7 @@ pub(crate) fn pf<'a>(seen: &'a Observation, parent: &ParentId) -> Option<Pf<'a>>
     }
     let set_up = || state(seen).is_some_and(|state| state.loaded || state.options.is_some());
     let ours = match function.driver.as_deref() {
-        Some(DRIVER | HOST_DRIVER) => true,
+        Some(DRIVER) => true,
         Some(_) => false,
         None => models::name(function.device).is_some() || set_up(),
     };
@@ -76,7 +75,7 @@ fn state(seen: &Observation) -> Option<&DriverState> {
 /// The GPUs that GIM has or will have, in the order of its probe.
 fn all(seen: &Observation) -> impl Iterator<Item = Pf<'_>> {
     let parents = seen.functions.keys().map(|address| ParentId::Pci(*address));
-    parents.filter_map(move |parent| pf(seen, &parent)).filter(|pf| !pf.has_driver(HOST_DRIVER))
+    parents.filter_map(move |parent| pf(seen, &parent))
 }
 
 impl Mechanism for Gim {
@@ -90,6 +89,10 @@ impl Mechanism for Gim {
 
     fn applies(&self, seen: &Observation, parent: &ParentId) -> bool {
         pf(seen, parent).is_some()
+    }
+
+    fn modes(&self, seen: &Observation, parent: &ParentId) -> &'static [Mode] {
+        pf(seen, parent).map_or(&[], |pf| modes::of(seen, &pf))
     }
 
     fn offers(&self, seen: &Observation, parent: &ParentId, _: Option<&Layout>) -> Vec<Offer> {

@@ -2,6 +2,7 @@
 //! offers and steps; the vendor's traps stay in its folder.
 #![forbid(unsafe_code)]
 
+pub mod amdgpu;
 pub mod gim;
 pub mod mdev;
 pub mod nvidia;
@@ -14,6 +15,7 @@ pub fn all() -> Vec<Box<dyn Mechanism>> {
     vec![
         Box::new(nvidia::NvidiaVfio),
         Box::new(gim::Gim),
+        Box::new(amdgpu::Amdgpu),
         Box::new(sriov::Sriov),
         Box::new(mdev::Mdev),
     ]

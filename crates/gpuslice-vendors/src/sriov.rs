@@ -34,6 +34,7 @@ impl Mechanism for Sriov {
         function(seen, parent).is_some_and(|f| f.sriov.is_some())
             && crate::nvidia::pf(seen, parent).is_none()
             && crate::gim::pf(seen, parent).is_none()
+            && crate::amdgpu::gpu(seen, parent).is_none()
     }
 
     fn offers(&self, seen: &Observation, parent: &ParentId, layout: Option<&Layout>) -> Vec<Offer> {

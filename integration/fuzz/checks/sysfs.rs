@@ -5,7 +5,7 @@
 
 use gpuslice_core::errno::Errno;
 use gpuslice_core::observe::Observer;
-use gpuslice_core::port::HostRead;
+use gpuslice_core::port::{HostRead, LogLine};
 use std::collections::{BTreeMap, BTreeSet};
 
 enum Entry {
@@ -84,6 +84,10 @@ impl HostRead for Tree {
             None if !self.folders.contains_key(path) => Err(Errno::ENOENT),
             _ => Err(Errno::EINVAL),
         }
+    }
+
+    fn kernel_log(&self) -> Result<Vec<LogLine>, Errno> {
+        Ok(Vec::new())
     }
 }
 

@@ -219,7 +219,8 @@ impl Driver {
             match execute::check(&self.kernel, &step) {
                 Ok(Performed::NotYet) if now < until => self.awaited.push((op, step, until)),
                 Ok(Performed::NotYet) => {
-                    self.finished(op, &step, Err(execute::never_so(&step)));
+                    let error = execute::never_so(&self.kernel, &step);
+                    self.finished(op, &step, Err(error));
                 }
                 result => self.finished(op, &step, result),
             }
@@ -391,7 +392,7 @@ impl Driver {
             return Ok(());
         }
         if result == Ok(Performed::NotYet) {
-            result = Err(execute::never_so(&step));
+            result = Err(execute::never_so(&self.kernel, &step));
         }
         self.finished(op, &step, result);
         Ok(())

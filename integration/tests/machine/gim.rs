@@ -1,5 +1,7 @@
 //! Stories of GPUs whose VFs come with a load of their driver (AMD's GIM).
 
+mod modes;
+
 use crate::driver::Driver;
 use crate::world::{bind_by_hand, claim};
 use gpuslice_core::domain::{Domain, HostDevice};
@@ -136,7 +138,12 @@ fn one_plan_loads_the_driver_for_all_gpus() {
     assert_eq!(counts(&driver), [0; 8]);
     order(&mut driver, Command::Apply).unwrap();
     assert_eq!(counts(&driver), [8; 8]);
-    assert!(driver.kernel.read("/etc/gim_config").is_err());
+    // The driver's own file is the driver's.
+    let kept = read_text(&driver.kernel, "/etc/gim_config").unwrap();
+    assert_eq!(
+        kept,
+        format!("vf_num={value}\naccelerator_partition_mode=9\nmemory_partition_mode=9")
+    );
     assert!(!planned(&mut driver).changed);
 }
 
@@ -154,7 +161,7 @@ fn after_a_boot_the_driver_is_loaded_again() {
 #[test]
 fn another_number_reloads_the_driver_when_nobody_uses_a_vf_of_any_gpu() {
     let mut driver = applied();
-    let domain = vm(&mut driver, "amd-mi300x-vf8");
+    let domain = vm(&mut driver, "amd-mi300x-vf8-cpx");
     call(&mut driver, &domain, HookOperation::Prepare).unwrap();
     let slice = domain.devices[0].source.slice();
     driver.kernel.open(4000, "qemu-system-x86", slice).unwrap();
@@ -200,7 +207,7 @@ fn the_unload_is_never_begun_while_a_stranger_holds_a_vf() {
 #[test]
 fn a_start_during_the_reload_is_refused() {
     let mut driver = applied();
-    let domain = vm(&mut driver, "amd-mi300x-vf8");
+    let domain = vm(&mut driver, "amd-mi300x-vf8-cpx");
     driver.config = LAYOUT.replace("vfs = 8", "vfs = 4");
     let request = driver.command(Command::Apply);
     driver.drain().unwrap();

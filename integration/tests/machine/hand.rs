@@ -1,7 +1,7 @@
 //! The daemon's hand on the kernel: it can die between any two writes of a step.
 
 use gpuslice_core::errno::Errno;
-use gpuslice_core::port::{HostRead, HostWrite, Ran, Written};
+use gpuslice_core::port::{HostRead, HostWrite, LogLine, Ran, Written};
 use gpuslice_sim::Kernel;
 
 pub struct Hand<'a> {
@@ -42,6 +42,10 @@ impl HostRead for Hand<'_> {
 
     fn ask(&self, command: &[String]) -> Result<Ran, Errno> {
         self.kernel.ask(command)
+    }
+
+    fn kernel_log(&self) -> Result<Vec<LogLine>, Errno> {
+        self.kernel.kernel_log()
     }
 }
 

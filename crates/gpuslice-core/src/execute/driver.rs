@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 pub(super) struct Parameter<'a> {
     pub name: &'a str,
     pub value: &'a str,
+    /// Others that must be so.
+    pub others: &'a BTreeMap<String, String>,
 }
 
 pub(super) fn loaded(host: &dyn HostRead, name: &str) -> Result<bool, StepError> {
@@ -83,19 +85,33 @@ pub(super) fn check_loaded(
             Err(error) => return Err(error),
         }
     }
-    if !missing {
-        return Ok(Performed::Changed);
+    if missing {
+        parameter_is(host, name, (parameter.name, parameter.value), vfs.len())?;
+        return Ok(Performed::NotYet);
     }
-    let path = format!("/sys/module/{}/parameters/{}", name.replace('-', "_"), parameter.name);
-    // Whether it can be read, and how it is printed, depends on the driver; then only the VFs tell.
+    for (other, value) in parameter.others {
+        parameter_is(host, name, (other, value), 1)?;
+    }
+    Ok(Performed::Changed)
+}
+
+/// Refuses when a parameter reads otherwise for one of the first devices. Whether it can be read, and how it is
+/// printed, depends on the driver; what it does not tell is not held against it.
+fn parameter_is(
+    host: &dyn HostRead,
+    module: &str,
+    (name, value): (&str, &str),
+    devices: usize,
+) -> Result<(), StepError> {
+    let path = format!("/sys/module/{}/parameters/{name}", module.replace('-', "_"));
     if let Ok(now) = read_text(host, &path)
-        && let (Some(now_is), Some(wanted)) = (numbers(&now), numbers(parameter.value))
-        && (0..vfs.len()).any(|at| nth(&now_is, at) != nth(&wanted, at))
+        && let (Some(now_is), Some(wanted)) = (numbers(&now), numbers(value))
+        && (0..devices).any(|at| nth(&now_is, at) != nth(&wanted, at))
     {
-        let state = format!("reads {now}, not {}: another file sets it too", parameter.value);
+        let state = format!("reads {now}, not {value}: another file sets it too");
         return Err(StepError::Unchanged { object: path, state });
     }
-    Ok(Performed::NotYet)
+    Ok(())
 }
 
 fn numbers(text: &str) -> Option<Vec<u16>> {

@@ -17,6 +17,8 @@ pub(super) enum Asked {
     RemoveMdev,
     /// The attribute that holds a VF's type.
     VfType,
+    /// The attribute that holds a mode of a device.
+    Mode,
     /// Any other write.
     Other,
 }
@@ -45,6 +47,8 @@ pub(super) fn meaning(asked: Asked, errno: Errno) -> Meaning {
         // NVIDIA's driver: EPERM for a VF that has a type, EIO when its plugin finds no room or no GPU instance.
         (Asked::VfType, Errno::EPERM) => Meaning::Others,
         (Asked::VfType, Errno::EIO | Errno::ENOSPC) => Meaning::Full,
+        // amdgpu: a process computes on the GPU.
+        (Asked::Mode, Errno::EBUSY) => Meaning::Others,
         (Asked::VfType, Errno::ENODEV | Errno::ENOENT) => Meaning::Gone,
         // drivers/base/bus.c: the driver has no such device, somebody else unbound it.
         (Asked::Unbind, Errno::ENODEV) => Meaning::Gone,
@@ -59,6 +63,7 @@ impl StepError {
         let asked = match step {
             Step::CreateMdev { .. } => Asked::CreateMdev,
             Step::GiveVfType { .. } => Asked::VfType,
+            Step::SetMode { .. } => Asked::Mode,
             _ => Asked::Other,
         };
         match self {
@@ -66,6 +71,7 @@ impl StepError {
             Self::Errno { errno, .. } => meaning(asked, *errno),
             Self::NoneLeft { .. } => Meaning::Full,
             Self::Unchanged { .. }
+            | Self::Refused { .. }
             | Self::Fewer { .. }
             | Self::NotZero { .. }
             | Self::Tool { .. } => Meaning::Fault,

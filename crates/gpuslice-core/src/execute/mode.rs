@@ -1,7 +1,7 @@
 //! Modes of devices: an attribute that takes a name, or the number of a choice listed in another. Setting one resets
 //! the device, and drivers report success on refusal.
 
-use super::{Performed, StepError, failed, sriov, write};
+use super::{Performed, StepError, failed, kernel_log, sriov, write};
 use crate::ids::PciAddress;
 use crate::mode::ModeValue;
 use crate::port::{HostRead, HostWrite, Written, read_text};
@@ -50,6 +50,7 @@ pub(super) fn set(
     at: &At<'_>,
     value: &ModeValue,
     disturbs: &BTreeSet<PciAddress>,
+    refusals: &[String],
 ) -> Result<Performed, StepError> {
     if reads(&at.read(host, at.attribute)?, value) {
         return Ok(Performed::Already);
@@ -57,9 +58,16 @@ pub(super) fn set(
     let devices: Vec<PciAddress> = disturbs.iter().copied().collect();
     sriov::require_idle(host, &format!("a VF that goes with {value}"), &devices)?;
     let data = at.data(host, value)?;
+    let before = kernel_log::newest(host);
     match write(host, &at.path(at.attribute), &data)? {
         Written::Blocked => Ok(Performed::Blocked),
-        Written::Done => check(host, at, value),
+        Written::Done => match (check(host, at, value)?, refusals) {
+            (Performed::NotYet, [_, ..]) => match kernel_log::refusal(host, before, refusals) {
+                Some(said) => Err(StepError::Refused { object: at.path(at.attribute), said }),
+                None => Ok(Performed::NotYet),
+            },
+            (other, _) => Ok(other),
+        },
     }
 }
 

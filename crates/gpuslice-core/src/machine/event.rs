@@ -68,7 +68,6 @@ pub enum Event {
 
 /// What is to be done, in this order.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "a handful exist at a time, each for a moment")]
 pub enum Effect {
     /// Record; when it fails, go on with [`super::Machine::unrecorded`].
     StoreDurable(Arc<Durable>),

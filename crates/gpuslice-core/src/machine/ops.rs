@@ -230,6 +230,11 @@ impl Machine {
                 self.ops.remove(&id);
                 let refusal = match error {
                     StepError::Held { .. } => self.explain_failed_prepare(step, error),
+                    _ if error.meaning(step) == Meaning::Others && error.errno().is_some() => {
+                        Refusal::new(Code::Held, format!("cannot {step}"))
+                            .because(error.to_string())
+                            .hint("stop what uses the device on this host; then gpuslice apply")
+                    }
                     _ => Refusal::new(Code::DeviceFailed, format!("cannot {step}"))
                         .because(error.to_string())
                         .hint(what_to_look_at(step, error, &parents)),

@@ -197,6 +197,10 @@ mod tests {
         fn link(&self, _: &str) -> Result<String, Errno> {
             Err(Errno::ENOENT)
         }
+
+        fn kernel_log(&self) -> Result<Vec<crate::port::LogLine>, Errno> {
+            Ok(Vec::new())
+        }
     }
 
     #[test]

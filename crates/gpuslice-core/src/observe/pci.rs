@@ -75,6 +75,7 @@ pub(super) fn read_common(
         serial: serial(host, observer, address, vendor, device),
         sriov: None,
         kind: None,
+        memory: None,
     })
 }
 

@@ -123,6 +123,7 @@ impl Kernel {
         }
         self.pci_event(Action::Bind, address);
         self.gim_probed(address);
+        self.amdgpu_probed(address);
         done()
     }
 
@@ -223,6 +224,7 @@ impl Kernel {
 
     /// `__device_release_driver`: the link goes first, then what hangs on the driver, then whoever uses it.
     pub(crate) fn release(&mut self, address: PciAddress) -> Poll {
+        self.gim_released(address);
         let Some(function) = self.functions.get_mut(&address) else {
             return done();
         };

@@ -100,6 +100,20 @@ pub enum Fault {
         /// It leaves the PF without its driver.
         unbinds: bool,
     },
+    /// The driver takes a change of a mode, refuses it, and says so in the kernel's log alone.
+    Refuses {
+        /// The PF.
+        pf: PciAddress,
+        /// First that is refused.
+        nth: u32,
+        /// How many.
+        times: u32,
+    },
+    /// A process of the host computes on the GPU.
+    Computes {
+        /// The PF.
+        pf: PciAddress,
+    },
     /// The PF falls off the bus when so many VFs of an enable are made.
     FallsOff {
         /// The PF.
@@ -208,6 +222,18 @@ impl Kernel {
             Fault::Delay { pf, ms } if pf == address => Some(ms),
             _ => None,
         })
+    }
+
+    pub(crate) fn refuses(&self, address: PciAddress) -> bool {
+        self.faults.iter().any(|armed| match armed.fault {
+            Fault::Refuses { pf, nth, times } => pf == address && armed.strikes(nth, times),
+            _ => false,
+        })
+    }
+
+    pub(crate) fn computes(&self, address: PciAddress) -> bool {
+        let on = |fault: &Fault| matches!(fault, Fault::Computes { pf } if *pf == address);
+        self.faults.iter().any(|armed| on(&armed.fault))
     }
 
     pub(crate) fn falls_off(&self, address: PciAddress, made: u16) -> bool {

@@ -84,8 +84,12 @@ pub(crate) enum Task {
     DriverBorn(Name),
     /// A driver's module is to be unloaded, once none of its VFs is in use.
     Unload(Name),
-    /// GIM's thread for a GPU makes so many VFs.
-    GimInit(PciAddress, u16),
+    /// GIM's thread for the GPU probed as the n-th makes its VFs.
+    GimInit(PciAddress, usize),
+    /// Its modes and files are there.
+    GimLive(PciAddress, usize),
+    /// The reset that a memory mode waits for is over.
+    GimReset(PciAddress),
 }
 
 /// How a task ended.
@@ -276,7 +280,9 @@ impl Kernel {
             Task::DriverGone(name) => self.driver_gone(&name),
             Task::DriverBorn(name) => self.driver_born(&name),
             Task::Unload(name) => self.unload(name),
-            Task::GimInit(address, count) => self.gim_init(address, count),
+            Task::GimInit(address, index) => self.gim_init(address, index),
+            Task::GimLive(address, index) => self.gim_live(address, index),
+            Task::GimReset(address) => self.gim_reset(address),
         }
     }
 }

@@ -54,6 +54,9 @@ impl Kernel {
             spoiled: Default::default(),
             cards: Default::default(),
             gim: None,
+            gim_config: None,
+            partitions: Default::default(),
+            dmesg: Vec::new(),
             modprobe_d: Default::default(),
             ran: None,
             mdev_class: false,
@@ -90,6 +93,7 @@ impl Kernel {
         self.spoiled.clear();
         self.cards_rebooted();
         self.gim = None;
+        self.dmesg.clear();
         self.mdev_class = false;
         self.processes.clear();
         self.jobs.clear();

@@ -40,7 +40,10 @@ impl Kernel {
             File::VirtualUevent(_) => String::new(),
             File::GroupType(_) => "DMA\n".to_owned(),
             File::ModuleState(_) => "live\n".to_owned(),
-            File::VfNum => self.gim_vf_num().ok_or(Errno::ENODEV)?,
+            File::Gim(address, file) => self.gim_content(*address, *file)?,
+            File::Partition(address, file) => self.partition_content(*address, *file)?,
+            File::Parameter(name) => self.gim_parameter(name).ok_or(Errno::ENODEV)?,
+            File::GimConfig => return self.gim_config.clone().ok_or(Errno::ENOENT),
             File::Settings(name) => {
                 return self.modprobe_d.get(name).cloned().ok_or(Errno::ENOENT);
             }

@@ -4,6 +4,8 @@
 use super::files::{DriverFile, FunctionFile, MdevFile, ProcessFile, TypeFile};
 use super::{Dir, FIXED, File, Fixed, Node};
 use crate::kernel::function::{Function, Role};
+use crate::kernel::vendor::amdgpu::PartitionFile;
+use crate::kernel::vendor::gim::files::GimFile;
 use crate::kernel::vendor::nvidia::{MdevVgpuFile, VgpuFile};
 use crate::kernel::vfio::Member;
 use crate::kernel::{Kernel, Name};
@@ -43,7 +45,7 @@ impl Kernel {
                 let parameters = self.has_parameters(name).then_some("parameters");
                 ["initstate"].into_iter().chain(parameters).map(str::to_owned).collect()
             }
-            Dir::Parameters(_) => vec!["vf_num".to_owned()],
+            Dir::Parameters(_) => Self::gim_parameters().map(str::to_owned).collect(),
             Dir::ModprobeD => self.modprobe_d.keys().cloned().collect(),
             Dir::MdevDriver(_) => Vec::new(),
             Dir::Vgpu(_) => VgpuFile::ALL.iter().map(|f| f.name().to_owned()).collect(),
@@ -112,6 +114,7 @@ impl Kernel {
         let held = held.filter(|(_, _, dir)| self.exists(dir)).map(|(_, name, _)| *name);
         let own: &[&str] = match fixed {
             Fixed::Pci => &["drivers_probe"],
+            Fixed::Etc if self.gim_config.is_some() => &["gim_config"],
             Fixed::Random => &["boot_id"],
             _ => &[],
         };
@@ -172,6 +175,12 @@ impl Kernel {
             ("nvidia", self.has_vgpu_files(address)),
         ] {
             names.extend(there.then(|| name.to_owned()));
+        }
+        if self.has_gim_files(address) {
+            names.extend(GimFile::ALL.iter().map(|file| file.name().to_owned()));
+        }
+        if self.has_partition_files(address) {
+            names.extend(PartitionFile::ALL.iter().map(|file| file.name().to_owned()));
         }
         names.extend(self.linked_vfs(address).iter().map(|(index, _)| format!("virtfn{index}")));
         let parent = address.to_string();
@@ -278,7 +287,10 @@ impl Kernel {
                 }
                 _ => None,
             },
-            Dir::Parameters(_) => (name == "vf_num").then_some(Node::File(File::VfNum)),
+            Dir::Parameters(_) => {
+                let found = Self::gim_parameters().find(|known| *known == name)?;
+                Some(Node::File(File::Parameter(found)))
+            }
             Dir::ModprobeD => {
                 let known = self.modprobe_d.contains_key(name);
                 known.then(|| Node::File(File::Settings(name.to_owned())))
@@ -370,6 +382,9 @@ impl Kernel {
 
     fn fixed_entry(&self, fixed: Fixed, name: &str) -> Option<Node> {
         match (fixed, name) {
+            (Fixed::Etc, "gim_config") => {
+                return self.gim_config.is_some().then_some(Node::File(File::GimConfig));
+            }
             (Fixed::Pci, "drivers_probe") => return Some(Node::File(File::DriversProbe)),
             (Fixed::Random, "boot_id") => return Some(Node::File(File::BootId)),
             _ => {}
@@ -398,6 +413,13 @@ impl Kernel {
         if let Some(index) = name.strip_prefix("virtfn").and_then(plain_number) {
             let vf = self.linked_vf(address, u16::try_from(index).ok()?)?;
             return Some(Node::Link(Dir::Function(vf)));
+        }
+        if let Some(file) = GimFile::ALL.iter().find(|f| f.name() == name) {
+            return self.has_gim_files(address).then_some(Node::File(File::Gim(address, *file)));
+        }
+        if let Some(file) = PartitionFile::ALL.iter().find(|f| f.name() == name) {
+            let there = self.has_partition_files(address);
+            return there.then_some(Node::File(File::Partition(address, *file)));
         }
         match name {
             "subsystem" => Some(Node::Link(Dir::Fixed(Fixed::Pci))),

@@ -101,10 +101,16 @@ impl File {
             Self::Vgpu(_, file) => file.mode(),
             Self::MdevVgpu(_, MdevVgpuFile::Params) => Mode::Both,
             Self::MdevVgpu(_, MdevVgpuFile::VmName) => Mode::Read,
+            Self::Gim(_, file) => file.mode(),
+            Self::Partition(_, file) => file.mode(),
             Self::Process(_, file) => file.mode(),
             Self::DriversProbe => Mode::Write,
             Self::VirtualUevent(_) | Self::Node | Self::Settings(_) => Mode::Both,
-            Self::GroupType(_) | Self::ModuleState(_) | Self::VfNum | Self::BootId => Mode::Read,
+            Self::GroupType(_)
+            | Self::ModuleState(_)
+            | Self::Parameter(_)
+            | Self::GimConfig
+            | Self::BootId => Mode::Read,
         }
     }
 }

@@ -27,6 +27,8 @@ impl Kernel {
                 self.write_create(path, &parent, kind, data)
             }
             File::Vgpu(address, file) => self.write_vgpu(address, file, data),
+            File::Gim(address, file) => self.write_gim(address, file, data),
+            File::Partition(address, file) => self.write_partition(address, file, data),
             File::MdevVgpu(uuid, _) => self.write_mdev_vgpu(uuid, data),
             File::Mdev(uuid, MdevFile::Remove) => self.write_remove(path, uuid, data),
             // Synthetic uevents are of no use to the product.
@@ -39,7 +41,8 @@ impl Kernel {
                 Ok(Written::Done)
             }
             File::Type(..)
-            | File::VfNum
+            | File::Parameter(_)
+            | File::GimConfig
             | File::GroupType(_)
             | File::ModuleState(_)
             | File::Process(..)

@@ -10,6 +10,7 @@
 
 mod binding;
 mod faults;
+mod gim;
 mod machine;
 mod mdev;
 mod properties;

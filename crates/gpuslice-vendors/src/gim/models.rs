@@ -1,5 +1,5 @@
-//! What is known of GPUs by their PCI id (pciutils' pci.ids; GIM's own tables). Names only: a GPU that is not here is
-//! sliced all the same, under its id.
+//! What is known of GPUs by their PCI id (pciutils' pci.ids; GIM's own tables): names, and which modes go together. A GPU
+//! that is not here is sliced all the same, under its id and by what it reports.
 
 /// Our word for the product, from the PF's device id.
 pub(super) fn name(device: u16) -> Option<&'static str> {
@@ -15,4 +15,63 @@ pub(super) fn name(device: u16) -> Option<&'static str> {
         0x75a8 => "mi350p",
         _ => return None,
     })
+}
+
+/// A memory and a compute mode that go together with a number of VFs (libgv; `mi300_nbio.c`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Legal {
+    pub vfs: u16,
+    pub memory: &'static str,
+    pub compute: &'static str,
+}
+
+const fn legal(vfs: u16, memory: &'static str, compute: &'static str) -> Legal {
+    Legal { vfs, memory, compute }
+}
+
+/// The first of each number of VFs is what the driver begins with.
+const MI300X: &[Legal] = &[
+    legal(1, "NPS1", "SPX"),
+    legal(1, "NPS1", "CPX"),
+    legal(1, "NPS4", "CPX"),
+    legal(2, "NPS1", "DPX"),
+    legal(2, "NPS1", "CPX"),
+    legal(4, "NPS1", "QPX"),
+    legal(4, "NPS1", "CPX"),
+    legal(4, "NPS4", "QPX"),
+    legal(4, "NPS4", "CPX"),
+    legal(8, "NPS1", "CPX"),
+    legal(8, "NPS4", "CPX"),
+];
+const MI308X: &[Legal] = &[
+    legal(1, "NPS1", "SPX"),
+    legal(1, "NPS1", "QPX"),
+    legal(2, "NPS1", "DPX"),
+    legal(4, "NPS1", "QPX"),
+];
+const MI350X: &[Legal] = &[
+    legal(1, "NPS1", "SPX"),
+    legal(1, "NPS2", "DPX"),
+    legal(1, "NPS2", "QPX"),
+    legal(1, "NPS2", "CPX"),
+    legal(2, "NPS2", "DPX"),
+    legal(4, "NPS2", "QPX"),
+    legal(8, "NPS2", "CPX"),
+];
+const WHOLE: &[Legal] = &[legal(1, "NPS1", "SPX")];
+
+/// Everything that is legal; empty where that is not known.
+pub(super) fn modes(device: u16) -> &'static [Legal] {
+    match device {
+        0x74a1 | 0x74a9 => MI300X,
+        0x74a2 | 0x74a8 => MI308X,
+        0x75a0 | 0x75a3 => MI350X,
+        0x74a5 | 0x740f => WHOLE,
+        _ => &[],
+    }
+}
+
+/// Whether it is known to have no partitions.
+pub(super) fn whole(device: u16) -> bool {
+    device == 0x7460
 }

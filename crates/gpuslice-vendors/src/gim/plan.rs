@@ -1,6 +1,6 @@
 //! From the VFs seen to the VFs wished, of all GPUs at once: the first with a layout has the steps of all.
 
-use super::{DRIVER, HOST_DRIVER, Pf, all, pf, state};
+use super::{DRIVER, Pf, all, modes, pf, state};
 use crate::sriov::{binds, bound};
 use gpuslice_core::execute::CONFIG_MARK;
 use gpuslice_core::ids::{ParentId, PciAddress};
@@ -16,6 +16,9 @@ pub(super) const CONFIG: &str = "/etc/modprobe.d/gpuslice-gim.conf";
 
 /// Of VFs per GPU, one value per GPU in the order of the probe.
 const PARAMETER: &str = "vf_num";
+
+/// How the driver says in the kernel's log that it makes no VFs.
+const REFUSALS: [&str; 2] = ["exceeds the vf limit", "failed to initialise"];
 
 /// Most VFs of one GPU that the driver is compiled for.
 const MOST: u16 = 31;
@@ -36,16 +39,24 @@ pub(super) fn layout_steps(
         return Ok(Vec::new());
     }
     possible(&own, layout)?;
-    if own.has_driver(HOST_DRIVER) {
-        return Err(host_driver(parent));
-    }
     let layout_of = |pf: &Pf<'_>| layouts.get(&ParentId::Pci(pf.address));
     let wanted = |pf: &Pf<'_>| {
         layout_of(pf).filter(|l| possible(pf, l).is_ok()).map(|l| l.vfs.of(pf.sriov.total))
     };
+    let parameters = modes::parameters(seen, layouts)?;
+    let (loaded, options, given) = state(seen).map_or((false, None, None), |state| {
+        (state.loaded, state.options.as_deref(), Some(&state.parameters))
+    });
+    let other = |(name, value)| given.and_then(|given| given.get(name)) != Some(value);
     let differs = |pf: &Pf<'_>| wanted(pf).is_some_and(|wanted| wanted != now(pf));
-    if !all(seen).any(|pf| differs(&pf)) {
-        return Ok(binds(seen, own.sriov, layout));
+    let anew = all(seen).any(|pf| differs(&pf)) || (loaded && parameters.iter().any(other));
+    if reshape || anew {
+        modes::judge(seen, &own, layouts, layout.vfs.of(own.sriov.total), anew)?;
+    }
+    if !anew {
+        let binds = binds(seen, own.sriov, layout);
+        let set = if reshape { modes::steps(seen, &own, layouts, false) } else { Vec::new() };
+        return Ok(set.into_iter().chain(binds).collect());
     }
     let first = all(seen).find(|pf| wanted(pf).is_some());
     if first.is_none_or(|first| first.address != own.address) {
@@ -61,18 +72,22 @@ pub(super) fn layout_steps(
     // The driver makes one VF at least of every GPU it has.
     let counts: Vec<(Pf<'_>, u16)> =
         all(seen).map(|pf| (pf, wanted(&pf).unwrap_or_else(|| now(&pf).max(1)))).collect();
-    Ok(reload(&counts, loaded, options, |pf| wanted(pf).is_some()))
+    let mut steps = reload(&counts, parameters, loaded, options, |pf| wanted(pf).is_some());
+    steps.extend(all(seen).flat_map(|pf| modes::steps(seen, &pf, layouts, true)));
+    Ok(steps)
 }
 
-/// Sets the option, keeps host drivers off the new VFs, and loads the module anew.
+/// Sets the options, keeps host drivers off the new VFs, and loads the module anew.
 fn reload(
     counts: &[(Pf<'_>, u16)],
+    others: BTreeMap<String, String>,
     loaded: bool,
     options: Option<&str>,
     has_layout: impl Fn(&Pf<'_>) -> bool,
 ) -> Vec<Step> {
     let value = counts.iter().map(|(_, n)| n.to_string()).collect::<Vec<_>>().join(",");
-    let content = format!("{CONFIG_MARK}\noptions {DRIVER} {PARAMETER}={value}\n");
+    let more: String = others.iter().map(|(name, value)| format!(" {name}={value}")).collect();
+    let content = format!("{CONFIG_MARK}\noptions {DRIVER} {PARAMETER}={value}{more}\n");
     let mut steps = Vec::new();
     if options != Some(content.trim_end()) {
         steps.push(Step::WriteConfig { path: CONFIG.to_owned(), content });
@@ -89,7 +104,9 @@ fn reload(
         .filter(|(pf, _)| has_layout(pf) || pf.has_driver(DRIVER))
         .map(|(pf, n)| (pf.address, *n))
         .collect();
-    steps.push(Step::LoadDriver { name, parameter: PARAMETER.to_owned(), value, vfs });
+    let refusals = REFUSALS.map(str::to_owned).to_vec();
+    let parameter = PARAMETER.to_owned();
+    steps.push(Step::LoadDriver { name, parameter, value, others, refusals, vfs });
     steps
 }
 
@@ -107,13 +124,6 @@ fn possible(pf: &Pf<'_>, layout: &Layout) -> Result<(), Refusal> {
     let message = format!("{address} can have 1 to {most} VFs under gim, the layout says {wanted}");
     let hint = format!("set vfs to 1 to {most} for {address}, then gpuslice apply");
     Err(Refusal::new(Code::BadConfig, message).hint(hint))
-}
-
-fn host_driver(parent: &ParentId) -> Refusal {
-    let message = format!("{HOST_DRIVER} has {parent}, and only gim makes VFs of it");
-    Refusal::new(Code::HostDriver, message).hint(format!(
-        "echo blacklist {HOST_DRIVER} > /etc/modprobe.d/{HOST_DRIVER}-off.conf, make the initramfs anew, reboot"
-    ))
 }
 
 /// The unload would wait for a driver of the host as it would for a VM.

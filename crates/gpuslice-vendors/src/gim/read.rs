@@ -1,15 +1,22 @@
-//! What there is of the driver beside its GPUs. `reset_gpu` of a GPU is never read: reading it resets the GPU.
+//! What there is of the driver: its module, the options that gpuslice wrote, and the attributes of its GPUs that are
+//! named here and no other: reading `reset_gpu` of a GPU resets it.
 
-use super::{DRIVER, HOST_DRIVER, VENDOR, plan};
+use super::{DRIVER, VENDOR, modes, plan};
 use gpuslice_core::errno::Errno;
 use gpuslice_core::execute::CONFIG_MARK;
+use gpuslice_core::ids::{ParentId, PciAddress};
+use gpuslice_core::mode::{Mode, ModeState, ModeValue};
 use gpuslice_core::observation::{DriverState, Function, Observation, ProblemKind, ReadProblem};
 use gpuslice_core::observe::note;
 use gpuslice_core::port::{HostRead, read_text};
+use std::collections::BTreeMap;
+
+/// Parameters that are looked at.
+const PARAMETERS: [&str; 3] = ["fb_sharing_mode", "pf_fb_size", "sch_policy"];
 
 pub(super) fn read(host: &dyn HostRead, seen: &mut Observation) {
     let candidate = |f: &Function| {
-        let free = f.driver.as_deref().is_none_or(|d| [DRIVER, HOST_DRIVER].contains(&d));
+        let free = f.driver.as_deref().is_none_or(|driver| driver == DRIVER);
         free && f.vendor == VENDOR && f.is_gpu() && f.sriov.is_some()
     };
     if !seen.functions.values().any(candidate) {
@@ -28,9 +35,7 @@ pub(super) fn read(host: &dyn HostRead, seen: &mut Observation) {
     let options = match read_text(host, plan::CONFIG) {
         Ok(text) if text.lines().next() == Some(CONFIG_MARK) => Some(text),
         Ok(text) => {
-            let text = text.chars().take(80).collect();
-            let (path, why) = (plan::CONFIG.to_owned(), ProblemKind::Corrupt(text));
-            seen.problems.push(ReadProblem { path, why });
+            corrupt(seen, plan::CONFIG, &text);
             None
         }
         Err(errno) => {
@@ -38,5 +43,148 @@ pub(super) fn read(host: &dyn HostRead, seen: &mut Observation) {
             None
         }
     };
-    seen.drivers.insert(DRIVER, DriverState { loaded, options });
+    let parameters = if loaded { parameters(host, &module) } else { BTreeMap::new() };
+    let ours = |(address, f): (&PciAddress, &Function)| {
+        (candidate(f) && f.driver.is_some()).then_some(*address)
+    };
+    let gpus: Vec<PciAddress> = seen.functions.iter().filter_map(ours).collect();
+    for (at, address) in gpus.into_iter().enumerate() {
+        read_gpu(host, seen, address);
+        let own = seen.modes.entry(ParentId::Pci(address)).or_default();
+        for (mode, name, values) in modes::PARAMETERS {
+            let given = parameters.get(name).and_then(|list| {
+                let mut all = list.split(',');
+                all.clone().nth(at).or_else(|| all.next_back())?.parse().ok()
+            });
+            let offered = values.iter().filter_map(|value| value.parse().ok()).collect();
+            own.insert(mode, ModeState { current: given, offered });
+        }
+    }
+    seen.drivers.insert(DRIVER, DriverState { loaded, options, parameters });
+}
+
+/// Those that can be read and were given.
+fn parameters(host: &dyn HostRead, module: &str) -> BTreeMap<String, String> {
+    let read = |name: &str| {
+        let text = read_text(host, &format!("{module}/parameters/{name}")).ok()?;
+        (!text.is_empty()).then(|| (name.to_owned(), text))
+    };
+    PARAMETERS.into_iter().filter_map(read).collect()
+}
+
+fn corrupt(seen: &mut Observation, path: &str, text: &str) {
+    let text = text.chars().take(80).collect();
+    seen.problems.push(ReadProblem { path: path.to_owned(), why: ProblemKind::Corrupt(text) });
+}
+
+/// Modes and memory of a GPU. One that has no partitions says that it failed to read them, or lacks the files.
+fn read_gpu(host: &dyn HostRead, seen: &mut Observation, address: PciAddress) {
+    let dir = format!("/sys/bus/pci/devices/{address}");
+    let mut text = |name: &str| {
+        let path = format!("{dir}/{name}");
+        match read_text(host, &path) {
+            Ok(text) if text.starts_with("failed to") => None,
+            Ok(text) => Some((path, text)),
+            Err(errno) => {
+                note(seen, &path, errno);
+                None
+            }
+        }
+    };
+    let profile = text("accelerator_partition_profile");
+    let memory = text("memory_partition_mode");
+    let profiles =
+        profile.is_some().then(|| text("accelerator_partition_profile_config")).flatten();
+    let memories = memory.is_some().then(|| text("memory_partition_config")).flatten();
+    let mut states = Vec::new();
+    if let Some((path, text)) = profile {
+        let offered = profiles.map(|(_, text)| choices(&text)).unwrap_or_default();
+        let current = numbered(&text).next();
+        states.push((Mode::Compute, path, current, text, offered));
+    }
+    if let Some((path, text)) = memory {
+        let current = text.lines().find_map(|line| line.strip_prefix("memory_partition_mode:"));
+        let current = current.and_then(|mode| mode.trim().parse().ok());
+        if let Some(function) = seen.functions.get_mut(&address) {
+            function.memory = ranges(&text);
+        }
+        let offered = memories.map(|(_, text)| words(&text)).unwrap_or_default();
+        states.push((Mode::Memory, path, current, text, offered));
+    }
+    for (mode, path, current, text, offered) in states {
+        match current {
+            Some(current) => {
+                let state = ModeState { current: Some(current), offered };
+                seen.modes.entry(ParentId::Pci(address)).or_default().insert(mode, state);
+            }
+            None => corrupt(seen, &path, &text),
+        }
+    }
+}
+
+/// Names of lines that begin with a number and a name.
+fn numbered(text: &str) -> impl Iterator<Item = ModeValue> + '_ {
+    text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        words.next()?.parse::<u32>().ok()?;
+        words.next()?.parse().ok()
+    })
+}
+
+/// Profiles are the second of two tables; the first has resources, by number and name too.
+fn choices(text: &str) -> Vec<ModeValue> {
+    let profiles = text.split_once("\nprofiles:").map_or("", |(_, profiles)| profiles);
+    numbered(profiles).collect()
+}
+
+fn words(text: &str) -> Vec<ModeValue> {
+    text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+}
+
+/// Sum of the ranges of memory partitions, `… start=0x… end=0x…`, whose ends are the last byte or the one after.
+fn ranges(text: &str) -> Option<u64> {
+    let number = |line: &str, key: &str| {
+        let value = line.split_whitespace().find_map(|word| word.strip_prefix(key))?;
+        u64::from_str_radix(value, 16).ok()
+    };
+    let lines = text.lines().filter(|line| line.starts_with("NUMA"));
+    let sizes = lines.map(|line| {
+        let (start, end) = (number(line, "start=0x")?, number(line, "end=0x")?);
+        end.checked_add(end & 1)?.checked_sub(start)
+    });
+    let sum: u64 =
+        sizes.collect::<Option<Vec<u64>>>()?.into_iter().try_fold(0, u64::checked_add)?;
+    (sum > 0).then_some(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_add_up_whichever_way_their_ends_are_meant() {
+        let text = "memory_partition_mode: NPS2\nnuma_count: 2\n\
+                    NUMA0 type=0 start=0x0000000000000000 end=0x000000007fffffff\n\
+                    NUMA1 type=0 start=0x0000000080000000 end=0x00000000ffffffff";
+        assert_eq!(ranges(text), Some(4 << 30));
+        assert_eq!(
+            ranges(&text.replace("7fffffff", "80000000").replace("00ffffffff", "0100000000")),
+            Some(4 << 30)
+        );
+        for odd in
+            ["", "NUMA0 type=0 start=0x10", "NUMA0 start=0x2 end=0x1", "NUMA0 start=0xg end=0x1"]
+        {
+            assert_eq!(ranges(odd), None, "{odd}");
+        }
+        let most = "NUMA0 start=0x0000000000000000 end=0xffffffffffffffff";
+        assert_eq!(ranges(most), None);
+    }
+
+    #[test]
+    fn profiles_are_not_taken_for_resources() {
+        let text = "resource_profiles:\nresource_index  resource_type\n0  XCC  8  1\n\
+                    profiles:\nprofile_index  profile_type\n0  SPX  1\n1  CPX  8\n";
+        assert_eq!(choices(text), ["SPX".parse().unwrap(), "CPX".parse().unwrap()]);
+        assert_eq!(choices("failed to get cp profile"), []);
+    }
 }

@@ -167,7 +167,7 @@ async fn until_so(host: &SysHost, step: &Step) -> Result<Performed, StepError> {
         }
         patience = patience.saturating_sub(pause);
     }
-    Err(execute::never_so(step))
+    Err(execute::never_so(host, step))
 }
 
 /// Returns when no process has the slice open. A process that cannot be looked into cannot be waited for either;

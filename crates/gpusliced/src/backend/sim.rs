@@ -109,7 +109,7 @@ impl Sim {
         }
         Some(match step.patience_ms() {
             Some(_) => Ok(Performed::NotYet),
-            None => Err(execute::never_so(step)),
+            None => Err(execute::never_so(&self.kernel, step)),
         })
     }
 
@@ -121,7 +121,7 @@ impl Sim {
                     self.awaited.push((op, step, until));
                     continue;
                 }
-                Ok(Performed::NotYet) => Err(execute::never_so(&step)),
+                Ok(Performed::NotYet) => Err(execute::never_so(&self.kernel, &step)),
                 other => other,
             };
             self.events.push(Event::StepFinished { op, result });

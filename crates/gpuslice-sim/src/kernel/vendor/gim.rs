@@ -2,55 +2,78 @@
 //! that goes on after the load has returned; the unload waits, for as long as it takes, while a VF of any GPU is
 //! enabled: open, or bound to a driver of the host.
 
+pub(crate) mod asics;
+mod config;
+pub(crate) mod files;
+mod partition;
+
+use crate::host_file::GimShape;
 use crate::kernel::function::Role;
 use crate::kernel::job::{Lock, Poll, Task, done};
 use crate::kernel::{Kernel, Name};
+use config::Settings;
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::PciAddress;
 use gpuslice_core::port::Written;
+use std::collections::BTreeMap;
 
 /// The module while it is loaded.
 #[derive(Debug, Clone)]
 pub(crate) struct Gim {
-    /// `vf_num`: the last number stands for all that follow.
-    vf_num: Vec<u16>,
+    settings: Settings,
     /// GPUs probed so far.
     probed: usize,
+    /// GPUs that are initialised.
+    gpus: BTreeMap<PciAddress, Gpu>,
+}
+
+/// An initialised GPU.
+#[derive(Debug, Clone)]
+struct Gpu {
+    vfs: u16,
+    /// Memory partitions; 0 when the GPU has none.
+    nps: u32,
+    /// Compute partitions.
+    parts: u32,
+    /// The memory mode that is in force after the reset.
+    wanted: Option<u32>,
 }
 
 /// Most VFs of a GPU (`AMDGV_MAX_VF_NUM`).
 const MOST: u16 = 31;
 
 impl Kernel {
-    /// modprobe hands the module what the files of /etc/modprobe.d say; of several options the last counts.
     pub(crate) fn gim_loading(&mut self, name: &str) -> Result<(), Errno> {
         if self.driver_shape(name).is_none_or(|d| d.gim.is_none()) {
             return Ok(());
         }
-        let mut vf_num = vec![1];
-        for content in self.modprobe_d.values() {
-            let text = String::from_utf8_lossy(content);
-            let words = text.lines().filter_map(|line| line.strip_prefix("options "));
-            for line in words {
-                let mut words = line.split_whitespace();
-                if words.next() != Some(name) {
-                    continue;
-                }
-                if let Some(list) = words.find_map(|word| word.strip_prefix("vf_num=")) {
-                    let numbers = list.split(',').map(|n| n.parse::<u16>().ok());
-                    let numbers = numbers.map(|n| n.filter(|n| (1..=MOST).contains(n)));
-                    vf_num = numbers.collect::<Option<_>>().ok_or(Errno::EINVAL)?;
-                }
-            }
-        }
-        self.gim = Some(Gim { vf_num, probed: 0 });
+        let settings = self.gim_settings(name)?;
+        self.gim = Some(Gim { settings, probed: 0, gpus: BTreeMap::new() });
         Ok(())
     }
 
-    /// Content of `/sys/module/gim/parameters/vf_num` (`param_array_get`).
-    pub(crate) fn gim_vf_num(&self) -> Option<String> {
-        let numbers = self.gim.as_ref()?.vf_num.iter().map(u16::to_string);
-        Some(format!("{}\n", numbers.collect::<Vec<_>>().join(",")))
+    fn gim_shape(&self) -> Option<&GimShape> {
+        self.host.drivers.iter().find_map(|driver| driver.gim.as_ref())
+    }
+
+    fn gim_gpu(&self, address: PciAddress) -> Option<&Gpu> {
+        self.gim.as_ref()?.gpus.get(&address)
+    }
+
+    fn gim_gpu_mut(&mut self, address: PciAddress) -> Option<&mut Gpu> {
+        self.gim.as_mut()?.gpus.get_mut(&address)
+    }
+
+    /// Whether GIM's files of a PF are there.
+    pub(crate) fn has_gim_files(&self, address: PciAddress) -> bool {
+        self.gim_gpu(address).is_some()
+    }
+
+    /// The driver lets go of a GPU.
+    pub(crate) fn gim_released(&mut self, address: PciAddress) {
+        if let Some(gim) = &mut self.gim {
+            gim.gpus.remove(&address);
+        }
     }
 
     /// The probe of a GPU is over; its thread begins.
@@ -61,27 +84,48 @@ impl Kernel {
             return;
         };
         let Some(gim) = &mut self.gim else { return };
-        let own = gim.vf_num.get(gim.probed).or(gim.vf_num.last()).copied().unwrap_or(1);
+        let index = gim.probed;
         gim.probed += 1;
         let init_ms = self.delay_fault(address).unwrap_or(init_ms);
         let wake = Task::Sleep(self.now + init_ms);
         self.start(
             None,
-            vec![wake, Task::Lock(Lock::Device(address)), Task::GimInit(address, own)],
+            vec![wake, Task::Lock(Lock::Device(address)), Task::GimInit(address, index)],
         );
     }
 
     /// `pci_enable_sriov`, unless the GPU cannot have so many; that is told in the kernel's log alone.
-    pub(crate) fn gim_init(&mut self, address: PciAddress, count: u16) -> Poll {
+    pub(crate) fn gim_init(&mut self, address: PciAddress, index: usize) -> Poll {
         let ours = self.functions.get(&address).is_some_and(|function| {
             let driver = function.shown_driver().and_then(|d| self.driver_shape(d));
             driver.is_some_and(|d| d.gim.is_some())
         });
+        let Some(count) = self.gim.as_ref().map(|gim| gim.settings.vfs(index)).filter(|_| ours)
+        else {
+            return done();
+        };
         let total = self.sriov_shape(address).map_or(0, |shape| shape.total_vfs);
-        if !ours || count > total {
+        if count > total {
+            self.printk(format!("VF number {count} to be enabled exceeds the vf limit {total}"));
+            self.printk(format!("AMD GIM probed GPU({index}) {address}"));
+            self.gim_config = Some(Vec::new());
             return done();
         }
-        Poll::Next(vec![Task::Configure(address, count)])
+        Poll::Next(vec![Task::Configure(address, count), Task::GimLive(address, index)])
+    }
+
+    /// The thread's last words: files, modes.
+    pub(crate) fn gim_live(&mut self, address: PciAddress, index: usize) -> Poll {
+        let vfs = match self.functions.get(&address).map(|f| &f.role) {
+            Some(Role::Pf { numvfs, .. }) => *numvfs,
+            _ => return done(),
+        };
+        let gpu = self.gim_modes_init(address, vfs);
+        if let Some(gim) = &mut self.gim {
+            gim.gpus.insert(address, gpu);
+        }
+        self.printk(format!("AMD GIM probed GPU({index}) {address}"));
+        done()
     }
 
     /// `modprobe -r` of any driver.
@@ -95,6 +139,15 @@ impl Kernel {
         self.start_write(&file, b"", vec![Task::Unload(name)])
     }
 
+    /// Whether a VF of any of these is enabled: open, or bound to a driver of the host.
+    fn gim_in_use(&self, gpus: &[PciAddress]) -> bool {
+        self.functions.iter().any(|(vf, function)| {
+            let Role::Vf { pf, .. } = function.role else { return false };
+            let by_host = function.driver.as_deref().is_some_and(|d| !self.is_vfio(d));
+            gpus.contains(&pf) && (by_host || self.function_held(*vf))
+        })
+    }
+
     /// Waits until no VF of the driver is enabled, then lets go of every device.
     pub(crate) fn unload(&mut self, name: Name) -> Poll {
         let bound: Vec<PciAddress> = self
@@ -103,12 +156,9 @@ impl Kernel {
             .filter(|(_, f)| f.driver.as_ref() == Some(&name))
             .map(|(address, _)| *address)
             .collect();
-        let enabled = self.functions.iter().any(|(vf, function)| {
-            let Role::Vf { pf, .. } = function.role else { return false };
-            let by_host = function.driver.as_deref().is_some_and(|d| !self.is_vfio(d));
-            bound.contains(&pf) && (by_host || self.function_held(*vf))
-        });
-        if enabled {
+        let resetting =
+            |address: &PciAddress| self.gim_gpu(*address).is_some_and(|gpu| gpu.wanted.is_some());
+        if self.gim_in_use(&bound) || bound.iter().any(resetting) {
             return Poll::Wait(Task::Unload(name));
         }
         let mut tasks = self.detach_tasks(&bound);

@@ -1,0 +1,192 @@
+//! AMD GPUs that the host's own driver has. It makes no VFs: such a GPU serves the host, or goes to a VM as a whole. An
+//! Instinct's partition modes are shown, and the compute mode is set.
+//!
+//! Facts: torvalds/linux, `drivers/gpu/drm/amd/amdgpu/amdgpu_gfx.c`, `amdgpu_gmc.c`, `aqua_vanjaram.c`.
+
+use gpuslice_core::ids::{ParentId, PciAddress, SliceId};
+use gpuslice_core::layout::Layout;
+use gpuslice_core::mechanism::{Layouts, Mechanism, Offer};
+use gpuslice_core::mode::{Mode, ModeState, ModeValue};
+use gpuslice_core::observation::{Function, Observation};
+use gpuslice_core::observe::{Answers, attribute};
+use gpuslice_core::plan::Step;
+use gpuslice_core::port::HostRead;
+use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::state::Assignment;
+use std::collections::BTreeSet;
+
+/// PCI vendor id.
+const VENDOR: u16 = 0x1002;
+
+/// The driver.
+const DRIVER: &str = "amdgpu";
+
+/// A mode's attribute, and the one that lists what it can be.
+const ATTRIBUTES: [(Mode, &str, &str); 2] = [
+    (Mode::Compute, "current_compute_partition", "available_compute_partition"),
+    (Mode::Memory, "current_memory_partition", "available_memory_partition"),
+];
+
+/// Compute modes, and the memory modes that each goes with.
+const LEGAL: [(&str, &[&str]); 5] = [
+    ("SPX", &["NPS1"]),
+    ("DPX", &["NPS1", "NPS2"]),
+    ("TPX", &["NPS1", "NPS4"]),
+    ("QPX", &["NPS1", "NPS2", "NPS4"]),
+    ("CPX", &["NPS1", "NPS2", "NPS4"]),
+];
+
+/// See the module.
+#[derive(Debug)]
+pub struct Amdgpu;
+
+/// A GPU of the driver.
+pub(crate) fn gpu<'a>(
+    seen: &'a Observation,
+    parent: &ParentId,
+) -> Option<(PciAddress, &'a Function)> {
+    let address = parent.pci()?;
+    let function = seen.functions.get(&address)?;
+    let ours = function.vendor == VENDOR
+        && function.is_gpu()
+        && function.driver.as_deref() == Some(DRIVER)
+        && !seen.vfs.contains_key(&address);
+    ours.then_some((address, function))
+}
+
+fn values(text: &str) -> Vec<ModeValue> {
+    text.split([',', ' ']).filter_map(|word| word.parse().ok()).collect()
+}
+
+impl Mechanism for Amdgpu {
+    fn name(&self) -> &'static str {
+        "amdgpu"
+    }
+
+    fn observe(&self, host: &dyn HostRead, _: &mut Answers, seen: &mut Observation) {
+        let parents = seen.functions.keys().map(|address| ParentId::Pci(*address));
+        let ours: Vec<ParentId> = parents.filter(|parent| gpu(seen, parent).is_some()).collect();
+        for parent in ours {
+            for (mode, current, available) in ATTRIBUTES {
+                let path = |name| format!("/sys/bus/pci/devices/{parent}/{name}");
+                let Some(now) = attribute(host, seen, &path(current), |t| t.parse().ok()) else {
+                    continue;
+                };
+                let listed = attribute(host, seen, &path(available), |t| Some(values(t)));
+                let state = ModeState { current: Some(now), offered: listed.unwrap_or_default() };
+                seen.modes.entry(parent.clone()).or_default().insert(mode, state);
+            }
+        }
+    }
+
+    fn applies(&self, seen: &Observation, parent: &ParentId) -> bool {
+        gpu(seen, parent).is_some()
+    }
+
+    fn offers(&self, _: &Observation, _: &ParentId, _: Option<&Layout>) -> Vec<Offer> {
+        Vec::new()
+    }
+
+    fn modes(&self, seen: &Observation, parent: &ParentId) -> &'static [Mode] {
+        if seen.modes.contains_key(parent) { &[Mode::Compute, Mode::Memory] } else { &[] }
+    }
+
+    fn layout_steps(
+        &self,
+        seen: &Observation,
+        parent: &ParentId,
+        layouts: &Layouts,
+        reshape: bool,
+    ) -> Result<Vec<Step>, Refusal> {
+        let (Some((device, function)), Some(layout)) = (gpu(seen, parent), layouts.get(parent))
+        else {
+            return Ok(Vec::new());
+        };
+        if vfs(function, layout) > 0 {
+            return Err(host_driver(parent));
+        }
+        if reshape {
+            judge(seen, parent, layout)?;
+        }
+        let compute = layout
+            .modes
+            .get(&Mode::Compute)
+            .filter(|value| reshape && seen.mode(parent, Mode::Compute) != Some(value));
+        let set = |value: &ModeValue| Step::SetMode {
+            device,
+            mode: Mode::Compute,
+            value: value.clone(),
+            attribute: "current_compute_partition".to_owned(),
+            choices: None,
+            disturbs: BTreeSet::new(),
+            refusals: Vec::new(),
+        };
+        Ok(compute.map(set).into_iter().collect())
+    }
+
+    fn realised(&self, seen: &Observation, parent: &ParentId, layout: &Layout) -> bool {
+        gpu(seen, parent).is_some_and(|(_, function)| vfs(function, layout) == 0)
+    }
+
+    /// It has no slices.
+    fn prepare_steps(&self, _: SliceId, _: &Assignment) -> Vec<Step> {
+        Vec::new()
+    }
+
+    fn release_steps(&self, _: SliceId, _: &Assignment, _: Option<&Layout>) -> Vec<Step> {
+        Vec::new()
+    }
+}
+
+fn vfs(function: &Function, layout: &Layout) -> u16 {
+    layout.vfs.of(function.sriov.as_ref().map_or(0, |sriov| sriov.total))
+}
+
+fn host_driver(parent: &ParentId) -> Refusal {
+    let message = format!("{DRIVER} has {parent}, and only gim makes VFs of it");
+    Refusal::new(Code::HostDriver, message).hint(format!(
+        "echo blacklist {DRIVER} > /etc/modprobe.d/{DRIVER}-off.conf, make the initramfs anew, reboot"
+    ))
+}
+
+/// Refuses a mode that the GPU does not list or that does not go with the other, and a memory mode that only a new load
+/// of the driver brings: that would take the GPUs from whoever computes on them, all of a hive.
+fn judge(seen: &Observation, parent: &ParentId, layout: &Layout) -> Result<(), Refusal> {
+    let mend = format!("mend the layout of {parent}, then gpuslice apply");
+    for (mode, value) in &layout.modes {
+        let state = seen.modes.get(parent).and_then(|modes| modes.get(mode));
+        let Some(state) = state.filter(|s| !s.offered.is_empty() && !s.offered.contains(value))
+        else {
+            continue;
+        };
+        let offered = state.offered.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let message = format!("{mode} of {parent} cannot be {value}");
+        return Err(
+            Refusal::new(Code::BadConfig, message).hint(format!("it can be {offered}; {mend}"))
+        );
+    }
+    let now = seen.mode(parent, Mode::Memory);
+    if let (Some(memory), Some(now)) = (layout.modes.get(&Mode::Memory), now)
+        && memory != now
+    {
+        let message = format!(
+            "memory {memory} of {parent} comes with the next load of {DRIVER}, for its whole hive"
+        );
+        let attribute = format!("/sys/bus/pci/devices/{parent}/current_memory_partition");
+        return Err(Refusal::new(Code::Unsupported, message).hint(format!(
+            "stop what computes on the GPUs; echo {memory} > {attribute}; modprobe -r {DRIVER}; modprobe {DRIVER}"
+        )));
+    }
+    let (Some(compute), Some(memory)) = (layout.modes.get(&Mode::Compute), now) else {
+        return Ok(());
+    };
+    let with = LEGAL.iter().find(|(name, _)| compute.is(name)).map(|(_, with)| *with);
+    match with {
+        Some(with) if !with.iter().any(|name| memory.is(name)) => {
+            let message = format!("{parent} cannot be {compute} beside {memory}");
+            let hint = format!("{compute} goes with {}; {mend}", with.join(", "));
+            Err(Refusal::new(Code::BadConfig, message).hint(hint))
+        }
+        _ => Ok(()),
+    }
+}

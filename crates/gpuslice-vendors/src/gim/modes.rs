@@ -1,0 +1,205 @@
+//! Modes of GPUs under GIM. Compute and memory are one for all GPUs of an XGMI hive, are set by attributes and kept by
+//! the driver; a change resets the hive, and one of the memory gives the compute mode its default. The others are
+//! parameters of the module. What the driver refuses it takes without an error.
+
+use super::models::{self, Legal};
+use super::{Pf, all};
+use gpuslice_core::ids::{ParentId, PciAddress};
+use gpuslice_core::layout::Layout;
+use gpuslice_core::mechanism::Layouts;
+use gpuslice_core::mode::{Mode, ModeValue};
+use gpuslice_core::observation::Observation;
+use gpuslice_core::plan::Step;
+use gpuslice_core::refusal::{Code, Refusal};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Modes that are parameters, with the values they take.
+pub(super) const PARAMETERS: [(Mode, &str, &[&str]); 2] = [
+    (Mode::FabricSharing, "fb_sharing_mode", &["0", "1", "2", "4", "8"]),
+    (Mode::Scheduler, "sch_policy", &["1", "2", "3", "4", "5"]),
+];
+
+/// How the driver begins when it refuses a mode.
+const REFUSAL: &str = "Failed to set";
+
+const EVERY: &[Mode] = &[Mode::Compute, Mode::Memory, Mode::FabricSharing, Mode::Scheduler];
+const UNDIVIDED: &[Mode] = &[Mode::FabricSharing, Mode::Scheduler];
+
+/// What can be set on a GPU: before the driver has it, whatever is not known to be absent.
+pub(super) fn of(seen: &Observation, pf: &Pf<'_>) -> &'static [Mode] {
+    let divided = match seen.modes.get(&ParentId::Pci(pf.address)) {
+        Some(modes) => modes.contains_key(&Mode::Compute),
+        None => !models::whole(pf.function.device),
+    };
+    if divided { EVERY } else { UNDIVIDED }
+}
+
+/// GPUs that change their modes together. GIM does not say which are linked, so all of one kind are taken for it.
+pub(super) fn hive(seen: &Observation, pf: &Pf<'_>) -> BTreeSet<PciAddress> {
+    let alike = all(seen).filter(|other| other.function.device == pf.function.device);
+    alike.map(|other| other.address).collect()
+}
+
+/// Parameters of the module beside the number of VFs, as all layouts together say.
+pub(super) fn parameters(
+    seen: &Observation,
+    layouts: &Layouts,
+) -> Result<BTreeMap<String, String>, Refusal> {
+    let mut wanted: BTreeMap<String, (PciAddress, String)> = BTreeMap::new();
+    for pf in all(seen) {
+        let Some(layout) = layouts.get(&ParentId::Pci(pf.address)) else { continue };
+        for (mode, name, values) in PARAMETERS {
+            let Some(value) = layout.modes.get(&mode) else { continue };
+            if !values.iter().any(|v| value.is(v)) {
+                let message = format!("{mode} of {} cannot be {value} under gim", pf.address);
+                return Err(bad(message, &format!("it can be {}", values.join(", ")), pf.address));
+            }
+            let value = value.to_string();
+            match wanted.get(name) {
+                Some((other, there)) if *there != value => {
+                    let address = pf.address;
+                    let message = format!(
+                        "{mode} is one for all GPUs of gim: {address} says {value}, {other} says {there}"
+                    );
+                    return Err(bad(message, "let all layouts say the same", address));
+                }
+                Some(_) => {}
+                None => drop(wanted.insert(name.to_owned(), (pf.address, value))),
+            }
+        }
+    }
+    Ok(wanted.into_iter().map(|(name, (_, value))| (name, value)).collect())
+}
+
+fn bad(message: String, what: &str, address: PciAddress) -> Refusal {
+    let hint = format!("{what}; mend the layout of {address}, then gpuslice apply");
+    Refusal::new(Code::BadConfig, message).hint(hint)
+}
+
+/// Refuses modes that the GPU cannot have with so many VFs, and those that its hive does not share. `anew` is whether
+/// the driver is loaded on the way, which may bring another number of VFs.
+pub(super) fn judge(
+    seen: &Observation,
+    pf: &Pf<'_>,
+    layouts: &Layouts,
+    vfs: u16,
+    anew: bool,
+) -> Result<(), Refusal> {
+    let parent = ParentId::Pci(pf.address);
+    let Some(layout) = layouts.get(&parent) else { return Ok(()) };
+    let of = |mode| layout.modes.get(&mode);
+    for (mode, value) in layout.modes.iter().filter(|(mode, _)| divides(**mode)) {
+        shared(seen, pf, layouts, *mode, value)?;
+    }
+    let (memory, compute) = (of(Mode::Memory), of(Mode::Compute));
+    if memory.is_none() && compute.is_none() {
+        return Ok(());
+    }
+    let legal = |m: &&Legal| m.vfs == vfs;
+    let known: Vec<&Legal> = models::modes(pf.function.device).iter().filter(legal).collect();
+    if known.is_empty() {
+        return if anew { Ok(()) } else { reported(seen, pf, layout) };
+    }
+    // What is not named stays, or is what the driver begins with.
+    let begins = known.first().map(|m| m.memory).unwrap_or_default();
+    let stays = seen.mode(&parent, Mode::Memory).filter(|_| !anew);
+    let memory_is = |name: &str| match (memory, stays) {
+        (Some(memory), _) => memory.is(name),
+        (None, Some(now)) => now.is(name),
+        (None, None) => name == begins,
+    };
+    let fits = |m: &&Legal| memory_is(m.memory) && compute.is_none_or(|c| c.is(m.compute));
+    if known.iter().copied().any(|m| fits(&m)) {
+        return Ok(());
+    }
+    let asked = [memory, compute].into_iter().flatten().map(ToString::to_string);
+    let asked = asked.collect::<Vec<_>>().join(" ");
+    let all = known.iter().map(|m| format!("{} {}", m.memory, m.compute));
+    let all = all.collect::<Vec<_>>().join(", ");
+    let address = pf.address;
+    let now = match (memory, stays) {
+        (None, Some(now)) => format!(" beside {now}"),
+        _ => String::new(),
+    };
+    let message = format!("{address} with {vfs} VFs cannot be {asked}{now}");
+    Err(bad(message, &format!("memory and compute can be {all}"), address))
+}
+
+fn divides(mode: Mode) -> bool {
+    matches!(mode, Mode::Compute | Mode::Memory)
+}
+
+fn reported(seen: &Observation, pf: &Pf<'_>, layout: &Layout) -> Result<(), Refusal> {
+    let modes = seen.modes.get(&ParentId::Pci(pf.address));
+    for (mode, value) in layout.modes.iter().filter(|(mode, _)| divides(**mode)) {
+        let offered = modes.and_then(|modes| Some(&modes.get(mode)?.offered));
+        if offered.is_some_and(|offered| !offered.contains(value)) {
+            let offered = offered.into_iter().flatten().map(ToString::to_string);
+            let offered = offered.collect::<Vec<_>>().join(", ");
+            let message = format!("{mode} of {} cannot be {value}", pf.address);
+            return Err(bad(message, &format!("it can be {offered}"), pf.address));
+        }
+    }
+    Ok(())
+}
+
+fn shared(
+    seen: &Observation,
+    pf: &Pf<'_>,
+    layouts: &Layouts,
+    mode: Mode,
+    value: &ModeValue,
+) -> Result<(), Refusal> {
+    for other in hive(seen, pf) {
+        let layout = layouts.get(&ParentId::Pci(other));
+        if layout.and_then(|layout| layout.modes.get(&mode)) == Some(value) {
+            continue;
+        }
+        let address = pf.address;
+        let message =
+            format!("{mode} is one for all GPUs of a hive, and {other} is not to be {value}");
+        let mut refusal = bad(message, &format!("set {mode} for {other} too"), address);
+        refusal.causes.push(format!("the layout of {address} says {mode}={value}"));
+        return Err(refusal);
+    }
+    Ok(())
+}
+
+/// Steps that set the modes of a hive, for its first GPU alone; with `anew` what it is set to by then is not known.
+pub(super) fn steps(seen: &Observation, pf: &Pf<'_>, layouts: &Layouts, anew: bool) -> Vec<Step> {
+    let hive = hive(seen, pf);
+    let wished = |address: &PciAddress, mode| {
+        layouts.get(&ParentId::Pci(*address)).and_then(|layout| layout.modes.get(&mode))
+    };
+    let first = hive.iter().find(|a| EVERY.iter().any(|mode| wished(a, *mode).is_some()));
+    if first != Some(&pf.address) {
+        return Vec::new();
+    }
+    let differs = |address: &PciAddress, mode, value: &ModeValue| {
+        anew || seen.mode(&ParentId::Pci(*address), mode) != Some(value)
+    };
+    let set = |device, mode, value: &ModeValue| {
+        let (attribute, choices) = match mode {
+            Mode::Memory => ("memory_partition_mode", None),
+            _ => ("accelerator_partition_profile", Some("accelerator_partition_profile_config")),
+        };
+        Step::SetMode {
+            device,
+            mode,
+            value: value.clone(),
+            attribute: attribute.to_owned(),
+            choices: choices.map(str::to_owned),
+            disturbs: hive.clone(),
+            refusals: vec![REFUSAL.to_owned()],
+        }
+    };
+    let memory = wished(&pf.address, Mode::Memory)
+        .filter(|value| hive.iter().any(|address| differs(address, Mode::Memory, value)));
+    let computes =
+        hive.iter().filter_map(|address| Some((address, wished(address, Mode::Compute)?)));
+    let computes =
+        computes.filter(|(a, value)| memory.is_some() || differs(a, Mode::Compute, value));
+    let computes: Vec<Step> =
+        computes.map(|(address, value)| set(*address, Mode::Compute, value)).collect();
+    memory.map(|value| set(pf.address, Mode::Memory, value)).into_iter().chain(computes).collect()
+}

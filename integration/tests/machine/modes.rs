@@ -1,0 +1,302 @@
+//! Modes of GPUs: set with the VFs or alone, refused before they are written or by the driver.
+
+use super::*;
+use gpuslice_core::mode::Mode;
+use gpuslice_core::request::ProfileRow;
+
+const NPS4: &str = "[[gpu]]\nmatch = { vendor-device = \"1002:74a1\" }\n\
+                    layout = { vfs = 8, compute = \"CPX\", memory = \"NPS4\" }";
+
+fn set(driver: &Driver, mode: Mode) -> Vec<String> {
+    let seen = driver.machine.observation();
+    let pfs = driver.kernel.pfs().into_iter().map(ParentId::Pci);
+    pfs.map(|pf| seen.mode(&pf, mode).map(ToString::to_string).unwrap_or_default()).collect()
+}
+
+fn profiles(driver: &mut Driver) -> Vec<ProfileRow> {
+    match order(driver, Command::ListProfiles).unwrap() {
+        Answer::Profiles { rows } => rows,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn steps(driver: &mut Driver) -> Vec<String> {
+    let plan = planned(driver);
+    assert!(plan.blockers.is_empty(), "{plan:?}");
+    plan.steps.into_iter().map(|row| row.step).collect()
+}
+
+/// The hive with other GPUs in it.
+fn of_kind(device: u16) -> HostFile {
+    let mut host = hive();
+    for function in &mut host.functions {
+        function.device = device;
+    }
+    host
+}
+
+fn layout(device: u16, layout: &str) -> String {
+    format!("[[gpu]]\nmatch = {{ vendor-device = \"1002:{device:04x}\" }}\nlayout = {{ {layout} }}")
+}
+
+#[test]
+fn modes_come_with_the_vfs_and_after_every_boot() {
+    let mut driver = Driver::new(&hive(), NPS4).unwrap();
+    let planned_steps = steps(&mut driver);
+    assert_eq!(
+        planned_steps[10..12],
+        [
+            "write memory_partition_mode=NPS4 on 0000:0c:00.0",
+            "write accelerator_partition_profile=CPX on 0000:0c:00.0"
+        ]
+    );
+    order(&mut driver, Command::Apply).unwrap();
+    let so = |driver: &mut Driver| {
+        assert_eq!(counts(driver), [8; 8]);
+        assert_eq!(set(driver, Mode::Memory), ["NPS4"; 8]);
+        assert_eq!(set(driver, Mode::Compute), ["CPX"; 8]);
+        assert!(states(driver).iter().all(|(state, _)| state == "ok"), "{:?}", states(driver));
+        assert!(!planned(driver).changed);
+    };
+    so(&mut driver);
+    let row = profiles(&mut driver).remove(0);
+    assert_eq!(row.profile.as_str(), "amd-mi300x-vf8-cpx-nps4");
+    assert_eq!(row.memory, Some(24_544 << 20));
+    driver.kernel.reboot();
+    driver.kernel.settle();
+    driver.restart().unwrap();
+    driver.advance(60_000).unwrap();
+    so(&mut driver);
+    assert_eq!(driver.kernel.gpu_resets_by_reading(), 0);
+}
+
+#[test]
+fn a_mode_is_changed_alone_and_only_by_a_person() {
+    let mut driver = applied();
+    assert_eq!(set(&driver, Mode::Memory), ["NPS1"; 8]);
+    driver.config = NPS4.to_owned();
+    let changes = steps(&mut driver);
+    assert!(!changes.iter().any(|step| step.contains("load driver")), "{changes:?}");
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(set(&driver, Mode::Memory), ["NPS4"; 8]);
+    // Somebody sets it back.
+    let path = "/sys/bus/pci/devices/0000:5c:00.0/memory_partition_mode";
+    driver.kernel.write(path, b"NPS1").unwrap();
+    driver.advance(10_000).unwrap();
+    driver.wake_up().unwrap();
+    assert_eq!(set(&driver, Mode::Memory), ["NPS1"; 8]);
+    let (state, reason) = states(&mut driver).remove(0);
+    assert_eq!(state, "drift");
+    assert!(reason.unwrap().contains("memory=NPS4"));
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(set(&driver, Mode::Memory), ["NPS4"; 8]);
+}
+
+#[test]
+fn no_mode_is_set_while_a_vf_of_the_hive_is_in_use() {
+    let mut driver = applied();
+    let vf = *driver.machine.observation().vfs.keys().next_back().unwrap();
+    bind_by_hand(&mut driver.kernel, vf, "vfio-pci");
+    driver.kernel.open(5000, "some-tool", SliceId::Vf(vf)).unwrap();
+    driver.wake_up().unwrap();
+    driver.config = NPS4.to_owned();
+    let before = driver.kernel.kernel_log().unwrap().len();
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert_eq!(refusal.code, Code::Held, "{refusal}");
+    assert!(refusal.one_line().contains("some-tool"), "{refusal:?}");
+    // The driver was not even asked.
+    assert_eq!(driver.kernel.kernel_log().unwrap().len(), before);
+    driver.kernel.kill(5000);
+    let domain = vm(&mut driver, "amd-mi300x-vf8-cpx");
+    call(&mut driver, &domain, HookOperation::Prepare).unwrap();
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert_eq!(refusal.code, Code::InUse, "{refusal}");
+    assert!(refusal.message.contains("vm1"), "{refusal}");
+    call(&mut driver, &domain, HookOperation::Release).unwrap();
+    driver.advance(10_000).unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(set(&driver, Mode::Memory), ["NPS4"; 8]);
+}
+
+#[test]
+fn what_the_driver_refuses_without_an_error_is_told_by_the_kernel_s_log() {
+    let pf: PciAddress = "0000:0c:00.0".parse().unwrap();
+    let mut driver = applied();
+    driver.config = NPS4.to_owned();
+    driver.kernel.inject(Fault::Refuses { pf, nth: 1, times: 1 });
+    let began = driver.kernel.now_ms();
+    let request = driver.command(Command::Apply);
+    driver.drain().unwrap();
+    let refusal = driver.answers.remove(&request).unwrap().unwrap_err();
+    assert_eq!(refusal.code, Code::DeviceFailed, "{refusal}");
+    assert!(refusal.one_line().contains("firmware did not answer"), "{refusal:?}");
+    assert_eq!(driver.kernel.now_ms(), began, "it is known at once");
+    assert_eq!(quarantines(&driver), [Code::DeviceFailed; 8]);
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(set(&driver, Mode::Memory), ["NPS4"; 8]);
+    assert_eq!(quarantines(&driver), []);
+}
+
+#[test]
+fn modes_that_do_not_go_together_are_never_written() {
+    for (device, bad, hint) in [
+        (0x74a1, "vfs = 1, compute = \"DPX\"", "NPS1 SPX, NPS1 CPX, NPS4 CPX"),
+        (0x74a1, "vfs = 1, compute = \"SPX\", memory = \"NPS4\"", "NPS4 CPX"),
+        (0x74a1, "vfs = 2, memory = \"NPS4\"", "NPS1 DPX, NPS1 CPX"),
+        (0x74a1, "vfs = 8, compute = \"QPX\"", "NPS1 CPX, NPS4 CPX"),
+        (0x74a1, "vfs = 8, memory = \"NPS8\"", "NPS1 CPX, NPS4 CPX"),
+        (0x74a2, "vfs = 1, compute = \"CPX\"", "NPS1 SPX, NPS1 QPX"),
+        (0x75a3, "vfs = 8, memory = \"NPS1\"", "NPS2 CPX"),
+        (0x740f, "vfs = 1, compute = \"CPX\"", "NPS1 SPX"),
+        (0x74a5, "vfs = 1, memory = \"NPS2\"", "NPS1 SPX"),
+    ] {
+        let mut driver = Driver::new(&of_kind(device), &layout(device, bad)).unwrap();
+        let refusal = order(&mut driver, Command::Apply).unwrap_err();
+        assert_eq!(refusal.code, Code::BadConfig, "{bad}: {refusal}");
+        assert!(refusal.hint.as_ref().unwrap().contains(hint), "{bad}: {refusal:?}");
+        assert_eq!(counts(&driver), [0; 8], "{bad}");
+    }
+}
+
+#[test]
+fn every_legal_combination_comes_true() {
+    for (device, name, legal) in [
+        (0x74a1, "mi300x", "1 NPS1 SPX,1 NPS1 CPX,1 NPS4 CPX,2 NPS1 CPX,4 NPS4 QPX,8 NPS4 CPX"),
+        (0x74a8, "mi308x", "1 NPS1 QPX,2 NPS1 DPX,4 NPS1 QPX"),
+        (0x74a5, "mi325x", "1 NPS1 SPX"),
+        (0x75a0, "mi350x", "1 NPS2 DPX,2 NPS2 DPX,8 NPS2 CPX"),
+        (0x740f, "mi210", "1 NPS1 SPX"),
+    ] {
+        for combination in legal.split(',') {
+            let words: Vec<&str> = combination.split(' ').collect();
+            let [vfs, memory, compute] = words[..] else { panic!("{combination}") };
+            let text = format!("vfs = {vfs}, memory = \"{memory}\", compute = \"{compute}\"");
+            let mut host = of_kind(device);
+            host.functions.truncate(2);
+            let mut driver = Driver::new(&host, &layout(device, &text)).unwrap();
+            order(&mut driver, Command::Apply).unwrap();
+            assert_eq!(set(&driver, Mode::Memory), [memory; 2], "{name} {combination}");
+            assert_eq!(set(&driver, Mode::Compute), [compute; 2], "{name} {combination}");
+            let profile = profiles(&mut driver).remove(0).profile;
+            let nps = match memory {
+                "NPS1" => String::new(),
+                other => format!("-{}", other.to_lowercase()),
+            };
+            let want = format!("amd-{name}-vf{vfs}-{}{nps}", compute.to_lowercase());
+            assert_eq!(profile.as_str(), want);
+        }
+    }
+}
+
+#[test]
+fn what_a_hive_shares_all_its_layouts_say() {
+    let one = "[[gpu]]\nmatch = { address = \"0000:0c:00.0\" }\n\
+               layout = { vfs = 8, memory = \"NPS4\" }";
+    for config in [one.to_owned(), format!("{one}\n{LAYOUT}")] {
+        let mut driver = Driver::new(&hive(), &config).unwrap();
+        let refusal = order(&mut driver, Command::Apply).unwrap_err();
+        assert_eq!(refusal.code, Code::BadConfig, "{refusal}");
+        assert!(refusal.message.contains("0000:22:00.0 is not to be NPS4"), "{refusal}");
+    }
+}
+
+#[test]
+fn parameters_of_the_driver_are_options_beside_the_number() {
+    let config = layout(0x74a1, "vfs = 4, fabric-sharing = 4, scheduler = 2");
+    let mut driver = Driver::new(&hive(), &config).unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    let written = read_text(&driver.kernel, CONFIG).unwrap();
+    assert!(
+        written.ends_with("vf_num=4,4,4,4,4,4,4,4 fb_sharing_mode=4 sch_policy=2"),
+        "{written}"
+    );
+    assert_eq!(set(&driver, Mode::FabricSharing), ["4"; 8]);
+    assert_eq!(set(&driver, Mode::Scheduler), ["2"; 8]);
+    assert!(!planned(&mut driver).changed);
+    // A change of one is a reload.
+    driver.config = config.replace("scheduler = 2", "scheduler = 3");
+    assert!(steps(&mut driver).contains(&"unload driver gim".to_owned()));
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(set(&driver, Mode::Scheduler), ["3"; 8]);
+    driver.config = config.replace("scheduler = 2", "scheduler = 7");
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert!(refusal.one_line().contains("it can be 1, 2, 3, 4, 5"), "{refusal:?}");
+    driver.config = format!(
+        "[[gpu]]\nmatch = {{ address = \"0000:22:00.0\" }}\nlayout = {{ vfs = 4, scheduler = 1 }}\n{config}"
+    );
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert!(refusal.message.contains("one for all GPUs of gim"), "{refusal}");
+    // What another file sets is not taken for ours.
+    driver.kernel.replace("/etc/modprobe.d/zz.conf", b"options gim sch_policy=5\n").unwrap();
+    driver.config = config;
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert!(refusal.one_line().contains("parameters/sch_policy reads 5, not 2"), "{refusal:?}");
+}
+
+#[test]
+fn a_gpu_without_partitions_has_no_modes_but_the_driver_s() {
+    let config = "[[gpu]]\nmatch = { driver = \"gim\" }\nlayout = { vfs = 2, compute = \"CPX\" }";
+    let mut driver = Driver::new(&radeon(), config).unwrap();
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert_eq!(refusal.code, Code::BadConfig, "{refusal}");
+    assert!(refusal.message.contains("has no mode compute"), "{refusal}");
+    assert!(driver.machine.observation().problems.is_empty());
+    driver.config = config.replace("compute = \"CPX\"", "scheduler = 1");
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(counts(&driver), [2, 2]);
+    assert_eq!(driver.kernel.gpu_resets_by_reading(), 0);
+}
+
+fn bare_metal() -> HostFile {
+    let mut host = with_amdgpu();
+    host.functions.truncate(2);
+    for function in &mut host.functions {
+        function.driver = Some("amdgpu".to_owned());
+    }
+    host
+}
+
+#[test]
+fn bare_metal_partitions_are_shown_and_the_compute_mode_is_set() {
+    let mut driver = Driver::new(&bare_metal(), &layout(0x74a1, "compute = \"QPX\"")).unwrap();
+    assert_eq!(set(&driver, Mode::Compute), ["SPX"; 2]);
+    assert_eq!(set(&driver, Mode::Memory), ["NPS1"; 2]);
+    let pf: PciAddress = "0000:0c:00.0".parse().unwrap();
+    driver.kernel.inject(Fault::Computes { pf });
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert_eq!(refusal.code, Code::Held, "{refusal}");
+    assert!(quarantines(&driver).is_empty());
+    driver.kernel.clear_faults();
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(set(&driver, Mode::Compute), ["QPX"; 2]);
+    assert!(states(&mut driver).iter().all(|(state, _)| state == "ok"));
+    assert!(profiles(&mut driver).is_empty());
+    for (bad, code, said) in [
+        ("compute = \"QPX\", memory = \"NPS4\"", Code::Unsupported, "modprobe -r amdgpu"),
+        ("compute = \"TPX\"", Code::BadConfig, "it can be SPX, DPX, QPX, CPX"),
+        ("scheduler = 1", Code::BadConfig, "has no mode scheduler"),
+        ("vfs = 1, compute = \"QPX\"", Code::HostDriver, "blacklist amdgpu"),
+    ] {
+        driver.config = layout(0x74a1, bad);
+        let refusal = order(&mut driver, Command::Apply).unwrap_err();
+        assert_eq!(refusal.code, code, "{bad}: {refusal}");
+        assert!(refusal.one_line().contains(said), "{bad}: {refusal:?}");
+    }
+    assert_eq!(set(&driver, Mode::Compute), ["QPX"; 2]);
+}
+
+#[test]
+fn a_mode_that_never_comes_quarantines_the_hive() {
+    let mut host = hive();
+    host.drivers[0].gim.as_mut().unwrap().reset_ms = 1_000_000;
+    let mut driver = Driver::new(&host, LAYOUT).unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    driver.config = NPS4.to_owned();
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert!(matches!(refusal.code, Code::DeviceFailed | Code::DeviceStuck), "{refusal}");
+    assert_eq!(quarantines(&driver).len(), 8);
+    driver.advance(1_000_000).unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(set(&driver, Mode::Memory), ["NPS4"; 8]);
+    assert_eq!(quarantines(&driver), []);
+}
