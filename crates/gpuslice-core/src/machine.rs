@@ -12,6 +12,7 @@ mod agent;
 mod answers;
 mod claims;
 mod event;
+mod former;
 mod hook;
 mod layouts;
 mod ops;
@@ -63,6 +64,8 @@ pub struct Machine {
     observed: bool,
     ops: BTreeMap<OpId, Op>,
     next_op: u64,
+    /// Parents with a step that a process of a former daemon is seen to sleep in.
+    former_writers: BTreeSet<ParentId>,
     /// How many writes of a VF count have come back.
     counts_written: u64,
     /// Calls waiting for an operation to end or for a reading, oldest first.
@@ -112,6 +115,8 @@ impl Machine {
             }
             Event::StepFinished { op, result } => self.on_step_finished(op, result),
             Event::HolderGone { slice } => self.on_holder_gone(slice),
+            Event::WriterFound { parent } => self.on_writer_found(parent),
+            Event::WriterGone { parent } => self.on_writer_gone(&parent),
             Event::Timer(timer) => self.on_timer(timer),
         }
         // What could not be recorded before is tried again with every event.

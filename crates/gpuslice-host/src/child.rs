@@ -5,9 +5,15 @@
 //! The parent starts [`command`] as it likes (the daemon: `tokio::process`, which also reaps what was left behind),
 //! waits for standard output to close, and reads it with [`answer`]. Nothing the parent does or omits blocks the
 //! child, and nothing the child does blocks the parent: the order lies in a memfd, the answer is smaller than a pipe.
+//!
+//! A child dies with its daemon, so that nothing begins to write that a later daemon knows nothing of. What is inside
+//! the kernel by then ends as it does, and what a tool or a driver's load has begun is not broken off: the later
+//! daemon finds them by [`find`].
 
+mod find;
 mod run;
 
+pub use find::find;
 pub use run::main;
 
 use crate::SysHost;
@@ -22,7 +28,10 @@ use std::io::{Seek, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus, Stdio};
 
-/// The hidden argument: with it, the binary's `main` must call [`main`] before anything else.
+/// What the child calls itself in a list of processes, before the argument and the step.
+const NAME: &str = "gpuslice-write";
+
+/// The hidden argument: with it as the first, the binary's `main` must call [`main`] before anything else.
 pub const ARGUMENT: &str = "--write-child";
 
 /// What the child is told.
@@ -30,6 +39,8 @@ pub const ARGUMENT: &str = "--write-child";
 #[serde(deny_unknown_fields)]
 struct Order {
     root: String,
+    /// Process id of the daemon.
+    daemon: u32,
     step: Step,
 }
 
@@ -58,13 +69,16 @@ pub enum ChildError {
 /// # Errors
 /// [`ChildError::Prepare`] when there is no memory for the order.
 pub fn command(host: &SysHost, step: &Step) -> Result<Command, ChildError> {
-    let order = Order { root: host.root().to_owned(), step: step.clone() };
+    let order =
+        Order { root: host.root().to_owned(), daemon: std::process::id(), step: step.clone() };
     let stdin = lay_out(&order).map_err(|errno| ChildError::Prepare { errno })?;
     // By /proc: the same program even if an upgrade has replaced the file meanwhile.
     let mut command = Command::new("/proc/self/exe");
     command
-        .arg0("gpuslice-write")
+        .arg0(NAME)
         .arg(ARGUMENT)
+        // For whoever looks at what hangs, a later daemon among them.
+        .arg(step.to_string())
         .env_clear()
         .current_dir("/")
         .stdin(stdin)

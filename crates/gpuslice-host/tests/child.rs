@@ -13,6 +13,7 @@ use gpuslice_core::ids::MdevUuid;
 use gpuslice_core::plan::Step;
 use gpuslice_host::SysHost;
 use gpuslice_host::child::{self, ChildError, Outcome};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, FlockOperation, Mode, flock, mknodat};
 use rustix::io::FdFlags;
 use std::fs;
@@ -20,22 +21,27 @@ use std::io::Read;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitCode, ExitStatus};
+use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
 const PF: &str = "sys/bus/pci/devices/0000:41:00.0";
+/// With it this binary is a daemon that dies while its child writes.
+const LEAVES_A_CHILD: &str = "--leaves-a-child";
 const UUID: &str = "7fd2f4a6-6d5c-5b6e-9d52-0a3c1f0e4b11";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments == [child::ARGUMENT] {
-        return child::main();
+    match arguments.first().map(String::as_str) {
+        Some(child::ARGUMENT) => return child::main(),
+        Some(LEAVES_A_CHILD) => return leave_a_child(Path::new(&arguments[1])),
+        _ => {}
     }
     let tests: &[(&str, fn())] = &[
         ("a step's outcome comes back", a_steps_outcome_comes_back),
         ("a failure comes back with its errno", a_failure_comes_back_with_its_errno),
         ("a stuck child holds nothing of ours", a_stuck_child_holds_nothing_of_ours),
         ("a killed child is not a success", a_killed_child_is_not_a_success),
+        ("a child dies with its daemon", a_child_dies_with_its_daemon),
         ("what is no answer is not a success", what_is_no_answer_is_not_a_success),
     ];
     let asked: Vec<_> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
@@ -168,11 +174,21 @@ fn a_stuck_child_holds_nothing_of_ours() {
     let again = fs::File::open(dir.path().join("lock")).unwrap();
     flock(&again, FlockOperation::NonBlockingLockExclusive).unwrap();
 
+    let real = SysHost::new("/").unwrap();
+    let found = child::find(&real, &step.to_string()).unwrap();
+    let ended = |timeout| poll(&mut [PollFd::new(&found[0], PollFlags::IN)], timeout).unwrap() == 1;
+    let at_once = Timespec::default();
+    assert_eq!((found.len(), ended(Some(&at_once))), (1, false));
+    let other = Step::RemoveMdev { uuid: "7fd2f4a6-6d5c-5b6e-9d52-0a3c1f0e4b12".parse().unwrap() };
+    assert!(child::find(&real, &other.to_string()).unwrap().is_empty());
+
     // Abandoned: it goes on, and nobody waits for it.
     drop(child.stdout.take());
     assert_eq!(child.try_wait().unwrap(), None);
     assert_eq!(fs::read(&remove).unwrap(), b"1");
     child.wait().unwrap();
+    assert!(ended(None));
+    assert!(child::find(&real, &step.to_string()).unwrap().is_empty());
 }
 
 fn a_killed_child_is_not_a_success() {
@@ -181,6 +197,26 @@ fn a_killed_child_is_not_a_success() {
     let mut child = child::command(&host(dir.path()), &step).unwrap().spawn().unwrap();
     child.kill().unwrap();
     assert_eq!(finish(child), Err(ChildError::Died { status: ExitStatus::from_raw(9) }));
+}
+
+/// Tells the process id of a child that sleeps, and ends.
+fn leave_a_child(root: &Path) -> ExitCode {
+    let step = Step::RemoveMdev { uuid: UUID.parse().unwrap() };
+    let child = child::command(&host(root), &step).unwrap().spawn().unwrap();
+    until("the child sleeps", || status(child.id()).0 == "S");
+    println!("{}", child.id());
+    ExitCode::SUCCESS
+}
+
+fn a_child_dies_with_its_daemon() {
+    let dir = tempfile::tempdir().unwrap();
+    let (step, _remove) = stuck_mdev(dir.path());
+    let me = std::env::current_exe().unwrap();
+    let daemon = Command::new(me).arg(LEAVES_A_CHILD).arg(dir.path()).output().unwrap();
+    let said = String::from_utf8(daemon.stdout).unwrap();
+    let child: u32 = said.trim().parse().unwrap();
+    until("the child is gone", || !Path::new(&format!("/proc/{child}")).exists());
+    assert!(child::find(&SysHost::new("/").unwrap(), &step.to_string()).unwrap().is_empty());
 }
 
 fn what_is_no_answer_is_not_a_success() {

@@ -6,7 +6,7 @@ mod sim;
 use crate::args::Args;
 use crate::engine::{Handle, SimOrder};
 use gpuslice_core::holders::{self, Holder};
-use gpuslice_core::ids::{BootId, SliceId};
+use gpuslice_core::ids::{BootId, ParentId, SliceId};
 use gpuslice_core::machine::{Event, OpId};
 use gpuslice_core::observation::Observation;
 use gpuslice_core::plan::Step;
@@ -85,6 +85,14 @@ impl Backend {
         match self {
             Self::Real(real) => real.watch(slice),
             Self::Sim(sim) => sim.watch(slice),
+        }
+    }
+
+    /// Looks for a process of a former daemon that performs this step; whether it is found, and its end, are events.
+    pub fn await_writer(&mut self, parent: ParentId, step: &Step) {
+        match self {
+            Self::Real(real) => real.await_writer(parent, step),
+            Self::Sim(sim) => sim.await_writer(parent),
         }
     }
 

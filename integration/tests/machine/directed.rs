@@ -8,7 +8,7 @@ use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::{ClaimName, ParentId, PciAddress, SliceId};
 use gpuslice_core::machine::HookAnswer;
 use gpuslice_core::port::HostRead;
-use gpuslice_core::refusal::Refusal;
+use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command};
 use gpuslice_core::state::Phase;
 use gpuslice_sim::Fault;
@@ -377,5 +377,49 @@ fn devices_that_fail_rather_than_fill_up_are_at_fault() {
     assert_eq!((refusal.code.as_str(), refusal.causes.len()), ("device-failed", 3), "{refusal:?}");
     let full = refusal.causes.iter().filter(|c| c.contains("has no room")).count();
     assert_eq!(full, 1, "{refusal:?}");
+    world.finish().unwrap();
+}
+
+/// The PF's write sleeps for so long, and its daemon is replaced meanwhile.
+fn replaced_while_a_write_sleeps(ms: u64) -> World {
+    let pf: PciAddress = PF.parse().unwrap();
+    let mut world = after(&[H::Unplug { address: pf }]);
+    all(&mut world, &[H::Fault { fault: Fault::Delay { pf, ms } }, H::Plug { address: pf }]);
+    world.driver.restart().unwrap();
+    world.driver.drain().unwrap();
+    world
+}
+
+#[test]
+fn a_former_daemon_s_write_that_hangs_is_a_stuck_device() {
+    let mut world = replaced_while_a_write_sleeps(1_000_000);
+    let codes = |world: &World| {
+        let quarantines = &world.driver.machine.durable().quarantines;
+        quarantines.values().map(|why| why.code).collect::<Vec<_>>()
+    };
+    all(&mut world, &[H::Advance { ms: 59_000 }]);
+    assert_eq!(codes(&world), []);
+    all(&mut world, &[H::Advance { ms: 2_000 }]);
+    assert_eq!(codes(&world), [Code::DeviceStuck]);
+    // One more daemon finds it still asleep, and that it ends.
+    world.driver.restart().unwrap();
+    all(&mut world, &[H::Advance { ms: 61_000 }]);
+    assert_eq!(codes(&world), [Code::DeviceStuck]);
+    all(&mut world, &[H::Advance { ms: 1_000_000 }]);
+    assert_eq!(codes(&world), []);
+    world.finish().unwrap();
+}
+
+#[test]
+fn a_write_that_died_with_its_daemon_is_not_waited_for() {
+    let pf: PciAddress = PF.parse().unwrap();
+    let mut world = after(&[H::Unplug { address: pf }, H::Lazy { on: true }]);
+    all(&mut world, &[H::Plug { address: pf }]);
+    let vfs = |world: &World| vfs_of(&world.driver.kernel, pf).len();
+    assert_eq!((vfs(&world), world.driver.under.len()), (0, 1));
+    world.driver.lazy = false;
+    world.driver.restart().unwrap();
+    world.driver.drain().unwrap();
+    assert_eq!(vfs(&world), 8);
     world.finish().unwrap();
 }

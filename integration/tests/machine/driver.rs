@@ -5,7 +5,7 @@ use crate::hand::Hand;
 use crate::invariants::{self, Broken, Vm};
 use gpuslice_core::config::{self, Config};
 use gpuslice_core::execute::{self, Performed, StepError};
-use gpuslice_core::ids::{BootId, SliceId};
+use gpuslice_core::ids::{BootId, ParentId, SliceId};
 use gpuslice_core::machine::{
     Effect, Event, HookAnswer, HookCall, HookOperation, Machine, OpId, RequestId, Start, Timer,
 };
@@ -13,7 +13,7 @@ use gpuslice_core::observe::Observer;
 use gpuslice_core::plan::Step;
 use gpuslice_core::port::read_text;
 use gpuslice_core::request::{Command, Outcome};
-use gpuslice_sim::{HostFile, Kernel};
+use gpuslice_sim::{Completed, HostFile, Kernel};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// More turns than this without outside cause is a machine that runs in circles.
@@ -39,6 +39,10 @@ pub struct Driver {
     queue: VecDeque<Event>,
     observe: bool,
     pub under: Vec<Under>,
+    /// Steps of former daemons whose processes outlive them, and the files they sleep on.
+    former: Vec<(Step, Option<String>)>,
+    /// Whose writers are to be told of.
+    writers: BTreeMap<ParentId, Step>,
     /// Steps whose post-condition the kernel works on, and until when.
     awaited: Vec<(OpId, Step, u64)>,
     /// Steps begin only when told, as those of child processes may.
@@ -88,6 +92,8 @@ impl Driver {
             queue: VecDeque::new(),
             observe: false,
             under: Vec::new(),
+            former: Vec::new(),
+            writers: BTreeMap::new(),
             awaited: Vec::new(),
             lazy: false,
             deaf: false,
@@ -191,7 +197,10 @@ impl Driver {
             };
             let found =
                 self.under.iter().position(|u| u.file.as_ref() == Some(&completed.file) && of(u));
-            let Some(under) = found.map(|at| self.under.remove(at)) else { continue };
+            let Some(under) = found.map(|at| self.under.remove(at)) else {
+                self.former_came_back(&completed)?;
+                continue;
+            };
             match completed.result {
                 Ok(())
                     if matches!(under.step, Step::SetNumVfs { .. } | Step::CreateMdev { .. }) =>
@@ -238,6 +247,14 @@ impl Driver {
             self.watches.remove(&slice);
             self.queue.push_back(Event::HolderGone { slice });
         }
+        let (former, queue) = (&self.former, &mut self.queue);
+        self.writers.retain(|parent, step| {
+            let there = former.iter().any(|(other, _)| other == step);
+            if !there {
+                queue.push_back(Event::WriterGone { parent: parent.clone() });
+            }
+            there
+        });
         if !self.deaf {
             let told = !self.kernel.take_events().is_empty();
             self.observe |= self.kernel.take_overflow() || told;
@@ -251,8 +268,14 @@ impl Driver {
         self.drain()
     }
 
-    /// Begins what child processes were to begin.
+    /// Begins what child processes were to begin, those of former daemons first.
     pub fn begin_lazy(&mut self) -> Result<(), Broken> {
+        for at in (0..self.former.len()).rev() {
+            if self.former[at].1.is_none() {
+                let (step, _) = self.former.remove(at);
+                self.begin_former(step)?;
+            }
+        }
         let (now, later): (Vec<Under>, Vec<Under>) =
             std::mem::take(&mut self.under).into_iter().partition(|u| u.file.is_none());
         self.under = later;
@@ -264,6 +287,29 @@ impl Driver {
             }
         }
         self.drain()
+    }
+
+    /// A process whose daemon is gone does what it was told; nobody hears how it ends.
+    fn begin_former(&mut self, step: Step) -> Result<(), Broken> {
+        let before = invariants::Before::look(self, &step);
+        let sleepers = self.kernel.blocked();
+        let result = execute::perform(&mut self.kernel, &step);
+        before.unharmed(self, &step)?;
+        if result == Ok(Performed::Blocked) {
+            let new = self.kernel.blocked().into_iter().find(|file| !sleepers.contains(file));
+            self.former.extend(new.map(|file| (step, Some(file))));
+        }
+        Ok(())
+    }
+
+    /// A write of theirs has returned: most die then, a tool goes on.
+    fn former_came_back(&mut self, completed: &Completed) -> Result<(), Broken> {
+        let found = self.former.iter().position(|(_, file)| file.as_ref() == Some(&completed.file));
+        let Some((step, _)) = found.map(|at| self.former.remove(at)) else { return Ok(()) };
+        match completed.result {
+            Ok(()) if outlives(&step) => self.begin_former(step),
+            _ => Ok(()),
+        }
     }
 
     fn handle(&mut self, event: Event) -> Result<(), Broken> {
@@ -326,6 +372,12 @@ impl Driver {
             }
             Effect::Observe => self.observe = true,
             Effect::Watch { slice } => drop(self.watches.insert(slice)),
+            Effect::AwaitWriter { parent, step } => {
+                if self.former.iter().any(|(other, _)| *other == step) {
+                    self.queue.push_back(Event::WriterFound { parent: parent.clone() });
+                }
+                self.writers.insert(parent, step);
+            }
             Effect::AnswerHook { request, answer } => {
                 let Some(call) = self.hooks.remove(&request) else {
                     return Err(Broken::new("one_answer", format!("{request:?} answered twice")));
@@ -421,7 +473,14 @@ impl Driver {
         self.watches.clear();
         self.queue.clear();
         self.observe = false;
-        self.under.clear();
+        self.writers.clear();
+        for Under { step, file, .. } in std::mem::take(&mut self.under) {
+            if outlives(&step) || file.is_some() && step.can_block() {
+                self.former.push((step, file));
+            }
+        }
+        let asleep = self.kernel.blocked();
+        self.former.retain(|(_, file)| file.as_ref().is_none_or(|file| asleep.contains(file)));
         self.awaited.clear();
         let lost = std::mem::take(&mut self.hooks).into_values();
         self.lost.extend(lost.filter(|call| call.operation != HookOperation::Prepare));
@@ -434,10 +493,21 @@ impl Driver {
         self.perform(effects)
     }
 
+    /// No process outlives a boot.
+    pub fn forget_processes(&mut self) {
+        self.former.clear();
+        self.under.clear();
+    }
+
     /// Whether the daemon has yet to answer.
     pub fn unanswered(&self, request: RequestId) -> bool {
         self.hooks.contains_key(&request)
     }
+}
+
+/// A process dies with its daemon, outside of the kernel, unless it runs a tool or loads a driver.
+fn outlives(step: &Step) -> bool {
+    step.of_driver() || matches!(step, Step::RunVfTool { .. })
 }
 
 fn wake(kernel: &Kernel, disk: &Disk, config: &str) -> (Machine, Vec<Effect>) {

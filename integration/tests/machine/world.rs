@@ -529,6 +529,7 @@ impl World {
     fn reboot(&mut self) -> Result<(), Broken> {
         self.driver.kernel.reboot();
         self.driver.kernel.settle();
+        self.driver.forget_processes();
         self.driver.vms.clear();
         self.driver.foreign_mdevs.clear();
         self.driver.lost_record = false;

@@ -62,6 +62,16 @@ pub enum Event {
         /// Which.
         slice: SliceId,
     },
+    /// A process of a former daemon is at work on the step asked about.
+    WriterFound {
+        /// On whose.
+        parent: ParentId,
+    },
+    /// None is, or none any more.
+    WriterGone {
+        /// On whose.
+        parent: ParentId,
+    },
     /// Time.
     Timer(Timer),
 }
@@ -86,6 +96,13 @@ pub enum Effect {
     Watch {
         /// Which.
         slice: SliceId,
+    },
+    /// Tell whether a process of a former daemon performs this step, and when it has ended.
+    AwaitWriter {
+        /// For the answer.
+        parent: ParentId,
+        /// Which.
+        step: Step,
     },
     /// Answer a hook.
     AnswerHook {

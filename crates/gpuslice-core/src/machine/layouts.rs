@@ -222,68 +222,6 @@ impl Machine {
         }
     }
 
-    /// A step of a former daemon may still be at work in the kernel. It is over when what it wrote is seen.
-    fn end_unsure(&mut self) {
-        let working: Vec<ParentId> = self
-            .ops
-            .values()
-            .filter_map(|op| match &op.purpose {
-                Purpose::Layout { parents, .. } => Some(parents),
-                _ => None,
-            })
-            .flatten()
-            .cloned()
-            .collect();
-        let seen = &self.seen;
-        let before = self.run.pending.len();
-        let mut over = Vec::new();
-        self.run.pending.retain(|parent, step| {
-            let done = match step {
-                Step::SetNumVfs { pf, count } | Step::RunVfTool { pf, count, .. } => {
-                    seen.has_vfs(*pf, *count)
-                }
-                Step::UnloadDriver { name } => !seen.driver_loaded(name),
-                // One that has not begun is begun anew; of two at once one does nothing.
-                Step::LoadDriver { name, vfs, .. } => {
-                    !seen.driver_loaded(name) || vfs.iter().all(|(pf, n)| seen.has_vfs(*pf, *n))
-                }
-                Step::SetMode { device, mode, value, .. } => {
-                    let device = ParentId::Pci(*device);
-                    !seen.has_parent(&device) || seen.mode(&device, *mode) == Some(value)
-                }
-                _ => true,
-            };
-            let keep = working.contains(parent) || !done;
-            if !keep {
-                over.push((parent.clone(), step.clone()));
-            }
-            keep
-        });
-        if self.run.pending.len() != before {
-            self.persist(Stored::Runtime);
-        }
-        for (parent, step) in over {
-            self.push(Effect::Disarm { timer: Timer::Unsure(parent.clone()) });
-            self.step_came_back(&step, &BTreeSet::from([parent]));
-        }
-    }
-
-    pub(super) fn on_unsure_over(&mut self, parent: &ParentId) {
-        let ours = self.layout_under_way(parent);
-        // What a quarantine waits for goes on being waited for.
-        if ours || self.durable.quarantines.contains_key(parent) {
-            return;
-        }
-        if let Some(step) = self.run.pending.remove(parent) {
-            self.persist(Stored::Runtime);
-            let text = format!(
-                "`{step}` of the daemon before this one never showed; {parent} is read as it is"
-            );
-            self.push(Effect::Log { warning: true, text });
-            self.push(Effect::Observe);
-        }
-    }
-
     /// What `apply` of these rules would do.
     pub(super) fn plan(&self, rules: &[Rule]) -> PlanRow {
         let (resolved, unmet) = layout::resolve(rules, &self.seen);

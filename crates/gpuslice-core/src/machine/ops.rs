@@ -35,6 +35,13 @@ fn what_to_look_at(step: &Step, error: &StepError, parents: &BTreeSet<ParentId>)
     format!("{look}; then {again}")
 }
 
+/// A step that is past its time.
+pub(super) fn stuck(step: &Step) -> Refusal {
+    Refusal::new(Code::DeviceStuck, format!("`{step}` has not come back from the kernel"))
+        .because(format!("it was given {} seconds", step.deadline_ms() / 1000))
+        .hint("stop the VM or process that uses the device; it is cleared when the write returns")
+}
+
 /// A list of steps under way.
 #[derive(Debug, Clone)]
 pub(super) struct Op {
@@ -261,12 +268,7 @@ impl Machine {
         }
         op.overdue = true;
         let purpose = op.purpose.clone();
-        let stuck = Refusal::new(
-            Code::DeviceStuck,
-            format!("`{step}` has not come back from the kernel"),
-        )
-        .because(format!("it was given {} seconds", step.deadline_ms() / 1000))
-        .hint("stop the VM or process that uses the device; it is cleared when the write returns");
+        let stuck = stuck(&step);
         self.push(Effect::Log { warning: true, text: stuck.to_string() });
         match purpose {
             Purpose::Prepare { request, slices, .. } => {

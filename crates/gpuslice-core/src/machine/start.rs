@@ -54,6 +54,7 @@ impl Machine {
             observed: false,
             ops: BTreeMap::new(),
             next_op: 0,
+            former_writers: BTreeSet::new(),
             counts_written: 0,
             parked: Vec::new(),
             parked_plugs: Vec::new(),
@@ -140,10 +141,7 @@ impl Machine {
                 Phase::Attached => self.effects.push(Effect::Watch { slice }),
             }
         }
-        for (parent, step) in &self.run.pending {
-            let timer = Timer::Unsure(parent.clone());
-            self.effects.push(Effect::Arm { timer, after: step.deadline_ms() });
-        }
+        self.await_former();
     }
 
     /// After the first reading: takes up the releases a former daemon did not finish.

@@ -5,8 +5,10 @@ use crate::SysHost;
 use crate::sys;
 use gpuslice_core::errno::Errno;
 use gpuslice_core::execute::perform;
+use gpuslice_core::plan::Step;
 use rustix::fd::AsRawFd;
 use rustix::fs::{Mode, OFlags};
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
@@ -27,11 +29,27 @@ fn obey() -> Option<()> {
     let mut text = Vec::new();
     std::io::stdin().read_to_end(&mut text).ok()?;
     let order: Order = serde_json::from_slice(&text).ok()?;
+    die_with(order.daemon)?;
+    if goes_on(&order.step) {
+        set_parent_process_death_signal(None).ok()?;
+    }
     let mut host = SysHost::new(order.root).ok()?;
     let outcome: Outcome = perform(&mut host, &order.step);
     let answer = serde_json::to_vec(&outcome).ok()?;
     let mut stdout = std::io::stdout();
     stdout.write_all(&answer).and_then(|()| stdout.flush()).ok()
+}
+
+/// Nothing is begun for a daemon that is gone, and nothing goes on after it.
+fn die_with(daemon: u32) -> Option<()> {
+    set_parent_process_death_signal(Some(Signal::KILL)).ok()?;
+    let parent = getppid()?.as_raw_nonzero().get();
+    (u32::try_from(parent) == Ok(daemon)).then_some(())
+}
+
+/// Half done, these leave a device without its driver.
+fn goes_on(step: &Step) -> bool {
+    step.of_driver() || matches!(step, Step::RunVfTool { .. })
 }
 
 /// Everything of the parent's is close-on-exec; this is for what a library of a later day forgets.

@@ -4,7 +4,7 @@ use crate::engine::Handle;
 use anyhow::Context;
 use gpuslice_core::execute::{self, Performed, StepError};
 use gpuslice_core::holders;
-use gpuslice_core::ids::{BootId, SliceId};
+use gpuslice_core::ids::{BootId, ParentId, SliceId};
 use gpuslice_core::machine::{Event, OpId};
 use gpuslice_core::observation::Observation;
 use gpuslice_core::observe::Observer;
@@ -106,6 +106,12 @@ impl Real {
         });
     }
 
+    /// See [`super::Backend::await_writer`].
+    pub fn await_writer(&self, parent: ParentId, step: &Step) {
+        let (host, handle, step) = (self.host.clone(), self.handle.clone(), step.to_string());
+        tokio::spawn(async move { wait_for_writer(&host, parent, &step, &handle).await });
+    }
+
     /// Watches a slice, once at a time.
     pub fn watch(&self, slice: SliceId) {
         let fresh = self.watched.lock().is_ok_and(|mut watched| watched.insert(slice));
@@ -122,6 +128,25 @@ impl Real {
             handle.happened(Event::HolderGone { slice }).await;
         });
     }
+}
+
+/// Tells when the last process that performs the step has ended, and before that whether there is one.
+async fn wait_for_writer(host: &SysHost, parent: ParentId, step: &str, handle: &Handle) {
+    let mut told = false;
+    loop {
+        let (reader, name) = (host.clone(), step.to_owned());
+        let looked = tokio::task::spawn_blocking(move || child::find(&reader, &name));
+        let Ok(Ok(found)) = looked.await else { break };
+        let Some(fd) = found.into_iter().next() else { break };
+        if !std::mem::replace(&mut told, true) {
+            handle.happened(Event::WriterFound { parent: parent.clone() }).await;
+        }
+        if let Some(fd) = readiness(fd) {
+            // An error here means the descriptor itself is dead: look again.
+            let _ = fd.readable().await;
+        }
+    }
+    handle.happened(Event::WriterGone { parent }).await;
 }
 
 async fn perform(host: &SysHost, step: Step) -> Result<Performed, StepError> {

@@ -3,7 +3,7 @@
 use crate::engine::SimOrder;
 use anyhow::Context;
 use gpuslice_core::execute::{self, Performed, StepError};
-use gpuslice_core::ids::{BootId, SliceId};
+use gpuslice_core::ids::{BootId, ParentId, SliceId};
 use gpuslice_core::machine::{Event, OpId};
 use gpuslice_core::observation::Observation;
 use gpuslice_core::observe::Observer;
@@ -131,6 +131,11 @@ impl Sim {
     /// Watches a slice.
     pub fn watch(&mut self, slice: SliceId) {
         self.watched.insert(slice);
+    }
+
+    /// A simulated kernel ends with its daemon, and so do all writers.
+    pub fn await_writer(&mut self, parent: ParentId) {
+        self.events.push(Event::WriterGone { parent });
     }
 
     /// Lets the kernel catch up with the clock, and collects what came of it.

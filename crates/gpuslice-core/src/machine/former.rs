@@ -1,0 +1,107 @@
+//! Steps on whole devices that a former daemon began: its child process may still sleep in the kernel with one.
+
+use super::ops::{Purpose, stuck};
+use super::{Effect, Machine, Stored, Timer};
+use crate::ids::ParentId;
+use crate::plan::Step;
+use std::collections::BTreeSet;
+
+impl Machine {
+    /// Waits for each of them in three ways: for its process to end, for what it wrote to show, and for its time.
+    pub(super) fn await_former(&mut self) {
+        for (parent, step) in &self.run.pending {
+            let (parent, step) = (parent.clone(), step.clone());
+            let timer = Timer::Unsure(parent.clone());
+            self.effects.push(Effect::Arm { timer, after: step.deadline_ms() });
+            self.effects.push(Effect::AwaitWriter { parent, step });
+        }
+    }
+
+    pub(super) fn on_writer_found(&mut self, parent: ParentId) {
+        self.former_writers.insert(parent);
+    }
+
+    /// What a process that is gone has not written it will not write. Only what the kernel itself works on may
+    /// still come.
+    pub(super) fn on_writer_gone(&mut self, parent: &ParentId) {
+        self.former_writers.remove(parent);
+        let over = self.run.pending.get(parent).is_some_and(|step| step.patience_ms().is_none());
+        if !over || self.layout_under_way(parent) {
+            return;
+        }
+        if let Some(step) = self.run.pending.remove(parent) {
+            self.persist(Stored::Runtime);
+            self.push(Effect::Disarm { timer: Timer::Unsure(parent.clone()) });
+            self.step_came_back(&step, &BTreeSet::from([parent.clone()]));
+            self.push(Effect::Observe);
+        }
+    }
+
+    /// A step of a former daemon may still be at work in the kernel. It is over when what it wrote is seen.
+    pub(super) fn end_unsure(&mut self) {
+        let working: Vec<ParentId> = self
+            .ops
+            .values()
+            .filter_map(|op| match &op.purpose {
+                Purpose::Layout { parents, .. } => Some(parents),
+                _ => None,
+            })
+            .flatten()
+            .cloned()
+            .collect();
+        let seen = &self.seen;
+        let before = self.run.pending.len();
+        let mut over = Vec::new();
+        self.run.pending.retain(|parent, step| {
+            let done = match step {
+                Step::SetNumVfs { pf, count } | Step::RunVfTool { pf, count, .. } => {
+                    seen.has_vfs(*pf, *count)
+                }
+                Step::UnloadDriver { name } => !seen.driver_loaded(name),
+                // One that has not begun is begun anew; of two at once one does nothing.
+                Step::LoadDriver { name, vfs, .. } => {
+                    !seen.driver_loaded(name) || vfs.iter().all(|(pf, n)| seen.has_vfs(*pf, *n))
+                }
+                Step::SetMode { device, mode, value, .. } => {
+                    let device = ParentId::Pci(*device);
+                    !seen.has_parent(&device) || seen.mode(&device, *mode) == Some(value)
+                }
+                _ => true,
+            };
+            let keep = working.contains(parent) || !done;
+            if !keep {
+                over.push((parent.clone(), step.clone()));
+            }
+            keep
+        });
+        if self.run.pending.len() != before {
+            self.persist(Stored::Runtime);
+        }
+        for (parent, step) in over {
+            self.push(Effect::Disarm { timer: Timer::Unsure(parent.clone()) });
+            self.step_came_back(&step, &BTreeSet::from([parent]));
+        }
+    }
+
+    pub(super) fn on_unsure_over(&mut self, parent: &ParentId) {
+        let Some(step) = self.run.pending.get(parent).filter(|_| !self.layout_under_way(parent))
+        else {
+            return;
+        };
+        if self.former_writers.contains(parent) {
+            let stuck = stuck(step);
+            return self.quarantine(parent.clone(), stuck);
+        }
+        // What a quarantine waits for goes on being waited for.
+        if self.durable.quarantines.contains_key(parent) {
+            return;
+        }
+        let text = format!(
+            "`{step}` of the daemon before this one never showed; {parent} is read as it is"
+        );
+        self.run.pending.remove(parent);
+        self.persist(Stored::Runtime);
+        self.push(Effect::Log { warning: true, text });
+        self.push(Effect::Observe);
+    }
+}
