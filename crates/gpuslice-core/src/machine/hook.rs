@@ -10,7 +10,7 @@ use crate::ids::{ClaimKey, Owner, SliceId};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
 use crate::state::{Assignment, Phase};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 impl Machine {
@@ -148,7 +148,7 @@ impl Machine {
         if slices.iter().any(unwanted) {
             let message = "the claim was ended while its slice was being prepared";
             let refusal = Refusal::new(Code::Unknown, message).hint("gpuslice claims");
-            return self.refuse_prepare(Some(request), slices, None, refusal);
+            return self.refuse_prepare(Some(request), slices, &BTreeSet::new(), refusal);
         }
         for slice in slices {
             // Nobody held it.
@@ -175,17 +175,17 @@ impl Machine {
         self.proceed(request);
     }
 
-    /// A start that was admitted and cannot go on. What could not even be begun needs no taking back.
+    /// A start that was admitted and cannot go on. What nothing was done to needs no taking back.
     pub(super) fn refuse_prepare(
         &mut self,
         request: Option<RequestId>,
         slices: &[SliceId],
-        not_begun: Option<SliceId>,
+        untouched: &BTreeSet<SliceId>,
         refusal: Refusal,
     ) {
         let claim = slices.iter().find_map(|s| Some(self.run.assignments.get(s)?.claim.clone()));
         for slice in slices {
-            if not_begun == Some(*slice) {
+            if untouched.contains(slice) {
                 self.released(*slice);
             } else {
                 self.begin_release(*slice);

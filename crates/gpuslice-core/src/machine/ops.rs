@@ -67,7 +67,7 @@ pub(super) enum Purpose {
         slices: Vec<SliceId>,
         /// Parents that refused to make the slice being made, and how.
         refused: BTreeMap<ParentId, Refusal>,
-        /// Those that were nobody's before: what could not even be begun for them needs no taking back.
+        /// Those that were nobody's before and to which nothing was done yet: they need no taking back.
         fresh: BTreeSet<SliceId>,
     },
     /// A slice is taken back.
@@ -84,6 +84,17 @@ pub(super) enum Purpose {
         /// Who applied it, if a person did.
         request: Option<RequestId>,
     },
+}
+
+impl Op {
+    /// The step may have changed its slice.
+    fn begun(&mut self, step: &Step) {
+        if let (Purpose::Prepare { fresh, .. }, Some(slice)) = (&mut self.purpose, step.slice())
+            && step.changes()
+        {
+            fresh.remove(&slice);
+        }
+    }
 }
 
 impl Machine {
@@ -160,6 +171,7 @@ impl Machine {
                 if let Some(op) = self.ops.get_mut(&id) {
                     op.steps.pop_front();
                     op.tries = 0;
+                    op.begun(&step);
                 }
                 self.next_step(id);
             }
@@ -213,21 +225,24 @@ impl Machine {
     fn step_failed(&mut self, id: OpId, step: &Step, error: &StepError) {
         let Some(op) = self.ops.get(&id) else { return };
         match op.purpose.clone() {
-            Purpose::Prepare { request, slices, fresh, .. } => {
+            Purpose::Prepare { request, slices, mut fresh, .. } => {
                 let refusal = match self.place_elsewhere(id, step, error) {
                     Ok(()) => return self.next_step(id),
                     Err(refusal) => refusal,
                 };
                 self.ops.remove(&id);
-                let not_begun = step
-                    .slice()
-                    .filter(|s| fresh.contains(s) && error.meaning(step) == Meaning::Others);
-                if let (Some(slice), StepError::Held { holders, .. }) = (not_begun, error)
-                    && let Some(holder) = holders.first()
-                {
-                    self.held.insert(slice, holder.clone());
+                let untouched = error.meaning(step) == Meaning::Others;
+                if let Some(slice) = step.slice().filter(|slice| fresh.contains(slice)) {
+                    if let (true, StepError::Held { holders, .. }) = (untouched, error)
+                        && let Some(holder) = holders.first()
+                    {
+                        self.held.insert(slice, holder.clone());
+                    }
+                    if !untouched {
+                        fresh.remove(&slice);
+                    }
                 }
-                self.refuse_prepare(request, &slices, not_begun, refusal);
+                self.refuse_prepare(request, &slices, &fresh, refusal);
             }
             Purpose::Release { slice, tries } => {
                 self.ops.remove(&id);
@@ -415,14 +430,17 @@ impl Machine {
 
     /// Ends an operation between two steps.
     fn give_up(&mut self, id: OpId, why: Refusal) {
-        let Some(op) = self.ops.remove(&id) else {
+        let Some(mut op) = self.ops.remove(&id) else {
             return;
         };
+        if let Some(step) = op.steps.front().cloned().filter(|_| op.tries > 0) {
+            op.begun(&step);
+        }
         self.push(Effect::Disarm { timer: Timer::StepDeadline(id) });
         self.push(Effect::Disarm { timer: Timer::RetryStep(id) });
         match op.purpose {
-            Purpose::Prepare { request, slices, .. } => {
-                self.refuse_prepare(request, &slices, None, why);
+            Purpose::Prepare { request, slices, fresh, .. } => {
+                self.refuse_prepare(request, &slices, &fresh, why);
             }
             Purpose::Layout { parents, request } => {
                 let before = self.run.pending.len();
