@@ -3,7 +3,7 @@
 use crate::ids::{MdevTypeId, ParentId, PciAddress, ProfileName, SliceId};
 use crate::layout::Layout;
 use crate::mode::Mode;
-use crate::observation::Observation;
+use crate::observation::{Observation, Places};
 use crate::observe::Answers;
 use crate::plan::Step;
 use crate::port::HostRead;
@@ -89,7 +89,20 @@ pub enum Form {
         vfs: Arc<[PciAddress]>,
         /// How many more the device would take at once.
         left: u32,
+        /// What may be beside it.
+        beside: Beside,
     },
+}
+
+/// How slices of different types share a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Beside {
+    /// All there are at a time are of one size.
+    OneSize,
+    /// Any sizes, each in one of its places.
+    Places(Arc<Places>),
+    /// Each in a part of the device that is for its kind alone.
+    Apart,
 }
 
 impl Form {

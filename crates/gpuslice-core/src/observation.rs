@@ -25,6 +25,8 @@ pub struct Observation {
     /// Types of VFs by the kind of device, as far as they were ever seen: a driver lists a type no longer once its
     /// device is full.
     pub catalogue: std::sync::Arc<Catalogue>,
+    /// More of those types, as far as somebody tells.
+    pub facts: FactsOfTypes,
 }
 
 /// A driver whose module's options decide how many VFs there are.
@@ -120,7 +122,41 @@ pub struct Choice {
     pub creatable: BTreeSet<MdevTypeId>,
     /// The VF has no device a VM could open; only making all VFs anew gives it one.
     pub broken: bool,
+    /// Where on its device it is, where that matters to others.
+    pub place: Option<u32>,
 }
+
+/// Where on a device slices of one size can be, in units of the device.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Places {
+    /// Units one takes.
+    pub size: u32,
+    /// Units at which one can begin, in order.
+    pub starts: Vec<u32>,
+}
+
+impl Places {
+    /// The places that nothing overlaps of what begins at a unit and takes so many.
+    pub fn free<'a>(&'a self, taken: &'a [(u32, u32)]) -> impl Iterator<Item = u32> + 'a {
+        let clear = move |start: &u32| {
+            let end = start.saturating_add(self.size);
+            taken.iter().all(|(at, size)| end <= *at || at.saturating_add(*size) <= *start)
+        };
+        self.starts.iter().copied().filter(clear)
+    }
+}
+
+/// What is known of a type of VFs beside its name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TypeFacts {
+    /// Bytes of framebuffer.
+    pub memory: Option<u64>,
+    /// Where it can be when sizes are mixed.
+    pub places: Option<std::sync::Arc<Places>>,
+}
+
+/// Facts of types, by device and raw id.
+pub type FactsOfTypes = BTreeMap<DeviceKind, BTreeMap<MdevTypeId, TypeFacts>>;
 
 /// Names of types, by device and raw id.
 pub type Catalogue = BTreeMap<DeviceKind, BTreeMap<MdevTypeId, String>>;

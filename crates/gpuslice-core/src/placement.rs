@@ -1,7 +1,9 @@
 //! The decision which slice a claim gets, with a reason for every candidate that is not it.
 
+mod crowded;
 mod properties;
 
+use crowded::crowded;
 pub use properties::{Properties, by_properties, meets};
 
 use crate::config::Strategy;
@@ -381,26 +383,4 @@ pub fn home(
         None if reasons.is_empty() => Err(no_such_profile(view, wanted.profile)),
         None => Err(Refused::Candidates(reasons)),
     }
-}
-
-/// Whether a device whose VFs take types is no good home for one more of this profile: it is full, as many claims
-/// as fit live there already, or one of another size does, which keeps this one from running.
-fn crowded(view: &View<'_>, wanted: &Wanted<'_>, offer: &Offer) -> bool {
-    let Form::TypedVfs { vfs, left, .. } = &offer.form else {
-        return false;
-    };
-    let size = |profile: &ProfileName| {
-        let same = view.offers.iter().find(|o| o.parent == offer.parent && o.profile == *profile);
-        same.and_then(|o| o.memory)
-    };
-    let (mut homes, mut other_size) = (0, false);
-    for (key, claim) in view.claims {
-        let here = claim.home.iter().filter(|home| vfs.contains(home)).count();
-        if here > 0 && Some(key) != wanted.key {
-            homes += here;
-            other_size |= size(&claim.profile) != offer.memory;
-        }
-    }
-    let most = offer.max.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
-    *left == 0 || homes >= most || other_size
 }

@@ -4,6 +4,7 @@
 //!
 //! Facts: NVIDIA Virtual GPU Software User Guide, 2.9 and 2.10.
 
+mod facts;
 mod modes;
 mod names;
 mod offers;

@@ -259,3 +259,67 @@ fn sizes_of_a_gpu_with_vms_wait_for_them() {
     let names = driver.kernel.list(&format!("/sys/bus/pci/devices/{GPU}")).unwrap();
     assert_eq!(names.iter().filter(|n| n.starts_with("virtfn")).count(), 32);
 }
+
+#[test]
+fn of_mixed_sizes_there_are_as_many_as_places() {
+    let mut driver = Driver::new(&a40(), MIXED).unwrap();
+    driver.advance(10_000).unwrap();
+    let count = |driver: &mut Driver, name: &str| {
+        let row = profile(driver, name);
+        (row.free, row.max.unwrap())
+    };
+    // Six of 8 GiB when all are equal; the grid has places for four.
+    assert_eq!(count(&mut driver, "nvidia-a40-8q"), (4, 4));
+    assert_eq!(count(&mut driver, "nvidia-a40-16q"), (2, 2));
+    let domains = [(1, "nvidia-a40-24q"), (2, "nvidia-a40-8q")]
+        .map(|(vm, profile)| attach(&mut driver, vm, profile));
+    for domain in &domains {
+        start(&mut driver, domain).unwrap();
+    }
+    // From 0 to 24 and from 24 to 32.
+    for (name, free) in [("24q", 0), ("16q", 1), ("8q", 1), ("4q", 3), ("48q", 0)] {
+        assert_eq!(count(&mut driver, &format!("nvidia-a40-{name}")).0, free, "{name}");
+    }
+    let row = profile(&mut driver, "nvidia-a40-16q");
+    assert_eq!(row.memory, Some(16 << 30));
+}
+
+/// All that live on a GPU can run there at once, until no GPU has room for another.
+#[test]
+fn homes_of_mixed_sizes_are_where_they_find_places() {
+    let mut host = a40();
+    let mut second = host.functions[0].clone();
+    second.address = "0000:61:00.0".parse().unwrap();
+    host.functions.push(second);
+    let mut driver = Driver::new(&host, MIXED).unwrap();
+    driver.advance(10_000).unwrap();
+    let sizes = ["24q", "8q", "8q", "4q", "4q", "48q"];
+    let domains: Vec<_> = (1..)
+        .zip(sizes)
+        .map(|(vm, size)| attach(&mut driver, vm, &format!("nvidia-a40-{size}")))
+        .collect();
+    for domain in &domains {
+        start(&mut driver, domain).unwrap();
+    }
+    let bus = |domain| vf(domain).bus();
+    assert!(domains[..5].iter().all(|domain| bus(domain) == bus(&domains[0])));
+    assert_ne!(bus(&domains[5]), bus(&domains[0]));
+}
+
+#[test]
+fn what_lives_in_an_instance_does_not_crowd_another_kind() {
+    let config =
+        MIG.replace("match = { address = \"0000:41:00.0\" }", "match = { driver = \"nvidia\" }");
+    let mut driver = Driver::new(&a100(), &config).unwrap();
+    driver.advance(10_000).unwrap();
+    let domains: Vec<_> = (1..)
+        .zip(["2-20c", "1-10c", "1-10c", "3-40c", "1-10c"])
+        .map(|(vm, size)| attach(&mut driver, vm, &format!("nvidia-a100d-{size}")))
+        .collect();
+    for domain in &domains {
+        start(&mut driver, domain).unwrap();
+    }
+    let bus: Vec<u8> = domains.iter().map(|domain| vf(domain).bus()).collect();
+    assert!(bus[..4].iter().all(|other| *other == bus[0]), "{bus:x?}");
+    assert_ne!(bus[4], bus[0]);
+}

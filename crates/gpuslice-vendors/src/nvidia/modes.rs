@@ -1,12 +1,13 @@
 //! What only `nvidia-smi` tells of a GPU: MIG and its GPU instances, and whether sizes are mixed.
 
-use super::pf;
+use super::read::DEVICES;
+use super::{facts, pf};
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::mode::{Mode, ModeState, ModeValue};
 use gpuslice_core::observation::{Observation, ProblemKind, ReadProblem};
 use gpuslice_core::observe::Answers;
-use gpuslice_core::port::HostRead;
+use gpuslice_core::port::{HostRead, read_text};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
@@ -40,10 +41,14 @@ pub(super) fn read(host: &dyn HostRead, tools: &mut Answers, seen: &mut Observat
         let Some(said) = ask(host, tools, seen, &["mig", "-lgi"], &state) else { return };
         instances = listed(&said);
     }
+    facts::read(host, tools, seen, &ours);
     for (index, gpu) in gpus.iter().enumerate() {
         let parent = ParentId::Pci(gpu.address);
         if !ours.contains(&parent) {
             continue;
+        }
+        if gpu.mixed == Some(true) {
+            read_places(host, seen, &parent);
         }
         let mut modes = BTreeMap::new();
         if let Some(on) = gpu.mig {
@@ -61,6 +66,21 @@ pub(super) fn read(host: &dyn HostRead, tools: &mut Answers, seen: &mut Observat
             modes.insert(Mode::Sizes, ModeState { current, offered });
         }
         seen.modes.insert(parent, modes);
+    }
+}
+
+/// Where on its GPU each VF is: an attribute of newer drivers, which has no content while there is no vGPU.
+fn read_places(host: &dyn HostRead, seen: &mut Observation, parent: &ParentId) {
+    let vfs: Vec<PciAddress> =
+        pf(seen, parent).map(|(_, s)| s.vfs.values().copied().collect()).unwrap_or_default();
+    for address in vfs {
+        let Some(choice) = seen.vfs.get_mut(&address).and_then(|vf| vf.choice.as_mut()) else {
+            continue;
+        };
+        if choice.current.is_some() {
+            let text = read_text(host, &format!("{DEVICES}/{address}/nvidia/placement_id"));
+            choice.place = text.ok().and_then(|text| text.parse().ok());
+        }
     }
 }
 
@@ -88,7 +108,7 @@ fn state(seen: &Observation, ours: &[ParentId]) -> String {
     state
 }
 
-fn ask(
+pub(super) fn ask(
     host: &dyn HostRead,
     tools: &mut Answers,
     seen: &mut Observation,
@@ -149,7 +169,7 @@ fn query(said: &str) -> Vec<Gpu> {
 }
 
 /// `00000000:41:00.0`: the domain has eight digits here, and four in sysfs.
-fn bus_id(text: &str) -> Option<PciAddress> {
+pub(super) fn bus_id(text: &str) -> Option<PciAddress> {
     let text = text.trim().to_ascii_lowercase();
     let (domain, rest) = text.split_once(':')?;
     let domain = u32::from_str_radix(domain, 16).ok()?;

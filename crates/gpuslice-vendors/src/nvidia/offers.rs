@@ -1,11 +1,12 @@
 //! What a GPU on vendor-specific VFIO offers: each type it was ever seen to list, as long as its VFs are there.
 
+use super::modes::MIXED;
 use super::names::{Size, edition_of_type, instance, isolation, profile_of_type, size};
 use super::pf;
 use gpuslice_core::ids::{MdevTypeId, ParentId, PciAddress};
-use gpuslice_core::mechanism::{Form, Offer};
+use gpuslice_core::mechanism::{Beside, Form, Offer};
 use gpuslice_core::mode::Mode;
-use gpuslice_core::observation::Observation;
+use gpuslice_core::observation::{Observation, Places};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -25,6 +26,14 @@ pub(super) fn offers(seen: &Observation, parent: &ParentId) -> Vec<Offer> {
     }
     let instances = seen.mode(parent, Mode::Instances).into_iter().flat_map(|list| list.parts());
     let instances: Vec<_> = instances.filter_map(instance).collect();
+    let facts = function.kind.and_then(|kind| seen.facts.get(&kind));
+    let places = |type_id: &MdevTypeId| facts?.get(type_id)?.places.as_ref();
+    let memory = |type_id: &MdevTypeId| facts?.get(type_id)?.memory;
+    let mixed = seen.mode(parent, Mode::Sizes).is_some_and(|sizes| sizes.is(MIXED));
+    let taken: Vec<(u32, u32)> = choices
+        .iter()
+        .filter_map(|c| Some((c.place?, places(c.current.as_ref()?)?.size)))
+        .collect();
     let whole = types.values().filter_map(|name| time_slice(name)).map(|s| s.gb).max();
     let vfs: Arc<[PciAddress]> = vfs.into();
     types
@@ -48,14 +57,33 @@ pub(super) fn offers(seen: &Observation, parent: &ParentId) -> Vec<Offer> {
             };
             let used = used.iter().filter(|(id, _)| alike(id)).map(|(_, count)| count).sum();
             let rest = max.map(|max| max.saturating_sub(used));
+            let grid = places(type_id).filter(|_| mixed && of.is_some_and(|of| of.mig.is_none()));
+            let (max, rest) = match grid {
+                Some(grid) => {
+                    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+                    let most = count(grid.starts.len().min(vfs.len()));
+                    (Some(most), Some(count(separate(grid, &taken))))
+                }
+                None => (max, rest),
+            };
+            let beside = match (grid, of.and_then(|of| of.mig)) {
+                (Some(grid), _) => Beside::Places(Arc::clone(grid)),
+                (None, Some(_)) => Beside::Apart,
+                (None, None) => Beside::OneSize,
+            };
             let left = rest.map_or(listing, |rest| rest.min(listing));
             Some(Offer {
                 mechanism: "nvidia-vfio",
                 profile: profile_of_type(name)?,
                 parent: parent.clone(),
-                form: Form::TypedVfs { type_id: type_id.clone(), vfs: Arc::clone(&vfs), left },
+                form: Form::TypedVfs {
+                    type_id: type_id.clone(),
+                    vfs: Arc::clone(&vfs),
+                    left,
+                    beside,
+                },
                 description: Some(name.clone()),
-                memory: size(name).map(Size::bytes),
+                memory: memory(type_id).or(of.map(Size::bytes)),
                 max,
                 isolation: isolation(Some(name)),
                 heads: size(name).and_then(Size::heads),
@@ -63,6 +91,19 @@ pub(super) fn offers(seen: &Observation, parent: &ParentId) -> Vec<Offer> {
             })
         })
         .collect()
+}
+
+/// How many more fit at once: places of one size may overlap each other.
+fn separate(grid: &Places, taken: &[(u32, u32)]) -> usize {
+    let mut end = 0;
+    let next = |start: &u32| {
+        let clear = *start >= end;
+        if clear {
+            end = start.saturating_add(grid.size);
+        }
+        clear
+    };
+    grid.free(taken).filter(next).count()
 }
 
 fn time_slice(name: &str) -> Option<Size> {

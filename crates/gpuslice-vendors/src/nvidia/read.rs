@@ -10,7 +10,7 @@ use gpuslice_core::port::{HostRead, read_text};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-const DEVICES: &str = "/sys/bus/pci/devices";
+pub(super) const DEVICES: &str = "/sys/bus/pci/devices";
 
 pub(super) fn read(host: &dyn HostRead, seen: &mut Observation) {
     let pfs: Vec<PciAddress> = seen
@@ -78,7 +78,7 @@ fn read_vf(host: &dyn HostRead, seen: &mut Observation, vf: PciAddress) -> Optio
         Err(_) => false,
     };
     let creatable = names.keys().cloned().collect();
-    Some((Choice { current, creatable, broken }, names))
+    Some((Choice { current, creatable, broken, place: None }, names))
 }
 
 fn has_group_node(host: &dyn HostRead, seen: &Observation, vf: PciAddress) -> bool {
@@ -89,7 +89,7 @@ fn has_group_node(host: &dyn HostRead, seen: &Observation, vf: PciAddress) -> bo
     }
 }
 
-fn type_id(number: u32) -> Option<MdevTypeId> {
+pub(super) fn type_id(number: u32) -> Option<MdevTypeId> {
     format!("nvidia-{number}").parse().ok()
 }
 

@@ -1,0 +1,97 @@
+//! What `nvidia-smi vgpu -s -v` tells of types, and no file does: the true size of the framebuffer, and the places of a
+//! grid where one can be when sizes are mixed.
+
+use super::modes::{ask, bus_id};
+use super::read::type_id;
+use gpuslice_core::ids::{MdevTypeId, ParentId, PciAddress};
+use gpuslice_core::observation::{Observation, Places, TypeFacts};
+use gpuslice_core::observe::Answers;
+use gpuslice_core::port::HostRead;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// It is the same as long as the GPUs are the same.
+pub(super) fn read(
+    host: &dyn HostRead,
+    tools: &mut Answers,
+    seen: &mut Observation,
+    ours: &[ParentId],
+) {
+    let kind = |seen: &Observation, address| seen.functions.get(&address).and_then(|f| f.kind);
+    let kinds: Vec<_> = ours.iter().filter_map(|p| Some((p, kind(seen, p.pci()?)?))).collect();
+    let state = format!("{kinds:?}");
+    let Some(said) = ask(host, tools, seen, &["vgpu", "-s", "-v"], &state) else { return };
+    for (address, types) in blocks(&said) {
+        if let Some(kind) = kind(seen, address) {
+            seen.facts.entry(kind).or_insert(types);
+        }
+    }
+}
+
+type Types = BTreeMap<MdevTypeId, TypeFacts>;
+
+fn blocks(said: &str) -> Vec<(PciAddress, Types)> {
+    let mut gpus: Vec<(PciAddress, Types)> = Vec::new();
+    let (mut of, mut size) = (None, 0);
+    for line in said.lines() {
+        if let Some(address) = line.strip_prefix("GPU ").and_then(bus_id) {
+            gpus.push((address, Types::new()));
+            of = None;
+            continue;
+        }
+        let Some((key, value)) = line.split_once(':') else { continue };
+        let (key, value) = (key.trim(), value.trim());
+        if key == "vGPU Type ID" {
+            // Hexadecimal here, decimal in sysfs.
+            let number = value.strip_prefix("0x").and_then(|n| u32::from_str_radix(n, 16).ok());
+            (of, size) = (number.and_then(type_id), 0);
+        }
+        let (Some((_, types)), Some(of)) = (gpus.last_mut(), &of) else { continue };
+        let facts = types.entry(of.clone()).or_default();
+        match key {
+            "FB Memory" => {
+                let mib = value.strip_suffix("MiB").and_then(|n| n.trim().parse::<u64>().ok());
+                facts.memory = mib.and_then(|mib| mib.checked_mul(1 << 20));
+            }
+            "Placement Size" => size = value.parse().unwrap_or(0),
+            "Supported Placement IDs" if size > 0 => {
+                let words = value.split(|c: char| c == ',' || c.is_whitespace());
+                let starts = words.filter_map(|word| word.parse().ok()).collect();
+                facts.places = Some(Arc::new(Places { size, starts }));
+            }
+            _ => {}
+        }
+    }
+    gpus
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_of_types_are_read() {
+        let said = "\
+GPU 00000000:41:00.0
+    vGPU Type ID                          : 0x230
+        Name                              : NVIDIA A40-4Q
+        GPU Instance Profile ID           : N/A
+        FB Memory                         : 4096 MiB
+        Placement Size                    : 4
+        Supported Placement IDs           : 0 8 12 20
+    vGPU Type ID                          : 0x2bb
+        Name                              : GRID A100D-1-10C
+        FB Memory                         : 9728 MiB
+GPU 00000000:61:00.0
+";
+        let read = blocks(said);
+        let [(address, types), (_, none)] = read.as_slice() else { panic!("{read:?}") };
+        assert_eq!(address.to_string(), "0000:41:00.0");
+        let of = |id: &str| &types[&id.parse::<MdevTypeId>().unwrap()];
+        assert_eq!(of("nvidia-560").memory, Some(4 << 30));
+        let places = Places { size: 4, starts: vec![0, 8, 12, 20] };
+        assert_eq!(of("nvidia-560").places.as_deref(), Some(&places));
+        assert_eq!(*of("nvidia-699"), TypeFacts { memory: Some(9728 << 20), places: None });
+        assert!(none.is_empty());
+    }
+}
