@@ -46,6 +46,7 @@ impl Answers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::port::LogLine;
     use std::cell::Cell;
 
     /// Says how often it was asked.
@@ -62,6 +63,10 @@ mod tests {
         }
 
         fn link(&self, _: &str) -> Result<String, Errno> {
+            Err(Errno::ENOENT)
+        }
+
+        fn kernel_log(&self) -> Result<Vec<LogLine>, Errno> {
             Err(Errno::ENOENT)
         }
 
