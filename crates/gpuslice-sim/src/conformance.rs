@@ -3,8 +3,10 @@
 //! the two together. Names and machine are that scenario's: PFs in domains of their own, 1 and 2 plain SR-IOV,
 //! 3 and 4 with types on the PF, 5 with a driver that binds its VFs, 6 with types on its VFs.
 
+mod amd;
 mod nvidia;
 
+pub use amd::amd_facts;
 pub use nvidia::nvidia_facts;
 
 use crate::host_file::HostFile;

@@ -396,6 +396,13 @@ impl Kernel {
         self.events.push(event);
     }
 
+    /// The same, when it is not the last line already.
+    pub(crate) fn say_once(&mut self, line: String) {
+        if self.dmesg.last() != Some(&line) {
+            self.printk(line);
+        }
+    }
+
     /// A line of the kernel's log.
     pub(crate) fn printk(&mut self, line: String) {
         self.dmesg.push(line);

@@ -2,10 +2,11 @@
 
 use super::binding::VFIO_PCI;
 use super::catalogue::{Catalogue, Type};
-use super::function::Role;
+use super::function::{Function, Role};
 use super::job::{Lock, Poll, Task, done};
 use super::mdev::Place;
 use super::uevent::Action;
+use super::vendor::gim::asics::turn;
 use super::{Counts, Kernel, Name, Pace, chance::Chance, command::Outcome};
 use crate::host_file::{HostFile, MdevOn, MdevRule, VirtualKind};
 use gpuslice_core::errno::Errno;
@@ -173,8 +174,13 @@ impl Kernel {
             let _ = self.gim_loading(name);
         }
         self.drivers.insert(name.clone());
+        // GIM adds its ids one after the other, the others have them all at once.
+        let by_id = self.driver_shape(name).is_some_and(|d| d.gim.is_some());
+        let key = |f: &Function| self.ids(f).map_or(0, |(_, id)| if by_id { turn(id) } else { 0 });
         let free = self.functions.iter().filter(|(_, f)| f.driver.is_none());
-        Poll::Next(free.map(|(address, _)| Task::Probe(*address)).collect())
+        let mut free: Vec<_> = free.map(|(address, f)| (key(f), *address)).collect();
+        free.sort_unstable();
+        Poll::Next(free.into_iter().map(|(_, address)| Task::Probe(address)).collect())
     }
 
     pub(super) fn driver_gone(&mut self, name: &Name) -> Poll {

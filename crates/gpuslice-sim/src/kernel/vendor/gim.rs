@@ -139,13 +139,14 @@ impl Kernel {
         self.start_write(&file, b"", vec![Task::Unload(name)])
     }
 
-    /// Whether a VF of any of these is enabled: open, or bound to a driver of the host.
-    fn gim_in_use(&self, gpus: &[PciAddress]) -> bool {
-        self.functions.iter().any(|(vf, function)| {
+    /// A VF of any of these that is enabled: open, or bound to a driver of the host.
+    fn gim_in_use(&self, gpus: &[PciAddress]) -> Option<PciAddress> {
+        let mut enabled = self.functions.iter().filter(|(vf, function)| {
             let Role::Vf { pf, .. } = function.role else { return false };
             let by_host = function.driver.as_deref().is_some_and(|d| !self.is_vfio(d));
-            gpus.contains(&pf) && (by_host || self.function_held(*vf))
-        })
+            gpus.contains(&pf) && (by_host || self.function_held(**vf))
+        });
+        enabled.next().map(|(vf, _)| *vf)
     }
 
     /// Waits until no VF of the driver is enabled, then lets go of every device.
@@ -158,7 +159,14 @@ impl Kernel {
             .collect();
         let resetting =
             |address: &PciAddress| self.gim_gpu(*address).is_some_and(|gpu| gpu.wanted.is_some());
-        if self.gim_in_use(&bound) || bound.iter().any(resetting) {
+        let waits = bound.iter().any(resetting);
+        let used = self.gim_in_use(&bound);
+        if let Some(vf) = used {
+            let (domain, bus, device, function) =
+                (vf.domain(), vf.bus(), vf.device(), vf.function());
+            self.say_once(format!("GIM is used by [{domain:x}:{bus:x}:{device:x}:{function:x}]"));
+        }
+        if waits || used.is_some() {
             return Poll::Wait(Task::Unload(name));
         }
         let mut tasks = self.detach_tasks(&bound);

@@ -50,6 +50,14 @@ fn modes(device: u16) -> &'static [Legal] {
     }
 }
 
+/// The driver's table of ids (libgv's `amdgv_device.c`): all GPUs of one are probed before those of the next.
+const PROBED: &[u16] = &[0x74a1, 0x74a5, 0x74a2, 0x74a8, 0x74a9, 0x75a0, 0x75a3, 0x740f, 0x7460];
+
+/// When a GPU's turn comes.
+pub(crate) fn turn(device: u16) -> usize {
+    PROBED.iter().position(|id| *id == device).unwrap_or(PROBED.len())
+}
+
 /// Whether there are partitions at all.
 pub(super) fn partitioned(device: u16) -> bool {
     !modes(device).is_empty()

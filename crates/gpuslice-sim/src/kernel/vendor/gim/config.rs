@@ -50,10 +50,13 @@ impl Settings {
     }
 }
 
+fn is_count(n: u32) -> bool {
+    (1..=u32::from(MOST)).contains(&n)
+}
+
 /// Values out of range are the default of 1.
 fn in_range(numbers: Vec<u32>) -> Vec<u32> {
-    let good = |n: u32| if (1..=u32::from(MOST)).contains(&n) { n } else { 1 };
-    numbers.into_iter().map(good).collect()
+    numbers.into_iter().map(|n| if is_count(n) { n } else { 1 }).collect()
 }
 
 fn numbers(list: &str) -> Option<Vec<u32>> {
@@ -79,7 +82,11 @@ impl Kernel {
         }
         settings.given = self.gim_given(module)?;
         if let Some(given) = settings.given.get("vf_num") {
-            let given = in_range(given.clone());
+            let given = given.clone();
+            for bad in given.iter().filter(|n| !is_count(**n)) {
+                self.printk(format!("invalid token(vf_num) value: {bad}"));
+            }
+            let given = in_range(given);
             let differs = |at| nth(&given, at) != nth(&settings.vf_num, at);
             // Modes belong to a number of VFs.
             if (0..given.len()).any(differs) && !created {

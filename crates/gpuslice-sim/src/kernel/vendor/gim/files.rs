@@ -22,6 +22,7 @@ pub(crate) enum GimFile {
     Spatial,
     SpatialCaps,
     GuardStatus,
+    GuardThreshold,
 }
 
 impl GimFile {
@@ -35,6 +36,7 @@ impl GimFile {
         Self::Spatial,
         Self::SpatialCaps,
         Self::GuardStatus,
+        Self::GuardThreshold,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -48,12 +50,13 @@ impl GimFile {
             Self::Spatial => "spatial_partition_mode",
             Self::SpatialCaps => "spatial_partition_caps",
             Self::GuardStatus => "guard_status",
+            Self::GuardThreshold => "guard_threshold",
         }
     }
 
     pub(crate) fn mode(self) -> Mode {
         match self {
-            Self::SelfSwitch | Self::Profile | Self::Memory => Mode::Both,
+            Self::SelfSwitch | Self::Profile | Self::Memory | Self::GuardThreshold => Mode::Both,
             _ => Mode::Read,
         }
     }
@@ -111,17 +114,18 @@ impl Kernel {
                 let dies = asics::dies(device);
                 format!("num_xcc={dies} num_sdma={} num_vcn=4 num_jpeg=32\n", 2 * dies)
             }
-            GimFile::GuardStatus => self.guard_status(address, gpu.vfs),
+            GimFile::GuardStatus => self.guards(address, gpu.vfs, "[0:0:0]") + NOTES,
+            GimFile::GuardThreshold => self.guards(address, gpu.vfs, "[0]"),
         })
     }
 
-    fn guard_status(&self, address: PciAddress, vfs: u16) -> String {
+    fn guards(&self, address: PciAddress, vfs: u16, each: &str) -> String {
         let mut text = "VF[bdf]\t\t\tflr\tex\text\tint\n".to_owned();
         for vf in (0..vfs).filter_map(|index| self.vf_address(address, index)) {
             // Six kinds below four headings.
-            let _ = writeln!(text, "VF[{vf}]:{}", "\t[0:0:0]".repeat(6));
+            let _ = writeln!(text, "VF[{vf}]:{}", format!("\t{each}").repeat(6));
         }
-        text + "Notes:\n1)flr: resets of a function;\n"
+        text
     }
 
     pub(crate) fn write_gim(
@@ -133,7 +137,7 @@ impl Kernel {
         match file {
             GimFile::Profile => self.write_gim_profile(address, data),
             GimFile::Memory => self.write_gim_memory(address, data),
-            GimFile::SelfSwitch => Ok(Written::Done),
+            GimFile::SelfSwitch | GimFile::GuardThreshold => Ok(Written::Done),
             _ => Err(Errno::EACCES),
         }
     }
@@ -143,6 +147,9 @@ impl Kernel {
         self.counts.resets.load(Ordering::Relaxed)
     }
 }
+
+/// Below the table.
+const NOTES: &str = "Notes:\n1)flr: resets of a function;\n";
 
 /// Two resources a profile: compute dies and video decoders.
 fn resources(profile: usize, parts: u32) -> String {

@@ -33,7 +33,7 @@ impl Kernel {
         gpus.filter(|other| *other == address || self.gim_device(*other) == device).collect()
     }
 
-    fn gim_refuse(&mut self, address: PciAddress, what: String, why: Option<&str>) {
+    fn gim_refuse(&mut self, address: PciAddress, what: String, why: Option<String>) {
         if let Some(why) = why {
             self.printk(format!("gim {address}: {why}"));
         }
@@ -53,13 +53,15 @@ impl Kernel {
         let wanted = asics::profiles(device, gpu.vfs).get(profile).copied();
         let hive = self.gim_hive(address);
         let why = if gpu.parts == 0 {
-            Some("failed to get accelerator_partition_profile")
+            Some("failed to get accelerator_partition_profile".to_owned())
         } else if wanted == Some(gpu.parts) {
-            Some("current accelerator_partition_profile is already set")
-        } else if self.gim_in_use(&hive) {
-            Some("set accelerator partition mode not allowed when active VM/VFs running!")
+            let now = "current accelerator_partition_profile is already set to";
+            Some(format!("{now} profile_index={profile}"))
+        } else if self.gim_in_use(&hive).is_some() {
+            let not = "set accelerator partition mode not allowed when active VM/VFs running!";
+            Some(not.to_owned())
         } else if self.refuses(address) {
-            Some("firmware did not answer")
+            Some("firmware did not answer".to_owned())
         } else {
             None
         };
@@ -99,15 +101,16 @@ impl Kernel {
         let hive = self.gim_hive(address);
         let legal = asics::fits(device, gpu.vfs, Some(nps), None);
         let why = if gpu.nps == 0 {
-            Some("failed to get current memory partition mode")
-        } else if gpu.wanted.is_some() {
-            Some("memory mode switch in progress")
+            Some("failed to get current memory partition mode".to_owned())
+        } else if let Some(wanted) = gpu.wanted {
+            let now = "current memory partition mode is already set to";
+            Some(format!("memory mode switch in progress. {now} NPS{wanted}"))
         } else if gpu.nps == nps {
-            Some("current memory partition mode is already set")
-        } else if self.gim_in_use(&hive) {
-            Some("set memory partition mode not allowed when active VM/VFs running!")
+            Some(format!("current memory partition mode is already set to NPS{nps}"))
+        } else if self.gim_in_use(&hive).is_some() {
+            Some("set memory partition mode not allowed when active VM/VFs running!".to_owned())
         } else if self.refuses(address) {
-            Some("firmware did not answer")
+            Some("firmware did not answer".to_owned())
         } else {
             None
         };
