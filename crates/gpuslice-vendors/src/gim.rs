@@ -72,10 +72,12 @@ fn state(seen: &Observation) -> Option<&DriverState> {
     seen.drivers.get(DRIVER)
 }
 
-/// The GPUs that GIM has or will have, in the order of its probe.
+/// The GPUs that GIM has or will have, in the order of its probe: by id, and those of one id by address.
 fn all(seen: &Observation) -> impl Iterator<Item = Pf<'_>> {
     let parents = seen.functions.keys().map(|address| ParentId::Pci(*address));
-    parents.filter_map(move |parent| pf(seen, &parent))
+    let mut all: Vec<Pf<'_>> = parents.filter_map(|parent| pf(seen, &parent)).collect();
+    all.sort_by_key(|pf| (models::turn(pf.function.device), pf.address));
+    all.into_iter()
 }
 
 impl Mechanism for Gim {

@@ -272,6 +272,20 @@ fn a_gpu_nobody_has_heard_of_is_sliced() {
 }
 
 #[test]
+fn numbers_of_vfs_are_in_the_order_in_which_the_driver_probes() {
+    // The V710 has the lower address, and the driver takes all MI300X first.
+    let mut host = radeon();
+    host.functions.truncate(1);
+    host.functions.extend(hive().functions.into_iter().take(1));
+    let config = "[[gpu]]\nmatch = { driver = \"gim\" }\nlayout = { vfs = \"all\" }";
+    let mut driver = Driver::new(&host, config).unwrap();
+    driver.advance(10_000).unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(counts(&driver), [12, 8]);
+    assert!(read_text(&driver.kernel, CONFIG).unwrap().ends_with("vf_num=8,12"));
+}
+
+#[test]
 fn gpus_without_a_layout_keep_what_they_have() {
     let config = "[[gpu]]\nmatch = { address = \"0000:83:00.0\" }\nlayout = { vfs = 3 }";
     let mut driver = Driver::new(&radeon(), config).unwrap();

@@ -1,6 +1,15 @@
 //! What is known of GPUs by their PCI id (pciutils' pci.ids; GIM's own tables): names, and which modes go together. A GPU
 //! that is not here is sliced all the same, under its id and by what it reports.
 
+/// Ids in the order in which the driver adds them to its own (libgv's `amdgv_sriov_device_table`): it probes all GPUs
+/// of one before those of the next. What comes after the MI300X-HF differs between releases.
+const PROBED: &[u16] = &[0x74a1, 0x74a5, 0x74a2, 0x74a8, 0x74a9, 0x75a0, 0x75a3, 0x740f, 0x7460];
+
+/// When GPUs of this id are probed; those that are not known here come last.
+pub(super) fn turn(device: u16) -> usize {
+    PROBED.iter().position(|id| *id == device).unwrap_or(PROBED.len())
+}
+
 /// Our word for the product, from the PF's device id.
 pub(super) fn name(device: u16) -> Option<&'static str> {
     Some(match device {
