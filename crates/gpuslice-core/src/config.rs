@@ -160,38 +160,51 @@ impl Reader<'_> {
     fn matches(&mut self, table: &DeTable<'_>, at: usize) -> Option<Match> {
         let mut matches = Match::default();
         let before = self.errors.len();
-        self.keys(table, &["address", "vendor-device", "driver", "serial"], |this, key, value| {
-            let Some(text) = value.get_ref().as_str() else {
-                return this.fail(value.span().start, format!("`{key}` must be a text in quotes"));
-            };
-            let good = match key {
-                "address" => {
-                    matches.address = text.parse::<PciAddress>().ok();
-                    matches.address.is_some()
-                }
-                "vendor-device" => {
-                    matches.vendor_device = parse_ids(text);
-                    matches.vendor_device.is_some()
-                }
-                "serial" => {
-                    matches.serial = parse_serial(text);
-                    matches.serial.is_some()
-                }
-                _ => {
-                    matches.driver = is_module_name(text).then(|| text.to_owned());
-                    matches.driver.is_some()
-                }
-            };
-            if !good {
-                let form = match key {
-                    "address" => "0000:41:00.0",
-                    "vendor-device" => "1002:74a1",
-                    "serial" => "16 hexadecimal digits",
-                    _ => "a driver's name",
+        self.keys(
+            table,
+            &["address", "vendor-device", "model", "driver", "serial"],
+            |this, key, value| {
+                let Some(text) = value.get_ref().as_str() else {
+                    return this
+                        .fail(value.span().start, format!("`{key}` must be a text in quotes"));
                 };
-                this.fail(value.span().start, format!("`{key}` is {text:?}; expected e.g. {form}"));
-            }
-        });
+                let good = match key {
+                    "address" => {
+                        matches.address = text.parse::<PciAddress>().ok();
+                        matches.address.is_some()
+                    }
+                    "vendor-device" => {
+                        matches.vendor_device = parse_ids(text);
+                        matches.vendor_device.is_some()
+                    }
+                    "model" => {
+                        matches.model = is_module_name(text).then(|| text.to_ascii_lowercase());
+                        matches.model.is_some()
+                    }
+                    "serial" => {
+                        matches.serial = parse_serial(text);
+                        matches.serial.is_some()
+                    }
+                    _ => {
+                        matches.driver = is_module_name(text).then(|| text.to_owned());
+                        matches.driver.is_some()
+                    }
+                };
+                if !good {
+                    let form = match key {
+                        "address" => "0000:41:00.0",
+                        "vendor-device" => "1002:74a1",
+                        "model" => "mi300x",
+                        "serial" => "16 hexadecimal digits",
+                        _ => "a driver's name",
+                    };
+                    this.fail(
+                        value.span().start,
+                        format!("`{key}` is {text:?}; expected e.g. {form}"),
+                    );
+                }
+            },
+        );
         if matches.is_empty() && self.errors.len() == before {
             self.fail(
                 at,

@@ -78,6 +78,8 @@ pub struct Match {
     pub address: Option<PciAddress>,
     /// Vendor and device id.
     pub vendor_device: Option<(u16, u16)>,
+    /// Our word for the product, as `gpuslice gpus` shows it.
+    pub model: Option<String>,
     /// Bound driver.
     pub driver: Option<String>,
     /// Device Serial Number capability.
@@ -93,6 +95,7 @@ impl Match {
     fn meets(&self, address: PciAddress, function: &Function) -> bool {
         self.address.is_none_or(|a| a == address)
             && self.vendor_device.is_none_or(|id| id == (function.vendor, function.device))
+            && self.model.as_deref().is_none_or(|m| Some(m) == function.model)
             && self.driver.as_ref().is_none_or(|d| Some(d) == function.driver.as_ref())
             && self.serial.is_none_or(|s| Some(s) == function.serial)
     }
@@ -105,6 +108,7 @@ impl fmt::Display for Match {
         parts.extend(
             self.vendor_device.map(|(v, d)| format!("vendor-device = \"{v:04x}:{d:04x}\"")),
         );
+        parts.extend(self.model.as_ref().map(|m| format!("model = \"{m}\"")));
         parts.extend(self.driver.as_ref().map(|d| format!("driver = \"{d}\"")));
         parts.extend(self.serial.map(|s| format!("serial = \"{s:016x}\"")));
         write!(f, "{{ {} }}", parts.join(", "))

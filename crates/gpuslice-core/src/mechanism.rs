@@ -129,6 +129,11 @@ pub trait Mechanism: Send + Sync {
     /// Its word in the vocabulary: `sriov`, `mdev`.
     fn name(&self) -> &'static str;
 
+    /// Our word for a product of the vendor whose GPUs it knows, from the PF's PCI ids.
+    fn model(&self, _vendor: u16, _device: u16) -> Option<&'static str> {
+        None
+    }
+
     /// Reads what only this mechanism knows to read, into the reading of everything else.
     fn observe(&self, _host: &dyn HostRead, _tools: &mut Answers, _seen: &mut Observation) {}
 

@@ -59,6 +59,8 @@ pub struct Function {
     pub serial: Option<u64>,
     /// SR-IOV, if the function has the capability.
     pub sriov: Option<Sriov>,
+    /// Our word for the product, from its ids: `mi300x`.
+    pub model: Option<&'static str>,
     /// Which product it is, read only where types of VFs depend on it.
     pub kind: Option<DeviceKind>,
     /// Its memory in bytes, where a mechanism knows to read it.

@@ -242,6 +242,9 @@ pub struct ParentRow {
     pub parent: ParentId,
     /// `vendor:device` in hex, empty for virtual parents.
     pub pci_id: String,
+    /// Our word for the product, where it is known: `mi300x`.
+    #[serde(default)]
+    pub model: Option<String>,
     /// Bound driver.
     pub driver: Option<String>,
     /// How it yields slices: `sriov`, `mdev`.

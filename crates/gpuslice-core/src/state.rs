@@ -273,6 +273,7 @@ impl Serialize for Rule {
         StoredRule {
             address: self.matches.address,
             vendor_device: self.matches.vendor_device,
+            model: self.matches.model.clone(),
             driver: self.matches.driver.clone(),
             serial: self.matches.serial,
             layout: self.layout.clone(),
@@ -284,9 +285,13 @@ impl Serialize for Rule {
 
 impl<'de> Deserialize<'de> for Rule {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let StoredRule { address, vendor_device, driver, serial, layout, origin } =
+        let StoredRule { address, vendor_device, model, driver, serial, layout, origin } =
             StoredRule::deserialize(deserializer)?;
-        Ok(Self { matches: Match { address, vendor_device, driver, serial }, layout, origin })
+        Ok(Self {
+            matches: Match { address, vendor_device, model, driver, serial },
+            layout,
+            origin,
+        })
     }
 }
 
@@ -297,6 +302,8 @@ struct StoredRule {
     address: Option<PciAddress>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     vendor_device: Option<(u16, u16)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     driver: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

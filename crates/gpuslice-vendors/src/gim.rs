@@ -85,6 +85,10 @@ impl Mechanism for Gim {
         "gim"
     }
 
+    fn model(&self, vendor: u16, device: u16) -> Option<&'static str> {
+        (vendor == VENDOR).then(|| models::name(device))?
+    }
+
     fn observe(&self, host: &dyn HostRead, _: &mut Answers, seen: &mut Observation) {
         read::read(host, seen);
     }

@@ -5,6 +5,7 @@
 //! Facts: NVIDIA Virtual GPU Software User Guide, 2.9 and 2.10.
 
 mod facts;
+mod models;
 mod modes;
 mod names;
 mod offers;
@@ -60,6 +61,10 @@ fn number(assignment: &Assignment) -> Option<&str> {
 impl Mechanism for NvidiaVfio {
     fn name(&self) -> &'static str {
         "nvidia-vfio"
+    }
+
+    fn model(&self, vendor: u16, device: u16) -> Option<&'static str> {
+        (vendor == VENDOR).then(|| models::name(device))?
     }
 
     fn observe(&self, host: &dyn HostRead, tools: &mut Answers, seen: &mut Observation) {

@@ -1,6 +1,7 @@
 //! Plain SR-IOV: a PF whose driver makes VFs on a write to `sriov_numvfs` (Documentation/PCI/pci-iov-howto.rst).
 //! All VFs are made at once and stay; a start binds one to vfio-pci, a stop leaves it without driver again.
 
+mod models;
 mod offers;
 mod plan;
 
@@ -28,6 +29,10 @@ fn function<'a>(seen: &'a Observation, parent: &ParentId) -> Option<&'a Function
 impl Mechanism for Sriov {
     fn name(&self) -> &'static str {
         "sriov"
+    }
+
+    fn model(&self, vendor: u16, device: u16) -> Option<&'static str> {
+        (vendor == 0x8086).then(|| models::intel(device))?
     }
 
     fn applies(&self, seen: &Observation, parent: &ParentId) -> bool {

@@ -82,6 +82,12 @@ impl<H: Handler> ParentObject<H> {
         self.row.pci_id.clone()
     }
 
+    /// Our word for the product, empty where it is not known.
+    #[zbus(property)]
+    fn model(&self) -> String {
+        text(self.row.model.as_ref())
+    }
+
     /// Bound driver.
     #[zbus(property)]
     fn driver(&self) -> String {
@@ -231,6 +237,7 @@ impl Shown for ParentRow {
     fn properties(&self) -> Vec<(&'static str, Value<'static>)> {
         vec![
             ("PciId", self.pci_id.clone().into()),
+            ("Model", text(self.model.as_ref()).into()),
             ("Driver", text(self.driver.as_ref()).into()),
             ("Mechanisms", self.mechanisms.clone().into()),
             ("NumaNode", self.numa_node.map_or(-1, i64::from).into()),

@@ -12,7 +12,7 @@ fn reads_every_key() {
     let text = r#"
 placement = "spread"
 [[gpu]]
-match = { address = "41:00.0", vendor-device = "1002:74a1", driver = "gim", serial = "ab-cd-ef-01-23-45-67-89" }
+match = { address = "41:00.0", vendor-device = "1002:74a1", model = "MI300X", driver = "gim", serial = "ab-cd-ef-01-23-45-67-89" }
 layout = { vfs = 8 }
 [[gpu]]
 match = { driver = "igb" }
@@ -23,6 +23,7 @@ layout = { vfs = "all", bind = "vfio-pci" }
     let [first, second] = config.rules.as_slice() else { panic!("{config:?}") };
     assert_eq!(first.matches.address.unwrap().to_string(), "0000:41:00.0");
     assert_eq!(first.matches.vendor_device, Some((0x1002, 0x74a1)));
+    assert_eq!(first.matches.model.as_deref(), Some("mi300x"));
     assert_eq!(first.matches.serial, Some(0xabcd_ef01_2345_6789));
     assert_eq!(first.layout, Layout { vfs: VfCount::Exactly(8), bind: None, modes: Modes::new() });
     assert_eq!(first.origin, "x.toml:3");
@@ -99,6 +100,10 @@ fn each_mistake_names_its_line_and_key() {
         (
             gpu("match = { address = \"4:0\" }\nlayout = { vfs = 1 }"),
             "a.toml:2:21: `address` is \"4:0\"; expected e.g. 0000:41:00.0",
+        ),
+        (
+            gpu("match = { model = \"mi 300x\" }\nlayout = { vfs = 1 }"),
+            "a.toml:2:19: `model` is \"mi 300x\"; expected e.g. mi300x",
         ),
         (
             gpu("match = { serial = 5 }\nlayout = { vfs = 1 }"),

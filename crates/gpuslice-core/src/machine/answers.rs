@@ -47,6 +47,7 @@ impl Machine {
             |(parent, layout)| ParentRow {
                 parent: parent.clone(),
                 pci_id: String::new(),
+                model: None,
                 driver: None,
                 mechanisms: Vec::new(),
                 numa_node: None,
@@ -75,6 +76,7 @@ impl Machine {
             pci_id: function
                 .map(|f| format!("{:04x}:{:04x}", f.vendor, f.device))
                 .unwrap_or_default(),
+            model: function.and_then(|f| f.model).map(str::to_owned),
             driver: function.and_then(|f| f.driver.clone()),
             mechanisms: mechanisms.map(|m| m.name().to_owned()).collect(),
             numa_node: function.and_then(|f| f.numa_node),

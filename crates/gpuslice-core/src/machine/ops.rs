@@ -274,7 +274,7 @@ impl Machine {
         let Some(step) = op.steps.front().cloned() else {
             return;
         };
-        // Kernels since 6.12 make and take away VFs of one device at a time. As long as writes of others come back it
+        // Kernels (seen: 6.12.107) make and take away VFs of one device at a time. As long as writes of others come back it
         // may only stand in line.
         if matches!(step, Step::SetNumVfs { .. }) && op.counts_written != self.counts_written {
             op.counts_written = self.counts_written;

@@ -74,6 +74,7 @@ pub(super) fn read_common(
         iommu_group: group(host, seen, &dir),
         serial: serial(host, observer, address, vendor, device),
         sriov: None,
+        model: None,
         kind: None,
         memory: None,
     })

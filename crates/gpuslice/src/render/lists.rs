@@ -29,7 +29,8 @@ fn some(parents: &[ParentId]) -> Cell {
 
 /// `gpuslice gpus`.
 pub fn parents(rows: &[ParentRow], paint: Paint) -> String {
-    // Most GPUs have none.
+    // Many GPUs have none.
+    let models = rows.iter().any(|row| row.model.is_some());
     let modes = rows.iter().any(|row| !row.modes.is_empty());
     let mut columns = vec![
         left("GPU"),
@@ -45,6 +46,9 @@ pub fn parents(rows: &[ParentRow], paint: Paint) -> String {
     ];
     if modes {
         columns.insert(8, left("MODES"));
+    }
+    if models {
+        columns.insert(2, left("MODEL"));
     }
     let row = |row: &ParentRow| {
         let vfs = row.total_vfs.map(|total| format!("{}/{total}", row.vfs.unwrap_or(0)));
@@ -66,6 +70,9 @@ pub fn parents(rows: &[ParentRow], paint: Paint) -> String {
                 8,
                 maybe(Some(set.collect::<Vec<_>>().join(" ")).filter(|s| !s.is_empty())),
             );
+        }
+        if models {
+            cells.insert(2, maybe(row.model.as_ref()));
         }
         cells
     };

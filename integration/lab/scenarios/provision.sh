@@ -1,0 +1,65 @@
+# VFs of several GPUs are made side by side, as far as the kernel lets them
+# group: main
+# order: 75
+# needs: product
+# limit: 300
+. /lab/scenarios/product.sh
+trap 'boot_host' EXIT
+
+# Milliseconds that a GPU takes. Making its VFs, which this kernel does for one GPU at a time; and binding them, which it
+# does not hold up.
+delays=${DELAYS:-1000}
+VFS=2
+pf() { printf '/sys/bus/pci/devices/%04x:00:00.0' "$1"; }
+each() { local n; for ((n = 1; n <= gpus; n++)); do "$@" "$n"; done; }
+beside() { local n; for ((n = 1; n <= gpus; n++)); do "$@" "$n" & done; wait; }
+takes() { w "$2" "/sys/kernel/debug/gpusim/$(basename "$(pf "$3")")/$1"; } # FAULT MS GPU
+down() { w 0 "$(pf "$1")/sriov_numvfs"; }
+since() { echo $(($(now_ms) - $1)); }
+bound() { local vf; for vf in "$(pf "$1")"/virtfn*; do bound_to "$vf" "${bind:-}" || return; done; }
+made() { expect_eq "VFs of GPU $1" $VFS "$(ls -d "$(pf "$1")"/virtfn* | wc -l)"; [ -z "$bind" ] || expect "they have $bind" bound "$1"; }
+
+make_vfs() { # GPU
+  local vf
+  w 0 "$(pf "$1")/sriov_drivers_autoprobe"
+  w $VFS "$(pf "$1")/sriov_numvfs"
+  [ -n "$bind" ] || return 0
+  for vf in "$(pf "$1")"/virtfn*; do
+    w $bind "$vf/driver_override"
+    basename "$(readlink "$vf")" > /sys/bus/pci/drivers_probe
+  done
+}
+
+compare() { # FAULT MS
+  local from script least ours n
+  each takes "$1" "$2"
+  from=$(now_ms); each make_vfs; script=$(since "$from"); each down
+  from=$(now_ms); beside make_vfs; least=$(since "$from"); each down
+  for ((n = 1; n <= gpus; n++)); do
+    printf '[[gpu]]\nmatch = { address = "%04x:00:00.0" }\nlayout = { vfs = %s%s }\n' "$n" $VFS "${bind:+, bind = \"$bind\"}"
+  done > /etc/gpuslice/gpuslice.toml
+  from=$(now_ms)
+  expect "gpuslice apply, $gpus GPUs, $1 $2" gpuslice apply
+  all_up
+  ours=$(since "$from")
+  each made
+  say "$gpus GPUs, $1 $2: $ours ms; one after the other $script ms, all at once $least ms: $((100 * ours / least))%"
+  # Where the kernel holds nobody up, neither may we.
+  [ $((4 * least)) -gt "$script" ] || expect "sooner than one after the other" [ "$ours" -lt "$script" ]
+  : > /etc/gpuslice/gpuslice.toml
+  expect "the layouts are taken back" gpuslice apply
+  each down
+  each takes "$1" 0
+}
+
+other_host
+expect "8 GPUs come" load_gpusim "a40*8:vfs=$VFS" gpusim-pf
+: > /etc/gpuslice/gpuslice.toml
+daemon start
+all_up
+for gpus in 1 4 8; do
+  for delay in $delays; do
+    bind=''; compare delay_ms "$delay"
+    bind=gpusim; compare vf_probe_delay_ms $((delay / VFS))
+  done
+done
