@@ -13,8 +13,9 @@ saved() { paste -sd' ' $config; }
 vfs() { ls -d $pci/$1/virtfn* 2> /dev/null | wc -l; }
 vfs_of_all() { for pf in $a $b $v710 $mi350; do vfs $pf; done | paste -sd' '; }
 driver_of() { basename "$(readlink "$1/driver")"; }
-said() { dmesg | sed -n "$from,\$p" | grep -oE "$1" | tail -n 1; } # since the last mark
-mark() { from=$(($(dmesg | wc -l) + 1)); }
+said() { dmesg | sed -n "/$from\$/,\$p" | grep -oE "$1" | tail -n 1; } # since the last mark
+# in the log itself: a full one forgets as many lines as it gets
+mark() { from="lab mark $(date +%s%N)"; echo "$from" > /dev/kmsg; }
 # tells FILE VALUE TEXT : what the write answers, what the file reads then, and what the kernel's log says
 tells() { mark; echo "$(errno_of "$2" "$1"); $(mode_in "$1"); $(said "$3")"; }
 # the mode a file reads: NPS4, CPX or what it says instead
