@@ -186,6 +186,13 @@ fn a_device_is_given_another_source_and_keeps_the_rest() {
         put_device(&mdev_of_vf, &mdev("ua-gpuslice-a", other)).unwrap(),
         mdev_of_vf.replace(MDEV, other)
     );
+    // And back, as when a driver offers VFs where it made mediated devices.
+    assert_eq!(
+        put_device(&mdev_of_vf, &pci("ua-gpuslice-a", "0000:42:00.5")).unwrap(),
+        around(&format!(
+            "<hostdev mode='subsystem' type='pci' managed='no'>\n    <source>\n      <address domain='0x0000' bus='0x42' slot='0x00' function='0x5'/>\n    </source>\n    <alias name='ua-gpuslice-a'/>\n    {guest}\n  </hostdev>"
+        ))
+    );
     // A malformed one of ours is mended.
     let mended = put_device(
         &around("<hostdev type='pci'><alias name='ua-gpuslice-a'/></hostdev>"),

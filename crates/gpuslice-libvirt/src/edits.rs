@@ -120,6 +120,12 @@ mod tests {
                 ],
             ),
             (
+                "a VF where it was made before",
+                vec![device(Some("ua-gpuslice-a"), mdev)],
+                vec![want("ua-gpuslice-a", pci(ONE))],
+                vec![Edit::Retarget(want("ua-gpuslice-a", pci(ONE)))],
+            ),
+            (
                 "stale ones of ours go, others stay",
                 vec![
                     device(Some("ua-gpuslice-a"), pci(ONE)),

@@ -28,7 +28,7 @@ layout = { vfs = "all", instances = ["3g.40gb", "2g.20gb"] }
 
 /// Profiles of each, and the GPU they are of.
 const PROFILES: [(&str, &str); 8] = [
-    ("amd-mi300x-vf8", "0000:0c:00.0"),
+    ("amd-mi300x-vf8-cpx", "0000:0c:00.0"),
     ("intel-56c0-vf4", "0000:4d:00.0"),
     ("nvidia-a40-24q", "0000:41:00.0"),
     ("nvidia-a40-8q", "0000:41:00.0"),

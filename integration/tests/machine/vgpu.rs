@@ -322,3 +322,57 @@ fn an_mdev_that_does_not_fit_any_more_is_made_elsewhere() {
     let parents: Vec<String> = made.map(|mdev| mdev.parent.to_string()).collect();
     assert!(parents.iter().any(|parent| parent.starts_with("0000:a1:")), "{parents:?}");
 }
+
+/// What the agent does with a domain that is shut off.
+fn rewritten(driver: &mut Driver, domain: &Domain) -> Domain {
+    let seen = Command::DomainSeen { domain: domain.clone(), shut_off: true };
+    let devices = match order(driver, seen).unwrap() {
+        Answer::Domain { devices, refused } if refused.is_empty() => devices,
+        other => panic!("{other:?}"),
+    };
+    let device = |d: gpuslice_core::request::DeviceToWrite| HostDevice {
+        source: d.source,
+        alias: Some(d.alias),
+        managed: false,
+    };
+    Domain { devices: devices.into_iter().map(device).collect(), ..domain.clone() }
+}
+
+fn agent_looks_at(driver: &mut Driver) -> Vec<Uuid> {
+    match order(driver, Command::AgentWork).unwrap() {
+        Answer::AgentWork { look_again, .. } => look_again,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_request_outlives_a_driver_that_turns_mdevs_into_vfs_and_one_that_turns_them_back() {
+    let older = include_str!("../../../examples/hosts/a40-mdev.toml");
+    let mut driver = Driver::new(&HostFile::parse(older).unwrap(), LAYOUT).unwrap();
+    driver.advance(10_000).unwrap();
+    let before = attach(&mut driver, 1, "nvidia-a40-8q");
+    assert!(matches!(before.devices[0].source, HostDeviceSource::Mdev(_)));
+    call(&mut driver, &before, HookOperation::Prepare).unwrap();
+    call(&mut driver, &before, HookOperation::Release).unwrap();
+    assert!(agent_looks_at(&mut driver).is_empty());
+    // The host comes up with the newer driver.
+    driver.kernel = gpuslice_sim::Kernel::from_host(&host());
+    driver.restart().unwrap();
+    driver.advance(10_000).unwrap();
+    assert_eq!(agent_looks_at(&mut driver), [before.uuid]);
+    let refusal = call(&mut driver, &before, HookOperation::Prepare).unwrap_err();
+    assert_eq!(refusal.code, Code::NotInXml, "{refusal}");
+    let now = rewritten(&mut driver, &before);
+    assert!(matches!(now.devices[0].source, HostDeviceSource::Pci(_)));
+    assert_eq!((&now.claims, &now.devices[0].alias), (&before.claims, &before.devices[0].alias));
+    assert!(agent_looks_at(&mut driver).is_empty());
+    start(&mut driver, &now).unwrap();
+    assert_eq!(type_of(&driver, vf(&now)), "562");
+    stop(&mut driver, &now);
+    // And back again.
+    driver.kernel = gpuslice_sim::Kernel::from_host(&HostFile::parse(older).unwrap());
+    driver.restart().unwrap();
+    driver.advance(10_000).unwrap();
+    assert_eq!(agent_looks_at(&mut driver), [before.uuid]);
+    assert_eq!(rewritten(&mut driver, &now), before);
+}

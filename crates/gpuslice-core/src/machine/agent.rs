@@ -3,10 +3,12 @@
 use super::claims::Order;
 use super::{Machine, Stored};
 use crate::domain::{ClaimRequest, Domain, HostDevice};
-use crate::ids::{ClaimKey, Owner, PciAddress, SliceId};
+use crate::ids::{ClaimKey, Owner, PciAddress, ProfileName, SliceId};
+use crate::mechanism::Form;
 use crate::placement::{self, Wanted};
 use crate::request::{Answer, DeviceToWrite, Outcome};
-use std::collections::BTreeSet;
+use crate::state::Claim;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// The devices of a claim as the XML has them.
@@ -90,6 +92,29 @@ impl Machine {
     pub(super) fn agent_work(&mut self) -> Answer {
         let start = if self.settled() { self.run.start_later.clone() } else { Vec::new() };
         Answer::AgentWork { look_again: self.look_again.iter().copied().collect(), start }
+    }
+
+    /// A change of the host's driver can give a profile another form: mediated devices before, VFs now. The request
+    /// means the same; the device in the XML of whoever does not run is written anew.
+    pub(super) fn forms_changed(&mut self) {
+        let offers = self.offers();
+        let mut forms: BTreeMap<&ProfileName, Vec<&Form>> = BTreeMap::new();
+        for offer in &offers {
+            forms.entry(&offer.profile).or_default().push(&offer.form);
+        }
+        let bound: BTreeSet<&ClaimKey> = self.run.assignments.values().map(|a| &a.claim).collect();
+        let former = |(key, claim): (&ClaimKey, &Claim)| {
+            let Owner::Domain(domain) = key.owner else { return None };
+            let forms = forms.get(&claim.profile).filter(|_| !bound.contains(key))?;
+            let made = forms.iter().any(|form| matches!(form, Form::Mdevs { .. }));
+            (made != claim.home.is_empty()).then_some(domain)
+        };
+        let domains: Vec<Uuid> = self.durable.claims.iter().filter_map(former).collect();
+        for domain in domains {
+            if self.look_again.insert(domain) {
+                self.note("agent-work", domain, "its device is of another kind now");
+            }
+        }
     }
 
     /// Gives each home VF of an owner that is taken by somebody else another one, if there is one.

@@ -26,6 +26,8 @@ impl Machine {
             seen.parents().filter(|p| self.observed && !self.seen.has_parent(p)).collect();
         let slices_changed = seen.vfs.keys().ne(self.seen.vfs.keys())
             || seen.mdevs.keys().ne(self.seen.mdevs.keys());
+        let forms_changed = seen.vfs.keys().ne(self.seen.vfs.keys())
+            || seen.mdev_parents.keys().ne(self.seen.mdev_parents.keys());
         let before = std::mem::replace(&mut self.seen, seen);
         self.remember_types(&before);
         for parent in gone {
@@ -39,6 +41,9 @@ impl Machine {
         }
         self.look_again(&before);
         self.resolve_layouts();
+        if forms_changed {
+            self.forms_changed();
+        }
         self.end_unsure();
         self.guess_what_was_lost(&before);
         if !self.observed {
