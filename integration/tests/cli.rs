@@ -53,6 +53,23 @@ fn gim() {
 }
 
 #[test]
+fn gpus_that_cannot_be_sliced() {
+    let host = root().join("examples/hosts/consumer.toml");
+    session("consumer", host.to_str().unwrap());
+}
+
+#[test]
+fn hosts_that_are_written_down() {
+    let bin = programs(&["gpuslice"]);
+    // Nobody is to be asked.
+    trycmd::TestCases::new()
+        .register_bin("gpuslice", bin.join("gpuslice"))
+        .env("GPUSLICE_SOCKET", "/nonexistent")
+        .env("GPUSLICE_BUS_ADDRESS", "unix:path=/nonexistent")
+        .case(root().join("integration/cases/host-files.trycmd"));
+}
+
+#[test]
 fn bad_config() {
     session("bad-config", "sriov-8");
 }

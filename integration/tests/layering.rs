@@ -16,7 +16,10 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("gpuslice-sim", &["gpuslice-core"]),
     ("gpuslice-host", &["gpuslice-core"]),
     ("gpuslice-api", &["gpuslice-core", "gpuslice-hook-proto"]),
-    ("gpuslice", &["gpuslice-api", "gpuslice-core", "gpuslice-domxml"]),
+    (
+        "gpuslice",
+        &["gpuslice-api", "gpuslice-core", "gpuslice-domxml", "gpuslice-sim", "gpuslice-vendors"],
+    ),
     (
         "gpusliced",
         &[

@@ -92,7 +92,7 @@ impl Match {
         *self == Self::default()
     }
 
-    fn meets(&self, address: PciAddress, function: &Function) -> bool {
+    pub(crate) fn meets(&self, address: PciAddress, function: &Function) -> bool {
         self.address.is_none_or(|a| a == address)
             && self.vendor_device.is_none_or(|id| id == (function.vendor, function.device))
             && self.model.as_deref().is_none_or(|m| Some(m) == function.model)

@@ -160,6 +160,11 @@ pub trait Mechanism: Send + Sync {
         &[]
     }
 
+    /// Why a GPU of this host yields no slices, whatever its layout says, and what works instead.
+    fn unsliceable(&self, _seen: &Observation, _parent: &ParentId) -> Option<Refusal> {
+        None
+    }
+
     /// Parents that only change together: a step for one disturbs all. The parent itself is one of them.
     fn together(&self, _seen: &Observation, parent: &ParentId) -> BTreeSet<ParentId> {
         BTreeSet::from([parent.clone()])

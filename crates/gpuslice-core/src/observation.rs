@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Observation {
     /// Physical functions with SR-IOV, and PCI functions that are mdev parents.
     pub functions: BTreeMap<PciAddress, Function>,
+    /// GPUs that are neither, nor virtual functions: they can be given to a VM as a whole.
+    pub whole: BTreeMap<PciAddress, Function>,
     /// Virtual functions.
     pub vfs: BTreeMap<PciAddress, Vf>,
     /// Registered mdev parents.
@@ -70,8 +72,13 @@ pub struct Function {
 impl Function {
     /// Display controller or processing accelerator by its class.
     pub fn is_gpu(&self) -> bool {
-        matches!(self.class >> 16, 0x03 | 0x12)
+        is_gpu(self.class)
     }
+}
+
+/// Whether a class is a display controller's or a processing accelerator's.
+pub fn is_gpu(class: u32) -> bool {
+    matches!(class >> 16, 0x03 | 0x12)
 }
 
 /// SR-IOV state of a PF.

@@ -48,12 +48,17 @@ impl Observer {
         for mechanism in &self.mechanisms {
             mechanism.observe(host, &mut self.answers, &mut seen);
         }
-        for function in seen.functions.values_mut() {
+        // An mdev parent is known by its bus.
+        seen.whole.retain(|address, _| !seen.functions.contains_key(address));
+        for function in seen.functions.values_mut().chain(seen.whole.values_mut()) {
             let (vendor, device) = (function.vendor, function.device);
             function.model = self.mechanisms.iter().find_map(|m| m.model(vendor, device));
         }
         self.types.retain(|(parent, _), _| seen.mdev_parents.contains_key(parent));
-        self.serials.retain(|address, _| seen.functions.contains_key(address));
+        let there = |address: &crate::ids::PciAddress| {
+            seen.functions.contains_key(address) || seen.whole.contains_key(address)
+        };
+        self.serials.retain(|address, _| there(address));
         seen
     }
 }

@@ -74,6 +74,8 @@ codes! {
     Unreachable = "unreachable";
     /// It took longer than allowed.
     Timeout = "timeout";
+    /// The GPU cannot be sliced on this host.
+    Unsliceable = "unsliceable";
     /// Not supported by this mechanism or version.
     Unsupported = "unsupported";
 }
@@ -123,7 +125,12 @@ impl Refusal {
     /// The whole on one line, as it must fit behind libvirt's own long prefix:
     /// `gpuslice: no-capacity: … : cause; try: hint`.
     pub fn one_line(&self) -> String {
-        let mut line = format!("gpuslice: {}: {}", self.code, self.message);
+        format!("gpuslice: {}: {}", self.code, self.reason())
+    }
+
+    /// The same without the code, for where it stands beside.
+    pub fn reason(&self) -> String {
+        let mut line = self.message.clone();
         for cause in &self.causes {
             line.push_str(": ");
             line.push_str(cause);

@@ -262,7 +262,7 @@ pub struct ParentRow {
     pub modes: BTreeMap<String, String>,
     /// The applied layout, in words.
     pub layout: Option<String>,
-    /// `ok`, `waiting`, `reshaping`, `cordoned`, `quarantined`, `drift`, `absent`, `no-layout`.
+    /// `ok`, `waiting`, `reshaping`, `cordoned`, `quarantined`, `drift`, `absent`, `no-layout`, `unsliceable`.
     pub state: String,
     /// Why it is in that state.
     pub reason: Option<String>,

@@ -83,6 +83,24 @@ impl Mechanism for Amdgpu {
         gpu(seen, parent).is_some()
     }
 
+    /// The host's driver has it. An Instinct has partitions, and trouble with resets.
+    fn unsliceable(&self, seen: &Observation, parent: &ParentId) -> Option<Refusal> {
+        let (_, function) = gpu(seen, parent)?;
+        let message =
+            format!("{parent} is not sliced: {DRIVER} has it for the host, and makes no VFs");
+        let mut refusal = Refusal::new(Code::Unsliceable, message);
+        if seen.modes.contains_key(parent) {
+            refusal = refusal.because(
+                "after a VM had the whole of such a GPU, its reset can leave it unreadable until the host reboots",
+            );
+        }
+        let gim = match function.sriov.as_ref().is_some_and(|sriov| sriov.total > 0) {
+            true => format!("; gim would make VFs of it: blacklist {DRIVER}"),
+            false => String::new(),
+        };
+        Some(refusal.hint(format!("{}{gim}", crate::whole::ways(parent))))
+    }
+
     fn offers(&self, _: &Observation, _: &ParentId, _: Option<&Layout>) -> Vec<Offer> {
         Vec::new()
     }

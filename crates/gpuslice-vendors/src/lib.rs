@@ -7,6 +7,7 @@ pub mod gim;
 pub mod mdev;
 pub mod nvidia;
 pub mod sriov;
+pub mod whole;
 
 use gpuslice_core::mechanism::Mechanism;
 
@@ -18,5 +19,6 @@ pub fn all() -> Vec<Box<dyn Mechanism>> {
         Box::new(amdgpu::Amdgpu),
         Box::new(sriov::Sriov),
         Box::new(mdev::Mdev),
+        Box::new(whole::Whole),
     ]
 }

@@ -41,11 +41,25 @@ pub enum Command {
     #[command(after_help = "Examples:\n  gpuslice gpus\n  gpuslice gpus --json")]
     Gpus,
     /// List what a VM can ask for
-    #[command(after_help = "Examples:\n  gpuslice profiles\n  gpuslice profiles --types")]
+    #[command(after_help = "\
+With --host no daemon and no hardware is asked: what a host would offer that is written down, its GPUs being as --config
+says, or each with all the virtual functions it can have.
+
+Examples:
+  gpuslice profiles
+  gpuslice profiles --types
+  gpuslice profiles --host examples/hosts/mi300x-8.toml
+  gpuslice profiles --host examples/hosts/mi300x-8.toml --config examples/config/partitions.toml")]
     Profiles {
         /// List the raw mdev types of each device instead
         #[arg(long)]
         types: bool,
+        /// A host file instead of this host
+        #[arg(long, value_name = "FILE", conflicts_with = "types")]
+        host: Option<PathBuf>,
+        /// A configuration for it
+        #[arg(long, value_name = "FILE", requires = "host")]
+        config: Option<PathBuf>,
     },
     /// List the slices that exist
     #[command(after_help = "Examples:\n  gpuslice slices\n  gpuslice slices --json")]

@@ -10,6 +10,7 @@ mod pretty;
 mod progress;
 mod render;
 mod run;
+mod simulated;
 mod style;
 mod table;
 

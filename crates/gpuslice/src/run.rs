@@ -20,6 +20,9 @@ pub fn run(command: Command, output: &Output) -> Result<(), Failure> {
     match command {
         Command::Completions { shell } => return pages::completions(shell, output),
         Command::Man { dir } => return pages::man(dir.as_deref(), output),
+        Command::Profiles { host: Some(host), config, .. } => {
+            return lists::profiles_of(&host, config.as_deref(), output);
+        }
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -54,8 +57,8 @@ async fn ask(command: Command, daemon: &Daemon, output: &Output) -> Result<(), F
     match command {
         Command::Status => lists::status(daemon, output).await,
         Command::Gpus => lists::parents(daemon, output).await,
-        Command::Profiles { types: false } => lists::profiles(daemon, output).await,
-        Command::Profiles { types: true } => lists::types(daemon, output).await,
+        Command::Profiles { types: false, .. } => lists::profiles(daemon, output).await,
+        Command::Profiles { types: true, .. } => lists::types(daemon, output).await,
         Command::Slices => lists::slices(daemon, output).await,
         Command::Claims => lists::claims(daemon, output).await,
         Command::Attach(order) if order.print => attach::print(daemon, order, output).await,

@@ -300,3 +300,52 @@ fn a_mode_that_never_comes_quarantines_the_hive() {
     assert_eq!(set(&driver, Mode::Memory), ["NPS4"; 8]);
     assert_eq!(quarantines(&driver), []);
 }
+
+#[test]
+fn a_gpu_that_cannot_be_sliced_says_so_and_what_works() {
+    let text = include_str!("../../../examples/hosts/consumer.toml");
+    let config = "[[gpu]]\nmatch = { address = \"0000:01:00.0\" }\nlayout = { vfs = 2 }";
+    let mut driver = Driver::new(&HostFile::parse(text).unwrap(), config).unwrap();
+    let states = states(&mut driver);
+    assert_eq!(states.len(), 2, "the sound of a card is none: {states:?}");
+    for (state, reason) in states {
+        assert_eq!(state, "unsliceable");
+        let reason = reason.unwrap();
+        assert!(reason.contains("PCI Host Device") && reason.contains("rendernode"), "{reason}");
+    }
+    let plan = planned(&mut driver);
+    assert_eq!(plan.blockers.iter().map(|b| b.code).collect::<Vec<_>>(), [Code::Unsliceable]);
+    // Nothing is waited for.
+    order(&mut driver, Command::WaitSettled { timeout_ms: 1_000 }).unwrap();
+    let command = Command::Claim {
+        owner: Owner::Domain(Uuid::from_u128(1)),
+        owner_name: "vm1".to_owned(),
+        request: claim(&"gpu0".parse().unwrap(), "nvidia-a40-8q", 1),
+        pool: false,
+        reserve: false,
+        dry_run: false,
+    };
+    let refusal = order(&mut driver, command).unwrap_err();
+    assert_eq!(refusal.code, Code::Unsliceable, "{refusal}");
+    assert!(refusal.one_line().contains("0000:06:00.0"), "{refusal:?}");
+}
+
+#[test]
+fn a_whole_instinct_warns_of_its_reset() {
+    let mut driver = Driver::new(&bare_metal(), "").unwrap();
+    let (state, reason) = states(&mut driver).remove(0);
+    assert_eq!(state, "unsliceable");
+    assert!(reason.as_ref().unwrap().contains("until the host reboots"), "{reason:?}");
+    assert!(reason.unwrap().contains("blacklist amdgpu"));
+}
+
+#[test]
+fn a_vf_that_its_pf_does_not_link_yet_is_no_gpu_of_its_own() {
+    let mut driver = applied();
+    let vf = *driver.machine.observation().vfs.keys().next().unwrap();
+    driver.kernel.inject(Fault::Vanish { path: format!("*/{}/virtfn0", "0000:0c:00.0"), nth: 1 });
+    driver.wake_up().unwrap();
+    let seen = driver.machine.observation();
+    assert!(!seen.vfs.contains_key(&vf));
+    assert!(seen.whole.is_empty(), "{:?}", seen.whole);
+}

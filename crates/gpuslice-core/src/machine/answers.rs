@@ -4,6 +4,7 @@ use super::Machine;
 use crate::ids::{ClaimKey, MdevTypeId, ParentId, ProfileName, SliceId};
 use crate::mechanism::{Form, Offer};
 use crate::observation::{Function, Vf};
+use crate::refusal::Refusal;
 use crate::request::{Answer, ClaimRow, ParentRow, ProfileRow, SliceRow, StatusRow, TypeRow};
 use crate::state::{Assignment, Claim, Phase};
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,7 +43,10 @@ impl Machine {
     }
 
     pub(super) fn list_parents(&self) -> Answer {
-        let present = self.seen.parents().filter(|p| self.shown(p)).map(|p| self.parent_row(&p));
+        let whole = self.seen.whole.keys().map(|address| ParentId::Pci(*address));
+        let whole = whole.filter(|parent| self.unsliceable(parent).is_some());
+        let shown = self.seen.parents().filter(|p| self.shown(p));
+        let present = shown.chain(whole).map(|p| self.parent_row(&p));
         let absent = self.durable.expected.iter().filter(|(p, _)| !self.seen.has_parent(p)).map(
             |(parent, layout)| ParentRow {
                 parent: parent.clone(),
@@ -66,8 +70,15 @@ impl Machine {
         Answer::Parents { rows }
     }
 
+    /// Why a GPU yields no slices.
+    pub(super) fn unsliceable(&self, parent: &ParentId) -> Option<Refusal> {
+        self.mechanisms.iter().find_map(|m| m.unsliceable(&self.seen, parent))
+    }
+
     fn parent_row(&self, parent: &ParentId) -> ParentRow {
-        let function = parent.pci().and_then(|a| self.seen.functions.get(&a));
+        let function = parent
+            .pci()
+            .and_then(|a| self.seen.functions.get(&a).or_else(|| self.seen.whole.get(&a)));
         let sriov = function.and_then(|f| f.sriov.as_ref());
         let (state, reason) = self.parent_state(parent, function);
         let mechanisms = self.mechanisms.iter().filter(|m| m.applies(&self.seen, parent));
@@ -117,7 +128,10 @@ impl Machine {
         }
         match self.layouts.get(parent) {
             None if self.seen.mdev_parents.contains_key(parent) => ("ok", None),
-            None => ("no-layout", None),
+            None => match self.unsliceable(parent) {
+                Some(why) => ("unsliceable", Some(why.reason())),
+                None => ("no-layout", None),
+            },
             Some(layout) if self.drifted(parent) => {
                 ("drift", Some(format!("it should have {layout}; gpuslice apply makes it so")))
             }

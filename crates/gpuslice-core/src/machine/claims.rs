@@ -304,10 +304,21 @@ impl Machine {
         Err(Refusal::new(Code::Unknown, message).hint("gpuslice gpus"))
     }
 
+    /// Where no GPU can be sliced, that is why there is no profile.
+    fn nothing_to_slice(&self) -> Option<Refusal> {
+        let whole = self.seen.whole.keys().chain(self.seen.functions.keys());
+        let mut why = whole.filter_map(|address| self.unsliceable(&ParentId::Pci(*address)));
+        let first = why.next().filter(|_| self.offers().is_empty())?;
+        Some(why.fold(first, |first, other| first.because(other.message)))
+    }
+
     /// Turns what a placement says into what a person reads.
     pub(super) fn refuse_placement(&self, profile: &ProfileName, refused: Refused) -> Refusal {
         let candidates = match refused {
             Refused::NoSuchProfile { nearest } => {
+                if let Some(refusal) = self.nothing_to_slice() {
+                    return self.or_not_settled(refusal);
+                }
                 let refusal =
                     Refusal::new(Code::NoProfile, format!("no device here offers {profile}"));
                 let refusal = match nearest {

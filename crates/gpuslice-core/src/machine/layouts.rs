@@ -262,6 +262,15 @@ impl Machine {
                 Err(refusal) => plan.blockers.push(refusal),
             }
         }
+        // What a rule says of a GPU that cannot be sliced never comes true.
+        let (whole, unmet): (Vec<_>, Vec<_>) = unmet.into_iter().partition(|rule| {
+            self.seen.whole.iter().any(|(address, f)| rule.matches.meets(*address, f))
+        });
+        for (address, function) in &self.seen.whole {
+            if whole.iter().any(|rule| rule.matches.meets(*address, function)) {
+                plan.blockers.extend(self.unsliceable(&ParentId::Pci(*address)));
+            }
+        }
         plan.unmatched =
             unmet.iter().map(|r| format!("{}: match = {}", r.origin, r.matches)).collect();
         plan.changed = !plan.steps.is_empty();
@@ -394,7 +403,8 @@ impl Machine {
         waiting.extend(absent.map(|parent| format!("{parent} to appear")));
         let (_, unmet) = layout::resolve(&self.durable.rules, &self.seen);
         let exact = unmet.iter().filter_map(|r| r.matches.address).map(ParentId::Pci);
-        let unknown = exact.filter(|p| !self.durable.expected.contains_key(p));
+        let whole = |p: &ParentId| p.pci().is_some_and(|a| self.seen.whole.contains_key(&a));
+        let unknown = exact.filter(|p| !self.durable.expected.contains_key(p) && !whole(p));
         waiting.extend(unknown.map(|parent| format!("{parent} to appear")));
         waiting
     }

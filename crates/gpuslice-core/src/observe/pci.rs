@@ -3,7 +3,7 @@
 use super::{Observer, attribute, note, parse_decimal, parse_hex};
 use crate::errno::Errno;
 use crate::ids::{PciAddress, VfIndex};
-use crate::observation::{Function, Observation, ProblemKind, ReadProblem, Sriov, Vf};
+use crate::observation::{Function, Observation, ProblemKind, ReadProblem, Sriov, Vf, is_gpu};
 use crate::port::{HostRead, link_name, read_text};
 use std::collections::BTreeMap;
 
@@ -41,12 +41,33 @@ fn read_function(
             }
         },
         // No SR-IOV, or gone. An mdev parent without SR-IOV is read when the mdev bus names it.
-        Err(Errno::ENOENT | Errno::ENODEV) => return,
+        Err(Errno::ENOENT | Errno::ENODEV) => return read_whole(host, observer, seen, address),
         Err(errno) => return note(seen, &format!("{dir}/sriov_totalvfs"), errno),
     };
     if let Some(mut function) = read_common(host, observer, seen, address) {
         function.sriov = total.map(|total| read_sriov(host, seen, address, total));
         seen.functions.insert(address, function);
+    }
+}
+
+/// A GPU without SR-IOV. A VF that its PF does not link yet is none: its vendor id reads as all ones (PCIe 9.3.4.1.1).
+fn read_whole(
+    host: &dyn HostRead,
+    observer: &mut Observer,
+    seen: &mut Observation,
+    address: PciAddress,
+) {
+    let dir = format!("{DEVICES}/{address}");
+    let class = read_text(host, &format!("{dir}/class")).ok().and_then(|text| parse_hex(&text));
+    if !class.is_some_and(is_gpu) {
+        return;
+    }
+    let vf = |config: Vec<u8>| config.starts_with(&[0xff, 0xff]);
+    if host.read(&format!("{dir}/config")).is_ok_and(vf) {
+        return;
+    }
+    if let Some(function) = read_common(host, observer, seen, address) {
+        seen.whole.insert(address, function);
     }
 }
 

@@ -3,7 +3,7 @@
 use super::counted;
 use crate::style::{Paint, Tone};
 use crate::table::printable;
-use gpuslice_core::request::StatusRow;
+use gpuslice_core::request::{ParentRow, StatusRow};
 use std::fmt::Write as _;
 
 /// `gpuslice status`.
@@ -54,6 +54,8 @@ pub enum Empty {
     Parents,
     /// `profiles`, on a host with this many GPUs
     Profiles(usize),
+    /// `profiles`, on a host with this many GPUs, none of which can be sliced
+    Unsliceable(usize),
     /// `profiles --types`
     Types,
     /// `slices`
@@ -63,6 +65,16 @@ pub enum Empty {
 }
 
 impl Empty {
+    /// Why there are no profiles, where these GPUs are.
+    pub fn profiles(parents: &[ParentRow]) -> Self {
+        let sliceable = parents.iter().any(|row| row.state != "unsliceable");
+        match parents.len() {
+            0 => Self::Profiles(0),
+            n if sliceable => Self::Profiles(n),
+            n => Self::Unsliceable(n),
+        }
+    }
+
     /// Why nothing is there, and the next step.
     pub fn why(self) -> (String, &'static str) {
         let gpus = "lspci -nnk -d ::0300 and lspci -nnk -d ::0302 show each GPU and its driver";
@@ -80,6 +92,11 @@ impl Empty {
                     text,
                     "gpuslice gpus; give them a layout in /etc/gpuslice/gpuslice.toml, then gpuslice plan",
                 );
+            }
+            Self::Unsliceable(n) => {
+                let text =
+                    format!("no profiles: {} found, and none can be sliced", counted(n, "GPU"));
+                return (text, "gpuslice gpus says why, and what works instead");
             }
             Self::Types => (
                 "no mdev types: no device of this host offers mediated devices",
@@ -155,6 +172,7 @@ warning: overcommit
             (Empty::Parents, "no GPUs found", "lspci"),
             (Empty::Profiles(0), "no GPUs found", "lspci"),
             (Empty::Profiles(2), "2 GPUs found", "gpuslice plan"),
+            (Empty::Unsliceable(1), "1 GPU found, and none can be sliced", "gpuslice gpus"),
             (Empty::Types, "no mdev types", "gpuslice profiles"),
             (Empty::Slices, "no slices", "gpuslice plan"),
             (Empty::Claims, "no claims", "gpuslice attach"),

@@ -4,10 +4,12 @@ use super::{Daemon, unexpected};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::render::{self, Empty};
+use crate::simulated;
 use crate::style::Paint;
 use gpuslice_api::client::{List, Listing};
 use gpuslice_core::request::{Answer, Command, ParentRow, ProfileRow};
 use serde::de::DeserializeOwned;
+use std::path::Path;
 
 pub async fn status(daemon: &Daemon, output: &Output) -> Result<(), Failure> {
     match daemon.call(Command::Status).await? {
@@ -22,11 +24,26 @@ pub async fn parents(daemon: &Daemon, output: &Output) -> Result<(), Failure> {
 
 pub async fn profiles(daemon: &Daemon, output: &Output) -> Result<(), Failure> {
     let list = daemon.list(Listing::Profiles).await?;
-    let mut parents = 0;
+    let mut parents = Vec::new();
     if !output.is_json() && list.rows::<ProfileRow>()?.is_empty() {
-        parents = daemon.list(Listing::Parents).await?.rows::<ParentRow>()?.len();
+        parents = daemon.list(Listing::Parents).await?.rows::<ParentRow>()?;
     }
-    show(output, &list, render::profiles, Empty::Profiles(parents))
+    show(output, &list, render::profiles, Empty::profiles(&parents))
+}
+
+/// `profiles --host`: of a host that is written down.
+pub fn profiles_of(host: &Path, config: Option<&Path>, output: &Output) -> Result<(), Failure> {
+    let no_rows: [ProfileRow; 0] = [];
+    match simulated::profiles(host, config)? {
+        Answer::Profiles { rows } => output.answer(&rows, |paint| render::profiles(&rows, paint)),
+        Answer::Parents { .. } if output.is_json() => output.json(&no_rows),
+        Answer::Parents { rows } => {
+            let (text, hint) = Empty::profiles(&rows).why();
+            output.nothing(&text, hint);
+            Ok(())
+        }
+        other => Err(unexpected(&other)),
+    }
 }
 
 pub async fn types(daemon: &Daemon, output: &Output) -> Result<(), Failure> {
