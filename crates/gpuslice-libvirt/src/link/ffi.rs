@@ -143,12 +143,8 @@ unsafe extern "C" fn on_removed(
     alias: *const c_char,
     sink: *mut c_void,
 ) {
-    // SAFETY: as in `on_lifecycle`; the alias is a C string for the length of the callback.
-    let (sink, uuid, alias) =
-        unsafe { (&*sink.cast::<Sink>(), uuid_of(domain), CStr::from_ptr(alias)) };
-    if let Some(uuid) = uuid {
-        sink.unplugged(uuid, alias, true);
-    }
+    // SAFETY: libvirt's arguments, passed on.
+    unsafe { unplugged(domain, alias, sink, true) }
 }
 
 unsafe extern "C" fn on_removal_failed(
@@ -158,10 +154,21 @@ unsafe extern "C" fn on_removal_failed(
     sink: *mut c_void,
 ) {
     // SAFETY: as in `on_removed`.
+    unsafe { unplugged(domain, alias, sink, false) }
+}
+
+/// What both tell: whether the guest gave the device back.
+unsafe fn unplugged(
+    domain: sys::virDomainPtr,
+    alias: *const c_char,
+    sink: *mut c_void,
+    given_back: bool,
+) {
+    // SAFETY: as in `on_lifecycle`; the alias is a C string for the length of the callback.
     let (sink, uuid, alias) =
         unsafe { (&*sink.cast::<Sink>(), uuid_of(domain), CStr::from_ptr(alias)) };
     if let Some(uuid) = uuid {
-        sink.unplugged(uuid, alias, false);
+        sink.unplugged(uuid, alias, given_back);
     }
 }
 
