@@ -367,6 +367,12 @@ pub struct ClaimRow {
     pub slices: Vec<SliceId>,
     /// Home VFs.
     pub home: Vec<PciAddress>,
+    /// Other claims may name the same home VF.
+    #[serde(default)]
+    pub pool: bool,
+    /// Capacity is held while the owner is stopped.
+    #[serde(default)]
+    pub reserve: bool,
     /// The last refusal of a start, with its age unknown to programs; for people.
     pub last_refusal: Option<Refusal>,
 }

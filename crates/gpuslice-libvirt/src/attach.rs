@@ -33,6 +33,11 @@ impl Agent {
         let request = request(old, name.clone(), profile.clone(), options.count);
         let terms = ClaimTerms { pool: options.pool, reserve: options.reserve };
         let (uuid, title) = (domain.uuid, domain.name.clone());
+        let key = ClaimKey { owner: Owner::Domain(uuid), name: name.clone() };
+        let before = match old {
+            Some(old) => Some((old, self.daemon.terms(&key).await?)),
+            None => None,
+        };
         let claimed = self.daemon.claim(uuid, &title, request.clone(), terms).await?;
         let devices = claimed.devices.clone();
         let written = {
@@ -43,11 +48,10 @@ impl Agent {
                 })
                 .await
         };
-        let key = ClaimKey { owner: Owner::Domain(uuid), name: name.clone() };
         let written = match written {
             Ok(written) => written,
             Err(refusal) if claimed.changed => {
-                return Err(self.take_back(refusal, &title, key, old, &request).await);
+                return Err(self.take_back(refusal, &title, key, before).await);
             }
             Err(refusal) => return Err(refusal),
         };
@@ -86,16 +90,14 @@ impl Agent {
         refusal: Refusal,
         title: &str,
         key: ClaimKey,
-        old: Option<&ClaimRequest>,
-        new: &ClaimRequest,
+        before: Option<(&ClaimRequest, ClaimTerms)>,
     ) -> Refusal {
         let Owner::Domain(uuid) = key.owner else {
             return refusal;
         };
-        let undone = match old {
-            Some(old) if old == new => return refusal,
-            Some(old) => {
-                self.daemon.claim(uuid, title, old.clone(), ClaimTerms::default()).await.map(drop)
+        let undone = match before {
+            Some((old, terms)) => {
+                self.daemon.claim(uuid, title, old.clone(), terms).await.map(drop)
             }
             None => self.daemon.unclaim(key, false).await.map(drop),
         };

@@ -125,6 +125,18 @@ impl Daemon {
         }
     }
 
+    /// On which terms a claim stands; the ordinary ones for one that does not.
+    ///
+    /// # Errors
+    /// Refused, or no answer.
+    pub async fn terms(&self, key: &ClaimKey) -> Result<ClaimTerms, Refusal> {
+        let Answer::Claims { rows } = self.ask(Command::ListClaims).await? else {
+            return Err(unexpected("ListClaims"));
+        };
+        let row = rows.into_iter().find(|row| row.claim == *key);
+        Ok(row.map(|row| ClaimTerms { pool: row.pool, reserve: row.reserve }).unwrap_or_default())
+    }
+
     /// Domains with claims that are not orphaned.
     ///
     /// # Errors

@@ -51,6 +51,7 @@ impl Agent {
     ) -> Result<bool, Refusal> {
         let (uuid, title) = (domain.uuid, domain.name.clone());
         let key = ClaimKey { owner: Owner::Domain(uuid), name: name.clone() };
+        let terms = self.daemon.terms(&key).await?;
         let ended = self.daemon.unclaim(key, force).await?;
         let written = {
             let name = name.clone();
@@ -64,7 +65,8 @@ impl Agent {
             Ok(written) => Ok(ended || written),
             Err(refusal) => {
                 let old = domain.claims.into_iter().find(|claim| claim.name == *name);
-                Err(self.claim_again(refusal, uuid, &title, old.filter(|_| ended)).await)
+                let old = old.filter(|_| ended).map(|old| (old, terms));
+                Err(self.claim_again(refusal, uuid, &title, old).await)
             }
         }
     }
@@ -75,12 +77,12 @@ impl Agent {
         refusal: Refusal,
         uuid: Uuid,
         title: &str,
-        old: Option<ClaimRequest>,
+        old: Option<(ClaimRequest, ClaimTerms)>,
     ) -> Refusal {
-        let Some(old) = old else {
+        let Some((old, terms)) = old else {
             return refusal;
         };
-        match self.daemon.claim(uuid, title, old, ClaimTerms::default()).await {
+        match self.daemon.claim(uuid, title, old, terms).await {
             Ok(_) => refusal,
             Err(left) => refusal.because(format!("and the claim could not be kept: {left}")),
         }

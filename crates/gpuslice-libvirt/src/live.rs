@@ -40,9 +40,12 @@ impl Agent {
         let terms = ClaimTerms { pool: options.pool, reserve: options.reserve };
         let (uuid, title) = (live.uuid, live.name.clone());
         let keep = options.config || in_definition;
-        let plugged = self.daemon.plug(uuid, &title, asked.clone(), terms, keep).await?;
-
         let key = ClaimKey { owner: Owner::Domain(uuid), name: name.clone() };
+        let before = match old.filter(|_| in_definition) {
+            Some(_) => self.daemon.terms(&key).await?,
+            None => ClaimTerms::default(),
+        };
+        let plugged = self.daemon.plug(uuid, &title, asked.clone(), terms, keep).await?;
         let definition = defined.clone().filter(|_| options.config);
         let devices = plugged.devices.clone();
         let written = {
@@ -56,7 +59,7 @@ impl Agent {
         let written = match written {
             Ok(written) => written,
             Err(refusal) => {
-                let old = old.map(|old| (old, in_definition));
+                let old = old.map(|old| (old, in_definition.then_some(before)));
                 return Err(self.plug_failed(refusal, key, &title, old).await);
             }
         };
@@ -151,13 +154,13 @@ impl Agent {
     }
 
     /// Gives back what libvirt did not take, and makes the table say of the claim what the XML says. `old`: the claim
-    /// before, and whether the definition makes it.
+    /// before, and its terms if the definition makes it.
     async fn plug_failed(
         &self,
         refusal: Refusal,
         key: ClaimKey,
         title: &str,
-        old: Option<(&ClaimRequest, bool)>,
+        old: Option<(&ClaimRequest, Option<ClaimTerms>)>,
     ) -> Refusal {
         let Owner::Domain(uuid) = key.owner else {
             return refusal;
@@ -166,9 +169,8 @@ impl Agent {
         self.tell_runs(uuid).await;
         let undone = match (self.daemon.plug_failed(key.clone()).await, old) {
             (Err(left), _) => Err(left),
-            (Ok(()), Some((old, true))) => {
-                let (old, terms) = (old.clone(), ClaimTerms::default());
-                self.daemon.claim(uuid, title, old, terms).await.map(drop)
+            (Ok(()), Some((old, Some(terms)))) => {
+                self.daemon.claim(uuid, title, old.clone(), terms).await.map(drop)
             }
             (Ok(()), Some(_)) => Ok(()),
             (Ok(()), None) => self.daemon.unclaim(key, true).await.map(drop),

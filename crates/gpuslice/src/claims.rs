@@ -75,6 +75,8 @@ mod tests {
             reason: None,
             slices: Vec::new(),
             home: Vec::new(),
+            pool: false,
+            reserve: false,
             last_refusal: None,
         }
     }

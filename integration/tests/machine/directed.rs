@@ -5,7 +5,7 @@ use crate::invariants::vfs_of;
 use crate::world::{State, World};
 use gpuslice_core::domain::HostDeviceSource;
 use gpuslice_core::errno::Errno;
-use gpuslice_core::ids::{ClaimName, ParentId, PciAddress, SliceId};
+use gpuslice_core::ids::{ClaimKey, ClaimName, Owner, ParentId, PciAddress, SliceId};
 use gpuslice_core::machine::HookAnswer;
 use gpuslice_core::port::HostRead;
 use gpuslice_core::refusal::{Code, Refusal};
@@ -421,5 +421,19 @@ fn a_write_that_died_with_its_daemon_is_not_waited_for() {
     world.driver.restart().unwrap();
     world.driver.drain().unwrap();
     assert_eq!(vfs(&world), 8);
+    world.finish().unwrap();
+}
+
+#[test]
+fn a_claim_is_ended_by_force_once() {
+    let mut world = after(&[attach(0)]);
+    all(&mut world, &run(0));
+    let key = ClaimKey { owner: Owner::Domain(world.guests[&0].domain.uuid), name: name() };
+    let mut end = |force| {
+        let outcome = world.order(Command::Unclaim { key: key.clone(), force }).unwrap().unwrap();
+        matches!(outcome.unwrap(), Answer::Done { changed: true, .. })
+    };
+    // The VM holds the slice all the while.
+    assert_eq!([end(true), end(true), end(false)], [true, false, false]);
     world.finish().unwrap();
 }

@@ -361,6 +361,8 @@ impl Machine {
             reason,
             slices,
             home: claim.home.clone(),
+            pool: claim.pool,
+            reserve: claim.reserve,
             last_refusal: claim.last_refusal.clone(),
         }
     }
@@ -377,6 +379,8 @@ impl Machine {
             reason: bound.iter().find_map(|(_, a)| a.trouble.clone()),
             slices: bound.iter().map(|(slice, _)| **slice).collect(),
             home: Vec::new(),
+            pool: false,
+            reserve: false,
             last_refusal: None,
         })
     }

@@ -9,7 +9,7 @@ use crate::mechanism::Form;
 use crate::placement::{self, Refused, View, Wanted};
 use crate::refusal::{Code, Refusal};
 use crate::request::{Answer, Command, DeviceToWrite, Outcome};
-use crate::state::Claim;
+use crate::state::{Claim, Phase};
 use std::collections::BTreeSet;
 
 /// A claim as ordered.
@@ -243,6 +243,14 @@ impl Machine {
         let known = self.durable.claims.get(key);
         if known.is_none() && bound.is_empty() {
             return Ok(done(false, "already so: there is no such claim"));
+        }
+        let ended = known.is_none_or(|claim| claim.orphaned);
+        let phase_of = |slice: &SliceId| self.run.assignments.get(slice).map(|a| a.phase);
+        let returning = |slice: &SliceId| phase_of(slice) == Some(Phase::Releasing);
+        if ended && !bound.is_empty() && bound.iter().all(returning) {
+            let message =
+                format!("already so: {} is released as soon as nobody holds it", join(&bound));
+            return Ok(done(false, &message));
         }
         let name = known.map_or_else(|| key.owner.to_string(), |c| c.owner_name.clone());
         if !bound.is_empty() && !force {

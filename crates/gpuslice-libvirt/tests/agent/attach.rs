@@ -4,6 +4,7 @@ use crate::domains::{THEIRS, hostdev, source};
 use crate::scene::{ordinary, wanted};
 use gpuslice_api::CallError;
 use gpuslice_api::libvirt::{AttachOptions, DetachOptions};
+use gpuslice_core::ids::{ClaimKey, Owner};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::Command;
 use uuid::Uuid;
@@ -135,6 +136,35 @@ fn a_definition_that_cannot_be_written_undoes_the_claim() {
             assert_eq!(refused(done).code, Code::BadRequest);
             scene.asks("Unclaim", |command| matches!(command, Command::Unclaim { .. })).await;
             assert!(scene.daemon.script.lock().unwrap().claims.is_empty());
+        },
+    );
+}
+
+#[test]
+fn a_claim_that_is_made_again_keeps_its_terms() {
+    let claim = "<gpuslice:claim name='gpu0' profile='p'/>";
+    ordinary(
+        |person, daemon| {
+            person.define(VM, "vm", claim, &hostdev("ua-gpuslice-gpu0", 1, ""));
+            let key = ClaimKey { owner: Owner::Domain(VM), name: "gpu0".parse().unwrap() };
+            let mut script = daemon.script.lock().unwrap();
+            script.claims.push(key);
+            script.reserve = true;
+        },
+        async |mut scene| {
+            scene.settles().await;
+            let other = crate::domains::Person::connect();
+            scene.daemon.before(move |command| {
+                if matches!(command, Command::Unclaim { .. }) {
+                    other.undefine(VM);
+                }
+                None
+            });
+            refused(scene.client.detach("vm", None, &DetachOptions::default()).await);
+            let again = |command: &Command| {
+                matches!(command, Command::Claim { reserve: true, pool: false, .. })
+            };
+            scene.asks("Claim with its terms", again).await;
         },
     );
 }

@@ -18,6 +18,8 @@ pub struct Script {
     pub devices: BTreeMap<Uuid, Vec<DeviceToWrite>>,
     /// Claims that exist.
     pub claims: Vec<ClaimKey>,
+    /// Whether capacity is held for them.
+    pub reserve: bool,
     /// What the agent should do.
     pub look_again: Vec<Uuid>,
     pub start: Vec<Uuid>,
@@ -77,6 +79,8 @@ impl Daemon {
                 done(script.claims.len() != before)
             }
             Command::ListClaims => {
+                let reserve = script.reserve;
+                let row = |key| ClaimRow { reserve, ..row(key) };
                 Ok(Answer::Claims { rows: script.claims.iter().cloned().map(row).collect() })
             }
             Command::DomainSeen { domain, .. } => {
@@ -135,6 +139,8 @@ fn row(claim: ClaimKey) -> ClaimRow {
         reason: None,
         slices: Vec::new(),
         home: Vec::new(),
+        pool: false,
+        reserve: false,
         last_refusal: None,
     }
 }
