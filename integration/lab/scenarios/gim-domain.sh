@@ -10,31 +10,21 @@ option=/etc/modprobe.d/gpuslice-gim.conf others=/etc/modprobe.d/lab-gim.conf
 config=/etc/gpuslice/gpuslice.toml
 vfs() { ls -d "$pci/$1"/virtfn* 2> /dev/null | wc -l; }
 counts() { for pf in $a $b $v710; do vfs $pf; done | paste -sd' '; }
-daemon() { systemctl "$1" gpusliced.socket gpusliced.service; }
-# a host of its own: other cards, nothing remembered
-fresh() {
-  daemon stop
-  rm -rf /var/lib/gpuslice/* /run/gpuslice/state/*
-  unload_gpusim || return
-  rm -f /etc/gim_config $option $others
-}
-stop_all() {
+cleanup() {
   clear_domains
   # or the unload below would wait for it
   [ ! -e stray.pid ] || kill -9 "$(cat stray.pid)"
   modprobe -r amdgpu
-  fresh
-  cp gpuslice.toml $config
-  modprobe -a gpusim-pf gpusim-mdev
-  daemon start
+  boot_host
+  rm -f /etc/gim_config $option $others
 }
-trap stop_all EXIT
-# layout VFS [VFS-OF-V710]
+trap cleanup EXIT
+# layout VFS [VFS-OF-V710 [MORE]] : MORE is for the MI300X
 layout() {
   cat > $config << X
 [[gpu]]
 match = { vendor-device = "1002:74a1" }
-layout = { vfs = $1 }
+layout = { vfs = $1${3:+, $3} }
 [[gpu]]
 match = { vendor-device = "1002:7460" }
 layout = { vfs = ${2:-12} }
@@ -53,8 +43,7 @@ apply_refused() {
 mechanism_is() { field gpus parent $a mechanisms | grep -q "\"$1\""; }
 never_reset() { expect_eq "reads of reset_gpu" 0 "$(cat /sys/kernel/debug/gim/*/resets_read | sort -u)"; }
 
-cp $config gpuslice.toml
-expect "the boot's cards go" fresh
+expect "the boot's cards go" other_host
 expect "others come" load_gpusim 'mi300x*2,v710'
 layout 8
 expect "gpusliced starts" daemon start
@@ -77,12 +66,13 @@ expect_eq "drivers of the VFs" "" "$(for vf in $pci/$a/virtfn*; do basename "$(r
 expect_eq "slices" 8 "$(count_slices $a)"
 expect "nothing is left to do" grep -q "already so" <(planned)
 rows profiles | jq -c '{profile, mechanism, memory, max, free}'
-expect_eq "free" 16 "$(free_of amd-mi300x-vf8)"
+expect_eq "free" 16 "$(free_of amd-mi300x-vf8-cpx)"
+expect_eq "memory of each" $(($(cat /sys/kernel/debug/gim/$a/vf_fb_mb) << 20)) "$(field profiles profile amd-mi300x-vf8-cpx memory)"
 expect_eq "free" 12 "$(free_of amd-v710-vf12)"
 
 say "a VM"
 domain gim1 "" "" | define
-expect "gpuslice attach" q gpuslice attach gim1 amd-mi300x-vf8
+expect "gpuslice attach" q gpuslice attach gim1 amd-mi300x-vf8-cpx
 vf=$(home_of gim1)
 start gim1
 expect "vfio-pci has the VF" bound_to "$pci/$vf" vfio-pci
@@ -120,6 +110,23 @@ start gim1
 expect "vfio-pci has the VF" bound_to "$pci/$(home_of gim1)" vfio-pci
 destroy gim1
 wait_for 20 "all is free" is 0 count_assigned
+
+say "a memory mode, of the whole hive"
+memory() { for pf in $a $b; do sed -n 's/^memory_partition_mode: //p' $pci/$pf/memory_partition_mode; done | paste -sd' '; }
+layout 8 4 'compute = "CPX", memory = "NPS2"'
+apply_refused bad-config NPS2
+layout 8 4 'compute = "CPX", memory = "NPS4"'
+planned
+expect "nothing is loaded anew for it" not grep -q "load driver" plan.txt
+w 1 /sys/kernel/debug/gim/$a/refusals
+apply_refused device-failed "firmware did not answer"
+expect_eq "memory modes" "NPS1 NPS1" "$(memory)"
+expect "gpuslice apply, again" q timeout 100 gpuslice apply
+expect_eq "memory modes" "NPS4 NPS4" "$(memory)"
+# behind it is what a longer text left
+expect_eq "what the driver keeps" "vf_num=8,8,4 accelerator_partition_mode=8 memory_partition_mode=4" "$(xargs < /etc/gim_config)"
+expect_eq "free" 16 "$(free_of amd-mi300x-vf8-cpx-nps4)"
+expect "nothing is left to do" grep -q "already so" <(planned)
 never_reset
 
 say "amdgpu was first"
