@@ -11,6 +11,8 @@ mod actions;
 mod directed;
 #[path = "machine/disk.rs"]
 mod disk;
+#[path = "machine/domains.rs"]
+mod domains;
 #[path = "machine/driver.rs"]
 mod driver;
 #[path = "machine/everything.rs"]

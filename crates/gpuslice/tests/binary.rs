@@ -92,7 +92,8 @@ impl Ran {
 
 fn claim(key: &str, owner_name: &str) -> Json {
     json!({"claim": key, "owner_name": owner_name, "profile": "amd-v620-vf4", "count": 1, "state": "idle",
-           "reason": null, "slices": [], "home": ["0000:41:00.4"], "last_refusal": null})
+           "reason": null, "slices": [], "home": ["0000:41:00.4"],
+           "pool": false, "reserve": false, "last_refusal": null})
 }
 
 fn done(changed: bool, message: &str) -> ReplyBody {

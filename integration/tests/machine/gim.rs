@@ -3,13 +3,13 @@
 mod modes;
 
 use crate::driver::Driver;
-use crate::world::{bind_by_hand, claim};
-use gpuslice_core::domain::{Domain, HostDevice};
+use crate::vgpu::{attach, call};
+use crate::world::bind_by_hand;
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::{Owner, ParentId, PciAddress, SliceId};
-use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation};
+use gpuslice_core::machine::HookOperation;
 use gpuslice_core::port::{HostRead, HostWrite, read_text};
-use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::refusal::Code;
 use gpuslice_core::request::{Answer, Command, Outcome, PlanRow};
 use gpuslice_sim::{Fault, HostFile};
 use uuid::Uuid;
@@ -81,42 +81,6 @@ fn quarantines(driver: &Driver) -> Vec<Code> {
     driver.machine.durable().quarantines.values().map(|why| why.code).collect()
 }
 
-fn vm(driver: &mut Driver, profile: &str) -> Domain {
-    let request = claim(&"gpu0".parse().unwrap(), profile, 1);
-    let command = Command::Claim {
-        owner: Owner::Domain(Uuid::from_u128(1)),
-        owner_name: "vm1".to_owned(),
-        request: request.clone(),
-        pool: false,
-        reserve: false,
-        dry_run: false,
-    };
-    let devices = match order(driver, command).unwrap() {
-        Answer::Claimed { devices, .. } => devices,
-        other => panic!("{other:?}"),
-    };
-    let devices = devices.into_iter().map(|device| HostDevice {
-        source: device.source,
-        alias: Some(device.alias),
-        managed: false,
-    });
-    Domain {
-        uuid: Uuid::from_u128(1),
-        name: "vm1".to_owned(),
-        claims: vec![request],
-        devices: devices.collect(),
-    }
-}
-
-fn call(driver: &mut Driver, domain: &Domain, operation: HookOperation) -> Result<(), Refusal> {
-    let request = driver.hook(HookCall { operation, domain: domain.clone() });
-    driver.advance(1_000).unwrap();
-    match driver.told.remove(&request) {
-        Some(HookAnswer::Refuse(refusal)) => Err(refusal),
-        _ => Ok(()),
-    }
-}
-
 #[test]
 fn one_plan_loads_the_driver_for_all_gpus() {
     let mut driver = Driver::new(&hive(), LAYOUT).unwrap();
@@ -161,7 +125,7 @@ fn after_a_boot_the_driver_is_loaded_again() {
 #[test]
 fn another_number_reloads_the_driver_when_nobody_uses_a_vf_of_any_gpu() {
     let mut driver = applied();
-    let domain = vm(&mut driver, "amd-mi300x-vf8-cpx");
+    let domain = attach(&mut driver, 1, "amd-mi300x-vf8-cpx");
     call(&mut driver, &domain, HookOperation::Prepare).unwrap();
     let slice = domain.devices[0].source.slice();
     driver.kernel.open(4000, "qemu-system-x86", slice).unwrap();
@@ -207,7 +171,7 @@ fn the_unload_is_never_begun_while_a_stranger_holds_a_vf() {
 #[test]
 fn a_start_during_the_reload_is_refused() {
     let mut driver = applied();
-    let domain = vm(&mut driver, "amd-mi300x-vf8-cpx");
+    let domain = attach(&mut driver, 1, "amd-mi300x-vf8-cpx");
     driver.config = LAYOUT.replace("vfs = 8", "vfs = 4");
     let request = driver.command(Command::Apply);
     driver.drain().unwrap();

@@ -1,6 +1,7 @@
 //! Modes of GPUs: set with the VFs or alone, refused before they are written or by the driver.
 
 use super::*;
+use crate::domains::claim;
 use gpuslice_core::mode::Mode;
 use gpuslice_core::request::ProfileRow;
 
@@ -107,7 +108,7 @@ fn no_mode_is_set_while_a_vf_of_the_hive_is_in_use() {
     // The driver was not even asked.
     assert_eq!(driver.kernel.kernel_log().unwrap().len(), before);
     driver.kernel.kill(5000);
-    let domain = vm(&mut driver, "amd-mi300x-vf8-cpx");
+    let domain = attach(&mut driver, 1, "amd-mi300x-vf8-cpx");
     call(&mut driver, &domain, HookOperation::Prepare).unwrap();
     let refusal = order(&mut driver, Command::Apply).unwrap_err();
     assert_eq!(refusal.code, Code::InUse, "{refusal}");

@@ -2,10 +2,11 @@
 //! die, between any two of these.
 
 use crate::directed::{after, all, declare, phases, run, runs, stop};
+use crate::domains::{claim, write_devices};
 use crate::happening::Happening;
 use crate::happening::Happening as H;
 use crate::invariants::{Broken, slice_of};
-use crate::world::{State, World, claim, write_devices};
+use crate::world::{State, World};
 use gpuslice_core::domain::{ClaimRequest, HostDevice};
 use gpuslice_core::ids::{ClaimKey, ClaimName, Owner};
 use gpuslice_core::machine::RequestId;

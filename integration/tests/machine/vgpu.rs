@@ -1,7 +1,8 @@
 //! Stories of GPUs whose VFs take a type when a VM starts (NVIDIA's vendor-specific VFIO).
 
+use crate::domains::claim;
 use crate::driver::Driver;
-use crate::world::{bind_by_hand, claim};
+use crate::world::bind_by_hand;
 use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource};
 use gpuslice_core::ids::{ClaimKey, Owner, PciAddress, SliceId};
 use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation};

@@ -1,10 +1,11 @@
 //! The world around the daemon: libvirtd with its domains, people, other programs and hardware.
 
+use crate::domains::{claim, write_devices};
 use crate::driver::Driver;
 use crate::happening::Happening;
 use crate::invariants::{Broken, Vm, slice_of};
 use crate::plugging::Asked;
-use gpuslice_core::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource, alias_for};
+use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource, alias_for};
 use gpuslice_core::ids::{ClaimKey, ClaimName, MdevUuid, Owner, PciAddress, SliceId};
 use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation, RequestId};
 use gpuslice_core::port::{HostRead, HostWrite, link_name};
@@ -557,32 +558,6 @@ fn exists(kernel: &Kernel, slice: SliceId) -> bool {
         SliceId::Mdev(uuid) => kernel.link(&format!("/sys/bus/mdev/devices/{uuid}")).is_ok(),
         _ => true,
     }
-}
-
-pub fn claim(name: &ClaimName, profile: &str, count: u32) -> ClaimRequest {
-    ClaimRequest {
-        name: name.clone(),
-        profile: Some(profile.parse().unwrap()),
-        count,
-        same_fabric: false,
-        prefer_numa: false,
-        memory_min: None,
-        isolation_min: None,
-    }
-}
-
-/// What the agent and `attach` do to the XML: our devices of these claims are these, the others stay.
-pub fn write_devices(
-    domain: &mut Domain,
-    whose: impl Fn(&ClaimName) -> bool,
-    devices: Vec<DeviceToWrite>,
-) {
-    domain.devices.retain(|d| d.our_claim().is_none_or(|(name, _)| !whose(&name)));
-    domain.devices.extend(devices.into_iter().map(|device| HostDevice {
-        source: device.source,
-        alias: Some(device.alias),
-        managed: false,
-    }));
 }
 
 /// `driverctl set-override`, libvirt's own binding; an empty name gives the function back.
