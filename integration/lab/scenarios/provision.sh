@@ -2,13 +2,15 @@
 # group: main
 # order: 75
 # needs: product
-# limit: 300
+# limit: 180
 . /lab/scenarios/product.sh
 trap 'boot_host' EXIT
 
 # Milliseconds that a GPU takes. Making its VFs, which this kernel does for one GPU at a time; and binding them, which it
 # does not hold up.
 delays=${DELAYS:-1000}
+# How many of the GPUs.
+GPUS=${GPUS:-4}
 VFS=2
 pf() { printf '/sys/bus/pci/devices/%04x:00:00.0' "$1"; }
 each() { local n; for ((n = 1; n <= gpus; n++)); do "$@" "$n"; done; }
@@ -53,11 +55,11 @@ compare() { # FAULT MS
 }
 
 other_host
-expect "8 GPUs come" load_gpusim "a40*8:vfs=$VFS" gpusim-pf
+expect "the GPUs come" load_gpusim "a40*8:vfs=$VFS" gpusim-pf
 : > /etc/gpuslice/gpuslice.toml
 daemon start
 all_up
-for gpus in 1 4 8; do
+for gpus in $GPUS; do
   for delay in $delays; do
     bind=''; compare delay_ms "$delay"
     bind=gpusim; compare vf_probe_delay_ms $((delay / VFS))
