@@ -90,6 +90,17 @@ fn instances_come_after_the_vfs_and_again_after_a_boot() {
     driver.wake_up().unwrap();
     driver.advance(10_000).unwrap();
     assert_eq!(instances(&mut driver), WANTED);
+    // It has the GPU off its driver on the way. Who looks then sees no GPU of NVIDIA's driver, which is no mistake.
+    let disable = ["/usr/lib/nvidia/sriov-manage", "-d", GPU].map(str::to_owned);
+    assert_eq!(driver.kernel.run(&disable).unwrap().code, 0);
+    driver.kernel.write("/sys/bus/pci/drivers/nvidia/unbind", GPU.as_bytes()).unwrap();
+    driver.wake_up().unwrap();
+    driver.advance(1_000).unwrap();
+    assert_eq!(driver.machine.durable().quarantines.len(), 0);
+    driver.kernel.write("/sys/bus/pci/drivers/nvidia/bind", GPU.as_bytes()).unwrap();
+    driver.wake_up().unwrap();
+    driver.advance(10_000).unwrap();
+    assert_eq!(instances(&mut driver), WANTED);
 }
 
 #[test]

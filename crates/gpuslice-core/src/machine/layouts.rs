@@ -174,11 +174,20 @@ impl Machine {
         match self.mechanism(parent) {
             Some(mechanism) => {
                 let known = mechanism.modes(&self.seen, parent);
-                can_be_set(parent, layouts, known)?;
+                match can_be_set(parent, layouts, known) {
+                    // The driver that has the mode may be on its way back: vendors' tools take it off for a while.
+                    Err(_) if !reshape && self.without_driver(parent) => return Ok(Vec::new()),
+                    judged => judged?,
+                }
                 mechanism.layout_steps(&self.seen, parent, layouts, reshape)
             }
             None => Ok(Vec::new()),
         }
+    }
+
+    fn without_driver(&self, parent: &ParentId) -> bool {
+        let function = parent.pci().and_then(|address| self.seen.functions.get(&address));
+        function.is_some_and(|function| function.driver.is_none())
     }
 
     /// Parents that steps for this one disturb, itself among them.
