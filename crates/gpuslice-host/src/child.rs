@@ -8,7 +8,7 @@
 //!
 //! A child dies with its daemon, so that nothing begins to write that a later daemon knows nothing of. What is inside
 //! the kernel by then ends as it does, and what a tool or a driver's load has begun is not broken off: the later
-//! daemon finds them by [`find`].
+//! daemon finds them by [`find()`].
 
 mod find;
 mod run;
