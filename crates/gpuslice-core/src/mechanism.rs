@@ -155,6 +155,17 @@ pub trait Mechanism: Send + Sync {
         offers.into_iter().find(|offer| offer.form.type_id() == Some(type_id))
     }
 
+    /// The profile of that offer, for lists of many slices.
+    fn profile_of(
+        &self,
+        seen: &Observation,
+        parent: &ParentId,
+        layout: Option<&Layout>,
+        type_id: &MdevTypeId,
+    ) -> Option<ProfileName> {
+        self.offer_of(seen, parent, layout, type_id).map(|offer| offer.profile)
+    }
+
     /// Modes that a layout may set on the parent.
     fn modes(&self, _seen: &Observation, _parent: &ParentId) -> &'static [Mode] {
         &[]

@@ -20,7 +20,7 @@ use std::sync::Arc;
 pub struct Observer {
     mechanisms: Vec<Box<dyn Mechanism>>,
     types: BTreeMap<(ParentId, MdevTypeId), Arc<FixedType>>,
-    serials: BTreeMap<crate::ids::PciAddress, (u16, u16, Option<u64>)>,
+    serials: BTreeMap<crate::ids::PciAddress, ((u16, u16), Option<u64>)>,
     answers: Answers,
 }
 

@@ -6,6 +6,22 @@
 
 use crate::errno::Errno;
 
+/// Files of one folder that are read together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    /// Absolute, without a slash at its end.
+    pub folder: String,
+    /// Their names.
+    pub names: &'static [&'static str],
+}
+
+impl Files {
+    /// Path of each.
+    pub fn paths(&self) -> impl Iterator<Item = String> {
+        self.names.iter().map(|name| format!("{}/{name}", self.folder))
+    }
+}
+
 /// Reads only. Observation takes this port, so that it cannot change anything by type.
 pub trait HostRead {
     /// Names in a directory, in no particular order, without `.` and `..`.
@@ -20,10 +36,11 @@ pub trait HostRead {
     /// What open(2) or read(2) gave. sysfs gives `EACCES` for the wrong direction even to root.
     fn read(&self, file: &str) -> Result<Vec<u8>, Errno>;
 
-    /// Reads many files, each as [`Self::read`] does, in this order. They are independent of each other, so an
-    /// implementation may read several at a time.
-    fn read_each(&self, files: &[String]) -> Vec<Result<Vec<u8>, Errno>> {
-        files.iter().map(|file| self.read(file)).collect()
+    /// Reads files of many folders, each as [`Self::read`] does, in this order. They are independent of each other, so
+    /// an implementation may read several at a time.
+    fn read_each(&self, folders: &[Files]) -> Vec<Result<Vec<u8>, Errno>> {
+        let files = folders.iter().flat_map(Files::paths);
+        files.map(|file| self.read(&file)).collect()
     }
 
     /// Target of a symbolic link as stored, not resolved.

@@ -28,6 +28,12 @@ impl Lines {
         self.received.extend_from_slice(bytes);
     }
 
+    /// Where a reader may append what comes next, with room for `bytes`: a long line is then not copied here.
+    pub fn room(&mut self, bytes: usize) -> &mut Vec<u8> {
+        self.received.reserve(bytes);
+        &mut self.received
+    }
+
     /// The next whole line, without its line feed; `None` until one has arrived.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use crate::nvidia::{edition_of_type, isolation, profile_of_type};
 use gpuslice_core::ids::{MdevTypeId, ParentId, ProfileName, SliceId};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Form, Layouts, MDEV, Mechanism, Offer};
-use gpuslice_core::observation::{MdevType, Observation};
+use gpuslice_core::observation::{FixedType, MdevType, Observation};
 use gpuslice_core::plan::Step;
 use gpuslice_core::refusal::Refusal;
 use gpuslice_core::state::Assignment;
@@ -20,9 +20,14 @@ fn profile(type_id: &MdevTypeId, name: Option<&str>) -> Option<ProfileName> {
     }
 }
 
+/// Whether QEMU can take it as a PCI device.
+fn offered(fixed: &FixedType) -> bool {
+    fixed.device_api == "vfio-pci"
+}
+
 fn offer(parent: &ParentId, type_id: &MdevTypeId, of_type: &MdevType) -> Option<Offer> {
     let fixed = &of_type.fixed;
-    if fixed.device_api != "vfio-pci" {
+    if !offered(fixed) {
         return None;
     }
     Some(Offer {
@@ -66,6 +71,17 @@ impl Mechanism for Mdev {
         type_id: &MdevTypeId,
     ) -> Option<Offer> {
         offer(parent, type_id, seen.mdev_parents.get(parent)?.types.get(type_id)?)
+    }
+
+    fn profile_of(
+        &self,
+        seen: &Observation,
+        parent: &ParentId,
+        _: Option<&Layout>,
+        type_id: &MdevTypeId,
+    ) -> Option<ProfileName> {
+        let fixed = &seen.mdev_parents.get(parent)?.types.get(type_id)?.fixed;
+        offered(fixed).then(|| profile(type_id, fixed.name.as_deref()))?
     }
 
     fn layout_steps(

@@ -52,9 +52,10 @@ impl Output {
 
     /// Prints JSON text as [`Self::json`] prints the value it stands for.
     pub fn json_text(&self, json: &str) -> Result<(), Failure> {
-        let mut text = pretty::laid_out(json);
-        text.push(b'\n');
-        self.bytes(&text)
+        written(|stdout| {
+            pretty::lay_out(json, stdout)?;
+            stdout.write_all(b"\n")
+        })
     }
 
     /// Prints one JSON value on one line.
@@ -70,12 +71,7 @@ impl Output {
 
     /// Prints bytes as they are and at once.
     pub fn bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
-        let mut stdout = io::stdout().lock();
-        match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
-            Err(error) => Err(unwritten(&error)),
-            Ok(()) => Ok(()),
-        }
+        written(|stdout| stdout.write_all(bytes))
     }
 
     /// Tells a person why there is nothing to show, and the next step.
@@ -98,6 +94,15 @@ impl Output {
         }
         aside(&failure.text(self.err));
         ExitCode::from(failure.exit_code())
+    }
+}
+
+fn written(write: impl FnOnce(&mut io::StdoutLock<'_>) -> io::Result<()>) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match write(&mut stdout).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => Err(unwritten(&error)),
+        Ok(()) => Ok(()),
     }
 }
 

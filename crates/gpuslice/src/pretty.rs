@@ -1,9 +1,17 @@
 //! Lays JSON text out over several lines, without reading what it says: a list of thousands of rows is printed at the
 //! speed of copying it.
 
+use std::io::{self, Write};
+
+/// So much is written at once. Fresh memory for the whole would cost more than a few system calls do.
+const AT_ONCE: usize = 16 * 1024;
+
 /// Lays out one valid JSON value as serde_json's pretty printer prints it.
-pub fn laid_out(json: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(json.len() + json.len() / 2);
+///
+/// # Errors
+/// It cannot be written.
+pub fn lay_out(json: &str, to: &mut dyn Write) -> io::Result<()> {
+    let mut out = Page { text: Vec::with_capacity(AT_ONCE), to };
     let mut depth = 0_usize;
     // Nothing stands in the list or object that was opened last.
     let mut empty = false;
@@ -16,12 +24,12 @@ pub fn laid_out(json: &str) -> Vec<u8> {
             b'}' | b']' => {
                 depth = depth.saturating_sub(1);
                 if !empty {
-                    new_line(&mut out, depth);
+                    out.new_line(depth)?;
                 }
                 empty = false;
             }
             _ if empty => {
-                new_line(&mut out, depth);
+                out.new_line(depth)?;
                 empty = false;
             }
             _ => {}
@@ -29,32 +37,44 @@ pub fn laid_out(json: &str) -> Vec<u8> {
         if *first == b'"' {
             let end = 1 + string_length(rest);
             let (string, after) = from.split_at_checked(end).unwrap_or((from, &[]));
-            out.extend_from_slice(string);
+            out.text.extend_from_slice(string);
             rest = after;
             continue;
         }
-        out.push(*first);
+        out.text.push(*first);
         match first {
             b'{' | b'[' => {
                 depth += 1;
                 empty = true;
             }
-            b',' => new_line(&mut out, depth),
-            b':' => out.push(b' '),
+            b',' => out.new_line(depth)?,
+            b':' => out.text.push(b' '),
             _ => {}
         }
     }
-    out
+    out.to.write_all(&out.text)
 }
 
-fn new_line(out: &mut Vec<u8>, depth: usize) {
-    const DEEP: &[u8] = b"\n                ";
-    match DEEP.get(..1 + 2 * depth) {
-        Some(indent) => out.extend_from_slice(indent),
-        None => {
-            out.push(b'\n');
-            out.extend(std::iter::repeat_n(b' ', 2 * depth));
+/// What has been laid out and not yet written.
+struct Page<'o> {
+    text: Vec<u8>,
+    to: &'o mut dyn Write,
+}
+
+impl Page<'_> {
+    fn new_line(&mut self, depth: usize) -> io::Result<()> {
+        const INDENT: &[u8] = b"                ";
+        // A terminal's buffer keeps what stands behind the last line feed: here nothing does.
+        self.text.push(b'\n');
+        if self.text.len() > AT_ONCE - INDENT.len() {
+            self.to.write_all(&self.text)?;
+            self.text.clear();
         }
+        match INDENT.get(..2 * depth) {
+            Some(indent) => self.text.extend_from_slice(indent),
+            None => self.text.extend(std::iter::repeat_n(b' ', 2 * depth)),
+        }
+        Ok(())
     }
 }
 
@@ -77,16 +97,23 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
+    fn laid_out(json: &str) -> String {
+        let mut out = Vec::new();
+        lay_out(json, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
     #[test]
     fn it_is_what_serde_json_prints() {
         let deep =
             json!({ "a": [{}, [], [[]], { "b": { "c": [1, -2.5e-7, true, null] } }], "d": "" });
         let texts = json!(["", "\"", "\\", "a\\\"b", "{[,:]}", "\n\u{7}", "ä € 🎮", "ends in \\"]);
-        for value in [json!(null), json!(7), json!("x"), json!([]), json!({}), deep, texts] {
+        let long = json!(vec!["x".repeat(700); 100]);
+        for value in [json!(null), json!(7), json!("x"), json!([]), json!({}), deep, texts, long] {
             let pretty = serde_json::to_string_pretty(&value).unwrap();
-            assert_eq!(String::from_utf8(laid_out(&value.to_string())).unwrap(), pretty);
+            assert_eq!(laid_out(&value.to_string()), pretty);
             // Laid out again it stays so.
-            assert_eq!(String::from_utf8(laid_out(&pretty)).unwrap(), pretty);
+            assert_eq!(laid_out(&pretty), pretty);
         }
     }
 
@@ -94,7 +121,7 @@ mod tests {
     fn what_is_cut_off_is_printed_as_far_as_it_goes() {
         let whole = json!([{ "a": "b\\\"c" }]).to_string();
         for cut in 0..whole.len() {
-            let laid_out = String::from_utf8(laid_out(&whole[..cut])).unwrap();
+            let laid_out = laid_out(&whole[..cut]);
             let solid: String = laid_out.split_whitespace().collect();
             assert_eq!(solid, whole[..cut]);
         }

@@ -5,7 +5,7 @@ use crate::refused::chain;
 use gpuslice_core::request::{Answer, Command};
 use gpuslice_hook_proto::Rows;
 use serde::de::DeserializeOwned;
-use serde_json::value::RawValue;
+use std::ops::Range;
 
 /// What can be listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,29 +46,46 @@ impl Listing {
     }
 }
 
-/// The rows of an answer.
+/// The rows of an answer, in the text they came in.
 #[derive(Debug)]
 pub struct List {
-    rows: Box<RawValue>,
+    text: String,
+    rows: Range<usize>,
 }
 
 impl List {
-    pub(super) fn of(what: Listing, rows: &Rows<'_>) -> Result<Self, CallError> {
+    /// Where in a line the rows of its answer are.
+    pub(super) fn place(
+        what: Listing,
+        rows: &Rows<'_>,
+        line: &[u8],
+    ) -> Result<Range<usize>, CallError> {
         if rows.answer != what.word() {
             let what = format!("unexpected {} instead of {}", rows.answer, what.word());
             return Err(CallError::Protocol { what });
         }
-        Ok(Self { rows: rows.rows.to_owned() })
+        // They are borrowed from it.
+        let rows = rows.rows.get();
+        let start = (rows.as_ptr() as usize).saturating_sub(line.as_ptr() as usize);
+        Ok(start..start + rows.len())
+    }
+
+    pub(super) fn within(line: Vec<u8>, rows: Range<usize>) -> Result<Self, CallError> {
+        let text = String::from_utf8(line);
+        let text = text.map_err(|e| CallError::Protocol { what: e.to_string() })?;
+        Ok(Self { text, rows })
     }
 
     pub(super) fn of_answer(what: Listing, answer: &Answer) -> Result<Self, CallError> {
         let text = serde_json::to_string(answer).map_err(|e| protocol(&e))?;
-        Self::of(what, &serde_json::from_str(&text).map_err(|e| protocol(&e))?)
+        let rows = serde_json::from_str(&text).map_err(|e| protocol(&e))?;
+        let rows = Self::place(what, &rows, text.as_bytes())?;
+        Ok(Self { text, rows })
     }
 
     /// A JSON array, on one line.
     pub fn json(&self) -> &str {
-        self.rows.get()
+        self.text.get(self.rows.clone()).unwrap_or_default()
     }
 
     /// The rows, read.

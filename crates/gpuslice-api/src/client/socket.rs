@@ -15,6 +15,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use uuid::Uuid;
 
+/// Bytes asked for at once: a list of hundreds of rows.
+const READ_AT_ONCE: usize = 64 * 1024;
+
 /// A connection to the daemon's socket.
 #[derive(Debug)]
 pub(super) struct SocketLink {
@@ -45,7 +48,8 @@ impl SocketLink {
         loop {
             let line = self.line().await?;
             if let Some(rows) = taken(id, Reply::list_from_line(&line))? {
-                return List::of(what, &rows);
+                let at = List::place(what, &rows, &line)?;
+                return List::within(line, at);
             }
         }
     }
@@ -59,17 +63,15 @@ impl SocketLink {
     }
 
     async fn line(&mut self) -> Result<Vec<u8>, CallError> {
-        let mut buffer = vec![0; 64 * 1024];
         loop {
             if let Some(line) = self.lines.next_line().map_err(|e| protocol(&e))? {
                 return Ok(line);
             }
-            let read = self.stream.read(&mut buffer).await;
+            let read = self.stream.read_buf(self.lines.room(READ_AT_ONCE)).await;
             let read = read.map_err(|e| self.broke_off(&e.to_string()))?;
             if read == 0 {
                 return Err(self.broke_off("closed before it answered"));
             }
-            self.lines.push(buffer.get(..read).unwrap_or_default());
         }
     }
 

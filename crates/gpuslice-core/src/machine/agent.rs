@@ -97,6 +97,9 @@ impl Machine {
     /// A change of the host's driver can give a profile another form: mediated devices before, VFs now. The request
     /// means the same; the device in the XML of whoever does not run is written anew.
     pub(super) fn forms_changed(&mut self) {
+        if self.durable.claims.is_empty() {
+            return;
+        }
         let offers = self.offers();
         let mut forms: BTreeMap<&ProfileName, Vec<&Form>> = BTreeMap::new();
         for offer in &offers {

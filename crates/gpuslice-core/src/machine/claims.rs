@@ -141,8 +141,7 @@ impl Machine {
     ) -> Option<ProfileName> {
         let mut mechanisms = self.mechanisms.iter().filter(|m| m.applies(&self.seen, parent));
         let layout = self.layouts.get(parent);
-        let offer = mechanisms.find_map(|m| m.offer_of(&self.seen, parent, layout, type_id))?;
-        Some(offer.profile)
+        mechanisms.find_map(|m| m.profile_of(&self.seen, parent, layout, type_id))
     }
 
     pub(super) fn claim(&mut self, order: Order) -> Outcome {

@@ -4,7 +4,7 @@ use super::{Observer, note, parse_decimal, parsed, pci};
 use crate::errno::Errno;
 use crate::ids::{MdevTypeId, MdevUuid, ParentId};
 use crate::observation::{FixedType, Mdev, MdevParent, MdevType, Observation};
-use crate::port::{HostRead, text_of};
+use crate::port::{Files, HostRead, text_of};
 use std::sync::Arc;
 
 const PARENTS: &str = "/sys/class/mdev_bus";
@@ -38,10 +38,16 @@ fn names(host: &dyn HostRead, seen: &mut Observation, dir: &str) -> Vec<String> 
 struct Entry {
     parent: ParentId,
     type_id: MdevTypeId,
-    dir: String,
     /// What is known of it from before.
     fixed: Option<Arc<FixedType>>,
 }
+
+/// A file, as folder and name, and what reading it gave.
+type Content<'f> = ((&'f str, &'static str), Result<Vec<u8>, Errno>);
+
+/// What changes comes first.
+const ATTRIBUTES: &[&str] = &["available_instances", "device_api", "name", "description"];
+const CHANGING: &[&str] = &["available_instances"];
 
 fn list_types(
     host: &dyn HostRead,
@@ -49,13 +55,16 @@ fn list_types(
     seen: &mut Observation,
     id: &ParentId,
     name: &str,
-    entries: &mut Vec<Entry>,
+    entries: &mut Vec<(Entry, Files)>,
 ) {
     // A VF as parent belongs to its PF; a PCI parent without SR-IOV is known only from here.
     if let Some(address) = id.pci()
         && !seen.functions.contains_key(&address)
         && !seen.vfs.contains_key(&address)
-        && let Some(function) = pci::read_common(host, observer, seen, address)
+        && let Some(function) = seen
+            .whole
+            .remove(&address)
+            .or_else(|| pci::read_common(host, observer, seen, address, pci::Known::default()))
     {
         seen.functions.insert(address, function);
     }
@@ -65,7 +74,9 @@ fn list_types(
             let key = (id.clone(), type_id);
             let fixed = observer.types.get(&key).map(Arc::clone);
             let (parent, type_id) = key;
-            entries.push(Entry { parent, type_id, dir: format!("{dir}/{type_name}"), fixed });
+            let names = if fixed.is_some() { CHANGING } else { ATTRIBUTES };
+            let files = Files { folder: format!("{dir}/{type_name}"), names };
+            entries.push((Entry { parent, type_id, fixed }, files));
         }
     }
 }
@@ -75,18 +86,12 @@ fn read_types(
     host: &dyn HostRead,
     observer: &mut Observer,
     seen: &mut Observation,
-    entries: Vec<Entry>,
+    entries: Vec<(Entry, Files)>,
 ) {
-    let files: Vec<String> = entries
-        .iter()
-        .flat_map(|entry| {
-            let all = ["available_instances", "device_api", "name", "description"];
-            let wanted = if entry.fixed.is_some() { 1 } else { all.len() };
-            all.into_iter().take(wanted).map(|file| format!("{}/{file}", entry.dir))
-        })
-        .collect();
-    let mut contents = files.iter().zip(host.read_each(&files));
-    for Entry { parent, type_id, fixed, .. } in entries {
+    let (entries, folders): (Vec<Entry>, Vec<Files>) = entries.into_iter().unzip();
+    let files = folders.iter().flat_map(|f| f.names.iter().map(|name| (f.folder.as_str(), *name)));
+    let mut contents = files.zip(host.read_each(&folders));
+    for Entry { parent, type_id, fixed } in entries {
         let available = next(&mut contents, seen, parse_decimal);
         let fixed = fixed.or_else(|| {
             let problems = seen.problems.len();
@@ -106,7 +111,7 @@ fn read_types(
 }
 
 fn read_fixed<'f>(
-    contents: &mut impl Iterator<Item = (&'f String, Result<Vec<u8>, Errno>)>,
+    contents: &mut impl Iterator<Item = Content<'f>>,
     seen: &mut Observation,
 ) -> Option<Arc<FixedType>> {
     let device_api = next(contents, seen, |t| (!t.is_empty()).then(|| t.to_owned()));
@@ -117,24 +122,28 @@ fn read_fixed<'f>(
 }
 
 fn next<'f, T>(
-    contents: &mut impl Iterator<Item = (&'f String, Result<Vec<u8>, Errno>)>,
+    contents: &mut impl Iterator<Item = Content<'f>>,
     seen: &mut Observation,
-    parse: impl FnOnce(&str) -> Option<T>,
+    parse: impl Fn(&str) -> Option<T>,
 ) -> Option<T> {
-    let (path, content) = contents.next()?;
-    parsed(seen, path, content.and_then(|content| text_of(&content)), parse)
+    let ((folder, name), content) = contents.next()?;
+    let text = content.and_then(|content| text_of(&content));
+    match text.as_deref().ok().and_then(&parse) {
+        Some(value) => Some(value),
+        None => parsed(seen, &format!("{folder}/{name}"), text, parse),
+    }
 }
 
 /// An attribute a driver may leave out. An empty one says nothing either.
 fn next_optional<'f>(
-    contents: &mut impl Iterator<Item = (&'f String, Result<Vec<u8>, Errno>)>,
+    contents: &mut impl Iterator<Item = Content<'f>>,
     seen: &mut Observation,
 ) -> Option<String> {
-    let (path, content) = contents.next()?;
+    let ((folder, name), content) = contents.next()?;
     match content.and_then(|content| text_of(&content)) {
         Ok(text) => (!text.is_empty()).then_some(text),
         Err(errno) => {
-            note(seen, path, errno);
+            note(seen, &format!("{folder}/{name}"), errno);
             None
         }
     }

@@ -44,7 +44,7 @@ fn read_function(
         Err(Errno::ENOENT | Errno::ENODEV) => return read_whole(host, observer, seen, address),
         Err(errno) => return note(seen, &format!("{dir}/sriov_totalvfs"), errno),
     };
-    if let Some(mut function) = read_common(host, observer, seen, address) {
+    if let Some(mut function) = read_common(host, observer, seen, address, Known::default()) {
         function.sriov = total.map(|total| read_sriov(host, seen, address, total));
         seen.functions.insert(address, function);
     }
@@ -62,13 +62,23 @@ fn read_whole(
     if !class.is_some_and(is_gpu) {
         return;
     }
-    let vf = |config: Vec<u8>| config.starts_with(&[0xff, 0xff]);
-    if host.read(&format!("{dir}/config")).is_ok_and(vf) {
+    // One whose serial number was looked for has been seen to be no VF.
+    let config = (!observer.serials.contains_key(&address))
+        .then(|| host.read(&format!("{dir}/config")).ok())
+        .flatten();
+    if config.as_ref().is_some_and(|config| config.starts_with(&[0xff, 0xff])) {
         return;
     }
-    if let Some(function) = read_common(host, observer, seen, address) {
+    if let Some(function) = read_common(host, observer, seen, address, Known { class, config }) {
         seen.whole.insert(address, function);
     }
+}
+
+/// What was read of a function already.
+#[derive(Default)]
+pub(super) struct Known {
+    class: Option<u32>,
+    config: Option<Vec<u8>>,
 }
 
 /// What every parent on the PCI bus has.
@@ -77,13 +87,17 @@ pub(super) fn read_common(
     observer: &mut Observer,
     seen: &mut Observation,
     address: PciAddress,
+    known: Known,
 ) -> Option<Function> {
     let dir = format!("{DEVICES}/{address}");
     let narrow = |v: u32| u16::try_from(v).ok();
     let hex16 = |text: &str| parse_hex(text).and_then(narrow);
     let vendor = attribute(host, seen, &format!("{dir}/vendor"), hex16)?;
     let device = attribute(host, seen, &format!("{dir}/device"), hex16)?;
-    let class = attribute(host, seen, &format!("{dir}/class"), parse_hex)?;
+    let class = match known.class {
+        Some(class) => class,
+        None => attribute(host, seen, &format!("{dir}/class"), parse_hex)?,
+    };
     let numa_node = attribute(host, seen, &format!("{dir}/numa_node"), |t| t.parse::<i32>().ok())
         .and_then(|n| u32::try_from(n).ok());
     Some(Function {
@@ -93,7 +107,7 @@ pub(super) fn read_common(
         driver: link(host, seen, &format!("{dir}/driver")),
         numa_node,
         iommu_group: group(host, seen, &dir),
-        serial: serial(host, observer, address, vendor, device),
+        serial: serial(host, observer, address, (vendor, device), known.config),
         sriov: None,
         model: None,
         kind: None,
@@ -142,16 +156,17 @@ fn serial(
     host: &dyn HostRead,
     observer: &mut Observer,
     address: PciAddress,
-    vendor: u16,
-    device: u16,
+    id: (u16, u16),
+    config: Option<Vec<u8>>,
 ) -> Option<u64> {
     match observer.serials.get(&address) {
-        Some((v, d, serial)) if (*v, *d) == (vendor, device) => *serial,
+        Some((known, serial)) if *known == id => *serial,
         _ => {
             // A function that cannot be read now is asked again; one that answers with all ones is not there.
-            let config = host.read(&format!("{DEVICES}/{address}/config")).ok()?;
+            let config =
+                config.or_else(|| host.read(&format!("{DEVICES}/{address}/config")).ok())?;
             let serial = device_serial(&config).filter(|s| ![0, u64::MAX].contains(s));
-            observer.serials.insert(address, (vendor, device, serial));
+            observer.serials.insert(address, (id, serial));
             serial
         }
     }

@@ -39,14 +39,20 @@ fn as_nobody<T: Send>(run: impl FnOnce() -> T + Send) -> T {
 fn a_long_list_of_files_is_read_in_its_order() {
     let (dir, host) = tree();
     for number in 0..97 {
-        put(&dir, &format!("sys/a/{number}"), number.to_string());
+        put(&dir, &format!("sys/a/{number}/x"), format!("{number}x"));
+        put(&dir, &format!("sys/a/{number}/y"), format!("{number}y"));
     }
-    for length in [0, 1, SHARE, SHARE + 1, 2 * SHARE + 3, READERS * SHARE + 1] {
-        // Each 98th file is not there.
-        let files: Vec<String> = (0..length).map(|at| format!("/sys/a/{}", at % 98)).collect();
-        let content = |at: usize| (at % 98 != 97).then(|| (at % 98).to_string().into_bytes());
-        let want: Vec<_> = (0..length).map(|at| content(at).ok_or(Errno::ENOENT)).collect();
-        assert_eq!(host.read_each(&files), want, "{length} files");
+    for length in [0, 1, SHARE / 2, SHARE, SHARE + 1, READERS * SHARE / 2 + 3] {
+        // Each 98th folder is not there.
+        let files = |at| Files { folder: format!("/sys/a/{}", at % 98), names: &["x", "y"] };
+        let folders: Vec<Files> = (0..length).map(files).collect();
+        let content = |at: usize, name: &str| match at % 98 {
+            97 => Err(Errno::ENOENT),
+            folder => Ok(format!("{folder}{name}").into_bytes()),
+        };
+        let want: Vec<_> =
+            (0..length).flat_map(|at| [content(at, "x"), content(at, "y")]).collect();
+        assert_eq!(host.read_each(&folders), want, "{length} folders");
     }
 }
 
@@ -57,16 +63,17 @@ fn each_file_of_a_list_is_the_one_of_its_own_folder() {
     put(&dir, "sys/a/d/c", "2");
     put(&dir, "sys/e/b/c", "3");
     symlink("e", dir.path().join("sys/to-e")).unwrap();
-    let files = ["a/b/c", "a/d/c", "e/b/c", "to-e/b/c", "gone/b/c", "a/b/c/d/e", "a/b", "a/b/c"];
-    let files: Vec<String> = files.iter().map(|file| format!("/sys/{file}")).collect();
-    let alone: Vec<_> = files.iter().map(|file| host.read(file)).collect();
-    assert_eq!(host.read_each(&files), alone);
+    let folders = ["a/b", "a/d", "e/b", "to-e/b", "gone/b", "a/b/c/d", "a", "a/b"];
+    let files = |folder| Files { folder: format!("/sys/{folder}"), names: &["c", "b"] };
+    let folders: Vec<Files> = folders.into_iter().map(files).collect();
+    let alone: Vec<_> = folders.iter().flat_map(Files::paths).map(|f| host.read(&f)).collect();
+    assert_eq!(host.read_each(&folders), alone);
     let count = |errno| alone.iter().filter(|read| **read == Err(errno)).count();
-    assert_eq!([Errno::ENOENT, Errno::ENOTDIR, Errno::EISDIR].map(count), [1; 3]);
-    assert_eq!(
-        host.read_each(&["relative".to_owned(), "/x".to_owned()]),
-        [Err(Errno::EINVAL), Err(Errno::ENOENT)]
-    );
+    // "c" of the folder "a" is not there, nor is "b" of any folder but that one, where it is a folder.
+    assert_eq!([Errno::ENOENT, Errno::ENOTDIR, Errno::EISDIR].map(count), [8, 2, 1]);
+    let odd = ["relative", "", "/x"].map(|f| Files { folder: f.to_owned(), names: &["y"] });
+    let want = [Errno::EINVAL, Errno::ENOENT, Errno::ENOENT].map(Err);
+    assert_eq!(host.read_each(&odd), want);
 }
 
 #[test]
