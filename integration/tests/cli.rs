@@ -53,6 +53,12 @@ fn gim() {
 }
 
 #[test]
+fn hive() {
+    let host = root().join("examples/hosts/mi300x-8.toml");
+    session("hive", host.to_str().unwrap());
+}
+
+#[test]
 fn gpus_that_cannot_be_sliced() {
     let host = root().join("examples/hosts/consumer.toml");
     session("consumer", host.to_str().unwrap());

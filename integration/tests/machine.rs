@@ -19,6 +19,8 @@ mod driver;
 mod everything;
 #[path = "machine/exhaustive.rs"]
 mod exhaustive;
+#[path = "machine/fabric.rs"]
+mod fabric;
 #[path = "machine/finish.rs"]
 mod finish;
 #[path = "machine/gim.rs"]

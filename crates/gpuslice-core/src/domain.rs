@@ -40,10 +40,10 @@ pub struct ClaimRequest {
     /// How many slices of it, all or none. At least 1.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub count: u32,
-    /// All of one fabric.
+    /// All of one fabric: their devices reach each other's memory.
     #[serde(default, skip_serializing_if = "is_false")]
     pub same_fabric: bool,
-    /// Keep to the NUMA node of the domain's memory where possible.
+    /// All of one NUMA node where possible.
     #[serde(default, skip_serializing_if = "is_false")]
     pub prefer_numa: bool,
     /// Least memory in bytes.

@@ -12,6 +12,7 @@ mod agent;
 mod answers;
 mod claims;
 mod event;
+mod fabric;
 mod former;
 mod hook;
 mod layouts;

@@ -124,6 +124,22 @@ impl Form {
     }
 }
 
+/// Parents whose slices reach each other's memory without the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fabric {
+    /// What a person knows it by.
+    pub name: String,
+    /// All of it, also what offers nothing now.
+    pub parents: BTreeSet<ParentId>,
+}
+
+impl Fabric {
+    /// Of a parent that is linked to no other.
+    pub fn alone(parent: ParentId) -> Self {
+        Self { name: parent.to_string(), parents: BTreeSet::from([parent]) }
+    }
+}
+
 /// A family of kernel interfaces. Pure: it reads the observation and answers with steps.
 pub trait Mechanism: Send + Sync {
     /// Its word in the vocabulary: `sriov`, `mdev`.
@@ -179,6 +195,11 @@ pub trait Mechanism: Send + Sync {
     /// Parents that only change together: a step for one disturbs all. The parent itself is one of them.
     fn together(&self, _seen: &Observation, parent: &ParentId) -> BTreeSet<ParentId> {
         BTreeSet::from([parent.clone()])
+    }
+
+    /// The fabric a parent is part of, where that can be told.
+    fn fabric(&self, _seen: &Observation, _parent: &ParentId) -> Option<Fabric> {
+        None
     }
 
     /// Steps from what is seen to the parent's layout; none when it is so, or when it can only come by itself. With

@@ -342,9 +342,13 @@ impl Observation {
         })
     }
 
+    /// The device a parent is: of a VF its PF.
+    pub fn device_of(&self, parent: &ParentId) -> ParentId {
+        self.pf_of(parent).unwrap_or_else(|| parent.clone())
+    }
+
     /// NUMA node of a parent, a VF's by its PF.
     pub fn numa_node(&self, parent: &ParentId) -> Option<u32> {
-        let pf = self.pf_of(parent);
-        self.functions.get(&pf.as_ref().unwrap_or(parent).pci()?)?.numa_node
+        self.functions.get(&self.device_of(parent).pci()?)?.numa_node
     }
 }

@@ -9,7 +9,7 @@ pub use properties::{Properties, by_properties, meets};
 use crate::config::Strategy;
 use crate::holders::Holder;
 use crate::ids::{ClaimKey, MdevTypeId, ParentId, PciAddress, ProfileName, SliceId};
-use crate::mechanism::{Form, Offer};
+use crate::mechanism::{Fabric, Form, Offer};
 use crate::observation::{Choice, Observation};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
@@ -49,6 +49,15 @@ pub struct Wanted<'a> {
     pub key: Option<&'a ClaimKey>,
     /// Preferred NUMA node.
     pub numa: Option<u32>,
+    /// Only here.
+    pub fabric: Option<&'a Fabric>,
+}
+
+impl<'a> Wanted<'a> {
+    /// A profile for a claim, wherever it is.
+    pub fn anywhere(profile: &'a ProfileName, key: &'a ClaimKey) -> Self {
+        Self { profile, key: Some(key), numa: None, fabric: None }
+    }
 }
 
 /// Why there was nothing.
@@ -64,6 +73,14 @@ pub enum Refused {
 }
 
 impl View<'_> {
+    /// The offers that are looked for.
+    fn offered<'a>(&'a self, wanted: &'a Wanted<'_>) -> impl Iterator<Item = &'a Offer> {
+        let inside = |offer: &&Offer| {
+            wanted.fabric.is_none_or(|f| f.parents.contains(&self.seen.device_of(&offer.parent)))
+        };
+        self.offers.iter().filter(|o| o.profile == *wanted.profile).filter(inside)
+    }
+
     fn parent_reason(&self, parent: &ParentId) -> Option<Refusal> {
         // What is true of a PF is true of its VFs, which can be parents too.
         let above = self.seen.pf_of(parent);
@@ -101,6 +118,22 @@ impl View<'_> {
         u32::try_from(self.assignments.iter().filter(unseen).count()).unwrap_or(u32::MAX)
     }
 
+    /// How many more of a type the device of a parent could have at the most: a VF that makes one tells of itself alone.
+    fn below_most(&self, offer: &Offer, type_id: &MdevTypeId) -> u32 {
+        let Some(device) = self.seen.pf_of(&offer.parent) else { return u32::MAX };
+        let there = |parent: &ParentId, of: Option<&MdevTypeId>| {
+            of == Some(type_id) && self.seen.device_of(parent) == device
+        };
+        let made = self.seen.mdevs.values().filter(|m| there(&m.parent, Some(&m.type_id)));
+        let ordered = self.assignments.iter().filter(|(slice, a)| {
+            a.phase == Phase::Reserved
+                && there(&a.parent, a.type_id.as_ref())
+                && self.seen.made_by(**slice).is_none()
+        });
+        let there = u32::try_from(made.count() + ordered.count()).unwrap_or(u32::MAX);
+        offer.max.map_or(u32::MAX, |max| max.saturating_sub(there))
+    }
+
     /// Slices held for claims that are not running.
     fn reserved_elsewhere(&self, wanted: &Wanted<'_>) -> u32 {
         self.claims
@@ -127,11 +160,12 @@ pub fn mdev(
 ) -> Result<(ParentId, MdevTypeId), Refused> {
     let mut reasons = Vec::new();
     let mut free = Vec::new();
-    for offer in view.offers.iter().filter(|o| o.profile == *wanted.profile) {
+    for offer in view.offered(wanted) {
         let Form::Mdevs { type_id, available } = &offer.form else {
             continue;
         };
         let left = available.saturating_sub(view.under_way(&offer.parent));
+        let left = left.min(view.below_most(offer, type_id));
         if let Some(reason) = view.parent_reason(&offer.parent) {
             reasons.push((offer.parent.clone(), reason));
         } else if let Some(why) = refused.get(&offer.parent) {
@@ -317,7 +351,16 @@ fn typed_vf(
     Ok(())
 }
 
-/// A VF that no claim names yet; with `pool` the one the fewest pooled claims name.
+/// A VF for a claim to live on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Home {
+    /// Which.
+    pub address: PciAddress,
+    /// Its device cannot run all the claims that live there at once.
+    pub crowded: bool,
+}
+
+/// A VF that no claim names yet, beside those `taken`; with `pool` the one the fewest pooled claims name.
 ///
 /// # Errors
 /// [`Refused`] with every candidate's reason.
@@ -326,17 +369,23 @@ pub fn home(
     wanted: &Wanted<'_>,
     pool: bool,
     taken: &BTreeSet<PciAddress>,
-) -> Result<PciAddress, Refused> {
+) -> Result<Home, Refused> {
     let mut reasons = Vec::new();
     let mut free = Vec::new();
-    for offer in view.offers.iter().filter(|o| o.profile == *wanted.profile) {
+    for offer in view.offered(wanted) {
         let vfs = offer.form.vfs();
         if vfs.is_empty() {
             continue;
         }
-        let crowded = crowded(view, wanted, offer);
+        let mine = taken.iter().filter(|address| vfs.contains(address)).count();
+        let crowded = crowded(view, wanted, offer, mine);
         if let Some(reason) = view.parent_reason(&offer.parent) {
             reasons.push((offer.parent.clone(), reason));
+            continue;
+        }
+        if let Some(most) = offer.max.filter(|max| usize::try_from(*max).is_ok_and(|m| mine >= m)) {
+            let message = format!("{} has at most {most} of {}", offer.parent, wanted.profile);
+            reasons.push((offer.parent.clone(), Refusal::new(Code::NoCapacity, message)));
             continue;
         }
         let before = free.len();
@@ -379,7 +428,7 @@ pub fn home(
         (*in_use, *crowded, *named, *far, load, *address)
     });
     match best {
-        Some((.., address)) => Ok(*address),
+        Some((_, crowded, .., address)) => Ok(Home { address: *address, crowded: *crowded }),
         None if reasons.is_empty() => Err(no_such_profile(view, wanted.profile)),
         None => Err(Refused::Candidates(reasons)),
     }

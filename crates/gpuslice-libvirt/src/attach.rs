@@ -28,9 +28,9 @@ impl Agent {
             return self.attach_live(named, profile, options).await;
         }
         let Seen { domain, shut_off } = self.named(named).await?;
-        let name = claim_name(&domain.claims, options.name, &profile)?;
+        let name = claim_name(&domain.claims, options.name.clone(), &profile)?;
         let old = domain.claims.iter().find(|claim| claim.name == name);
-        let request = request(old, name.clone(), profile.clone(), options.count);
+        let request = request(old, name.clone(), profile.clone(), &options);
         let terms = ClaimTerms { pool: options.pool, reserve: options.reserve };
         let (uuid, title) = (domain.uuid, domain.name.clone());
         let key = ClaimKey { owner: Owner::Domain(uuid), name: name.clone() };
@@ -134,19 +134,21 @@ pub(crate) fn request(
     old: Option<&ClaimRequest>,
     name: ClaimName,
     profile: ProfileName,
-    count: u32,
+    options: &AttachOptions,
 ) -> ClaimRequest {
     let mut request = old.cloned().unwrap_or(ClaimRequest {
         name,
         profile: None,
-        count,
+        count: 1,
         same_fabric: false,
         prefer_numa: false,
         memory_min: None,
         isolation_min: None,
     });
     request.profile = Some(profile);
-    request.count = count;
+    request.count = options.count;
+    request.same_fabric |= options.same_fabric;
+    request.prefer_numa |= options.prefer_numa;
     request
 }
 
@@ -211,7 +213,8 @@ mod tests {
     use super::*;
 
     fn claim(name: &str, profile: Option<&str>) -> ClaimRequest {
-        let mut claim = request(None, name.parse().unwrap(), "p".parse().unwrap(), 1);
+        let mut claim =
+            request(None, name.parse().unwrap(), "p".parse().unwrap(), &AttachOptions::default());
         claim.profile = profile.map(|profile| profile.parse().unwrap());
         claim
     }
@@ -241,10 +244,12 @@ mod tests {
         let mut old = claim("ai", Some("p"));
         old.same_fabric = true;
         old.memory_min = Some(1 << 30);
-        let new = request(Some(&old), old.name.clone(), "q".parse().unwrap(), 4);
+        let options = AttachOptions { count: 4, prefer_numa: true, ..AttachOptions::default() };
+        let new = request(Some(&old), old.name.clone(), "q".parse().unwrap(), &options);
         let mut expected = old.clone();
         expected.profile = Some("q".parse().unwrap());
         expected.count = 4;
+        expected.prefer_numa = true;
         assert_eq!(new, expected);
     }
 }

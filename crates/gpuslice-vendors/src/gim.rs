@@ -16,7 +16,7 @@ mod read;
 use crate::sriov::Sriov as Vfs;
 use gpuslice_core::ids::{ParentId, PciAddress, SliceId};
 use gpuslice_core::layout::Layout;
-use gpuslice_core::mechanism::{Layouts, Mechanism, Offer};
+use gpuslice_core::mechanism::{Fabric, Layouts, Mechanism, Offer};
 use gpuslice_core::mode::Mode;
 use gpuslice_core::observation::{DriverState, Function, Observation, Sriov};
 use gpuslice_core::observe::Answers;
@@ -108,6 +108,10 @@ impl Mechanism for Gim {
     fn together(&self, seen: &Observation, parent: &ParentId) -> BTreeSet<ParentId> {
         let all: BTreeSet<ParentId> = all(seen).map(|pf| ParentId::Pci(pf.address)).collect();
         if all.contains(parent) { all } else { BTreeSet::from([parent.clone()]) }
+    }
+
+    fn fabric(&self, seen: &Observation, parent: &ParentId) -> Option<Fabric> {
+        modes::fabric(seen, &pf(seen, parent)?)
     }
 
     fn layout_steps(

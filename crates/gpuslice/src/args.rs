@@ -1,6 +1,6 @@
 //! What can be typed. Help, completions and manual pages all come from here.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use gpuslice_core::ids::{ClaimName, ParentId, ProfileName};
 use std::path::PathBuf;
@@ -75,6 +75,7 @@ Done twice it is done once.
 Examples:
   gpuslice attach win11 nvidia-a40-8q
   gpuslice attach win11 nvidia-a40-8q --name cad --reserve
+  gpuslice attach train amd-mi300x-vf1-spx --count 8 --fabric same
   gpuslice attach win11 nvidia-a40-8q --live --config
   gpuslice attach 8e2f2d4e-1b5f-4a4e-9f57-0d9c6f1c6a11 nvidia-a40-8q --print")]
     Attach(Attach),
@@ -195,6 +196,26 @@ pub struct Attach {
     /// How many slices, all or none
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub count: u32,
+    /// All slices of one fabric: an XGMI hive, or one GPU where nothing tells of more
+    #[arg(long)]
+    pub fabric: Option<Fabric>,
+    /// All slices of one NUMA node where possible
+    #[arg(long)]
+    pub numa: Option<Numa>,
+}
+
+/// Whether slices have to be linked, as domain XML says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Fabric {
+    /// They all are
+    Same,
+}
+
+/// Whether slices are to be near each other, as domain XML says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Numa {
+    /// Where possible
+    Prefer,
 }
 
 #[cfg(test)]
@@ -244,6 +265,8 @@ mod tests {
             "gpuslice attach win11 p --print --live",
             "gpuslice attach win11 p --count 0",
             "gpuslice attach win11 p --count 65",
+            "gpuslice attach win11 p --fabric any",
+            "gpuslice attach win11 p --numa always",
             "gpuslice wait",
             "gpuslice wait --settled --timeout -1",
             "gpuslice cordon ../x",

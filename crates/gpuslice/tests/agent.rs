@@ -122,8 +122,11 @@ async fn attach_and_detach_ask_the_agent() {
     let (bus, connection) = host().await;
     libvirt::serve(&connection, LibvirtInterface::new(Agent)).await.unwrap();
 
-    let (code, out, err) =
-        run(&bus, "attach win11 p --name ai --live --config --reserve --count 2").await;
+    let (code, out, err) = run(
+        &bus,
+        "attach win11 p --name ai --live --config --reserve --count 2 --fabric same --numa prefer",
+    )
+    .await;
     let options = AttachOptions {
         name: Some("ai".parse().unwrap()),
         live: true,
@@ -131,6 +134,8 @@ async fn attach_and_detach_ask_the_agent() {
         pool: false,
         reserve: true,
         count: 2,
+        same_fabric: true,
+        prefer_numa: true,
     };
     assert_eq!((code, out), (Some(0), format!("win11 has ai (p, {options:?})\n")));
     assert_eq!(err, "warning: 9 claims for 8 slices\n");

@@ -88,7 +88,7 @@ impl Ran {
 pub struct Vm {
     pub name: String,
     pub uuid: String,
-    xml: String,
+    pub xml: String,
 }
 
 impl Vm {
@@ -100,7 +100,7 @@ impl Vm {
     }
 
     /// Puts what `attach --print` printed into its XML.
-    fn wear(&mut self, printed: &str) {
+    pub fn wear(&mut self, printed: &str) {
         let (metadata, devices) = printed.split_at(printed.find("<hostdev").unwrap_or(0));
         let Self { name, uuid, .. } = self;
         self.xml = format!(

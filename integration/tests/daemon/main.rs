@@ -8,6 +8,7 @@ mod bus;
 mod cli;
 mod config;
 mod dbus;
+mod fabric;
 mod host;
 mod life;
 mod no_bus;

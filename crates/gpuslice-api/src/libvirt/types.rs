@@ -22,11 +22,24 @@ pub struct AttachOptions {
     pub reserve: bool,
     /// How many slices, all or none.
     pub count: u32,
+    /// All of one fabric; a claim that says so already keeps it.
+    pub same_fabric: bool,
+    /// All of one NUMA node where possible; a claim that says so already keeps it.
+    pub prefer_numa: bool,
 }
 
 impl Default for AttachOptions {
     fn default() -> Self {
-        Self { name: None, live: false, config: false, pool: false, reserve: false, count: 1 }
+        Self {
+            name: None,
+            live: false,
+            config: false,
+            pool: false,
+            reserve: false,
+            count: 1,
+            same_fabric: false,
+            prefer_numa: false,
+        }
     }
 }
 

@@ -23,11 +23,13 @@ impl Machine {
         let wants = self.wants(domain, &owner)?;
         let kept = self.run.assignments.clone();
         let (mut slices, mut steps) = (Vec::new(), Vec::new());
-        for want in &wants {
-            match self.reserve(want) {
-                Ok((slice, more)) => {
-                    slices.push(slice);
-                    steps.extend(more);
+        for of_claim in wants.chunk_by(|a, b| a.key == b.key) {
+            let asked = |c: &&ClaimRequest| of_claim.first().is_some_and(|w| w.key.name == c.name);
+            let Some(request) = domain.claims.iter().find(asked) else { continue };
+            match self.reserve_all(of_claim, request) {
+                Ok((more, their_steps)) => {
+                    slices.extend(more);
+                    steps.extend(their_steps);
                 }
                 Err(refusal) => {
                     self.run.assignments = kept;
@@ -74,6 +76,7 @@ impl Machine {
                 wants.push(Want {
                     key,
                     index,
+                    count: claim.count,
                     profile: profile.clone(),
                     source: device.source,
                     managed: device.managed,

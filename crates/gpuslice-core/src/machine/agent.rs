@@ -1,6 +1,7 @@
 //! What the libvirt agent tells and is told: domains as their XML has them, and the edits and starts that are due.
 
 use super::claims::Order;
+use super::fabric::Sought;
 use super::{Machine, Stored};
 use crate::domain::{ClaimRequest, Domain, HostDevice};
 use crate::ids::{ClaimKey, Owner, PciAddress, ProfileName, SliceId};
@@ -129,30 +130,7 @@ impl Machine {
             let Some(claim) = self.durable.claims.get(&key).cloned() else {
                 continue;
             };
-            let mut homes = claim.home.clone();
-            for index in 0..homes.len() {
-                let Some(address) = homes.get(index).copied() else {
-                    continue;
-                };
-                let fits = |address| {
-                    placement::vf(&self.view(), &claim.profile, &key, address, false)
-                        .is_ok_and(|place| place.type_id.is_some())
-                };
-                let full = self.seen.vfs.get(&address).is_some_and(|vf| vf.choice.is_some())
-                    && !fits(address);
-                let lost = self.home_is_lost(address, &key);
-                if !lost && !full {
-                    continue;
-                }
-                let taken: BTreeSet<_> = homes.iter().copied().collect();
-                let wanted = Wanted { profile: &claim.profile, key: Some(&key), numa: None };
-                let found = placement::home(&self.view(), &wanted, claim.pool, &taken);
-                if let (Ok(other), Some(home)) = (found, homes.get_mut(index))
-                    && (lost || fits(other))
-                {
-                    *home = other;
-                }
-            }
+            let homes = self.moved_homes(&key, &claim);
             if homes != claim.home
                 && let Some(record) = self.durable.claims.get_mut(&key)
             {
@@ -163,6 +141,49 @@ impl Machine {
             }
         }
         moved
+    }
+
+    /// The home VFs a claim would have: those of its own that it can have now, and others for the rest.
+    fn moved_homes(&self, key: &ClaimKey, claim: &Claim) -> Vec<PciAddress> {
+        let fits = |address| {
+            placement::vf(&self.view(), &claim.profile, key, address, false)
+                .is_ok_and(|place| place.type_id.is_some())
+        };
+        let full = |address| {
+            self.seen.vfs.get(&address).is_some_and(|vf| vf.choice.is_some()) && !fits(address)
+        };
+        let lost = |address| self.home_is_lost(address, key);
+        if claim.request.same_fabric {
+            // One that moves may take the others with it.
+            let any_lost = claim.home.iter().any(|home| lost(*home));
+            let good = |home: &PciAddress| !lost(*home) && !full(*home);
+            let good: Vec<PciAddress> = claim.home.iter().copied().filter(good).collect();
+            let (request, profile, pool) = (&claim.request, &claim.profile, claim.pool);
+            let homes = self.homes(&Sought { key, request, profile, pool }, &good);
+            return match homes {
+                Ok(homes) if any_lost || homes.iter().all(|home| fits(*home)) => homes,
+                _ => claim.home.clone(),
+            };
+        }
+        let mut homes = claim.home.clone();
+        for index in 0..homes.len() {
+            let Some(address) = homes.get(index).copied() else {
+                continue;
+            };
+            let lost = lost(address);
+            if !lost && !full(address) {
+                continue;
+            }
+            let taken: BTreeSet<_> = homes.iter().copied().collect();
+            let wanted = Wanted::anywhere(&claim.profile, key);
+            let found = placement::home(&self.view(), &wanted, claim.pool, &taken);
+            if let (Ok(other), Some(home)) = (found, homes.get_mut(index))
+                && (lost || fits(other.address))
+            {
+                *home = other.address;
+            }
+        }
+        homes
     }
 
     /// Whether a claim cannot have its home VF now, for a reason that another VF would not share.

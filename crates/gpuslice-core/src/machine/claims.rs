@@ -1,16 +1,15 @@
 //! What people and programs order: claims, cordons, plans.
 
+use super::fabric::Sought;
 use super::{ConfigRead, Effect, Machine, RequestId, Stored, Timer};
 use crate::domain::{ClaimRequest, HostDeviceSource, alias_for};
 use crate::ids::{
     ClaimKey, MdevTypeId, MdevUuid, Owner, ParentId, PciAddress, ProfileName, SliceId,
 };
-use crate::mechanism::Form;
-use crate::placement::{self, Refused, View, Wanted};
+use crate::placement::{Refused, View};
 use crate::refusal::{Code, Refusal};
 use crate::request::{Answer, Command, DeviceToWrite, Outcome};
 use crate::state::{Claim, Phase};
-use std::collections::BTreeSet;
 
 /// A claim as ordered.
 #[derive(Debug, Clone)]
@@ -163,7 +162,9 @@ impl Machine {
             return Err(Refusal::new(Code::InUse, message)
                 .hint(format!("virsh shutdown {}", order.owner_name)));
         }
-        let home = self.homes(&key, &order, &profile, known.as_ref())?;
+        let (request, pool) = (&order.request, order.pool);
+        let had = known.as_ref().map_or(&[][..], |claim| &claim.home);
+        let home = self.homes(&Sought { key: &key, request, profile: &profile, pool }, had)?;
         let claim = Claim {
             owner_name: order.owner_name,
             request: order.request,
@@ -185,35 +186,6 @@ impl Machine {
             self.note("claim", &key, "claimed");
         }
         Ok(Answer::Claimed { changed, claim: row, devices, warnings })
-    }
-
-    /// Home VFs of a claim: those it has, as long as they fit, and new ones for the rest. None for mdevs.
-    fn homes(
-        &self,
-        key: &ClaimKey,
-        order: &Order,
-        profile: &ProfileName,
-        known: Option<&Claim>,
-    ) -> Result<Vec<PciAddress>, Refusal> {
-        let view = self.view();
-        let offered: Vec<&Form> =
-            view.offers.iter().filter(|o| o.profile == *profile).map(|o| &o.form).collect();
-        if offered.iter().any(|form| matches!(form, Form::Mdevs { .. })) {
-            return Ok(Vec::new());
-        }
-        let fits = |a: &PciAddress| offered.iter().any(|f| f.vfs().contains(a));
-        let count = usize::try_from(order.request.count).unwrap_or(usize::MAX);
-        let mut homes: Vec<PciAddress> = known
-            .map(|c| c.home.iter().copied().filter(fits).take(count).collect())
-            .unwrap_or_default();
-        while homes.len() < count {
-            let taken: BTreeSet<_> = homes.iter().copied().collect();
-            let wanted = Wanted { profile, key: Some(key), numa: None };
-            let home = placement::home(&view, &wanted, order.pool, &taken)
-                .map_err(|refused| self.refuse_placement(profile, refused))?;
-            homes.push(home);
-        }
-        Ok(homes)
     }
 
     /// A claim reserves nothing, so more may be asked than there is; that is said, not refused.
@@ -320,7 +292,12 @@ impl Machine {
     }
 
     /// Turns what a placement says into what a person reads.
-    pub(super) fn refuse_placement(&self, profile: &ProfileName, refused: Refused) -> Refusal {
+    pub(super) fn refuse_placement(
+        &self,
+        profile: &ProfileName,
+        count: u32,
+        refused: Refused,
+    ) -> Refusal {
         let candidates = match refused {
             Refused::NoSuchProfile { nearest } => {
                 if let Some(refusal) = self.nothing_to_slice() {
@@ -342,7 +319,7 @@ impl Machine {
         let first_other = candidates.iter().find(|(_, why)| why.code != Code::NoCapacity);
         let mut refusal = match first_other {
             Some((_, why)) if !full && candidates.len() == 1 => why.clone(),
-            _ => self.no_capacity(profile),
+            _ => self.no_capacity(profile, count),
         };
         if let (Some((_, why)), true) = (first_other, refusal.code == Code::NoCapacity) {
             refusal.causes.push(why.message.clone());
@@ -350,7 +327,7 @@ impl Machine {
         self.or_not_settled(refusal)
     }
 
-    fn no_capacity(&self, profile: &ProfileName) -> Refusal {
+    fn no_capacity(&self, profile: &ProfileName, count: u32) -> Refusal {
         let rows = self.profile_rows();
         let (free, used) =
             rows.iter().find(|r| r.profile == *profile).map_or((0, 0), |r| (r.free, r.used));
@@ -371,7 +348,7 @@ impl Machine {
             held.push_str(&format!(" and {more} more"));
         }
         let message = format!(
-            "{profile}: wanted 1, {free} of {} free, held by {held}",
+            "{profile}: wanted {count}, {free} of {} free, held by {held}",
             free.saturating_add(used)
         );
         Refusal::new(Code::NoCapacity, message).hint("gpuslice slices")

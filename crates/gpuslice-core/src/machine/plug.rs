@@ -90,7 +90,7 @@ impl Machine {
         let Some(claim) = self.durable.claims.get(key).cloned() else {
             return Ok((Vec::new(), Vec::new()));
         };
-        let (mut slices, mut steps) = (Vec::new(), Vec::new());
+        let mut wants = Vec::new();
         for (index, device) in (0..).zip(devices_of(key, &claim)) {
             // A VM that runs with it, or that is being started with it.
             let has = |a: &Assignment| {
@@ -101,11 +101,10 @@ impl Machine {
             }
             let (key, profile) = (key.clone(), claim.profile.clone());
             let source = device.source;
-            let want = Want { key, index, profile, source, managed: false, hotplug: true };
-            let (slice, more) = self.reserve(&want)?;
-            slices.push(slice);
-            steps.extend(more);
+            let count = claim.request.count;
+            wants.push(Want { key, index, count, profile, source, managed: false, hotplug: true });
         }
+        let (slices, steps) = self.reserve_all(&wants, &claim.request)?;
         self.reserved(&slices);
         Ok((slices, steps))
     }

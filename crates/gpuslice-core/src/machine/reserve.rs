@@ -5,7 +5,7 @@ use super::{Effect, Machine, OpId, Stored, Timer};
 use crate::domain::HostDeviceSource;
 use crate::execute::{Meaning, StepError};
 use crate::ids::{ClaimKey, MdevUuid, ParentId, PciAddress, ProfileName, SliceId};
-use crate::mechanism::MDEV;
+use crate::mechanism::{Fabric, MDEV};
 use crate::placement::{self, Refused, Wanted};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 pub(super) struct Want {
     pub key: ClaimKey,
     pub index: u32,
+    /// Of how many.
+    pub count: u32,
     pub profile: ProfileName,
     pub source: HostDeviceSource,
     pub managed: bool,
@@ -25,7 +27,12 @@ pub(super) struct Want {
 
 impl Machine {
     /// Reserves one slice.
-    pub(super) fn reserve(&mut self, want: &Want) -> Result<(SliceId, Vec<Step>), Refusal> {
+    pub(super) fn reserve(
+        &mut self,
+        want: &Want,
+        numa: Option<u32>,
+        fabric: Option<&Fabric>,
+    ) -> Result<(SliceId, Vec<Step>), Refusal> {
         let (slice, mut assignment) = match want.source {
             HostDeviceSource::Mdev(uuid) => {
                 let slice = SliceId::Mdev(uuid);
@@ -37,11 +44,18 @@ impl Machine {
                 let assignment = match present {
                     // A start that was never followed by a release: the device is still this claim's.
                     Some(present) => Assignment { phase: Phase::Reserved, ..present.clone() },
-                    None => self.place_mdev(want, uuid)?,
+                    None => self.place_mdev(want, uuid, numa, fabric)?,
                 };
                 (slice, assignment)
             }
-            HostDeviceSource::Pci(address) => (SliceId::Vf(address), self.place_vf(want, address)?),
+            HostDeviceSource::Pci(address) => {
+                let assignment = self.place_vf(want, address)?;
+                let inside = |f: &Fabric| f.parents.contains(&assignment.parent);
+                if !fabric.is_none_or(inside) {
+                    return Err(self.of_another_fabric(want, address));
+                }
+                (SliceId::Vf(address), assignment)
+            }
         };
         assignment.hotplug = want.hotplug;
         let mut steps = self
@@ -65,7 +79,13 @@ impl Machine {
         }
     }
 
-    fn place_mdev(&self, want: &Want, uuid: MdevUuid) -> Result<Assignment, Refusal> {
+    fn place_mdev(
+        &self,
+        want: &Want,
+        uuid: MdevUuid,
+        numa: Option<u32>,
+        fabric: Option<&Fabric>,
+    ) -> Result<Assignment, Refusal> {
         if let Some(there) = self.seen.mdevs.get(&uuid) {
             return Err(Refusal::new(
                 Code::Foreign,
@@ -76,7 +96,7 @@ impl Machine {
             )
             .hint(format!("mdevctl stop -u {uuid}")));
         }
-        let wanted = Wanted { profile: &want.profile, key: Some(&want.key), numa: None };
+        let wanted = Wanted { numa, fabric, ..Wanted::anywhere(&want.profile, &want.key) };
         let (parent, type_id) =
             placement::mdev(&self.view(), &wanted, &BTreeMap::new()).map_err(|refused| {
                 match refused {
@@ -85,7 +105,7 @@ impl Machine {
                     {
                         self.not_as_mdev(want)
                     }
-                    refused => self.refuse_placement(&want.profile, refused),
+                    refused => self.refuse_placement(&want.profile, want.count, refused),
                 }
             })?;
         Ok(Assignment {
@@ -100,6 +120,17 @@ impl Machine {
             phase: Phase::Reserved,
             trouble: None,
         })
+    }
+
+    /// What the XML carries is of different fabrics, and the claim asks for one.
+    fn of_another_fabric(&self, want: &Want, address: PciAddress) -> Refusal {
+        let (name, profile, claim) = (self.owner_name(&want.key), &want.profile, &want.key.name);
+        let message =
+            format!("VF {address} of claim {claim} in {name} is not of the fabric of the others");
+        Refusal::new(Code::NotInXml, message).hint(format!(
+            "gpuslice attach {name} {profile} --name {claim} --count {} --fabric same",
+            want.count
+        ))
     }
 
     /// The profile is there, but as VFs: the device in the XML is of another kind.
@@ -166,7 +197,9 @@ impl Machine {
         refused.insert(parent.clone(), Refusal::new(code, format!("{parent} {how}: {error}")));
         let refused = refused.clone();
         let profile = assignment.profile.clone();
-        let wanted = Wanted { profile: &profile, key: Some(&assignment.claim), numa: None };
+        let fabric = self.fabric_of_others(slice, &assignment.claim);
+        let wanted =
+            Wanted { fabric: fabric.as_ref(), ..Wanted::anywhere(&profile, &assignment.claim) };
         let placed = placement::mdev(&self.view(), &wanted, &refused);
         if let Ok((other, type_id)) = &placed {
             assignment.parent = other.clone();

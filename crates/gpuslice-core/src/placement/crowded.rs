@@ -5,12 +5,13 @@ use crate::ids::ProfileName;
 use crate::mechanism::{Beside, Form, Offer};
 use crate::observation::Places;
 
-/// Whether a device whose VFs take types is full, or would be if all the claims that live there ran.
-pub(super) fn crowded(view: &View<'_>, wanted: &Wanted<'_>, offer: &Offer) -> bool {
+/// Whether a device whose VFs take types is full, or would be if all the claims that live there ran, with `mine` of
+/// the one that is asked for.
+pub(super) fn crowded(view: &View<'_>, wanted: &Wanted<'_>, offer: &Offer, mine: usize) -> bool {
     let Form::TypedVfs { vfs, left, beside, .. } = &offer.form else {
         return false;
     };
-    let mut homes: Vec<&ProfileName> = Vec::new();
+    let mut homes: Vec<&ProfileName> = vec![wanted.profile; mine];
     for (_, claim) in view.claims.iter().filter(|(key, _)| Some(*key) != wanted.key) {
         let here = claim.home.iter().filter(|home| vfs.contains(home)).count();
         homes.extend(std::iter::repeat_n(&claim.profile, here));
@@ -20,7 +21,7 @@ pub(super) fn crowded(view: &View<'_>, wanted: &Wanted<'_>, offer: &Offer) -> bo
     };
     let size = |profile: &ProfileName| offered(profile).and_then(|o| o.memory);
     let most = offer.max.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
-    *left == 0
+    usize::try_from(*left).is_ok_and(|left| left <= mine)
         || match beside {
             Beside::OneSize => {
                 homes.len() >= most || homes.iter().any(|other| size(other) != offer.memory)

@@ -80,6 +80,15 @@ pub(super) fn modes(device: u16) -> &'static [Legal] {
     }
 }
 
+/// How many GPUs of a kind a board links by XGMI (libgv's `mi200_xgmi.c`, `mi300_xgmi.c`); none where that is not known.
+pub(super) fn linked(device: u16) -> Option<usize> {
+    match device {
+        0x740f => Some(4),
+        0x74a1 | 0x74a2 | 0x74a5 | 0x74a8 | 0x74a9 | 0x75a0 | 0x75a3 => Some(8),
+        _ => None,
+    }
+}
+
 /// Whether it is known to have no partitions.
 pub(super) fn whole(device: u16) -> bool {
     device == 0x7460

@@ -6,7 +6,7 @@ use super::models::{self, Legal};
 use super::{Pf, all};
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::layout::Layout;
-use gpuslice_core::mechanism::Layouts;
+use gpuslice_core::mechanism::{Fabric, Layouts};
 use gpuslice_core::mode::{Mode, ModeValue};
 use gpuslice_core::observation::Observation;
 use gpuslice_core::plan::Step;
@@ -38,6 +38,21 @@ pub(super) fn of(seen: &Observation, pf: &Pf<'_>) -> &'static [Mode] {
 pub(super) fn hive(seen: &Observation, pf: &Pf<'_>) -> BTreeSet<PciAddress> {
     let alike = all(seen).filter(|other| other.function.device == pf.function.device);
     alike.map(|other| other.address).collect()
+}
+
+/// GPUs that share their framebuffers: as many of a hive as the module's parameter says, by default all that a board
+/// has. GIM counts them by their places on the board, which it does not show; addresses are taken to be in that order
+/// (unverified).
+pub(super) fn fabric(seen: &Observation, pf: &Pf<'_>) -> Option<Fabric> {
+    let most = models::linked(pf.function.device)?;
+    let set = seen.mode(&ParentId::Pci(pf.address), Mode::FabricSharing);
+    let set = set.and_then(|value| value.to_string().parse::<usize>().ok());
+    let size = set.filter(|size| *size != 0).unwrap_or(most).min(most);
+    let hive: Vec<PciAddress> = hive(seen, pf).into_iter().collect();
+    let group = hive.chunks(size).find(|group| group.contains(&pf.address))?;
+    let first = group.first()?;
+    let parents = group.iter().map(|address| ParentId::Pci(*address)).collect();
+    Some(Fabric { name: format!("XGMI hive of {first}"), parents })
 }
 
 /// Parameters of the module beside the number of VFs, as all layouts together say.

@@ -1,7 +1,7 @@
 //! Slices for libvirt's domains. The agent writes the XML; `--print` only needs the daemon.
 
 use super::{Daemon, orders, unexpected};
-use crate::args::Attach;
+use crate::args::{Attach, Fabric, Numa};
 use crate::claims;
 use crate::failure::Failure;
 use crate::output::Output;
@@ -22,6 +22,8 @@ pub async fn attach(daemon: &Daemon, order: Attach, output: &Output) -> Result<(
         pool: order.pool,
         reserve: order.reserve,
         count: order.count,
+        same_fabric: order.fabric == Some(Fabric::Same),
+        prefer_numa: order.numa == Some(Numa::Prefer),
     };
     let agent = daemon.client.libvirt()?;
     let attached = agent.attach(&order.domain, &order.profile, &options).await?;
@@ -55,8 +57,8 @@ pub async fn print(daemon: &Daemon, order: Attach, output: &Output) -> Result<()
         },
         profile: Some(order.profile),
         count: order.count,
-        same_fabric: false,
-        prefer_numa: false,
+        same_fabric: order.fabric == Some(Fabric::Same),
+        prefer_numa: order.numa == Some(Numa::Prefer),
         memory_min: None,
         isolation_min: None,
     };

@@ -1,0 +1,246 @@
+//! Several slices of one claim: all of them or none, and of one fabric where the claim says so. What is a fabric, a
+//! mechanism tells; a device of which nothing is told is one by itself.
+
+use super::Machine;
+use super::reserve::Want;
+use crate::config::Strategy;
+use crate::domain::{ClaimRequest, HostDeviceSource};
+use crate::ids::{ClaimKey, ParentId, PciAddress, ProfileName, SliceId};
+use crate::mechanism::{Fabric, Form};
+use crate::placement::{self, Refused, View, Wanted};
+use crate::plan::Step;
+use crate::refusal::{Code, Refusal};
+use std::collections::BTreeSet;
+
+/// A fabric that cannot have all slices of a claim: how many it could, and why no more.
+pub(super) struct Lacking {
+    fabric: Fabric,
+    room: usize,
+    why: String,
+}
+
+/// What homes are looked for.
+pub(super) struct Sought<'a> {
+    pub key: &'a ClaimKey,
+    pub request: &'a ClaimRequest,
+    pub profile: &'a ProfileName,
+    pub pool: bool,
+}
+
+/// Homes found, and whether a device of theirs is crowded; or those up to where it ended, and why.
+type Found = Result<(bool, Vec<PciAddress>), (Vec<PciAddress>, Refused)>;
+
+impl Machine {
+    /// The fabrics of the parents that offer a profile, in their order.
+    fn fabrics(&self, view: &View<'_>, profile: &ProfileName) -> Vec<Fabric> {
+        let mut fabrics: Vec<Fabric> = Vec::new();
+        for offer in view.offers.iter().filter(|o| o.profile == *profile) {
+            let device = self.seen.device_of(&offer.parent);
+            if !fabrics.iter().any(|fabric| fabric.parents.contains(&device)) {
+                fabrics.push(self.fabric_of(device));
+            }
+        }
+        fabrics
+    }
+
+    fn fabric_of(&self, device: ParentId) -> Fabric {
+        let mut mechanisms = self.mechanisms.iter().filter(|m| m.applies(&self.seen, &device));
+        let told = mechanisms.find_map(|m| m.fabric(&self.seen, &device));
+        told.unwrap_or_else(|| Fabric::alone(device))
+    }
+
+    /// Home VFs of a claim: of those it had the ones that fit, and others for the rest. None for mdevs.
+    pub(super) fn homes(
+        &self,
+        sought: &Sought<'_>,
+        had: &[PciAddress],
+    ) -> Result<Vec<PciAddress>, Refusal> {
+        let view = self.view();
+        let of_profile = || view.offers.iter().filter(|o| o.profile == *sought.profile);
+        if of_profile().any(|o| matches!(o.form, Form::Mdevs { .. })) {
+            return Ok(Vec::new());
+        }
+        let fits = |a: &PciAddress| of_profile().any(|o| o.form.vfs().contains(a));
+        let count = usize::try_from(sought.request.count).unwrap_or(usize::MAX);
+        let kept: Vec<PciAddress> = had.iter().copied().filter(fits).take(count).collect();
+        let fabrics = if sought.request.same_fabric {
+            self.fabrics(&view, sought.profile)
+        } else {
+            Vec::new()
+        };
+        if fabrics.is_empty() {
+            let found = self.homes_in(&view, sought, None, kept);
+            let refuse =
+                |(_, why)| self.refuse_placement(sought.profile, sought.request.count, why);
+            return found.map(|(_, homes)| homes).map_err(refuse);
+        }
+        let (mut best, mut lacking) = (None, Vec::new());
+        for fabric in fabrics {
+            let inside =
+                |a: &PciAddress| self.device_of_vf(*a).is_some_and(|d| fabric.parents.contains(&d));
+            let kept: Vec<PciAddress> = kept.iter().copied().filter(inside).collect();
+            let moved = count.saturating_sub(kept.len());
+            match self.homes_in(&view, sought, Some(&fabric), kept) {
+                Ok((crowded, homes)) => {
+                    let rank = (crowded, moved, self.load(&inside));
+                    if best.as_ref().is_none_or(|(other, _)| rank < *other) {
+                        best = Some((rank, homes));
+                    }
+                }
+                Err((homes, why)) => {
+                    let why = self.what_lacks(&homes, why);
+                    lacking.push(Lacking { fabric, room: homes.len(), why });
+                }
+            }
+        }
+        best.map(|(_, homes)| homes)
+            .ok_or_else(|| self.no_fabric(sought.profile.as_str(), count, lacking))
+    }
+
+    /// How little a fabric is to be chosen because of what lives there.
+    fn load(&self, inside: &dyn Fn(&PciAddress) -> bool) -> i64 {
+        let homes = self.durable.claims.values().flat_map(|claim| &claim.home);
+        let living = i64::try_from(homes.filter(|a| inside(a)).count()).unwrap_or(i64::MAX);
+        match self.config.placement {
+            Strategy::Pack => -living,
+            Strategy::Spread => living,
+        }
+    }
+
+    fn homes_in(
+        &self,
+        view: &View<'_>,
+        sought: &Sought<'_>,
+        fabric: Option<&Fabric>,
+        mut homes: Vec<PciAddress>,
+    ) -> Found {
+        let count = usize::try_from(sought.request.count).unwrap_or(usize::MAX);
+        let mut any_crowded = false;
+        while homes.len() < count {
+            // The first says where the others had better be.
+            let near = homes.first().and_then(|home| self.device_of_vf(*home));
+            let near = near.filter(|_| sought.request.prefer_numa);
+            let numa = near.and_then(|device| self.seen.numa_node(&device));
+            let wanted = Wanted { profile: sought.profile, key: Some(sought.key), numa, fabric };
+            let taken: BTreeSet<_> = homes.iter().copied().collect();
+            match placement::home(view, &wanted, sought.pool, &taken) {
+                Ok(home) => {
+                    any_crowded |= home.crowded;
+                    homes.push(home.address);
+                }
+                Err(why) => return Err((homes, why)),
+            }
+        }
+        Ok((any_crowded, homes))
+    }
+
+    fn device_of_vf(&self, address: PciAddress) -> Option<ParentId> {
+        self.seen.vfs.get(&address).map(|vf| ParentId::Pci(vf.pf))
+    }
+
+    /// Reserves all slices of one claim. After an error what was reserved before has to be put back.
+    pub(super) fn reserve_all(
+        &mut self,
+        wants: &[Want],
+        request: &ClaimRequest,
+    ) -> Result<(Vec<SliceId>, Vec<Step>), Refusal> {
+        let fabrics = match wants.first().filter(|_| request.same_fabric) {
+            Some(first) => self.fabrics_left(first),
+            None => Vec::new(),
+        };
+        let named = |want: &Want| matches!(want.source, HostDeviceSource::Pci(_));
+        if fabrics.is_empty() || wants.first().is_some_and(named) {
+            let reserved = self.reserve_each(wants, request, fabrics.first());
+            return reserved.map_err(|(_, why)| why);
+        }
+        let kept = self.run.assignments.clone();
+        let mut lacking = Vec::new();
+        for fabric in fabrics {
+            match self.reserve_each(wants, request, Some(&fabric)) {
+                Ok(reserved) => return Ok(reserved),
+                Err((room, why)) => {
+                    self.run.assignments.clone_from(&kept);
+                    lacking.push(Lacking { fabric, room, why: why.message });
+                }
+            }
+        }
+        let profile = wants.first().map_or_else(String::new, |want| want.profile.to_string());
+        Err(self.no_fabric(&profile, wants.len(), lacking))
+    }
+
+    /// The fabrics that have the VF which the XML names, or all that a claim has already.
+    fn fabrics_left(&self, first: &Want) -> Vec<Fabric> {
+        if let HostDeviceSource::Pci(address) = first.source {
+            return self.device_of_vf(address).map(|d| self.fabric_of(d)).into_iter().collect();
+        }
+        let own = self.run.assignments.values().filter(|a| a.claim == first.key);
+        let there: BTreeSet<ParentId> = own.map(|a| self.seen.device_of(&a.parent)).collect();
+        let mut fabrics = self.fabrics(&self.view(), &first.profile);
+        fabrics.retain(|fabric| there.is_subset(&fabric.parents));
+        fabrics
+    }
+
+    fn reserve_each(
+        &mut self,
+        wants: &[Want],
+        request: &ClaimRequest,
+        fabric: Option<&Fabric>,
+    ) -> Result<(Vec<SliceId>, Vec<Step>), (usize, Refusal)> {
+        let (mut slices, mut steps, mut numa) = (Vec::new(), Vec::new(), None);
+        for want in wants {
+            let (slice, more) =
+                self.reserve(want, numa, fabric).map_err(|why| (slices.len(), why))?;
+            slices.push(slice);
+            steps.extend(more);
+            if numa.is_none() && request.prefer_numa {
+                let parent = self.run.assignments.get(&slice).map(|a| &a.parent);
+                numa = parent.and_then(|parent| self.seen.numa_node(parent));
+            }
+        }
+        Ok((slices, steps))
+    }
+
+    /// Where a slice that a device did not make may be made instead: with the others of its claim.
+    pub(super) fn fabric_of_others(&self, slice: SliceId, key: &ClaimKey) -> Option<Fabric> {
+        self.durable.claims.get(key).filter(|claim| claim.request.same_fabric)?;
+        let mut own = self.run.assignments.iter().filter(|(s, a)| **s != slice && a.claim == *key);
+        let (_, other) = own.next()?;
+        Some(self.fabric_of(self.seen.device_of(&other.parent)))
+    }
+
+    /// What stands against the devices of a fabric that none of the homes found is on.
+    fn what_lacks(&self, homes: &[PciAddress], refused: Refused) -> String {
+        const MOST: usize = 3;
+        let Refused::Candidates(candidates) = refused else { return String::new() };
+        let used: Vec<ParentId> = homes.iter().filter_map(|a| self.device_of_vf(*a)).collect();
+        let mut shown = candidates;
+        shown.retain(|(parent, _)| !used.contains(parent));
+        if shown.is_empty() {
+            return "it has no more".to_owned();
+        }
+        let more = shown.len().saturating_sub(MOST);
+        let reasons: Vec<String> =
+            shown.into_iter().take(MOST).map(|(_, why)| why.message).collect();
+        let reasons = reasons.join(", ");
+        if more == 0 { reasons } else { format!("{reasons} and {more} more") }
+    }
+
+    /// Why no fabric has all slices, and what each lacks.
+    fn no_fabric(&self, profile: &str, count: usize, mut lacking: Vec<Lacking>) -> Refusal {
+        const MOST: usize = 4;
+        lacking.sort_by_key(|l| std::cmp::Reverse(l.room));
+        let most = lacking.first().map_or(0, |l| l.room);
+        let message =
+            format!("{profile}: wanted {count} of one fabric, the most one has is {most}");
+        let mut refusal = Refusal::new(Code::NoCapacity, message);
+        let more = lacking.len().saturating_sub(MOST);
+        for Lacking { fabric, room, why } in lacking.into_iter().take(MOST) {
+            let lacks = count.saturating_sub(room);
+            refusal = refusal.because(format!("{} lacks {lacks} of {count}: {why}", fabric.name));
+        }
+        if more != 0 {
+            refusal = refusal.because(format!("and {more} more fabrics"));
+        }
+        self.or_not_settled(refusal.hint("gpuslice slices; or ask without fabric=\"same\""))
+    }
+}

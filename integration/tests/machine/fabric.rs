@@ -1,0 +1,306 @@
+//! Stories of claims of several slices: all or none, and of one fabric where they say so.
+
+mod hives;
+
+use crate::domains::{claim, write_devices};
+use crate::driver::Driver;
+use crate::vgpu::{call, order};
+use crate::world::bind_by_hand;
+use gpuslice_core::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource};
+use gpuslice_core::errno::Errno;
+use gpuslice_core::ids::{ClaimName, Owner, ParentId, PciAddress, SliceId};
+use gpuslice_core::machine::HookOperation;
+use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::request::{Answer, Command, DeviceToWrite};
+use gpuslice_sim::{Fault, HostFile};
+use std::collections::BTreeSet;
+use uuid::Uuid;
+
+const SPX: &str = "amd-mi300x-vf1-spx";
+
+/// Eight MI300X of so many VFs each, in hives of so many.
+fn hives(vfs: u16, size: u32) -> Driver {
+    let text = include_str!("../../../examples/hosts/mi300x-8.toml");
+    let config = format!(
+        "[[gpu]]\nmatch = {{ model = \"mi300x\" }}\nlayout = {{ vfs = {vfs}, fabric-sharing = {size} }}"
+    );
+    let mut driver = Driver::new(&HostFile::parse(text).unwrap(), &config).unwrap();
+    let request = driver.command(Command::Apply);
+    driver.advance(60_000).unwrap();
+    driver.answers.remove(&request).unwrap().unwrap();
+    driver
+}
+
+/// Four A40 whose VFs make mediated devices.
+fn mdevs() -> Driver {
+    let text = include_str!("../../../examples/hosts/a40-mdev.toml");
+    let config = "[[gpu]]\nmatch = { vendor-device = \"10de:2235\" }\nlayout = { vfs = \"all\" }";
+    let mut driver = Driver::new(&HostFile::parse(text).unwrap(), config).unwrap();
+    let request = driver.command(Command::Apply);
+    driver.advance(60_000).unwrap();
+    driver.answers.remove(&request).unwrap().unwrap();
+    driver
+}
+
+fn name(text: &str) -> ClaimName {
+    text.parse().unwrap()
+}
+
+fn domain(vm: u128) -> Domain {
+    let (claims, devices) = (Vec::new(), Vec::new());
+    Domain { uuid: Uuid::from_u128(vm), name: format!("vm{vm}"), claims, devices }
+}
+
+fn same(of: &str, profile: &str, count: u32) -> ClaimRequest {
+    ClaimRequest { same_fabric: true, ..claim(&name(of), profile, count) }
+}
+
+/// `gpuslice attach`, with what the agent then writes.
+fn ask(driver: &mut Driver, domain: &mut Domain, request: ClaimRequest) -> Result<(), Refusal> {
+    let command = Command::Claim {
+        owner: Owner::Domain(domain.uuid),
+        owner_name: domain.name.clone(),
+        request: request.clone(),
+        pool: false,
+        reserve: false,
+        dry_run: false,
+    };
+    let devices = match order(driver, command)? {
+        Answer::Claimed { devices, .. } => devices,
+        other => panic!("{other:?}"),
+    };
+    put(domain, request, devices);
+    Ok(())
+}
+
+fn put(domain: &mut Domain, request: ClaimRequest, devices: Vec<DeviceToWrite>) {
+    domain.claims.retain(|c| c.name != request.name);
+    write_devices(domain, |n| *n == request.name, devices);
+    domain.claims.push(request);
+}
+
+fn vfs(domain: &Domain) -> Vec<PciAddress> {
+    let address = |d: &HostDevice| match d.source {
+        HostDeviceSource::Pci(address) => address,
+        HostDeviceSource::Mdev(uuid) => panic!("mdev {uuid}"),
+    };
+    domain.devices.iter().map(address).collect()
+}
+
+/// The GPUs that a domain's VFs are of.
+fn gpus(driver: &Driver, domain: &Domain) -> BTreeSet<PciAddress> {
+    let seen = driver.machine.observation();
+    vfs(domain).iter().map(|address| seen.vfs[address].pf).collect()
+}
+
+/// The GPUs in use for a domain.
+fn gpus_in_use(driver: &Driver, domain: &Domain) -> BTreeSet<ParentId> {
+    let owner = Owner::Domain(domain.uuid);
+    let seen = driver.machine.observation();
+    let own = driver.machine.runtime().assignments.values().filter(|a| a.claim.owner == owner);
+    own.map(|a| seen.device_of(&a.parent)).collect()
+}
+
+fn bound(driver: &Driver, domain: &Domain) -> usize {
+    let owner = Owner::Domain(domain.uuid);
+    driver.machine.runtime().assignments.values().filter(|a| a.claim.owner == owner).count()
+}
+
+#[test]
+fn a_vm_gets_the_whole_hive_or_nothing() {
+    let mut driver = hives(1, 8);
+    let (mut vm, mut other) = (domain(1), domain(2));
+    ask(&mut driver, &mut vm, same("ai", SPX, 8)).unwrap();
+    assert_eq!(gpus(&driver, &vm).len(), 8);
+    call(&mut driver, &vm, HookOperation::Prepare).unwrap();
+    assert_eq!(bound(&driver, &vm), 8);
+    let refusal = ask(&mut driver, &mut other, same("ai", SPX, 1)).unwrap_err();
+    assert_eq!(refusal.code, Code::NoCapacity, "{refusal}");
+    assert!(
+        driver.machine.durable().claims.keys().all(|key| key.owner != Owner::Domain(other.uuid))
+    );
+    call(&mut driver, &vm, HookOperation::Release).unwrap();
+    driver.advance(10_000).unwrap();
+    assert_eq!(bound(&driver, &vm), 0);
+}
+
+#[test]
+fn each_fabric_is_filled_and_a_refusal_says_what_each_lacks() {
+    let mut driver = hives(1, 4);
+    let (mut a, mut b, mut c, mut d) = (domain(1), domain(2), domain(3), domain(4));
+    // Wherever there is room: both go to one hive, so that the other stays whole.
+    ask(&mut driver, &mut a, claim(&name("one"), SPX, 1)).unwrap();
+    ask(&mut driver, &mut b, same("two", SPX, 2)).unwrap();
+    ask(&mut driver, &mut c, same("four", SPX, 4)).unwrap();
+    assert!(gpus(&driver, &c).is_disjoint(&gpus(&driver, &a)));
+    let refusal = ask(&mut driver, &mut d, same("two", SPX, 2)).unwrap_err();
+    assert_eq!(refusal.code, Code::NoCapacity, "{refusal}");
+    assert_eq!(refusal.message, format!("{SPX}: wanted 2 of one fabric, the most one has is 1"));
+    let causes = &refusal.causes;
+    assert!(
+        causes[0].starts_with("XGMI hive of 0000:0c:00.0 lacks 1 of 2: every VF of"),
+        "{causes:?}"
+    );
+    assert!(
+        causes[1].starts_with("XGMI hive of 0000:9f:00.0 lacks 2 of 2: every VF of"),
+        "{causes:?}"
+    );
+    assert!(refusal.hint.as_ref().unwrap().contains("gpuslice slices"), "{refusal:?}");
+    // Nothing of it is left, so one more fits.
+    ask(&mut driver, &mut d, same("one", SPX, 1)).unwrap();
+    // More than a fabric has is never to be had.
+    let refusal = ask(&mut driver, &mut domain(5), same("five", SPX, 5)).unwrap_err();
+    assert!(refusal.message.contains("wanted 5 of one fabric"), "{refusal}");
+    for vm in [&a, &b, &c, &d] {
+        call(&mut driver, vm, HookOperation::Prepare).unwrap();
+        assert_eq!(bound(&driver, vm), vm.devices.len());
+    }
+}
+
+#[test]
+fn a_claim_keeps_its_homes_and_leaves_a_fabric_as_a_whole() {
+    let mut driver = hives(2, 4);
+    let profile = "amd-mi300x-vf2-dpx";
+    let mut vm = domain(1);
+    ask(&mut driver, &mut vm, same("ai", profile, 3)).unwrap();
+    let before = vfs(&vm);
+    ask(&mut driver, &mut vm, same("ai", profile, 3)).unwrap();
+    assert_eq!(vfs(&vm), before);
+    ask(&mut driver, &mut vm, same("ai", profile, 4)).unwrap();
+    assert_eq!(vfs(&vm)[..3], before);
+    // The rest of the hive is claimed, and one VF of ours is in a VM without a claim.
+    ask(&mut driver, &mut domain(2), claim(&name("rest"), profile, 4)).unwrap();
+    let source = HostDeviceSource::Pci(vfs(&vm)[3]);
+    let mut other = domain(3);
+    other.devices = vec![HostDevice { source, alias: None, managed: false }];
+    call(&mut driver, &other, HookOperation::Prepare).unwrap();
+    let refusal = call(&mut driver, &vm, HookOperation::Prepare).unwrap_err();
+    assert_eq!(bound(&driver, &vm), 0);
+    assert!(refusal.hint.as_ref().unwrap().contains("start vm1 again"), "{refusal:?}");
+    let seen = order(&mut driver, Command::DomainSeen { domain: vm.clone(), shut_off: true });
+    let Ok(Answer::Domain { devices, .. }) = seen else { panic!("{seen:?}") };
+    put(&mut vm, same("ai", profile, 4), devices);
+    let after = gpus(&driver, &vm);
+    assert!(after.iter().all(|gpu| *gpu >= "0000:9f:00.0".parse().unwrap()), "{after:?}");
+    call(&mut driver, &vm, HookOperation::Prepare).unwrap();
+    assert_eq!(bound(&driver, &vm), 4);
+}
+
+#[test]
+fn devices_of_two_fabrics_in_the_xml_are_refused() {
+    let mut driver = hives(1, 4);
+    let (mut a, mut b) = (domain(1), domain(2));
+    ask(&mut driver, &mut a, claim(&name("ai"), SPX, 8)).unwrap();
+    let devices = a.devices.clone();
+    let command = Command::Unclaim {
+        key: format!("{}/ai", Owner::Domain(a.uuid)).parse().unwrap(),
+        force: false,
+    };
+    order(&mut driver, command).unwrap();
+    let last = devices.len() - 1;
+    b.claims = vec![same("ai", SPX, 2)];
+    b.devices = vec![
+        devices[0].clone(),
+        HostDevice { alias: devices[1].alias.clone(), ..devices[last].clone() },
+    ];
+    let refusal = call(&mut driver, &b, HookOperation::Prepare).unwrap_err();
+    assert_eq!(refusal.code, Code::NotInXml, "{refusal}");
+    assert!(refusal.message.contains("is not of the fabric of the others"), "{refusal}");
+    assert_eq!(bound(&driver, &b), 0);
+    b.devices[1].source = devices[1].source;
+    call(&mut driver, &b, HookOperation::Prepare).unwrap();
+    assert_eq!(bound(&driver, &b), 2);
+}
+
+#[test]
+fn several_claims_of_one_vm_start_together_or_not_at_all() {
+    let mut driver = hives(1, 4);
+    let mut vm = domain(1);
+    ask(&mut driver, &mut vm, same("a", SPX, 3)).unwrap();
+    ask(&mut driver, &mut vm, same("b", SPX, 2)).unwrap();
+    let last = *vfs(&vm).last().unwrap();
+    bind_by_hand(&mut driver.kernel, last, "vfio-pci");
+    driver.kernel.open(5000, "some-tool", SliceId::Vf(last)).unwrap();
+    driver.wake_up().unwrap();
+    call(&mut driver, &vm, HookOperation::Prepare).unwrap_err();
+    driver.advance(10_000).unwrap();
+    assert_eq!(bound(&driver, &vm), 0);
+    driver.kernel.kill(5000);
+    driver.advance(10_000).unwrap();
+    call(&mut driver, &vm, HookOperation::Prepare).unwrap_or_else(|_| {
+        let seen = order(&mut driver, Command::DomainSeen { domain: vm.clone(), shut_off: true });
+        let Ok(Answer::Domain { devices, .. }) = seen else { panic!("{seen:?}") };
+        write_devices(&mut vm, |_| true, devices);
+        call(&mut driver, &vm, HookOperation::Prepare).unwrap();
+    });
+    assert_eq!(bound(&driver, &vm), 5);
+}
+
+#[test]
+fn no_more_of_a_claim_live_on_a_gpu_than_it_can_run() {
+    let text = include_str!("../../../examples/hosts/a40-vfio.toml");
+    let config = "[[gpu]]\nmatch = { vendor-device = \"10de:2235\" }\nlayout = { vfs = \"all\" }";
+    let mut driver = Driver::new(&HostFile::parse(text).unwrap(), config).unwrap();
+    driver.advance(10_000).unwrap();
+    let mut vm = domain(1);
+    ask(&mut driver, &mut vm, claim(&name("all"), "nvidia-a40-48q", 4)).unwrap();
+    assert_eq!(gpus(&driver, &vm).len(), 4);
+    call(&mut driver, &vm, HookOperation::Prepare).unwrap();
+    let refusal = ask(&mut driver, &mut domain(2), same("two", "nvidia-a40-48q", 2)).unwrap_err();
+    assert!(refusal.message.contains("wanted 2 of one fabric, the most one has is 1"), "{refusal}");
+    assert!(refusal.causes[0].ends_with("lacks 1 of 2: it has no more"), "{refusal:?}");
+}
+
+#[test]
+fn mediated_devices_are_of_one_gpu_all_or_none() {
+    let mut driver = mdevs();
+    let (mut a, mut b) = (domain(1), domain(2));
+    ask(&mut driver, &mut a, claim(&name("half"), "nvidia-a40-24q", 1)).unwrap();
+    call(&mut driver, &a, HookOperation::Prepare).unwrap();
+    // The fullest that fits is not the one with room for both.
+    ask(&mut driver, &mut b, same("two", "nvidia-a40-24q", 2)).unwrap();
+    call(&mut driver, &b, HookOperation::Prepare).unwrap();
+    let (of_a, of_b) = (gpus_in_use(&driver, &a), gpus_in_use(&driver, &b));
+    assert_eq!((bound(&driver, &b), of_b.len()), (2, 1));
+    assert!(of_a.is_disjoint(&of_b));
+    let mut c = domain(3);
+    ask(&mut driver, &mut c, same("three", "nvidia-a40-24q", 3)).unwrap();
+    let refusal = call(&mut driver, &c, HookOperation::Prepare).unwrap_err();
+    assert_eq!(refusal.code, Code::NoCapacity, "{refusal}");
+    assert!(refusal.message.contains("wanted 3 of one fabric"), "{refusal}");
+    assert_eq!((bound(&driver, &c), driver.machine.observation().mdevs.len()), (0, 3));
+}
+
+#[test]
+fn a_device_that_does_not_make_one_leaves_nothing_of_the_others() {
+    let mut driver = mdevs();
+    let mut vm = domain(1);
+    ask(&mut driver, &mut vm, same("two", "nvidia-a40-24q", 2)).unwrap();
+    let path = "*/mdev_supported_types/*/create".to_owned();
+    driver.kernel.inject(Fault::Write { path, nth: 2, times: 200, errno: Errno::EIO });
+    let refusal = call(&mut driver, &vm, HookOperation::Prepare).unwrap_err();
+    driver.advance(60_000).unwrap();
+    assert!(refusal.hint.is_some(), "{refusal:?}");
+    assert_eq!((bound(&driver, &vm), driver.machine.observation().mdevs.len()), (0, 0));
+    driver.kernel.clear_faults();
+    call(&mut driver, &vm, HookOperation::Prepare).unwrap();
+    assert_eq!((bound(&driver, &vm), gpus_in_use(&driver, &vm).len()), (2, 1));
+}
+
+#[test]
+fn slices_that_prefer_one_numa_node_have_it_while_there_is_room() {
+    let mut driver = hives(1, 8);
+    let (mut a, mut b) = (domain(1), domain(2));
+    ask(&mut driver, &mut a, claim(&name("one"), SPX, 1)).unwrap();
+    let near = |count| ClaimRequest { prefer_numa: true, ..claim(&name("near"), SPX, count) };
+    let nodes = |driver: &Driver, vm: &Domain| -> Vec<u32> {
+        let seen = driver.machine.observation();
+        let of = |gpu| seen.numa_node(&ParentId::Pci(gpu)).unwrap();
+        let nodes: BTreeSet<u32> = gpus(driver, vm).into_iter().map(of).collect();
+        nodes.into_iter().collect()
+    };
+    ask(&mut driver, &mut b, near(3)).unwrap();
+    assert_eq!(nodes(&driver, &b).len(), 1);
+    ask(&mut driver, &mut b, near(5)).unwrap();
+    assert_eq!(nodes(&driver, &b).len(), 2);
+}
