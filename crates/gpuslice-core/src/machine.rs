@@ -21,6 +21,7 @@ mod plug;
 mod release;
 mod reserve;
 mod start;
+mod wedged;
 
 pub use event::{
     Effect, Event, HookAnswer, HookCall, HookOperation, OpId, RequestId, Stored, Timer,
@@ -86,6 +87,10 @@ pub struct Machine {
     release_tries: BTreeMap<SliceId, u32>,
     /// Slices taken back because nobody seemed to hold them, rather than because libvirt said so.
     presumed_dead: BTreeSet<SliceId>,
+    /// Slices whose VM has only just begun to use them, where it matters.
+    young: BTreeSet<SliceId>,
+    /// Parents whose VFs were to be made anew since their last use ended.
+    repairs: BTreeSet<ParentId>,
     /// Slices whose release waits for their device's quarantine to be lifted.
     postponed: BTreeSet<SliceId>,
     /// Something was done to the host and has not been read back: nothing new is decided on the old reading.
@@ -213,6 +218,7 @@ impl Machine {
             Timer::Settle(request) => self.on_settle_timeout(request),
             Timer::Unsure(parent) => self.on_unsure_over(&parent),
             Timer::LookAgain => self.push(Effect::Observe),
+            Timer::Young(slice) => self.on_grown(slice),
             Timer::RetryStep(op) => self.next_step(op),
         }
     }

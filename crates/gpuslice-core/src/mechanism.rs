@@ -222,6 +222,12 @@ pub trait Mechanism: Send + Sync {
     /// Steps that make a slice ready for a VM.
     fn prepare_steps(&self, slice: SliceId, assignment: &Assignment) -> Vec<Step>;
 
+    /// Milliseconds after its start in which a VM that is killed leaves its slice wedged, with nothing in the kernel that
+    /// tells: of no use until all VFs of the device are made anew.
+    fn fragile_ms(&self) -> Option<u64> {
+        None
+    }
+
     /// Steps that take it back. Must be right from every state in between.
     fn release_steps(
         &self,

@@ -22,6 +22,8 @@ pub struct View<'a> {
     pub seen: &'a Observation,
     /// What its parents offer.
     pub offers: Vec<Offer>,
+    /// Of no use, though the kernel shows nothing of it.
+    pub wedged: &'a BTreeSet<PciAddress>,
     /// Who has what.
     pub assignments: &'a BTreeMap<SliceId, Assignment>,
     /// What running domains hold without a claim.
@@ -303,6 +305,15 @@ pub fn vf(
     }
 }
 
+/// Why a VF is kept back until all of its device are made anew.
+pub fn unusable(wedged: &BTreeSet<PciAddress>, address: PciAddress) -> String {
+    if wedged.contains(&address) {
+        format!("VF {address} may be wedged: its last VM ended while it began to use it")
+    } else {
+        format!("VF {address} has no VFIO device: it was taken off its driver once")
+    }
+}
+
 /// Whether a VF whose type is chosen can be given this one now.
 fn typed_vf(
     view: &View<'_>,
@@ -319,9 +330,11 @@ fn typed_vf(
         return Err(refusal.hint("virsh edit the domain: managed='no' in this hostdev"));
     }
     if choice.broken {
-        let message = format!("VF {address} has no VFIO device: it was taken off its driver once");
-        let refusal = Refusal::new(Code::DeviceFailed, message);
-        return Err(refusal.hint("gpuslice apply, when no VM uses the GPU"));
+        let refusal = Refusal::new(Code::Quarantined, unusable(view.wedged, address));
+        return Err(refusal.hint(format!(
+            "shut down what uses {}: then its VFs are made anew by themselves, or with gpuslice apply",
+            offer.parent
+        )));
     }
     match &choice.current {
         Some(current) if mine && current == type_id => return Ok(()),

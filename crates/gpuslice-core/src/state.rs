@@ -105,6 +105,9 @@ pub struct Runtime {
     /// An earlier record of this boot was lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<Lost>,
+    /// VFs whose VM ended while it began to use them; of no use before all VFs of their device are made anew.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub wedged: BTreeSet<PciAddress>,
 }
 
 /// How far a lost record has been made up for.
@@ -130,6 +133,7 @@ impl Runtime {
             pending: BTreeMap::new(),
             start_later: Vec::new(),
             lost: None,
+            wedged: BTreeSet::new(),
         }
     }
 }

@@ -34,6 +34,9 @@ const DRIVER: &str = "nvidia";
 /// Below a VF: its type as a decimal number, `0` for none.
 const CURRENT_TYPE: &str = "nvidia/current_vgpu_type";
 
+/// No source says how long the first seconds are.
+const FRAGILE_MS: u64 = 10_000;
+
 /// See the module.
 #[derive(Debug)]
 pub struct NvidiaVfio;
@@ -106,6 +109,11 @@ impl Mechanism for NvidiaVfio {
         let (Some(vf), Some(number)) = (slice.pci(), number(assignment)) else { return Vec::new() };
         let (attribute, value) = (CURRENT_TYPE.to_owned(), number.to_owned());
         vec![Step::GiveVfType { vf, attribute, value }]
+    }
+
+    /// A SIGKILL in the first seconds, in which the guest's driver takes the vGPU up (seen on an L40S).
+    fn fragile_ms(&self) -> Option<u64> {
+        Some(FRAGILE_MS)
     }
 
     /// The type outlives the VM, so it is ours to take away.

@@ -50,7 +50,31 @@ if gpuslice attach vgpu2 nvidia-a40-24q; then refused vgpu2 no-capacity; else ok
 
 destroy vgpu1
 wait_for 20 "its type is taken back" is 0 type_of "$address"
-wait_for 20 "the slice is free" is free slice_state "vf:$address"
+wait_for 60 "the slice is free" is free slice_state "vf:$address"
+
+say "a VM killed while it begins to use its VF"
+wedged=/sys/kernel/debug/nvidia/$a40/wedged
+w 600000 /sys/module/nvidia/parameters/init_window_ms
+domain vgpu5 "" "" | define
+expect "gpuslice attach" q gpuslice attach vgpu5 nvidia-a40-12q
+beside=$(home vgpu5)
+start vgpu5
+start vgpu1
+expect "a SIGKILL" kill -9 "$(qemu_of vgpu1)"
+wait_for 20 "its VF is kept back" is quarantined slice_state "vf:$address"
+expect "the driver has it for wedged" [ -n "$(cat "$wedged")" ]
+expect "the GPU says so" grep "may be wedged" <<< "$(field gpus parent $a40 reason)"
+expect_eq "the VM beside it runs on" attached "$(slice_state "vf:$beside")"
+expect "QEMU has it open" holds_vfio vgpu5
+destroy vgpu5
+wait_for 60 "all VFs are made anew when nobody uses them" is free slice_state "vf:$address"
+expect_eq "nothing is wedged" "" "$(cat "$wedged")"
+w 5000 /sys/module/nvidia/parameters/init_window_ms
+start vgpu1
+expect_eq "its type" 563 "$(type_of "$(home vgpu1)")"
+address=$(home vgpu1)
+destroy vgpu1
+wait_for 60 "the slice is free" is free slice_state "vf:$address"
 
 say "a vGPU on a T4"
 define_mdev vgpu3 "$(rows profiles | jq -r 'select(.type == "nvidia-231") | .profile')"
@@ -72,6 +96,8 @@ expect_eq "its type" 700 "$(type_of "$address")"
 expect "it is in an instance" cat "$pci/$address/nvidia/gpu_instance_id"
 destroy vgpu4
 wait_for 20 "its type is taken back" is 0 type_of "$address"
+wait_for 120 "the slice is free" is free slice_state "vf:$address"
+wait_for 120 "the GPU has its instances" is "1g.10gb 2g.20gb" instances
 expect "sriov-manage takes VFs and instances" q /usr/lib/nvidia/sriov-manage -d $a100
 wait_for 60 "gpuslice makes both again" is "1g.10gb 2g.20gb" instances
 wait_for 20 "the GPU is as it should be" is ok field gpus parent $a100 state

@@ -212,6 +212,8 @@ impl World {
                 let how = format!("{profile}: {state:?}, refused {:?}", self.refusals);
                 return Err(Broken::new(rule, how));
             }
+            // One that ended at once could leave a VF that is kept back.
+            self.driver.advance(20_000)?;
             self.happen(&Happening::Stop { vm: 0, linger: false })?;
             self.happen(&Happening::Next { vm: 0 })?;
             self.driver.advance(60_000)?;

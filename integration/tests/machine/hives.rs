@@ -1,5 +1,5 @@
 //! Random hosts of hives, random claims, daemons that die: whatever happens, a claim has all its slices or none, and
-//! those of one fabric where it says so.
+//! those of one fabric where it says so; and modes change only when nobody uses a VF.
 
 use super::{SPX, ask, bound, domain, put, same};
 use crate::domains::{claim, write_devices};
@@ -8,6 +8,7 @@ use crate::vgpu::order;
 use gpuslice_core::domain::{ClaimRequest, Domain};
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation};
+use gpuslice_core::mode::Mode;
 use gpuslice_core::request::{Answer, Command};
 use gpuslice_sim::HostFile;
 use proptest::prelude::*;
@@ -15,11 +16,41 @@ use std::collections::BTreeMap;
 
 #[derive(Debug, Clone)]
 enum Act {
-    Ask { vm: u8, claim: u8, count: u32, same: bool },
-    Seen { vm: u8 },
-    Start { vm: u8, dies: Option<u32> },
-    Stop { vm: u8, dies: Option<u32> },
-    Cordon { gpu: u8, on: bool },
+    Ask {
+        vm: u8,
+        claim: u8,
+        count: u32,
+        same: bool,
+    },
+    Seen {
+        vm: u8,
+    },
+    Start {
+        vm: u8,
+        dies: Option<u32>,
+    },
+    Stop {
+        vm: u8,
+        dies: Option<u32>,
+    },
+    Cordon {
+        gpu: u8,
+        on: bool,
+    },
+    /// `apply` of other modes.
+    Modes {
+        which: u8,
+        dies: Option<u32>,
+    },
+}
+
+/// Compute and memory modes that go with a number of VFs.
+fn modes(vfs: u16) -> &'static [(&'static str, &'static str)] {
+    match vfs {
+        1 => &[("SPX", "NPS1"), ("CPX", "NPS1"), ("CPX", "NPS4")],
+        2 => &[("DPX", "NPS1"), ("CPX", "NPS1")],
+        _ => &[("QPX", "NPS1"), ("CPX", "NPS4"), ("QPX", "NPS4"), ("CPX", "NPS1")],
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -38,8 +69,9 @@ fn plans() -> impl Strategy<Value = Plan> {
             .prop_map(|(vm, claim, count, same)| Act::Ask { vm, claim, count, same }),
         1 => (0..3u8).prop_map(|vm| Act::Seen { vm }),
         4 => (0..3u8, dies.clone()).prop_map(|(vm, dies)| Act::Start { vm, dies }),
-        3 => (0..3u8, dies).prop_map(|(vm, dies)| Act::Stop { vm, dies }),
+        3 => (0..3u8, dies.clone()).prop_map(|(vm, dies)| Act::Stop { vm, dies }),
         1 => (0..8u8, any::<bool>()).prop_map(|(gpu, on)| Act::Cordon { gpu, on }),
+        2 => (0..4u8, dies).prop_map(|(which, dies)| Act::Modes { which, dies }),
     ];
     let shape = (1..=8usize, prop::sample::select(vec![1u16, 2, 4]));
     let hive = prop::sample::select(vec![1usize, 2, 4, 8]);
@@ -47,10 +79,20 @@ fn plans() -> impl Strategy<Value = Plan> {
         .prop_map(|((gpus, vfs), hive, spread, acts)| Plan { gpus, vfs, hive, spread, acts })
 }
 
+fn config(spread: bool, vfs: u16, hive: usize, more: &str) -> String {
+    let placement = if spread { "spread" } else { "pack" };
+    format!(
+        "placement = \"{placement}\"\n[[gpu]]\nmatch = {{ model = \"mi300x\" }}\n\
+         layout = {{ vfs = {vfs}, fabric-sharing = {hive}{more} }}"
+    )
+}
+
 struct Run {
     driver: Driver,
     gpus: Vec<PciAddress>,
     hive: usize,
+    vfs: u16,
+    spread: bool,
     profile: &'static str,
     vms: BTreeMap<u8, Domain>,
     refused: u32,
@@ -63,13 +105,7 @@ impl Run {
         let mut host = HostFile::parse(text).unwrap();
         host.functions.truncate(plan.gpus);
         let gpus = host.functions.iter().map(|f| f.address).collect();
-        let placement = if plan.spread { "spread" } else { "pack" };
-        let config = format!(
-            "placement = \"{placement}\"\n[[gpu]]\nmatch = {{ model = \"mi300x\" }}\n\
-             layout = {{ vfs = {}, fabric-sharing = {} }}",
-            plan.vfs, plan.hive
-        );
-        let mut driver = Driver::new(&host, &config).unwrap();
+        let mut driver = Driver::new(&host, &config(plan.spread, plan.vfs, plan.hive, "")).unwrap();
         order(&mut driver, Command::Apply).unwrap();
         driver.advance(60_000).unwrap();
         let profile = match plan.vfs {
@@ -79,7 +115,8 @@ impl Run {
         };
         let vms = (0..3).map(|vm| (vm, domain(u128::from(vm) + 1))).collect();
         let (hive, refused, started) = (plan.hive, 0, 0);
-        Self { driver, gpus, hive, profile, vms, refused, started }
+        let (vfs, spread) = (plan.vfs, plan.spread);
+        Self { driver, gpus, hive, vfs, spread, profile, vms, refused, started }
     }
 
     fn request(&self, of: u8, count: u32, alike: bool) -> ClaimRequest {
@@ -114,6 +151,7 @@ impl Run {
             }
             Act::Start { vm, dies } => self.hook(vm, HookOperation::Prepare, dies),
             Act::Stop { vm, dies } => self.hook(vm, HookOperation::Release, dies),
+            Act::Modes { which, dies } => self.set_modes(which, dies),
             Act::Cordon { gpu, on } => {
                 let parent = ParentId::Pci(self.gpus[usize::from(gpu) % self.gpus.len()]);
                 let reason = String::new();
@@ -125,6 +163,49 @@ impl Run {
                 order(&mut self.driver, command).unwrap();
             }
         }
+    }
+
+    /// Refused while a VM runs; otherwise the GPUs are set so, whatever becomes of the daemon in between.
+    fn set_modes(&mut self, which: u8, dies: Option<u32>) {
+        let legal = modes(self.vfs);
+        let (compute, memory) = legal[usize::from(which) % legal.len()];
+        let more = format!(", compute = \"{compute}\", memory = \"{memory}\"");
+        self.driver.config = config(self.spread, self.vfs, self.hive, &more);
+        let busy = !self.driver.machine.runtime().assignments.is_empty();
+        let before = self.modes_now();
+        self.driver.dies_after = dies;
+        let request = self.driver.command(Command::Apply);
+        self.driver.advance(60_000).unwrap();
+        self.driver.dies_after = None;
+        self.driver.advance(60_000).unwrap();
+        let answered = self.driver.answers.remove(&request);
+        let wanted = vec![format!("{compute} {memory}"); self.gpus.len()];
+        match answered {
+            Some(Ok(_)) => assert_eq!(self.modes_now(), wanted),
+            _ if busy => assert_eq!(self.modes_now(), before, "{answered:?}"),
+            Some(Err(refusal)) => panic!("{refusal:?}"),
+            // The daemon died: whoever asks again gets it.
+            None => {
+                // But for a step of it that may still be under way, which has its time.
+                let again = (0..10).any(|_| {
+                    self.driver.advance(60_000).unwrap();
+                    order(&mut self.driver, Command::Apply).is_ok()
+                });
+                self.driver.advance(60_000).unwrap();
+                assert!(again);
+                assert_eq!(self.modes_now(), wanted);
+            }
+        }
+    }
+
+    fn modes_now(&self) -> Vec<String> {
+        let seen = self.driver.machine.observation();
+        let of = |gpu: &PciAddress, mode| {
+            let value = seen.mode(&ParentId::Pci(*gpu), mode);
+            value.map_or_else(String::new, ToString::to_string)
+        };
+        let both = |gpu| format!("{} {}", of(gpu, Mode::Compute), of(gpu, Mode::Memory));
+        self.gpus.iter().map(both).collect()
     }
 
     /// What libvirt does: it asks, and a start that is refused, or whose hook ends without an answer, it ends.

@@ -101,7 +101,9 @@ pub fn start(driver: &mut Driver, domain: &Domain) -> Result<(), Refusal> {
     call(driver, domain, HookOperation::Started)
 }
 
+/// A VM that has run for a while ends.
 pub fn stop(driver: &mut Driver, domain: &Domain) {
+    driver.advance(20_000).unwrap();
     driver.kernel.kill(u32::try_from(domain.uuid.as_u128()).unwrap() + 1000);
     call(driver, domain, HookOperation::Release).unwrap();
 }
@@ -223,16 +225,105 @@ fn a_type_that_somebody_else_gave_is_not_taken() {
 }
 
 #[test]
-fn a_vf_taken_off_its_driver_is_refused_until_all_are_made_anew() {
+fn a_vf_taken_off_its_driver_is_kept_back_until_all_are_made_anew() {
     let mut driver = one_gpu();
-    let domain = attach(&mut driver, 1, "nvidia-a40-8q");
+    let (running, domain) =
+        (attach(&mut driver, 1, "nvidia-a40-8q"), attach(&mut driver, 2, "nvidia-a40-8q"));
+    start(&mut driver, &running).unwrap();
     bind_by_hand(&mut driver.kernel, vf(&domain), "nouveau");
     bind_by_hand(&mut driver.kernel, vf(&domain), "nvidia");
     driver.wake_up().unwrap();
+    assert_eq!(slice_state(&mut driver, vf(&domain)), "quarantined");
     let refusal = start(&mut driver, &domain).unwrap_err();
-    assert_eq!(refusal.code, Code::DeviceFailed, "{refusal}");
-    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(refusal.code, Code::Quarantined, "{refusal}");
+    assert!(refusal.hint.as_ref().unwrap().contains("start vm2 again"), "{refusal:?}");
+    assert_ne!(home(&driver, 2), vf(&domain));
+    // Of a GPU in use nothing is made anew.
+    stop(&mut driver, &running);
+    driver.advance(30_000).unwrap();
+    assert_eq!(slice_state(&mut driver, vf(&domain)), "free");
+    start(&mut driver, &running).unwrap();
+}
+
+fn slice_state(driver: &mut Driver, vf: PciAddress) -> String {
+    match order(driver, Command::ListSlices).unwrap() {
+        Answer::Slices { rows } => {
+            rows.into_iter().find(|row| row.address == Some(vf)).unwrap().state
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A VM is killed as soon as it runs.
+fn killed_young(driver: &mut Driver, domain: &Domain) {
+    start(driver, domain).unwrap();
+    driver.kernel.kill(u32::try_from(domain.uuid.as_u128()).unwrap() + 1000);
+    call(driver, domain, HookOperation::Release).unwrap();
+}
+
+#[test]
+fn a_vf_whose_vm_is_killed_at_its_start_is_kept_back_until_all_are_made_anew() {
+    let mut driver = one_gpu();
+    let (running, domain) =
+        (attach(&mut driver, 1, "nvidia-a40-8q"), attach(&mut driver, 2, "nvidia-a40-8q"));
+    start(&mut driver, &running).unwrap();
+    killed_young(&mut driver, &domain);
+    assert_eq!(driver.kernel.wedged(), [vf(&domain)]);
+    assert_eq!(slice_state(&mut driver, vf(&domain)), "quarantined");
+    assert_eq!(type_of(&driver, vf(&domain)), "0");
+    // It is not forgotten with the daemon, and nobody is given it.
+    driver.restart().unwrap();
+    driver.advance(10_000).unwrap();
+    assert_eq!(slice_state(&mut driver, vf(&domain)), "quarantined");
+    let refusal = start(&mut driver, &domain).unwrap_err();
+    assert_eq!(refusal.code, Code::Quarantined, "{refusal}");
+    assert!(refusal.message.contains("may be wedged"), "{refusal}");
+    let other = attach(&mut driver, 3, "nvidia-a40-8q");
+    assert_ne!(vf(&other), vf(&domain));
+    let Ok(Answer::Parents { rows }) = order(&mut driver, Command::ListParents) else { panic!() };
+    let reason = rows[0].reason.as_ref().unwrap();
+    assert!(reason.contains("may be wedged") && reason.contains("made anew"), "{reason}");
+    assert_eq!(slice_state(&mut driver, vf(&running)), "attached");
+    // The last VM goes: VFs are made anew, and all are good.
+    stop(&mut driver, &running);
+    driver.advance(30_000).unwrap();
+    assert_eq!(driver.kernel.wedged(), []);
+    assert_eq!(slice_state(&mut driver, vf(&domain)), "free");
+    start(&mut driver, &other).unwrap();
+}
+
+#[test]
+fn a_vm_that_ran_for_a_while_leaves_its_vf_as_it_was() {
+    let mut driver = one_gpu();
+    let (running, domain) =
+        (attach(&mut driver, 1, "nvidia-a40-8q"), attach(&mut driver, 2, "nvidia-a40-8q"));
+    start(&mut driver, &running).unwrap();
     start(&mut driver, &domain).unwrap();
+    stop(&mut driver, &domain);
+    assert_eq!(slice_state(&mut driver, vf(&domain)), "free");
+    start(&mut driver, &domain).unwrap();
+}
+
+#[test]
+fn a_wedged_vf_waits_for_others_that_hold_vfs_and_a_boot_ends_it() {
+    let mut driver = one_gpu();
+    let domain = attach(&mut driver, 1, "nvidia-a40-8q");
+    let other = attach(&mut driver, 2, "nvidia-a40-8q");
+    // A VM without a claim has another VF of the GPU.
+    let path = format!("/sys/bus/pci/devices/{}/nvidia/current_vgpu_type", vf(&other));
+    gpuslice_core::port::HostWrite::write(&mut driver.kernel, &path, b"562").unwrap();
+    driver.kernel.open(5000, "qemu-system-x86", SliceId::Vf(vf(&other))).unwrap();
+    driver.wake_up().unwrap();
+    killed_young(&mut driver, &domain);
+    driver.advance(30_000).unwrap();
+    assert_eq!(driver.kernel.wedged(), [vf(&domain)]);
+    assert_eq!(driver.machine.durable().quarantines.len(), 0);
+    assert_eq!(driver.kernel.holders(SliceId::Vf(vf(&other))), [5000]);
+    driver.kernel.reboot();
+    driver.kernel.settle();
+    driver.restart().unwrap();
+    driver.advance(30_000).unwrap();
+    assert_eq!(slice_state(&mut driver, vf(&domain)), "free");
 }
 
 #[test]

@@ -198,5 +198,6 @@ impl Machine {
             || self.run.foreign.get(&slice).is_some_and(|h| h.owner != key.owner)
             || self.home_of_another(home, key).is_some()
             || vf.driver.is_some() && !vf.on_vfio()
+            || vf.choice.as_ref().is_some_and(|choice| choice.broken)
     }
 }

@@ -4,6 +4,7 @@ use super::Machine;
 use crate::ids::{ClaimKey, MdevTypeId, ParentId, ProfileName, SliceId};
 use crate::mechanism::{Form, Offer};
 use crate::observation::{Function, Vf};
+use crate::placement;
 use crate::refusal::Refusal;
 use crate::request::{Answer, ClaimRow, ParentRow, ProfileRow, SliceRow, StatusRow, TypeRow};
 use crate::state::{Assignment, Claim, Phase};
@@ -138,7 +139,7 @@ impl Machine {
             Some(layout) => {
                 let realised = self.realised(parent, layout);
                 match function {
-                    _ if realised => ("ok", None),
+                    _ if realised => ("ok", self.kept_back(parent)),
                     Some(f) if f.driver.is_none() => {
                         ("waiting", Some("no driver is bound".to_owned()))
                     }
@@ -146,6 +147,15 @@ impl Machine {
                 }
             }
         }
+    }
+
+    /// What is kept back of a parent until its VFs are made anew.
+    fn kept_back(&self, parent: &ParentId) -> Option<String> {
+        let vfs = self.unusable(parent);
+        let first = placement::unusable(&self.run.wedged, *vfs.first()?);
+        let more = vfs.len().saturating_sub(1);
+        let others = if more == 0 { String::new() } else { format!(", and {more} more") };
+        Some(format!("{first}{others}; its VFs are made anew when nobody uses them"))
     }
 
     pub(super) fn list_profiles(&self) -> Answer {
@@ -309,7 +319,7 @@ impl Machine {
             (SliceId::Mdev(_), _) => "foreign",
             // So is a type nobody asked us for.
             (_, Some(Vf { choice: Some(choice), .. })) if choice.current.is_some() => "foreign",
-            (_, Some(Vf { choice: Some(choice), .. })) if choice.broken => "broken",
+            (_, Some(Vf { choice: Some(choice), .. })) if choice.broken => "quarantined",
             (_, Some(vf)) if vf.driver.is_some() && !vf.on_vfio() => "host",
             _ if self.durable.cordons.contains_key(parent) => "cordoned",
             _ => "free",

@@ -108,6 +108,7 @@ impl Machine {
         View {
             seen: &self.seen,
             offers: self.offers(),
+            wedged: &self.run.wedged,
             assignments: &self.run.assignments,
             foreign: &self.run.foreign,
             held: &self.held,

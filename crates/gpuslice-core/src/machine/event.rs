@@ -154,6 +154,8 @@ pub enum Timer {
     Settle(RequestId),
     /// A step of a former daemon has had time to end.
     Unsure(ParentId),
+    /// A VM has used it for so long that its end does it no harm.
+    Young(SliceId),
     /// What could not be read may be readable now.
     LookAgain,
     /// A step that failed for a passing reason is tried again.

@@ -264,7 +264,8 @@ impl Machine {
             | Code::HostDriver
             | Code::Absent => (true, true),
             // Where a slice has no home there is nothing to write.
-            Code::NoCapacity => (false, true),
+            // The same of a device that is kept back.
+            Code::NoCapacity | Code::Quarantined => (false, true),
             _ => (false, false),
         };
         let moved = elsewhere && self.move_homes(&owner);

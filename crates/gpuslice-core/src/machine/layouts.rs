@@ -30,6 +30,7 @@ impl Machine {
             || seen.mdev_parents.keys().ne(self.seen.mdev_parents.keys());
         let before = std::mem::replace(&mut self.seen, seen);
         self.remember_types(&before);
+        self.overlay_wedged();
         for parent in gone {
             self.parent_left(&parent);
         }
@@ -135,7 +136,14 @@ impl Machine {
             if self.durable.quarantines.contains_key(&parent) || self.reshaping(&parent) {
                 continue;
             }
-            match self.steps_to(&parent, &self.layouts, false) {
+            let repair = self.to_repair(&parent);
+            let repaired =
+                repair.then(|| self.steps_to(&parent, &self.layouts, true).ok()).flatten();
+            if repaired.is_some() {
+                self.repairs.insert(parent.clone());
+            }
+            let steps = repaired.map_or_else(|| self.steps_to(&parent, &self.layouts, false), Ok);
+            match steps {
                 Ok(steps) if steps.is_empty() => self.expect(&parent, &layout),
                 Ok(steps) => {
                     let parents = self.disturbed(&parent, &steps);
@@ -222,7 +230,8 @@ impl Machine {
             Err(refusal) => {
                 // A device that left in mid-step is not at fault; it is tried again when it returns. Nor is one that
                 // somebody holds; but without a person who is told, it would be tried again and again.
-                let told = refusal.code == Code::Held && request.is_some();
+                let repair = parents.iter().any(|parent| self.repairs.contains(parent));
+                let told = refusal.code == Code::Held && (request.is_some() || repair);
                 for parent in parents.iter().filter(|_| !told) {
                     if self.seen.has_parent(parent) {
                         self.quarantine(parent.clone(), refusal.clone());
@@ -287,7 +296,7 @@ impl Machine {
     }
 
     /// Who would lose a slice if the parent lost all of them.
-    fn in_the_way(&self, parent: &ParentId) -> Vec<Refusal> {
+    pub(super) fn in_the_way(&self, parent: &ParentId) -> Vec<Refusal> {
         // A VF can be a parent itself.
         let below = |p: &ParentId| p == parent || self.seen.pf_of(p).as_ref() == Some(parent);
         let of_parent = |slice: &SliceId| match slice {

@@ -165,6 +165,9 @@ impl Machine {
         self.push(Effect::Disarm { timer: Timer::StepDeadline(id) });
         // What the step did to the host, also one that failed, is seen before anything is decided on it.
         self.push(Effect::Observe);
+        if result.is_ok() {
+            self.made_anew(&step);
+        }
         let result = result.and_then(|performed| self.made_by_us(id, &step, performed));
         match result {
             Ok(()) => {

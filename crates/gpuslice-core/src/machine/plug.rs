@@ -187,6 +187,7 @@ impl Machine {
         self.persist(Stored::Runtime);
         self.push(Effect::Disarm { timer: Timer::Grace(slice) });
         self.push(Effect::Watch { slice });
+        self.begins_young(slice);
         self.note("slice", slice, format!("attached to {vm}"));
     }
 }

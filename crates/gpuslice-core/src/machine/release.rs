@@ -56,6 +56,7 @@ impl Machine {
         if assignment.phase != Phase::Releasing {
             assignment.phase = Phase::Releasing;
             self.note("slice", slice, "releasing");
+            self.ends_young(slice);
         }
         self.persist(Stored::Runtime);
         self.push(Effect::Disarm { timer: Timer::Grace(slice) });
@@ -124,6 +125,7 @@ impl Machine {
             return;
         };
         self.persist(Stored::Runtime);
+        self.repairs.remove(&self.seen.device_of(&assignment.parent));
         self.note("slice", slice, format!("released by {}", assignment.claim));
     }
 

@@ -147,10 +147,15 @@ impl Machine {
             .map_err(|why| {
                 let why = self.or_not_settled(why);
                 match why.code {
-                    Code::Taken | Code::Held | Code::Absent if why.hint.is_none() => {
-                        why.hint("gpuslice slices")
+                    _ if why.hint.is_some() => why,
+                    Code::Taken | Code::Held | Code::Absent => why.hint("gpuslice slices"),
+                    Code::NoProfile => {
+                        let (name, claim) = (self.owner_name(&want.key), &want.key.name);
+                        why.hint(format!(
+                            "gpuslice attach {name} PROFILE --name {claim}, with one of gpuslice profiles"
+                        ))
                     }
-                    _ => why,
+                    _ => why.hint("gpuslice gpus"),
                 }
             })?;
         Ok(Assignment {

@@ -65,6 +65,8 @@ impl Machine {
             look_again: BTreeSet::new(),
             release_tries: BTreeMap::new(),
             presumed_dead: BTreeSet::new(),
+            young: BTreeSet::new(),
+            repairs: BTreeSet::new(),
             postponed: BTreeSet::new(),
             stale: false,
             same_problems: 0,

@@ -1,0 +1,110 @@
+//! VFs that cannot be used before all VFs of their device are made anew. Of some the kernel shows it: they have no device
+//! for VMs. Of others nothing shows: their VM was ended while it took the slice up, and the next guest's driver fails.
+//! Those are taken for so from how soon the last process let go. Both are kept back, and made anew when nobody uses
+//! the device.
+
+use super::{Effect, Machine, Stored, Timer};
+use crate::ids::{ParentId, PciAddress, SliceId};
+use crate::observation::Observation;
+use crate::plan::Step;
+
+impl Machine {
+    /// A VM has begun to use a slice.
+    pub(super) fn begins_young(&mut self, slice: SliceId) {
+        let mechanism = self.run.assignments.get(&slice).and_then(|a| self.mechanism_of(a));
+        if let Some(after) = mechanism.and_then(|m| m.fragile_ms()) {
+            self.young.insert(slice);
+            self.push(Effect::Arm { timer: Timer::Young(slice), after });
+        }
+    }
+
+    pub(super) fn on_grown(&mut self, slice: SliceId) {
+        self.young.remove(&slice);
+    }
+
+    /// The VM of a slice has ended.
+    pub(super) fn ends_young(&mut self, slice: SliceId) {
+        if !self.young.remove(&slice) {
+            return;
+        }
+        self.push(Effect::Disarm { timer: Timer::Young(slice) });
+        let Some(address) = slice.pci() else { return };
+        self.run.wedged.insert(address);
+        self.mark_wedged();
+        self.persist(Stored::Runtime);
+        let text = format!("{slice} is kept back: its VM ended while it began to use it");
+        self.push(Effect::Log { warning: true, text });
+        self.note("slice", slice, "wedged");
+    }
+
+    /// What a reading does not show. A VF that is gone is another one when it is back.
+    pub(super) fn overlay_wedged(&mut self) {
+        let seen = &self.seen;
+        let before = self.run.wedged.len();
+        self.run.wedged.retain(|address| {
+            seen.vfs.contains_key(address) || seen.unreadable(&ParentId::Pci(*address))
+        });
+        if self.run.wedged.len() != before {
+            self.dirty.insert(Stored::Runtime);
+        }
+        self.mark_wedged();
+    }
+
+    fn mark_wedged(&mut self) {
+        for address in &self.run.wedged {
+            let vf = self.seen.vfs.get_mut(address);
+            if let Some(choice) = vf.and_then(|vf| vf.choice.as_mut()) {
+                choice.broken = true;
+            }
+        }
+    }
+
+    /// All VFs of a device went with a step.
+    pub(super) fn made_anew(&mut self, step: &Step) {
+        let (Step::RunVfTool { pf, count: 0, .. } | Step::SetNumVfs { pf, count: 0 }) = step else {
+            return;
+        };
+        let of_pf = |address: &PciAddress| self.seen.vfs.get(address).is_some_and(|v| v.pf == *pf);
+        let over: Vec<PciAddress> = self.run.wedged.iter().copied().filter(of_pf).collect();
+        for address in over {
+            self.run.wedged.remove(&address);
+            self.persist(Stored::Runtime);
+        }
+    }
+
+    /// VFs of a parent that are kept back.
+    pub(super) fn unusable(&self, parent: &ParentId) -> Vec<PciAddress> {
+        unusable(&self.seen, parent)
+    }
+
+    /// Whether a parent's VFs are to be made anew now. It is tried once each time its use has ended.
+    pub(super) fn to_repair(&mut self, parent: &ParentId) -> bool {
+        if self.unusable(parent).is_empty() {
+            self.repairs.remove(parent);
+            return false;
+        }
+        let held = |slice: &SliceId| {
+            let pf = slice.pci().and_then(|a| self.seen.pf_of(&ParentId::Pci(a)));
+            pf.as_ref() == Some(parent)
+        };
+        // Somebody else may have given one a type.
+        let typed = self.seen.vfs.values().any(|vf| {
+            ParentId::Pci(vf.pf) == *parent
+                && vf.choice.as_ref().is_some_and(|c| c.current.is_some())
+        });
+        !typed
+            && !self.repairs.contains(parent)
+            && self.in_the_way(parent).is_empty()
+            && !self.held.keys().any(held)
+    }
+}
+
+fn unusable(seen: &Observation, parent: &ParentId) -> Vec<PciAddress> {
+    let function = parent.pci().and_then(|address| seen.functions.get(&address));
+    let vfs = function.and_then(|f| f.sriov.as_ref()).map(|sriov| &sriov.vfs);
+    let broken = |address: &&PciAddress| {
+        let choice = seen.vfs.get(address).and_then(|vf| vf.choice.as_ref());
+        choice.is_some_and(|choice| choice.broken)
+    };
+    vfs.into_iter().flat_map(|vfs| vfs.values()).filter(broken).copied().collect()
+}
