@@ -1,7 +1,7 @@
 //! What a libvirt domain asks for and carries, as read from its XML: the claims of our metadata element and its
 //! host devices. The XML crate makes these, the hook sends them, the machine judges them.
 
-use crate::ids::{ClaimName, MdevUuid, PciAddress, ProfileName, SliceId};
+use crate::ids::{ClaimName, MdevUuid, Parameters, PciAddress, ProfileName, SliceId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -52,6 +52,9 @@ pub struct ClaimRequest {
     /// Least isolation: `hardware` or `shared`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isolation_min: Option<String>,
+    /// For the driver of its slices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<Parameters>,
 }
 
 fn one() -> u32 {

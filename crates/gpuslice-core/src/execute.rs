@@ -8,6 +8,7 @@ mod kernel_log;
 mod mdev;
 mod meaning;
 mod mode;
+mod parameters;
 mod sriov;
 mod tool;
 mod vf_type;
@@ -172,6 +173,9 @@ pub fn perform(host: &mut dyn HostWrite, step: &Step) -> Result<Performed, StepE
             mode::set(host, &at, value, disturbs, refusals)
         }
         Step::GiveVfType { vf, attribute, value } => vf_type::give(host, *vf, attribute, value),
+        Step::SetParameters { slice, attribute, value } => {
+            parameters::set(host, *slice, attribute, value)
+        }
         Step::TakeVfType { vf, attribute, value } => vf_type::take(host, *vf, attribute, value),
         Step::Bind { function, driver } => binding::bind(host, *function, driver),
         Step::Unbind { function } => binding::unbind(host, *function),
@@ -210,6 +214,9 @@ pub fn check(host: &dyn HostRead, step: &Step) -> Result<Performed, StepError> {
         }
         Step::RunModeTool { shown, .. } => tool::check_mode(host, shown),
         Step::GiveVfType { vf, attribute, value } => vf_type::check(host, *vf, attribute, value),
+        Step::SetParameters { slice, attribute, value } => {
+            parameters::check(host, *slice, attribute, value)
+        }
         Step::TakeVfType { vf, attribute, .. } => {
             vf_type::check(host, *vf, attribute, vf_type::NONE)
         }

@@ -5,6 +5,7 @@ mod kind;
 mod mdev;
 mod names;
 mod owner;
+mod parameters;
 mod pci;
 mod slice;
 
@@ -12,6 +13,7 @@ pub use kind::DeviceKind;
 pub use mdev::{MdevTypeId, MdevUuid};
 pub use names::{BootId, ClaimName, ProfileName};
 pub use owner::{ClaimKey, Owner};
+pub use parameters::Parameters;
 pub use pci::{PciAddress, VfIndex};
 pub use slice::{ParentId, SliceId};
 

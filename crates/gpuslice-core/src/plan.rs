@@ -110,6 +110,15 @@ pub enum Step {
         /// What is written, and read back.
         value: String,
     },
+    /// Sets the parameters of a slice that is made, for the VM that opens it next.
+    SetParameters {
+        /// The slice.
+        slice: SliceId,
+        /// The attribute, below the slice's directory.
+        attribute: String,
+        /// What is written, and read back; nothing clears all.
+        value: String,
+    },
     /// Takes the type from a VF again.
     TakeVfType {
         /// The VF.
@@ -173,6 +182,7 @@ impl Step {
             | Self::SetMode { .. }
             | Self::RunModeTool { .. }
             | Self::GiveVfType { .. }
+            | Self::SetParameters { .. }
             | Self::TakeVfType { .. }
             | Self::Bind { .. }
             | Self::Unbind { .. }
@@ -240,6 +250,7 @@ impl Step {
             | Self::LoadDriver { .. }
             | Self::SetMode { .. }
             | Self::RunModeTool { .. }
+            | Self::SetParameters { .. }
             | Self::TakeVfType { .. }
             | Self::LoadModule { .. }
             | Self::SetAutoprobe { .. }
@@ -291,6 +302,7 @@ impl Step {
             | Self::RequireUnheld { function } => Some(SliceId::Vf(*function)),
             Self::GiveVfType { vf, .. } | Self::TakeVfType { vf, .. } => Some(SliceId::Vf(*vf)),
             Self::CreateMdev { uuid, .. } | Self::RemoveMdev { uuid } => Some(SliceId::Mdev(*uuid)),
+            Self::SetParameters { slice, .. } => Some(*slice),
             Self::LoadModule { .. }
             | Self::SetAutoprobe { .. }
             | Self::WriteConfig { .. }
@@ -329,6 +341,9 @@ impl fmt::Display for Step {
             }
             Self::GiveVfType { vf, attribute, value } => {
                 write!(f, "write {attribute}={value} on {vf}")
+            }
+            Self::SetParameters { slice, attribute, value } => {
+                write!(f, "write {attribute}={value:?} on {slice}")
             }
             Self::TakeVfType { vf, attribute, .. } => write!(f, "write {attribute}=0 on {vf}"),
             Self::Bind { function, driver } => write!(f, "bind {function} to {driver}"),

@@ -2,7 +2,9 @@
 //! are JSON with a schema number; this module only parses and prints them.
 
 use crate::domain::ClaimRequest;
-use crate::ids::{BootId, ClaimKey, MdevTypeId, Owner, ParentId, PciAddress, ProfileName, SliceId};
+use crate::ids::{
+    BootId, ClaimKey, MdevTypeId, Owner, Parameters, ParentId, PciAddress, ProfileName, SliceId,
+};
 use crate::layout::{Layout, Match, Rule};
 use crate::observation::Catalogue;
 use crate::plan::Step;
@@ -160,6 +162,9 @@ pub struct Assignment {
     /// Raw type, where slices have one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub type_id: Option<MdevTypeId>,
+    /// For its driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<Parameters>,
     /// libvirt binds and unbinds by itself (managed='yes').
     #[serde(default)]
     pub managed: bool,

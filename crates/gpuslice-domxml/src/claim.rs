@@ -41,7 +41,11 @@ pub(crate) fn read_claims(element: Node) -> Result<Vec<ClaimRequest>, DomXmlErro
 }
 
 fn read_claim(node: Node) -> Result<ClaimRequest, DomXmlError> {
-    check_names(node, &["name", "profile", "count", "fabric", "numa"], &["memory", "isolation"])?;
+    check_names(
+        node,
+        &["name", "profile", "count", "fabric", "numa", "parameters"],
+        &["memory", "isolation"],
+    )?;
     let missing = |missing| DomXmlError::Missing { at: at(node), element: CLAIM, missing };
     let name = parsed(node, CLAIM, "name")?.ok_or_else(|| missing("name"))?;
     let profile = parsed(node, CLAIM, "profile")?;
@@ -64,6 +68,7 @@ fn read_claim(node: Node) -> Result<ClaimRequest, DomXmlError> {
         prefer_numa: word(node, CLAIM, "numa", &["prefer"])?.is_some(),
         memory_min,
         isolation_min,
+        parameters: parsed(node, CLAIM, "parameters")?,
     })
 }
 

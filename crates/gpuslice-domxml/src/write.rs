@@ -106,6 +106,9 @@ fn claim_lines(claim: &ClaimRequest, prefix: &str, lines: &mut Lines) {
     if claim.prefer_numa {
         open.push_str(" numa='prefer'");
     }
+    if let Some(parameters) = &claim.parameters {
+        let _ = write!(open, " parameters='{parameters}'");
+    }
     let mut children = Vec::new();
     if let Some(bytes) = claim.memory_min {
         let (min, unit) = in_largest_unit(bytes);

@@ -42,6 +42,7 @@ fn claim(text: &str) -> ClaimRequest {
         prefer_numa: false,
         memory_min: None,
         isolation_min: None,
+        parameters: None,
     }
 }
 
@@ -66,7 +67,13 @@ fn what_we_write_looks_as_libvirt_writes_it() {
 </hostdev>"
     );
     let claims = [
-        ClaimRequest { count: 8, same_fabric: true, prefer_numa: true, ..claim("ai") },
+        ClaimRequest {
+            count: 8,
+            same_fabric: true,
+            prefer_numa: true,
+            parameters: Some("disable_vnc=1".parse().unwrap()),
+            ..claim("ai")
+        },
         ClaimRequest {
             profile: None,
             memory_min: Some(1536 << 20),
@@ -77,7 +84,7 @@ fn what_we_write_looks_as_libvirt_writes_it() {
     assert_eq!(
         claims_xml(&claims),
         "<gpuslice:claims xmlns:gpuslice='urn:gpuslice:domain:1'>
-  <gpuslice:claim name='ai' profile='p' count='8' fabric='same' numa='prefer'/>
+  <gpuslice:claim name='ai' profile='p' count='8' fabric='same' numa='prefer' parameters='disable_vnc=1'/>
   <gpuslice:claim name='cad'>
     <gpuslice:memory min='1536' unit='MiB'/>
     <gpuslice:isolation min='hardware'/>
@@ -87,7 +94,7 @@ fn what_we_write_looks_as_libvirt_writes_it() {
     assert_eq!(
         claims_for_set_metadata(&claims[..1]),
         "<claims>
-  <claim name='ai' profile='p' count='8' fabric='same' numa='prefer'/>
+  <claim name='ai' profile='p' count='8' fabric='same' numa='prefer' parameters='disable_vnc=1'/>
 </claims>"
     );
 }

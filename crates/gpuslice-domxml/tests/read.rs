@@ -70,6 +70,7 @@ fn every_example_is_read() {
                 0
             ),
             ("claim-with-mdev.xml", r#"gpu0 Some("mtty-2") x1"#.to_owned(), 1),
+            ("claim-with-parameters.xml", r#"gpu0 Some("nvidia-a40-8q") x1"#.to_owned(), 0),
             ("claim-with-vf.xml", r#"gpu0 Some("amd-mi300x-vf8-cpx") x1"#.to_owned(), 1),
             ("picked-in-virt-manager.xml", String::new(), 1),
         ]
@@ -77,6 +78,8 @@ fn every_example_is_read() {
     let several = &read["claim-several-slices.xml"].claims;
     assert!(several[0].same_fabric && several[0].prefer_numa);
     assert!(!several[1].same_fabric && !several[1].prefer_numa);
+    let parameters = read["claim-with-parameters.xml"].claims[0].parameters.as_ref().unwrap();
+    assert_eq!(parameters.as_str(), "frame_rate_limiter=0,disable_vnc=1");
     let properties = &read["claim-by-properties.xml"].claims[0];
     assert_eq!(properties.memory_min, Some(4 << 30));
     assert_eq!(properties.isolation_min.as_deref(), Some("hardware"));
@@ -174,7 +177,7 @@ fn mistakes_in_a_claim_are_told_with_place_and_remedy() {
         ),
         (
             "<g:claim name='a' colour='red'/>",
-            "4:71: unknown attribute \"colour\" in <gpuslice:claim>, known are name, profile, count, fabric, numa",
+            "4:71: unknown attribute \"colour\" in <gpuslice:claim>, known are name, profile, count, fabric, numa, parameters",
         ),
         (
             "<g:claim g:name='a' profile='p'/>",
@@ -221,6 +224,10 @@ fn mistakes_in_a_claim_are_told_with_place_and_remedy() {
         (
             "<g:claim name='a' profile='p' fabric='any'/>",
             "4:83: fabric=\"any\" in <gpuslice:claim>: expected same",
+        ),
+        (
+            "<g:claim name='a' profile='p' parameters='x y'/>",
+            "4:83: parameters=\"x y\" in <gpuslice:claim>: expected key=value pairs of letters, digits, _ - . and :, with commas between",
         ),
         (
             "<g:claim name='a' profile='p' numa='yes'/>",

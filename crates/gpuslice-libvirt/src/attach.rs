@@ -144,6 +144,7 @@ pub(crate) fn request(
         prefer_numa: false,
         memory_min: None,
         isolation_min: None,
+        parameters: None,
     });
     request.profile = Some(profile);
     request.count = options.count;

@@ -135,6 +135,7 @@ mod tests {
             prefer_numa: false,
             memory_min: None,
             isolation_min: None,
+            parameters: None,
         };
         let name = |text: &str| text.parse::<ClaimName>().unwrap();
         assert_eq!(meant("vm", &[], None), Ok(None));

@@ -1,7 +1,7 @@
 //! Mediated devices made on demand (Documentation/driver-api/vfio-mediated-device.rst). A start makes one on
 //! whichever parent placement picks, under the UUID the domain's XML already carries; a stop removes it.
 
-use crate::nvidia::{edition_of_type, isolation, profile_of_type};
+use crate::nvidia::{edition_of_type, isolation, parameters, profile_of_type};
 use gpuslice_core::ids::{MdevTypeId, ParentId, ProfileName, SliceId};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Form, Layouts, MDEV, Mechanism, Offer};
@@ -100,11 +100,11 @@ impl Mechanism for Mdev {
 
     fn prepare_steps(&self, slice: SliceId, assignment: &Assignment) -> Vec<Step> {
         match (slice, &assignment.type_id) {
-            (SliceId::Mdev(uuid), Some(type_id)) => vec![Step::CreateMdev {
-                parent: assignment.parent.clone(),
-                type_id: type_id.clone(),
-                uuid,
-            }],
+            (SliceId::Mdev(uuid), Some(type_id)) => {
+                let (parent, type_id) = (assignment.parent.clone(), type_id.clone());
+                let create = Step::CreateMdev { parent, type_id, uuid };
+                std::iter::once(create).chain(parameters(slice, assignment)).collect()
+            }
             _ => Vec::new(),
         }
     }

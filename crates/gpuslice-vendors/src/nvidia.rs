@@ -34,6 +34,19 @@ const DRIVER: &str = "nvidia";
 /// Below a VF: its type as a decimal number, `0` for none.
 const CURRENT_TYPE: &str = "nvidia/current_vgpu_type";
 
+/// Below a VF or an mdev: `key=value` pairs, read when a VM opens it; a blank clears all.
+const PARAMETERS: &str = "nvidia/vgpu_params";
+
+fn set_parameters(slice: SliceId, value: &str) -> Step {
+    Step::SetParameters { slice, attribute: PARAMETERS.to_owned(), value: value.to_owned() }
+}
+
+/// The step that gives a vGPU, which is made, what its claim says.
+pub(crate) fn parameters(slice: SliceId, assignment: &Assignment) -> Option<Step> {
+    number(assignment)?;
+    assignment.parameters.as_ref().map(|value| set_parameters(slice, value.as_str()))
+}
+
 /// No source says how long the first seconds are.
 const FRAGILE_MS: u64 = 10_000;
 
@@ -108,7 +121,8 @@ impl Mechanism for NvidiaVfio {
     fn prepare_steps(&self, slice: SliceId, assignment: &Assignment) -> Vec<Step> {
         let (Some(vf), Some(number)) = (slice.pci(), number(assignment)) else { return Vec::new() };
         let (attribute, value) = (CURRENT_TYPE.to_owned(), number.to_owned());
-        vec![Step::GiveVfType { vf, attribute, value }]
+        let give = Step::GiveVfType { vf, attribute, value };
+        std::iter::once(give).chain(parameters(slice, assignment)).collect()
     }
 
     /// A SIGKILL in the first seconds, in which the guest's driver takes the vGPU up (seen on an L40S).
@@ -125,6 +139,8 @@ impl Mechanism for NvidiaVfio {
     ) -> Vec<Step> {
         let (Some(vf), Some(number)) = (slice.pci(), number(assignment)) else { return Vec::new() };
         let (attribute, value) = (CURRENT_TYPE.to_owned(), number.to_owned());
-        vec![Step::TakeVfType { vf, attribute, value }]
+        // They would be the next VM's too.
+        let clear = assignment.parameters.as_ref().map(|_| set_parameters(slice, ""));
+        clear.into_iter().chain([Step::TakeVfType { vf, attribute, value }]).collect()
     }
 }

@@ -13,6 +13,7 @@ pub fn claim(name: &ClaimName, profile: &str, count: u32) -> ClaimRequest {
         prefer_numa: false,
         memory_min: None,
         isolation_min: None,
+        parameters: None,
     }
 }
 

@@ -10,6 +10,7 @@ use gpuslice_core::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource};
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::{ClaimName, Owner, ParentId, PciAddress, SliceId};
 use gpuslice_core::machine::HookOperation;
+use gpuslice_core::port::read_text;
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command, DeviceToWrite};
 use gpuslice_sim::{Fault, HostFile};
@@ -303,4 +304,31 @@ fn slices_that_prefer_one_numa_node_have_it_while_there_is_room() {
     assert_eq!(nodes(&driver, &b).len(), 1);
     ask(&mut driver, &mut b, near(5)).unwrap();
     assert_eq!(nodes(&driver, &b).len(), 2);
+}
+
+#[test]
+fn parameters_of_mediated_devices_are_written_to_each() {
+    let mut driver = mdevs();
+    let mut vm = domain(1);
+    let set = "disable_vnc=1";
+    let parameters = Some(set.parse().unwrap());
+    let request = ClaimRequest { parameters, ..same("two", "nvidia-a40-24q", 2) };
+    ask(&mut driver, &mut vm, request).unwrap();
+    call(&mut driver, &vm, HookOperation::Prepare).unwrap();
+    for uuid in driver.machine.observation().mdevs.keys() {
+        let path = format!("/sys/bus/mdev/devices/{uuid}/nvidia/vgpu_params");
+        assert_eq!(read_text(&driver.kernel, &path).unwrap().trim(), set);
+    }
+    assert_eq!(bound(&driver, &vm), 2);
+}
+
+#[test]
+fn parameters_that_a_slice_does_not_have_are_refused() {
+    let mut driver = hives(1, 8);
+    let mut vm = domain(1);
+    let parameters = Some("disable_vnc=1".parse().unwrap());
+    ask(&mut driver, &mut vm, ClaimRequest { parameters, ..claim(&name("one"), SPX, 1) }).unwrap();
+    let refusal = call(&mut driver, &vm, HookOperation::Prepare).unwrap_err();
+    assert_eq!(refusal.code, Code::Unsupported, "{refusal}");
+    assert!(refusal.hint.is_some() && bound(&driver, &vm) == 0, "{refusal:?}");
 }

@@ -319,6 +319,12 @@ pub fn quarantined_parents_untouched(driver: &Driver, step: &Step) -> Result<(),
         }
         Step::CreateMdev { parent, .. } => Some(parent.clone()),
         Step::RemoveMdev { uuid } => seen.mdevs.get(uuid).map(|m| m.parent.clone()),
+        Step::SetParameters { slice, .. } => match slice {
+            SliceId::Mdev(uuid) => seen.mdevs.get(uuid).map(|m| m.parent.clone()),
+            SliceId::Vf(vf) | SliceId::Function(vf) => {
+                seen.vfs.get(vf).map(|vf| ParentId::Pci(vf.pf))
+            }
+        },
         Step::GiveVfType { vf: function, .. }
         | Step::TakeVfType { vf: function, .. }
         | Step::Bind { function, .. }

@@ -468,3 +468,50 @@ fn a_request_outlives_a_driver_that_turns_mdevs_into_vfs_and_one_that_turns_them
     assert_eq!(agent_looks_at(&mut driver), [before.uuid]);
     assert_eq!(rewritten(&mut driver, &now), before);
 }
+
+#[test]
+fn parameters_come_after_the_type_and_go_before_it() {
+    let mut driver = one_gpu();
+    let (mut domain, other) =
+        (attach(&mut driver, 1, "nvidia-a40-8q"), attach(&mut driver, 2, "nvidia-a40-8q"));
+    let set = "frame_rate_limiter=0,disable_vnc=1";
+    domain.claims[0].parameters = Some(set.parse().unwrap());
+    let path = format!("/sys/bus/pci/devices/{}/nvidia/vgpu_params", vf(&domain));
+    let params = |driver: &Driver| read_text(&driver.kernel, &path).unwrap().trim().to_owned();
+    start(&mut driver, &domain).unwrap();
+    assert_eq!(params(&driver), set);
+    // What a daemon after this one takes back is the same.
+    driver.restart().unwrap();
+    stop(&mut driver, &domain);
+    driver.advance(10_000).unwrap();
+    assert_eq!((params(&driver), type_of(&driver, vf(&domain))), (String::new(), "0".to_owned()));
+    // A boot takes all; they are written again.
+    driver.kernel.reboot();
+    driver.kernel.settle();
+    driver.restart().unwrap();
+    driver.advance(30_000).unwrap();
+    assert_eq!(params(&driver), "");
+    start(&mut driver, &domain).unwrap();
+    assert_eq!(params(&driver), set);
+    start(&mut driver, &other).unwrap();
+    let beside = format!("/sys/bus/pci/devices/{}/nvidia/vgpu_params", vf(&other));
+    assert_eq!(read_text(&driver.kernel, &beside).unwrap().trim(), "");
+}
+
+#[test]
+fn a_start_is_refused_whose_parameters_are_not_taken() {
+    let mut driver = one_gpu();
+    let mut domain = attach(&mut driver, 1, "nvidia-a40-8q");
+    domain.claims[0].parameters = Some("frame_rate_limiter=0".parse().unwrap());
+    let path = format!("/sys/bus/pci/devices/{}/nvidia/vgpu_params", vf(&domain));
+    for errno in [gpuslice_core::errno::Errno::EINVAL, gpuslice_core::errno::Errno::EIO] {
+        driver.kernel.inject(Fault::Write { path: path.clone(), nth: 1, times: 1, errno });
+        let refusal = call(&mut driver, &domain, HookOperation::Prepare).unwrap_err();
+        assert!(refusal.one_line().contains("vgpu_params"), "{refusal:?}");
+        driver.kernel.clear_faults();
+        driver.advance(30_000).unwrap();
+        assert_eq!(type_of(&driver, vf(&domain)), "0");
+        assert!(driver.machine.runtime().assignments.is_empty());
+    }
+    start(&mut driver, &domain).unwrap();
+}

@@ -79,6 +79,7 @@ impl Machine {
                     count: claim.count,
                     profile: profile.clone(),
                     source: device.source,
+                    parameters: claim.parameters.clone(),
                     managed: device.managed,
                     hotplug: false,
                 });

@@ -80,6 +80,7 @@ impl Machine {
             profile: profile.clone(),
             mechanism: mechanism.to_owned(),
             type_id,
+            parameters: self.durable.claims.get(key).and_then(|c| c.request.parameters.clone()),
             managed,
             hotplug: false,
             phase: Phase::Prepared,

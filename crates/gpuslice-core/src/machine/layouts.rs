@@ -136,7 +136,7 @@ impl Machine {
             if self.durable.quarantines.contains_key(&parent) || self.reshaping(&parent) {
                 continue;
             }
-            let repair = self.to_repair(&parent);
+            let repair = self.repair_is_due(&parent);
             let repaired =
                 repair.then(|| self.steps_to(&parent, &self.layouts, true).ok()).flatten();
             if repaired.is_some() {

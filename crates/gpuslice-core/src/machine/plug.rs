@@ -102,7 +102,9 @@ impl Machine {
             let (key, profile) = (key.clone(), claim.profile.clone());
             let source = device.source;
             let count = claim.request.count;
-            wants.push(Want { key, index, count, profile, source, managed: false, hotplug: true });
+            let parameters = claim.request.parameters.clone();
+            let (managed, hotplug) = (false, true);
+            wants.push(Want { key, index, count, profile, source, parameters, managed, hotplug });
         }
         let (slices, steps) = self.reserve_all(&wants, &claim.request)?;
         self.reserved(&slices);

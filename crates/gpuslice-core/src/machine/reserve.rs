@@ -4,7 +4,7 @@ use super::ops::{Op, Purpose};
 use super::{Effect, Machine, OpId, Stored, Timer};
 use crate::domain::HostDeviceSource;
 use crate::execute::{Meaning, StepError};
-use crate::ids::{ClaimKey, MdevUuid, ParentId, PciAddress, ProfileName, SliceId};
+use crate::ids::{ClaimKey, MdevUuid, Parameters, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::{Fabric, MDEV};
 use crate::placement::{self, Refused, Wanted};
 use crate::plan::Step;
@@ -20,6 +20,7 @@ pub(super) struct Want {
     pub count: u32,
     pub profile: ProfileName,
     pub source: HostDeviceSource,
+    pub parameters: Option<Parameters>,
     pub managed: bool,
     /// It runs already.
     pub hotplug: bool,
@@ -58,10 +59,18 @@ impl Machine {
             }
         };
         assignment.hotplug = want.hotplug;
+        assignment.parameters.clone_from(&want.parameters);
         let mut steps = self
             .mechanism_of(&assignment)
             .map(|m| m.prepare_steps(slice, &assignment))
             .unwrap_or_default();
+        let sets = |step: &Step| matches!(step, Step::SetParameters { .. });
+        if want.parameters.is_some() && !steps.iter().any(sets) {
+            let (name, profile) = (self.owner_name(&want.key), &want.profile);
+            let message = format!("{profile} takes no parameters");
+            let hint = format!("virsh edit {name}: no parameters in claim {}", want.key.name);
+            return Err(Refusal::new(Code::Unsupported, message).hint(hint));
+        }
         if let (true, Some(function)) = (self.guessed(slice), slice.pci()) {
             // Perhaps it is another's. The step is there for a binding that is libvirt's.
             steps.insert(0, Step::RequireUnheld { function });
@@ -115,6 +124,7 @@ impl Machine {
             profile: want.profile.clone(),
             mechanism: MDEV.to_owned(),
             type_id: Some(type_id),
+            parameters: want.parameters.clone(),
             managed: want.managed,
             hotplug: want.hotplug,
             phase: Phase::Reserved,
@@ -165,6 +175,7 @@ impl Machine {
             profile: want.profile.clone(),
             mechanism: place.mechanism.to_owned(),
             type_id: place.type_id,
+            parameters: want.parameters.clone(),
             managed: want.managed,
             hotplug: want.hotplug,
             phase: Phase::Reserved,

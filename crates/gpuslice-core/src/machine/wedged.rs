@@ -78,7 +78,7 @@ impl Machine {
     }
 
     /// Whether a parent's VFs are to be made anew now. It is tried once each time its use has ended.
-    pub(super) fn to_repair(&mut self, parent: &ParentId) -> bool {
+    pub(super) fn repair_is_due(&mut self, parent: &ParentId) -> bool {
         if self.unusable(parent).is_empty() {
             self.repairs.remove(parent);
             return false;

@@ -279,6 +279,7 @@ mod tests {
             prefer_numa: false,
             memory_min: None,
             isolation_min: None,
+            parameters: None,
         }
     }
 

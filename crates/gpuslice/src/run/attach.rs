@@ -61,6 +61,7 @@ pub async fn print(daemon: &Daemon, order: Attach, output: &Output) -> Result<()
         prefer_numa: order.numa == Some(Numa::Prefer),
         memory_min: None,
         isolation_min: None,
+        parameters: None,
     };
     let command = Command::Claim {
         owner,

@@ -223,6 +223,9 @@ fn concerns(file: &str, step: &Step) -> bool {
         Step::UnloadDriver { name } => *file == format!("modprobe -r {name}"),
         Step::RemoveMdev { uuid } => file.contains(&uuid.to_string()),
         Step::GiveVfType { vf, .. } | Step::TakeVfType { vf, .. } => file.contains(&vf.to_string()),
+        Step::SetParameters { slice, attribute, .. } => {
+            file.contains(attribute) && slice.pci().is_some_and(|a| file.contains(&a.to_string()))
+        }
         Step::Bind { function, .. } | Step::Unbind { function } => {
             file.contains(&function.to_string())
         }

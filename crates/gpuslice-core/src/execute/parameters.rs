@@ -1,0 +1,53 @@
+//! Parameters of a slice: an attribute of its driver, read when a VM opens the slice. Clearing is a blank, of all at
+//! once; a device without the attribute has none to clear.
+
+use super::{Performed, StepError, failed, require_unheld, write};
+use crate::errno::Errno;
+use crate::holders;
+use crate::ids::SliceId;
+use crate::port::{HostRead, HostWrite, Written, read_text};
+
+fn path(slice: SliceId, attribute: &str) -> String {
+    match slice {
+        SliceId::Mdev(uuid) => format!("/sys/bus/mdev/devices/{uuid}/{attribute}"),
+        SliceId::Vf(address) | SliceId::Function(address) => {
+            format!("/sys/bus/pci/devices/{address}/{attribute}")
+        }
+    }
+}
+
+pub(super) fn set(
+    host: &mut dyn HostWrite,
+    slice: SliceId,
+    attribute: &str,
+    value: &str,
+) -> Result<Performed, StepError> {
+    if matches!(check(host, slice, attribute, value)?, Performed::Changed) {
+        return Ok(Performed::Already);
+    }
+    if let Some(address) = slice.pci() {
+        let object = address.to_string();
+        require_unheld(host, &object, holders::nodes_of_group(host, address))?;
+    }
+    let data = if value.is_empty() { " " } else { value };
+    match write(host, &path(slice, attribute), data)? {
+        Written::Blocked => Ok(Performed::Blocked),
+        Written::Done => check(host, slice, attribute, value),
+    }
+}
+
+/// What it holds is what counts.
+pub(super) fn check(
+    host: &dyn HostRead,
+    slice: SliceId,
+    attribute: &str,
+    value: &str,
+) -> Result<Performed, StepError> {
+    let path = path(slice, attribute);
+    match read_text(host, &path) {
+        Ok(now) if now.trim() == value => Ok(Performed::Changed),
+        Ok(_) => Ok(Performed::NotYet),
+        Err(Errno::ENOENT | Errno::ENODEV) if value.is_empty() => Ok(Performed::Changed),
+        Err(errno) => Err(failed(format!("read {path}"))(errno)),
+    }
+}
