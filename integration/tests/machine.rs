@@ -37,6 +37,8 @@ mod lost;
 mod mig;
 #[path = "machine/plugging.rs"]
 mod plugging;
+#[path = "machine/unwell.rs"]
+mod unwell;
 #[path = "machine/vgpu.rs"]
 mod vgpu;
 #[path = "machine/world.rs"]

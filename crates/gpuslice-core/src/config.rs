@@ -13,8 +13,20 @@ use toml::de::{DeTable, DeValue};
 pub struct Config {
     /// How new mdevs are spread over parents.
     pub placement: Strategy,
+    /// What becomes of a GPU that the kernel's log says has failed.
+    pub on_error: OnError,
     /// The `[[gpu]]` tables in order; for each device the first that matches counts.
     pub rules: Vec<Rule>,
+}
+
+/// What is done about a GPU that has failed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnError {
+    /// It gets no new VMs until a person has looked.
+    #[default]
+    Cordon,
+    /// It is shown.
+    Warn,
 }
 
 /// Which of several parents gets the next slice.
@@ -115,12 +127,18 @@ impl Reader<'_> {
     }
 
     fn top(&mut self, table: &DeTable<'_>, config: &mut Config) {
-        self.keys(table, &["placement", "gpu"], |this, key, value| match key {
+        self.keys(table, &["placement", "on-error", "gpu"], |this, key, value| match key {
             "placement" => match value.get_ref().as_str() {
                 Some("pack") => config.placement = Strategy::Pack,
                 Some("spread") => config.placement = Strategy::Spread,
                 _ => this
                     .fail(value.span().start, "`placement` must be \"pack\" or \"spread\"".into()),
+            },
+            "on-error" => match value.get_ref().as_str() {
+                Some("cordon") => config.on_error = OnError::Cordon,
+                Some("warn") => config.on_error = OnError::Warn,
+                _ => this
+                    .fail(value.span().start, "`on-error` must be \"cordon\" or \"warn\"".into()),
             },
             _ => match value.get_ref().as_array() {
                 Some(list) => list.iter().for_each(|entry| this.gpu(entry, &mut config.rules)),

@@ -14,6 +14,7 @@ mod claims;
 mod event;
 mod fabric;
 mod former;
+mod health;
 mod hook;
 mod layouts;
 mod ops;
@@ -29,6 +30,7 @@ pub use event::{
 pub use start::Start;
 
 use crate::config::{Config, ConfigError};
+use crate::health::{LogRead, Said};
 use crate::holders::Holder;
 use crate::ids::{ParentId, SliceId};
 use crate::layout::Layout;
@@ -39,7 +41,7 @@ use crate::request::{ChangeNote, PlanRow};
 use crate::state::{Assignment, Durable, Runtime};
 use ops::Op;
 use plug::{Order as PlugOrder, Plugging};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -93,6 +95,10 @@ pub struct Machine {
     repairs: BTreeSet<ParentId>,
     /// Slices whose release waits for their device's quarantine to be lifted.
     postponed: BTreeSet<SliceId>,
+    /// Up to where the kernel's log was read; recorded with whatever comes of it.
+    log_read: Option<LogRead>,
+    /// Lines about devices that are not there yet.
+    unplaced: VecDeque<Said>,
     /// Something was done to the host and has not been read back: nothing new is decided on the old reading.
     stale: bool,
     /// Readings in a row with the same problems.
@@ -123,6 +129,7 @@ impl Machine {
             Event::HolderGone { slice } => self.on_holder_gone(slice),
             Event::WriterFound { parent } => self.on_writer_found(parent),
             Event::WriterGone { parent } => self.on_writer_gone(&parent),
+            Event::Said(lines) => self.on_said(lines),
             Event::Timer(timer) => self.on_timer(timer),
         }
         // What could not be recorded before is tried again with every event.
@@ -133,6 +140,9 @@ impl Machine {
 
     /// Puts the records first.
     fn flush(&mut self) -> Vec<Effect> {
+        if self.dirty.contains(&Stored::Durable) {
+            self.durable.log_read = self.log_read;
+        }
         let mut effects: Vec<Effect> = std::mem::take(&mut self.dirty)
             .into_iter()
             .map(|stored| match stored {
@@ -193,10 +203,12 @@ impl Machine {
     /// What was refused for want of a record must not come true with a later one. What was found stays known.
     fn roll_back(&mut self) {
         let quarantines = std::mem::take(&mut self.durable.quarantines);
+        let health = std::mem::take(&mut self.durable.health);
         let boot = self.durable.boot;
         self.durable = (*self.written).clone();
         self.durable.boot = boot;
         self.durable.quarantines.extend(quarantines);
+        self.keep_health(health);
         if self.durable != *self.written {
             self.unwritten.insert(Stored::Durable);
         }

@@ -1,5 +1,6 @@
 //! How slices are made. A mechanism knows a family of kernel interfaces; everything above it is the same for all.
 
+use crate::health::Trouble;
 use crate::ids::{MdevTypeId, ParentId, PciAddress, ProfileName, SliceId};
 use crate::layout::Layout;
 use crate::mode::Mode;
@@ -180,6 +181,12 @@ pub trait Mechanism: Send + Sync {
         type_id: &MdevTypeId,
     ) -> Option<ProfileName> {
         self.offer_of(seen, parent, layout, type_id).map(|offer| offer.profile)
+    }
+
+    /// What a line of the kernel's log says against a device of this mechanism. Asked of each line there is, so the
+    /// first look at one of somebody else is the last.
+    fn trouble(&self, _line: &str) -> Option<Trouble> {
+        None
     }
 
     /// Modes that a layout may set on the parent.

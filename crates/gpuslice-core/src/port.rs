@@ -70,6 +70,8 @@ pub trait HostRead {
 pub struct LogLine {
     /// Counts from the boot; some of them may be gone.
     pub sequence: u64,
+    /// Microseconds since the boot.
+    pub at_us: u64,
     /// Its text.
     pub text: String,
 }

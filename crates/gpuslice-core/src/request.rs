@@ -268,6 +268,16 @@ pub struct ParentRow {
     pub reason: Option<String>,
     /// Slices assigned.
     pub assigned: u32,
+    /// What the kernel's log says of it: `ok`, `degraded`, `failed`.
+    #[serde(default = "ok")]
+    pub health: String,
+    /// The line that says so, with the time since its boot.
+    #[serde(default)]
+    pub health_reason: Option<String>,
+}
+
+fn ok() -> String {
+    "ok".to_owned()
 }
 
 /// A row of `gpuslice profiles`.

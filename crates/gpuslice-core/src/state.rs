@@ -2,6 +2,7 @@
 //! are JSON with a schema number; this module only parses and prints them.
 
 use crate::domain::ClaimRequest;
+use crate::health::{Health, LogRead};
 use crate::ids::{
     BootId, ClaimKey, MdevTypeId, Owner, Parameters, ParentId, PciAddress, ProfileName, SliceId,
 };
@@ -37,6 +38,12 @@ pub struct Durable {
     pub cordons: BTreeMap<ParentId, String>,
     /// Parents not touched because of a fault.
     pub quarantines: BTreeMap<ParentId, Refusal>,
+    /// Parents that the kernel's log says something against.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub health: BTreeMap<ParentId, Health>,
+    /// Up to where the log was read for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_read: Option<LogRead>,
     /// Names of types of VFs as seen so far; a device in use no longer tells them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub catalogue: Catalogue,
@@ -53,6 +60,8 @@ impl Default for Durable {
             claims: BTreeMap::new(),
             cordons: BTreeMap::new(),
             quarantines: BTreeMap::new(),
+            health: BTreeMap::new(),
+            log_read: None,
             catalogue: Catalogue::new(),
         }
     }

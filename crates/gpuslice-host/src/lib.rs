@@ -17,7 +17,7 @@ pub mod uevents;
 #[cfg(test)]
 mod small_disk;
 
-pub use sys::SysHost;
+pub use sys::{KernelLog, SysHost};
 
 use gpuslice_core::errno::Errno;
 

@@ -13,6 +13,7 @@ mod tool;
 use crate::errno;
 use gpuslice_core::errno::Errno;
 use gpuslice_core::port::{Files, HostRead, HostWrite, LogLine, READ_LIMIT, Ran, Written};
+pub use kmsg::{KernelLog, Record};
 use near::Near;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, RawDir};

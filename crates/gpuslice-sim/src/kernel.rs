@@ -94,7 +94,7 @@ pub struct Kernel {
     /// What amdgpu keeps of PFs.
     pub(crate) partitions: BTreeMap<PciAddress, Partitions>,
     /// The kernel's log since the boot.
-    dmesg: Vec<String>,
+    dmesg: Vec<LogLine>,
     /// Files of `/etc/modprobe.d`, which survive a boot.
     pub(crate) modprobe_d: BTreeMap<String, Vec<u8>>,
     /// What the last tool said.
@@ -185,6 +185,7 @@ impl Kernel {
             Command::Fault(fault) => self.faults.push(Armed::new(fault.clone())),
             Command::ClearFaults => self.faults.clear(),
             Command::Noise(noise) => self.events.set_noise(*noise),
+            Command::Say(line) => self.printk(line.clone()),
             Command::Reboot => self.boot(),
         }
         self.run_at_pace();
@@ -296,6 +297,16 @@ impl Kernel {
         self.apply(Command::Kill(pid));
     }
 
+    /// A driver says something in the kernel's log.
+    pub fn say(&mut self, line: &str) {
+        self.apply(Command::Say(line.to_owned()));
+    }
+
+    /// Lines of the kernel's log from one on.
+    pub fn log_from(&self, first: usize) -> &[LogLine] {
+        self.dmesg.get(first..).unwrap_or_default()
+    }
+
     /// Puts a function of the host file back into its slot.
     pub fn plug(&mut self, address: PciAddress) -> Outcome {
         self.apply(Command::Plug(address))
@@ -398,14 +409,15 @@ impl Kernel {
 
     /// The same, when it is not the last line already.
     pub(crate) fn say_once(&mut self, line: String) {
-        if self.dmesg.last() != Some(&line) {
+        if self.dmesg.last().is_none_or(|last| last.text != line) {
             self.printk(line);
         }
     }
 
     /// A line of the kernel's log.
-    pub(crate) fn printk(&mut self, line: String) {
-        self.dmesg.push(line);
+    pub(crate) fn printk(&mut self, text: String) {
+        let sequence = u64::try_from(self.dmesg.len()).unwrap_or(u64::MAX);
+        self.dmesg.push(LogLine { sequence, at_us: self.now.saturating_mul(1000), text });
     }
 
     pub(crate) fn complete(&mut self, file: String, data: Vec<u8>, result: Result<(), Errno>) {
@@ -448,8 +460,7 @@ impl HostRead for Kernel {
     }
 
     fn kernel_log(&self) -> Result<Vec<LogLine>, Errno> {
-        let line = |(sequence, text): (u64, &String)| LogLine { sequence, text: text.clone() };
-        Ok((0..).zip(&self.dmesg).map(line).collect())
+        Ok(self.dmesg.clone())
     }
 }
 

@@ -12,8 +12,10 @@ mod modes;
 mod offers;
 mod plan;
 mod read;
+mod trouble;
 
 use crate::sriov::Sriov as Vfs;
+use gpuslice_core::health::Trouble;
 use gpuslice_core::ids::{ParentId, PciAddress, SliceId};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Fabric, Layouts, Mechanism, Offer};
@@ -91,6 +93,10 @@ impl Mechanism for Gim {
 
     fn observe(&self, host: &dyn HostRead, _: &mut Answers, seen: &mut Observation) {
         read::read(host, seen);
+    }
+
+    fn trouble(&self, line: &str) -> Option<Trouble> {
+        trouble::of_line(line)
     }
 
     fn applies(&self, seen: &Observation, parent: &ParentId) -> bool {

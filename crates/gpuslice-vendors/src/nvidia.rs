@@ -11,9 +11,11 @@ mod names;
 mod offers;
 mod plan;
 mod read;
+mod trouble;
 
 pub(crate) use names::{edition_of_type, isolation, profile_of_type};
 
+use gpuslice_core::health::Trouble;
 use gpuslice_core::ids::{ParentId, SliceId};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Layouts, Mechanism, Offer};
@@ -86,6 +88,10 @@ impl Mechanism for NvidiaVfio {
     fn observe(&self, host: &dyn HostRead, tools: &mut Answers, seen: &mut Observation) {
         read::read(host, seen);
         modes::read(host, tools, seen);
+    }
+
+    fn trouble(&self, line: &str) -> Option<Trouble> {
+        trouble::of_line(line)
     }
 
     fn applies(&self, seen: &Observation, parent: &ParentId) -> bool {

@@ -4,9 +4,11 @@
 mod models;
 mod offers;
 mod plan;
+mod trouble;
 
 pub(crate) use plan::{binds, bound};
 
+use gpuslice_core::health::Trouble;
 use gpuslice_core::ids::{ParentId, SliceId};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Layouts, Mechanism, Offer};
@@ -33,6 +35,10 @@ impl Mechanism for Sriov {
 
     fn model(&self, vendor: u16, device: u16) -> Option<&'static str> {
         (vendor == 0x8086).then(|| models::intel(device))?
+    }
+
+    fn trouble(&self, line: &str) -> Option<Trouble> {
+        trouble::of_line(line)
     }
 
     fn applies(&self, seen: &Observation, parent: &ParentId) -> bool {

@@ -207,3 +207,36 @@ fn a_card_torn_out_under_a_vm_says_so_in_its_claim() {
         assert_ne!(host.only("slices")["parent"], json!(parent));
     });
 }
+
+#[test]
+fn a_gpu_that_the_kernels_log_says_has_failed() {
+    as_root(|| {
+        let mut host = Host::start("sriov-8", ONE_VF);
+        host.settle();
+        let mut vm = Vm::new(1);
+        host.attach(&mut vm, PROFILE);
+        let line = "NVRM: Xid (PCI:0000:0c:00): 79, pid=7, GPU has fallen off the bus.";
+        host.outside(&json!({"do": "say", "line": line}));
+        let card = |host: &Host| {
+            let gpus = host.ask(&["gpus"]);
+            gpus.as_array().unwrap().iter().find(|g| g["parent"] == json!(CARD)).unwrap().clone()
+        };
+        until("it is known", || card(&host)["health"] == json!("failed"));
+        assert_eq!(card(&host)["state"], json!("cordoned"));
+        assert!(card(&host)["health_reason"].as_str().unwrap().ends_with(line));
+        let table = host.cli(&["gpus"]);
+        assert!(table.out.contains("HEALTH") && table.out.contains("failed: ["), "{table:?}");
+        let warnings = host.ask(&["status"])["warnings"].to_string();
+        assert!(warnings.contains(line) && warnings.contains("gpuslice uncordon"), "{warnings}");
+        assert!(host.hook(&vm, "prepare").refused("cordoned").contains("fallen off the bus"));
+        // It outlives the daemon.
+        assert!(host.terminate().success());
+        host.start_daemon();
+        host.settle();
+        assert_eq!(card(&host)["health"], json!("failed"));
+        assert_eq!(host.ask(&["uncordon", CARD])["changed"], json!(true));
+        assert_eq!(card(&host)["health"], json!("ok"));
+        host.run_vm(&vm);
+        host.stop_vm(&vm);
+    });
+}

@@ -55,6 +55,7 @@ pub enum Kind {
     HotPlugNext,
     HotUnplug,
     AgentComes,
+    Say,
     Reboot,
 }
 
@@ -112,6 +113,7 @@ pub fn actions(longest: usize) -> impl Strategy<Value = Vec<Action>> {
         24 => Just(K::HotPlugNext),
         5 => Just(K::HotUnplug),
         2 => Just(K::AgentComes),
+        1 => Just(K::Say),
         1 => Just(K::Reboot),
     ];
     let action = (kind, any::<u8>(), any::<u8>(), any::<u16>())
@@ -275,8 +277,18 @@ impl Action {
                 H::HotUnplug { vm, name: name(b), by_hand: c % 2 == 0 }
             }
             K::AgentComes => H::AgentComes,
+            K::Say => H::Say { line: line(world, a, b, c) },
             K::Reboot => H::Reboot,
         })
+    }
+}
+
+fn line(world: &World, a: u8, b: u8, c: u16) -> String {
+    let vf = any_vf(world, a, b);
+    match (c % 4, vf) {
+        (0, Some(vf)) => format!("vfio-pci {vf}: not ready 65535ms after FLR; giving up"),
+        (1, _) => format!("gim {}: Event 0x1 overflow.", address(a)),
+        _ => format!("NVRM: Xid (PCI:{:.10}): 79, off the bus", address(a).to_string()),
     }
 }
 

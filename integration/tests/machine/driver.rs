@@ -5,10 +5,12 @@ use crate::hand::Hand;
 use crate::invariants::{self, Broken, Vm};
 use gpuslice_core::config::{self, Config};
 use gpuslice_core::execute::{self, Performed, StepError};
+use gpuslice_core::health;
 use gpuslice_core::ids::{BootId, ParentId, SliceId};
 use gpuslice_core::machine::{
     Effect, Event, HookAnswer, HookCall, HookOperation, Machine, OpId, RequestId, Start, Timer,
 };
+use gpuslice_core::mechanism::Mechanism;
 use gpuslice_core::observe::Observer;
 use gpuslice_core::plan::Step;
 use gpuslice_core::port::read_text;
@@ -74,6 +76,9 @@ pub struct Driver {
     /// Processes that libvirt started.
     pub vms: BTreeMap<u32, Vm>,
     pub verbose: bool,
+    /// Lines of the kernel's log that this daemon has heard.
+    heard: usize,
+    mechanisms: Vec<Box<dyn Mechanism>>,
 }
 
 impl Driver {
@@ -113,6 +118,8 @@ impl Driver {
             lost_record: false,
             vms: BTreeMap::new(),
             verbose: false,
+            heard: 0,
+            mechanisms: gpuslice_vendors::all(),
         };
         driver.perform(effects)?;
         driver.drain()?;
@@ -246,6 +253,13 @@ impl Driver {
         for slice in gone {
             self.watches.remove(&slice);
             self.queue.push_back(Event::HolderGone { slice });
+        }
+        let lines = self.kernel.log_from(self.heard);
+        self.heard += lines.len();
+        let said: Vec<_> =
+            lines.iter().filter_map(|line| health::said(&self.mechanisms, line)).collect();
+        if !said.is_empty() {
+            self.queue.push_back(Event::Said(said));
         }
         let (former, queue) = (&self.former, &mut self.queue);
         self.writers.retain(|parent, step| {
@@ -472,6 +486,8 @@ impl Driver {
         self.timers.clear();
         self.watches.clear();
         self.queue.clear();
+        // A log that is opened anew is read from its begin.
+        self.heard = 0;
         self.observe = false;
         self.writers.clear();
         for Under { step, file, .. } in std::mem::take(&mut self.under) {

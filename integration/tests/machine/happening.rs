@@ -94,6 +94,8 @@ pub enum Happening {
     HotUnplug { vm: u8, name: ClaimName, by_hand: bool },
     /// The agent starts anew.
     AgentComes,
+    /// A driver says something in the kernel's log.
+    Say { line: String },
     /// Power off and on.
     Reboot,
 }

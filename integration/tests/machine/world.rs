@@ -244,6 +244,7 @@ impl World {
             H::HotPlug { .. } | H::HotPlugNext { .. } | H::HotUnplug { .. } | H::AgentComes => {
                 return self.happen_plug(what);
             }
+            H::Say { line } => driver.kernel.say(&line),
             H::Reboot => return self.reboot(),
         }
         Ok(())

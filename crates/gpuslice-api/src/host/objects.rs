@@ -153,6 +153,18 @@ impl<H: Handler> ParentObject<H> {
     fn assigned(&self) -> u32 {
         self.row.assigned
     }
+
+    /// What the kernel's log says of it: `ok`, `degraded`, `failed`.
+    #[zbus(property)]
+    fn health(&self) -> String {
+        self.row.health.clone()
+    }
+
+    /// The line that says so.
+    #[zbus(property)]
+    fn health_reason(&self) -> String {
+        text(self.row.health_reason.as_ref())
+    }
 }
 
 #[interface(name = "org.gpuslice1.Claim")]
@@ -249,6 +261,8 @@ impl Shown for ParentRow {
             ("State", self.state.clone().into()),
             ("Reason", text(self.reason.as_ref()).into()),
             ("Assigned", self.assigned.into()),
+            ("Health", self.health.clone().into()),
+            ("HealthReason", text(self.health_reason.as_ref()).into()),
         ]
     }
 }

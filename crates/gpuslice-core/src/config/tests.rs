@@ -11,6 +11,7 @@ fn errors(text: &str) -> Vec<String> {
 fn reads_every_key() {
     let text = r#"
 placement = "spread"
+on-error = "warn"
 [[gpu]]
 match = { address = "41:00.0", vendor-device = "1002:74a1", model = "MI300X", driver = "gim", serial = "ab-cd-ef-01-23-45-67-89" }
 layout = { vfs = 8 }
@@ -19,14 +20,15 @@ match = { driver = "igb" }
 layout = { vfs = "all", bind = "vfio-pci" }
 "#;
     let config = parse(&[("x.toml".into(), text.into())]).unwrap();
-    assert_eq!(config.placement, Strategy::Spread);
+    assert_eq!((config.placement, config.on_error), (Strategy::Spread, OnError::Warn));
+    assert_eq!(Config::default().on_error, OnError::Cordon);
     let [first, second] = config.rules.as_slice() else { panic!("{config:?}") };
     assert_eq!(first.matches.address.unwrap().to_string(), "0000:41:00.0");
     assert_eq!(first.matches.vendor_device, Some((0x1002, 0x74a1)));
     assert_eq!(first.matches.model.as_deref(), Some("mi300x"));
     assert_eq!(first.matches.serial, Some(0xabcd_ef01_2345_6789));
     assert_eq!(first.layout, Layout { vfs: VfCount::Exactly(8), bind: None, modes: Modes::new() });
-    assert_eq!(first.origin, "x.toml:3");
+    assert_eq!(first.origin, "x.toml:4");
     assert_eq!(second.layout.vfs, VfCount::All);
     assert_eq!(second.layout.bind.as_deref(), Some("vfio-pci"));
 }
@@ -73,7 +75,15 @@ fn each_mistake_names_its_line_and_key() {
             "placment = \"pack\"".to_owned(),
             "a.toml:1:1: unknown key `placment`; did you mean `placement`?",
         ),
-        ("\nzzz = 1".to_owned(), "a.toml:2:1: unknown key `zzz`; known here: placement, gpu"),
+        (
+            "\nzzz = 1".to_owned(),
+            "a.toml:2:1: unknown key `zzz`; known here: placement, on-error, gpu",
+        ),
+        ("on-error = true".to_owned(), "a.toml:1:12: `on-error` must be \"cordon\" or \"warn\""),
+        (
+            "on-eror = \"warn\"".to_owned(),
+            "a.toml:1:1: unknown key `on-eror`; did you mean `on-error`?",
+        ),
         ("placement = \"x\"".to_owned(), "a.toml:1:13: `placement` must be \"pack\" or \"spread\""),
         ("gpu = 1".to_owned(), "a.toml:1:7: `gpu` must be written as [[gpu]]"),
         (gpu("layout = { vfs = 1 }"), "a.toml:1:1: a [[gpu]] needs `match`"),

@@ -31,7 +31,14 @@ impl Machine {
             slices: count(self.slice_rows()),
             claims: count(&self.durable.claims),
             attached: count(self.run.assignments.values().filter(|a| a.phase == Phase::Attached)),
-            warnings: self.warnings.iter().cloned().chain(quarantines).chain(problems).collect(),
+            warnings: self
+                .warnings
+                .iter()
+                .cloned()
+                .chain(quarantines)
+                .chain(self.unwell())
+                .chain(problems)
+                .collect(),
             host: self.host.clone(),
         })
     }
@@ -64,6 +71,8 @@ impl Machine {
                 state: "absent".to_owned(),
                 reason: Some("it had this layout, and is not on the host now".to_owned()),
                 assigned: count(self.run.assignments.values().filter(|a| a.parent == *parent)),
+                health: self.health_word(parent),
+                health_reason: self.health_line(parent),
             },
         );
         let mut rows: Vec<ParentRow> = present.chain(absent).collect();
@@ -109,7 +118,18 @@ impl Machine {
             state: state.to_owned(),
             reason,
             assigned: count(self.run.assignments.values().filter(|a| a.parent == *parent)),
+            health: self.health_word(parent),
+            health_reason: self.health_line(parent),
         }
+    }
+
+    fn health_word(&self, parent: &ParentId) -> String {
+        let health = self.durable.health.get(parent);
+        health.map_or("ok", |health| health.severity.as_str()).to_owned()
+    }
+
+    fn health_line(&self, parent: &ParentId) -> Option<String> {
+        Some(self.durable.health.get(parent)?.shown(self.run.boot))
     }
 
     fn parent_state(

@@ -265,14 +265,19 @@ impl Machine {
             return Err(why.clone());
         }
         let quarantined = self.lift_quarantine(parent);
-        if !cordoned && !quarantined {
+        let unwell = self.is_well(parent);
+        if !cordoned && !quarantined && !unwell {
             self.require_parent(parent)?;
             return Ok(done(false, "already so"));
         }
         self.persist(Stored::Durable);
         self.note("parent", parent, "given out again");
-        let what = if quarantined { "quarantine" } else { "cordon" };
-        Ok(done(true, &format!("the {what} of {parent} is lifted")))
+        let what = match (quarantined, cordoned) {
+            (true, _) => "the quarantine",
+            (false, true) => "the cordon",
+            (false, false) => "what the kernel's log said",
+        };
+        Ok(done(true, &format!("{what} of {parent} is lifted")))
     }
 
     fn require_parent(&self, parent: &ParentId) -> Result<(), Refusal> {

@@ -3,6 +3,7 @@
 use super::ConfigRead;
 use crate::domain::Domain;
 use crate::execute::{Performed, StepError};
+use crate::health::Said;
 use crate::holders::Holder;
 use crate::ids::{ParentId, PciAddress, SliceId};
 use crate::observation::Observation;
@@ -72,6 +73,8 @@ pub enum Event {
         /// On whose.
         parent: ParentId,
     },
+    /// The kernel's log says something of devices; lines that were read before may be among these.
+    Said(Vec<Said>),
     /// Time.
     Timer(Timer),
 }

@@ -52,6 +52,7 @@ impl Machine {
             self.resume_releases();
         }
         self.release_what_left(&before);
+        self.place_lines();
     }
 
     /// A driver names the types a device could still be given, and no others; names are kept for when it is full.

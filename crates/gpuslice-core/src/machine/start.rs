@@ -7,7 +7,7 @@ use crate::mechanism::Mechanism;
 use crate::observation::Observation;
 use crate::refusal::Code;
 use crate::state::{Durable, Lost, Phase, Runtime};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// Milliseconds that libvirt has between a start's leave and its success, or its failure. QEMU may fill a terabyte
@@ -68,6 +68,8 @@ impl Machine {
             young: BTreeSet::new(),
             repairs: BTreeSet::new(),
             postponed: BTreeSet::new(),
+            log_read: None,
+            unplaced: VecDeque::new(),
             stale: false,
             same_problems: 0,
             told: BTreeMap::new(),
@@ -76,6 +78,7 @@ impl Machine {
             answered: BTreeMap::new(),
             effects: Vec::new(),
         };
+        machine.log_read = machine.durable.log_read.filter(|read| read.boot == start.boot);
         let ran = machine.durable.boot.replace(start.boot) == Some(start.boot);
         if !ran {
             machine.persist(Stored::Durable);

@@ -99,6 +99,8 @@ pub enum Command {
     ClearFaults,
     /// What happens to events on their way.
     Noise(Noise),
+    /// A driver says something in the kernel's log.
+    Say(String),
     /// Power off and on.
     Reboot,
 }

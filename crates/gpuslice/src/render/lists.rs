@@ -50,6 +50,10 @@ pub fn parents(rows: &[ParentRow], paint: Paint) -> String {
     if models {
         columns.insert(2, left("MODEL"));
     }
+    let unwell = rows.iter().any(|row| row.health_reason.is_some());
+    if unwell {
+        columns.push(left("HEALTH"));
+    }
     let row = |row: &ParentRow| {
         let vfs = row.total_vfs.map(|total| format!("{}/{total}", row.vfs.unwrap_or(0)));
         let mut cells = vec![
@@ -73,6 +77,10 @@ pub fn parents(rows: &[ParentRow], paint: Paint) -> String {
         }
         if models {
             cells.insert(2, maybe(row.model.as_ref()));
+        }
+        if unwell {
+            let line = row.health_reason.as_ref().map(|line| format!("{}: {line}", row.health));
+            cells.push(maybe(line.or_else(|| Some(row.health.clone()))));
         }
         cells
     };
@@ -270,6 +278,27 @@ amd-v620-vf4        -  hardware     10     0    -  sriov      -           -     
 mtty-2              -  shared       10     0    -  mdev       mtty-2      0000:41:00.0 and 3 more    -
 "
         );
+    }
+
+    #[test]
+    fn health_is_shown_when_a_gpu_is_unwell() {
+        let gpu = |address: &str, health: &str, line: Option<&str>| {
+            json!({"parent": address, "pci_id": "10de:2235", "driver": null, "mechanisms": [],
+                "numa_node": null, "serial": null, "vfs": null, "total_vfs": null, "layout": null,
+                "state": "ok", "reason": null, "assigned": 0, "health": health, "health_reason": line})
+        };
+        let well = gpu("0000:41:00.0", "ok", None);
+        let out = parents(&rows(json!([well])), Paint::Off);
+        assert!(!out.contains("HEALTH"), "{out}");
+        let line = "[    1.000000] NVRM: Xid (PCI:0000:81:00): 79";
+        let out =
+            parents(&rows(json!([well, gpu("0000:81:00.0", "failed", Some(line))])), Paint::Off);
+        let lines: Vec<&str> = out.lines().collect();
+        let failed = format!("failed: {line}");
+        for (line, end) in lines.iter().zip(["HEALTH", "ok", &failed]) {
+            assert!(line.ends_with(end), "{out}");
+        }
+        assert_eq!(lines.len(), 3);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::engine::Handle;
 use anyhow::Context;
 use gpuslice_core::execute::{self, Performed, StepError};
+use gpuslice_core::health;
 use gpuslice_core::holders;
 use gpuslice_core::ids::{BootId, ParentId, SliceId};
 use gpuslice_core::machine::{Event, OpId};
@@ -11,7 +12,7 @@ use gpuslice_core::observe::Observer;
 use gpuslice_core::plan::Step;
 use gpuslice_core::port::HostRead;
 use gpuslice_host::uevents::{Source, UeventNote, Uevents};
-use gpuslice_host::{SysHost, boot, child, process};
+use gpuslice_host::{KernelLog, SysHost, boot, child, process};
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,6 +62,7 @@ impl Real {
             teller.host_changed();
         })?;
         let boot = boot::boot_id(&host)?;
+        tokio::spawn(listen_to_log(host.clone(), handle.clone()));
         let (observer, watched) = (Observer::new(gpuslice_vendors::all()), Arc::default());
         let (tools, tools_ended) = (Arc::default(), 0);
         let handle = handle.clone();
@@ -127,6 +129,42 @@ impl Real {
             }
             handle.happened(Event::HolderGone { slice }).await;
         });
+    }
+}
+
+/// Tells what the kernel's log says of devices: from its begin, then as it grows. Lines of others wake this task alone,
+/// and are thrown away where they were read.
+async fn listen_to_log(host: SysHost, handle: Handle) {
+    let mechanisms = gpuslice_vendors::all();
+    let opened = KernelLog::open(&host).and_then(|log| Ok((log.to_poll()?, log)));
+    let (poll, log) = match opened {
+        Ok((poll, log)) => (readiness(poll), log),
+        Err(errno) => {
+            return tracing::warn!(
+                "cannot read the kernel's log, so nothing is known of GPUs that fail: {errno}"
+            );
+        }
+    };
+    loop {
+        let mut said = Vec::new();
+        let read = log.read(|record| {
+            // A program that may write to it may also speak for a driver.
+            if record.of_kernel && mechanisms.iter().any(|m| m.trouble(record.text).is_some()) {
+                said.extend(health::said(&mechanisms, &record.line()));
+            }
+        });
+        if !said.is_empty() {
+            handle.happened(Event::Said(said)).await;
+        }
+        if let Err(errno) = read {
+            return tracing::warn!("the kernel's log cannot be read any more: {errno}");
+        }
+        // A file in its place does not grow.
+        let Some(poll) = &poll else { return };
+        match poll.readable().await {
+            Ok(mut ready) => ready.clear_ready(),
+            Err(error) => return tracing::warn!("the kernel's log cannot be followed: {error}"),
+        }
     }
 }
 

@@ -3,8 +3,10 @@
 use crate::engine::SimOrder;
 use anyhow::Context;
 use gpuslice_core::execute::{self, Performed, StepError};
+use gpuslice_core::health;
 use gpuslice_core::ids::{BootId, ParentId, SliceId};
 use gpuslice_core::machine::{Event, OpId};
+use gpuslice_core::mechanism::Mechanism;
 use gpuslice_core::observation::Observation;
 use gpuslice_core::observe::Observer;
 use gpuslice_core::plan::Step;
@@ -35,6 +37,9 @@ pub struct Sim {
     /// Steps whose post-condition the kernel works on, and until when.
     awaited: Vec<(OpId, Step, Instant)>,
     watched: BTreeSet<SliceId>,
+    /// Lines of the kernel's log that were listened to.
+    heard: usize,
+    mechanisms: Vec<Box<dyn Mechanism>>,
     started: Instant,
 }
 
@@ -60,6 +65,8 @@ impl Sim {
             asleep: Vec::new(),
             awaited: Vec::new(),
             watched: BTreeSet::new(),
+            heard: 0,
+            mechanisms: gpuslice_vendors::all(),
             started: Instant::now(),
         })
     }
@@ -155,7 +162,18 @@ impl Sim {
             self.watched.remove(&slice);
             self.events.push(Event::HolderGone { slice });
         }
+        self.listen();
         std::mem::take(&mut self.events)
+    }
+
+    fn listen(&mut self) {
+        let lines = self.kernel.log_from(self.heard);
+        self.heard += lines.len();
+        let said: Vec<_> =
+            lines.iter().filter_map(|line| health::said(&self.mechanisms, line)).collect();
+        if !said.is_empty() {
+            self.events.push(Event::Said(said));
+        }
     }
 
     /// Whether the kernel has sent uevents since it was last asked.
@@ -194,7 +212,12 @@ impl Sim {
                 self.kernel.kill(pid);
                 Ok(())
             }
+            SimOrder::Say { line } => {
+                self.kernel.say(&line);
+                Ok(())
+            }
             SimOrder::Reboot => {
+                self.heard = 0;
                 self.kernel.reboot();
                 self.kernel.settle();
                 self.events.clear();

@@ -67,6 +67,11 @@ pub enum SimOrder {
         /// Which.
         parent: PciAddress,
     },
+    /// A driver says something in the kernel's log.
+    Say {
+        /// One line.
+        line: String,
+    },
     /// Power off and on.
     Reboot,
     /// A process opens a slice's device, as QEMU does.

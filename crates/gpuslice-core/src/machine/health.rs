@@ -1,0 +1,100 @@
+//! What the kernel's log says of devices: it is kept until a person says that the device is well, and by policy the
+//! device gets no new VMs until then.
+
+use super::{Effect, Machine, Stored};
+use crate::config::OnError;
+use crate::health::{Health, LogRead, Said, Severity};
+use crate::ids::ParentId;
+use std::collections::BTreeMap;
+
+/// Most lines that wait for their device to appear.
+const MOST_UNPLACED: usize = 64;
+
+impl Machine {
+    /// Lines are told again when the log is opened anew: those that were read in this boot are known.
+    pub(super) fn on_said(&mut self, lines: Vec<Said>) {
+        for said in lines {
+            let sequence = said.line.sequence;
+            if self.log_read.is_some_and(|read| sequence <= read.sequence) {
+                continue;
+            }
+            self.log_read = Some(LogRead { boot: self.run.boot, sequence });
+            if self.unplaced.len() == MOST_UNPLACED {
+                self.unplaced.pop_front();
+            }
+            self.unplaced.push_back(said);
+        }
+        self.place_lines();
+    }
+
+    /// Finds the devices of lines. A driver may speak of one before its coming was read.
+    pub(super) fn place_lines(&mut self) {
+        if !self.observed {
+            return;
+        }
+        for said in std::mem::take(&mut self.unplaced) {
+            match self.parent_of_line(&said) {
+                Some(parent) => self.is_unwell(parent, &said),
+                None => self.unplaced.push_back(said),
+            }
+        }
+    }
+
+    /// The PF that a line is about: that of the function it names, or the only one there is of its mechanism.
+    fn parent_of_line(&self, said: &Said) -> Option<ParentId> {
+        if let Some(function) = said.trouble.function {
+            let named = ParentId::Pci(function);
+            let parent = self.seen.pf_of(&named).unwrap_or(named);
+            return self.seen.has_parent(&parent).then_some(parent);
+        }
+        let of_mechanism =
+            |parent: &ParentId| self.mechanism(parent).is_some_and(|m| m.name() == said.mechanism);
+        let mut parents = self.seen.parents().filter(of_mechanism);
+        parents.next().filter(|_| parents.next().is_none())
+    }
+
+    fn is_unwell(&mut self, parent: ParentId, said: &Said) {
+        let known = self.durable.health.get(&parent).map(|health| health.severity);
+        // The first line that is as bad is the one to look at; a device that fails says it thousands of times.
+        if known >= Some(said.trouble.severity) {
+            return;
+        }
+        let cordons =
+            said.trouble.severity == Severity::Failed && self.config.on_error == OnError::Cordon;
+        let health = Health::new(said, self.run.boot, cordons);
+        let (word, line) = (health.severity.as_str(), health.line.clone());
+        self.note("parent", &parent, format!("{word}: {line}"));
+        let text = format!("{parent} has {word}, as the kernel's log says: {line}");
+        self.push(Effect::Log { warning: true, text });
+        if cordons {
+            let why = self.durable.cordons.entry(parent.clone());
+            why.or_insert_with(|| format!("the kernel's log: {line}"));
+        }
+        self.durable.health.insert(parent, health);
+        self.persist(Stored::Durable);
+    }
+
+    /// What was found stays known, also when the record of it failed.
+    pub(super) fn keep_health(&mut self, health: BTreeMap<ParentId, Health>) {
+        for (parent, health) in health {
+            if health.cordons {
+                let why = self.durable.cordons.entry(parent.clone());
+                why.or_insert_with(|| format!("the kernel's log: {}", health.line));
+            }
+            self.durable.health.insert(parent, health);
+        }
+    }
+
+    /// A person says that it is well.
+    pub(super) fn is_well(&mut self, parent: &ParentId) -> bool {
+        self.durable.health.remove(parent).is_some()
+    }
+
+    /// For `gpuslice status`.
+    pub(super) fn unwell(&self) -> impl Iterator<Item = String> + '_ {
+        self.durable.health.iter().map(|(parent, health)| {
+            let (word, line) = (health.severity.as_str(), health.shown(self.run.boot));
+            format!("{parent} has {word}: {line}; once it is well: gpuslice uncordon {parent}")
+        })
+    }
+}
