@@ -41,6 +41,8 @@ mod plugging;
 mod unwell;
 #[path = "machine/vgpu.rs"]
 mod vgpu;
+#[path = "machine/wipe.rs"]
+mod wipe;
 #[path = "machine/world.rs"]
 mod world;
 

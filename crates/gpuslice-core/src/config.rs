@@ -2,7 +2,7 @@
 //! not understood is refused with file, line and key; nothing of a broken configuration takes effect.
 
 use crate::ids::{ParseIdError, PciAddress};
-use crate::layout::{Layout, Match, Rule, VfCount};
+use crate::layout::{Layout, Match, Rule, VfCount, Wipe};
 use crate::mode::{Mode, Modes};
 use std::fmt;
 use toml::Spanned;
@@ -234,9 +234,12 @@ impl Reader<'_> {
 
     fn layout(&mut self, table: &DeTable<'_>, at: usize) -> Option<Layout> {
         let (mut vfs, mut bind, mut modes) = (None, None, Modes::new());
+        let mut wipe = Wipe::Usual;
         let before = self.errors.len();
-        let known: Vec<&str> =
-            ["vfs", "bind"].into_iter().chain(Mode::ALL.iter().map(|m| m.as_str())).collect();
+        let known: Vec<&str> = ["vfs", "bind", "wipe"]
+            .into_iter()
+            .chain(Mode::ALL.iter().map(|m| m.as_str()))
+            .collect();
         self.keys(table, &known, |this, key, value| match (Mode::of(key), key, value.get_ref()) {
             (Some(mode), _, _) => this.mode(mode, value, &mut modes),
             (_, "vfs", DeValue::String(text)) if text == "all" => vfs = Some(VfCount::All),
@@ -252,6 +255,11 @@ impl Reader<'_> {
             (_, "vfs", _) => {
                 this.fail(value.span().start, "`vfs` must be a number or \"all\"".into());
             }
+            (_, "wipe", DeValue::String(text)) if text == "required" => wipe = Wipe::Required,
+            (_, "wipe", _) => this.fail(
+                value.span().start,
+                "`wipe` must be \"required\"; without it kernel and driver do what they do".into(),
+            ),
             (_, _, DeValue::String(text)) if is_module_name(text) => bind = Some(text.to_string()),
             _ => this.fail(value.span().start, "`bind` must be a driver's name in quotes".into()),
         });
@@ -264,7 +272,7 @@ impl Reader<'_> {
             self.fail(at, "a layout needs `vfs`: a number or \"all\"".into());
             return None;
         };
-        Some(Layout { vfs, bind, modes })
+        Some(Layout { vfs, bind, modes, wipe })
     }
 
     /// A word, a number, or a list of words: which values there are, the device says.

@@ -184,6 +184,7 @@ pub fn perform(host: &mut dyn HostWrite, step: &Step) -> Result<Performed, StepE
             require_unheld(host, &function.to_string(), nodes)?;
             Ok(Performed::Already)
         }
+        Step::Reset { function } => binding::reset(host, *function),
         Step::CreateMdev { parent, type_id, uuid } => mdev::create(host, parent, type_id, *uuid),
         Step::RemoveMdev { uuid } => mdev::remove(host, *uuid),
     }
@@ -199,6 +200,8 @@ pub fn check(host: &dyn HostRead, step: &Step) -> Result<Performed, StepError> {
         Step::LoadModule { .. } | Step::SetAutoprobe { .. } | Step::RequireUnheld { .. } => {
             Ok(Performed::Changed)
         }
+        // Nothing shows it afterwards: without the answer to the write it is not known.
+        Step::Reset { .. } => Ok(Performed::NotYet),
         Step::SetNumVfs { pf, count } | Step::RunVfTool { pf, count, .. } => {
             sriov::check_count(host, *pf, *count)
         }

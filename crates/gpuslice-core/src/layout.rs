@@ -19,6 +19,26 @@ pub struct Layout {
     /// What it is set to; a mode that is not named stays as it is.
     #[serde(default, skip_serializing_if = "Modes::is_empty")]
     pub modes: Modes,
+    /// Whether a slice has to be proven clean before the next VM gets it.
+    #[serde(default, skip_serializing_if = "Wipe::is_default")]
+    pub wipe: Wipe,
+}
+
+/// What is asked of a slice between two VMs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wipe {
+    /// What kernel and driver do by themselves.
+    #[default]
+    Usual,
+    /// That nothing of a VM is left in it, as far as it can be proven.
+    Required,
+}
+
+impl Wipe {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl fmt::Display for Layout {
@@ -26,6 +46,9 @@ impl fmt::Display for Layout {
         write!(f, "vfs={}", self.vfs)?;
         if let Some(driver) = &self.bind {
             write!(f, " bind={driver}")?;
+        }
+        if self.wipe == Wipe::Required {
+            f.write_str(" wipe=required")?;
         }
         self.modes.iter().try_for_each(|(mode, value)| write!(f, " {mode}={value}"))
     }

@@ -23,6 +23,7 @@ mod release;
 mod reserve;
 mod start;
 mod wedged;
+mod wipe;
 
 pub use event::{
     Effect, Event, HookAnswer, HookCall, HookOperation, OpId, RequestId, Stored, Timer,

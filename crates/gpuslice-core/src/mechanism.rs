@@ -70,6 +70,17 @@ impl Isolation {
     }
 }
 
+/// What leaves nothing of a VM in a slice that was taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cleaned {
+    /// The slice is no more: the next one is made anew.
+    ByRemoval,
+    /// The host's driver clears what it takes back, and fails to take back what it cannot clear.
+    ByDriver,
+    /// A reset of the function, which has to be asked for to know how it ended.
+    ByReset,
+}
+
 /// Form of the slices of an offer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Form {
@@ -225,6 +236,9 @@ pub trait Mechanism: Send + Sync {
 
     /// Whether the parent is as the layout says.
     fn realised(&self, seen: &Observation, parent: &ParentId, layout: &Layout) -> bool;
+
+    /// What cleans its slices between two VMs.
+    fn cleaned(&self) -> Cleaned;
 
     /// Steps that make a slice ready for a VM.
     fn prepare_steps(&self, slice: SliceId, assignment: &Assignment) -> Vec<Step>;

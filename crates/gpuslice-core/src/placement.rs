@@ -38,6 +38,8 @@ pub struct View<'a> {
     pub quarantines: &'a BTreeMap<ParentId, Refusal>,
     /// Worked on as a whole.
     pub reshaping: BTreeMap<ParentId, Step>,
+    /// Slices that nobody is given, and why.
+    pub held_back: BTreeMap<SliceId, Refusal>,
     /// Which of several.
     pub strategy: Strategy,
 }
@@ -281,6 +283,9 @@ pub fn vf(
             format!("VF {address} is in {}, which made no claim", hold.name),
         );
     }
+    if let Some(why) = view.held_back.get(&slice) {
+        return Err(why.clone());
+    }
     if vf.iommu_group.is_none() {
         let refusal = Refusal::new(Code::Unsupported, format!("VF {address} has no IOMMU group"));
         return Err(refusal.hint(
@@ -417,7 +422,7 @@ pub fn home(
             let usable = view.seen.vfs.get(address).is_some_and(|vf| {
                 let whole = vf.choice.as_ref().is_none_or(|c| !c.broken);
                 whole && (vf.driver.is_none() || vf.on_vfio())
-            });
+            }) && !view.held_back.contains_key(&slice);
             let sharable = named.iter().all(|c| pool && c.pool);
             if sharable && usable && (pool || !in_use) {
                 let far =

@@ -145,6 +145,11 @@ pub enum Step {
         /// The function.
         function: PciAddress,
     },
+    /// Resets a function that nobody uses, so that nothing of its last user is left in it.
+    Reset {
+        /// The function.
+        function: PciAddress,
+    },
     /// Writes a UUID to a type's `create`.
     CreateMdev {
         /// On which device.
@@ -186,6 +191,7 @@ impl Step {
             | Self::TakeVfType { .. }
             | Self::Bind { .. }
             | Self::Unbind { .. }
+            | Self::Reset { .. }
             | Self::RemoveMdev { .. } => true,
             Self::LoadModule { .. }
             | Self::SetAutoprobe { .. }
@@ -257,6 +263,7 @@ impl Step {
             | Self::SetNumVfs { .. }
             | Self::Unbind { .. }
             | Self::RequireUnheld { .. }
+            | Self::Reset { .. }
             | Self::RemoveMdev { .. } => None,
         }
     }
@@ -275,6 +282,8 @@ impl Step {
             Self::LoadDriver { .. } => 300_000,
             // The device is reset, and with it those it is linked to.
             Self::SetMode { .. } => 180_000,
+            // The kernel waits a minute for a function to come back (drivers/pci/pci.c, PCIE_RESET_READY_POLL_MS).
+            Self::Reset { .. } => 90_000,
             _ => 15_000,
         }
     }
@@ -299,7 +308,8 @@ impl Step {
         match self {
             Self::Bind { function, .. }
             | Self::Unbind { function }
-            | Self::RequireUnheld { function } => Some(SliceId::Vf(*function)),
+            | Self::RequireUnheld { function }
+            | Self::Reset { function } => Some(SliceId::Vf(*function)),
             Self::GiveVfType { vf, .. } | Self::TakeVfType { vf, .. } => Some(SliceId::Vf(*vf)),
             Self::CreateMdev { uuid, .. } | Self::RemoveMdev { uuid } => Some(SliceId::Mdev(*uuid)),
             Self::SetParameters { slice, .. } => Some(*slice),
@@ -348,6 +358,7 @@ impl fmt::Display for Step {
             Self::TakeVfType { vf, attribute, .. } => write!(f, "write {attribute}=0 on {vf}"),
             Self::Bind { function, driver } => write!(f, "bind {function} to {driver}"),
             Self::Unbind { function } => write!(f, "unbind {function}"),
+            Self::Reset { function } => write!(f, "reset {function}"),
             Self::RequireUnheld { function } => write!(f, "see {function} unused"),
             Self::CreateMdev { parent, type_id, uuid } => {
                 write!(f, "create mdev {uuid} of type {type_id} on {parent}")

@@ -46,6 +46,8 @@ codes! {
     Quarantined = "quarantined";
     /// The slice is bound to a driver of the host.
     HostDriver = "host-driver";
+    /// The slice is not proven clean of what a VM left in it, and its layout asks for that.
+    Dirty = "dirty";
     /// The device named is not on this host.
     Absent = "absent";
     /// The slice belongs to another program.

@@ -274,6 +274,9 @@ pub struct ParentRow {
     /// The line that says so, with the time since its boot.
     #[serde(default)]
     pub health_reason: Option<String>,
+    /// Slices in which something of a VM may be left.
+    #[serde(default)]
+    pub dirty: u32,
 }
 
 fn ok() -> String {
@@ -350,12 +353,15 @@ pub struct SliceRow {
     /// IOMMU group number.
     pub iommu_group: Option<u32>,
     /// `free`, `reserved`, `prepared`, `attached`, `releasing`, `foreign`, `host` (bound to a host driver),
-    /// `cordoned`, `quarantined`.
+    /// `cordoned`, `quarantined`, `dirty` (held back until it is clean).
     pub state: String,
     /// The claim it is assigned to.
     pub claim: Option<ClaimKey>,
     /// The claim's owner's name, or what else is known of a holder.
     pub holder: Option<String>,
+    /// Why something of a VM may be left in it; absent when nothing says so.
+    #[serde(default)]
+    pub dirty: Option<String>,
 }
 
 /// A row of `gpuslice claims`.

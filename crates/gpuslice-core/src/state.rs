@@ -113,6 +113,12 @@ pub struct Runtime {
     pub pending: BTreeMap<ParentId, Step>,
     /// Domains refused as not settled, in order.
     pub start_later: Vec<uuid::Uuid>,
+    /// VFs in which something of a VM may be left, and why. A reboot, and being made anew, reset them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dirty: BTreeMap<SliceId, Dirt>,
+    /// Parents whose VFs have to be clean, and of whose every VF it is known whether it is.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub accounted: BTreeSet<ParentId>,
     /// An earlier record of this boot was lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<Lost>,
@@ -143,6 +149,8 @@ impl Runtime {
             foreign: BTreeMap::new(),
             pending: BTreeMap::new(),
             start_later: Vec::new(),
+            dirty: BTreeMap::new(),
+            accounted: BTreeSet::new(),
             lost: None,
             wedged: BTreeSet::new(),
         }
@@ -217,6 +225,16 @@ impl Phase {
             Self::Releasing => "releasing",
         }
     }
+}
+
+/// Why a slice is not known to be clean.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dirt {
+    /// Its device.
+    pub parent: ParentId,
+    /// What was seen.
+    pub why: String,
 }
 
 /// A slice in a running domain that made no claim.

@@ -5,7 +5,7 @@
 
 use gpuslice_core::ids::{ParentId, PciAddress, SliceId};
 use gpuslice_core::layout::Layout;
-use gpuslice_core::mechanism::{Layouts, Mechanism, Offer};
+use gpuslice_core::mechanism::{Cleaned, Layouts, Mechanism, Offer};
 use gpuslice_core::mode::{Mode, ModeState, ModeValue};
 use gpuslice_core::observation::{Function, Observation};
 use gpuslice_core::observe::{Answers, attribute};
@@ -107,6 +107,10 @@ impl Mechanism for Amdgpu {
 
     fn modes(&self, seen: &Observation, parent: &ParentId) -> &'static [Mode] {
         if seen.modes.contains_key(parent) { &[Mode::Compute, Mode::Memory] } else { &[] }
+    }
+
+    fn cleaned(&self) -> Cleaned {
+        Cleaned::ByReset
     }
 
     fn layout_steps(

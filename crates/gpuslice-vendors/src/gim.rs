@@ -18,7 +18,7 @@ use crate::sriov::Sriov as Vfs;
 use gpuslice_core::health::Trouble;
 use gpuslice_core::ids::{ParentId, PciAddress, SliceId};
 use gpuslice_core::layout::Layout;
-use gpuslice_core::mechanism::{Fabric, Layouts, Mechanism, Offer};
+use gpuslice_core::mechanism::{Cleaned, Fabric, Layouts, Mechanism, Offer};
 use gpuslice_core::mode::Mode;
 use gpuslice_core::observation::{DriverState, Function, Observation, Sriov};
 use gpuslice_core::observe::Answers;
@@ -118,6 +118,12 @@ impl Mechanism for Gim {
 
     fn fabric(&self, seen: &Observation, parent: &ParentId) -> Option<Fabric> {
         modes::fabric(seen, &pf(seen, parent)?)
+    }
+
+    /// GIM turns the reset of a VF into one of its own. That this clears the VF's framebuffer is UNVERIFIED; when it
+    /// fails, GIM says so.
+    fn cleaned(&self) -> Cleaned {
+        Cleaned::ByReset
     }
 
     fn layout_steps(

@@ -4,7 +4,7 @@
 use crate::nvidia::{edition_of_type, isolation, parameters, profile_of_type};
 use gpuslice_core::ids::{MdevTypeId, ParentId, ProfileName, SliceId};
 use gpuslice_core::layout::Layout;
-use gpuslice_core::mechanism::{Form, Layouts, MDEV, Mechanism, Offer};
+use gpuslice_core::mechanism::{Cleaned, Form, Layouts, MDEV, Mechanism, Offer};
 use gpuslice_core::observation::{FixedType, MdevType, Observation};
 use gpuslice_core::plan::Step;
 use gpuslice_core::refusal::Refusal;
@@ -82,6 +82,11 @@ impl Mechanism for Mdev {
     ) -> Option<ProfileName> {
         let fixed = &seen.mdev_parents.get(parent)?.types.get(type_id)?.fixed;
         offered(fixed).then(|| profile(type_id, fixed.name.as_deref()))?
+    }
+
+    /// The device is made anew for each VM; what it had was its driver's to clear when it was removed.
+    fn cleaned(&self) -> Cleaned {
+        Cleaned::ByRemoval
     }
 
     fn layout_steps(

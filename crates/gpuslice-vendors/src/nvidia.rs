@@ -18,7 +18,7 @@ pub(crate) use names::{edition_of_type, isolation, profile_of_type};
 use gpuslice_core::health::Trouble;
 use gpuslice_core::ids::{ParentId, SliceId};
 use gpuslice_core::layout::Layout;
-use gpuslice_core::mechanism::{Layouts, Mechanism, Offer};
+use gpuslice_core::mechanism::{Cleaned, Layouts, Mechanism, Offer};
 use gpuslice_core::mode::Mode;
 use gpuslice_core::observation::{Function, Observation, Sriov};
 use gpuslice_core::observe::Answers;
@@ -104,6 +104,11 @@ impl Mechanism for NvidiaVfio {
 
     fn modes(&self, _: &Observation, _: &ParentId) -> &'static [Mode] {
         plan::MODES
+    }
+
+    /// The vGPU goes with its type, and its memory with it; that its driver clears that memory is UNVERIFIED.
+    fn cleaned(&self) -> Cleaned {
+        Cleaned::ByDriver
     }
 
     fn layout_steps(

@@ -11,7 +11,7 @@ pub(crate) use plan::{binds, bound};
 use gpuslice_core::health::Trouble;
 use gpuslice_core::ids::{ParentId, SliceId};
 use gpuslice_core::layout::Layout;
-use gpuslice_core::mechanism::{Layouts, Mechanism, Offer};
+use gpuslice_core::mechanism::{Cleaned, Layouts, Mechanism, Offer};
 use gpuslice_core::observation::{Function, Observation};
 use gpuslice_core::plan::Step;
 use gpuslice_core::refusal::Refusal;
@@ -50,6 +50,11 @@ impl Mechanism for Sriov {
 
     fn offers(&self, seen: &Observation, parent: &ParentId, layout: Option<&Layout>) -> Vec<Offer> {
         offers::offers(seen, parent, layout).into_iter().collect()
+    }
+
+    /// PCIe 6.6.2: a function-level reset leaves nothing of its former user to be seen.
+    fn cleaned(&self) -> Cleaned {
+        Cleaned::ByReset
     }
 
     fn layout_steps(

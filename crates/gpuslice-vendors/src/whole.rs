@@ -2,7 +2,7 @@
 
 use gpuslice_core::ids::{ParentId, SliceId};
 use gpuslice_core::layout::Layout;
-use gpuslice_core::mechanism::{Layouts, Mechanism, Offer};
+use gpuslice_core::mechanism::{Cleaned, Layouts, Mechanism, Offer};
 use gpuslice_core::observation::Observation;
 use gpuslice_core::plan::Step;
 use gpuslice_core::refusal::{Code, Refusal};
@@ -48,6 +48,10 @@ impl Mechanism for Whole {
 
     fn offers(&self, _: &Observation, _: &ParentId, _: Option<&Layout>) -> Vec<Offer> {
         Vec::new()
+    }
+
+    fn cleaned(&self) -> Cleaned {
+        Cleaned::ByReset
     }
 
     fn layout_steps(

@@ -5,7 +5,7 @@
 use gpuslice_core::config::{self, Config};
 use gpuslice_core::execute::{self, Performed, StepError};
 use gpuslice_core::ids::{BootId, ParentId};
-use gpuslice_core::layout::{Layout, VfCount, resolve};
+use gpuslice_core::layout::{Layout, VfCount, Wipe, resolve};
 use gpuslice_core::machine::{Effect, Event, Machine, RequestId, Start};
 use gpuslice_core::mechanism::{Layouts, Mechanism};
 use gpuslice_core::mode::Modes;
@@ -90,7 +90,7 @@ fn layouts(seen: &Observation, rules: Option<&Config>) -> Layouts {
         let (resolved, _) = resolve(&config.rules, seen);
         return resolved.into_iter().map(|(p, rule)| (p, rule.layout.clone())).collect();
     }
-    let all = || Layout { vfs: VfCount::All, bind: None, modes: Modes::new() };
+    let all = || Layout { vfs: VfCount::All, bind: None, modes: Modes::new(), wipe: Wipe::Usual };
     let gpus = seen.functions.iter().filter(|(_, f)| f.is_gpu() && f.sriov.is_some());
     gpus.map(|(address, _)| (ParentId::Pci(*address), all())).collect()
 }

@@ -65,7 +65,7 @@ pub fn of_state(state: &str) -> Tone {
         "waiting" | "reshaping" | "drift" | "cordoned" | "releasing" | "prepared" | "orphaned" => {
             Tone::Warn
         }
-        "quarantined" | "absent" | "lost" => Tone::Bad,
+        "quarantined" | "absent" | "lost" | "dirty" => Tone::Bad,
         "no-layout" | "unsliceable" | "foreign" | "host" => Tone::Faint,
         _ => Tone::Plain,
     }

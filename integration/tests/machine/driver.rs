@@ -6,17 +6,18 @@ use crate::invariants::{self, Broken, Vm};
 use gpuslice_core::config::{self, Config};
 use gpuslice_core::execute::{self, Performed, StepError};
 use gpuslice_core::health;
-use gpuslice_core::ids::{BootId, ParentId, SliceId};
+use gpuslice_core::ids::{BootId, ParentId, PciAddress, SliceId};
 use gpuslice_core::machine::{
     Effect, Event, HookAnswer, HookCall, HookOperation, Machine, OpId, RequestId, Start, Timer,
 };
 use gpuslice_core::mechanism::Mechanism;
 use gpuslice_core::observe::Observer;
 use gpuslice_core::plan::Step;
-use gpuslice_core::port::read_text;
+use gpuslice_core::port::{HostRead, read_text};
 use gpuslice_core::request::{Command, Outcome};
 use gpuslice_sim::{Completed, HostFile, Kernel};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use uuid::Uuid;
 
 /// More turns than this without outside cause is a machine that runs in circles.
 const TURNS: u32 = 600;
@@ -76,6 +77,8 @@ pub struct Driver {
     /// Processes that libvirt started.
     pub vms: BTreeMap<u32, Vm>,
     pub verbose: bool,
+    /// VFs that a VM had open, and which, until they are reset or left.
+    pub used: BTreeMap<PciAddress, Uuid>,
     /// Lines of the kernel's log that this daemon has heard.
     heard: usize,
     mechanisms: Vec<Box<dyn Mechanism>>,
@@ -118,6 +121,7 @@ impl Driver {
             lost_record: false,
             vms: BTreeMap::new(),
             verbose: false,
+            used: BTreeMap::new(),
             heard: 0,
             mechanisms: gpuslice_vendors::all(),
         };
@@ -254,6 +258,8 @@ impl Driver {
             self.watches.remove(&slice);
             self.queue.push_back(Event::HolderGone { slice });
         }
+        let kernel = &self.kernel;
+        self.used.retain(|vf, _| kernel.link(&format!("/sys/bus/pci/devices/{vf}")).is_ok());
         let lines = self.kernel.log_from(self.heard);
         self.heard += lines.len();
         let said: Vec<_> =
@@ -467,6 +473,9 @@ impl Driver {
     fn finished(&mut self, op: OpId, step: &Step, result: Result<Performed, StepError>) {
         if self.verbose {
             println!("       {step}: {result:?}");
+        }
+        if let (Step::Reset { function }, Ok(_)) = (step, &result) {
+            self.used.remove(function);
         }
         self.queue.push_back(Event::StepFinished { op, result });
     }

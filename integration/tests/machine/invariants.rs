@@ -328,6 +328,7 @@ pub fn quarantined_parents_untouched(driver: &Driver, step: &Step) -> Result<(),
         Step::GiveVfType { vf: function, .. }
         | Step::TakeVfType { vf: function, .. }
         | Step::Bind { function, .. }
+        | Step::Reset { function }
         | Step::Unbind { function } => seen.vfs.get(function).map(|vf| ParentId::Pci(vf.pf)),
     };
     let above = direct.as_ref().and_then(ParentId::pci).and_then(|a| seen.vfs.get(&a));
@@ -339,4 +340,19 @@ pub fn quarantined_parents_untouched(driver: &Driver, step: &Step) -> Result<(),
             Err(Broken::new("quarantined_parents_untouched", how))
         }
     }
+}
+
+/// `clean_before_the_next`: where the layout asks for it, a VM finds nothing of another in a VF it is given.
+pub fn clean_before_the_next(driver: &Driver, domain: Uuid, slice: SliceId) -> Result<(), Broken> {
+    let Some((vf, before)) = slice.pci().and_then(|vf| driver.used.get_key_value(&vf)) else {
+        return Ok(());
+    };
+    let seen = driver.machine.observation().vfs.get(vf);
+    let required =
+        seen.is_some_and(|v| driver.machine.runtime().accounted.contains(&ParentId::Pci(v.pf)));
+    if required && *before != domain {
+        let how = format!("{slice} was {before}'s, and is {domain}'s now without a reset");
+        return Err(Broken::new("clean_before_the_next", how));
+    }
+    Ok(())
 }

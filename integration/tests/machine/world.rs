@@ -3,7 +3,7 @@
 use crate::domains::{claim, write_devices};
 use crate::driver::Driver;
 use crate::happening::Happening;
-use crate::invariants::{Broken, Vm, slice_of};
+use crate::invariants::{Broken, Vm, clean_before_the_next, slice_of};
 use crate::plugging::Asked;
 use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource, alias_for};
 use gpuslice_core::ids::{ClaimKey, ClaimName, MdevUuid, Owner, PciAddress, SliceId};
@@ -66,14 +66,14 @@ pub fn config(index: u8) -> &'static str {
     const CONFIGS: [&str; 7] = [
         "[[gpu]]\nmatch = { vendor-device = \"1002:74a1\" }\nlayout = { vfs = \"all\" }\n\
          [[gpu]]\nmatch = { vendor-device = \"10de:26b9\" }\nlayout = { vfs = \"all\" }\n",
-        "[[gpu]]\nmatch = { vendor-device = \"1002:74a1\" }\nlayout = { vfs = 4 }\n\
+        "[[gpu]]\nmatch = { vendor-device = \"1002:74a1\" }\nlayout = { vfs = 4, wipe = \"required\" }\n\
          [[gpu]]\nmatch = { vendor-device = \"10de:26b9\" }\nlayout = { vfs = \"all\" }\n",
         "[[gpu]]\nmatch = { address = \"0000:0c:00.0\" }\nlayout = { vfs = 2, bind = \"vfio-pci\" }\n\
          [[gpu]]\nmatch = { driver = \"igb\" }\nlayout = { vfs = 3 }\n",
         "",
         "placement = \"spread\"\n[[gpu]]\nmatch = { address = \"0000:81:00.0\" }\nlayout = { vfs = 3 }\n\
          [[gpu]]\nmatch = { address = \"0000:9f:00.0\" }\nlayout = { vfs = 4 }\n",
-        "[[gpu]]\nmatch = { driver = \"gpusim\" }\nlayout = { vfs = 6 }\n",
+        "[[gpu]]\nmatch = { driver = \"gpusim\" }\nlayout = { vfs = 6, wipe = \"required\" }\n",
         "[[gpu]\nmatch = 7\n",
     ];
     CONFIGS[usize::from(index) % CONFIGS.len()]
@@ -412,7 +412,12 @@ impl World {
                 self.by_hand.insert(vf);
                 bind_by_hand(&mut self.driver.kernel, vf, "vfio-pci");
             }
-            good = good && self.driver.kernel.open(pid, "qemu", slice_of(device)).is_ok();
+            let slice = slice_of(device);
+            good = good && self.driver.kernel.open(pid, "qemu", slice).is_ok();
+            if let (true, true, Some(vf)) = (good, device.our_claim().is_some(), slice.pci()) {
+                clean_before_the_next(&self.driver, domain.uuid, slice)?;
+                self.driver.used.insert(vf, domain.uuid);
+            }
         }
         if good {
             self.starts += 1;

@@ -165,6 +165,12 @@ impl<H: Handler> ParentObject<H> {
     fn health_reason(&self) -> String {
         text(self.row.health_reason.as_ref())
     }
+
+    /// Slices in which something of a VM may be left.
+    #[zbus(property)]
+    fn dirty(&self) -> u32 {
+        self.row.dirty
+    }
 }
 
 #[interface(name = "org.gpuslice1.Claim")]
@@ -263,6 +269,7 @@ impl Shown for ParentRow {
             ("Assigned", self.assigned.into()),
             ("Health", self.health.clone().into()),
             ("HealthReason", text(self.health_reason.as_ref()).into()),
+            ("Dirty", self.dirty.into()),
         ]
     }
 }

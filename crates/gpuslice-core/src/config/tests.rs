@@ -27,7 +27,10 @@ layout = { vfs = "all", bind = "vfio-pci" }
     assert_eq!(first.matches.vendor_device, Some((0x1002, 0x74a1)));
     assert_eq!(first.matches.model.as_deref(), Some("mi300x"));
     assert_eq!(first.matches.serial, Some(0xabcd_ef01_2345_6789));
-    assert_eq!(first.layout, Layout { vfs: VfCount::Exactly(8), bind: None, modes: Modes::new() });
+    assert_eq!(
+        first.layout,
+        Layout { vfs: VfCount::Exactly(8), bind: None, modes: Modes::new(), wipe: Wipe::Usual }
+    );
     assert_eq!(first.origin, "x.toml:4");
     assert_eq!(second.layout.vfs, VfCount::All);
     assert_eq!(second.layout.bind.as_deref(), Some("vfio-pci"));
@@ -44,6 +47,9 @@ fn modes_are_words_numbers_or_lists() {
     assert_eq!(layout.modes.get(&Mode::Memory), Some(&"NPS4".parse().unwrap()));
     let layout = read("compute = [\"3g.20gb\", \"1g.5gb\"], memory = 4");
     assert_eq!(layout.to_string(), "vfs=0 compute=1g.5gb,3g.20gb memory=4");
+    let layout = read("vfs = 8, wipe = \"required\", compute = \"CPX\"");
+    assert_eq!(layout.to_string(), "vfs=8 wipe=required compute=CPX");
+    assert_eq!(layout.wipe, Wipe::Required);
     // What a daemon before this one recorded has none.
     let old: Layout = serde_json::from_str("{\"vfs\":{\"exactly\":8}}").unwrap();
     assert_eq!(old, read("vfs = 8"));
@@ -106,6 +112,14 @@ fn each_mistake_names_its_line_and_key() {
         (
             gpu(&format!("{good_match}\nlayout = {{ vfs = 1, bind = \"../x\" }}")),
             "a.toml:3:28: `bind` must be",
+        ),
+        (
+            gpu(&format!("{good_match}\nlayout = {{ vfs = 1, wipe = true }}")),
+            "a.toml:3:28: `wipe` must be \"required\"",
+        ),
+        (
+            gpu(&format!("{good_match}\nlayout = {{ vfs = 1, wipe = \"maybe\" }}")),
+            "a.toml:3:28: `wipe` must be \"required\"",
         ),
         (
             gpu("match = { address = \"4:0\" }\nlayout = { vfs = 1 }"),

@@ -3,6 +3,7 @@
 
 use super::meaning::{Asked, Meaning};
 use super::{Performed, StepError, failed, require_unheld, write};
+use crate::errno::Errno;
 use crate::holders;
 use crate::ids::PciAddress;
 use crate::port::{HostRead, HostWrite, Written, link_name, read_text};
@@ -70,6 +71,30 @@ pub(super) fn unbind(
         return Ok(Performed::Blocked);
     }
     check(host, function, None)
+}
+
+/// The kernel's answer says whether the function came back (Documentation/ABI/testing/sysfs-bus-pci, `reset`).
+pub(super) fn reset(
+    host: &mut dyn HostWrite,
+    function: PciAddress,
+) -> Result<Performed, StepError> {
+    match driver(host, function) {
+        // What was in it left with it.
+        Err(error) if error.means(Asked::Function, Meaning::Gone) => {
+            return Ok(Performed::Already);
+        }
+        other => other?,
+    };
+    require_unheld(host, &function.to_string(), holders::nodes_of_group(host, function))?;
+    match write(host, &format!("{}/reset", dir(function)), "1") {
+        Ok(Written::Blocked) => Ok(Performed::Blocked),
+        Ok(Written::Done) => Ok(Performed::Changed),
+        Err(StepError::Errno { errno: Errno::ENOENT, .. }) => Err(StepError::Unchanged {
+            object: function.to_string(),
+            state: "has no way to be reset alone".to_owned(),
+        }),
+        Err(error) => Err(error),
+    }
 }
 
 fn release(

@@ -148,6 +148,9 @@ impl Machine {
                 )
                 .hint(format!("gpuslice attach {} {}", domain.name, other.profile)));
             }
+            if let Some(why) = self.held_back().remove(&slice) {
+                return Err(why);
+            }
         }
         Ok(())
     }

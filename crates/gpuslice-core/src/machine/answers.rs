@@ -73,6 +73,7 @@ impl Machine {
                 assigned: count(self.run.assignments.values().filter(|a| a.parent == *parent)),
                 health: self.health_word(parent),
                 health_reason: self.health_line(parent),
+                dirty: 0,
             },
         );
         let mut rows: Vec<ParentRow> = present.chain(absent).collect();
@@ -120,6 +121,7 @@ impl Machine {
             assigned: count(self.run.assignments.values().filter(|a| a.parent == *parent)),
             health: self.health_word(parent),
             health_reason: self.health_line(parent),
+            dirty: count(self.run.dirty.values().filter(|dirt| dirt.parent == *parent)),
         }
     }
 
@@ -215,6 +217,7 @@ impl Machine {
     }
 
     fn free_of(&self, offer: &Offer) -> u32 {
+        let held_back = self.held_back();
         match &offer.form {
             Form::Mdevs { available, .. } => *available,
             Form::TypedVfs { left, .. } => *left,
@@ -222,7 +225,8 @@ impl Machine {
                 let slice = SliceId::Vf(**address);
                 let given = self.run.assignments.contains_key(&slice)
                     || self.run.foreign.contains_key(&slice)
-                    || self.held.contains_key(&slice);
+                    || self.held.contains_key(&slice)
+                    || held_back.contains_key(&slice);
                 let vf = self.seen.vfs.get(address);
                 !given && vf.is_some_and(|vf| vf.driver.is_none() || vf.on_vfio())
             })),
@@ -249,6 +253,7 @@ impl Machine {
 
     fn slice_rows(&self) -> Vec<SliceRow> {
         let mut rows = Vec::new();
+        let held_back = self.held_back();
         for (address, function) in &self.seen.functions {
             let parent = ParentId::Pci(*address);
             let Some(sriov) = function.sriov.as_ref().filter(|_| self.shown(&parent)) else {
@@ -265,7 +270,10 @@ impl Machine {
                     continue;
                 };
                 let slice = SliceId::Vf(*address);
-                let (state, claim, holder) = self.slice_state(slice, &parent, Some(vf));
+                let (mut state, claim, holder) = self.slice_state(slice, &parent, Some(vf));
+                if held_back.contains_key(&slice) && state == "free" {
+                    "dirty".clone_into(&mut state);
+                }
                 let type_id = vf.choice.as_ref().and_then(|c| c.current.as_ref());
                 let offer = offered.get(&type_id);
                 let mechanism = match (offer, &vf.choice) {
@@ -285,6 +293,7 @@ impl Machine {
                     state,
                     claim,
                     holder,
+                    dirty: self.run.dirty.get(&slice).map(|dirt| dirt.why.clone()),
                 });
             }
         }
@@ -308,6 +317,7 @@ impl Machine {
                 state,
                 claim,
                 holder,
+                dirty: None,
             }
         }));
         rows

@@ -116,6 +116,7 @@ impl Machine {
             cordons: &self.durable.cordons,
             quarantines: &self.durable.quarantines,
             reshaping: self.run.pending.clone(),
+            held_back: self.held_back(),
             strategy: self.config.placement,
         }
     }
@@ -266,6 +267,11 @@ impl Machine {
         }
         let quarantined = self.lift_quarantine(parent);
         let unwell = self.is_well(parent);
+        let dirty = self.run.dirty.values().any(|dirt| dirt.parent == *parent);
+        self.wipe_again();
+        if !cordoned && !quarantined && !unwell && dirty {
+            return Ok(done(false, "its slices that are not clean are cleaned again"));
+        }
         if !cordoned && !quarantined && !unwell {
             self.require_parent(parent)?;
             return Ok(done(false, "already so"));

@@ -54,6 +54,9 @@ impl Machine {
     }
 
     fn is_unwell(&mut self, parent: ParentId, said: &Said) {
+        if said.trouble.reset_failed {
+            self.reset_failed(&parent, said);
+        }
         let known = self.durable.health.get(&parent).map(|health| health.severity);
         // The first line that is as bad is the one to look at; a device that fails says it thousands of times.
         if known >= Some(said.trouble.severity) {

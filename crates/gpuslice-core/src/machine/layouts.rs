@@ -50,8 +50,11 @@ impl Machine {
         if !self.observed {
             self.observed = true;
             self.resume_releases();
+            self.wipe_again();
         }
         self.release_what_left(&before);
+        self.dirt_that_left();
+        self.account_for_wipes();
         self.place_lines();
     }
 
@@ -357,6 +360,8 @@ impl Machine {
         self.persist(Stored::Durable);
         self.answered.insert(request, Vec::new());
         self.resolve_layouts();
+        self.account_for_wipes();
+        self.wipe_again();
         let mut started = 0;
         for parent in self.layouts.clone().into_keys() {
             let steps = self.steps_to(&parent, &self.layouts, true).unwrap_or_default();

@@ -35,6 +35,11 @@ fn what_to_look_at(step: &Step, error: &StepError, parents: &BTreeSet<ParentId>)
     format!("{look}; then {again}")
 }
 
+/// Whether a slice came back, and is not clean. While somebody has it open it is not back.
+fn failed_to_clean(step: &Step, error: &StepError) -> bool {
+    matches!(step, Step::Reset { .. }) && !matches!(error, StepError::Held { .. })
+}
+
 /// A step that is past its time.
 pub(super) fn stuck(step: &Step) -> Refusal {
     Refusal::new(Code::DeviceStuck, format!("`{step}` has not come back from the kernel"))
@@ -76,6 +81,13 @@ pub(super) enum Purpose {
         slice: SliceId,
         /// Failures so far.
         tries: u32,
+    },
+    /// A slice that nobody has is cleaned.
+    Wipe {
+        /// Which.
+        slice: SliceId,
+        /// Of which device.
+        parent: ParentId,
     },
     /// Parents get their layouts.
     Layout {
@@ -140,6 +152,10 @@ impl Machine {
                 &one
             }
             Purpose::Layout { parents, .. } => parents,
+            Purpose::Wipe { parent, .. } => {
+                one = BTreeSet::from([parent.clone()]);
+                &one
+            }
             Purpose::Release { .. } => return None,
         };
         let (parent, why) =
@@ -175,6 +191,9 @@ impl Machine {
                     op.steps.pop_front();
                     op.tries = 0;
                     op.begun(&step);
+                }
+                if let Step::Reset { function } = step {
+                    self.is_clean(SliceId::Vf(function));
                 }
                 self.next_step(id);
             }
@@ -221,6 +240,7 @@ impl Machine {
         match op.purpose {
             Purpose::Prepare { request, slices, .. } => self.prepared(request, &slices),
             Purpose::Release { slice, .. } => self.released(slice),
+            Purpose::Wipe { .. } => {}
             Purpose::Layout { parents, request } => self.layout_done(&parents, request, Ok(())),
         }
     }
@@ -246,6 +266,16 @@ impl Machine {
                     }
                 }
                 self.refuse_prepare(request, &slices, &fresh, refusal);
+            }
+            // It is free of its VM; what is left in it is no reason to go on.
+            Purpose::Release { slice, .. } if failed_to_clean(step, error) => {
+                self.ops.remove(&id);
+                self.wipe_failed(slice, error);
+                self.released(slice);
+            }
+            Purpose::Wipe { slice, .. } => {
+                self.ops.remove(&id);
+                self.wipe_failed(slice, error);
             }
             Purpose::Release { slice, tries } => {
                 self.ops.remove(&id);
@@ -301,6 +331,7 @@ impl Machine {
                 }
             }
             Purpose::Release { slice, .. } => self.quarantine_of(&[slice], &stuck),
+            Purpose::Wipe { parent, .. } => self.quarantine(parent, stuck),
             Purpose::Layout { parents, request } => {
                 for parent in parents {
                     self.quarantine(parent, stuck.clone());
@@ -362,6 +393,7 @@ impl Machine {
         match purpose {
             Purpose::Layout { parents, .. } => parents.clone(),
             Purpose::Release { slice, .. } => self.parent_of(*slice).into_iter().collect(),
+            Purpose::Wipe { parent, .. } => BTreeSet::from([parent.clone()]),
             Purpose::Prepare { slices, .. } => {
                 slices.iter().filter_map(|s| self.parent_of(*s)).collect()
             }
@@ -421,7 +453,7 @@ impl Machine {
     pub(super) fn working_on(&self, slice: SliceId) -> bool {
         self.ops.values().any(|op| match &op.purpose {
             Purpose::Prepare { slices, .. } => slices.contains(&slice),
-            Purpose::Release { slice: s, .. } => *s == slice,
+            Purpose::Release { slice: s, .. } | Purpose::Wipe { slice: s, .. } => *s == slice,
             Purpose::Layout { .. } => false,
         })
     }
@@ -456,6 +488,8 @@ impl Machine {
                 }
             }
             Purpose::Release { slice, .. } => self.postpone(slice, why.message),
+            // It stays as dirty as it was.
+            Purpose::Wipe { .. } => {}
         }
     }
 

@@ -42,9 +42,10 @@ impl Machine {
     }
 
     fn foreign_over(&mut self, slice: SliceId) {
-        if self.run.foreign.remove(&slice).is_some() {
+        if let Some(hold) = self.run.foreign.remove(&slice) {
             self.persist(Stored::Runtime);
             self.push(Effect::Disarm { timer: Timer::Grace(slice) });
+            self.used_by_others(slice, &hold.name);
         }
     }
 
@@ -73,11 +74,13 @@ impl Machine {
         let layout = self.layouts.get(&assignment.parent);
         // Ours left with its device, and somebody has made another by its name: that one is not ours to remove.
         let ours = self.seen.made_by(slice).is_none_or(|parent| *parent == assignment.parent);
-        let steps = self
+        let mut steps = self
             .mechanism_of(assignment)
             .filter(|_| ours)
             .map(|m| m.release_steps(slice, assignment, layout))
             .unwrap_or_default();
+        let cleaned = self.mechanism_of(assignment).map(|m| m.cleaned());
+        steps.extend(cleaned.and_then(|how| self.wipe_step(slice, &assignment.parent, how)));
         if let Some(why) = self.quarantine_over(&assignment.parent)
             && steps.iter().any(Step::changes)
         {
@@ -198,6 +201,7 @@ impl Machine {
             None if self.run.foreign.contains_key(&slice) => {
                 self.push(Effect::Arm { timer: Timer::Grace(slice), after: GRACE });
             }
+            None if self.run.dirty.contains_key(&slice) => self.wipe_again(),
             None => {}
         }
     }

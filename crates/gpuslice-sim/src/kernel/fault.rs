@@ -276,7 +276,14 @@ pub fn random_faults(seed: u64, pfs: &[PciAddress], count: usize) -> Vec<Fault> 
     let mut chance = Chance::new(seed);
     let errnos = [Errno::EIO, Errno::ENOMEM, Errno::EBUSY, Errno::EINVAL, Errno::ENODEV];
     let contents = [Content::Empty, Content::NotUtf8, Content::TrailingBlanks, Content::TooLong];
-    let files = ["*/sriov_numvfs", "*/driver_override", "*/drivers_probe", "*/create", "*/remove"];
+    let files = [
+        "*/sriov_numvfs",
+        "*/driver_override",
+        "*/drivers_probe",
+        "*/create",
+        "*/remove",
+        "*/reset",
+    ];
     let attributes = ["*/sriov_totalvfs", "*/available_instances", "*/device", "*/numa_node"];
     let mut faults = Vec::new();
     while faults.len() < count {

@@ -143,7 +143,7 @@ pub fn types(rows: &[TypeRow], paint: Paint) -> String {
 
 /// `gpuslice slices`.
 pub fn slices(rows: &[SliceRow], paint: Paint) -> String {
-    let columns = [
+    let mut columns = vec![
         left("SLICE"),
         left("GPU"),
         right("VF"),
@@ -154,8 +154,12 @@ pub fn slices(rows: &[SliceRow], paint: Paint) -> String {
         left("HOLDER"),
         left("CLAIM"),
     ];
+    let dirty = rows.iter().any(|row| row.dirty.is_some());
+    if dirty {
+        columns.push(left("NOT CLEAN"));
+    }
     let row = |row: &SliceRow| {
-        vec![
+        let mut cells = vec![
             Cell::from(row.slice),
             Cell::from(&row.parent),
             maybe(row.vf_index),
@@ -165,7 +169,11 @@ pub fn slices(rows: &[SliceRow], paint: Paint) -> String {
             state(&row.state),
             maybe(row.holder.as_ref()),
             maybe(row.claim.as_ref()),
-        ]
+        ];
+        if dirty {
+            cells.push(maybe(row.dirty.as_ref()));
+        }
+        cells
     };
     table(&columns, &rows.iter().map(row).collect::<Vec<_>>(), paint)
 }
@@ -323,6 +331,22 @@ SLICE            GPU           VF  PROFILE       DRIVER    GROUP  STATE     HOLD
 vf:0000:41:00.4  0000:41:00.0   0  amd-v620-vf4  vfio-pci     77  attached  mail    vmid:100/gpu0
 "
         );
+    }
+
+    #[test]
+    fn why_a_slice_is_not_clean() {
+        let slice = |dirty: Option<&str>, state: &str| {
+            json!({"slice": "vf:0000:41:00.4", "address": "0000:41:00.4", "parent": "0000:41:00.0",
+                "vf_index": 0, "profile": null, "mechanism": "sriov", "driver": null,
+                "iommu_group": null, "state": state, "claim": null, "holder": null, "dirty": dirty})
+        };
+        assert!(!slices(&rows(json!([slice(None, "free")])), Paint::Off).contains("NOT CLEAN"));
+        let why = "0000:41:00.4 has no way to be reset alone";
+        let out =
+            slices(&rows(json!([slice(Some(why), "dirty"), slice(None, "free")])), Paint::Off);
+        let lines: Vec<&str> = out.lines().collect();
+        assert!(lines[0].ends_with("NOT CLEAN") && lines[1].ends_with(why), "{out}");
+        assert!(lines[1].contains("  dirty  ") && lines[2].ends_with('-'), "{out}");
     }
 
     #[test]

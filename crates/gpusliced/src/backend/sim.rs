@@ -249,7 +249,7 @@ fn concerns(file: &str, step: &Step) -> bool {
         Step::SetParameters { slice, attribute, .. } => {
             file.contains(attribute) && slice.pci().is_some_and(|a| file.contains(&a.to_string()))
         }
-        Step::Bind { function, .. } | Step::Unbind { function } => {
+        Step::Bind { function, .. } | Step::Unbind { function } | Step::Reset { function } => {
             file.contains(&function.to_string())
         }
         _ => false,

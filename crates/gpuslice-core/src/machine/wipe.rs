@@ -1,0 +1,182 @@
+//! Slices between two VMs: what is not proven clean is shown, and held back where its layout asks for proof.
+
+use super::ops::Purpose;
+use super::{Effect, Machine, Stored};
+use crate::execute::StepError;
+use crate::health::Said;
+use crate::ids::{ParentId, PciAddress, SliceId};
+use crate::layout::Wipe;
+use crate::mechanism::Cleaned;
+use crate::observation::Vf;
+use crate::plan::Step;
+use crate::refusal::{Code, Refusal};
+use crate::state::Dirt;
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Machine {
+    /// A parent that cannot be read now is as it was.
+    fn wipe_required(&self, parent: &ParentId) -> bool {
+        match self.layouts.get(parent) {
+            Some(layout) => layout.wipe == Wipe::Required,
+            None => self.run.accounted.contains(parent),
+        }
+    }
+
+    /// What proves a slice of a parent clean, where its layout asks for that and nobody else does it.
+    pub(super) fn wipe_step(
+        &self,
+        slice: SliceId,
+        parent: &ParentId,
+        cleaned: Cleaned,
+    ) -> Option<Step> {
+        let function = slice.pci().filter(|_| self.wipe_required(parent))?;
+        (cleaned == Cleaned::ByReset).then_some(Step::Reset { function })
+    }
+
+    fn wipe_now(&self, slice: SliceId, parent: &ParentId) -> Option<Step> {
+        self.wipe_step(slice, parent, self.mechanism(parent)?.cleaned())
+    }
+
+    pub(super) fn is_dirty(&mut self, slice: SliceId, parent: ParentId, why: String) {
+        let text = format!("something of a VM may be left in {slice}: {why}");
+        let dirt = Dirt { parent, why };
+        if self.run.dirty.get(&slice) == Some(&dirt) {
+            return;
+        }
+        self.push(Effect::Log { warning: true, text });
+        self.note("slice", slice, "dirty");
+        self.run.dirty.insert(slice, dirt);
+        self.persist(Stored::Runtime);
+    }
+
+    pub(super) fn is_clean(&mut self, slice: SliceId) {
+        if self.run.dirty.remove(&slice).is_some() {
+            self.note("slice", slice, "clean");
+            self.persist(Stored::Runtime);
+        }
+    }
+
+    /// A reset that failed in the kernel or in the host's driver.
+    pub(super) fn reset_failed(&mut self, parent: &ParentId, said: &Said) {
+        let ParentId::Pci(pf) = parent else { return };
+        let named = said.trouble.function.filter(|function| function != pf);
+        let of_line = |(address, vf): &(&PciAddress, &Vf)| {
+            let all = named.is_none() && said.trouble.vf.is_none();
+            let this = named == Some(**address) || said.trouble.vf == Some(vf.index);
+            vf.pf == *pf && (all || this)
+        };
+        let vfs: Vec<SliceId> = self
+            .seen
+            .vfs
+            .iter()
+            .filter(of_line)
+            .map(|(address, _)| SliceId::Vf(*address))
+            .collect();
+        for slice in vfs {
+            let why = format!("the kernel's log: {}", said.line.text.trim());
+            self.is_dirty(slice, parent.clone(), why);
+        }
+    }
+
+    /// The last step of a release, or of a try of its own, did not prove it.
+    pub(super) fn wipe_failed(&mut self, slice: SliceId, error: &StepError) {
+        let parent = match slice.pci().and_then(|address| self.seen.vfs.get(&address)) {
+            Some(vf) => ParentId::Pci(vf.pf),
+            None => return self.is_clean(slice),
+        };
+        self.is_dirty(slice, parent, error.to_string());
+        if matches!(error, StepError::Held { .. }) {
+            self.push(Effect::Watch { slice });
+        }
+    }
+
+    /// Tries again to clean what is held back.
+    pub(super) fn wipe_again(&mut self) {
+        let dirty: Vec<(SliceId, ParentId)> =
+            self.run.dirty.iter().map(|(slice, dirt)| (*slice, dirt.parent.clone())).collect();
+        for (slice, parent) in dirty {
+            let taken =
+                self.run.assignments.contains_key(&slice) || self.run.foreign.contains_key(&slice);
+            if taken || self.working_on(slice) || self.reshaping(&parent) {
+                continue;
+            }
+            if let Some(step) = self.wipe_now(slice, &parent)
+                && self.quarantine_over(&parent).is_none()
+            {
+                self.start_op(Purpose::Wipe { slice, parent }, vec![step]);
+            }
+        }
+    }
+
+    /// VFs that were there before somebody asked for clean ones, or before what is known of them, may have been anybody's.
+    pub(super) fn account_for_wipes(&mut self) {
+        let required: BTreeSet<ParentId> =
+            self.layouts.keys().filter(|p| self.wipe_required(p)).cloned().collect();
+        let before = self.run.accounted.clone();
+        self.run
+            .accounted
+            .retain(|parent| required.contains(parent) || !self.seen.has_parent(parent));
+        for parent in required {
+            // As long as it has no driver it is not known what cleans its VFs.
+            let by_reset = match self.mechanism(&parent).map(|m| m.cleaned()) {
+                Some(cleaned) => cleaned == Cleaned::ByReset,
+                None => continue,
+            };
+            if !self.run.accounted.insert(parent.clone()) || !by_reset {
+                continue;
+            }
+            let of_parent = |vf: &Vf| ParentId::Pci(vf.pf) == parent;
+            let vfs = self.seen.vfs.iter().filter(|(_, vf)| of_parent(vf));
+            let slices: Vec<SliceId> = vfs.map(|(address, _)| SliceId::Vf(*address)).collect();
+            for slice in slices {
+                if !self.run.assignments.contains_key(&slice) {
+                    let why = "it was there before and may have been anybody's".to_owned();
+                    self.is_dirty(slice, parent.clone(), why);
+                }
+            }
+        }
+        if self.run.accounted != before {
+            self.persist(Stored::Runtime);
+            self.wipe_again();
+        }
+    }
+
+    /// A VM that made no claim had it.
+    pub(super) fn used_by_others(&mut self, slice: SliceId, name: &str) {
+        let Some(vf) = slice.pci().and_then(|address| self.seen.vfs.get(&address)) else { return };
+        let parent = ParentId::Pci(vf.pf);
+        if self.wipe_now(slice, &parent).is_some() {
+            self.is_dirty(slice, parent, format!("{name} had it, without a claim"));
+            self.wipe_again();
+        }
+    }
+
+    /// What was in VFs that left, left with them: made anew, they are as after a reset (PCIe 9.2.2.1).
+    pub(super) fn dirt_that_left(&mut self) {
+        let seen = &self.seen;
+        let gone = |slice: &SliceId, dirt: &Dirt| {
+            !seen.has_slice(*slice) && !seen.unreadable(&dirt.parent)
+        };
+        let left: Vec<SliceId> =
+            self.run.dirty.iter().filter(|(s, d)| gone(s, d)).map(|(slice, _)| *slice).collect();
+        for slice in left {
+            self.is_clean(slice);
+        }
+    }
+
+    /// Slices that nobody is given now, and why.
+    pub(super) fn held_back(&self) -> BTreeMap<SliceId, Refusal> {
+        let held = |(slice, dirt): (&SliceId, &Dirt)| {
+            let parent = &dirt.parent;
+            if !self.wipe_required(parent) && !self.working_on(*slice) {
+                return None;
+            }
+            let message = format!("something of a VM may be left in {slice}");
+            let refusal = Refusal::new(Code::Dirty, message).because(dirt.why.clone()).hint(format!(
+                "gpuslice uncordon {parent} tries again to clean it; or take wipe out of its layout, then gpuslice apply"
+            ));
+            Some((*slice, refusal))
+        };
+        self.run.dirty.iter().filter_map(held).collect()
+    }
+}

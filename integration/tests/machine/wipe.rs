@@ -1,0 +1,180 @@
+//! Stories of slices that have to be proven clean.
+
+use crate::directed::{after, all, attach, run, runs, stop};
+use crate::happening::Happening as H;
+use crate::world::World;
+use gpuslice_core::errno::Errno;
+use gpuslice_core::ids::SliceId;
+use gpuslice_core::refusal::Code;
+use gpuslice_core::request::{Answer, Command, SliceRow};
+use gpuslice_sim::Fault;
+
+const CARD: &str = "0000:0c:00.0";
+const REQUIRED: &str = "[[gpu]]\nmatch = { address = \"0000:0c:00.0\" }\n\
+                        layout = { vfs = \"all\", wipe = \"required\" }\n";
+const USUAL: &str = "[[gpu]]\nmatch = { address = \"0000:0c:00.0\" }\nlayout = { vfs = \"all\" }\n";
+
+fn world(config: &str, happenings: &[H]) -> World {
+    let mut world = after(&[]);
+    config.clone_into(&mut world.driver.config);
+    all(&mut world, &[H::Apply]);
+    all(&mut world, happenings);
+    world
+}
+
+fn no_reset(times: u32) -> H {
+    let (path, errno) = ("*/reset".to_owned(), Errno::EIO);
+    H::Fault { fault: Fault::Write { path, nth: 1, times, errno } }
+}
+
+fn slices(world: &mut World) -> Vec<SliceRow> {
+    match world.order(Command::ListSlices).unwrap() {
+        Some(Ok(Answer::Slices { rows })) => {
+            rows.into_iter().filter(|row| row.parent.to_string() == CARD).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Slices that are not clean: which, its state and why.
+fn dirty(world: &mut World) -> Vec<(SliceId, String, String)> {
+    let rows = slices(world).into_iter();
+    rows.filter_map(|row| Some((row.slice, row.state, row.dirty?))).collect()
+}
+
+fn free(world: &mut World) -> u32 {
+    let name = "amd-74a1-vf8";
+    match world.order(Command::ListProfiles).unwrap() {
+        Some(Ok(Answer::Profiles { rows })) => {
+            rows.into_iter().find(|row| row.profile.as_str() == name).unwrap().free
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn uncordon(world: &mut World) {
+    world.order(Command::Uncordon { parent: CARD.parse().unwrap() }).unwrap();
+}
+
+fn again(world: &mut World) {
+    world.driver.restart().unwrap();
+    world.driver.drain().unwrap();
+}
+
+#[test]
+fn a_slice_is_reset_before_the_next_vm_gets_it() {
+    let mut world = world(REQUIRED, &[attach(0)]);
+    assert_eq!(dirty(&mut world), [], "what was there before was reset");
+    let all_free = free(&mut world);
+    all(&mut world, &run(0));
+    let vf = world.driver.used.keys().copied().collect::<Vec<_>>();
+    assert_eq!(vf.len(), 1);
+    all(&mut world, &stop(0));
+    assert!(world.driver.used.is_empty(), "it was reset");
+    assert_eq!((dirty(&mut world), free(&mut world)), (vec![], all_free));
+    world.finish().unwrap();
+}
+
+#[test]
+fn one_that_cannot_be_reset_is_held_back() {
+    let mut world = world(REQUIRED, &[attach(0)]);
+    let all_free = free(&mut world);
+    all(&mut world, &run(0));
+    all(&mut world, &[no_reset(u32::MAX)]);
+    all(&mut world, &stop(0));
+    let [(slice, state, why)] = &dirty(&mut world)[..] else { panic!("not one") };
+    assert_eq!(state, "dirty");
+    assert!(why.contains("/reset") && why.contains("EIO"), "{why}");
+    assert_eq!(free(&mut world), all_free - 1, "neither free nor owned");
+    assert!(world.driver.machine.runtime().assignments.is_empty());
+    // Not even its own VM gets it, and no other is sent there.
+    all(&mut world, &[H::Start { vm: 0 }, H::Next { vm: 0 }, H::Next { vm: 0 }]);
+    assert_eq!(world.refusals.keys().copied().collect::<Vec<_>>(), [Code::Dirty]);
+    all(&mut world, &[H::Plain { vm: 1, slice: *slice, managed: false }]);
+    all(&mut world, &[H::Start { vm: 1 }, H::Next { vm: 1 }, H::Next { vm: 1 }]);
+    assert_eq!(world.refusals[&Code::Dirty], 2);
+    all(&mut world, &[attach(2)]);
+    assert_ne!(world.guests[&2].domain.devices[0].source.slice(), *slice);
+    // A restart tries again, in vain, and forgets nothing.
+    again(&mut world);
+    assert_eq!(dirty(&mut world).len(), 1);
+    uncordon(&mut world);
+    assert_eq!(dirty(&mut world).len(), 1);
+    all(&mut world, &[H::ClearFaults]);
+    uncordon(&mut world);
+    assert_eq!((dirty(&mut world), free(&mut world)), (vec![], all_free));
+    all(&mut world, &run(0));
+    assert!(runs(&world, 0));
+    all(&mut world, &stop(0));
+    world.finish().unwrap();
+}
+
+#[test]
+fn made_anew_or_after_a_reboot_it_is_clean() {
+    for how in [
+        vec![
+            H::Unplug { address: CARD.parse().unwrap() },
+            H::Plug { address: CARD.parse().unwrap() },
+        ],
+        vec![H::Reboot],
+    ] {
+        let mut world = world(REQUIRED, &[attach(0)]);
+        all(&mut world, &run(0));
+        all(&mut world, &[no_reset(1)]);
+        all(&mut world, &stop(0));
+        assert_eq!(dirty(&mut world).len(), 1);
+        all(&mut world, &how);
+        all(&mut world, &[H::Advance { ms: 61_000 }]);
+        assert_eq!(dirty(&mut world), []);
+        assert!(!slices(&mut world).is_empty());
+    }
+}
+
+#[test]
+fn without_being_asked_it_is_shown_and_given_again() {
+    let mut world = world(USUAL, &[attach(0)]);
+    all(&mut world, &run(0));
+    all(&mut world, &stop(0));
+    assert_eq!(world.driver.used.len(), 1, "nothing is reset by us");
+    let vf = *world.driver.used.keys().next().unwrap();
+    let line = format!("vfio-pci {vf}: not ready 65535ms after FLR; giving up");
+    world.driver.config = format!("on-error = \"warn\"\n{USUAL}");
+    all(&mut world, &[H::Apply, H::Say { line: line.clone() }]);
+    let [(slice, state, why)] = &dirty(&mut world)[..] else { panic!("not one") };
+    assert_eq!((*slice, state.as_str()), (SliceId::Vf(vf), "free"));
+    assert!(why.ends_with(&line), "{why}");
+    all(&mut world, &run(0));
+    assert!(runs(&world, 0));
+    all(&mut world, &stop(0));
+    // From the moment it is asked for, it is proven.
+    REQUIRED.clone_into(&mut world.driver.config);
+    all(&mut world, &[H::Apply]);
+    assert_eq!(dirty(&mut world), []);
+    assert!(world.driver.used.is_empty());
+}
+
+#[test]
+fn whoever_had_a_slice_without_a_claim_leaves_it_dirty_too() {
+    let mut world = world(REQUIRED, &[]);
+    let slice = slices(&mut world)[0].slice;
+    all(&mut world, &[H::Plain { vm: 1, slice, managed: true }]);
+    all(&mut world, &run(1));
+    assert!(runs(&world, 1));
+    all(&mut world, &[no_reset(1)]);
+    all(&mut world, &stop(1));
+    assert_eq!(dirty(&mut world).len(), 1);
+    uncordon(&mut world);
+    assert_eq!(dirty(&mut world), []);
+}
+
+#[test]
+fn a_lost_record_leaves_nothing_to_be_believed() {
+    let mut world = world(REQUIRED, &[attach(0)]);
+    all(&mut world, &run(0));
+    all(&mut world, &[no_reset(1)]);
+    all(&mut world, &stop(0));
+    assert_eq!(dirty(&mut world).len(), 1);
+    all(&mut world, &[H::LoseRecord { claims: false }]);
+    assert!(world.driver.used.is_empty(), "all were reset");
+    assert_eq!(dirty(&mut world), []);
+}
