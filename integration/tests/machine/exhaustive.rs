@@ -12,7 +12,7 @@ use gpuslice_sim::Fault;
 
 /// Writes a plan can make, and what the kernel answers to them: drivers/pci/iov.c and what `pci_enable_sriov`
 /// hands up, drivers/base/bus.c, drivers/vfio/mdev with its drivers' own.
-const WRITES: [(&str, &[Errno]); 7] = [
+const WRITES: [(&str, &[Errno]); 8] = [
     (
         "*/sriov_numvfs",
         &[
@@ -43,6 +43,8 @@ const WRITES: [(&str, &[Errno]); 7] = [
             Errno::EIO,
         ],
     ),
+    // drivers/pci/pci.c: ENOTTY when it did not come back, which is 25.
+    ("*/reset", &[Errno(25), Errno::EINVAL, Errno::EIO]),
     ("*/remove", &[Errno::EINVAL, Errno::ENODEV, Errno::EAGAIN, Errno::EIO]),
 ];
 
@@ -120,6 +122,19 @@ fn plans() -> Vec<Plan> {
         plan(
             "release a VF",
             vec![late(), attach("amd-74a1-vf8"), start(), next(), next()],
+            vec![stop(), next()],
+        ),
+        plan(
+            "release a VF that has to be clean",
+            vec![
+                late(),
+                edit(1),
+                Happening::Apply,
+                attach("amd-74a1-vf4"),
+                start(),
+                next(),
+                next(),
+            ],
             vec![stop(), next()],
         ),
         plan(
