@@ -44,6 +44,7 @@ pub fn slice_of(device: &HostDevice) -> SliceId {
 
 pub fn after_event(driver: &Driver) -> Result<(), Broken> {
     never_two_owners_of_one_slice(driver)?;
+    what_is_nobodys_is_clean_or_dirty(driver)?;
     sriov_numvfs_never_read(driver)
 }
 
@@ -83,6 +84,24 @@ fn never_two_owners_of_one_slice(driver: &Driver) -> Result<(), Broken> {
                     format!("{slice} is open in {pid} of {}, but {owner:?} has it", vm.domain);
                 return Err(Broken::new(rule, how));
             }
+        }
+    }
+    Ok(())
+}
+
+/// Where the layout asks for it, a VF that a VM had and nobody has now was reset, or is known to be dirty.
+fn what_is_nobodys_is_clean_or_dirty(driver: &Driver) -> Result<(), Broken> {
+    let (run, seen) = (driver.machine.runtime(), driver.machine.observation());
+    for (vf, domain) in &driver.used {
+        let slice = SliceId::Vf(*vf);
+        let required =
+            seen.vfs.get(vf).is_some_and(|v| run.accounted.contains(&ParentId::Pci(v.pf)));
+        let known = run.assignments.contains_key(&slice)
+            || run.foreign.contains_key(&slice)
+            || run.dirty.contains_key(&slice);
+        if required && !known && driver.kernel.holders(slice).is_empty() {
+            let how = format!("{slice} was {domain}'s, and is free without a reset");
+            return Err(Broken::new("what_is_nobodys_is_clean_or_dirty", how));
         }
     }
     Ok(())
