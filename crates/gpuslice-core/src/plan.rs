@@ -236,6 +236,12 @@ impl Step {
         matches!(self, Self::UnloadDriver { .. } | Self::LoadDriver { .. })
     }
 
+    /// Whether the process that performs it goes on when its daemon dies. Half done, some leave a device without its
+    /// driver; and a tool that has been started runs on, so somebody has to be there whom a next daemon can wait for.
+    pub fn outlives_daemon(&self) -> bool {
+        self.of_driver() || self.runs_tool()
+    }
+
     /// The step that takes this one back; `None` when there is nothing to take back.
     pub fn undo(&self) -> Option<Self> {
         match self {

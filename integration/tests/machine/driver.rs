@@ -327,7 +327,7 @@ impl Driver {
         let found = self.former.iter().position(|(_, file)| file.as_ref() == Some(&completed.file));
         let Some((step, _)) = found.map(|at| self.former.remove(at)) else { return Ok(()) };
         match completed.result {
-            Ok(()) if outlives(&step) => self.begin_former(step),
+            Ok(()) if step.outlives_daemon() => self.begin_former(step),
             _ => Ok(()),
         }
     }
@@ -500,7 +500,7 @@ impl Driver {
         self.observe = false;
         self.writers.clear();
         for Under { step, file, .. } in std::mem::take(&mut self.under) {
-            if outlives(&step) || file.is_some() && step.can_block() {
+            if step.outlives_daemon() || file.is_some() && step.can_block() {
                 self.former.push((step, file));
             }
         }
@@ -528,11 +528,6 @@ impl Driver {
     pub fn unanswered(&self, request: RequestId) -> bool {
         self.hooks.contains_key(&request)
     }
-}
-
-/// A process dies with its daemon, outside of the kernel, unless it runs a tool or loads a driver.
-fn outlives(step: &Step) -> bool {
-    step.of_driver() || matches!(step, Step::RunVfTool { .. })
 }
 
 fn wake(kernel: &Kernel, disk: &Disk, config: &str) -> (Machine, Vec<Effect>) {

@@ -3,6 +3,7 @@
 use crate::driver::Driver;
 use crate::vgpu::{attach, order, profile, start, stop, vf};
 use gpuslice_core::ids::{ParentId, SliceId};
+use gpuslice_core::plan::Step;
 use gpuslice_core::port::{HostRead, HostWrite, read_text};
 use gpuslice_core::refusal::Code;
 use gpuslice_core::request::{Answer, Command};
@@ -219,6 +220,30 @@ fn a_tool_that_tells_nothing_is_waited_for() {
     driver.kernel.clear_faults();
     driver.wake_up().unwrap();
     order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(instances(&mut driver), WANTED);
+}
+
+/// It runs on when the daemon that started it is killed, and a second one beside it would be refused, or make more.
+#[test]
+fn a_tool_whose_daemon_is_gone_is_waited_for() {
+    let mut driver = Driver::new(&a100(), "").unwrap();
+    driver.wake_up().unwrap();
+    (driver.config, driver.lazy) = (MIG.to_owned(), true);
+    driver.command(Command::Apply);
+    let mut tools = 0;
+    for _ in 0..100 {
+        driver.advance(1_000).unwrap();
+        if driver.under.iter().any(|under| matches!(under.step, Step::RunModeTool { .. })) {
+            tools += 1;
+            driver.restart().unwrap();
+            driver.advance(1_000).unwrap();
+            assert_eq!(driver.under.len(), 0, "nothing begins beside it");
+        }
+        driver.begin_lazy().unwrap();
+    }
+    assert!(tools > 1, "{tools}");
+    driver.lazy = false;
+    driver.advance(10_000).unwrap();
     assert_eq!(instances(&mut driver), WANTED);
 }
 

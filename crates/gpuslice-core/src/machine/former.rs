@@ -66,6 +66,8 @@ impl Machine {
                     let device = ParentId::Pci(*device);
                     !seen.has_parent(&device) || seen.mode(&device, *mode) == Some(value)
                 }
+                // Only its process tells when it has done all it does.
+                Step::RunModeTool { .. } => false,
                 _ => true,
             };
             let keep = working.contains(parent) || !done;

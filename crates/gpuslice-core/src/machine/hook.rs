@@ -256,23 +256,22 @@ impl Machine {
             self.persist(Stored::Runtime);
         }
         let owner = Owner::Domain(domain);
-        let (mended_in_xml, elsewhere) = match refusal.code {
+        let in_xml = matches!(
+            refusal.code,
             Code::ClaimCopied
-            | Code::NotInXml
-            | Code::Taken
-            | Code::Held
-            | Code::HostDriver
-            | Code::Absent => (true, true),
-            // Where a slice has no home there is nothing to write.
-            // The same of a device that is kept back.
-            Code::NoCapacity | Code::Quarantined => (false, true),
-            _ => (false, false),
-        };
-        let moved = elsewhere && self.move_homes(&owner);
+                | Code::NotInXml
+                | Code::Taken
+                | Code::Held
+                | Code::HostDriver
+                | Code::Absent
+        );
+        // Where a slice has no home, or its device is kept back, there is something to write only after a move.
+        let elsewhere = matches!(refusal.code, Code::NoCapacity | Code::Quarantined);
+        let moved = (in_xml || elsewhere) && self.move_homes(&owner);
         if moved {
             refusal = refusal.hint(format!("start {name} again: the agent gives it another VF"));
         }
-        if mended_in_xml || moved {
+        if in_xml || moved {
             self.look_again.insert(domain);
             self.note("agent-work", domain, "look at the domain again");
         }

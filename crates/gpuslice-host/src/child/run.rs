@@ -5,7 +5,6 @@ use crate::SysHost;
 use crate::sys;
 use gpuslice_core::errno::Errno;
 use gpuslice_core::execute::perform;
-use gpuslice_core::plan::Step;
 use rustix::fd::AsRawFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
@@ -30,7 +29,7 @@ fn obey() -> Option<()> {
     std::io::stdin().read_to_end(&mut text).ok()?;
     let order: Order = serde_json::from_slice(&text).ok()?;
     die_with(order.daemon)?;
-    if goes_on(&order.step) {
+    if order.step.outlives_daemon() {
         set_parent_process_death_signal(None).ok()?;
     }
     let mut host = SysHost::new(order.root).ok()?;
@@ -45,11 +44,6 @@ fn die_with(daemon: u32) -> Option<()> {
     set_parent_process_death_signal(Some(Signal::KILL)).ok()?;
     let parent = getppid()?.as_raw_nonzero().get();
     (u32::try_from(parent) == Ok(daemon)).then_some(())
-}
-
-/// Half done, these leave a device without its driver.
-fn goes_on(step: &Step) -> bool {
-    step.of_driver() || matches!(step, Step::RunVfTool { .. })
 }
 
 /// Everything of the parent's is close-on-exec; this is for what a library of a later day forgets.
