@@ -443,3 +443,22 @@ fn a_gpu_without_driver_is_not_judged_by_what_gim_can() {
     assert_eq!(refusal.code, Code::BadConfig, "{refusal}");
     assert!(order(&mut driver, Command::WaitSettled { timeout_ms: 1000 }).is_err());
 }
+
+/// What the driver prints before its text is not known for certain, so a line may name none of several GPUs.
+#[test]
+fn a_line_of_the_kernels_log_that_names_no_gpu_is_told_all_the_same() {
+    let mut driver = Driver::new(&hive(), LAYOUT).unwrap();
+    driver.advance(200_000).unwrap();
+    for _ in 0..2 {
+        driver.kernel.say("gim: FLR failed on vf : 3!");
+        driver.wake_up().unwrap();
+        driver.advance(1_000).unwrap();
+    }
+    let warnings = match order(&mut driver, Command::Status).unwrap() {
+        Answer::Status(status) => status.warnings,
+        other => panic!("{other:?}"),
+    };
+    let told = warnings.iter().filter(|w| w.contains("under gim") && w.contains("vf : 3"));
+    assert_eq!(told.count(), 1, "{warnings:?}");
+    assert_eq!(driver.machine.durable().health.len(), 0);
+}

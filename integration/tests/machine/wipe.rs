@@ -5,6 +5,7 @@ use crate::happening::Happening as H;
 use crate::world::World;
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::SliceId;
+use gpuslice_core::port::HostWrite as _;
 use gpuslice_core::refusal::Code;
 use gpuslice_core::request::{Answer, Command, SliceRow};
 use gpuslice_sim::Fault;
@@ -106,6 +107,28 @@ fn one_that_cannot_be_reset_is_held_back() {
     all(&mut world, &run(0));
     assert!(runs(&world, 0));
     all(&mut world, &stop(0));
+    world.finish().unwrap();
+}
+
+#[test]
+fn a_reset_that_clears_nothing_proves_nothing() {
+    let mut world = world(REQUIRED, &[attach(0)]);
+    let vfs = crate::invariants::vfs_of(&world.driver.kernel, CARD.parse().unwrap());
+    let method = |world: &mut World, name: &str| {
+        for vf in &vfs {
+            let file = format!("/sys/bus/pci/devices/{vf}/reset_method");
+            world.driver.kernel.write(&file, name.as_bytes()).unwrap();
+        }
+    };
+    method(&mut world, "bus");
+    all(&mut world, &run(0));
+    all(&mut world, &stop(0));
+    let [(_, state, why)] = &dirty(&mut world)[..] else { panic!("not one") };
+    assert_eq!(state, "dirty");
+    assert!(why.contains("reset_method bus"), "{why}");
+    method(&mut world, "default");
+    uncordon(&mut world);
+    assert_eq!(dirty(&mut world), []);
     world.finish().unwrap();
 }
 

@@ -86,6 +86,20 @@ pub(super) fn reset(
         other => other?,
     };
     require_unheld(host, &function.to_string(), holders::nodes_of_group(host, function))?;
+    // A change of power state, or a reset of the bus that a VF has no part in, leaves memory as it is. Before Linux
+    // 5.15 the method is not told; a VF has FLR always (PCIe 9.2.2.2), and it comes first.
+    let path = format!("{}/reset_method", dir(function));
+    let methods = match read_text(host, &path) {
+        Err(Errno::ENOENT) => String::new(),
+        methods => methods.map_err(failed(format!("read {path}")))?,
+    };
+    let first = methods.split_whitespace().next();
+    if let Some(method @ ("pm" | "bus" | "cxl_bus")) = first {
+        return Err(StepError::Unchanged {
+            object: function.to_string(),
+            state: format!("is reset by its reset_method {method}, which clears nothing"),
+        });
+    }
     match write(host, &format!("{}/reset", dir(function)), "1") {
         Ok(Written::Blocked) => Ok(Performed::Blocked),
         Ok(Written::Done) => Ok(Performed::Changed),

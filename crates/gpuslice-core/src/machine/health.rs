@@ -35,9 +35,32 @@ impl Machine {
         for said in std::mem::take(&mut self.unplaced) {
             match self.parent_of_line(&said) {
                 Some(parent) => self.is_unwell(parent, &said),
+                None if said.trouble.function.is_none() && self.of_mechanism(&said).count() > 1 => {
+                    self.of_nobody(&said);
+                }
                 None => self.unplaced.push_back(said),
             }
         }
+    }
+
+    /// One of several devices is unwell, and the line does not say which.
+    fn of_nobody(&mut self, said: &Said) {
+        let of = said.mechanism;
+        let text =
+            format!("the kernel's log says of a GPU under {of}, not of which: {}", said.line.text);
+        if self.warnings.contains(&text) {
+            return;
+        }
+        self.push(Effect::Log { warning: true, text: text.clone() });
+        if self.warnings.len() < MOST_UNPLACED {
+            self.warnings.push(text);
+        }
+    }
+
+    fn of_mechanism(&self, said: &Said) -> impl Iterator<Item = ParentId> {
+        let same =
+            |parent: &ParentId| self.mechanism(parent).is_some_and(|m| m.name() == said.mechanism);
+        self.seen.parents().filter(same)
     }
 
     /// The PF that a line is about: that of the function it names, or the only one there is of its mechanism.
@@ -47,9 +70,7 @@ impl Machine {
             let parent = self.seen.pf_of(&named).unwrap_or(named);
             return self.seen.has_parent(&parent).then_some(parent);
         }
-        let of_mechanism =
-            |parent: &ParentId| self.mechanism(parent).is_some_and(|m| m.name() == said.mechanism);
-        let mut parents = self.seen.parents().filter(of_mechanism);
+        let mut parents = self.of_mechanism(said);
         parents.next().filter(|_| parents.next().is_none())
     }
 
