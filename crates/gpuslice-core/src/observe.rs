@@ -48,8 +48,6 @@ impl Observer {
         for mechanism in &self.mechanisms {
             mechanism.observe(host, &mut self.answers, &mut seen);
         }
-        // An mdev parent is known by its bus.
-        seen.whole.retain(|address, _| !seen.functions.contains_key(address));
         for function in seen.functions.values_mut().chain(seen.whole.values_mut()) {
             let (vendor, device) = (function.vendor, function.device);
             function.model = self.mechanisms.iter().find_map(|m| m.model(vendor, device));

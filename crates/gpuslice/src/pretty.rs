@@ -64,8 +64,8 @@ struct Page<'o> {
 impl Page<'_> {
     fn new_line(&mut self, depth: usize) -> io::Result<()> {
         const INDENT: &[u8] = b"                ";
-        // A terminal's buffer keeps what stands behind the last line feed: here nothing does.
         self.text.push(b'\n');
+        // Standard output keeps what stands behind the last line feed for another write: here nothing does.
         if self.text.len() > AT_ONCE - INDENT.len() {
             self.to.write_all(&self.text)?;
             self.text.clear();

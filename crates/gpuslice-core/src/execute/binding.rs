@@ -8,7 +8,7 @@ use crate::holders;
 use crate::ids::PciAddress;
 use crate::port::{HostRead, HostWrite, Written, link_name, read_text};
 
-fn dir(function: PciAddress) -> String {
+pub(super) fn dir(function: PciAddress) -> String {
     format!("/sys/bus/pci/devices/{function}")
 }
 

@@ -7,7 +7,7 @@ use crate::holders;
 use crate::ids::{MdevTypeId, MdevUuid, ParentId};
 use crate::port::{HostRead, HostWrite, Written, read_text};
 
-fn dir(uuid: MdevUuid) -> String {
+pub(super) fn dir(uuid: MdevUuid) -> String {
     format!("/sys/bus/mdev/devices/{uuid}")
 }
 

@@ -1,19 +1,18 @@
 //! Parameters of a slice: an attribute of its driver, read when a VM opens the slice. Clearing is a blank, of all at
 //! once; a device without the attribute has none to clear.
 
-use super::{Performed, StepError, failed, require_unheld, write};
+use super::{Performed, StepError, binding, failed, mdev, require_unheld, write};
 use crate::errno::Errno;
 use crate::holders;
 use crate::ids::SliceId;
 use crate::port::{HostRead, HostWrite, Written, read_text};
 
 fn path(slice: SliceId, attribute: &str) -> String {
-    match slice {
-        SliceId::Mdev(uuid) => format!("/sys/bus/mdev/devices/{uuid}/{attribute}"),
-        SliceId::Vf(address) | SliceId::Function(address) => {
-            format!("/sys/bus/pci/devices/{address}/{attribute}")
-        }
-    }
+    let dir = match slice {
+        SliceId::Mdev(uuid) => mdev::dir(uuid),
+        SliceId::Vf(address) | SliceId::Function(address) => binding::dir(address),
+    };
+    format!("{dir}/{attribute}")
 }
 
 pub(super) fn set(

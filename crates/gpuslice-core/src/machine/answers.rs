@@ -190,10 +190,11 @@ impl Machine {
             *used.entry(&assignment.profile).or_default() += 1;
         }
         let mut rows: BTreeMap<ProfileName, ProfileRow> = BTreeMap::new();
+        let held_back = self.held_back();
         for offer in self.offers() {
             let usable = !self.durable.quarantines.contains_key(&offer.parent)
                 && !self.durable.cordons.contains_key(&offer.parent);
-            let free = if usable { self.free_of(&offer) } else { 0 };
+            let free = if usable { self.free_of(&offer, &held_back) } else { 0 };
             let row = rows.entry(offer.profile.clone()).or_insert_with(|| ProfileRow {
                 profile: offer.profile.clone(),
                 mechanism: offer.mechanism.to_owned(),
@@ -216,8 +217,7 @@ impl Machine {
         rows.into_values().collect()
     }
 
-    fn free_of(&self, offer: &Offer) -> u32 {
-        let held_back = self.held_back();
+    fn free_of(&self, offer: &Offer, held_back: &BTreeMap<SliceId, Refusal>) -> u32 {
         match &offer.form {
             Form::Mdevs { available, .. } => *available,
             Form::TypedVfs { left, .. } => *left,

@@ -76,8 +76,9 @@ impl Machine {
         }
         let (mut best, mut lacking) = (None, Vec::new());
         for fabric in fabrics {
-            let inside =
-                |a: &PciAddress| self.device_of_vf(*a).is_some_and(|d| fabric.parents.contains(&d));
+            let inside = |a: &PciAddress| {
+                self.seen.pf_of(&ParentId::Pci(*a)).is_some_and(|d| fabric.parents.contains(&d))
+            };
             let kept: Vec<PciAddress> = kept.iter().copied().filter(inside).collect();
             let moved = count.saturating_sub(kept.len());
             match self.homes_in(&view, sought, Some(&fabric), kept) {
@@ -118,7 +119,7 @@ impl Machine {
         let mut any_crowded = false;
         while homes.len() < count {
             // The first says where the others had better be.
-            let near = homes.first().and_then(|home| self.device_of_vf(*home));
+            let near = homes.first().and_then(|home| self.seen.pf_of(&ParentId::Pci(*home)));
             let near = near.filter(|_| sought.request.prefer_numa);
             let numa = near.and_then(|device| self.seen.numa_node(&device));
             let wanted = Wanted { profile: sought.profile, key: Some(sought.key), numa, fabric };
@@ -132,10 +133,6 @@ impl Machine {
             }
         }
         Ok((any_crowded, homes))
-    }
-
-    fn device_of_vf(&self, address: PciAddress) -> Option<ParentId> {
-        self.seen.vfs.get(&address).map(|vf| ParentId::Pci(vf.pf))
     }
 
     /// Reserves all slices of one claim. After an error what was reserved before has to be put back.
@@ -171,7 +168,12 @@ impl Machine {
     /// The fabrics that have the VF which the XML names, or all that a claim has already.
     fn fabrics_left(&self, first: &Want) -> Vec<Fabric> {
         if let HostDeviceSource::Pci(address) = first.source {
-            return self.device_of_vf(address).map(|d| self.fabric_of(d)).into_iter().collect();
+            return self
+                .seen
+                .pf_of(&ParentId::Pci(address))
+                .map(|d| self.fabric_of(d))
+                .into_iter()
+                .collect();
         }
         let own = self.run.assignments.values().filter(|a| a.claim == first.key);
         let there: BTreeSet<ParentId> = own.map(|a| self.seen.device_of(&a.parent)).collect();
@@ -212,7 +214,8 @@ impl Machine {
     fn what_lacks(&self, homes: &[PciAddress], refused: Refused) -> String {
         const MOST: usize = 3;
         let Refused::Candidates(candidates) = refused else { return String::new() };
-        let used: Vec<ParentId> = homes.iter().filter_map(|a| self.device_of_vf(*a)).collect();
+        let used: Vec<ParentId> =
+            homes.iter().filter_map(|a| self.seen.pf_of(&ParentId::Pci(*a))).collect();
         let mut shown = candidates;
         shown.retain(|(parent, _)| !used.contains(parent));
         if shown.is_empty() {

@@ -90,15 +90,11 @@ impl Machine {
         self.note("parent", &parent, format!("{word}: {line}"));
         let text = format!("{parent} has {word}, as the kernel's log says: {line}");
         self.push(Effect::Log { warning: true, text });
-        if cordons {
-            let why = self.durable.cordons.entry(parent.clone());
-            why.or_insert_with(|| format!("the kernel's log: {line}"));
-        }
-        self.durable.health.insert(parent, health);
+        self.keep_health(BTreeMap::from([(parent, health)]));
         self.persist(Stored::Durable);
     }
 
-    /// What was found stays known, also when the record of it failed.
+    /// What was found stays known, also when the record of it failed, and cordons as it did when it was found.
     pub(super) fn keep_health(&mut self, health: BTreeMap<ParentId, Health>) {
         for (parent, health) in health {
             if health.cordons {

@@ -5,7 +5,6 @@
 
 use super::{Effect, Machine, Stored, Timer};
 use crate::ids::{ParentId, PciAddress, SliceId};
-use crate::observation::Observation;
 use crate::plan::Step;
 
 impl Machine {
@@ -74,7 +73,13 @@ impl Machine {
 
     /// VFs of a parent that are kept back.
     pub(super) fn unusable(&self, parent: &ParentId) -> Vec<PciAddress> {
-        unusable(&self.seen, parent)
+        let function = parent.pci().and_then(|address| self.seen.functions.get(&address));
+        let vfs = function.and_then(|f| f.sriov.as_ref()).map(|sriov| &sriov.vfs);
+        let broken = |address: &&PciAddress| {
+            let choice = self.seen.vfs.get(address).and_then(|vf| vf.choice.as_ref());
+            choice.is_some_and(|choice| choice.broken)
+        };
+        vfs.into_iter().flat_map(|vfs| vfs.values()).filter(broken).copied().collect()
     }
 
     /// Whether a parent's VFs are to be made anew now. It is tried once each time its use has ended.
@@ -97,14 +102,4 @@ impl Machine {
             && self.in_the_way(parent).is_empty()
             && !self.held.keys().any(held)
     }
-}
-
-fn unusable(seen: &Observation, parent: &ParentId) -> Vec<PciAddress> {
-    let function = parent.pci().and_then(|address| seen.functions.get(&address));
-    let vfs = function.and_then(|f| f.sriov.as_ref()).map(|sriov| &sriov.vfs);
-    let broken = |address: &&PciAddress| {
-        let choice = seen.vfs.get(address).and_then(|vf| vf.choice.as_ref());
-        choice.is_some_and(|choice| choice.broken)
-    };
-    vfs.into_iter().flat_map(|vfs| vfs.values()).filter(broken).copied().collect()
 }
