@@ -65,14 +65,28 @@ fn gpus_that_cannot_be_sliced() {
 }
 
 #[test]
-fn hosts_that_are_written_down() {
+fn reasons() {
+    session("explain", "sriov-8");
+}
+
+/// A session in which there is nobody to be asked.
+fn alone(name: &str) {
     let bin = programs(&["gpuslice"]);
-    // Nobody is to be asked.
     trycmd::TestCases::new()
         .register_bin("gpuslice", bin.join("gpuslice"))
         .env("GPUSLICE_SOCKET", "/nonexistent")
         .env("GPUSLICE_BUS_ADDRESS", "unix:path=/nonexistent")
-        .case(root().join("integration/cases/host-files.trycmd"));
+        .case(root().join(format!("integration/cases/{name}.trycmd")));
+}
+
+#[test]
+fn hosts_that_are_written_down() {
+    alone("host-files");
+}
+
+#[test]
+fn codes_without_a_daemon() {
+    alone("explain-codes");
 }
 
 #[test]

@@ -331,7 +331,7 @@ fn typed_vf(
 ) -> Result<(), Refusal> {
     if managed {
         let message = format!("managed='yes' would take VF {address} from its driver");
-        let refusal = Refusal::new(Code::Unsupported, message);
+        let refusal = Refusal::new(Code::Managed, message);
         return Err(refusal.hint("virsh edit the domain: managed='no' in this hostdev"));
     }
     if choice.broken {

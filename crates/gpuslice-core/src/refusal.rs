@@ -1,8 +1,14 @@
 //! Refusals: why something was not done, with a stable code a program can branch on, a sentence for a person,
 //! and the next command.
 
+mod page;
+
+pub use page::{Page, SECTIONS};
+
+use crate::ids::ParseIdError;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::str::FromStr;
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $variant:ident = $text:literal;)*) => {
@@ -18,6 +24,11 @@ macro_rules! codes {
             /// The word.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }
+            }
+
+            /// Its page in `pages/`, as it is written there.
+            fn page_text(self) -> &'static str {
+                match self { $(Self::$variant => include_str!(concat!("refusal/pages/", $text, ".md")),)* }
             }
         }
     };
@@ -80,6 +91,22 @@ codes! {
     Unsliceable = "unsliceable";
     /// Not supported by this mechanism or version.
     Unsupported = "unsupported";
+}
+
+impl Code {
+    /// What a person reads who met it.
+    pub fn page(self) -> Page {
+        Page::of(self.page_text())
+    }
+}
+
+impl FromStr for Code {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let named = Self::ALL.iter().copied().find(|code| code.as_str() == text);
+        named.ok_or_else(|| ParseIdError::new("code", text, "gpuslice has no such code"))
+    }
 }
 
 impl fmt::Display for Code {

@@ -147,6 +147,21 @@ Examples:
         /// Address or name, as `gpuslice gpus` prints
         parent: ParentId,
     },
+    /// Say what a code means, or why a VM, a slice or a GPU is as it is
+    #[command(after_help = "\
+A code is what a refusal begins with; without an argument all are listed. Codes need no daemon.
+
+Examples:
+  gpuslice explain
+  gpuslice explain no-capacity
+  gpuslice explain win11
+  gpuslice explain win11/gpu0
+  gpuslice explain vf:0000:41:00.4
+  gpuslice explain 0000:41:00.0 --json")]
+    Explain {
+        /// A code, a domain, a claim as DOMAIN/NAME, a slice or a GPU, as the lists print them
+        what: Option<String>,
+    },
     /// Print what changes, as it happens
     #[command(after_help = "Examples:\n  gpuslice events\n  gpuslice events --json")]
     Events,

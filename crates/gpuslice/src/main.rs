@@ -4,6 +4,7 @@
 
 mod args;
 mod claims;
+mod explain;
 mod failure;
 mod output;
 mod pretty;

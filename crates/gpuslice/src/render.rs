@@ -1,10 +1,12 @@
 //! Rows to text. Everything here is a function of its arguments.
 
 mod changes;
+mod explained;
 mod lists;
 mod status;
 
 pub use changes::{plan, xml};
+pub use explained::{explained, page, pages};
 pub use lists::{claims, parents, profiles, slices, types};
 pub use status::{Empty, status};
 

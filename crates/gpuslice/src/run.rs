@@ -2,6 +2,7 @@
 
 mod attach;
 mod events;
+mod explain;
 mod lists;
 mod orders;
 mod pages;
@@ -17,6 +18,11 @@ use gpuslice_core::request::{self, Answer};
 /// Runs a command to its end.
 pub fn run(command: Command, output: &Output) -> Result<(), Failure> {
     // These ask nobody.
+    if let Command::Explain { what } = &command
+        && let Some(done) = explain::page(what.as_deref(), output)
+    {
+        return done;
+    }
     match command {
         Command::Completions { shell } => return pages::completions(shell, output),
         Command::Man { dir } => return pages::man(dir.as_deref(), output),
@@ -50,6 +56,7 @@ fn only_reads(command: &Command) -> bool {
             | Command::Profiles { .. }
             | Command::Slices
             | Command::Claims
+            | Command::Explain { .. }
     )
 }
 
@@ -79,9 +86,12 @@ async fn ask(command: Command, daemon: &Daemon, output: &Output) -> Result<(), F
         Command::Uncordon { parent } => {
             orders::done(daemon.call(request::Command::Uncordon { parent }).await?, output)
         }
+        Command::Explain { what: Some(what) } => explain::object(daemon, &what, output).await,
         Command::Events => events::events(daemon, output).await,
         // Served before a daemon is asked for.
-        Command::Completions { .. } | Command::Man { .. } => Ok(()),
+        Command::Completions { .. } | Command::Man { .. } | Command::Explain { what: None } => {
+            Ok(())
+        }
     }
 }
 

@@ -1,0 +1,138 @@
+//! Why an object is as it is, and what to do: decided from the rows that the lists print, so that it can say nothing
+//! else than they do. No row is asked for here.
+
+mod claim;
+mod parent;
+mod slice;
+
+use crate::claims;
+use gpuslice_core::ids::{Owner, PciAddress, SliceId};
+use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::request::{ClaimRow, ParentRow, ProfileRow, SliceRow, StatusRow};
+use serde::Serialize;
+
+/// Everything there is to know.
+#[derive(Debug)]
+pub struct Rows {
+    /// Of the daemon.
+    pub status: StatusRow,
+    /// `gpuslice gpus`.
+    pub parents: Vec<ParentRow>,
+    /// `gpuslice profiles`.
+    pub profiles: Vec<ProfileRow>,
+    /// `gpuslice slices`.
+    pub slices: Vec<SliceRow>,
+    /// `gpuslice claims`.
+    pub claims: Vec<ClaimRow>,
+}
+
+/// An object, explained.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Explained {
+    /// `parent`, `slice`, `claim`.
+    pub kind: &'static str,
+    /// Its name as the lists print it.
+    pub id: String,
+    /// Its state as the lists print it.
+    pub state: String,
+    /// What it is or has, in a few words.
+    pub about: String,
+    /// What stands in its way; empty when nothing does.
+    pub reasons: Vec<Reason>,
+}
+
+/// One thing that stands in the way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reason {
+    /// The code it is refused with, where it is.
+    pub code: Option<Code>,
+    /// A sentence.
+    pub text: String,
+    /// A command or an edit that mends it.
+    pub next: String,
+}
+
+impl Reason {
+    fn new(code: Code, text: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { code: Some(code), text: text.into(), next: next.into() }
+    }
+
+    fn plain(text: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { code: None, text: text.into(), next: next.into() }
+    }
+}
+
+/// Explains what a person named: a domain, a claim, a slice or a GPU, by what the lists print for it.
+///
+/// # Errors
+/// `unknown` when it is none of them.
+pub fn object(rows: &Rows, name: &str) -> Result<Vec<Explained>, Refusal> {
+    let of_claims: Vec<Explained> =
+        rows.claims.iter().filter(|row| meant(row, name)).map(|row| claim::of(rows, row)).collect();
+    if !of_claims.is_empty() {
+        return Ok(of_claims);
+    }
+    if let Some(row) = rows.slices.iter().find(|row| names_slice(row, name)) {
+        return Ok(vec![slice::of(rows, row)]);
+    }
+    if let Some(row) = rows.parents.iter().find(|row| row.parent.to_string() == address(name)) {
+        return Ok(vec![parent::of(rows, row)]);
+    }
+    // A VM that has slices and never asked for one.
+    let held = rows.slices.iter().filter(|row| row.holder.as_deref() == Some(name));
+    let held: Vec<Explained> = held.map(|row| slice::of(rows, row)).collect();
+    if held.is_empty() { Err(nothing(name)) } else { Ok(held) }
+}
+
+fn meant(row: &ClaimRow, name: &str) -> bool {
+    let owner = row.claim.owner.to_string();
+    [owner, row.claim.to_string(), row.owner_name.clone(), claims::shown(row)]
+        .iter()
+        .any(|shown| !shown.is_empty() && shown == name)
+}
+
+fn names_slice(row: &SliceRow, name: &str) -> bool {
+    let shown = row.slice.to_string();
+    let bare = shown.split_once(':').map_or("", |(_, bare)| bare);
+    shown == name || bare == address(name)
+}
+
+/// An address as people shorten it, in full: `41:00.0` is `0000:41:00.0`.
+fn address(name: &str) -> String {
+    let full = [name.to_owned(), format!("0000:{name}")];
+    let parsed = full.iter().find_map(|text| text.parse::<PciAddress>().ok());
+    parsed.map_or_else(|| name.to_owned(), |address| address.to_string())
+}
+
+fn nothing(name: &str) -> Refusal {
+    let message = format!("{name} is no code, and no claim, slice or GPU has that name");
+    Refusal::new(Code::Unknown, message).hint(format!(
+        "a VM without a claim: gpuslice attach {name} PROFILE; a code: gpuslice explain lists them"
+    ))
+}
+
+/// How a claim's owner gives its slice back.
+fn end(row: &ClaimRow) -> String {
+    match &row.claim.owner {
+        Owner::Domain(_) => format!("virsh shutdown {}", named(row)),
+        _ => format!("gpuslice release {}", row.claim),
+    }
+}
+
+/// The owner as `virsh` and people know it.
+fn named(row: &ClaimRow) -> String {
+    if row.owner_name.is_empty() { row.claim.owner.to_string() } else { row.owner_name.clone() }
+}
+
+/// The claim a slice is bound to.
+fn holder<'a>(rows: &'a Rows, row: &SliceRow) -> Option<&'a ClaimRow> {
+    rows.claims.iter().find(|claim| Some(&claim.claim) == row.claim.as_ref())
+}
+
+/// The row of a slice.
+fn row_of(rows: &Rows, slice: SliceId) -> Option<&SliceRow> {
+    rows.slices.iter().find(|row| row.slice == slice)
+}
+
+#[cfg(test)]
+mod tests;

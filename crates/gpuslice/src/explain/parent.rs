@@ -1,0 +1,124 @@
+//! A GPU: why it gets no new VMs, or not the ones it should.
+
+use super::{Explained, Reason, Rows, named};
+use gpuslice_core::refusal::Code;
+use gpuslice_core::request::ParentRow;
+
+pub(super) fn of(rows: &Rows, row: &ParentRow) -> Explained {
+    let mut reasons: Vec<Reason> = state(rows, row).into_iter().collect();
+    if let Some(line) = row.health_reason.as_ref().filter(|_| row.health != "ok") {
+        let next = format!("gpuslice uncordon {}, once it is well", row.parent);
+        reasons.push(Reason::plain(
+            format!("the kernel's log says it is {}: {line}", row.health),
+            next,
+        ));
+    }
+    if row.dirty > 0 {
+        let text = format!("something of a VM may be left in {} of its slices", row.dirty);
+        reasons.push(Reason::new(Code::Dirty, text, format!("gpuslice uncordon {}", row.parent)));
+    }
+    Explained {
+        kind: "parent",
+        id: row.parent.to_string(),
+        state: row.state.clone(),
+        about: about(rows, row),
+        reasons,
+    }
+}
+
+/// What it is, and who has its slices.
+fn about(rows: &Rows, row: &ParentRow) -> String {
+    let what = row.model.clone().unwrap_or_else(|| row.pci_id.clone());
+    let layout = row.layout.as_deref().unwrap_or("no layout");
+    let on = row.driver.as_ref().map_or_else(String::new, |driver| format!(" on {driver}"));
+    let what = if what.is_empty() { String::new() } else { format!("{what}{on}, ") };
+    let mut owners: Vec<String> = rows
+        .slices
+        .iter()
+        .filter(|slice| slice.parent == row.parent)
+        .filter_map(|slice| super::holder(rows, slice).map(named).or_else(|| slice.holder.clone()))
+        .collect();
+    owners.sort();
+    owners.dedup();
+    let used = if owners.is_empty() {
+        "used by nobody".to_owned()
+    } else {
+        format!("used by {}", owners.join(", "))
+    };
+    format!("{what}{layout}, {used}")
+}
+
+/// What its state means and what ends it; nothing where it is as it should be.
+pub(super) fn state(rows: &Rows, row: &ParentRow) -> Option<Reason> {
+    let parent = &row.parent;
+    let because = row.reason.clone().unwrap_or_default();
+    let with = |text: &str| {
+        if because.is_empty() { text.to_owned() } else { format!("{text}: {because}") }
+    };
+    let reason = match row.state.as_str() {
+        "quarantined" => Reason::new(
+            Code::Quarantined,
+            with("it is not touched because of a fault"),
+            format!("mend what it names, then gpuslice uncordon {parent}"),
+        ),
+        "cordoned" => Reason::new(
+            Code::Cordoned,
+            with("it gets no new VMs, as somebody said so"),
+            format!("gpuslice uncordon {parent}"),
+        ),
+        "reshaping" => Reason::new(
+            Code::Reshaping,
+            with("it is being changed as a whole"),
+            "gpuslice wait --settled",
+        ),
+        "waiting" if row.driver.is_none() => Reason::new(
+            Code::NotSettled,
+            with("it is not yet as its layout says"),
+            "load the driver that makes its slices; lspci -nnk shows each GPU and its driver",
+        ),
+        "waiting" => Reason::new(
+            Code::NotSettled,
+            with("it is not yet as its layout says"),
+            "gpuslice wait --settled",
+        ),
+        "drift" => Reason::plain(with("it is not as its layout says"), "gpuslice apply"),
+        "absent" => Reason::new(
+            Code::NotSettled,
+            with("it has a layout and is not on the host"),
+            "put it back; or take its layout out of the configuration, then gpuslice apply",
+        ),
+        "no-layout" => Reason::new(
+            Code::Foreign,
+            "it has no layout, so gpuslice does not touch it",
+            format!(
+                "add [[gpu]] match = {{ address = \"{parent}\" }}, layout = {{ vfs = \"all\" }} to /etc/gpuslice/gpuslice.toml, then gpuslice apply"
+            ),
+        ),
+        "unsliceable" => Reason::new(Code::Unsliceable, because, "use it as a whole, as said"),
+        // Some of its VFs are kept back.
+        _ if !because.is_empty() => {
+            let users: Vec<String> = rows
+                .claims
+                .iter()
+                .filter(|claim| uses(rows, claim, parent))
+                .map(super::end)
+                .collect();
+            let next =
+                if users.is_empty() { "gpuslice apply".to_owned() } else { users.join("; ") };
+            Reason::new(Code::Quarantined, because, next)
+        }
+        _ => return None,
+    };
+    Some(reason)
+}
+
+fn uses(
+    rows: &Rows,
+    claim: &gpuslice_core::request::ClaimRow,
+    parent: &gpuslice_core::ids::ParentId,
+) -> bool {
+    let on = |slice: &gpuslice_core::ids::SliceId| {
+        super::row_of(rows, *slice).is_some_and(|row| row.parent == *parent)
+    };
+    claim.slices.iter().any(on)
+}

@@ -1,0 +1,188 @@
+use super::*;
+use serde_json::json;
+
+const PF: &str = "0000:41:00.0";
+const VF: &str = "0000:41:00.4";
+const WIN: &str = "8e2f2d4e-1b5f-4a4e-9f57-0d9c6f1c6a11/gpu0";
+
+fn of<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+fn parent(state: &str, reason: Option<&str>) -> ParentRow {
+    of(
+        json!({"parent": PF, "pci_id": "10de:2235", "driver": "nvidia", "mechanisms": [], "state": state,
+        "reason": reason, "assigned": 0}),
+    )
+}
+
+fn slice(state: &str) -> SliceRow {
+    of(
+        json!({"slice": format!("vf:{VF}"), "address": VF, "parent": PF, "mechanism": "sriov", "state": state}),
+    )
+}
+
+fn claim(id: &str, name: &str, state: &str) -> ClaimRow {
+    of(
+        json!({"claim": id, "owner_name": name, "profile": "p", "count": 1, "state": state, "slices": [],
+        "home": []}),
+    )
+}
+
+fn rows() -> Rows {
+    Rows {
+        status: of(json!({"version": "", "settled": true, "waiting_for": [], "writable": true,
+            "config_errors": [], "parents": 1, "slices": 1, "claims": 1, "attached": 0, "warnings": [],
+            "host": "/sys"})),
+        parents: vec![parent("ok", None)],
+        profiles: vec![of(
+            json!({"profile": "p", "mechanism": "sriov", "isolation": "shared", "free": 1,
+            "used": 0, "parents": [PF]}),
+        )],
+        slices: vec![slice("free")],
+        claims: vec![claim(WIN, "win11", "idle")],
+    }
+}
+
+/// The reasons for one object: code and next step.
+#[track_caller]
+fn reasons(rows: &Rows, name: &str) -> Vec<(Option<Code>, String)> {
+    let objects = object(rows, name).unwrap();
+    assert_eq!(objects.len(), 1, "{objects:?}");
+    objects[0].reasons.iter().map(|r| (r.code, r.next.clone())).collect()
+}
+
+#[test]
+fn what_is_as_it_should_be_has_no_reason() {
+    let rows = rows();
+    for (name, kind) in [
+        ("win11", "claim"),
+        ("win11/gpu0", "claim"),
+        (WIN, "claim"),
+        ("8e2f2d4e-1b5f-4a4e-9f57-0d9c6f1c6a11", "claim"),
+        ("vf:0000:41:00.4", "slice"),
+        (VF, "slice"),
+        ("41:00.4", "slice"),
+        (PF, "parent"),
+        ("41:00.0", "parent"),
+    ] {
+        let found = object(&rows, name).unwrap();
+        assert_eq!((found.len(), found[0].kind), (1, kind), "{name}");
+        assert_eq!(found[0].reasons, [], "{name}");
+    }
+    for name in ["", "mail", "0000:42:00.0", "gpu0"] {
+        assert_eq!(object(&rows, name).unwrap_err().code, Code::Unknown, "{name}");
+    }
+}
+
+#[test]
+fn a_gpu_says_why_it_gets_no_vms() {
+    for (state, reason, code, next) in [
+        (
+            "quarantined",
+            Some("device-failed: cannot x"),
+            Some(Code::Quarantined),
+            "gpuslice uncordon 0000:41:00.0",
+        ),
+        ("cordoned", Some("loud"), Some(Code::Cordoned), "gpuslice uncordon 0000:41:00.0"),
+        ("reshaping", None, Some(Code::Reshaping), "gpuslice wait --settled"),
+        ("waiting", None, Some(Code::NotSettled), "gpuslice wait --settled"),
+        ("drift", None, None, "gpuslice apply"),
+        ("absent", None, Some(Code::NotSettled), "then gpuslice apply"),
+        ("no-layout", None, Some(Code::Foreign), "address = \"0000:41:00.0\""),
+        ("unsliceable", Some("no SR-IOV"), Some(Code::Unsliceable), "whole"),
+        ("ok", Some("VF x is wedged"), Some(Code::Quarantined), "gpuslice apply"),
+    ] {
+        let rows = Rows { parents: vec![parent(state, reason)], ..rows() };
+        let found = reasons(&rows, PF);
+        assert_eq!(found.len(), 1, "{state}");
+        assert_eq!(found[0].0, code, "{state}");
+        assert!(found[0].1.contains(next), "{state}: {}", found[0].1);
+    }
+    let mut unwell = parent("ok", None);
+    unwell.health = "failed".to_owned();
+    unwell.health_reason = Some("Xid 79".to_owned());
+    unwell.dirty = 2;
+    let rows = Rows { parents: vec![unwell], ..rows() };
+    let codes: Vec<_> = reasons(&rows, PF).into_iter().map(|(code, _)| code).collect();
+    assert_eq!(codes, [None, Some(Code::Dirty)]);
+}
+
+#[test]
+fn a_slice_says_who_has_it() {
+    let bound =
+        |state: &str, owner: &str| SliceRow { claim: Some(owner.parse().unwrap()), ..slice(state) };
+    let held = |holder: &str| SliceRow { holder: Some(holder.to_owned()), ..slice("foreign") };
+    let host = SliceRow { driver: Some("amdgpu".to_owned()), ..slice("host") };
+    let dirty = SliceRow { dirty: Some("no reset".to_owned()), ..slice("dirty") };
+    for (row, code, next) in [
+        (bound("attached", WIN), Code::Taken, "virsh shutdown win11"),
+        (bound("attached", "vmid:100/gpu0"), Code::Taken, "gpuslice release vmid:100/gpu0"),
+        (bound("releasing", WIN), Code::Taken, "comes back by itself"),
+        (held("mail"), Code::Held, "virsh shutdown mail"),
+        (held("qemu (pid 123)"), Code::Held, "ps -fp 123"),
+        (slice("foreign"), Code::Foreign, "tool that set it"),
+        (host, Code::HostDriver, "echo 0000:41:00.4 > /sys/bus/pci/drivers/amdgpu/unbind"),
+        (dirty, Code::Dirty, "gpuslice uncordon 0000:41:00.0"),
+        (slice("quarantined"), Code::Quarantined, "gpuslice apply"),
+    ] {
+        let text = format!("{row:?}");
+        let claims = vec![claim(WIN, "win11", "idle"), claim("vmid:100/gpu0", "", "attached")];
+        let found = reasons(&Rows { slices: vec![row], claims, ..rows() }, VF);
+        assert_eq!(found.len(), 1, "{text}");
+        assert_eq!(found[0].0, Some(code), "{text}");
+        assert!(found[0].1.contains(next), "{text}: {}", found[0].1);
+    }
+    let rows = Rows { slices: vec![held("mail")], ..rows() };
+    assert_eq!(object(&rows, "mail").unwrap()[0].id, "vf:0000:41:00.4", "a VM without a claim");
+}
+
+#[test]
+fn a_vm_says_why_it_would_not_get_its_slice() {
+    let mut rows = rows();
+    rows.claims[0].home = vec![VF.parse().unwrap()];
+    assert_eq!(reasons(&rows, "win11"), []);
+    rows.slices[0] = SliceRow { holder: Some("mail".to_owned()), ..slice("foreign") };
+    assert_eq!(reasons(&rows, "win11"), [(Some(Code::Held), "virsh shutdown mail".to_owned())]);
+    rows.slices.clear();
+    assert_eq!(reasons(&rows, "win11")[0].0, Some(Code::Absent));
+    rows.status.waiting_for = vec!["0000:41:00.0 to appear".to_owned()];
+    assert_eq!(reasons(&rows, "win11")[0].0, Some(Code::NotSettled));
+
+    rows.status.waiting_for.clear();
+    rows.claims[0].home.clear();
+    rows.profiles[0].free = 0;
+    let mut other = claim("vmid:100/gpu0", "mail", "attached");
+    other.slices = vec![format!("vf:{VF}").parse().unwrap()];
+    rows.claims.push(other);
+    assert_eq!(
+        reasons(&rows, "win11"),
+        [(Some(Code::NoCapacity), "gpuslice release vmid:100/gpu0".to_owned())]
+    );
+    rows.parents[0] = parent("cordoned", None);
+    assert_eq!(reasons(&rows, "win11")[0].0, Some(Code::Cordoned), "its GPU first");
+    rows.profiles.clear();
+    assert_eq!(reasons(&rows, "win11")[0].0, Some(Code::NoProfile));
+    rows.status.writable = false;
+    assert_eq!(reasons(&rows, "win11")[0].0, Some(Code::StateUnwritable));
+}
+
+#[test]
+fn what_a_start_was_told_is_told_again() {
+    let mut rows = rows();
+    let refusal = Refusal::new(Code::ClaimCopied, "copied").because("why").hint("start it again");
+    rows.claims[0].last_refusal = Some(refusal);
+    let found = object(&rows, "win11").unwrap();
+    let reason = &found[0].reasons[0];
+    assert_eq!(reason.code, Some(Code::ClaimCopied));
+    assert!(reason.text.contains("copied: why"), "{}", reason.text);
+    assert_eq!(reason.next, "start it again");
+    for (state, code) in
+        [("lost", Some(Code::Absent)), ("orphaned", None), ("releasing", Some(Code::Held))]
+    {
+        let mut row = claim(WIN, "win11", state);
+        row.reason = Some("why".to_owned());
+        let rows = Rows { claims: vec![row], ..super::tests::rows() };
+        assert_eq!(reasons(&rows, "win11")[0].0, code, "{state}");
+    }
+}
