@@ -31,6 +31,8 @@ mod hand;
 mod happening;
 #[path = "machine/invariants.rs"]
 mod invariants;
+#[path = "machine/late.rs"]
+mod late;
 #[path = "machine/lost.rs"]
 mod lost;
 #[path = "machine/mig.rs"]

@@ -31,6 +31,7 @@ pub use event::{
 pub use start::Start;
 
 use crate::config::{Config, ConfigError};
+use crate::domain::Domain;
 use crate::health::{LogRead, Said};
 use crate::holders::Holder;
 use crate::ids::{ParentId, SliceId};
@@ -77,6 +78,8 @@ pub struct Machine {
     parked: Vec<(RequestId, HookCall)>,
     /// Hot-plugs waiting for a reading or for their claim's slices to come back, oldest first.
     parked_plugs: Vec<(RequestId, PlugOrder)>,
+    /// Running domains that were told of and cannot be judged yet, oldest first.
+    parked_runs: Vec<(RequestId, Domain)>,
     /// Hot-plugs whose slices are being prepared.
     plugs: BTreeMap<RequestId, Plugging>,
     /// Who waits for settledness.
@@ -245,6 +248,7 @@ impl Machine {
         self.resume_postponed();
         self.realise_layouts();
         self.run_parked();
+        self.run_parked_runs();
         self.run_parked_plugs();
         self.tell_settled();
     }

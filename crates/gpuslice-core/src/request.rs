@@ -103,8 +103,8 @@ pub enum Command {
         /// No process runs it.
         shut_off: bool,
     },
-    /// The agent saw what a running domain carries: what was hot-plugged is attached, what is no longer there is
-    /// released.
+    /// The agent saw what a running domain carries: what was hot-plugged is attached, also when it had been taken back
+    /// meanwhile, and what is no longer there is released.
     DomainRuns {
         /// As read from its live XML.
         domain: Domain,

@@ -14,7 +14,7 @@ use gpuslice_core::mechanism::Mechanism;
 use gpuslice_core::observe::Observer;
 use gpuslice_core::plan::Step;
 use gpuslice_core::port::{HostRead, read_text};
-use gpuslice_core::request::{Command, Outcome};
+use gpuslice_core::request::{Answer, Command, Outcome};
 use gpuslice_sim::{Completed, HostFile, Kernel};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use uuid::Uuid;
@@ -77,6 +77,8 @@ pub struct Driver {
     /// Processes that libvirt started.
     pub vms: BTreeMap<u32, Vm>,
     pub verbose: bool,
+    /// When each domain was last told that it can open a slice.
+    pub granted: BTreeMap<(Uuid, SliceId), u64>,
     /// VFs that a VM had open, and which, until they are reset or left.
     pub used: BTreeMap<PciAddress, Uuid>,
     /// Lines of the kernel's log that this daemon has heard.
@@ -121,6 +123,7 @@ impl Driver {
             lost_record: false,
             vms: BTreeMap::new(),
             verbose: false,
+            granted: BTreeMap::new(),
             used: BTreeMap::new(),
             heard: 0,
             mechanisms: gpuslice_vendors::all(),
@@ -140,6 +143,15 @@ impl Driver {
         self.hooks.insert(request, call.clone());
         self.queue.push_back(Event::Hook { request, call });
         request
+    }
+
+    /// A hook that asks before a daemon that has just started has looked at the host.
+    pub fn hook_before_look(&mut self, call: HookCall) -> Result<RequestId, Broken> {
+        let request = self.hook(call);
+        if let Some(event) = self.queue.pop_back() {
+            self.handle(event)?;
+        }
+        Ok(request)
     }
 
     /// The hook is gone, whether it was told or not.
@@ -404,6 +416,10 @@ impl Driver {
                 };
                 invariants::no_reply_before_its_record(self, &call, &answer)?;
                 if call.operation == HookOperation::Prepare {
+                    if answer == HookAnswer::Proceed {
+                        let devices = call.domain.devices.iter().map(invariants::slice_of);
+                        self.grant(call.domain.uuid, devices);
+                    }
                     self.told.insert(request, answer);
                 }
             }
@@ -412,6 +428,11 @@ impl Driver {
                     return Err(Broken::new("one_answer", format!("{request:?} answered twice")));
                 };
                 invariants::no_claim_before_its_record(self, &command, &outcome)?;
+                if let (Command::Plug { domain, .. }, Ok(Answer::Claimed { devices, .. })) =
+                    (&command, &outcome)
+                {
+                    self.grant(*domain, devices.iter().map(|device| device.source.slice()));
+                }
                 self.answers.insert(request, outcome);
             }
             Effect::Arm { timer, after } => {

@@ -36,6 +36,8 @@ impl std::fmt::Display for Broken {
 pub struct Vm {
     pub domain: Uuid,
     pub claimed: BTreeSet<SliceId>,
+    /// Those among them that it opened so late that they had been taken back: nobody knows until libvirt tells.
+    pub late: BTreeSet<SliceId>,
 }
 
 pub fn slice_of(device: &HostDevice) -> SliceId {
@@ -59,7 +61,8 @@ fn never_two_owners_of_one_slice(driver: &Driver) -> Result<(), Broken> {
         }
         // Whoever asks nobody cannot be kept from opening a device.
         for pid in driver.kernel.holders(*slice) {
-            let asked = driver.vms.get(&pid).filter(|vm| vm.claimed.contains(slice));
+            let granted = |vm: &&Vm| vm.claimed.contains(slice) && !vm.late.contains(slice);
+            let asked = driver.vms.get(&pid).filter(granted);
             if let Some(holder) = asked.map(|vm| Owner::Domain(vm.domain))
                 && holder != assignment.claim.owner
             {
@@ -78,7 +81,8 @@ fn never_two_owners_of_one_slice(driver: &Driver) -> Result<(), Broken> {
             let owner = run.assignments.get(slice).map(|a| &a.claim.owner);
             let leaving = !shown(&driver.kernel, *slice);
             // What no record says is known only when libvirt tells, but it is given to nobody until then.
-            let unknown = driver.lost_record && (owner.is_none() || guessed(driver, *slice));
+            let unknown = driver.lost_record && (owner.is_none() || guessed(driver, *slice))
+                || owner.is_none() && vm.late.contains(slice);
             if held && !leaving && !unknown && owner != Some(&Owner::Domain(vm.domain)) {
                 let how =
                     format!("{slice} is open in {pid} of {}, but {owner:?} has it", vm.domain);

@@ -2,10 +2,12 @@
 
 use crate::directed::{after, all, attach, declare, phases, run, runs, stop};
 use crate::happening::Happening as H;
-use crate::world::World;
+use crate::world::{State, World};
 use gpuslice_core::ids::{Owner, SliceId};
+use gpuslice_core::machine::{HookCall, HookOperation};
 use gpuslice_core::port::HostRead;
 use gpuslice_core::state::Phase;
+use gpuslice_sim::{Content, Fault};
 
 const LOSE: H = H::LoseRecord { claims: false };
 
@@ -146,4 +148,54 @@ fn an_end_that_is_told_after_the_loss_gives_back_what_an_ended_claim_has() {
     all(&mut world, &stop(0));
     assert_eq!((phases(&world), mdevs(&world)), (vec![], 0));
     world.finish().unwrap();
+}
+
+/// Made for a start that the former daemon allowed, and out of sight when the next one looked.
+#[test]
+fn what_was_made_for_a_start_is_taken_back_when_it_is_seen_again() {
+    for again in [false, true] {
+        let name = "gpu0".parse().unwrap();
+        let profile = "nvidia-l40s-4q".to_owned();
+        let attach = H::Attach { vm: 3, name, profile, count: 2, pool: false, reserve: false };
+        let mut world = after(&[attach, H::Start { vm: 3 }]);
+        assert_eq!(phases(&world), [Phase::Prepared; 2]);
+        let path = "*/device".to_owned();
+        let fault = Fault::Reads { path, as_: Content::NotUtf8 };
+        // Its hook asks again, and is refused.
+        all(&mut world, &[H::Fault { fault }, LOSE]);
+        assert_eq!(phases(&world), []);
+        all(&mut world, &[H::Next { vm: 3 }, H::Next { vm: 3 }, H::ClearFaults]);
+        all(&mut world, &[H::Advance { ms: 10_000 }]);
+        assert_eq!(phases(&world), [Phase::Prepared; 2], "they are its own");
+        if again {
+            all(&mut world, &run(3));
+            assert!(runs(&world, 3), "{:?}", world.refusals);
+            all(&mut world, &[H::Advance { ms: 60_000 }]);
+            assert_eq!(phases(&world), [Phase::Attached; 2]);
+        } else {
+            all(&mut world, &[H::Advance { ms: 60_000 }]);
+            assert_eq!(phases(&world), [], "it does not run");
+        }
+        world.finish().unwrap();
+    }
+}
+
+/// A hook that asks before the daemon has looked at the host.
+#[test]
+fn what_was_made_for_a_start_serves_the_same_start_after_the_loss() {
+    for begin in [attach(0), declare(0)] {
+        let mut world = after(&[begin, H::Start { vm: 0 }]);
+        assert_eq!(phases(&world), [Phase::Prepared]);
+        (world.driver.disk.runtime, world.driver.lost_record) = (None, true);
+        world.driver.restart().unwrap();
+        let domain = world.guests[&0].domain.clone();
+        let call = HookCall { operation: HookOperation::Prepare, domain };
+        let request = world.driver.hook_before_look(call).unwrap();
+        world.driver.deaths = 0;
+        world.guests.get_mut(&0).unwrap().state = State::Asking(request);
+        all(&mut world, &[H::Next { vm: 0 }, H::Next { vm: 0 }]);
+        assert!(runs(&world, 0), "{:?}", world.refusals);
+        assert_eq!(phases(&world), [Phase::Attached]);
+        world.finish().unwrap();
+    }
 }

@@ -92,9 +92,7 @@ impl World {
             opened.push(slice);
         }
         self.plugs += u32::try_from(opened.len()).unwrap();
-        if let Some(vm) = self.driver.vms.get_mut(&pid) {
-            vm.claimed.extend(opened);
-        }
+        self.driver.plugged_in(pid, &opened);
         let known = guest.domain.claims.iter().any(|c| c.name == asked.claim.name);
         guest.domain.claims.retain(|c| c.name != asked.claim.name);
         guest.domain.claims.push(asked.claim.clone());
@@ -238,6 +236,32 @@ fn an_agent_that_dies_leaves_nothing_and_takes_nothing_away() {
         let then = if comes { H::AgentComes } else { H::Advance { ms: 700_000 } };
         all(&mut world, &[then]);
         assert_eq!(phases(&world), [Phase::Attached; 2], "comes: {comes}");
+        world.finish().unwrap();
+    }
+}
+
+/// VFs that are bound from the start can be opened whoever has them.
+fn bound_from_the_start(vm: u8) -> World {
+    let mut world = after(&[H::Edit { config: 2 }, H::Apply]);
+    all(&mut world, &run(vm));
+    world
+}
+
+#[test]
+fn what_libvirt_plugs_in_after_it_was_taken_back_is_its_vm_s_again() {
+    for dies in [true, false] {
+        let mut world = bound_from_the_start(0);
+        all(&mut world, &[plug("amd-74a1-vf2", true), H::Advance { ms: 700_000 }]);
+        assert_eq!(phases(&world), [], "it is taken back");
+        // libvirt hung for so long.
+        all(&mut world, &[plugged(dies)]);
+        if dies {
+            assert_eq!(phases(&world), []);
+            all(&mut world, &[H::AgentComes]);
+        }
+        assert_eq!(phases(&world), [Phase::Attached], "the agent died: {dies}");
+        all(&mut world, &stop(0));
+        assert_eq!(phases(&world), []);
         world.finish().unwrap();
     }
 }

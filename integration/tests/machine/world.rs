@@ -3,7 +3,7 @@
 use crate::domains::{claim, write_devices};
 use crate::driver::Driver;
 use crate::happening::Happening;
-use crate::invariants::{Broken, Vm, clean_before_the_next, slice_of};
+use crate::invariants::{Broken, clean_before_the_next, slice_of};
 use crate::plugging::Asked;
 use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource, alias_for};
 use gpuslice_core::ids::{ClaimKey, ClaimName, MdevUuid, Owner, PciAddress, SliceId};
@@ -118,6 +118,7 @@ impl World {
     pub fn happen(&mut self, what: &Happening) -> Result<(), Broken> {
         self.act(what)?;
         self.driver.drain()?;
+        self.driver.known_after_all();
         self.forget_live_only();
         if self.driver.deaths > 0 {
             self.driver.deaths = 0;
@@ -404,8 +405,7 @@ impl World {
         let pid = self.pid();
         let domain = self.guest(vm).domain.clone();
         let claimed = domain.devices.iter().filter(|d| d.our_claim().is_some()).map(slice_of);
-        let process = Vm { domain: domain.uuid, claimed: claimed.collect() };
-        self.driver.vms.insert(pid, process);
+        self.driver.launched(pid, domain.uuid, claimed.collect());
         let mut good = true;
         for device in &domain.devices {
             if let (true, HostDeviceSource::Pci(vf)) = (device.managed, device.source) {

@@ -4,24 +4,31 @@
 
 use super::claims::devices_of;
 use super::layouts::MOST_LOOKS;
+use super::release::GRACE;
 use super::start::STARTING_GRACE;
 use super::{Effect, Machine, Stored, Timer};
 use crate::domain::{Domain, HostDeviceSource};
 use crate::ids::{ClaimKey, Owner, ParentId, ProfileName, SliceId};
 use crate::mechanism::MDEV;
 use crate::observation::Observation;
+use crate::plan::Step;
 use crate::state::{Assignment, Phase};
+use std::collections::BTreeSet;
 
 impl Machine {
     /// After a loss, until a reading misses nothing. A VM that was about to start has as long as any other; a VM
-    /// that runs keeps its slices then, because they are held.
+    /// that runs keeps its slices then, because they are held. Whoever has asked for a start since does not run: what
+    /// is found of theirs was made for a start that came to nothing, and is soon taken back.
     pub(super) fn guess_what_was_lost(&mut self, before: &Observation) {
         let Some(looked) = self.run.lost.as_ref().map(|lost| lost.looked) else { return };
         let complete = self.seen.problems.is_empty() || self.same_problems >= MOST_LOOKS;
-        let claims = self.durable.claims.iter().filter(|(key, _)| self.may_be_lost(&key.owner));
-        let named = claims.flat_map(|(key, claim)| {
+        let assigned: BTreeSet<(&ClaimKey, u32)> =
+            self.run.assignments.values().map(|a| (&a.claim, a.index)).collect();
+        let assigned = &assigned;
+        let named = self.durable.claims.iter().flat_map(|(key, claim)| {
             let devices = (0..).zip(devices_of(key, claim));
-            devices.filter_map(|(index, device)| {
+            let missed = devices.filter(move |(index, _)| !assigned.contains(&(key, *index)));
+            missed.filter_map(|(index, device)| {
                 self.as_found(key, index, &claim.profile, device.source, false)
             })
         });
@@ -30,6 +37,7 @@ impl Machine {
         let new = |slice: SliceId| !looked || self.observed && back(slice);
         let found: Vec<(SliceId, Assignment)> = named
             .filter(|(slice, _)| new(*slice) && !self.run.assignments.contains_key(slice))
+            .filter(|(slice, a)| self.may_be_lost(&a.claim.owner) || self.is_left(*slice, a))
             .collect();
         if looked && found.is_empty() {
             return;
@@ -41,11 +49,21 @@ impl Machine {
         for (slice, assignment) in found {
             let text = format!("{slice} is taken to be that of {}", assignment.claim);
             self.push(Effect::Log { warning: true, text });
-            self.push(Effect::Arm { timer: Timer::Grace(slice), after: STARTING_GRACE });
+            let runs_perhaps = self.may_be_lost(&assignment.claim.owner);
+            let after = if runs_perhaps { STARTING_GRACE } else { GRACE };
+            self.push(Effect::Arm { timer: Timer::Grace(slice), after });
             // Of several that share a home the first is as good a guess as any.
             self.run.assignments.entry(slice).or_insert(assignment);
         }
         self.persist(Stored::Runtime);
+    }
+
+    /// Whether something of a slice is to be taken back, rather than that it looks as its layout has it anyway.
+    fn is_left(&self, slice: SliceId, assignment: &Assignment) -> bool {
+        let layout = self.layouts.get(&assignment.parent);
+        let steps =
+            self.mechanism_of(assignment).map(|m| m.release_steps(slice, assignment, layout));
+        steps.is_some_and(|steps| steps.iter().any(Step::changes))
     }
 
     /// The assignment that a device would be, if it is there and looks like a prepared one.
@@ -92,13 +110,19 @@ impl Machine {
     /// Whether a domain that libvirt tells of has devices that are not known to be its own.
     pub(super) fn carries_unknown(&self, domain: &Domain) -> bool {
         let owner = Owner::Domain(domain.uuid);
-        domain.devices.iter().any(|device| {
+        let mut plain = domain.devices.iter().filter(|d| d.our_claim().is_none());
+        let unknown = |slice| self.run.foreign.get(&slice).is_none_or(|hold| hold.owner != owner);
+        self.carries_unassigned(domain) || plain.any(|device| unknown(device.source.slice()))
+    }
+
+    /// Whether it has devices of its claims that are not known to be its own.
+    pub(super) fn carries_unassigned(&self, domain: &Domain) -> bool {
+        let owner = Owner::Domain(domain.uuid);
+        let mut of_claims = domain.devices.iter().filter(|d| d.our_claim().is_some());
+        of_claims.any(|device| {
             let slice = device.source.slice();
             let mine = |a: &Assignment| a.claim.owner == owner && !self.guessed(slice);
-            match device.our_claim() {
-                Some(_) => !self.run.assignments.get(&slice).is_some_and(mine),
-                None => self.run.foreign.get(&slice).is_none_or(|hold| hold.owner != owner),
-            }
+            !self.run.assignments.get(&slice).is_some_and(mine)
         })
     }
 
@@ -110,21 +134,27 @@ impl Machine {
     /// Takes the devices in the XML of a domain that runs, or has just ended, for its own, unless somebody else is
     /// known to have them. Of one that ended plain devices say nothing: its start may have been refused for them.
     pub(super) fn adopt(&mut self, domain: &Domain, runs: bool) {
-        let owner = Owner::Domain(domain.uuid);
         if runs {
             for device in domain.devices.iter().filter(|d| d.our_claim().is_none()) {
                 self.guessed_wrong(device.source.slice());
             }
-            self.record_foreign(domain, &owner);
+            self.record_foreign(domain, &Owner::Domain(domain.uuid));
         }
+        self.adopt_claimed(domain);
+    }
+
+    /// Takes the devices of a domain's claims for its own. Answers those that were not known.
+    pub(super) fn adopt_claimed(&mut self, domain: &Domain) -> Vec<SliceId> {
+        let owner = Owner::Domain(domain.uuid);
         let wants = match self.wants(domain, &owner) {
             Ok(wants) => wants,
             Err(refusal) => {
                 let text = format!("what {} has is not known: {refusal}", domain.name);
-                return self.push(Effect::Log { warning: true, text });
+                self.push(Effect::Log { warning: true, text });
+                return Vec::new();
             }
         };
-        let mut adopted = false;
+        let mut adopted = Vec::new();
         for want in &wants {
             let slice = want.source.slice();
             let known = self.run.assignments.contains_key(&slice) && !self.guessed(slice);
@@ -135,11 +165,14 @@ impl Machine {
             self.note("slice", slice, format!("found in {}", domain.name));
             self.run.assignments.insert(slice, assignment);
             self.persist(Stored::Runtime);
-            adopted = true;
+            adopted.push(slice);
         }
-        if adopted && wants.iter().any(|want| !self.durable.claims.contains_key(&want.key)) {
+        if !adopted.is_empty()
+            && wants.iter().any(|want| !self.durable.claims.contains_key(&want.key))
+        {
             self.record_claims(domain, &owner, &wants);
         }
+        adopted
     }
 
     /// Whether the owner may have been running when the record was lost.

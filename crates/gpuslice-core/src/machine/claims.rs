@@ -54,7 +54,7 @@ impl Machine {
                 return self.on_plug(request, super::plug::Order { claim, keep });
             }
             Command::PlugFailed { key } => Ok(self.plug_failed(&key)),
-            Command::DomainRuns { domain } => Ok(self.domain_runs(&domain)),
+            Command::DomainRuns { domain } => return self.on_domain_runs(request, domain),
             Command::Unclaim { key, force } => self.unclaim(&key, force),
             Command::Cordon { parent, reason } => self.cordon(parent, reason),
             Command::Uncordon { parent } => self.uncordon(&parent),

@@ -156,13 +156,32 @@ impl Machine {
         done(!slices.is_empty(), message)
     }
 
-    /// What a running domain carries is what counts, whoever plugged or unplugged it.
-    pub(super) fn domain_runs(&mut self, domain: &Domain) -> Answer {
+    /// What a running domain carries is what counts, whoever plugged or unplugged it, and however late: what was taken
+    /// back meanwhile, because nobody held it, is its own again unless somebody else was given it.
+    pub(super) fn on_domain_runs(&mut self, request: RequestId, domain: Domain) {
+        let unknown = self.carries_unassigned(&domain);
+        if unknown && self.cannot_adopt(&domain) {
+            return self.parked_runs.push((request, domain));
+        }
+        let adopted = if unknown { self.adopt_claimed(&domain) } else { Vec::new() };
+        let outcome = Ok(self.domain_runs(&domain, adopted));
+        self.push(Effect::Answer { request, outcome });
+    }
+
+    /// Takes up what was told of running domains while it could not be judged.
+    pub(super) fn run_parked_runs(&mut self) {
+        for (request, domain) in std::mem::take(&mut self.parked_runs) {
+            // Parks itself again if it must.
+            self.on_domain_runs(request, domain);
+        }
+    }
+
+    fn domain_runs(&mut self, domain: &Domain, adopted: Vec<SliceId>) -> Answer {
         let owner = Owner::Domain(domain.uuid);
-        let (mut came, mut went) = (Vec::new(), Vec::new());
+        let (mut came, mut went) = (adopted, Vec::new());
         for (slice, a) in self.run.assignments.iter().filter(|(_, a)| a.claim.owner == owner) {
             match (a.phase, carries(domain, *slice)) {
-                (Phase::Prepared, true) if a.hotplug => came.push(*slice),
+                (Phase::Prepared, true) if a.hotplug && !came.contains(slice) => came.push(*slice),
                 (Phase::Attached, false) => went.push(*slice),
                 // Prepared and not there: libvirt may be about to plug it in, or to start the VM.
                 _ => {}

@@ -10,7 +10,7 @@ use crate::state::Phase;
 use uuid::Uuid;
 
 /// Milliseconds libvirt has, after QEMU ended, to call the release hook itself.
-const GRACE: u64 = 15_000;
+pub(super) const GRACE: u64 = 15_000;
 
 /// Longest pause between two tries, in milliseconds.
 const SLOWEST_RETRY: u64 = 30_000;

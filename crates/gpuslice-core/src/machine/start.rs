@@ -58,6 +58,7 @@ impl Machine {
             counts_written: 0,
             parked: Vec::new(),
             parked_plugs: Vec::new(),
+            parked_runs: Vec::new(),
             plugs: BTreeMap::new(),
             waiting: BTreeSet::new(),
             was_settled: false,
