@@ -39,6 +39,8 @@ mod lost;
 mod mig;
 #[path = "machine/plugging.rs"]
 mod plugging;
+#[path = "machine/reads.rs"]
+mod reads;
 #[path = "machine/unwell.rs"]
 mod unwell;
 #[path = "machine/vgpu.rs"]

@@ -1,0 +1,240 @@
+//! One reading of a host asks for each attribute that is needed once, and for no other: files of a device can act when
+//! read, and on a host with thousands of slices each file counts. `--nocapture` prints reads per slice.
+
+use crate::driver::Driver;
+use crate::vgpu::order;
+use gpuslice_core::errno::Errno;
+use gpuslice_core::ids::{ParentId, PciAddress};
+use gpuslice_core::observation::Observation;
+use gpuslice_core::observe::Observer;
+use gpuslice_core::port::{HostRead, HostWrite, LogLine, Ran};
+use gpuslice_core::request::Command;
+use gpuslice_sim::{HostFile, Kernel};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+const DEVICES: &str = "/sys/bus/pci/devices/";
+
+const MDEV: &[u8] = b"f0000000-0000-4000-8000-000000000001";
+
+/// A kernel that counts what it is asked.
+struct Counting<'a> {
+    kernel: &'a Kernel,
+    asked: RefCell<BTreeMap<String, u32>>,
+}
+
+impl Counting<'_> {
+    fn count(&self, how: &str, what: &str) {
+        *self.asked.borrow_mut().entry(format!("{how} {what}")).or_default() += 1;
+    }
+}
+
+impl HostRead for Counting<'_> {
+    fn list(&self, dir: &str) -> Result<Vec<String>, Errno> {
+        self.count("list", dir);
+        self.kernel.list(dir)
+    }
+
+    fn read(&self, file: &str) -> Result<Vec<u8>, Errno> {
+        self.count("read", file);
+        self.kernel.read(file)
+    }
+
+    fn link(&self, path: &str) -> Result<String, Errno> {
+        self.count("link", path);
+        self.kernel.link(path)
+    }
+
+    fn ask(&self, command: &[String]) -> Result<Ran, Errno> {
+        let ran = self.kernel.ask(command);
+        // One that is not there is looked for each time, which costs nothing.
+        self.count(if ran.is_ok() { "ask" } else { "seek" }, &command.join(" "));
+        ran
+    }
+
+    fn kernel_log(&self) -> Result<Vec<LogLine>, Errno> {
+        self.count("read", "/dev/kmsg");
+        self.kernel.kernel_log()
+    }
+}
+
+/// What a function is, and whose.
+fn kind(seen: &Observation, address: PciAddress) -> String {
+    let of = |what: &str, driver: &Option<String>| match driver.as_deref() {
+        Some(driver @ ("gim" | "nvidia" | "amdgpu")) => format!("{what} of {driver}"),
+        _ => what.to_owned(),
+    };
+    match (seen.functions.get(&address), seen.whole.get(&address), seen.vfs.get(&address)) {
+        (Some(pf), ..) if pf.sriov.is_some() => of("PF", &pf.driver),
+        (Some(parent), ..) => of("GPU", &parent.driver),
+        (_, Some(gpu), _) => of("GPU", &gpu.driver),
+        (.., Some(vf)) => of("VF", &vf.driver),
+        _ => "other".to_owned(),
+    }
+}
+
+/// A path without what makes it this device's, and what kind of device that is.
+fn general(seen: &Observation, asked: &str) -> (String, String) {
+    let (how, path) = asked.split_once(' ').unwrap();
+    if let Some((address, name)) =
+        path.strip_prefix(DEVICES).map(|p| p.split_once('/').unwrap_or((p, ".")))
+        && !address.is_empty()
+    {
+        let name = if name.starts_with("virtfn") { "virtfnN" } else { name };
+        return (kind(seen, address.parse().unwrap()), format!("{how} {name}"));
+    }
+    let below = |dir: &str| {
+        path.strip_prefix(dir).map(|rest| rest.split_once('/').map_or(".", |(_, name)| name))
+    };
+    if let Some(name) = below("/sys/class/mdev_bus/") {
+        return match name.split('/').nth(2) {
+            Some(attribute) => ("mdev type".to_owned(), format!("{how} {attribute}")),
+            None => ("mdev parent".to_owned(), format!("{how} {name}")),
+        };
+    }
+    if let Some(name) = below("/sys/bus/mdev/devices/") {
+        return ("mdev".to_owned(), format!("{how} {name}"));
+    }
+    ("host".to_owned(), asked.to_owned())
+}
+
+/// What decides whether a function is any of ours.
+const ANY: &[&str] = &["read class", "read sriov_totalvfs"];
+const VF: &[&str] = &["link driver", "link iommu_group"];
+/// `config` has the serial number.
+const GPU: &[&str] = &["read config", "read device", "read numa_node", "read vendor"];
+const PF: &[&str] = &["link virtfnN", "list .", "read sriov_drivers_autoprobe"];
+const OF_GIM: &[&str] = &[
+    "read accelerator_partition_profile",
+    "read accelerator_partition_profile_config",
+    "read memory_partition_config",
+    "read memory_partition_mode",
+];
+const OF_NVIDIA: &[&str] = &["read subsystem_device", "read subsystem_vendor"];
+const VF_OF_NVIDIA: &[&str] =
+    &["list vfio-dev", "read nvidia/creatable_vgpu_types", "read nvidia/current_vgpu_type"];
+const MDEV_TYPE: &[&str] =
+    &["read available_instances", "read description", "read device_api", "read name"];
+const HOST: &[&str] = &[
+    "ask /usr/bin/nvidia-smi -q",
+    "ask /usr/bin/nvidia-smi vgpu -s -v",
+    "list /sys/bus/mdev/devices",
+    "list /sys/bus/pci/devices",
+    "list /sys/class/mdev_bus",
+    "list /sys/module/gim",
+    "read /etc/modprobe.d/gpuslice-gim.conf",
+    "read /sys/module/gim/parameters/fb_sharing_mode",
+    "read /sys/module/gim/parameters/pf_fb_size",
+    "read /sys/module/gim/parameters/sch_policy",
+    "seek /usr/bin/nvidia-smi -q",
+];
+
+/// What is needed of a thing of each kind, and nothing else is.
+const NEEDED: &[(&str, &[&[&str]])] = &[
+    ("host", &[HOST]),
+    ("other", &[ANY]),
+    ("GPU of amdgpu", &[ANY, VF, GPU]),
+    ("GPU of nvidia", &[ANY, VF, GPU]),
+    ("PF", &[ANY, VF, GPU, PF]),
+    ("PF of gim", &[ANY, VF, GPU, PF, OF_GIM]),
+    ("PF of nvidia", &[ANY, VF, GPU, PF, OF_NVIDIA]),
+    ("VF", &[VF]),
+    ("VF of nvidia", &[VF, VF_OF_NVIDIA]),
+    ("mdev", &[&["link .", "link iommu_group", "link mdev_type"]]),
+    ("mdev parent", &[&["list mdev_supported_types"]]),
+    ("mdev type", &[MDEV_TYPE]),
+];
+
+/// Of these nothing can have changed.
+const ONCE: [&str; 5] = ["read config", "read device_api", "read name", "read description", "ask "];
+
+fn every_vf(name: &str) -> Driver {
+    let text = std::fs::read_to_string(gpuslice_integration::root().join(name)).unwrap();
+    let mut driver = Driver::new(&HostFile::parse(&text).unwrap(), "").unwrap();
+    driver.advance(60_000).unwrap();
+    let mut config = String::new();
+    let seen = driver.machine.observation();
+    for (address, function) in &seen.functions {
+        if function.sriov.is_some() && !seen.mdev_parents.contains_key(&ParentId::Pci(*address)) {
+            writeln!(
+                config,
+                "[[gpu]]\nmatch = {{ address = \"{address}\" }}\nlayout = {{ vfs = \"all\" }}"
+            )
+            .unwrap();
+        }
+    }
+    driver.config = config;
+    order(&mut driver, Command::Apply).unwrap();
+    driver.advance(120_000).unwrap();
+    one_in_use(&mut driver);
+    driver
+}
+
+/// What a slice that somebody has shows, and no other: a type of a VF, an mdev.
+fn one_in_use(driver: &mut Driver) {
+    let seen = driver.machine.observation().clone();
+    let can_be = seen
+        .vfs
+        .iter()
+        .find_map(|(vf, seen)| Some((vf, seen.choice.as_ref()?.creatable.first()?.to_string())));
+    if let Some((vf, type_id)) = can_be {
+        let number = type_id.rsplit('-').next().unwrap().as_bytes();
+        driver.kernel.write(&format!("{DEVICES}{vf}/nvidia/current_vgpu_type"), number).unwrap();
+    }
+    let free = seen.mdev_parents.iter().find_map(|(parent, seen)| {
+        let mut types = seen.types.iter().filter(|(_, of_type)| of_type.available > 0);
+        Some((parent, types.next()?.0))
+    });
+    if let Some((parent, type_id)) = free {
+        let path = format!("/sys/class/mdev_bus/{parent}/mdev_supported_types/{type_id}/create");
+        driver.kernel.write(&path, MDEV).unwrap();
+        driver.kernel.settle();
+    }
+}
+
+#[test]
+fn each_attribute_that_is_needed_is_read_once_and_no_other() {
+    let mut hosts: Vec<_> = gpuslice_integration::files()
+        .into_iter()
+        .filter(|path| path.starts_with("examples/hosts"))
+        .map(|path| path.display().to_string())
+        .collect();
+    hosts.sort();
+    assert!(hosts.len() >= 12, "{hosts:?}");
+    let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for host in hosts {
+        let driver = every_vf(&host);
+        let mut observer = Observer::new(gpuslice_vendors::all());
+        for again in [false, true] {
+            let counting = Counting { kernel: &driver.kernel, asked: RefCell::default() };
+            let seen = observer.observe(&counting);
+            let asked = counting.asked.into_inner();
+            let twice: Vec<_> = asked.iter().filter(|(_, times)| **times > 1).collect();
+            assert!(twice.is_empty(), "{host}, again {again}: {twice:#?}");
+            let kinds = asked.keys().map(|asked| general(&seen, asked));
+            for (kind, name) in kinds {
+                let once = ONCE.iter().any(|known| name.starts_with(known));
+                assert!(!(again && once), "{host}: {kind}: {name} is asked again");
+                all.entry(kind).or_default().insert(name);
+            }
+            let vfs = seen.vfs.len();
+            let types: usize = seen.mdev_parents.values().map(|parent| parent.types.len()).sum();
+            let of = if again { "the next reading" } else { "the first reading" };
+            let each = asked.len() * 10 / vfs.max(1);
+            println!(
+                "{host}, {of}: {} asked, {vfs} VFs, {types} types of mdevs; per VF {}.{}",
+                asked.len(),
+                each / 10,
+                each % 10
+            );
+        }
+    }
+    let needed: BTreeMap<String, BTreeSet<String>> = NEEDED
+        .iter()
+        .map(|(kind, names)| {
+            ((*kind).to_owned(), names.concat().into_iter().map(str::to_owned).collect())
+        })
+        .collect();
+    assert_eq!(all, needed, "{all:#?}");
+}
