@@ -41,6 +41,8 @@ mod mig;
 mod plugging;
 #[path = "machine/reads.rs"]
 mod reads;
+#[path = "machine/undefined.rs"]
+mod undefined;
 #[path = "machine/unwell.rs"]
 mod unwell;
 #[path = "machine/vgpu.rs"]

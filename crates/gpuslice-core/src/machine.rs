@@ -236,6 +236,7 @@ impl Machine {
             Timer::LookAgain => self.push(Effect::Observe),
             Timer::Young(slice) => self.on_grown(slice),
             Timer::RetryStep(op) => self.next_step(op),
+            Timer::Undefined(domain) => self.undefined_for_good(domain),
         }
     }
 

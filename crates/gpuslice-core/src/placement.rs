@@ -378,7 +378,7 @@ pub struct Home {
     pub crowded: bool,
 }
 
-/// A VF that no claim names yet, beside those `taken`; with `pool` the one the fewest pooled claims name.
+/// A VF that no claim names yet, beside those `taken`; rather than none one of a claim without an owner; with `pool` the one the fewest pooled claims name.
 ///
 /// # Errors
 /// [`Refused`] with every candidate's reason.
@@ -423,7 +423,8 @@ pub fn home(
                 let whole = vf.choice.as_ref().is_none_or(|c| !c.broken);
                 whole && (vf.driver.is_none() || vf.on_vfio())
             }) && !view.held_back.contains_key(&slice);
-            let sharable = named.iter().all(|c| pool && c.pool);
+            // Whose domain is undefined has lost its home to whoever finds no other.
+            let sharable = named.iter().all(|c| c.orphaned || pool && c.pool);
             if sharable && usable && (pool || !in_use) {
                 let far =
                     wanted.numa.is_some() && view.seen.numa_node(&offer.parent) != wanted.numa;

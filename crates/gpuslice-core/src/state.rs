@@ -89,9 +89,13 @@ pub struct Claim {
     /// Made by a start alone: it ends with the stop, unless the domain turns out to be persistent.
     #[serde(default)]
     pub transient: bool,
-    /// The owner is gone for good.
+    /// The owner is gone: it holds nothing any more but what its VM still has, and ends with the last of that.
     #[serde(default)]
     pub orphaned: bool,
+    /// Orphaned because its domain is undefined: kept for a while all the same, since programs that manage VMs undefine
+    /// one and define it again with the same UUID.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub undefined: bool,
     /// Why the last start was refused, until one succeeds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_refusal: Option<Refusal>,
@@ -368,6 +372,7 @@ mod tests {
                 reserve: true,
                 transient: false,
                 orphaned: false,
+                undefined: false,
                 last_refusal: None,
             },
         );

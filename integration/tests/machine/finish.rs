@@ -143,7 +143,9 @@ impl World {
         {
             return broken("the disk says otherwise".to_owned());
         }
-        if let Some((key, _)) = durable.claims.iter().find(|(_, c)| c.transient || c.orphaned) {
+        if let Some((key, _)) =
+            durable.claims.iter().find(|(_, c)| c.transient || c.orphaned && !c.undefined)
+        {
             return broken(format!("claim {key} outlived its owner"));
         }
         let kernel = &self.driver.kernel;

@@ -179,6 +179,7 @@ impl Machine {
                 reserve: known.is_some_and(|c| c.reserve),
                 transient: known.is_none_or(|c| c.transient),
                 orphaned: false,
+                undefined: false,
                 last_refusal: None,
             };
             if known != Some(&claim) {

@@ -25,7 +25,10 @@ impl Machine {
         let assigned: BTreeSet<(&ClaimKey, u32)> =
             self.run.assignments.values().map(|a| (&a.claim, a.index)).collect();
         let assigned = &assigned;
-        let named = self.durable.claims.iter().flat_map(|(key, claim)| {
+        let all = || self.durable.claims.iter();
+        // Another claim may have the home of one whose domain is undefined.
+        let claims = all().filter(|(_, c)| !c.orphaned).chain(all().filter(|(_, c)| c.orphaned));
+        let named = claims.flat_map(|(key, claim)| {
             let devices = (0..).zip(devices_of(key, claim));
             let missed = devices.filter(move |(index, _)| !assigned.contains(&(key, *index)));
             missed.filter_map(|(index, device)| {

@@ -2,7 +2,7 @@
 
 use super::claims::Order;
 use super::fabric::Sought;
-use super::{Machine, Stored};
+use super::{Effect, Machine, Stored, Timer};
 use crate::domain::{ClaimRequest, Domain, HostDevice};
 use crate::ids::{ClaimKey, Owner, PciAddress, ProfileName, SliceId};
 use crate::mechanism::Form;
@@ -11,6 +11,9 @@ use crate::request::{Answer, DeviceToWrite, Outcome};
 use crate::state::Claim;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
+
+/// How long the claims of an undefined domain are kept, in milliseconds: a day.
+const UNDEFINED_KEPT: u64 = 24 * 60 * 60 * 1000;
 
 /// The devices of a claim as the XML has them.
 fn carried(domain: &Domain, request: &ClaimRequest) -> Vec<DeviceToWrite> {
@@ -74,20 +77,54 @@ impl Machine {
         }
     }
 
-    /// The domain is undefined: its claims stay as long as a VM of it runs, and then end.
+    /// The domain is undefined: its claims hold nothing any more but what its VM has while it runs on, and end when
+    /// nobody has defined it again for a day.
     pub(super) fn domain_gone(&mut self, uuid: Uuid) -> Answer {
         let owner = Owner::Domain(uuid);
         self.look_again.remove(&uuid);
         self.forget_start_later(uuid);
-        let mut changed = false;
-        let keys: Vec<ClaimKey> =
-            self.durable.claims.keys().filter(|k| k.owner == owner).cloned().collect();
-        for key in keys {
-            changed = true;
-            let over = self.end_claim(&key);
-            self.note("claim", &key, if over { "ended with its domain" } else { "orphaned" });
+        let of_domain = |(key, claim): (&ClaimKey, &mut Claim)| {
+            if key.owner != owner || claim.orphaned {
+                return None;
+            }
+            (claim.orphaned, claim.undefined) = (true, true);
+            Some(key.clone())
+        };
+        let orphaned: Vec<ClaimKey> =
+            self.durable.claims.iter_mut().filter_map(of_domain).collect();
+        if orphaned.is_empty() {
+            return super::claims::done(false, "it had no claims");
         }
-        super::claims::done(changed, if changed { "its claims end" } else { "it had no claims" })
+        self.persist(Stored::Durable);
+        self.push(Effect::Arm { timer: Timer::Undefined(uuid), after: UNDEFINED_KEPT });
+        for key in &orphaned {
+            self.note("claim", key, "orphaned");
+        }
+        super::claims::done(true, "its claims are kept for a day, should it be defined again")
+    }
+
+    /// After a start of the daemon, which remembers what is undefined but not since when.
+    pub(super) fn wait_for_undefined(&mut self) {
+        let undefined = self.durable.claims.iter().filter(|(_, claim)| claim.undefined);
+        let domains: BTreeSet<Uuid> = undefined
+            .filter_map(|(key, _)| match key.owner {
+                Owner::Domain(uuid) => Some(uuid),
+                _ => None,
+            })
+            .collect();
+        for uuid in domains {
+            self.push(Effect::Arm { timer: Timer::Undefined(uuid), after: UNDEFINED_KEPT });
+        }
+    }
+
+    /// Nobody has defined it again: its claims end, with the last of their slices.
+    pub(super) fn undefined_for_good(&mut self, uuid: Uuid) {
+        for (key, claim) in &mut self.durable.claims {
+            if key.owner == Owner::Domain(uuid) && claim.undefined {
+                claim.undefined = false;
+                self.dirty.insert(Stored::Durable);
+            }
+        }
     }
 
     pub(super) fn agent_work(&mut self) -> Answer {

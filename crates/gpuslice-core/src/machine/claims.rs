@@ -176,6 +176,7 @@ impl Machine {
             reserve: order.reserve,
             transient: false,
             orphaned: false,
+            undefined: false,
             last_refusal: known.as_ref().and_then(|c| c.last_refusal.clone()),
         };
         let changed = known.as_ref() != Some(&claim);
@@ -217,7 +218,7 @@ impl Machine {
         if known.is_none() && bound.is_empty() {
             return Ok(done(false, "already so: there is no such claim"));
         }
-        let ended = known.is_none_or(|claim| claim.orphaned);
+        let ended = known.is_none_or(|claim| claim.orphaned && !claim.undefined);
         let phase_of = |slice: &SliceId| self.run.assignments.get(slice).map(|a| a.phase);
         let returning = |slice: &SliceId| phase_of(slice) == Some(Phase::Releasing);
         if ended && !bound.is_empty() && bound.iter().all(returning) {

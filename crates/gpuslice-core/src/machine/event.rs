@@ -14,6 +14,7 @@ use crate::state::{Durable, Runtime};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// Names a question until it is answered. Given out by the driver of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -163,6 +164,8 @@ pub enum Timer {
     LookAgain,
     /// A step that failed for a passing reason is tried again.
     RetryStep(OpId),
+    /// A domain was undefined long enough ago.
+    Undefined(Uuid),
 }
 
 /// The two documents, in the order in which they are recorded.

@@ -60,7 +60,11 @@ impl Machine {
         if of_profile().any(|o| matches!(o.form, Form::Mdevs { .. })) {
             return Ok(Vec::new());
         }
-        let fits = |a: &PciAddress| of_profile().any(|o| o.form.vfs().contains(a));
+        // While its domain was undefined, another claim may have found nothing else.
+        let fits = |a: &PciAddress| {
+            of_profile().any(|o| o.form.vfs().contains(a))
+                && self.home_of_another(*a, sought.key).is_none()
+        };
         let count = usize::try_from(sought.request.count).unwrap_or(usize::MAX);
         let kept: Vec<PciAddress> = had.iter().copied().filter(fits).take(count).collect();
         let fabrics = if sought.request.same_fabric {
@@ -100,7 +104,8 @@ impl Machine {
 
     /// How little a fabric is to be chosen because of what lives there.
     fn load(&self, inside: &dyn Fn(&PciAddress) -> bool) -> i64 {
-        let homes = self.durable.claims.values().flat_map(|claim| &claim.home);
+        let living_claims = self.durable.claims.values().filter(|claim| !claim.orphaned);
+        let homes = living_claims.flat_map(|claim| &claim.home);
         let living = i64::try_from(homes.filter(|a| inside(a)).count()).unwrap_or(i64::MAX);
         match self.config.placement {
             Strategy::Pack => -living,

@@ -137,14 +137,14 @@ impl Machine {
     pub(super) fn end_claim(&mut self, key: &ClaimKey) -> bool {
         let over = !self.run.assignments.values().any(|a| a.claim == *key);
         match self.durable.claims.get_mut(key).filter(|_| !over) {
-            Some(claim) => claim.orphaned = true,
+            Some(claim) => (claim.orphaned, claim.undefined) = (true, false),
             None => drop(self.durable.claims.remove(key)),
         }
         self.persist(Stored::Durable);
         over
     }
 
-    /// Claims that were made by a start alone, or whose domain is undefined, end with the last of their slices.
+    /// Claims that were made by a start alone, or that nobody makes any more, end with the last of their slices.
     pub(super) fn end_claims_without_owner(&mut self) {
         if self.run.lost.as_ref().is_some_and(|lost| !lost.looked) {
             return;
@@ -153,7 +153,7 @@ impl Machine {
             .durable
             .claims
             .iter()
-            .filter(|(_, c)| c.transient || c.orphaned)
+            .filter(|(_, c)| c.transient || c.orphaned && !c.undefined)
             .filter(|(key, _)| !self.run.assignments.values().any(|a| a.claim == **key))
             .map(|(key, _)| key.clone())
             .collect();

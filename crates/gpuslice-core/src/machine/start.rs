@@ -85,6 +85,7 @@ impl Machine {
             machine.persist(Stored::Durable);
         }
         machine.adopt_config_at_boot(start.boot);
+        machine.wait_for_undefined();
         match start.run.filter(|run| run.boot == start.boot) {
             Some(run) => machine.resume(run),
             None if ran => machine.record_is_lost(),
