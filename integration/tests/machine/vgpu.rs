@@ -332,7 +332,7 @@ fn managed_by_libvirt_is_refused() {
     let mut domain = attach(&mut driver, 1, "nvidia-a40-8q");
     domain.devices[0].managed = true;
     let refusal = start(&mut driver, &domain).unwrap_err();
-    assert_eq!(refusal.code, Code::Unsupported, "{refusal}");
+    assert_eq!(refusal.code, Code::Managed, "{refusal}");
 }
 
 #[test]
