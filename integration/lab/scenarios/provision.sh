@@ -1,6 +1,7 @@
 # VFs of several GPUs are made side by side, as far as the kernel lets them
 # group: main
 # order: 75
+# long: yes
 # needs: product
 # limit: 180
 . /lab/scenarios/product.sh
