@@ -162,6 +162,24 @@ Examples:
         /// A code, a domain, a claim as DOMAIN/NAME, a slice or a GPU, as the lists print them
         what: Option<String>,
     },
+    /// Look for what keeps this host or a VM from slices, without the daemon
+    #[command(after_help = "\
+Each finding has a code (gpuslice explain CODE), what was found, why it matters and how to mend it. Exit code 1 says that
+something was found that breaks slices. --fix links the hook and has libvirt look for it; the rest is left to a person.
+Environment: GPUSLICE_ROOT names a folder that is looked at instead of /.
+
+Examples:
+  gpuslice doctor
+  gpuslice doctor win11
+  gpuslice doctor ./win11.xml --json
+  gpuslice doctor --fix")]
+    Doctor {
+        /// A domain's name or UUID, or a file with its XML, instead of the host
+        domain: Option<String>,
+        /// Mend what is safe to mend
+        #[arg(long, conflicts_with = "domain")]
+        fix: bool,
+    },
     /// Print what changes, as it happens
     #[command(after_help = "Examples:\n  gpuslice events\n  gpuslice events --json")]
     Events,

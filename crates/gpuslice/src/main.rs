@@ -4,6 +4,7 @@
 
 mod args;
 mod claims;
+mod doctor;
 mod explain;
 mod failure;
 mod output;

@@ -1,11 +1,13 @@
 //! Rows to text. Everything here is a function of its arguments.
 
 mod changes;
+mod doctor;
 mod explained;
 mod lists;
 mod status;
 
 pub use changes::{plan, xml};
+pub use doctor::findings;
 pub use explained::{explained, page, pages};
 pub use lists::{claims, parents, profiles, slices, types};
 pub use status::{Empty, status};

@@ -1,6 +1,7 @@
 //! The commands: ask, and hand the answer to the output.
 
 mod attach;
+mod doctor;
 mod events;
 mod explain;
 mod lists;
@@ -24,6 +25,7 @@ pub fn run(command: Command, output: &Output) -> Result<(), Failure> {
         return done;
     }
     match command {
+        Command::Doctor { domain, fix } => return doctor::doctor(domain.as_deref(), fix, output),
         Command::Completions { shell } => return pages::completions(shell, output),
         Command::Man { dir } => return pages::man(dir.as_deref(), output),
         Command::Profiles { host: Some(host), config, .. } => {
@@ -89,9 +91,10 @@ async fn ask(command: Command, daemon: &Daemon, output: &Output) -> Result<(), F
         Command::Explain { what: Some(what) } => explain::object(daemon, &what, output).await,
         Command::Events => events::events(daemon, output).await,
         // Served before a daemon is asked for.
-        Command::Completions { .. } | Command::Man { .. } | Command::Explain { what: None } => {
-            Ok(())
-        }
+        Command::Completions { .. }
+        | Command::Man { .. }
+        | Command::Doctor { .. }
+        | Command::Explain { what: None } => Ok(()),
     }
 }
 

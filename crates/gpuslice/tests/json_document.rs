@@ -83,3 +83,19 @@ fn every_field_is_in_the_document() {
     );
     documented::<Refusal>("A refusal is", json!({"code": "held", "message": ""}));
 }
+
+#[test]
+fn every_field_of_a_finding_is_in_the_document() {
+    let line = DOCUMENT.lines().find(|line| line.starts_with("| `doctor` |")).unwrap();
+    // A root in which nothing is: nothing is found, and every field of the answer is there.
+    let root = tempfile::TempDir::new().unwrap();
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_gpuslice"))
+        .args(["doctor", "--json"])
+        .env("GPUSLICE_ROOT", root.path())
+        .output()
+        .unwrap();
+    let answer: Json = serde_json::from_slice(&out.stdout).unwrap();
+    for field in answer.as_object().unwrap().keys() {
+        assert!(line.contains(&format!("`{field}`")), "{field}");
+    }
+}

@@ -1,6 +1,7 @@
 //! `gpuslice explain`: a page needs nobody, an object the daemon.
 
 use super::{Daemon, unexpected};
+use crate::doctor::Check;
 use crate::explain::{self, Rows};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -20,7 +21,8 @@ pub fn page(what: Option<&str>, output: &Output) -> Option<Result<(), Failure>> 
 }
 
 fn pages() -> impl Iterator<Item = Page> {
-    Code::ALL.iter().map(|code| code.page())
+    let refusals = Code::ALL.iter().map(|code| code.page());
+    refusals.chain(Check::ALL.iter().map(|check| check.page()))
 }
 
 /// Prints why an object is as it is.

@@ -1,0 +1,182 @@
+//! What is looked for: a stable code each, with what holds for every finding of it. Its page is made of the same texts.
+
+use gpuslice_core::refusal::Page;
+use serde::{Serialize, Serializer};
+
+/// How much it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// Slices do not work because of it.
+    Error,
+    /// They work now, and may not later.
+    Warning,
+}
+
+/// Something that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What kind.
+    pub code: Check,
+    /// How much it matters.
+    pub severity: Severity,
+    /// What was found, with the object's name.
+    pub found: String,
+    /// Why it matters.
+    pub why: &'static str,
+    /// A command or an edit that mends it.
+    pub mend: String,
+    /// Whether `--fix` does it.
+    pub fixable: bool,
+}
+
+impl Finding {
+    /// Something that breaks slices.
+    pub fn error(code: Check, found: impl Into<String>, mend: impl Into<String>) -> Self {
+        let (found, mend) = (found.into(), mend.into());
+        Self { code, severity: Severity::Error, found, why: code.page().rule, mend, fixable: false }
+    }
+
+    /// Something that may break them.
+    pub fn warning(code: Check, found: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(code, found, mend) }
+    }
+
+    /// The same, where the mending is ours to do.
+    pub fn fixable(self) -> Self {
+        Self { fixable: true, ..self }
+    }
+}
+
+macro_rules! checks {
+    ($($variant:ident = $code:literal, $meaning:literal, why $why:literal, looks $looks:literal, mend $mend:literal;)*) => {
+        /// A kind of finding.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Check { $(#[doc = $meaning] $variant,)* }
+
+        impl Check {
+            /// Each of them.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// What a person reads about it.
+            pub const fn page(self) -> Page {
+                match self {
+                    $(Self::$variant => Page { code: $code, meaning: $meaning, rule: $why, blocks: $looks, next: $mend },)*
+                }
+            }
+        }
+    };
+}
+
+checks! {
+    IommuOff = "iommu-off", "the host runs without an IOMMU",
+        why "A device is given to a VM through the IOMMU, which keeps it away from all other memory. Without one no VF and no whole GPU can be passed.",
+        looks "/sys/kernel/iommu_groups is empty. The kernel's arguments say whether it was switched off there; else it is off in the firmware (VT-d, AMD-Vi), or on Intel not switched on.",
+        mend "Switch it on in the firmware, take iommu=off out of the kernel's arguments, on Intel add intel_iommu=on (in /etc/default/grub, then `update-grub`), and reboot.";
+    SriovOff = "sriov-off", "the GPU has SR-IOV and does not show it",
+        why "Without the SR-IOV capability the kernel offers no sriov_numvfs, so the GPU yields no VF.",
+        looks "A GPU whose model has SR-IOV lacks sriov_totalvfs, or says 0 in it. It is off in the firmware, or its driver was told to make none.",
+        mend "Switch on SR-IOV (and ARI) in the firmware and boot the machine cold. On Intel also give i915.max_vfs=7 or xe.max_vfs=7 as a kernel argument.";
+    VfBars = "vf-bars", "the firmware left no room for the memory of VFs",
+        why "Each VF needs address space for its BARs. Where the firmware gave none, enabling VFs fails with \"not enough MMIO resources for SR-IOV\".",
+        looks "All SR-IOV lines of the GPU's `resource` file are zero.",
+        mend "Switch on \"Above 4G decoding\" and large MMIO in the firmware, or add pci=realloc to the kernel's arguments, and reboot.";
+    DriverMissing = "driver-missing", "no driver is bound to a GPU that could be sliced",
+        why "Slices are made by the GPU's driver: NVIDIA's vGPU host driver, AMD's GIM, Intel's i915 or xe.",
+        looks "The GPU has no driver.",
+        mend "Install and load the driver that the finding names, then `gpuslice gpus`.";
+    DriverInTheWay = "driver-in-the-way", "another driver has the GPU",
+        why "Only one driver has a device, and this one makes no slices.",
+        looks "nouveau on an NVIDIA GPU, amdgpu on a GPU that GIM slices.",
+        mend "Blacklist it in /etc/modprobe.d, make the initramfs anew, and reboot.";
+    VgpuDriverMissing = "vgpu-driver-missing", "the driver is NVIDIA's ordinary one, not the one for vGPUs",
+        why "Only NVIDIA's vGPU host driver makes vGPUs; it comes with sriov-manage, which the ordinary driver lacks.",
+        looks "A GPU on the driver nvidia, and no /usr/lib/nvidia/sriov-manage.",
+        mend "Remove the ordinary driver and install the vGPU host driver (the package named vgpu-kvm), then reboot.";
+    AutoprobeOn = "autoprobe-on", "a driver of the host takes each new VF",
+        why "With sriov_drivers_autoprobe the host's driver binds every new VF, and a VF in use by the host is given to no VM.",
+        looks "sriov_drivers_autoprobe is 1 and VFs of the GPU are bound to a driver that is none of VFIO's.",
+        mend "`echo 0 > …/sriov_drivers_autoprobe` and unbind the VFs; for good, give the GPU a layout: gpuslice makes VFs without a driver.";
+    GroupNotViable = "group-not-viable", "a VF shares its IOMMU group with a device the host uses",
+        why "VFIO gives a group out as a whole: as long as one member has a driver of the host, none can be used (\"group N is not viable\").",
+        looks "Groups below /sys/kernel/iommu_groups that hold a VF of a GPU and another device, not a bridge, with a driver of the host.",
+        mend "Switch on ACS (and ARI) in the firmware, or put the GPU into another slot; then each VF has its own group.";
+    HookMissing = "hook-missing", "libvirt does not call gpuslice",
+        why "libvirt calls what lies in /etc/libvirt/hooks/qemu.d. Without it no VM gets its slice, and none is refused that should be.",
+        looks "/etc/libvirt/hooks/qemu.d/10-gpuslice is absent or leads nowhere.",
+        mend "`ln -sfn /usr/sbin/gpuslice-qemu-hook /etc/libvirt/hooks/qemu.d/10-gpuslice`, then `systemctl reload libvirtd` (or virtqemud); `gpuslice doctor --fix` does both.";
+    HookNotExecutable = "hook-not-executable", "the hook cannot be executed",
+        why "libvirt passes over hooks that are no executable files, without a word.",
+        looks "The file that /etc/libvirt/hooks/qemu.d/10-gpuslice leads to has no x bit.",
+        mend "`chmod 755` the file that the finding names.";
+    HookNotSeen = "hook-not-seen", "libvirt has not looked for hooks since the hook is there",
+        why "libvirt looks whether there are hooks at its start and when it is told to reload; what is put there later does not run.",
+        looks "The hook is newer than the last start or reload of libvirtd and virtqemud.",
+        mend "`systemctl reload libvirtd` (or virtqemud): no VM notices. `gpuslice doctor --fix` does it.";
+    HookNotAllowed = "hook-not-allowed", "the system's policy keeps libvirt from running the hook",
+        why "SELinux runs hooks only with the boolean virt_hooks_unconfined; libvirt's AppArmor profile only what lies in /etc/libvirt/hooks, /usr/bin and /usr/sbin. Both refuse without a word of ours.",
+        looks "SELinux enforcing with the boolean off; or AppArmor, and a hook that leads elsewhere.",
+        mend "`setsebool -P virt_hooks_unconfined on`; or let the link lead to /usr/sbin/gpuslice-qemu-hook.";
+    DaemonOff = "daemon-off", "the hook is there and the daemon is not",
+        why "VMs that ask for a slice are refused as long as the daemon does not answer.",
+        looks "The hook is installed and /run/gpuslice/hook.sock is absent.",
+        mend "`systemctl enable --now gpusliced.socket gpusliced.service`";
+    LibvirtOld = "libvirt-old", "libvirt is too old for what this host is to do",
+        why "libvirt reads hooks from qemu.d since 6.5. A VF that stays on its own driver (NVIDIA's vendor-specific VFIO) it takes since 9.7; before, it says that the device must be detached from the host.",
+        looks "The version in the name of libvirt.so, and which GPUs there are.",
+        mend "Install a newer libvirt; Debian 12 has one in bookworm-backports.";
+    MemlockLow = "memlock-low", "libvirt may not lock a VM's memory",
+        why "All memory of a VM with a passed device is locked. libvirt raises the limit for each VM, unless it may not itself: in containers, or under a unit with LimitMEMLOCK.",
+        looks "The hard limit in /proc/PID/limits of libvirt, and whether it has CAP_SYS_RESOURCE.",
+        mend "`systemctl edit libvirtd` (or virtqemud): [Service] LimitMEMLOCK=infinity; restart it. In a container: give it the limit from outside.";
+    Lockdown = "lockdown", "Secure Boot keeps drivers or their controls away",
+        why "Under lockdown the kernel loads only signed modules, and shows no debugfs. Drivers that are built on the host (NVIDIA's, AMD's GIM) are unsigned, and xe before 6.19 is tuned through debugfs alone.",
+        looks "/sys/kernel/security/lockdown, beside a GPU without its driver or one on xe without sriov_admin.",
+        mend "Sign the modules with a key of yours and enrol it (`mokutil --import`), or switch Secure Boot off in the firmware.";
+    MdevctlAuto = "mdevctl-auto", "mdevctl makes a mediated device at every boot",
+        why "It takes a place on the GPU before any VM starts, belongs to nobody gpuslice knows, and is never taken away.",
+        looks "Definitions below /etc/mdevctl.d with start: auto.",
+        mend "`mdevctl modify --uuid UUID --parent PARENT --manual`; and `mdevctl stop -u UUID` when no VM uses it.";
+    Sysfsutils = "sysfsutils", "sysfsutils writes sriov_numvfs at boot",
+        why "Two writers of the same attribute fight: the number of VFs changes under gpuslice's layout, and all VFs of the GPU with it.",
+        looks "Lines with sriov_numvfs in /etc/sysfs.conf and /etc/sysfs.d.",
+        mend "Take the line out, and say the number in /etc/gpuslice/gpuslice.toml.";
+    SriovUnit = "sriov-unit", "a unit, rule or script makes VFs beside gpuslice",
+        why "Two writers of the same attribute fight; and sriov-manage run at the wrong moment takes VFs away that VMs are about to get.",
+        looks "Units in /etc/systemd/system, rules in /etc/udev/rules.d, /etc/rc.local and /etc/cron.d that name sriov_numvfs or sriov-manage.",
+        mend "Disable it (`systemctl disable --now UNIT`, or take the line out), and say the number in /etc/gpuslice/gpuslice.toml.";
+    GuestXml = "guest-xml", "what the domain asks of gpuslice has no meaning",
+        why "A start with it is refused: it cannot be known what was meant.",
+        looks "The domain's metadata and devices, as the hook reads them.",
+        mend "`virsh edit DOMAIN`, and correct what the finding names.";
+    GuestMachine = "guest-machine", "the VM has no PCI Express",
+        why "On the machine type pc a GPU sits on a conventional PCI bus: without its extended configuration space, which GPU drivers use, and with little room for large BARs.",
+        looks "The machine type in <os>.",
+        mend "Install the guest on machine type q35; an existing one has to be defined anew with it.";
+    GuestNoFreePort = "guest-no-free-port", "no free PCIe port for a live attach",
+        why "Each device that is hot-plugged needs a pcie-root-port of its own, and ports cannot be added to a running VM. q35 has one free by default.",
+        looks "pcie-root-port controllers in the XML and the devices that sit on them.",
+        mend "While it is off, `virsh edit DOMAIN` and add <controller type='pci' model='pcie-root-port'/> for each device that is to come.";
+    GuestUefiWindow = "guest-uefi-window", "the firmware's window for BARs is too small",
+        why "UEFI firmware keeps 32 GiB for 64-bit BARs unless it knows how much the processor can address. A GPU whose BARs do not fit has no memory in the guest, and its driver fails.",
+        looks "The BARs of the passed functions on this host, the firmware, and the CPU mode.",
+        mend "`virsh edit DOMAIN`: <cpu mode='host-passthrough'><maxphysaddr mode='passthrough'/></cpu>, or the argument -fw_cfg name=opt/ovmf/X-PciMmio64Mb,string=262144 in <qemu:commandline>.";
+    GuestHardLimit = "guest-hard-limit", "the VM may lock less memory than it has",
+        why "A passed device needs all memory of the VM locked, and some for QEMU. <hard_limit> becomes that limit: the start fails, or QEMU is killed later.",
+        looks "<memtune><hard_limit> against <memory> and 1 GiB.",
+        mend "`virsh edit DOMAIN`: take <hard_limit> out, and libvirt sets what is needed.";
+    GuestManaged = "guest-managed", "managed='yes' takes a VF off the driver that serves it",
+        why "A VF with a chosen type (NVIDIA's vendor-specific VFIO) is passed by its own driver. Taken off it, it has no device for VMs until all VFs of its GPU are made anew.",
+        looks "Hostdevs with managed='yes' whose function has a type of its driver.",
+        mend "`virsh edit DOMAIN`: managed='no' in this hostdev.";
+    GuestTakesPf = "guest-takes-pf", "the VM takes the whole GPU whose VFs others use",
+        why "Taken off its driver, a GPU loses all its VFs at once, also those that VMs use.",
+        looks "Hostdevs whose function has VFs on this host.",
+        mend "`virsh detach-device` it, and give the VM a VF: `gpuslice attach DOMAIN PROFILE`.";
+}
+
+impl Serialize for Check {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.page().code)
+    }
+}

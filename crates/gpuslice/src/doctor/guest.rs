@@ -1,0 +1,107 @@
+//! What of a VM keeps it from a slice, or from using it. A VM that neither asks for one nor carries a device has none
+//! of this.
+
+use super::check::{Check, Finding};
+use super::facts::Host;
+use super::guest_facts::Guest;
+use super::pci::Device;
+use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource};
+
+/// What UEFI firmware keeps for 64-bit BARs by itself (edk2, OvmfPkg: PcdPciMmio64Size).
+const UEFI_WINDOW: u64 = 32 << 30;
+
+/// Beyond the VM's memory, in KiB: what libvirt adds for devices (qemuDomainGetMemLockLimitBytes).
+const LOCKED_BESIDE: u64 = 1 << 20;
+
+/// All findings.
+pub fn check(guest: &Guest, host: &Host) -> Vec<Finding> {
+    let name = &guest.name;
+    let domain = match &guest.domain {
+        Ok(domain) => domain,
+        Err(why) => {
+            return vec![Finding::error(
+                Check::GuestXml,
+                why.clone(),
+                format!("virsh edit {name}"),
+            )];
+        }
+    };
+    if domain.claims.is_empty() && domain.devices.is_empty() {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    if guest.machine.starts_with("pc-i440fx") || guest.machine == "pc" {
+        let text = format!("{name} is of machine type {}, which has no PCI Express", guest.machine);
+        let mend = "define it anew with machine type q35, as virt-install --machine q35 does";
+        found.push(Finding::warning(Check::GuestMachine, text, mend));
+    } else if guest.machine.contains("q35") && guest.free_ports == 0 {
+        let text = format!("{name} has no free pcie-root-port");
+        let mend = format!(
+            "virsh edit {name}, add <controller type='pci' model='pcie-root-port'/> for each device to come"
+        );
+        found.push(Finding::warning(Check::GuestNoFreePort, text, mend));
+    }
+    found.extend(window(guest, domain, host));
+    found.extend(hard_limit(guest));
+    found.extend(
+        functions(domain, host).filter_map(|(device, function)| judge(name, device, function)),
+    );
+    found
+}
+
+/// Functions of the host that the VM carries.
+fn functions<'a>(
+    domain: &'a Domain,
+    host: &'a Host,
+) -> impl Iterator<Item = (&'a HostDevice, &'a Device)> {
+    domain.devices.iter().filter_map(|device| match device.source {
+        HostDeviceSource::Pci(address) => {
+            let address = address.to_string();
+            let function = host.devices.iter().find(|function| function.address == address)?;
+            Some((device, function))
+        }
+        HostDeviceSource::Mdev(_) => None,
+    })
+}
+
+fn window(guest: &Guest, domain: &Domain, host: &Host) -> Option<Finding> {
+    let bars: u64 = functions(domain, host).map(|(_, function)| function.bars).sum();
+    if !guest.uefi || guest.wide || bars <= UEFI_WINDOW {
+        return None;
+    }
+    let name = &guest.name;
+    let text = format!("{name} boots with UEFI and carries BARs of {} GiB", bars >> 30);
+    let mend = format!(
+        "virsh edit {name}: <cpu mode='host-passthrough'><maxphysaddr mode='passthrough'/></cpu>"
+    );
+    Some(Finding::error(Check::GuestUefiWindow, text, mend))
+}
+
+fn hard_limit(guest: &Guest) -> Option<Finding> {
+    let (limit, memory) = guest.hard_limit.zip(guest.memory)?;
+    if limit >= memory.saturating_add(LOCKED_BESIDE) {
+        return None;
+    }
+    let name = &guest.name;
+    let text = format!("{name} has {} MiB and may lock {} MiB", memory >> 10, limit >> 10);
+    let mend = format!("virsh memtune {name} --hard-limit -1 --config");
+    Some(Finding::error(Check::GuestHardLimit, text, mend))
+}
+
+/// A function whose driver must not be taken from it.
+fn judge(name: &str, device: &HostDevice, function: &Device) -> Option<Finding> {
+    let address = &function.address;
+    if function.typed && device.managed {
+        let text = format!("{name} would take VF {address} from its driver by managed='yes'");
+        let mend = format!("virsh edit {name}: managed='no' in the hostdev of {address}");
+        return Some(Finding::error(Check::GuestManaged, text, mend));
+    }
+    let has_vfs = function.is_gpu() && function.vfs > 0;
+    has_vfs.then(|| {
+        let text = format!("{name} takes GPU {address} as a whole, which has VFs");
+        let mend = format!(
+            "take its hostdev out with virsh edit {name}; then gpuslice attach {name} PROFILE"
+        );
+        Finding::error(Check::GuestTakesPf, text, mend)
+    })
+}

@@ -1,0 +1,136 @@
+//! A VM as its XML says it. Read from libvirt's own folder, so that libvirt need not answer.
+
+use super::tree::Tree;
+use gpuslice_core::domain::Domain;
+use gpuslice_core::refusal::{Code, Refusal};
+use roxmltree::{Document, Node, ParsingOptions};
+use std::collections::BTreeSet;
+
+/// Where libvirt keeps domains.
+const DOMAINS: &str = "/etc/libvirt/qemu";
+
+/// A VM.
+#[derive(Debug)]
+pub struct Guest {
+    /// Its name.
+    pub name: String,
+    /// What of it is ours to know, or why that has no meaning.
+    pub domain: Result<Domain, String>,
+    /// `<os><type machine=…>`.
+    pub machine: String,
+    /// It boots with UEFI.
+    pub uefi: bool,
+    /// It knows how much the processor addresses, or was told how large the window is.
+    pub wide: bool,
+    /// KiB.
+    pub memory: Option<u64>,
+    /// KiB.
+    pub hard_limit: Option<u64>,
+    /// It has pcie-root-ports, and how many are free.
+    pub free_ports: usize,
+}
+
+/// Finds a VM by name, UUID, or as a file with its XML.
+///
+/// # Errors
+/// `unknown` when there is none, `bad-request` when it is no XML of a domain.
+pub fn find(tree: &Tree, domain: &str) -> Result<Guest, Refusal> {
+    if domain.contains('/') {
+        let text = std::fs::read_to_string(domain).map_err(|error| {
+            let message = format!("{domain} cannot be read");
+            Refusal::new(Code::BadRequest, message)
+                .because(error.to_string())
+                .hint("virsh dumpxml DOMAIN > FILE")
+        })?;
+        return read(domain, &text);
+    }
+    let named = tree.text(&format!("{DOMAINS}/{domain}.xml"));
+    let by_uuid = || {
+        let files = tree.names(DOMAINS).into_iter().filter(|name| name.ends_with(".xml"));
+        let mut texts = files.filter_map(|name| tree.text(&format!("{DOMAINS}/{name}")));
+        texts.find(|text| text.contains(&format!("<uuid>{domain}</uuid>")))
+    };
+    match named.or_else(by_uuid) {
+        Some(text) => read(domain, &text),
+        None if !tree.denied().is_empty() => {
+            let message = format!("{DOMAINS} may not be read");
+            Err(Refusal::new(Code::NotPermitted, message)
+                .hint(format!("sudo gpuslice doctor {domain}")))
+        }
+        None => {
+            let message = format!("no domain {domain} is defined below {DOMAINS}");
+            Err(Refusal::new(Code::Unknown, message).hint("virsh list --all"))
+        }
+    }
+}
+
+fn read(name: &str, text: &str) -> Result<Guest, Refusal> {
+    let options = ParsingOptions { allow_dtd: false, ..ParsingOptions::default() };
+    let document = Document::parse_with_options(text, options).map_err(|error| {
+        Refusal::new(Code::BadRequest, format!("{name} is no XML")).because(error.to_string())
+    })?;
+    let root = document.root_element();
+    let os = child(root, "os");
+    let loader = os.and_then(|os| child(os, "loader")).and_then(|l| l.attribute("type"));
+    let machine = os.and_then(|os| child(os, "type")).and_then(|t| t.attribute("machine"));
+    let memtune = child(root, "memtune").and_then(|memtune| child(memtune, "hard_limit"));
+    Ok(Guest {
+        name: child(root, "name").and_then(|n| n.text()).unwrap_or(name).to_owned(),
+        domain: gpuslice_domxml::read_domain(text).map_err(|error| error.to_string()),
+        machine: machine.unwrap_or_default().to_owned(),
+        uefi: loader == Some("pflash") || os.and_then(|os| os.attribute("firmware")) == Some("efi"),
+        wide: wide(root),
+        memory: child(root, "memory").and_then(kib),
+        hard_limit: memtune.and_then(kib),
+        free_ports: free_ports(root),
+    })
+}
+
+fn child<'a, 'i>(node: Node<'a, 'i>, name: &str) -> Option<Node<'a, 'i>> {
+    node.children().find(|child| child.has_tag_name(name))
+}
+
+/// A size as libvirt reads it; KiB without a unit (its docs/formatdomain.rst).
+fn kib(size: Node) -> Option<u64> {
+    let number: u64 = size.text()?.trim().parse().ok()?;
+    let unit = size.attribute("unit").unwrap_or("KiB");
+    let bytes: u64 = match unit {
+        "b" | "bytes" => 1,
+        "KB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        "M" | "MiB" => 1 << 20,
+        "G" | "GiB" => 1 << 30,
+        "T" | "TiB" => 1 << 40,
+        _ => 1 << 10,
+    };
+    Some(number.saturating_mul(bytes) >> 10)
+}
+
+/// The processor's width reaches the guest, or its firmware was told.
+fn wide(root: Node) -> bool {
+    let cpu = child(root, "cpu");
+    let host = cpu
+        .is_some_and(|cpu| matches!(cpu.attribute("mode"), Some("host-passthrough" | "maximum")));
+    let width = cpu.and_then(|cpu| child(cpu, "maxphysaddr")).is_some();
+    let told = root.descendants().filter(|node| node.tag_name().name() == "arg");
+    let told = told.filter_map(|arg| arg.attribute("value")).any(|v| v.contains("X-PciMmio64Mb"));
+    host || width || told
+}
+
+/// Root ports that no device sits on.
+fn free_ports(root: Node) -> usize {
+    let Some(devices) = child(root, "devices") else { return 0 };
+    let ports = devices.children().filter(|node| {
+        node.has_tag_name("controller") && node.attribute("model") == Some("pcie-root-port")
+    });
+    let indexes: BTreeSet<u32> =
+        ports.filter_map(|port| port.attribute("index")?.parse().ok()).collect();
+    let used: BTreeSet<u32> = devices
+        .children()
+        .filter_map(|device| child(device, "address")?.attribute("bus"))
+        .filter_map(|bus| u32::from_str_radix(bus.trim_start_matches("0x"), 16).ok())
+        .collect();
+    indexes.difference(&used).count()
+}

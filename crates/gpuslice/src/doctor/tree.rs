@@ -1,0 +1,125 @@
+//! Reading, below a root that can be moved: `GPUSLICE_ROOT`, `/` without it. What may not be read is remembered,
+//! since it is neither there nor absent.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Names the root.
+pub const ROOT_ENV: &str = "GPUSLICE_ROOT";
+
+/// Links that lead on to links are followed so often.
+const LINKS: usize = 16;
+
+/// A host's files.
+#[derive(Debug)]
+pub struct Tree {
+    root: PathBuf,
+    denied: RefCell<BTreeSet<String>>,
+}
+
+impl Tree {
+    /// This host, or the one below the root that the environment names.
+    pub fn from_env() -> Self {
+        let root = std::env::var_os(ROOT_ENV).filter(|root| !root.is_empty());
+        let root = root.map_or_else(|| PathBuf::from("/"), PathBuf::from);
+        Self { root, denied: RefCell::default() }
+    }
+
+    /// Where an absolute path of the host lies.
+    pub fn place(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// What could not be read for lack of permission.
+    pub fn denied(&self) -> Vec<String> {
+        self.denied.borrow().iter().cloned().collect()
+    }
+
+    fn noted<T>(&self, path: &str, result: std::io::Result<T>) -> Option<T> {
+        if let Err(error) = &result
+            && error.kind() == ErrorKind::PermissionDenied
+        {
+            self.denied.borrow_mut().insert(path.to_owned());
+        }
+        result.ok()
+    }
+
+    /// Text of a file, without blanks at its ends.
+    pub fn text(&self, path: &str) -> Option<String> {
+        let bytes = self.noted(path, std::fs::read(self.place(path)))?;
+        Some(String::from_utf8_lossy(&bytes).trim().to_owned())
+    }
+
+    /// Names in a directory, sorted.
+    pub fn names(&self, path: &str) -> Vec<String> {
+        let entries = self.noted(path, std::fs::read_dir(self.place(path)));
+        let entries = entries.into_iter().flatten().filter_map(Result::ok);
+        let mut names: Vec<String> =
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort();
+        names
+    }
+
+    /// Last part of a link's target, as sysfs names a driver or a group.
+    pub fn link_name(&self, path: &str) -> Option<String> {
+        let target = std::fs::read_link(self.place(path)).ok()?;
+        Some(target.file_name()?.to_str()?.to_owned())
+    }
+
+    /// Whether something is there, be it a link that leads nowhere.
+    pub fn exists(&self, path: &str) -> bool {
+        self.noted(path, std::fs::symlink_metadata(self.place(path))).is_some()
+    }
+
+    /// The path that links lead to, as the host itself would follow them.
+    pub fn resolved(&self, path: &str) -> Option<String> {
+        let mut path = path.to_owned();
+        for _ in 0..LINKS {
+            match std::fs::read_link(self.place(&path)) {
+                Ok(target) => path = joined(&path, &target),
+                Err(error) if error.kind() == ErrorKind::InvalidInput => return Some(path),
+                Err(error) => return self.noted(&path, Err(error)),
+            }
+        }
+        None
+    }
+
+    /// Whether a file may be executed.
+    pub fn executable(&self, path: &str) -> bool {
+        let metadata = std::fs::metadata(self.place(path));
+        metadata.is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+    }
+
+    /// When an entry was made or changed, in seconds since 1970. Not its mtime: packages bring that from where they were built.
+    pub fn changed_at(&self, path: &str) -> Option<i64> {
+        Some(std::fs::symlink_metadata(self.place(path)).ok()?.ctime())
+    }
+
+    /// What a program of the host says that changes nothing, if it succeeds.
+    pub fn ask(&self, program: &str, arguments: &[&str]) -> Option<String> {
+        let mut command = Command::new(self.place(program));
+        let out =
+            command.args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+        out.status.success().then(|| String::from_utf8_lossy(&out.stdout).into_owned())
+    }
+}
+
+/// A link's target from where the link is, without `..`.
+fn joined(link: &str, target: &Path) -> String {
+    let base = Path::new(link).parent().unwrap_or(Path::new("/")).join(target);
+    let mut parts: Vec<&str> = Vec::new();
+    for part in base.components() {
+        match part {
+            Component::Normal(name) => parts.extend(name.to_str()),
+            Component::ParentDir => {
+                parts.pop();
+            }
+            _ => {}
+        }
+    }
+    format!("/{}", parts.join("/"))
+}

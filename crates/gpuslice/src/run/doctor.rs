@@ -1,0 +1,33 @@
+//! `gpuslice doctor`: looks by itself, since the daemon may be what is missing.
+
+use crate::doctor::{self, Severity, Tree};
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::render;
+use gpuslice_core::refusal::{Code, Refusal};
+use serde_json::json;
+
+pub fn doctor(domain: Option<&str>, fix: bool, output: &Output) -> Result<(), Failure> {
+    let tree = Tree::from_env();
+    let mut findings = doctor::examine(&tree, domain)?;
+    let mut fixed = Vec::new();
+    if fix {
+        fixed = doctor::mend(&tree, &findings)?;
+        findings = doctor::examine(&tree, domain)?;
+    }
+    let denied = tree.denied();
+    if !denied.is_empty() {
+        output.warning(&format!("not looked at, for lack of permission: {}", denied.join(", ")));
+    }
+    let value = json!({
+        "changed": !fixed.is_empty(), "fixed": fixed, "findings": findings, "not_looked_at": denied
+    });
+    output.answer(&value, |paint| render::findings(&fixed, &findings, paint))?;
+    let errors = findings.iter().filter(|f| f.severity == Severity::Error).count();
+    if errors == 0 {
+        return Ok(());
+    }
+    let message =
+        format!("slices do not work here: {}, see above", render::counted(errors, "error"));
+    Err(Failure { refusal: Refusal::new(Code::Unsupported, message), answered: true })
+}
