@@ -14,7 +14,7 @@ const SESSION: &str = "GPUSLICE_TEST_SESSION";
 
 /// Runs the session beside a daemon on a simulated host.
 fn session(name: &str, host: &str) {
-    let bin = programs(&["gpusliced", "gpuslice"]);
+    let bin = programs(&["gpusliced", "gpuslice", "sim-control"]);
     let own = std::env::current_exe().unwrap();
     let out = Command::new(root().join("integration/sim-host"))
         .args(["--sim", host])
@@ -56,6 +56,18 @@ fn gim() {
 fn hive() {
     let host = root().join("examples/hosts/mi300x-8.toml");
     session("hive", host.to_str().unwrap());
+}
+
+#[test]
+fn bare_metal() {
+    let host = root().join("examples/hosts/mi300x-amdgpu.toml");
+    session("mi300x-amdgpu", host.to_str().unwrap());
+}
+
+#[test]
+fn gpus_that_are_unwell() {
+    let host = root().join("examples/hosts/mi300x-8.toml");
+    session("unwell", host.to_str().unwrap());
 }
 
 #[test]
@@ -104,9 +116,10 @@ fn inside() {
     if given.exists() {
         std::fs::copy(given, Path::new(&config).join("gpuslice.toml")).unwrap();
     }
-    let bin = programs(&["gpuslice"]);
+    let bin = programs(&["gpuslice", "sim-control"]);
     trycmd::TestCases::new()
         .register_bin("gpuslice", bin.join("gpuslice"))
+        .register_bin("sim-control", bin.join("sim-control"))
         .insert_var("[CONFIG]", config)
         .unwrap()
         .insert_var("[VERSION]", env!("CARGO_PKG_VERSION"))

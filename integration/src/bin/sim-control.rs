@@ -1,17 +1,17 @@
-//! Plays the outside world of a simulated host: sends lines to the daemon's `--sim-control` socket and prints the answers.
-//! `sim-control SOCKET '{"do":"unplug","parent":"0000:0c:00.0"}' …`
+//! Plays the outside world of a simulated host: sends lines to the daemon's `--sim-control` socket, whose path is in
+//! `SIM_CONTROL`, and prints the answers.
+//! `sim-control '{"do":"unplug","parent":"0000:0c:00.0"}' …`
 
 use std::io::{BufRead, BufReader, Error, Write};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1);
-    let Some(path) = arguments.next() else {
-        eprintln!("usage: sim-control SOCKET LINE…");
+    let Ok(path) = std::env::var("SIM_CONTROL") else {
+        eprintln!("usage: SIM_CONTROL=SOCKET sim-control LINE…");
         return ExitCode::from(2);
     };
-    match send(&path, arguments) {
+    match send(&path, std::env::args().skip(1)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {path}: {error}");

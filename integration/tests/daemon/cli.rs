@@ -1,8 +1,10 @@
 //! The command line against the real daemon: exit codes, streams and terminals. What it prints word for word is in the
 //! transcripts beside this test.
 
-use crate::host::{Host, Ran, Vm, as_root};
+use crate::host::{Host, Ran, Vm, as_root, until};
 use crate::life::{ONE_VF, PROFILE};
+use serde_json::{Value as Json, json};
+use std::fs::{self, File};
 use std::process::{Command, Stdio};
 
 #[test]
@@ -60,6 +62,40 @@ fn a_hint_is_a_command_that_exists() {
             let word = hint[order..].split_whitespace().nth(1).unwrap();
             assert_eq!(host.cli(&[word, "--help"]).code, Some(0), "{hint}");
         }
+    });
+}
+
+#[test]
+fn events_tell_what_the_kernels_log_says_of_a_gpu() {
+    as_root(|| {
+        let host = Host::start("sriov-8", ONE_VF);
+        host.settle();
+        let events = File::create(host.path("events")).unwrap();
+        let mut command = host.command(&["events", "--json"]);
+        command.env("GPUSLICE_BUS_ADDRESS", host.bus.address());
+        let mut listener = command.stdout(events).spawn().unwrap();
+        let told = || fs::read_to_string(host.path("events")).unwrap();
+        // Only a change that it tells shows that it listens.
+        until("it listens", || {
+            host.ask(&["cordon", "0000:22:00.0"]);
+            host.ask(&["uncordon", "0000:22:00.0"]);
+            !told().is_empty()
+        });
+        let (card, line) =
+            ("0000:0c:00.0", "vfio-pci 0000:0c:02.0: not ready 65535ms after FLR; giving up");
+        host.outside(&json!({"do": "say", "line": line}));
+        let failed = json!({"kind": "parent", "id": card, "what": format!("failed: {line}")});
+        let dirty = json!({"kind": "slice", "id": "vf:0000:0c:02.0", "what": "dirty"});
+        let is_told = |change: &Json| {
+            told().lines().any(|l| serde_json::from_str::<Json>(l).is_ok_and(|l| l == *change))
+        };
+        until("the GPU has failed", || is_told(&failed) && is_told(&dirty));
+        host.ask(&["uncordon", card]);
+        until("it is well", || {
+            is_told(&json!({"kind": "parent", "id": card, "what": "given out again"}))
+        });
+        listener.kill().unwrap();
+        listener.wait().unwrap();
     });
 }
 
