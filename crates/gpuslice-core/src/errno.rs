@@ -49,6 +49,7 @@ errnos! {
     EISDIR = 21, "is a directory";
     EINVAL = 22, "invalid argument";
     EMFILE = 24, "too many open files";
+    ENOTTY = 25, "inappropriate ioctl for device";
     EFBIG = 27, "file too large";
     ENOSPC = 28, "no space left on device";
     EROFS = 30, "read-only file system";

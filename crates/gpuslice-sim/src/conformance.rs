@@ -33,6 +33,7 @@ pub fn facts() -> Result<Vec<(String, String)>, crate::HostError> {
     probe.numvfs();
     probe.events();
     probe.binding();
+    probe.resets();
     probe.vf_in_use();
     probe.mdev();
     probe.samples();
@@ -178,12 +179,30 @@ impl Probe {
         self.reads("driver_override.cleared", &over);
     }
 
+    fn resets(&mut self) {
+        let (reset, method) =
+            (format!("{}/virtfn0/reset", pf(1)), format!("{}/virtfn0/reset_method", pf(1)));
+        self.reads("reset_method.first", &method);
+        self.reads("reset.read", &reset);
+        self.writes("reset.write.word", "x", &reset);
+        self.writes("reset.write.zero", "0", &reset);
+        self.writes("reset.write", "1", &reset);
+        self.writes("reset_method.write.unknown", "x", &method);
+        self.writes("reset_method.write.unsupported", "bus", &method);
+        self.writes("reset_method.write.none", "", &method);
+        self.reads("reset_method.none", &method);
+        self.writes("reset.write.without-method", "1", &reset);
+        self.writes("reset_method.write.default", "default", &method);
+        self.reads("reset_method.default", &method);
+    }
+
     fn vf_in_use(&mut self) {
         let Some(vf) = PciAddress::new(1, 0, 2, 0) else {
             return;
         };
-        // A refusal shows in the next fact: nothing would block.
+        // A refusal shows in the fact after the next: nothing would block.
         let _ = self.kernel.open(HOLDER, "qemu-system-x86", SliceId::Vf(vf));
+        self.writes("reset.write.while-open", "1", &format!("{}/virtfn0/reset", pf(1)));
         self.writes("sriov_numvfs.zero-while-held", "0", &format!("{}/sriov_numvfs", pf(1)));
         self.kernel.kill(HOLDER);
     }

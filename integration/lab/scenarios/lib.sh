@@ -68,6 +68,7 @@ errno_of() {
     *'write error: Too many users'*) echo EUSERS ;;
     *'write error: Operation not permitted'*) echo EPERM ;;
     *'write error: Input/output error'*) echo EIO ;;
+    *'write error: Inappropriate ioctl for device'*) echo ENOTTY ;;
     *': Permission denied'*) echo EACCES ;;
     *) echo "? $out" ;;
   esac

@@ -71,8 +71,23 @@ fact driver_override.clear "$(errno_of '' $vf/driver_override)"
 fact driver_override.cleared "$(cat $vf/driver_override)"
 expect "clearing the override does not unbind" bound_to $vf vfio-pci
 
+say "resets"
+fact reset_method.first "$(text_of $vf/reset_method)"
+fact reset.read "$(text_of $vf/reset)"
+fact reset.write.word "$(errno_of x $vf/reset)"
+fact reset.write.zero "$(errno_of 0 $vf/reset)"
+fact reset.write "$(errno_of 1 $vf/reset)"
+fact reset_method.write.unknown "$(errno_of x $vf/reset_method)"
+fact reset_method.write.unsupported "$(errno_of bus $vf/reset_method)"
+fact reset_method.write.none "$(errno_of '' $vf/reset_method)"
+fact reset_method.none "$(text_of $vf/reset_method)"
+fact reset.write.without-method "$(errno_of 1 $vf/reset)"
+fact reset_method.write.default "$(errno_of default $vf/reset_method)"
+fact reset_method.default "$(text_of $vf/reset_method)"
+
 say "a VF in use"
 hold vf -device vfio-pci,host=0001:00:02.0
+fact reset.write.while-open "$(errno_of 1 $vf/reset)"
 (w 0 $pf/sriov_numvfs) & writer=$!
 wait_for 10 "sriov_numvfs=0 waits for the holder" grep -q vfio_unregister_group_dev /proc/$writer/stack
 fact sriov_numvfs.zero-while-held blocks

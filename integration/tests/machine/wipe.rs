@@ -120,15 +120,17 @@ fn a_reset_that_clears_nothing_proves_nothing() {
             world.driver.kernel.write(&file, name.as_bytes()).unwrap();
         }
     };
-    method(&mut world, "bus");
-    all(&mut world, &run(0));
-    all(&mut world, &stop(0));
-    let [(_, state, why)] = &dirty(&mut world)[..] else { panic!("not one") };
-    assert_eq!(state, "dirty");
-    assert!(why.contains("reset_method bus"), "{why}");
-    method(&mut world, "default");
-    uncordon(&mut world);
-    assert_eq!(dirty(&mut world), []);
+    for (left, said) in [("bus", "reset_method bus"), ("\n", "echo default > /sys/")] {
+        method(&mut world, left);
+        all(&mut world, &run(0));
+        all(&mut world, &stop(0));
+        let [(_, state, why)] = &dirty(&mut world)[..] else { panic!("not one") };
+        assert_eq!(state, "dirty");
+        assert!(why.contains(said), "{why}");
+        method(&mut world, "default");
+        uncordon(&mut world);
+        assert_eq!(dirty(&mut world), []);
+    }
     world.finish().unwrap();
 }
 

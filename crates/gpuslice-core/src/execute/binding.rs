@@ -90,15 +90,18 @@ pub(super) fn reset(
     // 5.15 the method is not told; a VF has FLR always (PCIe 9.2.2.2), and it comes first.
     let path = format!("{}/reset_method", dir(function));
     let methods = match read_text(host, &path) {
-        Err(Errno::ENOENT) => String::new(),
-        methods => methods.map_err(failed(format!("read {path}")))?,
+        Err(Errno::ENOENT) => None,
+        methods => Some(methods.map_err(failed(format!("read {path}")))?),
     };
-    let first = methods.split_whitespace().next();
-    if let Some(method @ ("pm" | "bus" | "cxl_bus")) = first {
-        return Err(StepError::Unchanged {
-            object: function.to_string(),
-            state: format!("is reset by its reset_method {method}, which clears nothing"),
-        });
+    let state = match methods.as_deref().map(|text| text.split_whitespace().next()) {
+        Some(Some(method @ ("pm" | "bus" | "cxl_bus"))) => {
+            Some(format!("is reset by its reset_method {method}, which clears nothing"))
+        }
+        Some(None) => Some(format!("cannot be reset before: echo default > {path}")),
+        _ => None,
+    };
+    if let Some(state) = state {
+        return Err(StepError::Unchanged { object: function.to_string(), state });
     }
     match write(host, &format!("{}/reset", dir(function)), "1") {
         Ok(Written::Blocked) => Ok(Performed::Blocked),

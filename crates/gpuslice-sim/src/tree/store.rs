@@ -98,6 +98,10 @@ impl Kernel {
             FunctionFile::Reset => {
                 let one = number::parse(data) == Some(1);
                 one.then_some(()).ok_or(Errno::EINVAL)?;
+                // All ways are taken away.
+                if function.reset_method.is_empty() {
+                    return Err(Errno::ENOTTY);
+                }
             }
             _ => return Err(Errno::EINVAL),
         }
