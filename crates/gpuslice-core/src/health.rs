@@ -102,13 +102,16 @@ impl Health {
 }
 
 /// How far the log was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogRead {
     /// Of which boot.
     pub boot: BootId,
     /// The last line that meant something.
     pub sequence: u64,
+    /// Lines up to it whose device was not there yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unplaced: Vec<LogLine>,
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub use start::Start;
 
 use crate::config::{Config, ConfigError};
 use crate::domain::Domain;
-use crate::health::{LogRead, Said};
+use crate::health::Said;
 use crate::holders::Holder;
 use crate::ids::{ParentId, SliceId};
 use crate::layout::Layout;
@@ -100,7 +100,7 @@ pub struct Machine {
     /// Slices whose release waits for their device's quarantine to be lifted.
     postponed: BTreeSet<SliceId>,
     /// Up to where the kernel's log was read; recorded with whatever comes of it.
-    log_read: Option<LogRead>,
+    log_read: Option<u64>,
     /// Lines about devices that are not there yet.
     unplaced: VecDeque<Said>,
     /// Something was done to the host and has not been read back: nothing new is decided on the old reading.
@@ -145,7 +145,7 @@ impl Machine {
     /// Puts the records first.
     fn flush(&mut self) -> Vec<Effect> {
         if self.dirty.contains(&Stored::Durable) {
-            self.durable.log_read = self.log_read;
+            self.durable.log_read = self.log_read();
         }
         let mut effects: Vec<Effect> = std::mem::take(&mut self.dirty)
             .into_iter()

@@ -5,6 +5,7 @@
 //! may move them under another root.
 
 use crate::errno::Errno;
+use serde::{Deserialize, Serialize};
 
 /// Files of one folder that are read together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +67,8 @@ pub trait HostRead {
 }
 
 /// A record of the kernel's log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LogLine {
     /// Counts from the boot; some of them may be gone.
     pub sequence: u64,

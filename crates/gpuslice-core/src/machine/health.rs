@@ -3,7 +3,7 @@
 
 use super::{Effect, Machine, Stored};
 use crate::config::OnError;
-use crate::health::{Health, LogRead, Said, Severity};
+use crate::health::{self, Health, LogRead, Said, Severity};
 use crate::ids::ParentId;
 use std::collections::BTreeMap;
 
@@ -15,16 +15,32 @@ impl Machine {
     pub(super) fn on_said(&mut self, lines: Vec<Said>) {
         for said in lines {
             let sequence = said.line.sequence;
-            if self.log_read.is_some_and(|read| sequence <= read.sequence) {
+            if self.log_read.is_some_and(|read| sequence <= read) {
                 continue;
             }
-            self.log_read = Some(LogRead { boot: self.run.boot, sequence });
+            self.log_read = Some(sequence);
             if self.unplaced.len() == MOST_UNPLACED {
                 self.unplaced.pop_front();
             }
             self.unplaced.push_back(said);
         }
         self.place_lines();
+    }
+
+    /// What a former daemon of this boot has read.
+    pub(super) fn resume_log(&mut self) {
+        let read = self.durable.log_read.clone();
+        let Some(read) = read.filter(|read| read.boot == self.run.boot) else { return };
+        self.log_read = Some(read.sequence);
+        let lines = read.unplaced.iter();
+        self.unplaced = lines.filter_map(|line| health::said(&self.mechanisms, line)).collect();
+    }
+
+    /// For the record.
+    pub(super) fn log_read(&self) -> Option<LogRead> {
+        let (boot, sequence) = (self.run.boot, self.log_read?);
+        let unplaced = self.unplaced.iter().map(|said| said.line.clone()).collect();
+        Some(LogRead { boot, sequence, unplaced })
     }
 
     /// Finds the devices of lines. A driver may speak of one before its coming was read.

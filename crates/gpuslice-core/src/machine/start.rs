@@ -79,7 +79,7 @@ impl Machine {
             answered: BTreeMap::new(),
             effects: Vec::new(),
         };
-        machine.log_read = machine.durable.log_read.filter(|read| read.boot == start.boot);
+        machine.resume_log();
         let ran = machine.durable.boot.replace(start.boot) == Some(start.boot);
         if !ran {
             machine.persist(Stored::Durable);
