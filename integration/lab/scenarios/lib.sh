@@ -117,6 +117,8 @@ let_go() { # NAME
   kill -9 "$pid"
   wait_for 20 "QEMU $1 is gone" not test -d "/proc/$pid"
 }
+# driver_says LINE : into the kernel's log
+driver_says() { w "$1" /sys/kernel/debug/gpusim/say; }
 not() { ! "$@"; }
 present() { [ -e "$1" ]; }
 gone() { [ ! -e "$1" ]; }

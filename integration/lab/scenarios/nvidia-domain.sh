@@ -4,17 +4,24 @@
 # needs: product
 # limit: 400
 . /lab/scenarios/product.sh
-cleanup() { clear_domains; boot_host; }
+cleanup() {
+  clear_domains
+  [ ! -e listener.pid ] || kill "$(cat listener.pid)"
+  boot_host
+}
 trap cleanup EXIT
 
 pci=/sys/bus/pci/devices
-a40=0001:00:00.0 t4=0002:00:00.0 a100=0003:00:00.0
+# no addresses of other scenarios' cards: what the log says of these it says until the reboot
+a40=0011:00:00.0 t4=0012:00:00.0 a100=0013:00:00.0
 v=$pci/$a40/virtfn
 home() { virsh dumpxml --inactive "$1" | tr -d "\n" | sed -nE "s/.*<hostdev mode='subsystem' type='pci' managed='no'[^>]*>.*<source> *<address domain='0x(....)' bus='0x(..)' slot='0x(..)' function='0x(.)'.*/\1:\2:\3.\4/p"; }
+parameters=frame_rate_limiter=0,disable_vnc=1
+with_parameters() { virsh dumpxml --inactive "$1" | sed "s/<gpuslice:claim /&parameters='$parameters' /" | define; }
 type_of() { cat "$pci/$1/nvidia/current_vgpu_type"; }
 
 expect "the boot's cards go" other_host
-expect "an A40, a T4 and an A100 come" load_gpusim a40:vfs=4,t4,a100:vfs=4 nvidia
+expect "an A40, a T4 and an A100 come" load_gpusim a40:vfs=4:domain=0x11,t4:domain=0x12,a100:vfs=4:domain=0x13 nvidia
 cat > /etc/gpuslice/gpuslice.toml << X
 [[gpu]]
 match = { address = "$a40" }
@@ -32,25 +39,57 @@ expect_eq "drivers of the VFs" nvidia "$(for vf in ${v}*; do basename "$(readlin
 rows profiles | jq -c '{profile, mechanism, type, memory, max, free}'
 expect_eq "free nvidia-a40-12q" 4 "$(free_of nvidia-a40-12q)"
 
-say "a vGPU on a VF"
+say "a vGPU on a VF, with parameters for its driver"
 domain vgpu1 "" "" | define
 expect "gpuslice attach" q gpuslice attach vgpu1 nvidia-a40-12q
+with_parameters vgpu1
 address=$(home vgpu1)
 expect "the domain names a VF with managed='no'" [ -n "$address" ]
 expect_eq "its type before the start" 0 "$(type_of "$address")"
 start vgpu1
 expect_eq "its type" 563 "$(type_of "$address")"
+expect_eq "its parameters" $parameters "$(cat "$pci/$address/nvidia/vgpu_params")"
 expect "it is still the vendor's" bound_to "$pci/$address" nvidia
 expect "QEMU has it open" holds_vfio vgpu1
 expect_eq "the slice" attached "$(slice_state "vf:$address")"
 
-say "another size beside it"
+say "what the kernel's log says of a GPU"
 domain vgpu2 "" "" | define
+xid() { echo "NVRM: Xid (PCI:${1%.*}): $2, pid=1, name=lab"; }
+gpuslice events --json > events & echo $! > listener.pid
+# only a change that it tells shows that it listens
+listens() { gpuslice cordon $t4 && gpuslice uncordon $t4 && [ -s events ]; }
+told() { jq -e --arg id "$1" --arg what "$2" 'select(.id == $id and (.what | startswith($what)))' events; }
+wait_for 20 "somebody listens" listens
+echo "<3>$(xid $a40 79)" > /dev/kmsg
+driver_says "$(xid $a40 31)"
+driver_says "$(xid $t4 63)"
+wait_for 20 "the T4 is degraded" is degraded health $t4
+expect "and given out" not is cordoned gpu_state $t4
+expect_eq "the A40, of which a program and its guest complained" ok "$(health $a40)"
+driver_says "$(xid $a40 79)"
+wait_for 20 "the A40 has failed" is failed health $a40
+expect_eq "its state" cordoned "$(gpu_state $a40)"
+expect "status shows the line and what ends it" grep "$a40 has failed: .*): 79, .*gpuslice uncordon $a40" <(gpuslice status)
+wait_for 10 "events tell it" told $a40 "failed: $(xid $a40 79)"
+expect "no new VM gets it" grep "error: cordoned: $a40" <(gpuslice attach vgpu2 nvidia-a40-12q 2>&1)
+expect "the VM on it runs on" holds_vfio vgpu1
+expect "gpuslice uncordon" q gpuslice uncordon $a40
+expect_eq "the A40" "ok ok" "$(health $a40) $(gpu_state $a40)"
+expect "gpusliced restarts" systemctl restart gpusliced
+all_up
+expect_eq "a line counts once, and is kept until somebody has looked" "ok degraded" "$(health $a40) $(health $t4)"
+expect "gpuslice uncordon" q gpuslice uncordon $t4
+expect_eq "the slice" attached "$(slice_state "vf:$address")"
+kill "$(cat listener.pid)"; rm listener.pid
+
+say "another size beside it"
 if gpuslice attach vgpu2 nvidia-a40-24q; then refused vgpu2 no-capacity; else ok "nvidia-a40-24q is refused beside 12 GiB"; fi
 
 destroy vgpu1
 wait_for 20 "its type is taken back" is 0 type_of "$address"
 wait_for 60 "the slice is free" is free slice_state "vf:$address"
+expect_eq "nothing is left of its parameters" "" "$(cat "$pci/$address/nvidia/vgpu_params")"
 
 say "a VM killed while it begins to use its VF"
 wedged=/sys/kernel/debug/nvidia/$a40/wedged
@@ -72,13 +111,16 @@ expect_eq "nothing is wedged" "" "$(cat "$wedged")"
 w 5000 /sys/module/nvidia/parameters/init_window_ms
 start vgpu1
 expect_eq "its type" 563 "$(type_of "$(home vgpu1)")"
+expect_eq "its parameters, written again" $parameters "$(cat "$pci/$(home vgpu1)/nvidia/vgpu_params")"
 address=$(home vgpu1)
 destroy vgpu1
 wait_for 60 "the slice is free" is free slice_state "vf:$address"
 
 say "a vGPU on a T4"
 define_mdev vgpu3 "$(rows profiles | jq -r 'select(.type == "nvidia-231") | .profile')"
+with_parameters vgpu3
 start vgpu3
+expect_eq "its parameters" $parameters "$(cat "/sys/bus/mdev/devices/$(mdev_uuid "$(domain_uuid vgpu3)" gpu0)/nvidia/vgpu_params")"
 expect_eq "instances left" 7 "$(cat $pci/$t4/mdev_supported_types/nvidia-231/available_instances)"
 expect_eq "of other types" 0 "$(cat $pci/$t4/mdev_supported_types/nvidia-232/available_instances)"
 destroy vgpu3

@@ -12,6 +12,8 @@ free_of() { field profiles profile "$1" free; }
 gpu_state() { field gpus parent "$1" state; }
 claim_state() { field claims claim "$1" state; }         # OWNER-UUID/NAME
 slice_state() { field slices slice "$1" state; }         # vf:ADDRESS or mdev:UUID
+health() { field gpus parent "$1" health; }
+why_dirty() { field slices slice "$1" dirty; }
 slice_claim() { field slices slice "$1" claim; }
 slices_of() { rows slices | jq -r --arg p "$1" 'select(.parent == $p and .state != "absent") | .slice'; }
 count_slices() { slices_of "$1" | wc -l; }

@@ -167,6 +167,18 @@ static ssize_t unplug_write(struct file *f, const char __user *buf, size_t n, lo
 	return gs_unplug(domain) ?: n;
 }
 
+/* A line as a driver says it: what a program writes to /dev/kmsg is marked as the program's. */
+static ssize_t say_write(struct file *f, const char __user *buf, size_t n, loff_t *pos)
+{
+	char text[256];
+	ssize_t ret = write_text(buf, n, text, sizeof(text));
+
+	if (ret > 0)
+		printk(KERN_ERR "%s\n", strim(text));
+	return ret;
+}
+
+static const struct file_operations say_fops = { .owner = THIS_MODULE, .write = say_write };
 static const struct file_operations plug_fops = { .owner = THIS_MODULE, .write = plug_write };
 static const struct file_operations unplug_fops = { .owner = THIS_MODULE, .write = unplug_write };
 
@@ -209,6 +221,7 @@ void gs_faults_init(void)
 	debugfs_create_file("stay", 0200, root, NULL, &stay_fops);
 	debugfs_create_file("plug", 0200, root, NULL, &plug_fops);
 	debugfs_create_file("unplug", 0200, root, NULL, &unplug_fops);
+	debugfs_create_file("say", 0200, root, NULL, &say_fops);
 }
 
 void gs_faults_exit(void)
