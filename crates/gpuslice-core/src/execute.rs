@@ -165,8 +165,9 @@ pub fn perform(host: &mut dyn HostWrite, step: &Step) -> Result<Performed, StepE
         }
         Step::WriteConfig { path, content } => config_file::write(host, path, content),
         Step::UnloadDriver { name } => driver::unload(host, name),
-        Step::LoadDriver { name, parameter, value, others, vfs, .. } => {
-            driver::load(host, name, &driver::Parameter { name: parameter, value, others }, vfs)
+        Step::LoadDriver { name, parameter, value, others, refusals, vfs } => {
+            let parameter = driver::Parameter { name: parameter, value, others };
+            driver::load(host, name, &parameter, vfs, refusals)
         }
         Step::SetMode { device, value, attribute, choices, disturbs, refusals, .. } => {
             let at = mode::At { device: *device, attribute, choices: choices.as_deref() };

@@ -327,7 +327,29 @@ fn a_gpu_that_fails_its_initialisation_is_told_of() {
     let refusal = order(&mut driver, Command::Apply).unwrap_err();
     assert_eq!(refusal.code, Code::DeviceFailed, "{refusal}");
     assert!(refusal.one_line().contains("did not make the VFs"), "{refusal:?}");
+    assert!(refusal.one_line().contains("failed to initialise 0000:5c:00.0: -12"), "{refusal:?}");
     assert_eq!(quarantines(&driver), [Code::DeviceFailed; 8]);
+}
+
+#[test]
+fn a_driver_that_waits_for_its_gpus_is_not_waited_for_when_one_failed() {
+    let pf: PciAddress = "0000:5c:00.0".parse().unwrap();
+    let mut host = hive();
+    host.drivers[0].gim.as_mut().unwrap().init_ms = 0;
+    let mut driver = Driver::new(&host, LAYOUT).unwrap();
+    driver.kernel.inject(Fault::Enable { pf, nth: 1, times: 1, errno: Errno::ENOMEM });
+    let request = driver.command(Command::Apply);
+    driver.drain().unwrap();
+    let refusal = driver.answers.remove(&request).unwrap().unwrap_err();
+    assert_eq!(refusal.code, Code::DeviceFailed, "{refusal}");
+    assert!(refusal.one_line().contains("failed to initialise 0000:5c:00.0: -12"), "{refusal:?}");
+    // Also after a restart, until a person asks again.
+    driver.restart().unwrap();
+    driver.drain().unwrap();
+    assert_eq!(quarantines(&driver), [Code::DeviceFailed; 8]);
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(counts(&driver), [8; 8]);
+    assert_eq!(quarantines(&driver), []);
 }
 
 #[test]

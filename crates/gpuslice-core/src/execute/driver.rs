@@ -2,7 +2,7 @@
 //! when it is unloaded.
 
 use super::meaning::{Asked, Meaning};
-use super::{Performed, StepError, failed, sriov};
+use super::{Performed, StepError, failed, kernel_log, sriov};
 use crate::errno::Errno;
 use crate::ids::PciAddress;
 use crate::port::{HostRead, HostWrite, Written, read_text};
@@ -57,14 +57,21 @@ pub(super) fn load(
     name: &str,
     parameter: &Parameter<'_>,
     vfs: &BTreeMap<PciAddress, u16>,
+    refusals: &[String],
 ) -> Result<Performed, StepError> {
-    let already = loaded(host, name)?;
-    if !already {
-        host.load_module(name).map_err(failed(format!("load module {name}")))?;
+    if loaded(host, name)? {
+        let is_so = check_loaded(host, name, parameter, vfs)?;
+        return Ok(if is_so == Performed::Changed { Performed::Already } else { is_so });
     }
-    match check_loaded(host, name, parameter, vfs) {
-        Ok(Performed::Changed) if already => Ok(Performed::Already),
-        other => other,
+    let before = kernel_log::newest(host);
+    host.load_module(name).map_err(failed(format!("load module {name}")))?;
+    match check_loaded(host, name, parameter, vfs)? {
+        // A driver that waits for its devices has said by now that one of them failed.
+        Performed::NotYet => match kernel_log::refusing_line(host, before, refusals) {
+            Some(said) => Err(StepError::Refused { object: format!("driver {name}"), said }),
+            None => Ok(Performed::NotYet),
+        },
+        other => Ok(other),
     }
 }
 

@@ -24,6 +24,18 @@ pub(super) fn refusal(host: &dyn HostRead, after: Option<u64>, words: &[String])
     refused.then(|| text.chars().take(LONGEST).collect())
 }
 
+/// The first line after a record that has one of these words.
+pub(super) fn refusing_line(
+    host: &dyn HostRead,
+    after: Option<u64>,
+    words: &[String],
+) -> Option<String> {
+    let lines = host.kernel_log().ok()?;
+    let newer = lines.iter().filter(|line| after.is_none_or(|after| line.sequence > after));
+    let line = newer.into_iter().find(|line| one_of(line, words))?;
+    Some(line.text.trim().chars().take(LONGEST).collect())
+}
+
 /// The last refusal of the driver that a step is about.
 pub(super) fn last(host: &dyn HostRead, step: &Step) -> Option<String> {
     let words = match step {

@@ -111,6 +111,11 @@ impl Kernel {
             self.gim_config = Some(Vec::new());
             return done();
         }
+        if let Some(errno) = self.enable_fault(address) {
+            self.printk(format!("failed to initialise {address}: {}", -errno.0));
+            self.printk(format!("AMD GIM probed GPU({index}) {address}"));
+            return done();
+        }
         Poll::Next(vec![Task::Configure(address, count), Task::GimLive(address, index)])
     }
 
