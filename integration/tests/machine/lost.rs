@@ -180,6 +180,32 @@ fn what_was_made_for_a_start_is_taken_back_when_it_is_seen_again() {
     }
 }
 
+/// The claim alone tells whose a VF is that cannot be read yet.
+#[test]
+fn a_claim_names_what_it_had_until_that_was_looked_at() {
+    let name = || "gpu0".parse().unwrap();
+    let profile = "nvidia-l40s-4q".to_owned();
+    let (pool, reserve) = (false, false);
+    for change in [
+        H::Attach { vm: 0, name: name(), profile, count: 1, pool, reserve },
+        H::Detach { vm: 0, name: name(), force: true },
+        H::Undefine { vm: 0 },
+    ] {
+        let mut world = after(&[attach(0)]);
+        all(&mut world, &run(0));
+        let path = "*/device".to_owned();
+        let fault = Fault::Reads { path, as_: Content::NotUtf8 };
+        all(&mut world, &[H::Fault { fault }, LOSE, change.clone(), change, H::ClearFaults]);
+        all(&mut world, &[H::Advance { ms: 10_000 }]);
+        assert_eq!(phases(&world), [Phase::Prepared], "it is found again");
+        // Nobody tells of its end.
+        all(&mut world, &[H::LibvirtDown, H::Stop { vm: 0, linger: false }]);
+        all(&mut world, &[H::Advance { ms: 700_000 }]);
+        assert_eq!(phases(&world), []);
+        world.finish().unwrap();
+    }
+}
+
 /// A hook that asks before the daemon has looked at the host.
 #[test]
 fn what_was_made_for_a_start_serves_the_same_start_after_the_loss() {

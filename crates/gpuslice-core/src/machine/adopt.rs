@@ -183,6 +183,12 @@ impl Machine {
         self.run.lost.as_ref().is_some_and(|lost| !lost.asked.contains(owner))
     }
 
+    /// The record was lost, and what the claims name has not all been looked at: as long as that is so they are all
+    /// that tells whose it is.
+    pub(super) fn claims_are_all_that_tells(&self) -> bool {
+        self.run.lost.as_ref().is_some_and(|lost| !lost.looked)
+    }
+
     /// A domain asks for a start, so it does not run.
     pub(super) fn runs_no_more(&mut self, owner: &Owner) {
         if let Some(lost) = &mut self.run.lost

@@ -71,8 +71,7 @@ impl Machine {
             .cloned()
             .collect();
         for key in over {
-            self.durable.claims.remove(&key);
-            self.persist(Stored::Durable);
+            self.end_claim(&key);
             self.note("claim", &key, "no longer asked for");
         }
     }
@@ -182,6 +181,9 @@ impl Machine {
 
     /// The home VFs a claim would have: those of its own that it can have now, and others for the rest.
     fn moved_homes(&self, key: &ClaimKey, claim: &Claim) -> Vec<PciAddress> {
+        if self.claims_are_all_that_tells() {
+            return claim.home.clone();
+        }
         let fits = |address| {
             placement::vf(&self.view(), &claim.profile, key, address, false)
                 .is_ok_and(|place| place.type_id.is_some())

@@ -167,6 +167,15 @@ impl Machine {
         let (request, pool) = (&order.request, order.pool);
         let had = known.as_ref().map_or(&[][..], |claim| &claim.home);
         let home = self.homes(&Sought { key: &key, request, profile: &profile, pool }, had)?;
+        if let Some(known) = &known
+            && self.claims_are_all_that_tells()
+            && (known.profile != profile || known.home.iter().any(|vf| !home.contains(vf)))
+        {
+            let message = format!("what {} has is being found out", order.owner_name);
+            return Err(Refusal::new(Code::NotSettled, message)
+                .because("the record of this boot was lost, and a device cannot be read yet")
+                .hint("gpuslice status tells which; try again once it can be read"));
+        }
         let claim = Claim {
             owner_name: order.owner_name,
             request: order.request,
@@ -219,6 +228,9 @@ impl Machine {
             return Ok(done(false, "already so: there is no such claim"));
         }
         let ended = known.is_none_or(|claim| claim.orphaned && !claim.undefined);
+        if ended && bound.is_empty() {
+            return Ok(done(false, "already so: it is over once it is known what it has"));
+        }
         let phase_of = |slice: &SliceId| self.run.assignments.get(slice).map(|a| a.phase);
         let returning = |slice: &SliceId| phase_of(slice) == Some(Phase::Releasing);
         if ended && !bound.is_empty() && bound.iter().all(returning) {

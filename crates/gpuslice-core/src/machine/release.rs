@@ -135,7 +135,8 @@ impl Machine {
     /// Ends a claim; whether that is all. As long as a slice of it is not back it stays, without an owner, and tells
     /// whose that is, should the record of the boot be lost.
     pub(super) fn end_claim(&mut self, key: &ClaimKey) -> bool {
-        let over = !self.run.assignments.values().any(|a| a.claim == *key);
+        let bound = self.run.assignments.values().any(|a| a.claim == *key);
+        let over = !bound && !self.claims_are_all_that_tells();
         match self.durable.claims.get_mut(key).filter(|_| !over) {
             Some(claim) => (claim.orphaned, claim.undefined) = (true, false),
             None => drop(self.durable.claims.remove(key)),
@@ -146,7 +147,7 @@ impl Machine {
 
     /// Claims that were made by a start alone, or that nobody makes any more, end with the last of their slices.
     pub(super) fn end_claims_without_owner(&mut self) {
-        if self.run.lost.as_ref().is_some_and(|lost| !lost.looked) {
+        if self.claims_are_all_that_tells() {
             return;
         }
         let over: Vec<ClaimKey> = self
