@@ -3,6 +3,9 @@
 
 #![cfg(test)]
 
+#[path = "shipped/layout.rs"]
+mod layout;
+
 use gpuslice_integration::{files, root};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,12 +15,12 @@ use std::process::Command;
 
 /// Where each program is installed: what the script says that lays out a host.
 fn programs() -> Vec<String> {
-    let found: Vec<String> = read(Path::new("integration/lab/stage"))
+    let found: Vec<String> = read(Path::new("integration/layout"))
         .lines()
         .filter_map(|line| line.strip_prefix("program \"")?.rsplit(' ').next())
         .map(|to| format!("/{to}"))
         .collect();
-    assert!(found.len() >= 4, "integration/lab/stage installs only {found:?}");
+    assert!(found.len() >= 4, "integration/layout installs only {found:?}");
     // libvirt's AppArmor profile runs hooks from /usr/bin and /usr/sbin, and nothing from libexec.
     for program in &found {
         assert!(program.starts_with("/usr/bin/") || program.starts_with("/usr/sbin/"), "{program}");
@@ -78,133 +81,6 @@ fn installed(program: &str) -> bool {
     found
 }
 
-/// Everything below a folder: modes and contents of files, modes of folders, targets of links.
-fn tree(top: &Path) -> BTreeMap<PathBuf, (u32, String)> {
-    let (mut found, mut folders) = (BTreeMap::new(), vec![top.to_owned()]);
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            let meta = fs::symlink_metadata(&path).unwrap();
-            let content = if meta.is_dir() {
-                folders.push(path.clone());
-                String::new()
-            } else if meta.is_symlink() {
-                fs::read_link(&path).unwrap().display().to_string()
-            } else {
-                fs::read_to_string(&path).unwrap()
-            };
-            let mode = if meta.is_symlink() { 0 } else { meta.permissions().mode() & 0o7777 };
-            let below = Path::new("/").join(path.strip_prefix(top).unwrap());
-            found.insert(below, (mode, content));
-        }
-    }
-    found
-}
-
-/// Stand-ins for what cargo builds, each of which can say what it is; `gpuslice` also writes its pages.
-fn built(target: &Path) {
-    for (program, text) in [
-        ("release/gpusliced", "gpusliced"),
-        (
-            "x86_64-unknown-linux-gnu/release/gpuslice",
-            "#!/bin/sh\nif [ \"$1\" = man ]; then echo page > \"$2/gpuslice.1\"; else echo \"$*\"; fi\n",
-        ),
-        ("release/gpuslice-libvirt-agent", "gpuslice-libvirt-agent"),
-        ("x86_64-unknown-linux-gnu/release/gpuslice-qemu-hook", "gpuslice-qemu-hook"),
-    ] {
-        let to = target.join(program);
-        fs::create_dir_all(to.parent().unwrap()).unwrap();
-        fs::write(&to, text).unwrap();
-        fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-}
-
-/// Lays out a host as `integration/install` and the lab do, for somebody whose own files are private.
-fn stage(target: &Path, dest: &Path) -> std::process::Output {
-    Command::new("sh")
-        .args(["-c", "umask 077; exec \"$0\" \"$1\""])
-        .arg(root().join("integration/lab/stage"))
-        .arg(dest)
-        .env("CARGO_TARGET_DIR", target)
-        .output()
-        .unwrap()
-}
-
-#[test]
-fn a_host_is_laid_out_as_the_files_say() {
-    let (target, dest) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    built(target.path());
-    // A folder the host has keeps the mode it has.
-    let private = dest.path().join("etc");
-    fs::create_dir(&private).unwrap();
-    fs::set_permissions(&private, fs::Permissions::from_mode(0o711)).unwrap();
-    let before = fs::metadata(dest.path()).unwrap().permissions();
-    let out = stage(target.path(), dest.path());
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    assert_eq!(fs::metadata(dest.path()).unwrap().permissions(), before);
-
-    let mut want = BTreeMap::new();
-    for (to, from) in shipped() {
-        want.insert(to, (0o644, read(&from)));
-    }
-    for program in programs() {
-        let name = program.rsplit('/').next().unwrap();
-        let is_static = ["gpuslice", "gpuslice-qemu-hook"].contains(&name);
-        let built = if is_static { "x86_64-unknown-linux-gnu" } else { "" };
-        let from = target.path().join(built).join("release").join(name);
-        want.insert(program.into(), (0o755, fs::read_to_string(from).unwrap()));
-    }
-    let hook = "/usr/sbin/gpuslice-qemu-hook".to_owned();
-    want.insert("/etc/libvirt/hooks/qemu.d/10-gpuslice".into(), (0, hook));
-    for (name, text) in units() {
-        for by in words(&text, "WantedBy") {
-            let link = format!("/etc/systemd/system/{by}.wants/{name}");
-            want.insert(link.into(), (0, format!("/usr/lib/systemd/system/{name}")));
-        }
-    }
-    for (to, text) in [
-        ("man/man1/gpuslice.1", "page\n"),
-        ("bash-completion/completions/gpuslice", "completions bash\n"),
-        ("zsh/vendor-completions/_gpuslice", "completions zsh\n"),
-        ("fish/vendor_completions.d/gpuslice.fish", "completions fish\n"),
-    ] {
-        want.insert(Path::new("/usr/share").join(to), (0o644, text.to_owned()));
-    }
-    let mut folders: BTreeSet<PathBuf> =
-        want.keys().flat_map(|path| path.ancestors().skip(1).map(Path::to_owned)).collect();
-    folders.extend(["/etc/gpuslice", "/etc/gpuslice/conf.d"].map(PathBuf::from));
-    folders.remove(Path::new("/"));
-    for folder in folders {
-        let mode = if folder == Path::new("/etc") { 0o711 } else { 0o755 };
-        want.insert(folder, (mode, String::new()));
-    }
-    let first = tree(dest.path());
-    assert_eq!(first, want);
-
-    let out = stage(target.path(), dest.path());
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    assert_eq!(tree(dest.path()), first, "a second time changes nothing");
-}
-
-#[test]
-fn half_of_a_build_is_not_laid_out() {
-    let (target, dest) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    built(target.path());
-    let missing = ["release/gpusliced", "x86_64-unknown-linux-gnu/release/gpuslice-qemu-hook"]
-        .map(|program| target.path().join(program));
-    for program in &missing {
-        fs::remove_file(program).unwrap();
-    }
-    let out = stage(target.path(), dest.path());
-    assert_eq!(out.status.code(), Some(1));
-    let said = String::from_utf8_lossy(&out.stderr);
-    for program in &missing {
-        assert!(said.contains(&format!("missing: {}\n", program.display())), "{said}");
-    }
-    assert!(said.contains("build first: cargo build"), "{said}");
-    assert_eq!(tree(dest.path()), BTreeMap::new());
-}
-
 #[test]
 fn systemd_understands_every_unit() {
     if !installed("systemd-analyze") {
@@ -248,24 +124,70 @@ fn systemd_understands_every_unit() {
     assert!(out.status.success() && said.is_empty(), "{}: {said}", out.status);
 }
 
+/// What would break the daemon, and how.
+const NOT_FOR_THE_DAEMON: [(&str, &str); 13] = [
+    ("PrivateNetwork", "no uevents"),
+    ("PrivateUsers", "no uevents"),
+    ("PrivateDevices", "no /dev/vfio"),
+    ("DevicePolicy", "no /dev/vfio of a GPU that comes later"),
+    ("DeviceAllow", "sets a device policy"),
+    ("ProtectClock", "sets a device policy"),
+    ("ProtectKernelTunables", "/sys is read-only"),
+    ("ProtectKernelModules", "no vfio modules"),
+    ("ProtectKernelLogs", "no reasons from drivers"),
+    ("ProtectProc", "no holders"),
+    ("ProcSubset", "no holders"),
+    ("RuntimeDirectory", "systemd deletes it at every stop"),
+    ("StartLimitBurst", "the daemon would stay down"),
+];
+
+/// systemd's own judgement (0 is best, 10 worst): 3.0 or better, each option aside that the daemon cannot have.
+#[test]
+fn every_service_is_confined() {
+    if !installed("systemd-analyze") {
+        return;
+    }
+    let stage = tempfile::tempdir().unwrap();
+    let folder = stage.path().join("usr/lib/systemd/system");
+    fs::create_dir_all(&folder).unwrap();
+    let none = stage.path().join("none.json");
+    fs::write(&none, "{}").unwrap();
+    // A policy gives options other weights; an option without weight is not judged.
+    let aside = stage.path().join("aside.json");
+    let weights: Vec<String> = NOT_FOR_THE_DAEMON
+        .iter()
+        .map(|(key, _)| format!("\"{key}\": {{\"weight\": 0, \"range\": 1}}"))
+        .collect();
+    fs::write(&aside, format!("{{{}}}", weights.join(","))).unwrap();
+    for (name, text) in units() {
+        if !name.ends_with(".service") {
+            continue;
+        }
+        fs::write(folder.join(&name), text).unwrap();
+        let exposure = |policy: &Path| -> f64 {
+            let out = Command::new("systemd-analyze")
+                .args(["security", "--no-pager", "--offline=true"])
+                .arg(format!("--root={}", stage.path().display()))
+                .arg(format!("--security-policy={}", policy.display()))
+                .arg(&name)
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&out.stdout).into_owned();
+            let line = said.lines().find(|line| line.contains("exposure level"));
+            let number = line.and_then(|line| line.split(": ").nth(1)?.split(' ').next());
+            number.and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{name}: {said}"))
+        };
+        let whole = exposure(&none);
+        let judged = if name == "gpusliced.service" { exposure(&aside) } else { whole };
+        println!("exposure of {name}: {whole}; without what would break it: {judged}");
+        assert!(judged <= 3.0, "{name}: {judged}");
+    }
+}
+
 #[test]
 fn the_daemon_keeps_what_it_works_with() {
     let unit = unit("gpusliced.service");
-    for (key, harm) in [
-        ("PrivateNetwork", "no uevents"),
-        ("PrivateUsers", "no uevents"),
-        ("PrivateDevices", "no /dev/vfio"),
-        ("DevicePolicy", "no /dev/vfio of a GPU that comes later"),
-        ("DeviceAllow", "sets a device policy"),
-        ("ProtectClock", "sets a device policy"),
-        ("ProtectKernelTunables", "/sys is read-only"),
-        ("ProtectKernelModules", "no vfio modules"),
-        ("ProtectKernelLogs", "no reasons from drivers"),
-        ("ProtectProc", "no holders"),
-        ("ProcSubset", "no holders"),
-        ("RuntimeDirectory", "systemd deletes it at every stop"),
-        ("StartLimitBurst", "the daemon would stay down"),
-    ] {
+    for (key, harm) in NOT_FOR_THE_DAEMON {
         assert_eq!(words(&unit, key), <[&str; 0]>::default(), "{key}: {harm}");
     }
     for (key, want) in [

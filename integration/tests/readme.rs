@@ -5,7 +5,7 @@
 //! - `sh`: run here, line by line, beside a daemon on a simulated host whose first card is laid out.
 //! - `sh lab:NAME`: the lab's scenario of that name does the same with a real libvirtd.
 //! - `sh step:NAME`: a step of `integration/test` runs it (`all` is that command itself; of `stage`, which
-//!   installs into the system, only the words are compared: the lab boots what `integration/lab/stage` lays out).
+//!   installs into the system, only the words are compared: the lab installs the same packages).
 //! - `toml`: read by the daemon's reader of configurations. `xml`: well formed.
 //! - `text`: a picture or a table, no command.
 

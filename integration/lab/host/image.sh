@@ -46,12 +46,17 @@ make_modules() {
   rm -rf "$work"
 }
 
-# Sets trees, image, modules; makes what is missing.
-ensure_image() {
-  prune
+# Sets trees; makes them if they are missing.
+ensure_tree() {
   trees=$cache/tree-$(key "$lab/packages" "$lab/host/tree.sh")
   [ -d "$trees" ] || say "building the guest's file system from packages (about 3 minutes, once)"
   made "$trees" make_tree
+}
+
+# Sets trees, image, modules; makes what is missing.
+ensure_image() {
+  prune
+  ensure_tree
   image=$cache/image-$(echo "$trees" | key - "$lab/guest/prepare" "$lab/guest/lab-init")
   [ -d "$image" ] || say "building the disk image"
   made "$image" make_image

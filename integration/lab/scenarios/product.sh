@@ -36,7 +36,12 @@ refused() {
   esac
 }
 
-start() { expect "virsh start $1" q virsh start "$1"; }
+# Each under its AppArmor profile, as on a host of Debian.
+start() {
+  expect "virsh start $1" q virsh start "$1"
+  expect_eq "the profile of $1" "libvirt-$(virsh domuuid "$1" | head -n 1) (enforce)" "$(profile_of "$(qemu_of "$1")")"
+}
+profile_of() { cat "/proc/$1/attr/apparmor/current" 2> /dev/null || cat "/proc/$1/attr/current"; } # PID
 destroy() { expect "virsh destroy $1" q virsh destroy "$1"; }
 
 daemon() { systemctl "$1" gpusliced.socket gpusliced.service; }

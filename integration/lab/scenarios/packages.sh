@@ -1,0 +1,102 @@
+# The packages beside VMs that run: purge, first install, upgrade, remove; no VM notices, and plain hostdevs stay what they are
+# group: main
+# order: 85
+# needs: product
+# limit: 300
+. /lab/scenarios/product.sh
+cp -a /etc/gpuslice config
+devices=/sys/bus/mdev/devices link=/etc/libvirt/hooks/qemu.d/10-gpuslice
+theirs=22222222-2222-3333-4444-555555555502
+
+apt() { q env DEBIAN_FRONTEND=noninteractive LC_ALL=C apt-get -q -y --no-install-recommends --allow-downgrades -o APT::Sandbox::User=root "$@" < /dev/null; }
+install_debs() { apt install /lab/packages/"$1"/*.deb; } # REVISION
+# What apt has them do, without the seconds that it takes to think.
+unpack() { q dpkg -i /lab/packages/"$1"/*.deb; }
+version() { dpkg-query -W -f '${db:Status-Status} ${Version}' gpuslice; }
+# The boot's host again, also for scenarios after one that failed half way.
+cleanup() {
+  clear_domains
+  mdevctl undefine -u $theirs
+  [[ "$(version)" = "installed "*-1 ]] || unpack 1
+  daemon stop
+  rm -rf /var/lib/gpuslice/* /run/gpuslice/state/*
+  cp -a config/. /etc/gpuslice/
+  daemon start
+  modprobe -r mtty
+}
+trap cleanup EXIT
+main_pid() { systemctl show -P MainPID "$1"; }
+libvirt=$(virsh version > /dev/null; main_pid libvirtd.service)
+same_libvirt() { expect_eq "libvirtd was not restarted" "$libvirt" "$(main_pid libvirtd.service)"; }
+runs_on() { expect_eq "$1 runs on" "$2" "$(qemu_of "$1")"; } # DOMAIN PID
+
+[ -e /usr/sbin/mdevctl ] || ln -s "$(command -v mdevctl)" /usr/sbin/mdevctl
+all_up
+expect_eq "libvirtd's AppArmor profile" "libvirtd (enforce)" "$(profile_of "$libvirt")"
+modprobe mtty
+wait_for 10 "mtty-2 is a profile" is 12 free_of mtty-2
+
+say "purge"
+expect "purge" q dpkg --purge gpuslice-libvirt gpuslice
+for path in $link /var/lib/gpuslice /run/gpuslice /etc/gpuslice /usr/bin/gpuslice /usr/sbin/gpuslice-qemu-hook; do
+  expect "$path is gone" gone $path
+done
+expect_eq "links that enabled units" "" "$(find /etc/systemd/system -name '*gpuslice*')"
+same_libvirt
+expect "mdevctl start" mdevctl start -u $theirs -p mtty -t mtty-2
+domain plain "" "$(mdev_device $theirs)" | define
+expect "libvirt starts VMs without us" virsh start plain
+plain=$(qemu_of plain)
+
+say "first install, beside a VM with passthrough"
+expect "apt install" install_debs 1
+same_libvirt
+runs_on plain "$plain"
+expect_eq "the hook" /usr/sbin/gpuslice-qemu-hook "$(readlink $link)"
+for unit in gpusliced.socket gpusliced.service gpuslice-libvirt-agent.service gpuslice-ready.service; do
+  expect "$unit is enabled" systemctl is-enabled $unit
+done
+for unit in gpusliced.socket gpusliced.service gpuslice-libvirt-agent.service; do
+  wait_for 20 "$unit is active" systemctl is-active $unit
+done
+wait_for 10 "its mdev is foreign" is foreign slice_state mdev:$theirs
+cp -a config/. /etc/gpuslice/
+expect "gpuslice apply" gpuslice apply
+define_mdev ours mtty-2
+start ours
+ours=$(qemu_of ours) id=$(domain_uuid ours)
+mdev=$(mdev_uuid "$id" gpu0)
+
+say "upgrade under a slice"
+before=$(main_pid gpusliced.service)
+expect "apt install of the next revision" install_debs 2
+expect_eq "revision" 2 "$(version | sed 's/.*-//')"
+expect "the daemon is another process" not is "$before" main_pid gpusliced.service
+same_libvirt
+runs_on ours "$ours"
+runs_on plain "$plain"
+wait_for 20 "the claim is attached" is attached claim_state "$id/gpu0"
+expect_eq "steps to what is applied" 0 "$(gpuslice plan --json | jq '.steps | length')"
+expect "what a person wrote is there" cmp config/gpuslice.toml /etc/gpuslice/gpuslice.toml
+
+say "remove under a slice"
+expect "remove" q dpkg --remove gpuslice-libvirt gpuslice
+same_libvirt
+runs_on ours "$ours"
+expect "the hook is gone" gone $link
+expect "what a person wrote is there" present /etc/gpuslice/gpuslice.toml
+expect "what was promised is there" present /run/gpuslice/state
+destroy ours
+expect "its mdev is there" present "$devices/$mdev"
+expect "as plain passthrough it starts again" virsh start ours
+expect "QEMU has it open" holds_vfio ours
+runs_on plain "$plain"
+
+say "installed again, its VM is found"
+ours=$(qemu_of ours)
+expect "installed again" unpack 1
+all_up
+wait_for 20 "the claim is attached" is attached claim_state "$id/gpu0"
+runs_on ours "$ours"
+destroy ours
+wait_for 20 "the mdev goes with its VM" gone "$devices/$mdev"
