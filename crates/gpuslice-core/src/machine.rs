@@ -16,6 +16,7 @@ mod fabric;
 mod former;
 mod health;
 mod hook;
+mod incoming;
 mod layouts;
 mod ops;
 mod plug;
@@ -82,6 +83,8 @@ pub struct Machine {
     parked_runs: Vec<(RequestId, Domain)>,
     /// Hot-plugs whose slices are being prepared.
     plugs: BTreeMap<RequestId, Plugging>,
+    /// What domains that are about to come in were told to carry.
+    expected: BTreeMap<Uuid, incoming::Expected>,
     /// Who waits for settledness.
     waiting: BTreeSet<RequestId>,
     was_settled: bool,
@@ -237,6 +240,7 @@ impl Machine {
             Timer::Young(slice) => self.on_grown(slice),
             Timer::RetryStep(op) => self.next_step(op),
             Timer::Undefined(domain) => self.undefined_for_good(domain),
+            Timer::Expected(domain) => drop(self.expected.remove(&domain)),
         }
     }
 

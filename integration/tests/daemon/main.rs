@@ -10,6 +10,7 @@ mod config;
 mod dbus;
 mod fabric;
 mod host;
+mod incoming;
 mod life;
 mod no_bus;
 mod objects;

@@ -44,8 +44,17 @@ impl Machine {
         Ok((slices, fresh, steps))
     }
 
-    /// Every slice the domain's claims ask for, with the device in the XML that is to be it.
+    /// Every slice the domain's claims ask for, with the device in the XML that is to be it, and is not another's.
     pub(super) fn wants(&self, domain: &Domain, owner: &Owner) -> Result<Vec<Want>, Refusal> {
+        let wants = self.asked(domain, owner)?;
+        for want in &wants {
+            self.require_own_device(domain, want)?;
+        }
+        Ok(wants)
+    }
+
+    /// As [`Self::wants`], whosever the devices are.
+    pub(super) fn asked(&self, domain: &Domain, owner: &Owner) -> Result<Vec<Want>, Refusal> {
         let mut wants = Vec::new();
         for claim in &domain.claims {
             let profile = self.profile_for(claim)?;
@@ -66,7 +75,6 @@ impl Machine {
                         ))
                     })?;
                 let key = ClaimKey { owner: owner.clone(), name: claim.name.clone() };
-                self.require_own_device(domain, &key, index, device)?;
                 if wants.iter().any(|w: &Want| w.source == device.source) {
                     let message =
                         format!("{} carries {} twice", domain.name, device.source.slice());
@@ -103,23 +111,18 @@ impl Machine {
     }
 
     /// A copied domain carries the devices of the one it was copied from.
-    fn require_own_device(
-        &self,
-        domain: &Domain,
-        key: &ClaimKey,
-        index: u32,
-        device: &HostDevice,
-    ) -> Result<(), Refusal> {
-        let copied = match device.source {
+    fn require_own_device(&self, domain: &Domain, want: &Want) -> Result<(), Refusal> {
+        let Want { key, index, source, .. } = want;
+        let copied = match *source {
             HostDeviceSource::Mdev(uuid) => {
-                uuid != MdevUuid::for_claim(domain.uuid, &key.name, index)
+                uuid != MdevUuid::for_claim(domain.uuid, &key.name, *index)
             }
             HostDeviceSource::Pci(address) => self.home_of_another(address, key).is_some(),
         };
         if !copied {
             return Ok(());
         }
-        let other = match device.source {
+        let other = match *source {
             HostDeviceSource::Pci(address) => self.home_of_another(address, key),
             HostDeviceSource::Mdev(_) => None,
         };
@@ -135,7 +138,11 @@ impl Machine {
     }
 
     /// A plain hostdev is the user's own affair, unless the slice is somebody else's.
-    fn judge_plain_devices(&self, domain: &Domain, owner: &Owner) -> Result<(), Refusal> {
+    pub(super) fn judge_plain_devices(
+        &self,
+        domain: &Domain,
+        owner: &Owner,
+    ) -> Result<(), Refusal> {
         for device in domain.devices.iter().filter(|d| d.our_claim().is_none()) {
             let slice = device.source.slice();
             if let Some(other) =

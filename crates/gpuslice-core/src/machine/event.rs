@@ -166,6 +166,8 @@ pub enum Timer {
     RetryStep(OpId),
     /// A domain was undefined long enough ago.
     Undefined(Uuid),
+    /// A domain that was to come in has had time to.
+    Expected(Uuid),
 }
 
 /// The two documents, in the order in which they are recorded.

@@ -39,9 +39,7 @@ impl Machine {
                 self.on_release(call.domain.uuid);
                 self.proceed(request);
             }
-            // Re-mapping comes with the migrate and restore work; until then the XML stands, and the `prepare`
-            // that follows judges it.
-            HookOperation::Migrate | HookOperation::Restore => self.proceed(request),
+            HookOperation::Migrate | HookOperation::Restore => self.on_incoming(request, call),
         }
     }
 
@@ -52,6 +50,7 @@ impl Machine {
     fn on_prepare(&mut self, request: RequestId, call: HookCall) {
         let owner = Owner::Domain(call.domain.uuid);
         self.runs_no_more(&owner);
+        self.expects_no_more(call.domain.uuid);
         self.forget_start_later(call.domain.uuid);
         if let Some(refusal) = self.cannot_come_back(|claim| claim.owner == owner) {
             return self.refuse_start(request, &call.domain, refusal);
@@ -120,7 +119,7 @@ impl Machine {
     }
 
     /// A start of the same owner waits while its former slices are on their way back, rather than being refused.
-    fn must_wait(&self, owner: &Owner) -> bool {
+    pub(super) fn must_wait(&self, owner: &Owner) -> bool {
         self.run.assignments.iter().any(|(slice, a)| {
             a.claim.owner == *owner && (a.phase == Phase::Releasing || self.working_on(*slice))
         })

@@ -60,6 +60,7 @@ impl Machine {
             parked_plugs: Vec::new(),
             parked_runs: Vec::new(),
             plugs: BTreeMap::new(),
+            expected: BTreeMap::new(),
             waiting: BTreeSet::new(),
             was_settled: false,
             applying: BTreeMap::new(),

@@ -1,0 +1,172 @@
+//! A domain that comes from elsewhere: by migration from another host, or from an image that was saved some time ago.
+//! Its XML names the VFs that it had there and then. libvirt takes other ones from its hook at this point and at no
+//! later one, so each claim is given VFs of this host that it can have now, or all is refused before anything is
+//! copied.
+
+use super::fabric::Sought;
+use super::reserve::Want;
+use super::start::STARTING_GRACE;
+use super::{Effect, HookAnswer, HookCall, Machine, RequestId, Timer};
+use crate::domain::{ClaimRequest, Domain, HostDeviceSource};
+use crate::ids::{ClaimKey, Owner, PciAddress};
+use crate::placement;
+use crate::refusal::{Code, Refusal};
+use crate::state::Claim;
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// VFs named to libvirt for a domain that is not here yet, as the claims they are for.
+pub(super) type Expected = Vec<(ClaimKey, Claim)>;
+
+impl Machine {
+    pub(super) fn on_incoming(&mut self, request: RequestId, call: HookCall) {
+        let owner = Owner::Domain(call.domain.uuid);
+        let gone = self.cannot_come_back(|claim| claim.owner == owner);
+        if gone.is_none() && (self.stale || self.must_wait(&owner)) {
+            return self.parked.push((request, call));
+        }
+        let answer = match gone.map_or_else(|| self.receive(&call.domain, &owner), Err) {
+            Ok(edits) if edits.is_empty() => HookAnswer::Proceed,
+            Ok(edits) => HookAnswer::Remap(edits),
+            Err(refusal) => {
+                let text = format!("{} is not taken in: {refusal}", call.domain.name);
+                self.push(Effect::Log { warning: true, text });
+                HookAnswer::Refuse(refusal)
+            }
+        };
+        self.push(Effect::AnswerHook { request, answer });
+    }
+
+    /// Which VFs the domain is to have here instead of those in its XML. Nothing is reserved: the start that follows
+    /// asks for that. Until then others that come in are given other ones.
+    fn receive(
+        &mut self,
+        domain: &Domain,
+        owner: &Owner,
+    ) -> Result<BTreeMap<PciAddress, PciAddress>, Refusal> {
+        self.judge_plain_devices(domain, owner)?;
+        let asked = self.asked(domain, owner)?;
+        // What others were told, and what this one is, stands beside the claims while it is chosen.
+        let claims = self.durable.claims.clone();
+        let assignments = self.run.assignments.clone();
+        self.expected.remove(&domain.uuid);
+        let others: Expected = self.expected.values().flatten().cloned().collect();
+        self.durable.claims.extend(others);
+        let chosen = self.choose_for(domain, &asked).and_then(|(edits, expected)| {
+            let remapped = with_edits(domain, &edits);
+            let wants = self.wants(&remapped, owner)?;
+            for of_claim in wants.chunk_by(|a, b| a.key == b.key) {
+                if let Some(request) = request_of(domain, of_claim) {
+                    self.reserve_all(of_claim, request)?;
+                }
+            }
+            Ok((edits, expected))
+        });
+        self.durable.claims = claims;
+        self.run.assignments = assignments;
+        let (edits, expected) = chosen?;
+        if !expected.is_empty() {
+            self.expected.insert(domain.uuid, expected);
+            let timer = Timer::Expected(domain.uuid);
+            self.push(Effect::Arm { timer, after: STARTING_GRACE });
+        }
+        Ok(edits)
+    }
+
+    fn choose_for(
+        &mut self,
+        domain: &Domain,
+        asked: &[Want],
+    ) -> Result<(BTreeMap<PciAddress, PciAddress>, Expected), Refusal> {
+        let (mut edits, mut expected) = (BTreeMap::new(), Vec::new());
+        for of_claim in asked.chunk_by(|a, b| a.key == b.key) {
+            let (Some(request), Some(first)) = (request_of(domain, of_claim), of_claim.first())
+            else {
+                continue;
+            };
+            let named: Vec<PciAddress> = of_claim.iter().filter_map(named).collect();
+            if named.is_empty() {
+                continue;
+            }
+            let known = self.durable.claims.get(&first.key);
+            let pool = known.is_some_and(|claim| claim.pool);
+            let recorded = known.map_or(&[][..], |claim| &claim.home);
+            let mut had: Vec<PciAddress> = Vec::new();
+            for address in named.iter().chain(recorded) {
+                if self.can_have(first, *address) && !had.contains(address) {
+                    had.push(*address);
+                }
+            }
+            let sought = Sought { key: &first.key, request, profile: &first.profile, pool };
+            let homes = self.homes(&sought, &had)?;
+            if homes.is_empty() {
+                return Err(self.not_as_vf(domain, first));
+            }
+            let mut new = homes.iter().copied().filter(|home| !named.contains(home));
+            let moving = named.iter().copied().filter(|old| !homes.contains(old));
+            edits.extend(moving.filter_map(|old| Some((old, new.next()?))));
+            let claim = Claim {
+                owner_name: domain.name.clone(),
+                request: request.clone(),
+                profile: first.profile.clone(),
+                home: homes,
+                pool,
+                reserve: known.is_some_and(|claim| claim.reserve),
+                transient: known.is_none_or(|claim| claim.transient),
+                orphaned: false,
+                undefined: false,
+                last_refusal: None,
+            };
+            // The domain's next claim is given others.
+            self.durable.claims.insert(first.key.clone(), claim.clone());
+            expected.push((first.key.clone(), claim));
+        }
+        Ok((edits, expected))
+    }
+
+    fn can_have(&self, want: &Want, address: PciAddress) -> bool {
+        self.home_of_another(address, &want.key).is_none()
+            && placement::vf(&self.view(), &want.profile, &want.key, address, want.managed).is_ok()
+    }
+
+    /// What runs cannot change the kind of its device.
+    fn not_as_vf(&self, domain: &Domain, want: &Want) -> Refusal {
+        let (name, profile, claim) = (&domain.name, &want.profile, &want.key.name);
+        let message =
+            format!("{name} carries a VF for claim {claim}, but {profile} comes as an mdev here");
+        Refusal::new(Code::NotInXml, message).hint(format!(
+            "virsh shutdown {name} where it is, and gpuslice attach {name} {profile} --name {claim} here"
+        ))
+    }
+
+    /// It has come, or will not.
+    pub(super) fn expects_no_more(&mut self, domain: Uuid) {
+        if self.expected.remove(&domain).is_some() {
+            self.push(Effect::Disarm { timer: Timer::Expected(domain) });
+        }
+    }
+}
+
+fn named(want: &Want) -> Option<PciAddress> {
+    match want.source {
+        HostDeviceSource::Pci(address) => Some(address),
+        HostDeviceSource::Mdev(_) => None,
+    }
+}
+
+fn request_of<'d>(domain: &'d Domain, of_claim: &[Want]) -> Option<&'d ClaimRequest> {
+    let name = &of_claim.first()?.key.name;
+    domain.claims.iter().find(|claim| claim.name == *name)
+}
+
+fn with_edits(domain: &Domain, edits: &BTreeMap<PciAddress, PciAddress>) -> Domain {
+    let mut domain = domain.clone();
+    for device in &mut domain.devices {
+        if let HostDeviceSource::Pci(address) = &mut device.source
+            && let Some(new) = edits.get(address)
+        {
+            *address = *new;
+        }
+    }
+    domain
+}

@@ -1,0 +1,146 @@
+//! Domains that come from elsewhere: libvirt's `migrate` on the host they go to, and `restore` from an image, with the
+//! XML that libvirt hands over there, passwords and all.
+
+use crate::host::{Host, Ran, Vm, as_root};
+use serde_json::json;
+
+const FOUR: &str = "[[gpu]]\nmatch = { address = \"0000:0c:00.0\" }\nlayout = { vfs = 4 }\n";
+const PROFILE: &str = "amd-74a1-vf4";
+const SECRET: &str = "<graphics type='vnc' passwd='geheim'/>";
+
+/// A VF as libvirt writes it.
+fn source(address: &str) -> String {
+    let (domain, rest) = address.split_once(':').unwrap();
+    let (bus, rest) = rest.split_once(':').unwrap();
+    let (slot, function) = rest.split_once('.').unwrap();
+    format!("domain='0x{domain}' bus='0x{bus}' slot='0x{slot}' function='0x{function}'")
+}
+
+/// A domain with a claim that never was on this host: its VF is of the host it comes from.
+fn stranger(number: u8, vf: &str) -> Vm {
+    let mut vm = Vm::new(number);
+    vm.wear(&format!(
+        "<metadata><gpuslice:claims xmlns:gpuslice='urn:gpuslice:domain:1'>\
+         <gpuslice:claim name='gpu0' profile='{PROFILE}'/></gpuslice:claims></metadata>\
+         <hostdev mode='subsystem' type='pci' managed='no'><source><address {}/></source>\
+         <alias name='ua-gpuslice-gpu0'/></hostdev>",
+        source(vf)
+    ));
+    vm.xml = vm.xml.replace("</devices>", &format!("{SECRET}</devices>"));
+    vm
+}
+
+/// What the hook wrote, with which VF of this host.
+#[track_caller]
+fn moved(host: &Host, vm: &Vm, old: &str, ran: &Ran) -> (Vm, String) {
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{ran:?}\n{}", host.log());
+    let vfs = host.column("slices", "address");
+    let with = |vf: &String| vm.xml.replace(&source(old), &source(vf));
+    let vf = vfs.iter().find(|vf| ran.out == with(vf)).expect("only the VF is another");
+    (Vm { xml: ran.out.clone(), ..vm.clone() }, vf.clone())
+}
+
+#[test]
+fn domains_that_come_in_at_once_each_get_a_vf_of_this_host() {
+    as_root(|| {
+        let host = Host::start("sriov-8", FOUR);
+        host.settle();
+        let elsewhere = "0000:c1:00.3";
+        let mut here = Vec::new();
+        for number in 1..=4 {
+            let vm = stranger(number, elsewhere);
+            here.push(moved(&host, &vm, elsewhere, &host.hook(&vm, "migrate")));
+        }
+        let mut vfs: Vec<&String> = here.iter().map(|(_, vf)| vf).collect();
+        vfs.sort();
+        vfs.dedup();
+        assert_eq!(vfs.len(), 4);
+        // Nothing is reserved or recorded by that.
+        assert_eq!(host.ask(&["claims"]), json!([]));
+        assert_eq!(host.column("slices", "state"), ["free"; 4]);
+        let fifth = stranger(5, elsewhere);
+        host.hook(&fifth, "migrate").refused("no-capacity");
+        // Asked again it is the same answer.
+        let again = moved(
+            &host,
+            &stranger(1, elsewhere),
+            elsewhere,
+            &host.hook(&stranger(1, elsewhere), "migrate"),
+        );
+        assert_eq!(again.1, here[0].1);
+        for (vm, _) in &here {
+            host.run_vm(vm);
+        }
+        assert_eq!(host.column("slices", "state"), ["attached"; 4]);
+        assert!(!host.log().contains("geheim"), "{}", host.log());
+    });
+}
+
+#[test]
+fn a_domain_whose_vf_is_free_here_is_left_as_it_is() {
+    as_root(|| {
+        let host = Host::start("sriov-8", FOUR);
+        host.settle();
+        let free = host.column("slices", "address");
+        for operation in ["migrate", "restore"] {
+            host.hook(&stranger(1, &free[2]), operation).quiet();
+        }
+    });
+}
+
+#[test]
+fn a_saved_domain_whose_vf_was_taken_in_between_is_restored_with_another() {
+    as_root(|| {
+        let host = Host::start("sriov-8", FOUR);
+        host.settle();
+        let mut vm = Vm::new(1);
+        host.attach(&mut vm, PROFILE);
+        let home = host.only("claims")["home"][0].as_str().unwrap().to_owned();
+        host.run_vm(&vm);
+        host.stop_vm(&vm);
+        host.hook(&vm, "restore").quiet();
+
+        // Somebody passes it through without a claim.
+        let mut other = Vm::new(2);
+        other.wear(&format!(
+            "<metadata/><hostdev mode='subsystem' type='pci' managed='yes'><source><address {}/></source></hostdev>",
+            source(&home)
+        ));
+        host.run_vm(&other);
+        let (restored, vf) = moved(&host, &vm, &home, &host.hook(&vm, "restore"));
+        assert_ne!(vf, home);
+        host.run_vm(&restored);
+        let claim = host.only("claims");
+        assert_eq!((&claim["home"], &claim["state"]), (&json!([vf]), &json!("attached")));
+    });
+}
+
+#[test]
+fn what_cannot_be_here_is_refused_before_anything_is_copied() {
+    as_root(|| {
+        let mut host = Host::start("sriov-8", FOUR);
+        host.settle();
+        let elsewhere = "0000:c1:00.3";
+        for operation in ["migrate", "restore"] {
+            let mut vm = stranger(1, elsewhere);
+            vm.xml = vm.xml.replace(PROFILE, "nvidia-a40-8q");
+            host.hook(&vm, operation).refused("no-profile");
+            // The device of another claim.
+            let mut vm = stranger(1, elsewhere);
+            vm.xml = vm.xml.replace("ua-gpuslice-gpu0", "ua-gpuslice-gpu1");
+            host.hook(&vm, operation).refused("not-in-xml");
+            // Broken XML is told by its place alone.
+            let mut vm = stranger(1, elsewhere);
+            vm.xml = vm.xml.replace("geheim", "geheim&bad;");
+            let ran = host.hook(&vm, operation);
+            assert!(!ran.refused("bad-request").contains("geheim"));
+        }
+        assert_eq!(host.ask(&["claims"]), json!([]));
+        assert!(!host.log().contains("geheim"), "{}", host.log());
+        host.kill();
+        for operation in ["migrate", "restore"] {
+            let ran = host.hook(&stranger(1, elsewhere), operation);
+            assert!(!ran.refused("unreachable").contains("geheim"));
+        }
+    });
+}
