@@ -111,6 +111,15 @@ const OF_GIM: &[&str] = &[
     "read memory_partition_config",
     "read memory_partition_mode",
 ];
+/// Its whole function is what it gives, so no virtfnN.
+const OF_AMDGPU: &[&str] = &[
+    "list .",
+    "read available_compute_partition",
+    "read available_memory_partition",
+    "read current_compute_partition",
+    "read current_memory_partition",
+    "read sriov_drivers_autoprobe",
+];
 const OF_NVIDIA: &[&str] = &["read subsystem_device", "read subsystem_vendor"];
 const VF_OF_NVIDIA: &[&str] =
     &["list vfio-dev", "read nvidia/creatable_vgpu_types", "read nvidia/current_vgpu_type"];
@@ -137,6 +146,7 @@ const NEEDED: &[(&str, &[&[&str]])] = &[
     ("GPU of amdgpu", &[ANY, VF, GPU]),
     ("GPU of nvidia", &[ANY, VF, GPU]),
     ("PF", &[ANY, VF, GPU, PF]),
+    ("PF of amdgpu", &[ANY, VF, GPU, OF_AMDGPU]),
     ("PF of gim", &[ANY, VF, GPU, PF, OF_GIM]),
     ("PF of nvidia", &[ANY, VF, GPU, PF, OF_NVIDIA]),
     ("VF", &[VF]),
@@ -156,7 +166,10 @@ fn every_vf(name: &str) -> Driver {
     let mut config = String::new();
     let seen = driver.machine.observation();
     for (address, function) in &seen.functions {
-        if function.sriov.is_some() && !seen.mdev_parents.contains_key(&ParentId::Pci(*address)) {
+        let mdevs = seen.mdev_parents.contains_key(&ParentId::Pci(*address));
+        // A driver that computes on the whole GPU makes no VFs.
+        let computes = function.driver.as_deref() == Some("amdgpu");
+        if function.sriov.is_some() && !mdevs && !computes {
             writeln!(
                 config,
                 "[[gpu]]\nmatch = {{ address = \"{address}\" }}\nlayout = {{ vfs = \"all\" }}"
