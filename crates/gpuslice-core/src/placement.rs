@@ -378,7 +378,8 @@ pub struct Home {
     pub crowded: bool,
 }
 
-/// A VF that no claim names yet, beside those `taken`; rather than none one of a claim without an owner; with `pool` the one the fewest pooled claims name.
+/// A VF that no claim names yet, beside those `taken`; rather than none one of a claim without an owner; with `pool` the
+/// one the fewest pooled claims name.
 ///
 /// # Errors
 /// [`Refused`] with every candidate's reason.

@@ -93,6 +93,15 @@ codes! {
     Unsupported = "unsupported";
 }
 
+/// Who has all there is, for a sentence: the first few, and how many more.
+pub fn holders_in_words(mut names: Vec<String>) -> String {
+    const MOST: usize = 4;
+    let more = names.len().saturating_sub(MOST);
+    names.truncate(MOST);
+    let named = if names.is_empty() { "nobody here".to_owned() } else { names.join(", ") };
+    if more == 0 { named } else { format!("{named} and {more} more") }
+}
+
 impl Code {
     /// What a person reads who met it.
     pub fn page(self) -> Page {

@@ -4,6 +4,7 @@
 
 pub mod amdgpu;
 pub mod gim;
+pub mod makers;
 pub mod mdev;
 pub mod nvidia;
 pub mod sriov;

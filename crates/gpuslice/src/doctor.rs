@@ -9,7 +9,6 @@ mod gather;
 mod guest;
 mod guest_facts;
 mod host;
-mod known;
 mod pci;
 mod tree;
 

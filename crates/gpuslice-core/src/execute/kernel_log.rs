@@ -15,13 +15,22 @@ fn one_of(line: &LogLine, words: &[String]) -> bool {
     words.iter().any(|word| line.text.contains(word.as_str()))
 }
 
+fn newer(line: &LogLine, after: Option<u64>) -> bool {
+    after.is_none_or(|after| line.sequence > after)
+}
+
+/// As much of it as is told.
+fn told(text: &str) -> String {
+    text.chars().take(LONGEST).collect()
+}
+
 /// What was said after a record, when these words are among it: a refusal. A log that may not be read holds none.
 pub(super) fn refusal(host: &dyn HostRead, after: Option<u64>, words: &[String]) -> Option<String> {
-    let newer = |line: &LogLine| after.is_none_or(|after| line.sequence > after);
-    let lines: Vec<LogLine> = host.kernel_log().ok()?.into_iter().filter(newer).collect();
+    let mut lines = host.kernel_log().ok()?;
+    lines.retain(|line| newer(line, after));
     let refused = lines.iter().any(|line| one_of(line, words));
     let text = lines.iter().map(|line| line.text.trim()).collect::<Vec<_>>().join("; ");
-    refused.then(|| text.chars().take(LONGEST).collect())
+    refused.then(|| told(&text))
 }
 
 /// The first line after a record that has one of these words.
@@ -31,9 +40,8 @@ pub(super) fn refusing_line(
     words: &[String],
 ) -> Option<String> {
     let lines = host.kernel_log().ok()?;
-    let newer = lines.iter().filter(|line| after.is_none_or(|after| line.sequence > after));
-    let line = newer.into_iter().find(|line| one_of(line, words))?;
-    Some(line.text.trim().chars().take(LONGEST).collect())
+    let line = lines.iter().find(|line| newer(line, after) && one_of(line, words))?;
+    Some(told(line.text.trim()))
 }
 
 /// The last refusal of the driver that a step is about.
@@ -44,5 +52,5 @@ pub(super) fn last(host: &dyn HostRead, step: &Step) -> Option<String> {
     };
     let lines = host.kernel_log().ok()?;
     let line = lines.iter().rev().find(|line| one_of(line, words))?;
-    Some(line.text.trim().chars().take(LONGEST).collect())
+    Some(told(line.text.trim()))
 }

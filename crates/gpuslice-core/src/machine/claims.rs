@@ -7,7 +7,7 @@ use crate::ids::{
     ClaimKey, MdevTypeId, MdevUuid, Owner, ParentId, PciAddress, ProfileName, SliceId,
 };
 use crate::placement::{Refused, View};
-use crate::refusal::{Code, Refusal};
+use crate::refusal::{self, Code, Refusal};
 use crate::request::{Answer, Command, DeviceToWrite, Outcome};
 use crate::state::{Claim, Phase};
 
@@ -365,13 +365,7 @@ impl Machine {
             .collect();
         holders.sort();
         holders.dedup();
-        let more = holders.len().saturating_sub(4);
-        holders.truncate(4);
-        let mut held =
-            if holders.is_empty() { "nobody here".to_owned() } else { holders.join(", ") };
-        if more > 0 {
-            held.push_str(&format!(" and {more} more"));
-        }
+        let held = refusal::holders_in_words(holders);
         let message = format!(
             "{profile}: wanted {count}, {free} of {} free, held by {held}",
             free.saturating_add(used)

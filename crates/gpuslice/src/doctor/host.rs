@@ -3,8 +3,8 @@
 use super::check::{Check, Finding};
 use super::facts::{Host, Libvirt, Service};
 use super::gather::HOOK;
-use super::known::{Maker, maker};
 use super::pci::Device;
+use gpuslice_vendors::makers::{Maker, maker};
 use std::collections::BTreeMap;
 
 /// libvirt reads `qemu.d` since then.

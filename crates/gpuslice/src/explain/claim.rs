@@ -3,10 +3,10 @@
 use super::{Explained, Reason, Rows, end, named, parent, row_of, slice};
 use crate::claims;
 use gpuslice_core::ids::SliceId;
-use gpuslice_core::refusal::Code;
+use gpuslice_core::refusal::{Code, holders_in_words};
 use gpuslice_core::request::{ClaimRow, ProfileRow};
 
-/// Names in one sentence; more are counted.
+/// GPUs whose reasons are told.
 const MOST: usize = 4;
 
 pub(super) fn of(rows: &Rows, row: &ClaimRow) -> Explained {
@@ -125,13 +125,7 @@ fn nowhere(rows: &Rows, row: &ClaimRow) -> Vec<Reason> {
 fn full(rows: &Rows, row: &ClaimRow, profile: &ProfileRow) -> Reason {
     let has = |other: &&ClaimRow| other.profile == row.profile && !other.slices.is_empty();
     let owners: Vec<&ClaimRow> = rows.claims.iter().filter(has).collect();
-    let mut names: Vec<String> = owners.iter().map(|other| claims::shown(other)).collect();
-    let more = names.len().saturating_sub(MOST);
-    names.truncate(MOST);
-    let mut held = if names.is_empty() { "nobody here".to_owned() } else { names.join(", ") };
-    if more > 0 {
-        held.push_str(&format!(" and {more} more"));
-    }
+    let held = holders_in_words(owners.iter().map(|other| claims::shown(other)).collect());
     let text =
         format!("{}: wanted {}, {} free, held by {held}", row.profile, row.count, profile.free);
     let next = owners.first().map_or_else(

@@ -1,4 +1,5 @@
-//! GPUs that are known to have SR-IOV, and whose driver makes slices of them. Any other is judged by what it shows.
+//! GPUs that are known to have SR-IOV, and whose driver makes slices of them: for saying what is missing where no driver shows it. A
+//! mechanism never asks here; it judges by what the kernel shows.
 
 /// Who slices it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
