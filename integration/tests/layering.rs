@@ -32,7 +32,12 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
         ],
     ),
     ("gpuslice-libvirt", &["gpuslice-api", "gpuslice-core", "gpuslice-domxml"]),
-    ("gpuslice-qemu-hook", &["gpuslice-core", "gpuslice-domxml", "gpuslice-hook-proto"]),
+    ("gpuslice-hook-ask", &["gpuslice-hook-proto"]),
+    (
+        "gpuslice-qemu-hook",
+        &["gpuslice-core", "gpuslice-domxml", "gpuslice-hook-ask", "gpuslice-hook-proto"],
+    ),
+    ("gpuslice-proxmox-hook", &["gpuslice-core", "gpuslice-hook-ask", "gpuslice-hook-proto"]),
     ("gpuslice-integration", &[]),
 ];
 

@@ -25,6 +25,8 @@ mod fabric;
 mod finish;
 #[path = "machine/gim.rs"]
 mod gim;
+#[path = "machine/guest.rs"]
+mod guest;
 #[path = "machine/hand.rs"]
 mod hand;
 #[path = "machine/happening.rs"]

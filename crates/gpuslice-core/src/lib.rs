@@ -7,6 +7,7 @@ pub mod config;
 pub mod domain;
 pub mod errno;
 pub mod execute;
+pub mod guest;
 pub mod health;
 pub mod holders;
 pub mod ids;

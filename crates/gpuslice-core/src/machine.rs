@@ -14,6 +14,7 @@ mod claims;
 mod event;
 mod fabric;
 mod former;
+mod guest;
 mod health;
 mod hook;
 mod incoming;
@@ -33,6 +34,7 @@ pub use start::Start;
 
 use crate::config::{Config, ConfigError};
 use crate::domain::Domain;
+use crate::guest::GuestCall;
 use crate::health::Said;
 use crate::holders::Holder;
 use crate::ids::{ParentId, SliceId};
@@ -77,6 +79,8 @@ pub struct Machine {
     counts_written: u64,
     /// Calls waiting for an operation to end or for a reading, oldest first.
     parked: Vec<(RequestId, HookCall)>,
+    /// Calls about guests of Proxmox VE waiting for a reading, oldest first.
+    parked_guests: Vec<(RequestId, GuestCall)>,
     /// Hot-plugs waiting for a reading or for their claim's slices to come back, oldest first.
     parked_plugs: Vec<(RequestId, PlugOrder)>,
     /// Running domains that were told of and cannot be judged yet, oldest first.
@@ -128,6 +132,7 @@ impl Machine {
             Event::Observed(seen) => self.on_observed(*seen),
             Event::Held(held) => self.held = held,
             Event::Hook { request, call } => self.on_hook(request, call),
+            Event::Guest { request, call } => self.on_guest(request, call),
             Event::HookGone { request } => self.on_hook_gone(request),
             Event::Command { request, command, config } => {
                 self.on_command(request, command, config)
@@ -254,6 +259,7 @@ impl Machine {
         self.realise_layouts();
         self.run_parked();
         self.run_parked_runs();
+        self.run_parked_guests();
         self.run_parked_plugs();
         self.tell_settled();
     }

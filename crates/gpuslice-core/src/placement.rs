@@ -85,7 +85,8 @@ impl View<'_> {
         self.offers.iter().filter(|o| o.profile == *wanted.profile).filter(inside)
     }
 
-    fn parent_reason(&self, parent: &ParentId) -> Option<Refusal> {
+    /// Why a device gives nothing out now.
+    pub(crate) fn parent_reason(&self, parent: &ParentId) -> Option<Refusal> {
         // What is true of a PF is true of its VFs, which can be parents too.
         let above = self.seen.pf_of(parent);
         above.and_then(|pf| self.own_reason(&pf)).or_else(|| self.own_reason(parent))

@@ -3,6 +3,7 @@
 use crate::decode::{DecodeError, EncodeError, decode, encode};
 use crate::{REQUEST_LIMIT, VERSION};
 use gpuslice_core::domain::Domain;
+use gpuslice_core::guest::GuestCall;
 use gpuslice_core::request::Command;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -26,6 +27,8 @@ pub struct Request {
 pub enum Body {
     /// libvirt called its qemu hook.
     Hook(HookCall),
+    /// Proxmox VE called its hookscript.
+    Guest(GuestCall),
     /// A person or a program asks, without a bus.
     Command(Command),
 }

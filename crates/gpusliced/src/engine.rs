@@ -125,6 +125,10 @@ impl Engine {
                 self.hooks.insert(request, answer);
                 self.events.push_back(Event::Hook { request, call });
             }
+            Input::Guest { request, call, answer } => {
+                self.hooks.insert(request, answer);
+                self.events.push_back(Event::Guest { request, call });
+            }
             Input::HookGone { request } => {
                 self.hooks.remove(&request);
                 self.events.push_back(Event::HookGone { request });

@@ -14,6 +14,7 @@ mod incoming;
 mod life;
 mod no_bus;
 mod objects;
+mod proxmox;
 mod restart;
 mod socket;
 mod state;

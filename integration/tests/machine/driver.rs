@@ -1,10 +1,12 @@
 //! The thin loop of the daemon, without tasks or clock: performs effects in order and feeds back what happened.
 
 use crate::disk::Disk;
+use crate::guest;
 use crate::hand::Hand;
 use crate::invariants::{self, Broken, Vm};
 use gpuslice_core::config::{self, Config};
 use gpuslice_core::execute::{self, Performed, StepError};
+use gpuslice_core::guest::GuestCall;
 use gpuslice_core::health;
 use gpuslice_core::ids::{BootId, ParentId, PciAddress, SliceId};
 use gpuslice_core::machine::{
@@ -39,7 +41,7 @@ pub struct Driver {
     observer: Observer,
     timers: BTreeMap<Timer, u64>,
     watches: BTreeSet<SliceId>,
-    queue: VecDeque<Event>,
+    pub queue: VecDeque<Event>,
     observe: bool,
     pub under: Vec<Under>,
     /// Steps of former daemons whose processes outlive them, and the files they sleep on.
@@ -56,6 +58,7 @@ pub struct Driver {
     pub config: String,
     next_request: u64,
     hooks: BTreeMap<RequestId, HookCall>,
+    pub guests: BTreeMap<RequestId, GuestCall>,
     commands: BTreeMap<RequestId, Command>,
     /// Answers nobody has taken yet.
     pub told: BTreeMap<RequestId, HookAnswer>,
@@ -110,6 +113,7 @@ impl Driver {
             config: config.to_owned(),
             next_request: 1,
             hooks: BTreeMap::new(),
+            guests: BTreeMap::new(),
             commands: BTreeMap::new(),
             told: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -133,7 +137,7 @@ impl Driver {
         Ok(driver)
     }
 
-    fn request(&mut self) -> RequestId {
+    pub fn request(&mut self) -> RequestId {
         self.next_request += 1;
         RequestId(self.next_request)
     }
@@ -409,6 +413,12 @@ impl Driver {
                     self.queue.push_back(Event::WriterFound { parent: parent.clone() });
                 }
                 self.writers.insert(parent, step);
+            }
+            Effect::AnswerHook { request, answer } if self.guests.contains_key(&request) => {
+                if let Some(call) = self.guests.remove(&request) {
+                    guest::is_recorded(self, &call)?;
+                }
+                self.told.insert(request, answer);
             }
             Effect::AnswerHook { request, answer } => {
                 let Some(call) = self.hooks.remove(&request) else {

@@ -5,12 +5,10 @@
 //! bytes for most domains, at a deadline for the others. Only `prepare`, `migrate` and `restore` may fail. Nothing
 //! here calls libvirt, and the XML of `migrate` and `restore`, which holds passwords, goes nowhere but back.
 
-mod conversation;
-mod settings;
-mod signals;
 mod stdio;
 mod verdict;
 
+use gpuslice_hook_ask::complain;
 use gpuslice_hook_proto::Operation;
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -26,7 +24,7 @@ fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     // libvirt names a domain and an operation in every version; fewer arguments are a person's.
     let [_domain, operation, rest @ ..] = arguments.as_slice() else {
-        stdio::complain(USAGE);
+        complain(USAGE);
         return ExitCode::from(2);
     };
     let word = |at: usize| {
@@ -49,6 +47,6 @@ fn main() -> ExitCode {
 }
 
 fn refuse(line: &str) -> ExitCode {
-    stdio::complain(line);
+    complain(line);
     ExitCode::FAILURE
 }

@@ -5,7 +5,6 @@ use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_domxml::SIZE_LIMIT;
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
-use std::io::Write as _;
 
 /// What a pipe holds: most domains come in one read.
 const PIPE: usize = 64 * 1024;
@@ -54,9 +53,4 @@ pub fn write_all(xml: &str) -> Result<(), Refusal> {
         }
     }
     Ok(())
-}
-
-/// One line on stderr, which libvirt shows behind its own words when the hook fails. Nobody may be there to read it.
-pub fn complain(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
 }

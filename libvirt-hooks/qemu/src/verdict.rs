@@ -3,14 +3,11 @@
 //! A domain that asks for a slice does not start without the daemon's word. One that only carries a device of
 //! someone else's starts unless the daemon says that the device is given away.
 
-use crate::conversation::{self, NoAnswer};
-use crate::settings::Settings;
-use crate::signals;
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_domxml::{DomXmlError, Scan, read_domain, remap_pci, scan};
+use gpuslice_hook_ask::{NoAnswer, Settings, ask, fresh_id, signals};
 use gpuslice_hook_proto::{Body, HookCall, HookDone, Operation, Reply, ReplyBody, Request, Served};
 use std::time::Instant;
-use uuid::Uuid;
 
 /// What libvirt is told.
 pub enum Verdict {
@@ -66,21 +63,13 @@ fn consult(operation: Operation, sub: String, extra: String, xml: &[u8], found: 
     let needed = found.ours && (operation.may_fail() || operation == Operation::Release);
     let reply = fresh_id().and_then(|id| {
         let request = Request::new(id, Body::Hook(call));
-        conversation::ask(&settings.socket, &request, deadline, needed)
+        ask(&settings.socket, &request, deadline, needed)
     });
     match reply {
         Ok(reply) => heed(reply, operation, &text, found),
         Err(failure) if found.ours => Verdict::Refused(without_answer(&failure, &settings)),
         Err(_) => Verdict::Pass,
     }
-}
-
-/// The runtime library brings no random numbers, and a crate for them would reach the pure crates as well.
-fn fresh_id() -> Result<Uuid, NoAnswer> {
-    let mut bytes = [0; 16];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .map_err(|errno| NoAnswer::Unsendable(format!("getrandom: {errno}")))?;
-    Ok(uuid::Builder::from_random_bytes(bytes).into_uuid())
 }
 
 fn heed(reply: Reply, operation: Operation, xml: &str, found: Scan) -> Verdict {

@@ -15,6 +15,18 @@ impl MdevUuid {
     pub fn for_claim(domain: Uuid, claim: &ClaimName, index: u32) -> Self {
         Self(Uuid::new_v5(&domain, format!("{claim}/{index}").as_bytes()))
     }
+
+    /// The Proxmox VE guest it was made for, where it is named as Proxmox names them (qemu-server,
+    /// `generate_mdev_uuid`): the number of its hostpci and its VMID, both in decimal digits.
+    pub fn proxmox_guest(self) -> Option<u32> {
+        const DEVICES: u32 = 16;
+        const FIRST_VMID: u32 = 100;
+        let text = self.to_string();
+        let (index, vmid) = text.split_once("-0000-0000-0000-")?;
+        let decimal = |part: &str| part.parse::<u32>().ok();
+        decimal(index).filter(|index| *index < DEVICES)?;
+        decimal(vmid).filter(|vmid| *vmid >= FIRST_VMID)
+    }
 }
 
 impl fmt::Display for MdevUuid {
@@ -89,6 +101,22 @@ mod tests {
         assert_ne!(first, MdevUuid::for_claim(vm, &ai, 0));
         assert_ne!(first, MdevUuid::for_claim(Uuid::from_u128(0x1235), &gpu0, 0));
         assert_eq!(first.0.get_version_num(), 5);
+    }
+
+    #[test]
+    fn uuids_of_proxmox_name_its_guest_and_others_none() {
+        for (text, vmid) in [
+            ("00000000-0000-0000-0000-000000000100", Some(100)),
+            ("00000015-0000-0000-0000-000999999999", Some(999_999_999)),
+            ("00000016-0000-0000-0000-000000000100", None),
+            ("00000000-0000-0000-0000-000000000099", None),
+            ("00000000-0000-0000-0000-00000000010a", None),
+            ("0000000a-0000-0000-0000-000000000100", None),
+            ("00000000-0000-0000-0001-000000000100", None),
+            ("00000000-0000-0000-0000-999999999999", None),
+        ] {
+            assert_eq!(text.parse::<MdevUuid>().unwrap().proxmox_guest(), vmid, "{text}");
+        }
     }
 
     #[test]

@@ -336,6 +336,11 @@ impl Machine {
         if let Some(hold) = self.run.foreign.get(&slice) {
             return ("foreign".to_owned(), None, Some(hold.name.clone()));
         }
+        if let SliceId::Mdev(uuid) = slice
+            && let Some(vmid) = uuid.proxmox_guest()
+        {
+            return ("foreign".to_owned(), None, Some(format!("VM {vmid} of Proxmox VE")));
+        }
         if let Some(holder) = self.held.get(&slice) {
             return (
                 "foreign".to_owned(),

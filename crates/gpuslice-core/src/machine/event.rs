@@ -3,6 +3,7 @@
 use super::ConfigRead;
 use crate::domain::Domain;
 use crate::execute::{Performed, StepError};
+use crate::guest::GuestCall;
 use crate::health::Said;
 use crate::holders::Holder;
 use crate::ids::{ParentId, PciAddress, SliceId};
@@ -37,6 +38,13 @@ pub enum Event {
         request: RequestId,
         /// What.
         call: HookCall,
+    },
+    /// The hookscript of Proxmox VE asks.
+    Guest {
+        /// To be answered.
+        request: RequestId,
+        /// What.
+        call: GuestCall,
     },
     /// The hook that asked is gone without its answer.
     HookGone {

@@ -496,6 +496,7 @@ impl Machine {
     /// A hook went away before it was told: libvirt is not going to use what is being made for it.
     pub(super) fn on_hook_gone(&mut self, gone: RequestId) {
         self.parked.retain(|(request, _)| *request != gone);
+        self.parked_guests.retain(|(request, _)| *request != gone);
         // It was answered, but the answer found nobody: libvirt takes it for a failed start.
         for slice in self.told.remove(&gone).unwrap_or_default() {
             if self.run.assignments.get(&slice).is_some_and(|a| a.phase == Phase::Prepared) {

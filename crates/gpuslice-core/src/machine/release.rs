@@ -41,7 +41,7 @@ impl Machine {
         }
     }
 
-    fn foreign_over(&mut self, slice: SliceId) {
+    pub(super) fn foreign_over(&mut self, slice: SliceId) {
         if let Some(hold) = self.run.foreign.remove(&slice) {
             self.persist(Stored::Runtime);
             self.push(Effect::Disarm { timer: Timer::Grace(slice) });

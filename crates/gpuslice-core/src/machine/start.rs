@@ -59,6 +59,7 @@ impl Machine {
             parked: Vec::new(),
             parked_plugs: Vec::new(),
             parked_runs: Vec::new(),
+            parked_guests: Vec::new(),
             plugs: BTreeMap::new(),
             expected: BTreeMap::new(),
             waiting: BTreeSet::new(),

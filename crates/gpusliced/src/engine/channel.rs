@@ -1,5 +1,6 @@
 //! How the rest of the daemon speaks to the engine.
 
+use gpuslice_core::guest::GuestCall;
 use gpuslice_core::ids::{PciAddress, SliceId};
 use gpuslice_core::machine::{Event, HookAnswer, HookCall, RequestId};
 use gpuslice_core::request::{ChangeNote, Command, Outcome};
@@ -23,6 +24,15 @@ pub enum Input {
         request: RequestId,
         /// What.
         call: HookCall,
+        /// Where to.
+        answer: oneshot::Sender<HookAnswer>,
+    },
+    /// The hookscript of Proxmox VE asks.
+    Guest {
+        /// Its number.
+        request: RequestId,
+        /// What.
+        call: GuestCall,
         /// Where to.
         answer: oneshot::Sender<HookAnswer>,
     },
@@ -119,6 +129,14 @@ impl Handle {
         let request = self.number();
         let (answer, receiver) = oneshot::channel();
         self.send(Input::Hook { request, call, answer }).await;
+        (request, receiver)
+    }
+
+    /// As [`Self::hook`], for a guest of Proxmox VE.
+    pub async fn guest(&self, call: GuestCall) -> (RequestId, oneshot::Receiver<HookAnswer>) {
+        let request = self.number();
+        let (answer, receiver) = oneshot::channel();
+        self.send(Input::Guest { request, call, answer }).await;
         (request, receiver)
     }
 

@@ -2,7 +2,7 @@
 
 use crate::engine::Handle;
 use anyhow::Context;
-use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation};
+use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation, RequestId};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_hook_proto::{
     Body, HookDone, Lines, Operation, REQUEST_LIMIT, Reply, ReplyBody, Request, Served,
@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use uuid::Uuid;
 
 /// Connections served at a time. When more come, those that have asked nothing make room; where all have, the
@@ -139,7 +139,17 @@ async fn answer(line: &[u8], stream: &mut UnixStream, handle: &Handle) -> Option
         Err(error) => return Some(error.reply()),
     };
     match request.body {
-        Body::Hook(call) => hook(request.id, call, stream, handle).await,
+        Body::Hook(call) => {
+            let Some(operation) = operation(call.operation) else {
+                return Some(Reply::hook_done(request.id));
+            };
+            let asked = handle.hook(HookCall { operation, domain: call.domain }).await;
+            hook(request.id, asked, stream, handle).await
+        }
+        Body::Guest(call) => {
+            let asked = handle.guest(call).await;
+            hook(request.id, asked, stream, handle).await
+        }
         Body::Command(command) => Some(match handle.command(command).await {
             Ok(answer) => Reply::new(request.id, ReplyBody::Ok(Served::Command(Box::new(answer)))),
             Err(refusal) => Reply::refused(request.id, refusal),
@@ -149,13 +159,10 @@ async fn answer(line: &[u8], stream: &mut UnixStream, handle: &Handle) -> Option
 
 async fn hook(
     id: Uuid,
-    call: gpuslice_hook_proto::HookCall,
+    (request, answer): (RequestId, oneshot::Receiver<HookAnswer>),
     stream: &UnixStream,
     handle: &Handle,
 ) -> Option<Reply> {
-    let Some(operation) = operation(call.operation) else { return Some(Reply::hook_done(id)) };
-    let call = HookCall { operation, domain: call.domain };
-    let (request, answer) = handle.hook(call).await;
     let answer = tokio::select! {
         answer = answer => answer.ok(),
         () = closed(stream) => {

@@ -169,7 +169,7 @@ impl Daemon {
         assert_eq!(heard.len(), 1);
         match heard.remove(0).body {
             Body::Hook(call) => call,
-            body @ Body::Command(_) => unreachable!("{body:?}"),
+            body @ (Body::Guest(_) | Body::Command(_)) => unreachable!("{body:?}"),
         }
     }
 }

@@ -11,6 +11,7 @@ use rustix::net::{
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
+use uuid::Uuid;
 
 /// First pause between connections; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -40,6 +41,9 @@ enum Broken {
 }
 
 /// Asks. When `needed`, a daemon that has gone away in the middle is waited for even while nobody listens.
+///
+/// # Errors
+/// Why there is no reply.
 pub fn ask(
     socket: &Path,
     request: &Request,
@@ -141,4 +145,15 @@ fn understood(line: &[u8], request: &Request) -> Result<Reply, Broken> {
 
 fn nonsense(why: &dyn std::fmt::Display) -> Broken {
     Broken::Final(NoAnswer::Nonsense(why.to_string()))
+}
+
+/// An id for a request. The runtime library brings no random numbers, and a crate for them would reach the pure crates as well.
+///
+/// # Errors
+/// The kernel gives none.
+pub fn fresh_id() -> Result<Uuid, NoAnswer> {
+    let mut bytes = [0; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| NoAnswer::Unsendable(format!("getrandom: {errno}")))?;
+    Ok(uuid::Builder::from_random_bytes(bytes).into_uuid())
 }

@@ -4,7 +4,7 @@
 //! tests. They cannot come from libvirt: it gives its hooks PATH, HOME, USER, LOGNAME, TMPDIR, LD_* and LC_ALL
 //! alone (its src/util/vircommand.c), and whoever can set the others is already who the hook runs as.
 
-use crate::stdio::complain;
+use crate::complain;
 use gpuslice_hook_proto::SOCKET;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

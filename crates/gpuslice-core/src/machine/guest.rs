@@ -1,0 +1,221 @@
+//! What the hookscript of Proxmox VE tells. Proxmox takes the first device of a mapping that it can reserve, and takes
+//! it itself; so a start is refused when that one is not to be had, and else recorded as a hold of somebody else's.
+
+use super::start::STARTING_GRACE;
+use super::{Effect, HookAnswer, Machine, RequestId, Stored, Timer};
+use crate::guest::{GuestCall, GuestDevice, GuestPhase};
+use crate::ids::{Owner, ParentId, PciAddress, SliceId};
+use crate::refusal::{Code, Refusal};
+use crate::state::ForeignHold;
+use std::collections::BTreeSet;
+
+impl Machine {
+    pub(super) fn on_guest(&mut self, request: RequestId, call: GuestCall) {
+        if self.stale {
+            return self.parked_guests.push((request, call));
+        }
+        self.note_reservations(&call);
+        let owner = Owner::Vmid(call.vmid);
+        let answer = match call.phase {
+            GuestPhase::PreStart => match self.judge_guest(&call) {
+                Ok(slices) => {
+                    self.end_holds(&owner, &slices);
+                    for slice in slices {
+                        self.hold(slice, &owner, call.title());
+                    }
+                    HookAnswer::Proceed
+                }
+                Err(refusal) => {
+                    let text = format!("start of {} refused: {refusal}", call.title());
+                    self.push(Effect::Log { warning: true, text });
+                    HookAnswer::Refuse(refusal)
+                }
+            },
+            GuestPhase::PostStart => {
+                self.guest_runs(&call);
+                HookAnswer::Proceed
+            }
+            GuestPhase::PostStop => {
+                self.end_holds(&owner, &BTreeSet::new());
+                HookAnswer::Proceed
+            }
+        };
+        self.push(Effect::AnswerHook { request, answer });
+    }
+
+    /// Takes up calls that came before a reading.
+    pub(super) fn run_parked_guests(&mut self) {
+        for (request, call) in std::mem::take(&mut self.parked_guests) {
+            // Parks itself again if it must.
+            self.on_guest(request, call);
+        }
+    }
+
+    /// Guests without this hookscript are known by their reservations alone.
+    fn note_reservations(&mut self, call: &GuestCall) {
+        for (address, vmid) in call.reserved.iter().filter(|(_, vmid)| **vmid != call.vmid) {
+            let slice = SliceId::Vf(*address);
+            let free = !self.run.assignments.contains_key(&slice)
+                && !self.run.foreign.contains_key(&slice);
+            if free && self.seen.vfs.contains_key(address) {
+                self.hold(slice, &Owner::Vmid(*vmid), format!("VM {vmid}"));
+                self.push(Effect::Watch { slice });
+            }
+        }
+    }
+
+    fn hold(&mut self, slice: SliceId, owner: &Owner, name: String) {
+        let hold = ForeignHold { owner: owner.clone(), name };
+        if self.run.foreign.get(&slice) != Some(&hold) {
+            self.run.foreign.insert(slice, hold);
+            self.persist(Stored::Runtime);
+        }
+        // Should Proxmox fail after this, it says so to nobody.
+        self.push(Effect::Arm { timer: Timer::Grace(slice), after: STARTING_GRACE });
+    }
+
+    fn end_holds(&mut self, owner: &Owner, but: &BTreeSet<SliceId>) {
+        let over: Vec<SliceId> = self
+            .run
+            .foreign
+            .iter()
+            .filter(|(slice, hold)| hold.owner == *owner && !but.contains(slice))
+            .map(|(slice, _)| *slice)
+            .collect();
+        for slice in over {
+            self.foreign_over(slice);
+        }
+    }
+
+    /// What Proxmox has reserved for it is what it chose, whatever was foreseen.
+    fn guest_runs(&mut self, call: &GuestCall) {
+        let owner = Owner::Vmid(call.vmid);
+        let mine = call.reserved.iter().filter(|(_, vmid)| **vmid == call.vmid);
+        let mut has: BTreeSet<SliceId> = mine
+            .filter(|(address, _)| self.seen.vfs.contains_key(address))
+            .map(|(address, _)| SliceId::Vf(*address))
+            .collect();
+        has.extend(call.devices.iter().filter_map(|device| device.mdev.map(SliceId::Mdev)));
+        self.end_holds(&owner, &has);
+        for slice in has {
+            if !self.run.assignments.contains_key(&slice) {
+                self.hold(slice, &owner, call.title());
+            }
+            self.push(Effect::Disarm { timer: Timer::Grace(slice) });
+            self.push(Effect::Watch { slice });
+        }
+    }
+
+    /// The slices that Proxmox is about to take for a guest.
+    fn judge_guest(&self, call: &GuestCall) -> Result<BTreeSet<SliceId>, Refusal> {
+        let mut takes = BTreeSet::new();
+        for device in &call.devices {
+            match device.mdev {
+                Some(uuid) => {
+                    self.judge_parents(call, device)?;
+                    takes.insert(SliceId::Mdev(uuid));
+                }
+                None => takes.extend(self.judge_alternatives(call, device, &takes)?),
+            }
+        }
+        Ok(takes)
+    }
+
+    /// An mdev is made on the first parent that makes it: one must be given out.
+    fn judge_parents(&self, call: &GuestCall, device: &GuestDevice) -> Result<(), Refusal> {
+        let view = self.view();
+        let mut reasons = Vec::new();
+        for address in device.alternatives.iter().flatten() {
+            match view.parent_reason(&ParentId::Pci(*address)) {
+                None => return Ok(()),
+                Some(why) => reasons.push(why),
+            }
+        }
+        match reasons.into_iter().next() {
+            None => Ok(()),
+            Some(why) => {
+                let message =
+                    format!("hostpci{} of {}: {}", device.index, call.title(), why.message);
+                Err(Refusal { message, ..why })
+            }
+        }
+    }
+
+    fn judge_alternatives(
+        &self,
+        call: &GuestCall,
+        device: &GuestDevice,
+        taken: &BTreeSet<SliceId>,
+    ) -> Result<Vec<SliceId>, Refusal> {
+        let ours = |address: &PciAddress| {
+            self.seen.vfs.contains_key(address) || self.seen.functions.contains_key(address)
+        };
+        if !device.alternatives.iter().flatten().any(ours) {
+            return Ok(Vec::new());
+        }
+        let free = |address: &PciAddress| {
+            call.reserved.get(address).is_none_or(|vmid| *vmid == call.vmid)
+                && !taken.contains(&SliceId::Vf(*address))
+        };
+        // The choice that Proxmox will make.
+        let chosen = device.alternatives.iter().find(|together| together.iter().all(free));
+        let Some(chosen) = chosen else {
+            let (index, title) = (device.index, call.title());
+            let message = format!(
+                "hostpci{index} of {title}: other guests have all {} devices it can be",
+                device.alternatives.len()
+            );
+            return Err(Refusal::new(Code::NoCapacity, message).hint("gpuslice slices"));
+        };
+        let mut slices = Vec::new();
+        for address in chosen.iter().filter(|address| ours(address)) {
+            let what = format!("hostpci{} of {} would be", device.index, call.title());
+            if self.seen.vfs.contains_key(address) {
+                self.judge_function(&what, *address)?;
+                slices.push(SliceId::Vf(*address));
+            } else {
+                self.judge_device(&what, *address)?;
+            }
+        }
+        Ok(slices)
+    }
+
+    /// A device that is taken off its driver loses its slices.
+    fn judge_device(&self, what: &str, address: PciAddress) -> Result<(), Refusal> {
+        let parent = ParentId::Pci(address);
+        let mut given = self.run.assignments.iter();
+        let Some((slice, a)) = given.find(|(_, a)| self.seen.device_of(&a.parent) == parent) else {
+            return Ok(());
+        };
+        let whose = self.owner_name(&a.claim);
+        let message = format!(
+            "{what} {address} itself, whose {slice} is assigned to {whose} ({})",
+            a.claim.name
+        );
+        Err(Refusal::new(Code::Taken, message).hint("gpuslice slices"))
+    }
+
+    fn judge_function(&self, what: &str, address: PciAddress) -> Result<(), Refusal> {
+        let slice = SliceId::Vf(address);
+        let what = format!("{what} VF {address}");
+        if let Some(other) = self.run.assignments.get(&slice) {
+            let whose = self.owner_name(&other.claim);
+            let message = format!("{what}, which is assigned to {whose} ({})", other.claim.name);
+            return Err(Refusal::new(Code::Taken, message).hint("gpuslice slices"));
+        }
+        if let Some(hold) = self.run.foreign.get(&slice)
+            // Between its own guests Proxmox decides, and a start of theirs that failed is told to nobody.
+            && !matches!(hold.owner, Owner::Vmid(_))
+        {
+            let message = format!("{what}, which is in {}", hold.name);
+            return Err(Refusal::new(Code::Held, message).hint("gpuslice slices"));
+        }
+        if let Some(why) = self.held_back().remove(&slice) {
+            return Err(Refusal { message: format!("{what}: {}", why.message), ..why });
+        }
+        match self.view().parent_reason(&ParentId::Pci(address)) {
+            Some(why) => Err(Refusal { message: format!("{what}: {}", why.message), ..why }),
+            None => Ok(()),
+        }
+    }
+}

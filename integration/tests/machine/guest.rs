@@ -1,0 +1,184 @@
+//! Stories of guests of Proxmox VE, as its hookscript tells of them: what is promised across time, a daemon that stops, and
+//! phases that never come.
+
+use crate::driver::Driver;
+use crate::invariants::Broken;
+use crate::vgpu::{attach, call, order, start, stop, vf};
+use gpuslice_core::guest::{GuestCall, GuestDevice, GuestPhase};
+use gpuslice_core::ids::{Owner, PciAddress, SliceId};
+use gpuslice_core::machine::{Event, HookAnswer, HookOperation};
+use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::request::{Answer, Command};
+use gpuslice_sim::HostFile;
+use std::collections::BTreeMap;
+
+const LAYOUT: &str =
+    "[[gpu]]\nmatch = { address = \"0000:0c:00.0\" }\nlayout = { vfs = 4, bind = \"vfio-pci\" }";
+const PF: &str = "0000:0c:00.0";
+const TITLE: &str = "VM 100 (win11)";
+const PID: u32 = 4100;
+
+impl Driver {
+    /// Proxmox calls its hookscript.
+    pub fn guest(&mut self, call: GuestCall) -> Result<HookAnswer, Broken> {
+        let request = self.request();
+        let phase = call.phase;
+        self.guests.insert(request, call.clone());
+        self.queue.push_back(Event::Guest { request, call });
+        self.drain()?;
+        let Some(answer) = self.told.remove(&request) else {
+            return Err(Broken::new("answers", format!("{phase:?} has no answer")));
+        };
+        match (phase, &answer) {
+            (GuestPhase::PreStart, _) | (_, HookAnswer::Proceed) => Ok(answer),
+            other => Err(Broken::new("only_starts_are_refused", format!("{other:?}"))),
+        }
+    }
+}
+
+/// What is answered is on the disk by then.
+pub fn is_recorded(driver: &Driver, call: &GuestCall) -> Result<(), Broken> {
+    let disk = driver.disk.runtime().map(|run| run.foreign).unwrap_or_default();
+    let owner = Owner::Vmid(call.vmid);
+    if disk != driver.machine.runtime().foreign
+        || call.phase == GuestPhase::PostStop && disk.values().any(|hold| hold.owner == owner)
+    {
+        return Err(Broken::new("no_reply_before_its_record", format!("{call:?}: {disk:?}")));
+    }
+    Ok(())
+}
+
+fn ready() -> Driver {
+    let text = include_str!("../../../examples/hosts/sriov-8.toml");
+    let mut driver = Driver::new(&HostFile::parse(text).unwrap(), LAYOUT).unwrap();
+    driver.advance(60_000).unwrap();
+    driver
+}
+
+fn vfs(driver: &mut Driver) -> Vec<PciAddress> {
+    match order(driver, Command::ListSlices).unwrap() {
+        Answer::Slices { rows } => rows.into_iter().filter_map(|row| row.address).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Its holder, and how each slice is.
+fn shown(driver: &mut Driver) -> Vec<(String, String)> {
+    match order(driver, Command::ListSlices).unwrap() {
+        Answer::Slices { rows } => {
+            rows.into_iter().map(|row| (row.state, row.holder.unwrap_or_default())).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn free() -> (String, String) {
+    ("free".to_owned(), String::new())
+}
+
+fn guest(phase: GuestPhase, devices: &[&[PciAddress]]) -> GuestCall {
+    let device = |(index, alternatives): (usize, &&[PciAddress])| GuestDevice {
+        index: u32::try_from(index).unwrap(),
+        alternatives: alternatives.iter().map(|address| vec![*address]).collect(),
+        mdev: None,
+    };
+    GuestCall {
+        phase,
+        vmid: 100,
+        name: "win11".to_owned(),
+        devices: devices.iter().enumerate().map(device).collect(),
+        reserved: BTreeMap::new(),
+    }
+}
+
+fn pre_start(driver: &mut Driver, devices: &[&[PciAddress]]) -> Result<(), Refusal> {
+    match driver.guest(guest(GuestPhase::PreStart, devices)).unwrap() {
+        HookAnswer::Proceed => Ok(()),
+        HookAnswer::Refuse(refusal) => Err(refusal),
+        HookAnswer::Remap(_) => panic!("nothing is mapped anew"),
+    }
+}
+
+fn post_start(driver: &mut Driver, vf: PciAddress) {
+    driver.kernel.open(PID, "kvm", SliceId::Vf(vf)).unwrap();
+    let mut call = guest(GuestPhase::PostStart, &[&[vf]]);
+    call.reserved = [(vf, 100)].into();
+    driver.guest(call).unwrap();
+}
+
+#[test]
+fn each_device_of_a_guest_is_another_one_and_no_claim_gets_it() {
+    let mut driver = ready();
+    let all = vfs(&mut driver);
+    pre_start(&mut driver, &[&all[..2], &all[..2]]).unwrap();
+    let held = ("foreign".to_owned(), TITLE.to_owned());
+    assert_eq!(shown(&mut driver), [held.clone(), held, free(), free()]);
+    let claims = [attach(&mut driver, 1, "amd-74a1-vf4"), attach(&mut driver, 2, "amd-74a1-vf4")];
+    assert_eq!(claims.map(|domain| vf(&domain)), [all[2], all[3]]);
+    // A third device of the same two.
+    let refusal = pre_start(&mut driver, &[&all[..2], &all[..2], &all[..2]]).unwrap_err();
+    assert_eq!(refusal.code, Code::NoCapacity);
+    assert!(refusal.message.starts_with("hostpci2 of VM 100 (win11)"), "{refusal}");
+}
+
+#[test]
+fn a_start_that_nobody_tells_the_end_of_is_over_after_ten_minutes() {
+    let mut driver = ready();
+    let all = vfs(&mut driver);
+    pre_start(&mut driver, &[&all]).unwrap();
+    driver.advance(500_000).unwrap();
+    assert_eq!(shown(&mut driver)[0].1, TITLE);
+    driver.advance(100_000).unwrap();
+    assert_eq!(shown(&mut driver), vec![free(); 4]);
+}
+
+#[test]
+fn a_stop_without_its_phase_is_seen_across_a_restart_of_the_daemon() {
+    for told in [true, false] {
+        let mut driver = ready();
+        let all = vfs(&mut driver);
+        pre_start(&mut driver, &[&all]).unwrap();
+        post_start(&mut driver, all[0]);
+        driver.advance(3_600_000).unwrap();
+        driver.restart().unwrap();
+        driver.drain().unwrap();
+        assert_eq!(shown(&mut driver)[0], ("foreign".to_owned(), TITLE.to_owned()));
+        driver.kernel.kill(PID);
+        if told {
+            driver.guest(guest(GuestPhase::PostStop, &[])).unwrap();
+            assert_eq!(driver.machine.runtime().foreign, BTreeMap::new(), "at once");
+        }
+        driver.advance(60_000).unwrap();
+        assert_eq!(shown(&mut driver), vec![free(); 4]);
+    }
+}
+
+#[test]
+fn a_vf_that_only_proxmox_says_is_reserved_is_no_claim_s() {
+    let mut driver = ready();
+    let domain = attach(&mut driver, 1, "amd-74a1-vf4");
+    let mut told = guest(GuestPhase::PostStart, &[]);
+    told.reserved = [(vf(&domain), 101)].into();
+    driver.kernel.open(PID, "kvm", SliceId::Vf(vf(&domain))).unwrap();
+    driver.guest(told).unwrap();
+    let refusal = call(&mut driver, &domain, HookOperation::Prepare).unwrap_err();
+    assert_eq!(refusal.code, Code::Held, "{refusal}");
+    assert!(refusal.message.contains("VM 101"), "{refusal}");
+    driver.kernel.kill(PID);
+    driver.advance(60_000).unwrap();
+    call(&mut driver, &domain, HookOperation::Prepare).unwrap();
+}
+
+#[test]
+fn the_device_below_a_slice_in_use_is_no_guest_s() {
+    let mut driver = ready();
+    let domain = attach(&mut driver, 1, "amd-74a1-vf4");
+    let pf: PciAddress = PF.parse().unwrap();
+    pre_start(&mut driver, &[&[pf]]).unwrap();
+    start(&mut driver, &domain).unwrap();
+    let refusal = pre_start(&mut driver, &[&[pf]]).unwrap_err();
+    assert_eq!(refusal.code, Code::Taken, "{refusal}");
+    assert!(refusal.message.contains("assigned to vm1"), "{refusal}");
+    stop(&mut driver, &domain);
+    pre_start(&mut driver, &[&[pf]]).unwrap();
+}

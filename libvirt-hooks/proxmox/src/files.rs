@@ -1,0 +1,92 @@
+//! Where a node of Proxmox VE keeps what is read here. `GPUSLICE_PVE_ROOT` puts another folder before all of it, for
+//! trying the hook by hand and in tests.
+
+use crate::config;
+use gpuslice_core::ids::PciAddress;
+use gpuslice_core::refusal::{Code, Refusal};
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The files of a node.
+pub struct Files {
+    root: PathBuf,
+    /// The node that a guest comes from by live migration: its configuration is there until it has arrived.
+    from: Option<String>,
+}
+
+impl Files {
+    /// Of the node this runs on.
+    pub fn of_this_node() -> Self {
+        let root = std::env::var_os("GPUSLICE_PVE_ROOT").map_or_else(|| "/".into(), PathBuf::from);
+        Self { root, from: std::env::var("PVE_MIGRATED_FROM").ok().filter(|node| !node.is_empty()) }
+    }
+
+    fn read(&self, path: &str) -> Result<Option<String>, Refusal> {
+        match std::fs::read_to_string(self.root.join(path)) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Refusal::new(Code::BadRequest, format!("cannot read /{path}"))
+                .because(format!("read /{path}: {error}"))
+                .hint("systemctl status pve-cluster")),
+        }
+    }
+
+    /// A guest's configuration; `None` where it has none, as a container.
+    pub fn guest(&self, vmid: u32) -> Result<Option<String>, Refusal> {
+        match &self.from {
+            Some(node) => self.read(&format!("etc/pve/nodes/{node}/qemu-server/{vmid}.conf")),
+            None => self.read(&format!("etc/pve/qemu-server/{vmid}.conf")),
+        }
+    }
+
+    /// What a mapping can be on this node.
+    pub fn mapping(&self, id: &str) -> Result<Vec<Vec<String>>, Refusal> {
+        let text = self.read("etc/pve/mapping/pci.cfg")?.unwrap_or_default();
+        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        // A node is called by its host name without the domain.
+        let node = name.split('.').next().unwrap_or_default();
+        Ok(config::mapping(&text, id, node))
+    }
+
+    /// The functions of a device that is named without one.
+    pub fn functions(&self, address: &str) -> Vec<String> {
+        if address.contains('.') {
+            return vec![address.to_owned()];
+        }
+        (0..8)
+            .map(|function| format!("{address}.{function}"))
+            .filter(|name| self.root.join("sys/bus/pci/devices").join(name).exists())
+            .collect()
+    }
+
+    /// Whether a function takes its type from the vendor's driver rather than becoming an mdev's parent.
+    pub fn is_vendor_vfio(&self, address: PciAddress) -> bool {
+        self.root.join(format!("sys/bus/pci/devices/{address}/nvidia")).exists()
+    }
+
+    /// Which guest has each function: of a QEMU that is there, or for a time that is not over.
+    pub fn reservations(&self) -> BTreeMap<PciAddress, u32> {
+        let path = self.root.join("run/qemu-server/pci-id-reservations");
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        text.lines().filter_map(|line| self.reservation(line, now)).collect()
+    }
+
+    fn reservation(&self, line: &str, now: u64) -> Option<(PciAddress, u32)> {
+        let mut words = line.split_ascii_whitespace();
+        let (address, vmid, until) = (words.next()?, words.next()?.parse().ok()?, words.next()?);
+        let holds = match until.split_once(':')? {
+            ("time", time) => time.parse::<u64>().ok()? > now,
+            ("pid", pid) => self.root.join("proc").join(pid).exists(),
+            _ => false,
+        };
+        let address = if address.matches(':').count() == 1 {
+            format!("0000:{address}")
+        } else {
+            address.to_owned()
+        };
+        holds.then_some((address.parse().ok()?, vmid))
+    }
+}

@@ -1,0 +1,134 @@
+//! Hookscript for guests of Proxmox VE (pve-guest-common, `exec_hookscript`): run as `VMID PHASE`. Only `pre-start` may
+//! fail, which aborts the start; the others are warnings there, so they end with 0 whatever happened.
+//!
+//! Proxmox chooses, reserves and binds by itself, after `pre-start`. So this reads what the guest's configuration asks
+//! for, has the daemon judge and record it, and changes nothing. A guest without host devices costs one file. A backup
+//! of a stopped guest starts it, paused, with its devices: a start like any other, and the guest may be resumed in it
+//! without another phase. A template is backed up without its devices.
+
+mod config;
+mod files;
+
+use config::{GuestConfig, HostPci};
+use files::Files;
+use gpuslice_core::guest::{GuestCall, GuestDevice, GuestPhase};
+use gpuslice_core::ids::PciAddress;
+use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_hook_ask::{NoAnswer, Settings, ask, complain, fresh_id, signals};
+use gpuslice_hook_proto::{Body, ReplyBody, Request};
+use std::process::ExitCode;
+use std::time::Instant;
+
+const USAGE: &str = concat!(
+    "gpuslice-proxmox-hook ",
+    env!("CARGO_PKG_VERSION"),
+    ": run by Proxmox VE as: gpuslice-proxmox-hook VMID PHASE; qm set VMID --hookscript local:snippets/gpuslice-proxmox-hook"
+);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [vmid, phase, ..] = arguments.as_slice() else {
+        complain(USAGE);
+        return ExitCode::from(2);
+    };
+    let phase = match phase.as_str() {
+        "pre-start" => GuestPhase::PreStart,
+        "post-start" => GuestPhase::PostStart,
+        "post-stop" => GuestPhase::PostStop,
+        // `pre-stop`, and what is yet to be invented.
+        _ => return ExitCode::SUCCESS,
+    };
+    let Ok(vmid) = vmid.parse() else {
+        complain(USAGE);
+        return ExitCode::from(2);
+    };
+    match tell(vmid, phase) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(refusal) => {
+            complain(&refusal.one_line());
+            if phase == GuestPhase::PreStart { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        }
+    }
+}
+
+fn tell(vmid: u32, phase: GuestPhase) -> Result<(), Refusal> {
+    if phase == GuestPhase::PostStop {
+        signals::ignore_termination();
+    }
+    let files = Files::of_this_node();
+    let config = match phase {
+        // What is given back is what was recorded, whatever the configuration says by now or whether it can be read.
+        GuestPhase::PostStop => GuestConfig::default(),
+        // A container has none.
+        _ => files.guest(vmid)?.map(|text| GuestConfig::read(&text)).unwrap_or_default(),
+    };
+    if config.devices.is_empty() && phase != GuestPhase::PostStop {
+        return Ok(());
+    }
+    let devices = devices(vmid, &config, &files)?;
+    let reserved = files.reservations();
+    consult(GuestCall { phase, vmid, name: config.name, devices, reserved })
+}
+
+fn devices(vmid: u32, config: &GuestConfig, files: &Files) -> Result<Vec<GuestDevice>, Refusal> {
+    let device = |(index, pci): (&u32, &HostPci)| {
+        let named = match pci {
+            HostPci { mapping: Some(id), .. } => files.mapping(id)?,
+            HostPci { host, .. } => vec![host.clone()],
+        };
+        // A whole device is named without its function.
+        let functions = |together: Vec<String>| -> Vec<PciAddress> {
+            let each = together.iter().flat_map(|slot| files.functions(slot));
+            each.filter_map(|text| text.parse().ok()).collect()
+        };
+        let alternatives: Vec<_> = named.into_iter().map(functions).collect();
+        let typed = alternatives.iter().flatten().any(|address| files.is_vendor_vfio(*address));
+        let mdev = (pci.mdev && !typed).then(|| config::mdev_uuid(*index, vmid)).flatten();
+        Ok(GuestDevice { index: *index, alternatives, mdev })
+    };
+    config.devices.iter().map(device).collect()
+}
+
+fn consult(call: GuestCall) -> Result<(), Refusal> {
+    let settings = Settings::load();
+    let deadline = Instant::now() + settings.deadline;
+    let needed = call.phase != GuestPhase::PostStart;
+    let vmid = call.vmid;
+    let reply = fresh_id().and_then(|id| {
+        let request = Request::new(id, Body::Guest(call));
+        ask(&settings.socket, &request, deadline, needed)
+    });
+    match reply {
+        Ok(reply) => match reply.body {
+            ReplyBody::Ok(_) => Ok(()),
+            ReplyBody::Refused(refusal) => Err(refusal),
+        },
+        Err(failure) => Err(without_answer(vmid, &failure, &settings)),
+    }
+}
+
+fn without_answer(vmid: u32, failure: &NoAnswer, settings: &Settings) -> Refusal {
+    let socket = settings.socket.display();
+    match failure {
+        NoAnswer::Absent(errno) => Refusal::new(
+            Code::Unreachable,
+            format!("VM {vmid} has host devices and gpusliced does not answer"),
+        )
+        .because(format!("connect {socket}: {errno}"))
+        .hint("systemctl start gpusliced"),
+        NoAnswer::Deadline => Refusal::new(
+            Code::Timeout,
+            format!("gpusliced gave no answer within {} s", settings.deadline.as_secs()),
+        )
+        .hint("journalctl -u gpusliced"),
+        NoAnswer::Nonsense(why) => {
+            Refusal::new(Code::Unreachable, format!("{socket} answered what is no reply"))
+                .because(why.clone())
+                .hint("systemctl restart gpusliced")
+        }
+        NoAnswer::Unsendable(why) => {
+            Refusal::new(Code::BadRequest, format!("VM {vmid} cannot be told of"))
+                .because(why.clone())
+        }
+    }
+}
