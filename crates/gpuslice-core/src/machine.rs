@@ -317,6 +317,11 @@ impl Machine {
         vfs.filter(|slice| !self.run.assignments.contains_key(slice)).collect()
     }
 
+    /// Who holds slices that were given to nobody, as last told.
+    pub fn held(&self) -> &BTreeMap<SliceId, Holder> {
+        &self.held
+    }
+
     /// Durable state, for tests and tools that look from outside.
     pub fn durable(&self) -> &Durable {
         &self.durable

@@ -118,6 +118,20 @@ pub enum Command {
     AgentWork,
 }
 
+impl Command {
+    /// Whether it asks for rows and changes nothing.
+    pub fn is_list(&self) -> bool {
+        matches!(
+            self,
+            Self::ListParents
+                | Self::ListProfiles
+                | Self::ListTypes
+                | Self::ListSlices
+                | Self::ListClaims
+        )
+    }
+}
+
 /// What is answered. A refusal is the other arm of the result that carries it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "answer")]

@@ -61,20 +61,10 @@ pub struct Rows<'l> {
     pub rows: &'l RawValue,
 }
 
-impl Reply {
+impl<A: Serialize> Reply<A> {
     /// A reply of this version.
-    pub fn new(id: Uuid, body: ReplyBody) -> Self {
+    pub fn new(id: Uuid, body: ReplyBody<A>) -> Self {
         Self { v: VERSION, id, body }
-    }
-
-    /// A hook's call was served; nothing in the XML changes.
-    pub fn hook_done(id: Uuid) -> Self {
-        Self::new(id, ReplyBody::Ok(Served::Hook(HookDone::default())))
-    }
-
-    /// A refusal.
-    pub fn refused(id: Uuid, refusal: Refusal) -> Self {
-        Self::new(id, ReplyBody::Refused(refusal))
     }
 
     /// The line to send, with its line feed.
@@ -83,6 +73,18 @@ impl Reply {
     /// Longer than [`REPLY_LIMIT`].
     pub fn to_line(&self) -> Result<String, EncodeError> {
         encode(self, REPLY_LIMIT)
+    }
+}
+
+impl Reply {
+    /// A hook's call was served; nothing in the XML changes.
+    pub fn hook_done(id: Uuid) -> Self {
+        Self::new(id, ReplyBody::Ok(Served::Hook(HookDone::default())))
+    }
+
+    /// A refusal.
+    pub fn refused(id: Uuid, refusal: Refusal) -> Self {
+        Self::new(id, ReplyBody::Refused(refusal))
     }
 
     /// Reads one line, with or without its line feed.

@@ -31,8 +31,9 @@ pub struct Arguments {
     pub command: Command,
 }
 
-/// A command.
+/// A command. Only what is typed of it is built: all of them would be a third of a short question's memory.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// Show whether everything is as it should be
     #[command(after_help = "Examples:\n  gpuslice status\n  gpuslice status --json")]
@@ -201,7 +202,7 @@ Examples:
     },
 }
 
-/// Arguments of `attach`.
+/// Give a VM a slice
 #[derive(Debug, Args)]
 pub struct Attach {
     /// Name, id or UUID of the VM

@@ -2,20 +2,23 @@
 
 mod channel;
 mod timers;
+mod told;
 
 pub use channel::{Handle, Input, SimOrder, channel};
+pub use told::Told;
 
 use crate::backend::Backend;
 use crate::store::Store;
 use crate::{config_files, memory, notify};
 use channel::Inbox;
 use gpuslice_core::machine::{Effect, Event, HookAnswer, Machine, RequestId, Start, Stored};
-use gpuslice_core::request::{Answer, ChangeNote, Command, Outcome};
+use gpuslice_core::request::{Answer, ChangeNote, Command};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use timers::Timers;
 use tokio::sync::{broadcast, oneshot};
+use told::Shown;
 
 /// Shortest pause between a wake-up and the reading it causes, so that a burst of uevents causes one.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
@@ -36,7 +39,7 @@ pub struct Engine {
     inbox: Inbox,
     announce: broadcast::Sender<ChangeNote>,
     hooks: HashMap<RequestId, oneshot::Sender<HookAnswer>>,
-    callers: HashMap<RequestId, oneshot::Sender<Outcome>>,
+    callers: HashMap<RequestId, oneshot::Sender<Told>>,
     timers: Timers,
     events: VecDeque<Event>,
     /// A reading is due then.
@@ -46,6 +49,9 @@ pub struct Engine {
     observe_now: bool,
     /// Answers were given that have not left yet.
     answered: bool,
+    shown: Shown,
+    /// A question for a list, while it is being answered.
+    asked: Option<Command>,
     alive_every: Option<Duration>,
     alive_at: Option<Instant>,
     /// Memory that is free is given back then.
@@ -79,6 +85,8 @@ impl Engine {
             observing_takes: Duration::ZERO,
             observe_now: false,
             answered: false,
+            shown: Shown::default(),
+            asked: None,
             alive_every,
             alive_at: alive_every.map(|every| Instant::now() + every),
             give_back_at: None,
@@ -154,7 +162,9 @@ impl Engine {
         let slices = self.machine.unassigned();
         // Without any there is nothing to look for, and what was seen before is over.
         let held = if slices.is_empty() { BTreeMap::new() } else { self.backend.holders(&slices) };
-        self.handle(Event::Held(held));
+        if held != *self.machine.held() {
+            self.handle(Event::Held(held));
+        }
     }
 
     /// The outside world of a simulated host.
@@ -197,6 +207,7 @@ impl Engine {
         }
         if self.give_back_at.is_some_and(|at| at <= now) {
             self.give_back_at = None;
+            self.shown.forget_long();
             memory::give_back();
         }
     }
@@ -218,7 +229,12 @@ impl Engine {
                 if shows_slices(&event) {
                     self.ask_for_holders();
                 }
-                self.handle(event);
+                match event {
+                    Event::Command { request, command, .. } if command.is_list() => {
+                        self.show(request, command);
+                    }
+                    event => self.handle(event),
+                }
             } else {
                 self.answered = false;
                 return false;
@@ -241,8 +257,33 @@ impl Engine {
     }
 
     fn handle(&mut self, event: Event) {
+        self.shown.forget();
         let effects = self.machine.handle(event);
         self.perform(effects);
+    }
+
+    /// Answers a question for a list: as before, when nothing happened since.
+    fn show(&mut self, request: RequestId, command: Command) {
+        if let Some(told) = self.shown.again(&command) {
+            return self.tell(request, told);
+        }
+        self.asked = Some(command.clone());
+        let effects = self.machine.handle(Event::Command { request, command, config: None });
+        let is_all = effects.len() == 1;
+        self.perform(effects);
+        self.asked = None;
+        if !is_all {
+            // What could not be recorded before was tried again, most likely.
+            self.shown.forget();
+        }
+    }
+
+    fn tell(&mut self, request: RequestId, told: Told) {
+        if let Some(sender) = self.callers.remove(&request) {
+            // The caller may have gone meanwhile.
+            let _ = sender.send(told);
+            self.answered = true;
+        }
     }
 
     fn perform(&mut self, effects: Vec<Effect>) {
@@ -290,10 +331,11 @@ impl Engine {
                 if matches!(&outcome, Ok(answer) if answer.is_list()) {
                     self.give_back_soon();
                 }
-                if let Some(sender) = self.callers.remove(&request) {
-                    let _ = sender.send(outcome);
-                    self.answered = true;
+                let told = Told::from(outcome);
+                if let (Some(command), Ok(_)) = (self.asked.take(), told.as_outcome()) {
+                    self.shown.keep(command, told.clone());
                 }
+                self.tell(request, told);
             }
             Effect::Arm { timer, after } => self.timers.arm(timer, after),
             Effect::Disarm { timer } => self.timers.disarm(&timer),

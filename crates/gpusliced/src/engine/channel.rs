@@ -1,5 +1,6 @@
 //! How the rest of the daemon speaks to the engine.
 
+use super::told::Told;
 use gpuslice_core::guest::GuestCall;
 use gpuslice_core::ids::{PciAddress, SliceId};
 use gpuslice_core::machine::{Event, HookAnswer, HookCall, RequestId};
@@ -48,7 +49,7 @@ pub enum Input {
         /// What.
         command: Command,
         /// Where to.
-        answer: oneshot::Sender<Outcome>,
+        answer: oneshot::Sender<Told>,
     },
     /// Something that was ordered happened.
     Event(Event),
@@ -147,10 +148,15 @@ impl Handle {
 
     /// Asks, and waits for the answer.
     pub async fn command(&self, command: Command) -> Outcome {
+        self.ask(command).await.outcome()
+    }
+
+    /// As [`Self::command`], for who passes the answer on as JSON.
+    pub async fn ask(&self, command: Command) -> Told {
         let request = self.number();
         let (answer, receiver) = oneshot::channel();
         self.send(Input::Command { request, command, answer }).await;
-        receiver.await.unwrap_or_else(|_| super::ending())
+        receiver.await.unwrap_or_else(|_| super::ending().into())
     }
 
     /// Does something to the simulated host.

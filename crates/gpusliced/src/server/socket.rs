@@ -1,6 +1,6 @@
 //! The socket of hooks, and of root without a bus: root only, one JSON line asks, one answers.
 
-use crate::engine::Handle;
+use crate::engine::{Handle, Told};
 use anyhow::Context;
 use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation, RequestId};
 use gpuslice_core::refusal::{Code, Refusal};
@@ -105,8 +105,7 @@ async fn connection(mut stream: UnixStream, handle: Handle, crowded: &Notify) {
     loop {
         match lines.next_line() {
             Ok(Some(line)) => {
-                let Some(reply) = answer(&line, &mut stream, &handle).await else { return };
-                let Ok(text) = reply.to_line() else { return };
+                let Some(text) = answer(&line, &mut stream, &handle).await else { return };
                 if stream.write_all(text.as_bytes()).await.is_err() {
                     return;
                 }
@@ -132,29 +131,34 @@ async fn connection(mut stream: UnixStream, handle: Handle, crowded: &Notify) {
     }
 }
 
-/// Answers one line; `None` when the asker left before the answer.
-async fn answer(line: &[u8], stream: &mut UnixStream, handle: &Handle) -> Option<Reply> {
+/// Answers one line; `None` when the asker left before the answer, or the answer is too long to be sent.
+async fn answer(line: &[u8], stream: &mut UnixStream, handle: &Handle) -> Option<String> {
     let request = match Request::from_line(line) {
         Ok(request) => request,
-        Err(error) => return Some(error.reply()),
+        Err(error) => return error.reply().to_line().ok(),
     };
     match request.body {
         Body::Hook(call) => {
             let Some(operation) = operation(call.operation) else {
-                return Some(Reply::hook_done(request.id));
+                return Reply::hook_done(request.id).to_line().ok();
             };
             let asked = handle.hook(HookCall { operation, domain: call.domain }).await;
-            hook(request.id, asked, stream, handle).await
+            hook(request.id, asked, stream, handle).await?.to_line().ok()
         }
         Body::Guest(call) => {
             let asked = handle.guest(call).await;
-            hook(request.id, asked, stream, handle).await
+            hook(request.id, asked, stream, handle).await?.to_line().ok()
         }
-        Body::Command(command) => Some(match handle.command(command).await {
-            Ok(answer) => Reply::new(request.id, ReplyBody::Ok(Served::Command(Box::new(answer)))),
-            Err(refusal) => Reply::refused(request.id, refusal),
-        }),
+        Body::Command(command) => command_line(request.id, &handle.ask(command).await),
     }
+}
+
+fn command_line(id: Uuid, told: &Told) -> Option<String> {
+    if let Err(refusal) = told.as_outcome() {
+        return Reply::refused(id, refusal.clone()).to_line().ok();
+    }
+    let served = Served::Command(Box::new(told.json()?));
+    Reply::new(id, ReplyBody::Ok(served)).to_line().ok()
 }
 
 async fn hook(
