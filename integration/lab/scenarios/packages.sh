@@ -5,7 +5,7 @@
 # limit: 300
 . /lab/scenarios/product.sh
 cp -a /etc/gpuslice config
-devices=/sys/bus/mdev/devices link=/etc/libvirt/hooks/qemu.d/10-gpuslice
+devices=/sys/bus/mdev/devices link=/etc/libvirt/hooks/qemu.d/10-gpuslice snippet=/var/lib/vz/snippets/gpuslice-proxmox-hook
 theirs=22222222-2222-3333-4444-555555555502
 
 apt() { q env DEBIAN_FRONTEND=noninteractive LC_ALL=C apt-get -q -y --no-install-recommends --allow-downgrades -o APT::Sandbox::User=root "$@" < /dev/null; }
@@ -37,8 +37,8 @@ modprobe mtty
 wait_for 10 "mtty-2 is a profile" is 12 free_of mtty-2
 
 say "purge"
-expect "purge" q dpkg --purge gpuslice-libvirt gpuslice
-for path in $link /var/lib/gpuslice /run/gpuslice /etc/gpuslice /usr/bin/gpuslice /usr/sbin/gpuslice-qemu-hook; do
+expect "purge" q dpkg --purge gpuslice-proxmox gpuslice-libvirt gpuslice
+for path in $link $snippet /var/lib/gpuslice /run/gpuslice /etc/gpuslice /usr/bin/gpuslice /usr/sbin/gpuslice-qemu-hook; do
   expect "$path is gone" gone $path
 done
 expect_eq "links that enabled units" "" "$(find /etc/systemd/system -name '*gpuslice*')"
@@ -53,6 +53,7 @@ expect "apt install" install_debs 1
 same_libvirt
 runs_on plain "$plain"
 expect_eq "the hook" /usr/sbin/gpuslice-qemu-hook "$(readlink $link)"
+expect_eq "the hookscript" /usr/sbin/gpuslice-proxmox-hook "$(readlink $snippet)"
 for unit in gpusliced.socket gpusliced.service gpuslice-libvirt-agent.service gpuslice-ready.service; do
   expect "$unit is enabled" systemctl is-enabled $unit
 done
@@ -80,10 +81,11 @@ expect_eq "steps to what is applied" 0 "$(gpuslice plan --json | jq '.steps | le
 expect "what a person wrote is there" cmp config/gpuslice.toml /etc/gpuslice/gpuslice.toml
 
 say "remove under a slice"
-expect "remove" q dpkg --remove gpuslice-libvirt gpuslice
+expect "remove" q dpkg --remove gpuslice-proxmox gpuslice-libvirt gpuslice
 same_libvirt
 runs_on ours "$ours"
 expect "the hook is gone" gone $link
+expect "the hookscript is gone" gone $snippet
 expect "what a person wrote is there" present /etc/gpuslice/gpuslice.toml
 expect "what was promised is there" present /run/gpuslice/state
 destroy ours
