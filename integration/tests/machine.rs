@@ -39,6 +39,8 @@ mod late;
 mod lost;
 #[path = "machine/mig.rs"]
 mod mig;
+#[path = "machine/picked.rs"]
+mod picked;
 #[path = "machine/plugging.rs"]
 mod plugging;
 #[path = "machine/reads.rs"]

@@ -16,7 +16,8 @@ use zbus::zvariant::{Array, Dict as WireDict, OwnedValue, Signature, Value};
 pub type Dict = BTreeMap<String, OwnedValue>;
 
 /// Keys whose lists hold dictionaries even when empty.
-const LISTS_OF_ROWS: &[&str] = &["blockers", "claims", "devices", "refused", "rows", "steps"];
+const LISTS_OF_ROWS: &[&str] =
+    &["adopted", "blockers", "claims", "devices", "refused", "rows", "steps"];
 
 /// A value that one of both forms cannot hold.
 #[derive(Debug, thiserror::Error)]

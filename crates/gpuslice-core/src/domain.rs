@@ -57,6 +57,22 @@ pub struct ClaimRequest {
     pub parameters: Option<Parameters>,
 }
 
+impl ClaimRequest {
+    /// Asks for one slice of a profile, and nothing else.
+    pub fn one(name: &ClaimName, profile: ProfileName) -> Self {
+        Self {
+            name: name.clone(),
+            profile: Some(profile),
+            count: 1,
+            same_fabric: false,
+            prefer_numa: false,
+            memory_min: None,
+            isolation_min: None,
+            parameters: None,
+        }
+    }
+}
+
 fn one() -> u32 {
     1
 }

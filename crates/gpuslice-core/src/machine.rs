@@ -20,6 +20,7 @@ mod hook;
 mod incoming;
 mod layouts;
 mod ops;
+mod picked;
 mod plug;
 mod release;
 mod reserve;

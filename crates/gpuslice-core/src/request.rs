@@ -180,6 +180,9 @@ pub enum Answer {
         devices: Vec<DeviceToWrite>,
         /// Claims that could not be served, with the reason.
         refused: Vec<Refusal>,
+        /// Hostdevs that a person picked, which are of claims now.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        adopted: Vec<Adopted>,
     },
     /// To [`Command::Plan`] and [`Command::Apply`].
     Plan(PlanRow),
@@ -220,6 +223,17 @@ pub struct DeviceToWrite {
     pub alias: String,
     /// What it passes. managed is always `no`: binding is ours.
     pub source: HostDeviceSource,
+}
+
+/// A hostdev that was picked in a dialog, and has no metadata yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopted {
+    /// The claim that it is of, to be put into the metadata where it lacks.
+    pub request: ClaimRequest,
+    /// The alias it is to have.
+    pub alias: String,
+    /// What it passes now; what it is to pass is with the other devices.
+    pub picked: HostDeviceSource,
 }
 
 /// `gpuslice status`.

@@ -7,7 +7,7 @@ use crate::read::{child, domain_of, hostdevs, is_plain, our_element};
 use crate::remap::number_splices;
 use crate::shape::parse;
 use crate::splice::{Splice, apply, lead};
-use crate::write::{Lines, claims_lines, hostdev_lines, laid_out, pci_values};
+use crate::write::{Lines, alias_xml, claims_lines, hostdev_lines, laid_out, pci_values};
 use gpuslice_core::domain::{ClaimRequest, HostDeviceSource};
 use gpuslice_core::request::DeviceToWrite;
 use roxmltree::Node;
@@ -40,6 +40,40 @@ pub fn put_device(xml: &str, device: &DeviceToWrite) -> Result<String, DomXmlErr
             }]
         }
     };
+    Ok(apply(xml, splices))
+}
+
+/// The text of the hostdev without an alias that passes this.
+///
+/// # Errors
+/// Not a well-formed domain within the limits.
+pub fn plain_device_xml(xml: &str, passed: HostDeviceSource) -> Result<Option<&str>, DomXmlError> {
+    let document = parse(xml)?;
+    let found = by_source(domain_of(&document)?, passed);
+    Ok(found.and_then(|hostdev| xml.get(hostdev.range())))
+}
+
+/// Gives the hostdev without an alias that passes `passed` the alias and the source of a device of ours. Everything
+/// else of it stays, `managed` too as long as it passes the same. A domain without one is returned as it is.
+///
+/// # Errors
+/// Not a well-formed domain within the limits.
+pub fn adopt_device(
+    xml: &str,
+    passed: HostDeviceSource,
+    device: &DeviceToWrite,
+) -> Result<String, DomXmlError> {
+    let document = parse(xml)?;
+    let Some(hostdev) = by_source(domain_of(&document)?, passed) else {
+        return Ok(xml.to_owned());
+    };
+    let source = child(hostdev, "source").filter(|_| same_kind(passed, device.source));
+    let Some(source) = source else { return Ok(apply(xml, rewritten(xml, hostdev, device))) };
+    let mut splices = Vec::new();
+    if passed != device.source {
+        splices = replace(xml, hostdev, device);
+    }
+    splices.push(behind(xml, source, &vec![(0, alias_xml(&device.alias))]));
     Ok(apply(xml, splices))
 }
 
@@ -100,6 +134,15 @@ fn by_alias<'a, 'i>(domain: Node<'a, 'i>, alias: &str) -> Option<Node<'a, 'i>> {
     hostdevs(domain).find(|hostdev| alias_of(*hostdev) == Some(alias))
 }
 
+fn by_source<'a, 'i>(domain: Node<'a, 'i>, passed: HostDeviceSource) -> Option<Node<'a, 'i>> {
+    let plain = |hostdev: &Node| alias_of(*hostdev).is_none();
+    hostdevs(domain).filter(plain).find(|hostdev| source_of(*hostdev) == Ok(passed))
+}
+
+fn same_kind(one: HostDeviceSource, other: HostDeviceSource) -> bool {
+    std::mem::discriminant(&one) == std::mem::discriminant(&other)
+}
+
 fn replace(xml: &str, hostdev: Node, device: &DeviceToWrite) -> Vec<Splice> {
     let (old, new) = (source_of(hostdev), device.source);
     if let (Ok(old), Some(address)) = (old, source_address(hostdev)) {
@@ -127,7 +170,11 @@ fn replace(xml: &str, hostdev: Node, device: &DeviceToWrite) -> Vec<Splice> {
             _ => {}
         }
     }
-    // Of another kind or malformed: little of it has a meaning for the new one but where the guest sees it.
+    rewritten(xml, hostdev, device)
+}
+
+/// Of another kind or malformed: little of it has a meaning for the new one but where the guest sees it.
+fn rewritten(xml: &str, hostdev: Node, device: &DeviceToWrite) -> Vec<Splice> {
     let kept = child(hostdev, "address").and_then(|address| xml.get(address.range()));
     let lines = hostdev_lines(device, kept.as_slice());
     vec![Splice {

@@ -16,7 +16,10 @@ mod shape;
 mod splice;
 mod write;
 
-pub use edit::{device_xml, put_claims, put_device, remove_claims, remove_device};
+pub use edit::{
+    adopt_device, device_xml, plain_device_xml, put_claims, put_device, remove_claims,
+    remove_device,
+};
 pub use error::{DomXmlError, Position};
 pub use read::read_domain;
 pub use remap::remap_pci;

@@ -38,11 +38,15 @@ pub(crate) fn hostdev_lines(device: &DeviceToWrite, kept: &[&str]) -> Lines {
         (1, "<source>".to_owned()),
         (2, source_address_xml(device.source)),
         (1, "</source>".to_owned()),
-        (1, format!("<alias name='{}'/>", escaped(&device.alias))),
+        (1, alias_xml(&device.alias)),
     ];
     lines.extend(kept.iter().map(|element| (1, (*element).to_owned())));
     lines.push((0, "</hostdev>".to_owned()));
     lines
+}
+
+pub(crate) fn alias_xml(alias: &str) -> String {
+    format!("<alias name='{}'/>", escaped(alias))
 }
 
 fn source_address_xml(source: HostDeviceSource) -> String {

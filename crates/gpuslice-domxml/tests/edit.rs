@@ -5,8 +5,8 @@ use gpuslice_core::domain::{ALIAS_PREFIX, ClaimRequest, HostDeviceSource, NAMESP
 use gpuslice_core::ids::{ClaimName, MdevUuid, PciAddress};
 use gpuslice_core::request::DeviceToWrite;
 use gpuslice_domxml::{
-    claims_for_set_metadata, claims_xml, device_xml, hostdev_xml, put_claims, put_device,
-    read_domain, remap_pci, remove_claims, remove_device,
+    adopt_device, claims_for_set_metadata, claims_xml, device_xml, hostdev_xml, plain_device_xml,
+    put_claims, put_device, read_domain, remap_pci, remove_claims, remove_device,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -44,6 +44,35 @@ fn claim(text: &str) -> ClaimRequest {
         isolation_min: None,
         parameters: None,
     }
+}
+
+#[test]
+fn what_was_picked_becomes_ours_and_stays_as_it_was_picked() {
+    // As virt-manager's dialog writes it, and libvirt gives it back.
+    let picked = "    <hostdev mode='subsystem' type='pci' managed='yes'>
+      <source>
+        <address domain='0x0000' bus='0x41' slot='0x00' function='0x5'/>
+      </source>
+      <address type='pci' domain='0x0000' bus='0x07' slot='0x00' function='0x0'/>
+    </hostdev>
+";
+    let theirs =
+        picked.replace("      <address type", "      <alias name='ua-mine'/>\n      <address type");
+    let xml = format!("<domain>\n  {ID}\n  <devices>\n{theirs}{picked}  </devices>\n</domain>\n");
+    let vf = |function| pci("ua-gpuslice-gpu0", &format!("0000:41:00.{function}"));
+    let passed = vf(5).source;
+    assert_eq!(plain_device_xml(&xml, passed).unwrap(), Some(picked.trim()));
+    let named = picked.replace("</source>", "</source>\n      <alias name='ua-gpuslice-gpu0'/>");
+    assert_eq!(adopt_device(&xml, passed, &vf(5)).unwrap(), xml.replacen(picked, &named, 1));
+    // Somebody else has it: another one, which is bound by us.
+    let other = named.replace("function='0x5'", "function='0x6'").replace("'yes'", "'no'");
+    assert_eq!(adopt_device(&xml, passed, &vf(6)).unwrap(), xml.replacen(picked, &other, 1));
+    let made = adopt_device(&xml, passed, &mdev("ua-gpuslice-gpu0", MDEV)).unwrap();
+    let device = read_domain(&made).unwrap().devices.pop().unwrap();
+    assert_eq!(device.source, mdev("", MDEV).source);
+    assert_eq!(device.alias.as_deref(), Some("ua-gpuslice-gpu0"));
+    assert_eq!(made.matches("bus='0x07'").count(), 2, "{made}");
+    assert_eq!(adopt_device(&xml, vf(4).source, &vf(4)).unwrap(), xml, "it is not there");
 }
 
 #[test]

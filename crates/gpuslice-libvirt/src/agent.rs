@@ -3,9 +3,10 @@
 //! Invariant: only one task at a time reads a definition, asks the daemon and writes ([`Agent::turn`]); the answers
 //! would not fit the definition otherwise.
 
-use crate::daemon::Daemon;
-use crate::edits::{Edit, edits};
-use crate::link::{Connection, LinkError, Worker, carry};
+use crate::attach::write;
+use crate::daemon::{Daemon, Wanted};
+use crate::edits::{Edit, edits, is_there};
+use crate::link::{Connection, LinkError, Worker};
 use gpuslice_core::domain::Domain;
 use gpuslice_core::refusal::Refusal;
 use gpuslice_core::request::DeviceToWrite;
@@ -134,9 +135,8 @@ impl Agent {
             return Ok(false);
         };
         let name = domain.name.clone();
-        let (devices, refused) =
-            self.daemon.domain_seen(domain, shut_off).await.map_err(Trouble::Daemon)?;
-        for refusal in refused {
+        let wanted = self.daemon.domain_seen(domain, shut_off).await.map_err(Trouble::Daemon)?;
+        for refusal in &wanted.refused {
             tracing::warn!(domain = %name, "{}", refusal.one_line());
         }
         if !shut_off {
@@ -146,7 +146,7 @@ impl Agent {
         let made = self
             .worker
             .call(format!("writing domain {name}"), move |connection| {
-                complete(connection, uuid, &devices)
+                complete(connection, uuid, wanted)
             })
             .await
             .map_err(Trouble::Libvirt)?;
@@ -166,17 +166,23 @@ fn seen(connection: &Connection, uuid: Uuid) -> Result<Option<Seen>, LinkError> 
 }
 
 /// Reads once more, right before writing, so that what a person changed meanwhile is edited and not overwritten.
-fn complete(
-    connection: &Connection,
-    uuid: Uuid,
-    wanted: &[DeviceToWrite],
-) -> Result<Vec<Edit>, LinkError> {
+fn complete(connection: &Connection, uuid: Uuid, wanted: Wanted) -> Result<Vec<Edit>, LinkError> {
     let Some(defined) = connection.defined(uuid)?.filter(|defined| defined.shut_off) else {
         return Ok(Vec::new());
     };
     let domain = read_domain(&defined.xml).map_err(|error| LinkError::xml(&defined.name, error))?;
-    let edits = edits(&domain, wanted);
-    carry(connection, &defined, &edits)?;
+    let (mut claims, mut devices) = (domain.claims.clone(), wanted.devices);
+    for adopted in &wanted.adopted {
+        let claimed = claims.iter().any(|claim| claim.name == adopted.request.name);
+        match is_there(&domain, adopted) {
+            true if !claimed => claims.push(adopted.request.clone()),
+            // Taken out again meanwhile, and nothing else asks for it.
+            false if !claimed => devices.retain(|device| device.alias != adopted.alias),
+            _ => {}
+        }
+    }
+    let edits = edits(&domain, &devices, &wanted.adopted);
+    write(connection, &defined, &domain, &claims, &edits)?;
     Ok(edits)
 }
 
@@ -185,6 +191,9 @@ fn told(edit: &Edit) -> String {
         Edit::Remove { alias } => format!("took device {alias} out of the definition"),
         Edit::Retarget(device) => format!("made device {} pass {}", device.alias, passed(device)),
         Edit::Add(device) => format!("put device {} in, passing {}", device.alias, passed(device)),
+        Edit::Adopt { device, .. } => {
+            format!("made the picked device {}, passing {}", device.alias, passed(device))
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::agent::{Agent, Seen};
 use crate::daemon::ClaimTerms;
-use crate::edits::edits_of_claim;
+use crate::edits::{Edit, edits_of_claim};
 use crate::link::{Connection, Defined, LinkError, carry};
 use gpuslice_api::libvirt::{AttachOptions, Attached};
 use gpuslice_core::domain::{ClaimRequest, Domain};
@@ -153,8 +153,7 @@ pub(crate) fn request(
     request
 }
 
-/// Puts the claim and its devices into the definition; whether anything was not already so. The claim comes first:
-/// if the agent dies in between, the next look completes the devices.
+/// Puts the claim and its devices into the definition; whether anything was not already so.
 fn put(
     connection: &Connection,
     uuid: Uuid,
@@ -191,16 +190,27 @@ pub(crate) fn rewrite(
     claim: &ClaimName,
     devices: &[DeviceToWrite],
 ) -> Result<bool, LinkError> {
+    write(connection, defined, before, claims, &edits_of_claim(before, claim, devices))
+}
+
+/// Makes the definition ask for `claims`, and the edits; whether anything was not already so. On an error it is as
+/// before. The claims come first: should the agent die in between, the next look completes the devices.
+pub(crate) fn write(
+    connection: &Connection,
+    defined: &Defined,
+    before: &Domain,
+    claims: &[ClaimRequest],
+    edits: &[Edit],
+) -> Result<bool, LinkError> {
     let set = |claims: &[ClaimRequest]| {
         let element = (!claims.is_empty()).then(|| claims_for_set_metadata(claims));
         defined.set_metadata(element.as_deref())
     };
-    let edits = edits_of_claim(before, claim, devices);
     let other_claims = before.claims != claims;
     if other_claims {
         set(claims)?;
     }
-    if let Err(error) = carry(connection, defined, &edits) {
+    if let Err(error) = carry(connection, defined, edits) {
         if other_claims && let Err(left) = set(&before.claims) {
             tracing::error!(domain = %defined.name, "cannot take back the claim: {left}");
         }

@@ -4,7 +4,7 @@ use gpuslice_api::{CallError, Client};
 use gpuslice_core::domain::{ClaimRequest, Domain};
 use gpuslice_core::ids::{ClaimKey, Owner};
 use gpuslice_core::refusal::{Code, Refusal};
-use gpuslice_core::request::{Answer, ClaimRow, Command, DeviceToWrite};
+use gpuslice_core::request::{Adopted, Answer, ClaimRow, Command, DeviceToWrite};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
@@ -23,6 +23,17 @@ pub struct Claimed {
     pub devices: Vec<DeviceToWrite>,
     /// For people.
     pub warnings: Vec<String>,
+}
+
+/// What a domain's definition should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The devices of ours that it should carry.
+    pub devices: Vec<DeviceToWrite>,
+    /// Hostdevs of it that a person picked, and the claims they are of.
+    pub adopted: Vec<Adopted>,
+    /// Claims that could not be served.
+    pub refused: Vec<Refusal>,
 }
 
 /// How to claim, beside what the XML says.
@@ -152,18 +163,15 @@ impl Daemon {
         Ok(rows.into_iter().filter_map(owner).collect())
     }
 
-    /// Shows a domain's persistent definition. The answer is the devices of ours that it should carry, and the
-    /// claims that could not be served.
+    /// Shows a domain's persistent definition, and is told what it should be.
     ///
     /// # Errors
     /// Refused, or no answer.
-    pub async fn domain_seen(
-        &self,
-        domain: Domain,
-        shut_off: bool,
-    ) -> Result<(Vec<DeviceToWrite>, Vec<Refusal>), Refusal> {
+    pub async fn domain_seen(&self, domain: Domain, shut_off: bool) -> Result<Wanted, Refusal> {
         match self.ask(Command::DomainSeen { domain, shut_off }).await? {
-            Answer::Domain { devices, refused } => Ok((devices, refused)),
+            Answer::Domain { devices, refused, adopted } => {
+                Ok(Wanted { devices, adopted, refused })
+            }
             _ => Err(unexpected("DomainSeen")),
         }
     }

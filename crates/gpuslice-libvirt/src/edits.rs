@@ -2,9 +2,9 @@
 //! Pure: it compares first, so a domain that is already so gives no edit, nothing is written and no event comes
 //! back to us.
 
-use gpuslice_core::domain::{Domain, HostDevice, parse_alias};
+use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource, parse_alias};
 use gpuslice_core::ids::ClaimName;
-use gpuslice_core::request::DeviceToWrite;
+use gpuslice_core::request::{Adopted, DeviceToWrite};
 
 /// One change to one hostdev of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,13 @@ pub enum Edit {
     Retarget(DeviceToWrite),
     /// A hostdev that is missing.
     Add(DeviceToWrite),
+    /// A hostdev that a person picked and that is ours from now on; what the guest sees of it stays.
+    Adopt {
+        /// What it passes until then.
+        picked: HostDeviceSource,
+        /// What it is to be.
+        device: DeviceToWrite,
+    },
 }
 
 impl Edit {
@@ -25,15 +32,18 @@ impl Edit {
     pub fn alias(&self) -> &str {
         match self {
             Self::Remove { alias } => alias,
-            Self::Retarget(device) | Self::Add(device) => &device.alias,
+            Self::Retarget(device) | Self::Add(device) | Self::Adopt { device, .. } => {
+                &device.alias
+            }
         }
     }
 }
 
-/// The changes from `current` to `wanted`: removals first, then retargets, then additions, so that a device is
-/// free before another hostdev names it. Hostdevs without an alias of ours are never changed; one that already
-/// passes what is wanted (a person picked it) is not doubled, because libvirt refuses the same device twice.
-pub fn edits(current: &Domain, wanted: &[DeviceToWrite]) -> Vec<Edit> {
+/// The changes from `current` to `wanted`: removals first, then retargets and adoptions, then additions, so that a
+/// device is free before another hostdev names it. Hostdevs without an alias of ours are never changed, but for those
+/// that were `adopted`; one that already passes what is wanted is not doubled, because libvirt refuses the same device
+/// twice.
+pub fn edits(current: &Domain, wanted: &[DeviceToWrite], adopted: &[Adopted]) -> Vec<Edit> {
     let ours = |device: &&HostDevice| device.our_claim().is_some();
     let removals = current.devices.iter().filter(ours).filter_map(|device| {
         let alias = device.alias.as_deref()?;
@@ -47,23 +57,35 @@ pub fn edits(current: &Domain, wanted: &[DeviceToWrite]) -> Vec<Edit> {
             .devices
             .iter()
             .find(|device| device.alias.as_deref() == Some(want.alias.as_str()));
+        let picked = adopted
+            .iter()
+            .find(|adopted| adopted.alias == want.alias && is_there(current, adopted))
+            .map(|adopted| adopted.picked);
         let by_hand = current
             .devices
             .iter()
             .any(|device| device.our_claim().is_none() && device.source == want.source);
-        match carried {
-            Some(device) if device.source == want.source => {}
-            Some(_) => retargets.push(Edit::Retarget(want.clone())),
-            None if by_hand => {}
-            None => additions.push(Edit::Add(want.clone())),
+        match (carried, picked) {
+            (Some(device), _) if device.source == want.source => {}
+            (Some(_), _) => retargets.push(Edit::Retarget(want.clone())),
+            (None, Some(picked)) => {
+                retargets.push(Edit::Adopt { picked, device: want.clone() });
+            }
+            (None, None) if by_hand => {}
+            (None, None) => additions.push(Edit::Add(want.clone())),
         }
     }
     removals.chain(retargets).chain(additions).collect()
 }
 
+/// Whether the domain still carries what was picked as it was picked.
+pub fn is_there(domain: &Domain, adopted: &Adopted) -> bool {
+    domain.devices.iter().any(|d| d.alias.is_none() && d.source == adopted.picked)
+}
+
 /// Like [`edits`], for one claim whose devices are known while those of the others are not: these stay.
 pub fn edits_of_claim(current: &Domain, claim: &ClaimName, wanted: &[DeviceToWrite]) -> Vec<Edit> {
-    let mut all = edits(current, wanted);
+    let mut all = edits(current, wanted, &[]);
     all.retain(|edit| parse_alias(edit.alias()).is_some_and(|(name, _)| name == *claim));
     all
 }
@@ -71,7 +93,7 @@ pub fn edits_of_claim(current: &Domain, claim: &ClaimName, wanted: &[DeviceToWri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gpuslice_core::domain::HostDeviceSource;
+    use gpuslice_core::domain::ClaimRequest;
     use uuid::Uuid;
 
     fn pci(text: &str) -> HostDeviceSource {
@@ -158,7 +180,7 @@ mod tests {
                 claims: Vec::new(),
                 devices,
             };
-            assert_eq!(edits(&domain, &wanted), expected, "{name}");
+            assert_eq!(edits(&domain, &wanted, &[]), expected, "{name}");
         }
     }
 
@@ -191,6 +213,33 @@ mod tests {
             claims: Vec::new(),
             devices: vec![managed],
         };
-        assert_eq!(edits(&domain, &[want("ua-gpuslice-a", pci(ONE))]), []);
+        assert_eq!(edits(&domain, &[want("ua-gpuslice-a", pci(ONE))], &[]), []);
+    }
+
+    #[test]
+    fn what_was_picked_is_adopted_as_long_as_it_is_there() {
+        let mut domain = Domain {
+            uuid: Uuid::from_u128(1),
+            name: "vm".to_owned(),
+            claims: Vec::new(),
+            devices: vec![device(None, pci(ONE)), device(Some("ua-mine"), pci("0000:42:00.0"))],
+        };
+        let name = "a".parse().unwrap();
+        let adopted = [Adopted {
+            request: ClaimRequest::one(&name, "p".parse().unwrap()),
+            alias: "ua-gpuslice-a".to_owned(),
+            picked: pci(ONE),
+        }];
+        // Also with another device: somebody else has that one.
+        for function in [ONE, TWO] {
+            let wanted = [want("ua-gpuslice-a", pci(function))];
+            let adopt = Edit::Adopt { picked: pci(ONE), device: wanted[0].clone() };
+            assert_eq!(edits(&domain, &wanted, &adopted), [adopt]);
+        }
+        let wanted = [want("ua-gpuslice-a", pci(ONE))];
+        domain.devices[0].alias = Some("ua-gpuslice-a".to_owned());
+        assert_eq!(edits(&domain, &wanted, &adopted), []);
+        domain.devices.clear();
+        assert_eq!(edits(&domain, &wanted, &adopted), [Edit::Add(wanted[0].clone())]);
     }
 }

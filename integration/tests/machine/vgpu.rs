@@ -419,7 +419,7 @@ fn an_mdev_that_does_not_fit_any_more_is_made_elsewhere() {
 fn rewritten(driver: &mut Driver, domain: &Domain) -> Domain {
     let seen = Command::DomainSeen { domain: domain.clone(), shut_off: true };
     let devices = match order(driver, seen).unwrap() {
-        Answer::Domain { devices, refused } if refused.is_empty() => devices,
+        Answer::Domain { devices, refused, .. } if refused.is_empty() => devices,
         other => panic!("{other:?}"),
     };
     let device = |d: gpuslice_core::request::DeviceToWrite| HostDevice {

@@ -1,6 +1,6 @@
 //! The world around the daemon: libvirtd with its domains, people, other programs and hardware.
 
-use crate::domains::{claim, write_devices};
+use crate::domains::{claim, write_adopted, write_devices};
 use crate::driver::Driver;
 use crate::happening::Happening;
 use crate::invariants::{Broken, clean_before_the_next, slice_of};
@@ -320,8 +320,10 @@ impl World {
         domain.devices.retain(|d| d.our_claim().is_none_or(|(n, _)| !live_only.contains(&n)));
         let shut_off = state == State::Off;
         let outcome = self.order(Command::DomainSeen { domain, shut_off })?;
-        if let (Some(Ok(Answer::Domain { devices, .. })), true) = (outcome, shut_off) {
-            write_devices(&mut self.guest(vm).domain, |_| true, devices);
+        if let (Some(Ok(Answer::Domain { devices, adopted, .. })), true) = (outcome, shut_off) {
+            let domain = &mut self.guest(vm).domain;
+            write_adopted(domain, adopted, &devices);
+            write_devices(domain, |_| true, devices);
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use super::reserve::Want;
 use super::start::STARTING_GRACE;
 use super::{Effect, Machine, Stored, Timer};
 use crate::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource};
-use crate::ids::{ClaimKey, MdevUuid, Owner, PciAddress, ProfileName, SliceId};
+use crate::ids::{ClaimKey, MdevUuid, Owner, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::Isolation;
 use crate::placement::{self, Properties};
 use crate::plan::Step;
@@ -158,8 +158,23 @@ impl Machine {
             if let Some(why) = self.held_back().remove(&slice) {
                 return Err(why);
             }
+            if let Some(why) = self.taken_off_its_driver(domain, device) {
+                return Err(why);
+            }
         }
         Ok(())
+    }
+
+    /// A VF of ours that takes a type is of no use to anybody once libvirt has taken it off its driver.
+    fn taken_off_its_driver(&self, domain: &Domain, device: &HostDevice) -> Option<Refusal> {
+        let HostDeviceSource::Pci(address) = device.source else { return None };
+        let vf = self.seen.vfs.get(&address).filter(|_| device.managed)?;
+        self.layouts.get(&ParentId::Pci(vf.pf)).filter(|_| vf.choice.is_some())?;
+        let name = &domain.name;
+        let message = format!("managed='yes' would take VF {address} from its driver");
+        let hint =
+            format!("virsh edit {name}: take the device out; gpuslice attach {name} PROFILE");
+        Some(Refusal::new(Code::Managed, message).hint(hint))
     }
 
     /// Claims are recorded as the XML says them; only what is bound is the table's to say.

@@ -2,6 +2,7 @@
 
 use super::claims::Order;
 use super::fabric::Sought;
+use super::picked::Picked;
 use super::{Effect, Machine, Stored, Timer};
 use crate::domain::{ClaimRequest, Domain, HostDevice};
 use crate::ids::{ClaimKey, Owner, PciAddress, ProfileName, SliceId};
@@ -26,12 +27,14 @@ fn carried(domain: &Domain, request: &ClaimRequest) -> Vec<DeviceToWrite> {
 }
 
 impl Machine {
-    /// The persistent XML of a domain: its metadata is the request, whoever wrote it.
+    /// The persistent XML of a domain: its metadata is the request, whoever wrote it, and so is what was picked for it.
     pub(super) fn domain_seen(&mut self, domain: &Domain, shut_off: bool) -> Outcome {
         let owner = Owner::Domain(domain.uuid);
         self.look_again.remove(&domain.uuid);
-        let (mut devices, mut refused) = (Vec::new(), Vec::new());
-        for request in &domain.claims {
+        let picked = if shut_off { self.picked(domain) } else { Picked::nothing(domain) };
+        let Picked { domain: asks, mut adopted, mut refused } = picked;
+        let mut devices = Vec::new();
+        for request in &asks.claims {
             let key = ClaimKey { owner: owner.clone(), name: request.name.clone() };
             let (pool, reserve) =
                 self.durable.claims.get(&key).map_or((false, false), |c| (c.pool, c.reserve));
@@ -43,10 +46,13 @@ impl Machine {
                 reserve,
                 dry_run: false,
             };
-            match self.claim(order) {
+            let home = self.picked_home(&key, request, &adopted);
+            match self.claim_at(order, home) {
                 Ok(Answer::Claimed { devices: more, .. }) => devices.extend(more),
                 Ok(_) => {}
                 Err(refusal) => {
+                    // What was picked stays as it is.
+                    adopted.retain(|a| a.request.name != request.name);
                     // What cannot be served now keeps the devices it has: they may serve again, and until then
                     // they carry the reason to whoever starts the domain.
                     devices.extend(carried(domain, request));
@@ -55,9 +61,9 @@ impl Machine {
             }
         }
         if shut_off {
-            self.end_claims_not_in(domain, &owner);
+            self.end_claims_not_in(&asks, &owner);
         }
-        Ok(Answer::Domain { devices, refused })
+        Ok(Answer::Domain { devices, refused, adopted })
     }
 
     /// A claim that its domain no longer makes is over.

@@ -146,6 +146,11 @@ impl Machine {
     }
 
     pub(super) fn claim(&mut self, order: Order) -> Outcome {
+        self.claim_at(order, None)
+    }
+
+    /// As [`Self::claim`], with the home VF a person picked for it, which is free.
+    pub(super) fn claim_at(&mut self, order: Order, picked: Option<PciAddress>) -> Outcome {
         if order.request.count == 0 || order.request.count > 64 {
             let message = format!("count is {}; expected 1 to 64", order.request.count);
             return Err(Refusal::new(Code::BadRequest, message));
@@ -166,6 +171,7 @@ impl Machine {
         }
         let (request, pool) = (&order.request, order.pool);
         let had = known.as_ref().map_or(&[][..], |claim| &claim.home);
+        let had = picked.as_ref().map_or(had, std::slice::from_ref);
         let home = self.homes(&Sought { key: &key, request, profile: &profile, pool }, had)?;
         if let Some(known) = &known
             && self.claims_are_all_that_tells()

@@ -4,12 +4,14 @@
 use super::connection::{Connection, Defined};
 use super::error::LinkError;
 use crate::edits::Edit;
-use gpuslice_domxml::{device_xml, put_device, remove_device};
+use gpuslice_domxml::{adopt_device, device_xml, plain_device_xml, put_device, remove_device};
 
-/// The two calls that change one device of a persistent definition.
+/// The calls that change one device of a persistent definition.
 trait Devices {
     fn put_in(&self, alias: &str, hostdev: &str) -> Result<(), LinkError>;
     fn take_out(&self, alias: &str) -> Result<(), LinkError>;
+    /// For one without an alias.
+    fn take_out_plain(&self, alias: &str, hostdev: &str) -> Result<(), LinkError>;
 }
 
 impl Devices for Defined {
@@ -19,6 +21,10 @@ impl Devices for Defined {
 
     fn take_out(&self, alias: &str) -> Result<(), LinkError> {
         self.detach(alias)
+    }
+
+    fn take_out_plain(&self, alias: &str, hostdev: &str) -> Result<(), LinkError> {
+        self.detach_plain(alias, hostdev)
     }
 }
 
@@ -76,11 +82,16 @@ fn one_by_one(
     // Everything goes out before anything comes in: two hostdevs of ours may be swapping their devices.
     for edit in edits {
         let alias = edit.alias();
-        // An addition has nothing to take out.
-        let Some(hostdev) = device_xml(xml, alias).map_err(bad)? else {
-            continue;
+        let hostdev = match edit {
+            Edit::Adopt { picked, .. } => plain_device_xml(xml, *picked).map_err(bad)?,
+            _ => device_xml(xml, alias).map_err(bad)?,
         };
-        devices.take_out(alias)?;
+        // An addition has nothing to take out.
+        let Some(hostdev) = hostdev else { continue };
+        match edit {
+            Edit::Adopt { .. } => devices.take_out_plain(alias, hostdev)?,
+            _ => devices.take_out(alias)?,
+        }
         undo.push(Undo::PutIn { alias: alias.to_owned(), hostdev: hostdev.to_owned() });
     }
     for edit in edits {
@@ -107,6 +118,7 @@ fn edited(xml: &str, edits: &[Edit]) -> Result<String, gpuslice_domxml::DomXmlEr
     edits.iter().try_fold(xml.to_owned(), |xml, edit| match edit {
         Edit::Remove { alias } => remove_device(&xml, alias),
         Edit::Retarget(device) | Edit::Add(device) => put_device(&xml, device),
+        Edit::Adopt { picked, device } => adopt_device(&xml, *picked, device),
     })
 }
 
@@ -135,9 +147,13 @@ mod tests {
                 )
             };
             let guest = "<rom bar='off'/><address type='pci' bus='0x07'/>";
+            let picked = "<hostdev mode='subsystem' type='pci' managed='yes'><source><address \
+                 domain='0' bus='0x41' slot='0' function='4'/></source>"
+                .to_owned();
             let devices = device("ua-gpuslice-a", 1, guest)
                 + &device("ua-gpuslice-b", 2, "")
-                + &device("ua-gpuslice-old", 3, "");
+                + &device("ua-gpuslice-old", 3, "")
+                + &format!("{picked}{guest}</hostdev>");
             let xml = format!(
                 "<domain><name>vm</name><uuid>11111111-2222-4333-8444-555555555555</uuid>\
                  <devices>{devices}</devices></domain>"
@@ -161,8 +177,11 @@ mod tests {
                 .devices
                 .into_iter()
                 .map(|device| {
-                    let alias = device.alias.unwrap();
-                    let text = device_xml(&xml, &alias).unwrap().unwrap();
+                    let text = match &device.alias {
+                        Some(alias) => device_xml(&xml, alias),
+                        None => plain_device_xml(&xml, device.source),
+                    };
+                    let (alias, text) = (device.alias.unwrap_or_default(), text.unwrap().unwrap());
                     let guest = text.contains("<rom bar='off'/><address type='pci' bus='0x07'/>");
                     (alias, device.source, guest)
                 })
@@ -191,6 +210,14 @@ mod tests {
             *self.xml.borrow_mut() = xml;
             Ok(())
         }
+
+        fn take_out_plain(&self, _: &str, hostdev: &str) -> Result<(), LinkError> {
+            self.call()?;
+            let xml = self.xml.borrow().replacen(hostdev, "", 1);
+            assert_ne!(xml, *self.xml.borrow());
+            *self.xml.borrow_mut() = xml;
+            Ok(())
+        }
     }
 
     fn device(alias: &str, function: u8) -> DeviceToWrite {
@@ -201,12 +228,13 @@ mod tests {
         HostDeviceSource::Pci(format!("0000:41:00.{function}").parse().unwrap())
     }
 
-    /// a and b swap, old goes, new comes: 3 calls out, 3 in.
+    /// a and b swap, old goes, what was picked becomes c, new comes: 4 calls out, 4 in.
     fn all_kinds() -> Vec<Edit> {
         vec![
             Edit::Remove { alias: "ua-gpuslice-old".to_owned() },
             Edit::Retarget(device("ua-gpuslice-a", 2)),
             Edit::Retarget(device("ua-gpuslice-b", 1)),
+            Edit::Adopt { picked: source(4), device: device("ua-gpuslice-c", 5) },
             Edit::Add(device("ua-gpuslice-new", 3)),
         ]
     }
@@ -220,17 +248,16 @@ mod tests {
     fn devices_swap_and_keep_what_the_guest_sees() {
         let kept = Kept::new(0);
         make(&kept).unwrap();
-        let expected =
-            [("a", 2, true), ("b", 1, false), ("new", 3, false)].map(|(name, function, guest)| {
-                (format!("ua-gpuslice-{name}"), source(function), guest)
-            });
+        let expected = [("a", 2, true), ("b", 1, false), ("c", 5, true), ("new", 3, false)].map(
+            |(name, function, guest)| (format!("ua-gpuslice-{name}"), source(function), guest),
+        );
         assert_eq!(kept.devices(), expected);
-        assert_eq!(*kept.calls.borrow(), 6);
+        assert_eq!(*kept.calls.borrow(), 8);
     }
 
     #[test]
     fn what_fails_at_any_call_is_taken_back() {
-        for fail_at in 1..=6 {
+        for fail_at in 1..=8 {
             let kept = Kept::new(fail_at);
             let before = kept.devices();
             make(&kept).unwrap_err();

@@ -247,4 +247,19 @@ impl Defined {
             source: Said(error),
         })
     }
+
+    /// Takes a device without an alias out of the definition: the one that passes what this one does. `alias`: what it
+    /// is to be called.
+    ///
+    /// # Errors
+    /// libvirt refused.
+    pub fn detach_plain(&self, alias: &str, hostdev: &str) -> Result<(), LinkError> {
+        self.domain.detach_device_flags(hostdev, CONFIG).map(drop).map_err(|error| {
+            LinkError::Detach {
+                domain: self.name.clone(),
+                alias: alias.to_owned(),
+                source: Said(error),
+            }
+        })
+    }
 }

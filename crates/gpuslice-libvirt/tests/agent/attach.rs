@@ -31,6 +31,7 @@ fn attach_twice_is_already_so_and_detach_gives_the_definition_back() {
                     Some(Ok(gpuslice_core::request::Answer::Domain {
                         devices: Vec::new(),
                         refused: Vec::new(),
+                        adopted: Vec::new(),
                     }))
                 }
                 _ => None,

@@ -3,7 +3,7 @@
 use gpuslice_api::host::{HostInterface, serve};
 use gpuslice_api::{Caller, Handler};
 use gpuslice_core::ids::{ClaimKey, Owner};
-use gpuslice_core::request::{Answer, ClaimRow, Command, DeviceToWrite, Outcome};
+use gpuslice_core::request::{Adopted, Answer, ClaimRow, Command, DeviceToWrite, Outcome};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -16,6 +16,8 @@ type Before = Box<dyn FnMut(&Command) -> Option<Outcome> + Send>;
 pub struct Script {
     /// Devices of each domain; a domain that is not here keeps what it has.
     pub devices: BTreeMap<Uuid, Vec<DeviceToWrite>>,
+    /// What was picked for domains.
+    pub adopted: BTreeMap<Uuid, Vec<Adopted>>,
     /// Claims that exist.
     pub claims: Vec<ClaimKey>,
     /// Whether capacity is held for them.
@@ -93,7 +95,8 @@ impl Daemon {
                     .collect()
                 };
                 let devices = script.devices.get(&domain.uuid).cloned().unwrap_or_else(kept);
-                Ok(Answer::Domain { devices, refused: Vec::new() })
+                let adopted = script.adopted.get(&domain.uuid).cloned().unwrap_or_default();
+                Ok(Answer::Domain { devices, refused: Vec::new(), adopted })
             }
             Command::Plug { domain, request, .. } => {
                 let key = ClaimKey { owner: Owner::Domain(domain), name: request.name };

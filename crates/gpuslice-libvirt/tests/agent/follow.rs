@@ -2,8 +2,9 @@
 
 use crate::domains::{THEIRS, hostdev, source};
 use crate::scene::{ordinary, wanted};
+use gpuslice_core::domain::ClaimRequest;
 use gpuslice_core::ids::{ClaimKey, Owner};
-use gpuslice_core::request::Command;
+use gpuslice_core::request::{Adopted, Command};
 use uuid::Uuid;
 
 const A: Uuid = Uuid::from_u128(0xf0_110a);
@@ -41,6 +42,64 @@ fn a_shut_off_domain_is_made_to_carry_what_the_daemon_answers() {
             scene.settles().await;
             assert_eq!(scene.settles().await, []);
             assert_eq!(scene.person.xml(A), xml);
+        },
+    );
+}
+
+const PICKED: &str = "<hostdev mode='subsystem' type='pci' managed='yes'><source>\
+    <address domain='0x0000' bus='0x41' slot='0x00' function='0x3'/></source>\
+    <address type='pci' domain='0x0000' bus='0x00' slot='0x09' function='0x0'/></hostdev>";
+
+/// The daemon's answer for a VF that was picked for a domain.
+fn adopts(daemon: &crate::daemon::Daemon, uuid: Uuid, function: u8) {
+    let mut script = daemon.script.lock().unwrap();
+    script.devices.insert(uuid, vec![wanted("ua-gpuslice-gpu0", function)]);
+    let request = ClaimRequest::one(&"gpu0".parse().unwrap(), "p".parse().unwrap());
+    let alias = "ua-gpuslice-gpu0".to_owned();
+    let picked = wanted("", 3).source;
+    script.adopted.insert(uuid, vec![Adopted { request, alias, picked }]);
+}
+
+#[test]
+fn a_device_that_was_picked_is_given_a_claim() {
+    ordinary(
+        |person, daemon| {
+            person.define(A, "a", "", &(THEIRS.to_owned() + PICKED));
+            person.define(B, "b", "", &(THEIRS.to_owned() + PICKED));
+            adopts(daemon, A, 3);
+            // Somebody else has the one that was picked.
+            adopts(daemon, B, 5);
+        },
+        async |mut scene| {
+            for (uuid, function, managed) in [(A, 3, 2), (B, 5, 1)] {
+                let named = |xml: &str| xml.contains("<alias name='ua-gpuslice-gpu0'/>");
+                let xml = scene.person.becomes(uuid, "adopted", named).await;
+                assert!(xml.contains("<gpuslice:claim name=\"gpu0\" profile=\"p\"/>"), "{xml}");
+                assert!(xml.contains(&source(function)) && xml.contains(GUEST), "{xml}");
+                assert!(xml.contains(">theirs</app:x>"), "{xml}");
+                assert_eq!(xml.matches("<hostdev").count(), 2, "{xml}");
+                assert_eq!(xml.matches("managed='yes'").count(), managed, "{xml}");
+                scene.settles().await;
+                assert_eq!(scene.person.xml(uuid), xml);
+            }
+        },
+    );
+}
+
+#[test]
+fn a_pick_that_is_taken_out_again_meanwhile_is_no_claim() {
+    ordinary(
+        |person, daemon| {
+            person.define(A, "a", "", "");
+            adopts(daemon, A, 3);
+        },
+        async |mut scene| {
+            scene.settles().await;
+            let xml = scene.person.xml(A);
+            assert!(!xml.contains("gpuslice") && !xml.contains("<hostdev"), "{xml}");
+            // And picked again.
+            scene.person.define(A, "a", "", PICKED);
+            scene.person.becomes(A, "adopted", |xml| xml.contains("ua-gpuslice-gpu0")).await;
         },
     );
 }

@@ -1,0 +1,150 @@
+//! What a person picked in virt-manager's dialogs: a hostdev without metadata or alias. It becomes a claim of its
+//! domain's own, once the domain is shut off.
+
+use super::Machine;
+use crate::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource, alias_for};
+use crate::ids::{ClaimKey, ClaimName, Owner, ParentId, PciAddress, ProfileName, SliceId};
+use crate::mechanism::Form;
+use crate::refusal::{Code, Refusal};
+use crate::request::Adopted;
+use crate::state::Assignment;
+
+/// A domain as it would be if every device that was picked were of a claim.
+pub(super) struct Picked {
+    pub domain: Domain,
+    pub adopted: Vec<Adopted>,
+    pub refused: Vec<Refusal>,
+}
+
+impl Picked {
+    /// A domain in which nothing was picked.
+    pub(super) fn nothing(domain: &Domain) -> Self {
+        Self { domain: domain.clone(), adopted: Vec::new(), refused: Vec::new() }
+    }
+}
+
+impl Machine {
+    /// What was picked for a domain. A claim that lacks a device takes the pick for its own; else there is a new one.
+    pub(super) fn picked(&self, domain: &Domain) -> Picked {
+        let mut picked = Picked::nothing(domain);
+        for (at, device) in domain.devices.iter().enumerate() {
+            let profile = match self.profile_of_pick(domain, device) {
+                None => continue,
+                Some(Ok(profile)) => profile,
+                Some(Err(refusal)) => {
+                    picked.refused.push(refusal);
+                    continue;
+                }
+            };
+            let lacking = lacking(&picked.domain, &profile);
+            let new = || Some((self.name_for(&picked.domain, device, &profile)?, 0));
+            let Some((name, index)) = lacking.or_else(new) else { continue };
+            let known = picked.domain.claims.iter().find(|claim| claim.name == name);
+            let request = known.cloned().unwrap_or_else(|| ClaimRequest::one(&name, profile));
+            if known.is_none() {
+                picked.domain.claims.push(request.clone());
+            }
+            let alias = alias_for(&name, index);
+            if let Some(device) = picked.domain.devices.get_mut(at) {
+                device.alias = Some(alias.clone());
+            }
+            picked.adopted.push(Adopted { request, alias, picked: device.source });
+        }
+        picked
+    }
+
+    /// What a device that somebody picked is an instance of; `None` for one that is not ours to adopt. An alias is
+    /// written by programs, and their devices are their own.
+    fn profile_of_pick(
+        &self,
+        domain: &Domain,
+        device: &HostDevice,
+    ) -> Option<Result<ProfileName, Refusal>> {
+        let (HostDeviceSource::Pci(address), None) = (device.source, &device.alias) else {
+            return None;
+        };
+        let parent = ParentId::Pci(self.seen.vfs.get(&address)?.pf);
+        self.layouts.get(&parent)?;
+        let offers: Vec<_> =
+            self.offers_of(&parent).filter(|o| o.form.vfs().contains(&address)).collect();
+        match offers.iter().find(|offer| matches!(offer.form, Form::Vfs(_))) {
+            Some(offer) => Some(Ok(offer.profile.clone())),
+            None if offers.is_empty() => None,
+            None => {
+                let name = &domain.name;
+                let message =
+                    format!("VF {address} in {name} is of no profile before {name} asks for one");
+                let hint = format!(
+                    "virsh edit {name}: take the device out; gpuslice attach {name} PROFILE"
+                );
+                Some(Err(Refusal::new(Code::NoProfile, message).hint(hint)))
+            }
+        }
+    }
+
+    /// The name of the claim that had this device before its metadata was lost, else the first that is free.
+    fn name_for(
+        &self,
+        domain: &Domain,
+        device: &HostDevice,
+        profile: &ProfileName,
+    ) -> Option<ClaimName> {
+        let owner = Owner::Domain(domain.uuid);
+        let taken = |name: &ClaimName| {
+            let of_device = |d: &HostDevice| d.our_claim().is_some_and(|(other, _)| other == *name);
+            // One that is over, and whose slice is still on its way back.
+            let of_other = |a: &Assignment| {
+                a.claim.owner == owner && a.claim.name == *name && a.profile != *profile
+            };
+            domain.claims.iter().any(|c| c.name == *name)
+                || domain.devices.iter().any(of_device)
+                || self.run.assignments.values().any(of_other)
+        };
+        let had = self.durable.claims.iter().find(|(key, claim)| {
+            let home = claim.home.first().map(|home| HostDeviceSource::Pci(*home));
+            key.owner == owner
+                && claim.request.count == 1
+                && home == Some(device.source)
+                && !taken(&key.name)
+        });
+        if let Some((key, _)) = had {
+            return Some(key.name.clone());
+        }
+        let mut names = (0..u32::MAX).map_while(|n| format!("gpu{n}").parse().ok());
+        names.find(|name| !taken(name))
+    }
+
+    /// The home a claim is to have because it was picked; none when somebody else has it, or it serves several.
+    pub(super) fn picked_home(
+        &self,
+        key: &ClaimKey,
+        request: &ClaimRequest,
+        adopted: &[Adopted],
+    ) -> Option<PciAddress> {
+        let of_claim = adopted.iter().find(|a| a.request.name == request.name)?;
+        match of_claim.picked {
+            HostDeviceSource::Pci(address) if request.count == 1 => {
+                self.is_free_for(address, key).then_some(address)
+            }
+            _ => None,
+        }
+    }
+
+    fn is_free_for(&self, address: PciAddress, key: &ClaimKey) -> bool {
+        let slice = SliceId::Vf(address);
+        let assigned = self.run.assignments.get(&slice);
+        let foreign = self.run.foreign.get(&slice);
+        assigned.is_none_or(|a| a.claim.owner == key.owner)
+            && foreign.is_none_or(|hold| hold.owner == key.owner)
+            && !(assigned.is_none() && foreign.is_none() && self.held.contains_key(&slice))
+            && !self.held_back().contains_key(&slice)
+            && self.home_of_another(address, key).is_none()
+    }
+}
+
+/// The first device that a claim for the profile lacks.
+fn lacking(domain: &Domain, profile: &ProfileName) -> Option<(ClaimName, u32)> {
+    let of_profile = domain.claims.iter().filter(|c| c.profile.as_ref() == Some(profile));
+    let mut devices = of_profile.flat_map(|c| (0..c.count).map(|index| (c.name.clone(), index)));
+    devices.find(|named| domain.devices.iter().all(|d| d.our_claim().as_ref() != Some(named)))
+}
