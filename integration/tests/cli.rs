@@ -97,6 +97,11 @@ fn hosts_that_are_written_down() {
 }
 
 #[test]
+fn mappings_of_proxmox() {
+    alone("export-proxmox");
+}
+
+#[test]
 fn codes_without_a_daemon() {
     alone("explain-codes");
 }

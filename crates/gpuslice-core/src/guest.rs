@@ -2,6 +2,8 @@
 //! devices as in qemu-server's `PVE::QemuServer::PCI`). Proxmox chooses the device, binds it and writes its type by
 //! itself, after `pre-start`: what is told here is judged and recorded, never made.
 
+pub mod mapping;
+
 use crate::ids::{MdevUuid, PciAddress};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -184,6 +184,15 @@ Examples:
     /// Print what changes, as it happens
     #[command(after_help = "Examples:\n  gpuslice events\n  gpuslice events --json")]
     Events,
+    /// Print commands that tell another program of this host's slices
+    #[command(
+        after_help = "Examples:\n  gpuslice export proxmox\n  gpuslice export proxmox --json"
+    )]
+    Export {
+        /// Which program
+        #[command(subcommand)]
+        what: Export,
+    },
     /// Print the completions of a shell
     #[command(
         after_help = "Examples:\n  gpuslice completions bash > /usr/share/bash-completion/completions/gpuslice"
@@ -200,6 +209,54 @@ Examples:
         /// Where to write gpuslice.1 and a page for each command
         dir: Option<PathBuf>,
     },
+}
+
+/// A program that is told of slices.
+#[derive(Debug, Subcommand)]
+pub enum Export {
+    /// Print the commands that make resource mappings of Proxmox VE, one for each profile
+    #[command(after_help = "\
+Each mapping has every device of this node that can be the profile; Proxmox VE takes one that is free. What is printed is for
+a shell, with remarks that say what is new since the last run: compared with what Proxmox VE has by now, in
+/etc/pve/mapping/pci.cfg. When all is so already nothing but remarks is printed. Entries of other nodes stay; mappings that
+somebody else made are left alone. Nothing is changed before the commands are run.
+Environment: GPUSLICE_ROOT names a folder that is looked at instead of /.
+
+Examples:
+  gpuslice export proxmox
+  gpuslice export proxmox | sh
+  gpuslice export proxmox nvidia-a40-8q nvidia-a40-4q
+  gpuslice export proxmox --host examples/hosts/sriov-8.toml --node pve1")]
+    Proxmox(Proxmox),
+}
+
+/// Print the commands that make resource mappings of Proxmox VE
+#[derive(Debug, Args)]
+pub struct Proxmox {
+    /// These profiles alone [default: all]
+    pub profiles: Vec<ProfileName>,
+    /// Name of this node in the cluster [default: the host's name without its domain]
+    #[arg(long, value_name = "NAME", value_parser = node_name)]
+    pub node: Option<String>,
+    /// Compare with this file instead of /etc/pve/mapping/pci.cfg
+    #[arg(long, value_name = "FILE")]
+    pub mappings: Option<PathBuf>,
+    /// A host file instead of this host; compared with nothing unless --mappings is given
+    #[arg(long, value_name = "FILE", requires = "node")]
+    pub host: Option<PathBuf>,
+    /// A configuration for it
+    #[arg(long, value_name = "FILE", requires = "host")]
+    pub config: Option<PathBuf>,
+}
+
+/// As Proxmox VE takes it (pve-common, `pve-node`).
+fn node_name(text: &str) -> Result<String, String> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+    let good = !text.is_empty()
+        && text.bytes().all(plain)
+        && !text.starts_with('-')
+        && !text.ends_with('-');
+    if good { Ok(text.to_owned()) } else { Err("letters, digits and - between them".to_owned()) }
 }
 
 /// Give a VM a slice
@@ -305,6 +362,9 @@ mod tests {
             "gpuslice wait --settled --timeout -1",
             "gpuslice cordon ../x",
             "gpuslice completions ksh",
+            "gpuslice export",
+            "gpuslice export proxmox --node pve.example",
+            "gpuslice export proxmox --host examples/hosts/mdev.toml",
         ] {
             let error = Arguments::try_parse_from(line.split(' ')).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

@@ -48,20 +48,23 @@ impl From<CallError> for Failure {
 }
 
 /// The same command with the right to do it.
-fn as_root(arguments: impl Iterator<Item = String>) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,".contains(c);
-    let words = arguments.skip(1).map(|word| {
-        if !word.is_empty() && word.chars().all(plain) {
-            word
-        } else {
-            format!("'{}'", word.replace('\'', r"'\''"))
-        }
-    });
+pub fn as_root(arguments: impl Iterator<Item = String>) -> String {
+    let words = arguments.skip(1).map(|word| quoted(&word));
     ["sudo".to_owned(), "gpuslice".to_owned()]
         .into_iter()
         .chain(words)
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+/// A word as a shell reads it back.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 /// How to get an answer. `named` are the variables that point to another daemon than the host's.

@@ -6,6 +6,7 @@ mod args;
 mod claims;
 mod doctor;
 mod explain;
+mod export;
 mod failure;
 mod output;
 mod pretty;

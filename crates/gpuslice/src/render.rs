@@ -3,12 +3,14 @@
 mod changes;
 mod doctor;
 mod explained;
+mod export;
 mod lists;
 mod status;
 
 pub use changes::{plan, xml};
 pub use doctor::findings;
 pub use explained::{explained, page, pages};
+pub use export::proxmox;
 pub use lists::{claims, parents, profiles, slices, types};
 pub use status::{Empty, status};
 

@@ -4,11 +4,12 @@ mod attach;
 mod doctor;
 mod events;
 mod explain;
+mod export;
 mod lists;
 mod orders;
 mod pages;
 
-use crate::args::Command;
+use crate::args::{Command, Export};
 use crate::failure::Failure;
 use crate::output::Output;
 use gpuslice_api::client::{List, Listing};
@@ -30,6 +31,9 @@ pub fn run(command: Command, output: &Output) -> Result<(), Failure> {
         Command::Man { dir } => return pages::man(dir.as_deref(), output),
         Command::Profiles { host: Some(host), config, .. } => {
             return lists::profiles_of(&host, config.as_deref(), output);
+        }
+        Command::Export { what: Export::Proxmox(order) } if order.host.is_some() => {
+            return export::proxmox_of(&order, output);
         }
         _ => {}
     }
@@ -59,6 +63,7 @@ fn only_reads(command: &Command) -> bool {
             | Command::Slices
             | Command::Claims
             | Command::Explain { .. }
+            | Command::Export { .. }
     )
 }
 
@@ -90,6 +95,9 @@ async fn ask(command: Command, daemon: &Daemon, output: &Output) -> Result<(), F
         }
         Command::Explain { what: Some(what) } => explain::object(daemon, &what, output).await,
         Command::Events => events::events(daemon, output).await,
+        Command::Export { what: Export::Proxmox(order) } => {
+            export::proxmox(daemon, &order, output).await
+        }
         // Served before a daemon is asked for.
         Command::Completions { .. }
         | Command::Man { .. }

@@ -29,17 +29,46 @@ const ROUNDS: usize = 8;
 /// Looks at a step that is not over, each at the next moment at which anything happens.
 const LOOKS: usize = 10_000;
 
+/// A host file with a daemon that has seen it.
+pub struct Simulated {
+    /// What it consists of, for whoever reads there.
+    pub kernel: Kernel,
+    machine: Machine,
+}
+
+impl Simulated {
+    /// Laid out as the configuration says, or with all the VFs it can have.
+    pub fn new(host: &Path, config: Option<&Path>) -> Result<Self, Refusal> {
+        let shape = HostFile::parse(&text_of(host)?).map_err(|error| {
+            let message = format!("{} is not a host", host.display());
+            Refusal::new(Code::BadRequest, message).because(error.to_string())
+        })?;
+        let rules = config.map(rules).transpose()?;
+        let mut kernel = Kernel::from_host(&shape);
+        kernel.advance(SETTLED);
+        lay_out(&mut kernel, rules.as_ref())?;
+        let machine = watching(&shape.name, &kernel, rules.unwrap_or_default());
+        Ok(Self { kernel, machine })
+    }
+
+    /// What the daemon would answer, were this its host.
+    pub fn ask(&mut self, command: Command) -> Outcome {
+        let event = Event::Command { request: RequestId(0), command, config: None };
+        let answer = self.machine.handle(event).into_iter().find_map(|effect| match effect {
+            Effect::Answer { outcome, .. } => Some(outcome),
+            _ => None,
+        });
+        answer.unwrap_or_else(|| Err(Refusal::new(Code::Unsupported, "nothing was answered")))
+    }
+}
+
 /// The profiles of a host file.
 pub fn profiles(host: &Path, config: Option<&Path>) -> Result<Answer, Refusal> {
-    let shape = HostFile::parse(&text_of(host)?).map_err(|error| {
-        let message = format!("{} is not a host", host.display());
-        Refusal::new(Code::BadRequest, message).because(error.to_string())
-    })?;
-    let rules = config.map(rules).transpose()?;
-    let mut kernel = Kernel::from_host(&shape);
-    kernel.advance(SETTLED);
-    lay_out(&mut kernel, rules.as_ref())?;
-    ask(&shape.name, &kernel, rules.unwrap_or_default())
+    let mut simulated = Simulated::new(host, config)?;
+    match simulated.ask(Command::ListProfiles)? {
+        Answer::Profiles { rows } if rows.is_empty() => simulated.ask(Command::ListParents),
+        rows => Ok(rows),
+    }
 }
 
 /// Does to the kernel what `apply` would. Without rules a GPU whose driver makes no VFs stays as it is.
@@ -125,8 +154,8 @@ fn perform(kernel: &mut Kernel, step: &Step) -> Result<(), StepError> {
     Err(execute::never_so(kernel, step))
 }
 
-/// What the daemon would answer, were this its host.
-fn ask(name: &str, kernel: &Kernel, config: Config) -> Result<Answer, Refusal> {
+/// The daemon's machine, were this its host.
+fn watching(name: &str, kernel: &Kernel, config: Config) -> Machine {
     let (mut machine, _) = Machine::start(Start {
         mechanisms: gpuslice_vendors::all(),
         host: name.to_owned(),
@@ -138,17 +167,5 @@ fn ask(name: &str, kernel: &Kernel, config: Config) -> Result<Answer, Refusal> {
     });
     let seen = Observer::new(gpuslice_vendors::all()).observe(kernel);
     machine.handle(Event::Observed(Box::new(seen)));
-    let mut list = |command| -> Outcome {
-        let effects =
-            machine.handle(Event::Command { request: RequestId(0), command, config: None });
-        let answer = effects.into_iter().find_map(|effect| match effect {
-            Effect::Answer { outcome, .. } => Some(outcome),
-            _ => None,
-        });
-        answer.unwrap_or_else(|| Err(Refusal::new(Code::Unsupported, "nothing was answered")))
-    };
-    match list(Command::ListProfiles)? {
-        Answer::Profiles { rows } if rows.is_empty() => list(Command::ListParents),
-        rows => Ok(rows),
-    }
+    machine
 }

@@ -8,6 +8,7 @@ mod bus;
 mod cli;
 mod config;
 mod dbus;
+mod export;
 mod fabric;
 mod host;
 mod incoming;

@@ -1,6 +1,7 @@
-//! What a guest's configuration says (`/etc/pve/qemu-server/VMID.conf`), and which devices a resource mapping names
-//! (`/etc/pve/mapping/pci.cfg`). Read leniently: what Proxmox does not take it refuses by itself.
+//! What a guest's configuration says (`/etc/pve/qemu-server/VMID.conf`). Read leniently: what Proxmox does not take it
+//! refuses by itself.
 
+use gpuslice_core::guest::mapping::addresses;
 use gpuslice_core::ids::MdevUuid;
 use std::collections::BTreeMap;
 
@@ -65,35 +66,6 @@ impl HostPci {
     }
 }
 
-fn addresses(list: &str) -> Vec<String> {
-    list.split(';').map(full_address).collect()
-}
-
-/// With its domain, which may be left out where it is 0.
-fn full_address(address: &str) -> String {
-    if address.matches(':').count() == 1 { format!("0000:{address}") } else { address.to_owned() }
-}
-
-/// The alternatives that a mapping has on a node, in their order: addresses that are passed together.
-pub fn mapping(text: &str, id: &str, node: &str) -> Vec<Vec<String>> {
-    let mut inside = false;
-    let mut alternatives = Vec::new();
-    for line in text.lines() {
-        if !line.starts_with(char::is_whitespace) {
-            inside = line.trim() == id;
-        } else if let Some(entry) = line.trim().strip_prefix("map ").filter(|_| inside) {
-            let parts: BTreeMap<_, _> =
-                entry.split(',').filter_map(|p| p.trim().split_once('=')).collect();
-            if parts.get("node") == Some(&node)
-                && let Some(path) = parts.get("path")
-            {
-                alternatives.push(addresses(path));
-            }
-        }
-    }
-    alternatives
-}
-
 /// The name of the mediated device that Proxmox makes (qemu-server, `generate_mdev_uuid`).
 pub fn mdev_uuid(index: u32, vmid: u32) -> Option<MdevUuid> {
     format!("{index:08}-0000-0000-0000-{vmid:012}").parse().ok()
@@ -123,18 +95,6 @@ mod tests {
         let read = |text: &str| GuestConfig::read(text).devices.len();
         assert_eq!(read("hostpci0: 0000:41:00.4\ntemplate: 1\n"), 0);
         assert_eq!(read("hostpci0: 0000:41:00.4\ntemplate: 0\n"), 1);
-    }
-
-    #[test]
-    fn a_mapping_has_the_devices_of_its_node_in_their_order() {
-        let text = "gpu\n\tdescription x\n\tmap id=10de:2235,node=one,path=0000:41:00.5\n\
-                    \tmap node=two,path=0000:42:00.0\n\tmap node=one,path=0000:41:00.4;0000:41:00.6,id=10de:2235\n\
-                    other\n\tmap node=one,path=0000:43:00.0\n";
-        assert_eq!(
-            mapping(text, "gpu", "one"),
-            [vec!["0000:41:00.5".to_owned()], vec!["0000:41:00.4".into(), "0000:41:00.6".into()]]
-        );
-        assert!(mapping(text, "gone", "one").is_empty());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Where a node of Proxmox VE keeps what is read here. `GPUSLICE_PVE_ROOT` puts another folder before all of it, for
 //! trying the hook by hand and in tests.
 
-use crate::config;
+use gpuslice_core::guest::mapping::{alternatives, full_address};
 use gpuslice_core::ids::PciAddress;
 use gpuslice_core::refusal::{Code, Refusal};
 use std::collections::BTreeMap;
@@ -29,13 +29,22 @@ impl Files {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Refusal::new(Code::BadRequest, format!("cannot read /{path}"))
                 .because(format!("read /{path}: {error}"))
-                .hint("systemctl status pve-cluster")),
+                // Its process serves /etc/pve.
+                .hint(if path.starts_with("etc/pve") {
+                    "systemctl status pve-cluster".to_owned()
+                } else {
+                    format!("ls -l /{path}")
+                })),
         }
     }
 
     /// A guest's configuration; `None` where it has none, as a container.
     pub fn guest(&self, vmid: u32) -> Result<Option<String>, Refusal> {
         match &self.from {
+            Some(node) if !is_node_name(node) => {
+                let message = format!("PVE_MIGRATED_FROM is {node:?}, which is no node's name");
+                Err(Refusal::new(Code::BadRequest, message))
+            }
             Some(node) => self.read(&format!("etc/pve/nodes/{node}/qemu-server/{vmid}.conf")),
             None => self.read(&format!("etc/pve/qemu-server/{vmid}.conf")),
         }
@@ -47,7 +56,7 @@ impl Files {
         let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
         // A node is called by its host name without the domain.
         let node = name.split('.').next().unwrap_or_default();
-        Ok(config::mapping(&text, id, node))
+        Ok(alternatives(&text, id, node))
     }
 
     /// The functions of a device that is named without one.
@@ -66,12 +75,12 @@ impl Files {
         self.root.join(format!("sys/bus/pci/devices/{address}/nvidia")).exists()
     }
 
-    /// Which guest has each function: of a QEMU that is there, or for a time that is not over.
-    pub fn reservations(&self) -> BTreeMap<PciAddress, u32> {
-        let path = self.root.join("run/qemu-server/pci-id-reservations");
-        let text = std::fs::read_to_string(path).unwrap_or_default();
+    /// Which guest has each function: of a QEMU that is there, or for a time that is not over. Before the first start
+    /// since the boot there is no file.
+    pub fn reservations(&self) -> Result<BTreeMap<PciAddress, u32>, Refusal> {
+        let text = self.read("run/qemu-server/pci-id-reservations")?.unwrap_or_default();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        text.lines().filter_map(|line| self.reservation(line, now)).collect()
+        Ok(text.lines().filter_map(|line| self.reservation(line, now)).collect())
     }
 
     fn reservation(&self, line: &str, now: u64) -> Option<(PciAddress, u32)> {
@@ -82,11 +91,11 @@ impl Files {
             ("pid", pid) => self.root.join("proc").join(pid).exists(),
             _ => false,
         };
-        let address = if address.matches(':').count() == 1 {
-            format!("0000:{address}")
-        } else {
-            address.to_owned()
-        };
-        holds.then_some((address.parse().ok()?, vmid))
+        holds.then_some((full_address(address).parse().ok()?, vmid))
     }
+}
+
+/// It becomes a part of a path (pve-common, `pve-node`).
+fn is_node_name(name: &str) -> bool {
+    name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }

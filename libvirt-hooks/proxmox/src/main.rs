@@ -16,6 +16,7 @@ use gpuslice_core::ids::PciAddress;
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_hook_ask::{NoAnswer, Settings, ask, complain, fresh_id, signals};
 use gpuslice_hook_proto::{Body, ReplyBody, Request};
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -66,7 +67,11 @@ fn tell(vmid: u32, phase: GuestPhase) -> Result<(), Refusal> {
         return Ok(());
     }
     let devices = devices(vmid, &config, &files)?;
-    let reserved = files.reservations();
+    // Without them nobody knows what a guest has, so none starts, and what is recorded of one that runs stays.
+    let reserved = match files.reservations() {
+        Err(_) if phase == GuestPhase::PostStop => BTreeMap::new(),
+        reserved => reserved?,
+    };
     consult(GuestCall { phase, vmid, name: config.name, devices, reserved })
 }
 

@@ -1,6 +1,8 @@
 //! Reading, below a root that can be moved: `GPUSLICE_ROOT`, `/` without it. What may not be read is remembered,
 //! since it is neither there nor absent.
 
+use gpuslice_core::errno::Errno;
+use gpuslice_core::port::{HostRead, LogLine};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -52,6 +54,12 @@ impl Tree {
     pub fn text(&self, path: &str) -> Option<String> {
         let bytes = self.noted(path, std::fs::read(self.place(path)))?;
         Some(String::from_utf8_lossy(&bytes).trim().to_owned())
+    }
+
+    /// The host's name without its domain.
+    pub fn host_name(&self) -> Option<String> {
+        let name = self.text("/proc/sys/kernel/hostname")?;
+        name.split('.').next().filter(|name| !name.is_empty()).map(str::to_owned)
     }
 
     /// Names in a directory, sorted.
@@ -106,6 +114,32 @@ impl Tree {
             command.args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
         out.status.success().then(|| String::from_utf8_lossy(&out.stdout).into_owned())
     }
+}
+
+/// Attributes of devices.
+impl HostRead for Tree {
+    fn list(&self, dir: &str) -> Result<Vec<String>, Errno> {
+        let entries = std::fs::read_dir(self.place(dir)).map_err(|error| errno(&error))?;
+        let names = entries.filter_map(Result::ok).map(|entry| entry.file_name().into_string());
+        Ok(names.filter_map(Result::ok).collect())
+    }
+
+    fn read(&self, file: &str) -> Result<Vec<u8>, Errno> {
+        std::fs::read(self.place(file)).map_err(|error| errno(&error))
+    }
+
+    fn link(&self, path: &str) -> Result<String, Errno> {
+        let target = std::fs::read_link(self.place(path)).map_err(|error| errno(&error))?;
+        Ok(target.to_string_lossy().into_owned())
+    }
+
+    fn kernel_log(&self) -> Result<Vec<LogLine>, Errno> {
+        Err(Errno::ENOENT)
+    }
+}
+
+fn errno(error: &std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno)
 }
 
 /// A link's target from where the link is, without `..`.

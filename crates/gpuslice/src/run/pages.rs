@@ -22,12 +22,16 @@ pub fn man(dir: Option<&Path>, output: &Output) -> Result<(), Failure> {
     let Some(dir) = dir else {
         return output.bytes(&page(command).map_err(|e| unwritten(Path::new("stdout"), &e))?);
     };
-    let subcommands: Vec<_> =
-        command.get_subcommands().filter(|s| s.get_name() != "help").cloned().collect();
-    write_page(dir, "gpuslice", command)?;
-    for sub in subcommands {
-        let name = format!("gpuslice-{}", sub.get_name());
-        write_page(dir, &name, sub)?;
+    write_pages(dir, "gpuslice", command)
+}
+
+/// A command's page and those of the commands below it.
+fn write_pages(dir: &Path, name: &str, command: clap::Command) -> Result<(), Failure> {
+    let below = command.get_subcommands().filter(|sub| sub.get_name() != "help");
+    let below: Vec<_> = below.cloned().collect();
+    write_page(dir, name, command)?;
+    for sub in below {
+        write_pages(dir, &format!("{name}-{}", sub.get_name()), sub)?;
     }
     Ok(())
 }

@@ -1,0 +1,3 @@
+//! What other programs are told of this host's slices, in their own words.
+
+pub mod proxmox;

@@ -1,0 +1,182 @@
+//! `gpuslice export proxmox` beside a daemon: what it prints is run by a shell, with a stand-in for `pvesh` that keeps a
+//! cluster's mappings as Proxmox does, and what the hookscript then reads of them.
+
+use crate::host::{Host, Ran, as_root};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::PathBuf;
+use std::process::Command;
+
+const LAYOUT: &str =
+    "[[gpu]]\nmatch = { address = \"0000:0c:00.0\" }\nlayout = { vfs = 2, bind = \"vfio-pci\" }\n";
+
+/// Creates, changes and deletes sections, and fails where Proxmox would. What it was run with is in `log`.
+const PVESH: &str = r#"#!/bin/sh
+set -e
+verb=$1 path=$2
+printf '%s\n' "$*" >> "$CLUSTER/log"
+shift 2
+id=${path#/cluster/mapping/pci} id=${id#/}
+maps= rest=
+while [ $# -gt 0 ]; do
+  case $1 in
+    --id) id=$2 ;;
+    --description) rest="$rest	description $2
+" ;;
+    --mdev) rest="$rest	mdev $2
+" ;;
+    --map) maps="$maps	map $2
+" ;;
+    *) exit 2 ;;
+  esac
+  shift 2
+done
+section=$CLUSTER/mapping.d/$id
+mkdir -p "$CLUSTER/mapping.d" "$CLUSTER/mapping"
+case $verb in
+  create) [ ! -e "$section" ] && printf '%s' "$rest" > "$section.rest" ;;
+  set) [ -e "$section" ] ;;
+  delete) rm "$section" "$section.rest" ;;
+esac
+if [ $verb != delete ]; then printf '%s\n%s%s\n' "$id" "$maps" "$(cat "$section.rest")" > "$section"; fi
+for section in "$CLUSTER"/mapping.d/*; do
+  case $section in *.rest | *'*') ;; *) cat "$section"; echo ;; esac
+done > "$CLUSTER/mapping/pci.cfg"
+"#;
+
+/// A node of Proxmox VE: its files, below one root.
+struct Node {
+    host: Host,
+}
+
+impl Node {
+    fn new() -> Self {
+        let host = Host::start("sriov-8", LAYOUT);
+        host.settle();
+        let node = Self { host };
+        node.attributes();
+        node.put(
+            "proc/sys/kernel/hostname",
+            &fs::read_to_string("/proc/sys/kernel/hostname").unwrap(),
+        );
+        node.put("bin/pvesh", PVESH);
+        let program = node.place("bin/pvesh");
+        fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir_all(node.place("etc/pve")).unwrap();
+        node
+    }
+
+    fn place(&self, path: &str) -> PathBuf {
+        self.host.path("pve").join(path)
+    }
+
+    fn put(&self, path: &str, text: &str) {
+        let path = self.place(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// What sysfs says of each VF there is by now.
+    fn attributes(&self) {
+        let _ = fs::remove_dir_all(self.place("sys"));
+        for (group, address) in self.host.column("slices", "address").iter().enumerate() {
+            let folder = format!("sys/bus/pci/devices/{address}");
+            for (name, text) in [
+                ("vendor", "0x1002\n"),
+                ("device", "0x74b5\n"),
+                ("subsystem_vendor", "0x1002\n"),
+                ("subsystem_device", "0x74a1\n"),
+            ] {
+                self.put(&format!("{folder}/{name}"), text);
+            }
+            let groups = format!("../../../kernel/iommu_groups/{group}");
+            symlink(groups, self.place(&format!("{folder}/iommu_group"))).unwrap();
+        }
+    }
+
+    fn export(&self) -> Ran {
+        let mut command = self.host.command(&["export", "proxmox"]);
+        command.env("GPUSLICE_SOCKET", self.host.path("hook.sock"));
+        Ran::of(&command.env("GPUSLICE_ROOT", self.host.path("pve")).output().unwrap())
+    }
+
+    /// `gpuslice export proxmox | sh`
+    #[track_caller]
+    fn run(&self) -> String {
+        let ran = self.export();
+        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{ran:?}");
+        let path = format!("{}:/usr/bin:/bin", self.place("bin").display());
+        let shell = Command::new("/bin/sh")
+            .args(["-euc", &ran.out])
+            .env_clear()
+            .env("PATH", path)
+            .env("CLUSTER", self.place("etc/pve"))
+            .output();
+        let shell = Ran::of(&shell.unwrap());
+        assert_eq!((shell.code, shell.err.as_str()), (Some(0), ""), "{}: {shell:?}", ran.out);
+        ran.out
+    }
+}
+
+#[test]
+fn mappings_are_made_once_and_follow_the_layout() {
+    as_root(|| {
+        let node = Node::new();
+        let out = node.run();
+        assert!(out.starts_with("# amd-74a1-vf2: new, 2 devices of "), "{out}");
+        let again = node.run();
+        assert!(again.starts_with("# amd-74a1-vf2: already so, 2 devices of "), "{again}");
+        assert_eq!(again.lines().count(), 1, "nothing but the remark: {again}");
+
+        // Another layout, another profile; what a second node has stays, and so does what somebody else made.
+        let theirs = "node=elsewhere,path=0000:0c:02.0,id=1002:74b5,subsystem-id=1002:74a1,iommugroup=7,description=it's";
+        let section = node.place("etc/pve/mapping.d/amd-74a1-vf2");
+        let text = fs::read_to_string(&section).unwrap() + &format!("\tmap {theirs}\n");
+        fs::write(section, &text).unwrap();
+        node.put("etc/pve/mapping/pci.cfg", &text);
+        node.host.configure(&LAYOUT.replace("vfs = 2", "vfs = 4"));
+        node.host.ask(&["apply"]);
+        node.host.settle();
+        node.attributes();
+        let out = node.run();
+        assert!(
+            out.contains("# amd-74a1-vf2: ") && out.contains(" offers it no longer\n"),
+            "{out}"
+        );
+        assert!(out.contains("# amd-74a1-vf4: new, 4 devices of "), "{out}");
+        let kept = fs::read_to_string(node.place("etc/pve/mapping.d/amd-74a1-vf2")).unwrap();
+        assert_eq!(kept.matches("\tmap ").count(), 1, "{kept}");
+        assert!(kept.contains(&format!("\tmap {theirs}\n")), "{kept}");
+        let again = node.run();
+        assert!(again.starts_with("# amd-74a1-vf4: already so") && again.lines().count() == 1);
+
+        // The hookscript reads the same file, and Proxmox takes the first.
+        node.put("etc/pve/qemu-server/100.conf", "name: a\nhostpci0: mapping=amd-74a1-vf4\n");
+        let hook = Command::new(node.host.program("gpuslice-proxmox-hook"))
+            .args(["100", "pre-start"])
+            .env("GPUSLICE_SOCKET", node.host.path("hook.sock"))
+            .env("GPUSLICE_PVE_ROOT", node.host.path("pve"))
+            .output();
+        Ran::of(&hook.unwrap()).quiet();
+        assert_eq!(node.host.column("slices", "holder"), ["VM 100 (a)", "null", "null", "null"]);
+    });
+}
+
+#[test]
+fn what_cannot_be_read_is_no_empty_cluster() {
+    as_root(|| {
+        let node = Node::new();
+        node.run();
+        let file = node.place("etc/pve/mapping/pci.cfg");
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+        let ran = node.export();
+        assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{ran:?}");
+        assert!(ran.err.contains("mappings of Proxmox VE cannot be read"), "{ran:?}");
+        fs::remove_dir(&file).unwrap();
+        fs::remove_dir_all(node.place("sys")).unwrap();
+        let ran = node.export();
+        assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{ran:?}");
+        assert!(ran.err.contains("vendor: no such file or directory (ENOENT)"), "{ran:?}");
+    });
+}
