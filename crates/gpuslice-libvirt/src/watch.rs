@@ -6,10 +6,12 @@ use crate::link::Notice;
 use crate::todo::{Step, Todo};
 use gpuslice_api::client::{Changes, Event};
 use gpuslice_core::refusal::{Code, Refusal};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, sleep_until};
+use uuid::Uuid;
 
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(30);
@@ -209,60 +211,68 @@ impl<R: FnMut(&str)> Watch<R> {
     }
 
     async fn perform(&mut self, step: Step) {
-        let Err(trouble) = self.step(&step).await else {
-            self.ask_again.done();
-            return;
+        let mut done = pin!(do_step(Arc::clone(&self.agent), step.clone()));
+        // However long it takes, what is told meanwhile is folded at once rather than kept: a domain is one entry,
+        // whatever happens to it.
+        let outcome = loop {
+            tokio::select! {
+                biased;
+                outcome = &mut done => break outcome,
+                Some(notice) = self.notices.recv() => self.heed(&notice),
+                Some(news) = self.news.recv() => self.hear(news),
+            }
         };
-        match trouble {
-            Trouble::Daemon(refusal) if refusal.code == Code::Unreachable => {
+        match outcome {
+            Ok(Next { gone, look, start }) => {
+                self.todo.gone(gone);
+                self.todo.look(look);
+                self.todo.start(start);
+                self.ask_again.done();
+            }
+            Err(Trouble::Daemon(refusal)) if refusal.code == Code::Unreachable => {
                 tracing::warn!("{}", refusal.one_line());
                 self.todo.again(&step);
                 // When it left the bus it is not asked, which would start it, but awaited.
                 self.ask_again.later();
             }
-            Trouble::Daemon(refusal) | Trouble::Libvirt(refusal) => {
+            Err(Trouble::Daemon(refusal) | Trouble::Libvirt(refusal)) => {
                 // libvirt's next event, or its next connection, brings the domain up again.
                 tracing::warn!("{}", refusal.one_line());
             }
         }
     }
+}
 
-    async fn step(&mut self, step: &Step) -> Result<(), Trouble> {
-        let agent = Arc::clone(&self.agent);
-        match step {
-            Step::Gone(uuid) => {
-                tracing::info!("domain {uuid} is undefined");
-                agent.daemon.domain_gone(*uuid).await.map_err(Trouble::Daemon)
-            }
-            Step::LookAtAll => {
-                let (all, gone) = agent.list().await?;
-                self.todo.gone(gone);
-                self.todo.look(all);
-                Ok(())
-            }
-            Step::Look(uuid) => agent.look(*uuid).await,
-            Step::AskForWork => {
-                let (look, start) = agent.daemon.work().await.map_err(Trouble::Daemon)?;
-                self.todo.look(look);
-                self.todo.start(start);
-                Ok(())
-            }
-            Step::Start(uuid) => {
-                let uuid = *uuid;
-                let started = agent
-                    .worker
-                    .call(format!("starting domain {uuid}"), move |connection| {
-                        connection.start(uuid)
-                    })
-                    .await
-                    .map_err(Trouble::Libvirt)?;
-                if started {
-                    tracing::info!("started domain {uuid}, refused before the host was settled");
-                }
-                Ok(())
+/// What a step brought up.
+#[derive(Debug, Default)]
+struct Next {
+    gone: Vec<Uuid>,
+    look: Vec<Uuid>,
+    start: Vec<Uuid>,
+}
+
+async fn do_step(agent: Arc<Agent>, step: Step) -> Result<Next, Trouble> {
+    let mut next = Next::default();
+    match step {
+        Step::Gone(uuid) => {
+            tracing::info!("domain {uuid} is undefined");
+            agent.daemon.domain_gone(uuid).await.map_err(Trouble::Daemon)?;
+        }
+        Step::LookAtAll => (next.look, next.gone) = agent.list().await?,
+        Step::Look(uuid) => agent.look(uuid).await?,
+        Step::AskForWork => {
+            (next.look, next.start) = agent.daemon.work().await.map_err(Trouble::Daemon)?;
+        }
+        Step::Start(uuid) => {
+            let start = agent
+                .worker
+                .call(format!("starting domain {uuid}"), move |connection| connection.start(uuid));
+            if start.await.map_err(Trouble::Libvirt)? {
+                tracing::info!("started domain {uuid}, refused before the host was settled");
             }
         }
     }
+    Ok(next)
 }
 
 /// Takes the daemon's signals off the bus at once: one that is not taken off holds up every reply behind it.
@@ -282,5 +292,25 @@ async fn forward(mut changes: Changes, news: UnboundedSender<News>) {
         if news.send(told).is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_hour_without_libvirt_is_two_tries_a_minute_and_the_next_trouble_begins_anew() {
+        let mut retry = Retry::now();
+        let (mut gone, mut tries) = (Duration::ZERO, 0);
+        while gone < Duration::from_secs(3600) {
+            gone += retry.wait;
+            retry.later();
+            tries += 1;
+        }
+        // 1, 2, 4, 8, 16 seconds, and then every 30.
+        assert_eq!((tries, retry.wait), (5 + 119, LONGEST));
+        retry.done();
+        assert_eq!((retry.at, retry.wait), (None, SHORTEST));
     }
 }

@@ -22,4 +22,5 @@ mod follow;
 mod live;
 mod permit;
 mod scene;
+mod storm;
 mod trouble;

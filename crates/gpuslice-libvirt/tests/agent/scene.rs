@@ -8,13 +8,13 @@ use gpuslice_api::libvirt::{LibvirtClient, LibvirtInterface, serve};
 use gpuslice_core::request::{ChangeNote, Command, DeviceToWrite};
 use gpuslice_libvirt::agent::Agent;
 use gpuslice_libvirt::daemon::Daemon as DaemonClient;
-use gpuslice_libvirt::link::Worker;
+use gpuslice_libvirt::link::{Notice, Worker};
 use gpuslice_libvirt::service::Service;
 use gpuslice_libvirt::watch::Watch;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, UnboundedSender};
 use uuid::Uuid;
 
 static TURN: Mutex<()> = Mutex::new(());
@@ -26,6 +26,8 @@ pub struct Scene {
     pub person: Person,
     pub agent: Arc<Agent>,
     pub client: LibvirtClient,
+    /// What libvirt tells the agent goes by here.
+    pub notices: UnboundedSender<Notice>,
     daemon_connection: zbus::Connection,
 }
 
@@ -78,7 +80,7 @@ impl Scene {
         }
         let connection = bus.connect().await;
         let (notices, noticed) = mpsc::unbounded_channel();
-        let worker = Worker::start(&setting.uri, notices).unwrap();
+        let worker = Worker::start(&setting.uri, notices.clone()).unwrap();
         let client = Client::over(connection.clone());
         let changes = client.changes().await.unwrap();
         let agent = Arc::new(Agent::new(worker, DaemonClient::new(client)));
@@ -88,7 +90,7 @@ impl Scene {
             Watch::new(Arc::clone(&agent), noticed, changes, setting.daemon_up, |_: &str| {});
         tokio::spawn(watch.run());
         let client = Client::over(bus.connect().await).libvirt().unwrap();
-        Self { bus, daemon, asked, person, agent, client, daemon_connection }
+        Self { bus, daemon, asked, person, agent, client, notices, daemon_connection }
     }
 
     pub async fn daemon_comes(&self) {
