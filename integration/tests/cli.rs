@@ -36,6 +36,11 @@ fn sriov() {
 }
 
 #[test]
+fn parked() {
+    session("parked", "mdev");
+}
+
+#[test]
 fn mdev() {
     session("mdev", "mdev");
 }

@@ -39,6 +39,8 @@ mod late;
 mod lost;
 #[path = "machine/mig.rs"]
 mod mig;
+#[path = "machine/parking.rs"]
+mod parking;
 #[path = "machine/picked.rs"]
 mod picked;
 #[path = "machine/plugging.rs"]

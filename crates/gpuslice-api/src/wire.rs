@@ -17,7 +17,7 @@ pub type Dict = BTreeMap<String, OwnedValue>;
 
 /// Keys whose lists hold dictionaries even when empty.
 const LISTS_OF_ROWS: &[&str] =
-    &["adopted", "blockers", "claims", "devices", "refused", "rows", "steps"];
+    &["adopted", "blockers", "claims", "devices", "refused", "rows", "steps", "unparked"];
 
 /// A value that one of both forms cannot hold.
 #[derive(Debug, thiserror::Error)]

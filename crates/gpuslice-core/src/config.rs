@@ -1,12 +1,16 @@
 //! The configuration: `/etc/gpuslice/gpuslice.toml` and `conf.d/*.toml`, read in that order and by name. What is
 //! not understood is refused with file, line and key; nothing of a broken configuration takes effect.
 
-use crate::ids::{ParseIdError, PciAddress};
+use crate::ids::{ParseIdError, PciAddress, ProfileName};
 use crate::layout::{Layout, Match, Rule, VfCount, Wipe};
 use crate::mode::{Mode, Modes};
+use std::collections::BTreeMap;
 use std::fmt;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+
+/// Most mediated devices of one profile that can be parked on a device: they are to be picked from by eye.
+const MOST_PARKED: u32 = 16;
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -234,9 +238,9 @@ impl Reader<'_> {
 
     fn layout(&mut self, table: &DeTable<'_>, at: usize) -> Option<Layout> {
         let (mut vfs, mut bind, mut modes) = (None, None, Modes::new());
-        let mut wipe = Wipe::Usual;
+        let (mut wipe, mut park) = (Wipe::Usual, BTreeMap::new());
         let before = self.errors.len();
-        let known: Vec<&str> = ["vfs", "bind", "wipe"]
+        let known: Vec<&str> = ["vfs", "bind", "wipe", "park"]
             .into_iter()
             .chain(Mode::ALL.iter().map(|m| m.as_str()))
             .collect();
@@ -260,19 +264,53 @@ impl Reader<'_> {
                 value.span().start,
                 "`wipe` must be \"required\"; without it kernel and driver do what they do".into(),
             ),
+            (_, "park", DeValue::Table(table)) => park = this.park(table),
+            (_, "park", _) => this.fail(
+                value.span().start,
+                "`park` must be a table of profiles: { nvidia-a40-8q = 1 }".into(),
+            ),
             (_, _, DeValue::String(text)) if is_module_name(text) => bind = Some(text.to_string()),
             _ => this.fail(value.span().start, "`bind` must be a driver's name in quotes".into()),
         });
         if self.errors.len() > before {
             return None;
         }
-        // A GPU without VFs can have modes all the same.
-        let vfs = vfs.or((!modes.is_empty()).then_some(VfCount::Exactly(0)));
+        // A GPU without VFs can have modes, and mediated devices, all the same.
+        let without = !modes.is_empty() || !park.is_empty();
+        let vfs = vfs.or(without.then_some(VfCount::Exactly(0)));
         let Some(vfs) = vfs else {
             self.fail(at, "a layout needs `vfs`: a number or \"all\"".into());
             return None;
         };
-        Some(Layout { vfs, bind, modes, wipe })
+        Some(Layout { vfs, bind, modes, wipe, park })
+    }
+
+    /// Which profiles there are, the device says.
+    fn park(&mut self, table: &DeTable<'_>) -> BTreeMap<ProfileName, u32> {
+        let mut park = BTreeMap::new();
+        for (key, value) in table {
+            let profile = match key.get_ref().parse::<ProfileName>() {
+                Ok(profile) => profile,
+                Err(error) => {
+                    self.fail(key.span().start, format!("`park`: {error}"));
+                    continue;
+                }
+            };
+            let count = match value.get_ref() {
+                DeValue::Integer(number) => {
+                    u32::from_str_radix(number.as_str(), number.radix()).ok()
+                }
+                _ => None,
+            };
+            match count.filter(|count| (1..=MOST_PARKED).contains(count)) {
+                Some(count) => drop(park.insert(profile, count)),
+                None => self.fail(
+                    value.span().start,
+                    format!("`park` of {profile} must be a number from 1 to {MOST_PARKED}"),
+                ),
+            }
+        }
+        park
     }
 
     /// A word, a number, or a list of words: which values there are, the device says.

@@ -1,10 +1,11 @@
 //! Desired shape of parents: what a person wrote ([`Rule`]) and what was applied to a particular device
 //! ([`Layout`]).
 
-use crate::ids::{ParentId, PciAddress};
+use crate::ids::{ParentId, PciAddress, ProfileName};
 use crate::mode::Modes;
 use crate::observation::{Function, Observation};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// Shape of one parent.
@@ -22,6 +23,9 @@ pub struct Layout {
     /// Whether a slice has to be proven clean before the next VM gets it.
     #[serde(default, skip_serializing_if = "Wipe::is_default")]
     pub wipe: Wipe,
+    /// How many mediated devices of each profile stand ready to be picked in a dialog.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub park: BTreeMap<ProfileName, u32>,
 }
 
 /// What is asked of a slice between two VMs.
@@ -50,7 +54,8 @@ impl fmt::Display for Layout {
         if self.wipe == Wipe::Required {
             f.write_str(" wipe=required")?;
         }
-        self.modes.iter().try_for_each(|(mode, value)| write!(f, " {mode}={value}"))
+        self.modes.iter().try_for_each(|(mode, value)| write!(f, " {mode}={value}"))?;
+        self.park.iter().try_for_each(|(profile, count)| write!(f, " park:{profile}={count}"))
     }
 }
 
@@ -139,16 +144,18 @@ impl fmt::Display for Match {
 }
 
 /// What the rules say of the devices seen: for each device the first rule that matches it, and the rules that match
-/// none.
+/// none. Of a GPU without SR-IOV whose driver makes mediated devices a rule says only which are parked.
 pub fn resolve<'r>(
     rules: &'r [Rule],
     seen: &Observation,
 ) -> (Vec<(ParentId, &'r Rule)>, Vec<&'r Rule>) {
     let mut resolved = Vec::new();
     let mut met = vec![false; rules.len()];
-    for (address, function) in seen.functions.iter().filter(|(_, f)| f.sriov.is_some()) {
-        let found =
-            rules.iter().zip(met.iter_mut()).find(|(r, _)| r.matches.meets(*address, function));
+    for (address, function) in &seen.functions {
+        let sriov = function.sriov.is_some();
+        let says = |r: &Rule| sriov || !r.layout.park.is_empty();
+        let meets = |r: &Rule| says(r) && r.matches.meets(*address, function);
+        let found = rules.iter().zip(met.iter_mut()).find(|(r, _)| meets(r));
         if let Some((rule, met)) = found {
             *met = true;
             resolved.push((ParentId::Pci(*address), rule));

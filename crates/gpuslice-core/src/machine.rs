@@ -20,6 +20,7 @@ mod hook;
 mod incoming;
 mod layouts;
 mod ops;
+mod parking;
 mod picked;
 mod plug;
 mod release;
@@ -38,7 +39,7 @@ use crate::domain::Domain;
 use crate::guest::GuestCall;
 use crate::health::Said;
 use crate::holders::Holder;
-use crate::ids::{ParentId, SliceId};
+use crate::ids::{MdevUuid, ParentId, SliceId};
 use crate::layout::Layout;
 use crate::mechanism::Mechanism;
 use crate::observation::Observation;
@@ -105,6 +106,8 @@ pub struct Machine {
     young: BTreeSet<SliceId>,
     /// Parents whose VFs were to be made anew since their last use ended.
     repairs: BTreeSet<ParentId>,
+    /// Why a device could not be parked, or not be removed, when it was last tried.
+    park_failed: BTreeMap<MdevUuid, Refusal>,
     /// Slices whose release waits for their device's quarantine to be lifted.
     postponed: BTreeSet<SliceId>,
     /// Up to where the kernel's log was read; recorded with whatever comes of it.
@@ -262,6 +265,7 @@ impl Machine {
         self.run_parked_runs();
         self.run_parked_guests();
         self.run_parked_plugs();
+        self.realise_parking();
         self.tell_settled();
     }
 
@@ -311,11 +315,13 @@ impl Machine {
         format!("{state}; {attached} slices with VMs, {} claims", self.durable.claims.len())
     }
 
-    /// Slices a process may hold without our having given them to it: on a VFIO driver, and assigned to nobody.
+    /// Slices a process may hold without our having given them to it: on a VFIO driver or parked, and assigned to nobody.
     pub fn unassigned(&self) -> Vec<SliceId> {
         let on_vfio = self.seen.vfs.iter().filter(|(_, vf)| vf.on_vfio());
         let vfs = on_vfio.map(|(address, _)| SliceId::Vf(*address));
-        vfs.filter(|slice| !self.run.assignments.contains_key(slice)).collect()
+        let parked = self.seen.mdevs.keys().filter(|uuid| uuid.is_parked());
+        let slices = vfs.chain(parked.map(|uuid| SliceId::Mdev(*uuid)));
+        slices.filter(|slice| !self.run.assignments.contains_key(slice)).collect()
     }
 
     /// Who holds slices that were given to nobody, as last told.

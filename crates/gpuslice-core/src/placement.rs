@@ -139,6 +139,18 @@ impl View<'_> {
         offer.max.map_or(u32::MAX, |max| max.saturating_sub(there))
     }
 
+    /// How many more of a profile a parent can make as mediated devices, and how many its device can have.
+    pub(crate) fn room(&self, parent: &ParentId, profile: &ProfileName) -> Option<(u32, u32)> {
+        let of_profile = |o: &&Offer| o.parent == *parent && o.profile == *profile;
+        self.offers.iter().filter(of_profile).find_map(|offer| match &offer.form {
+            Form::Mdevs { type_id, available } => {
+                let left = available.saturating_sub(self.under_way(parent));
+                Some((left, self.below_most(offer, type_id)))
+            }
+            _ => None,
+        })
+    }
+
     /// Slices held for claims that are not running.
     fn reserved_elsewhere(&self, wanted: &Wanted<'_>) -> u32 {
         self.claims

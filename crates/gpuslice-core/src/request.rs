@@ -341,6 +341,10 @@ pub struct ProfileRow {
     pub used: u32,
     /// Which devices offer it.
     pub parents: Vec<ParentId>,
+    /// What stands ready to be picked in virt-manager's dialogs: every parked mediated device, and of each device's VFs the
+    /// first that is free.
+    #[serde(default)]
+    pub pick: Vec<SliceId>,
 }
 
 /// A row of `gpuslice profiles --types`.
@@ -381,7 +385,7 @@ pub struct SliceRow {
     /// IOMMU group number.
     pub iommu_group: Option<u32>,
     /// `free`, `reserved`, `prepared`, `attached`, `releasing`, `foreign`, `host` (bound to a host driver),
-    /// `cordoned`, `quarantined`, `dirty` (held back until it is clean).
+    /// `cordoned`, `quarantined`, `dirty` (held back until it is clean), `parked` (to be picked in a dialog).
     pub state: String,
     /// The claim it is assigned to.
     pub claim: Option<ClaimKey>,
@@ -432,6 +436,9 @@ pub struct PlanRow {
     pub blockers: Vec<Refusal>,
     /// Matches of the configuration that no device meets.
     pub unmatched: Vec<String>,
+    /// What of `park` cannot be so now, and why; it keeps nothing else from being done.
+    #[serde(default)]
+    pub unparked: Vec<Refusal>,
 }
 
 /// One step of a plan.

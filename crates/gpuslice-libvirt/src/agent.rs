@@ -7,7 +7,8 @@ use crate::attach::write;
 use crate::daemon::{Daemon, Wanted};
 use crate::edits::{Edit, edits, is_there};
 use crate::link::{Connection, LinkError, Worker};
-use gpuslice_core::domain::Domain;
+use gpuslice_core::domain::HostDeviceSource::{Mdev, Pci};
+use gpuslice_core::domain::{Domain, HostDevice};
 use gpuslice_core::refusal::Refusal;
 use gpuslice_core::request::DeviceToWrite;
 use gpuslice_domxml::read_domain;
@@ -126,8 +127,10 @@ impl Agent {
         let seen = self.read(uuid).await.map_err(Trouble::Libvirt)?;
         if seen.as_ref().is_none_or(|seen| !seen.shut_off) {
             let live = self.runs(uuid).await.map_err(Trouble::Libvirt)?;
-            // One that asks for nothing carries nothing of ours.
-            if let Some(live) = live.filter(|live| !live.claims.is_empty()) {
+            // One that asks for nothing carries nothing of ours, but what it was started with before it was adopted.
+            let parked = |d: &HostDevice| matches!(d.source, Mdev(uuid) if uuid.is_parked());
+            let ours = |live: &Domain| !live.claims.is_empty() || live.devices.iter().any(parked);
+            if let Some(live) = live.filter(ours) {
                 self.daemon.domain_runs(live).await.map_err(Trouble::Daemon)?;
             }
         }
@@ -198,7 +201,6 @@ fn told(edit: &Edit) -> String {
 }
 
 fn passed(device: &DeviceToWrite) -> String {
-    use gpuslice_core::domain::HostDeviceSource::{Mdev, Pci};
     match device.source {
         Mdev(uuid) => format!("mdev {uuid}"),
         Pci(address) => address.to_string(),

@@ -16,7 +16,7 @@ use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command, Outcome};
 use gpuslice_core::state::Durable;
 use gpuslice_sim::{HostFile, Kernel};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use uuid::Uuid;
 
@@ -119,7 +119,13 @@ fn layouts(seen: &Observation, rules: Option<&Config>) -> Layouts {
         let (resolved, _) = resolve(&config.rules, seen);
         return resolved.into_iter().map(|(p, rule)| (p, rule.layout.clone())).collect();
     }
-    let all = || Layout { vfs: VfCount::All, bind: None, modes: Modes::new(), wipe: Wipe::Usual };
+    let all = || Layout {
+        vfs: VfCount::All,
+        bind: None,
+        modes: Modes::new(),
+        wipe: Wipe::Usual,
+        park: BTreeMap::new(),
+    };
     let gpus = seen.functions.iter().filter(|(_, f)| f.is_gpu() && f.sriov.is_some());
     gpus.map(|(address, _)| (ParentId::Pci(*address), all())).collect()
 }

@@ -6,6 +6,7 @@ use crate::happening::Happening;
 use crate::invariants::vfs_of;
 use crate::world::{State, VMS, World};
 use gpuslice_core::ids::{ClaimName, MdevUuid, ParentId, PciAddress, SliceId};
+use gpuslice_core::port::HostRead;
 use gpuslice_sim::{Fault, random_faults};
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -198,7 +199,9 @@ impl Action {
             K::Undefine => H::Undefine { vm },
             K::Plain => {
                 let foreign: Vec<SliceId> = world.driver.foreign_mdevs.iter().copied().collect();
-                let slice = match pick(&foreign, b).filter(|_| c % 3 == 0) {
+                let parked = parked(world);
+                let there = if c % 6 == 0 { &foreign } else { &parked };
+                let slice = match pick(there, b).filter(|_| c % 3 == 0) {
                     Some(slice) => *slice,
                     None => SliceId::Vf(any_vf(world, b, low)?),
                 };
@@ -220,7 +223,7 @@ impl Action {
             K::LibvirtUp => H::LibvirtUp { tells: c % 2 == 0 },
             K::Cordon => H::Cordon { parent: parent(a) },
             K::Uncordon => H::Uncordon { parent: parent(a) },
-            K::Edit => H::Edit { config: a % 7 },
+            K::Edit => H::Edit { config: a % 8 },
             K::Apply => H::Apply,
             K::Lists => H::Lists,
             K::Plug => H::Plug { address: address(a) },
@@ -281,6 +284,13 @@ impl Action {
             K::Reboot => H::Reboot,
         })
     }
+}
+
+/// What stands in virt-manager's dialog for mediated devices.
+fn parked(world: &World) -> Vec<SliceId> {
+    let names = world.driver.kernel.list("/sys/bus/mdev/devices").unwrap_or_default();
+    let uuids = names.iter().filter_map(|name| name.parse::<MdevUuid>().ok());
+    uuids.filter(|uuid| uuid.is_parked()).map(SliceId::Mdev).collect()
 }
 
 fn line(world: &World, a: u8, b: u8, c: u16) -> String {

@@ -3,7 +3,7 @@
 use crate::happening::Happening;
 use crate::invariants::{Broken, vfs_of};
 use crate::world::{State, VMS, World, config};
-use gpuslice_core::ids::{ClaimName, SliceId};
+use gpuslice_core::ids::{ClaimName, MdevUuid, SliceId};
 use gpuslice_core::port::{HostRead, link_name, read_text};
 use gpuslice_core::request::{Answer, Command, Outcome};
 use gpuslice_sim::{Noise, Pace};
@@ -149,7 +149,10 @@ impl World {
             return broken(format!("claim {key} outlived its owner"));
         }
         let kernel = &self.driver.kernel;
-        if let Some(uuid) = kernel.list("/sys/bus/mdev/devices").unwrap_or_default().first() {
+        let parks = self.driver.config.contains("park");
+        let names = kernel.list("/sys/bus/mdev/devices").unwrap_or_default();
+        let parked = |name: &&String| parks && name.parse().is_ok_and(MdevUuid::is_parked);
+        if let Some(uuid) = names.iter().find(|name| !parked(name)) {
             return broken(format!("mdev {uuid}"));
         }
         for vf in kernel.pfs().into_iter().flat_map(|pf| vfs_of(kernel, pf)) {

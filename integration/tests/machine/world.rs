@@ -63,7 +63,7 @@ pub struct World {
 
 /// Configurations people write, good and bad.
 pub fn config(index: u8) -> &'static str {
-    const CONFIGS: [&str; 7] = [
+    const CONFIGS: [&str; 8] = [
         "[[gpu]]\nmatch = { vendor-device = \"1002:74a1\" }\nlayout = { vfs = \"all\" }\n\
          [[gpu]]\nmatch = { vendor-device = \"10de:26b9\" }\nlayout = { vfs = \"all\" }\n",
         "[[gpu]]\nmatch = { vendor-device = \"1002:74a1\" }\nlayout = { vfs = 4, wipe = \"required\" }\n\
@@ -75,6 +75,10 @@ pub fn config(index: u8) -> &'static str {
          [[gpu]]\nmatch = { address = \"0000:9f:00.0\" }\nlayout = { vfs = 4 }\n",
         "[[gpu]]\nmatch = { driver = \"gpusim\" }\nlayout = { vfs = 6, wipe = \"required\" }\n",
         "[[gpu]\nmatch = 7\n",
+        "[[gpu]]\nmatch = { driver = \"gpusim\" }\nlayout = { vfs = \"all\" }\n\
+         [[gpu]]\nmatch = { address = \"0000:41:00.0\" }\nlayout = { park = { nvidia-a40-4q = 1 } }\n\
+         [[gpu]]\nmatch = { address = \"0000:81:00.0\" }\n\
+         layout = { vfs = 3, park = { nvidia-a40-4q = 2, nvidia-a40-8q = 1 } }\n",
     ];
     CONFIGS[usize::from(index) % CONFIGS.len()]
 }

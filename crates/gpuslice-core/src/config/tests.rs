@@ -29,7 +29,13 @@ layout = { vfs = "all", bind = "vfio-pci" }
     assert_eq!(first.matches.serial, Some(0xabcd_ef01_2345_6789));
     assert_eq!(
         first.layout,
-        Layout { vfs: VfCount::Exactly(8), bind: None, modes: Modes::new(), wipe: Wipe::Usual }
+        Layout {
+            vfs: VfCount::Exactly(8),
+            bind: None,
+            modes: Modes::new(),
+            wipe: Wipe::Usual,
+            park: BTreeMap::new()
+        }
     );
     assert_eq!(first.origin, "x.toml:4");
     assert_eq!(second.layout.vfs, VfCount::All);
@@ -62,6 +68,27 @@ fn modes_are_words_numbers_or_lists() {
     ] {
         let text = format!("[[gpu]]\nmatch = {{ driver = \"gim\" }}\nlayout = {{ {bad} }}");
         let errors = errors(&text);
+        assert!(errors[0].contains(said), "{bad}: {errors:?}");
+    }
+}
+
+#[test]
+fn what_is_parked_needs_no_vfs_and_is_counted() {
+    let text =
+        "[[gpu]]\nmatch = { model = \"t4\" }\nlayout = { park = { nvidia-t4-8q = 1, b = 0x2 } }";
+    let layout = parse(&[("a.toml".into(), text.into())]).unwrap().rules[0].layout.clone();
+    assert_eq!(layout.to_string(), "vfs=0 park:b=2 park:nvidia-t4-8q=1");
+    for (bad, said) in [
+        ("parc = {}", "a.toml:3:12: unknown key `parc`; did you mean `park`?"),
+        ("vfs = 1, park = 1", "a.toml:3:28: `park` must be a table of profiles"),
+        ("park = { p = 0 }", "a.toml:3:25: `park` of p must be a number from 1 to 16"),
+        ("park = { p = 17 }", "a.toml:3:25: `park` of p must be"),
+        ("park = { p = \"1\" }", "a.toml:3:25: `park` of p must be"),
+        ("park = { \"no such\" = 1 }", "a.toml:3:21: `park`: "),
+        ("park = {}", "a layout needs `vfs`"),
+    ] {
+        let errors =
+            errors(&format!("[[gpu]]\nmatch = {{ driver = \"x\" }}\nlayout = {{ {bad} }}"));
         assert!(errors[0].contains(said), "{bad}: {errors:?}");
     }
 }

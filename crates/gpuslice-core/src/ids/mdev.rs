@@ -1,9 +1,13 @@
 //! Names of mediated devices (Documentation/driver-api/vfio-mediated-device.rst).
 
-use super::{ClaimName, ParseIdError, serde_as_text};
+use super::{ClaimName, ParentId, ParseIdError, ProfileName, serde_as_text};
 use std::fmt;
 use std::str::FromStr;
 use uuid::Uuid;
+
+/// The end of the name of each device that stands ready to be picked: version and variant, and `gpuslice` in ASCII with
+/// the variant in its first letter.
+const PARKED: [u8; 10] = [0x80, 0x00, 0xa7, 0x70, 0x75, 0x73, 0x6c, 0x69, 0x63, 0x65];
 
 /// UUID of a mediated device. sysfs shows it in lower case whatever case was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,6 +18,23 @@ impl MdevUuid {
     /// computed again from the domain XML alone and a copied domain's device is told from the original's.
     pub fn for_claim(domain: Uuid, claim: &ClaimName, index: u32) -> Self {
         Self(Uuid::new_v5(&domain, format!("{claim}/{index}").as_bytes()))
+    }
+
+    /// The UUID of the `index`-th device that stands ready on a parent to be picked. Like that of a claim it can be computed
+    /// again; and whatever its parent and profile, its end tells what it is for (RFC 9562, version 8).
+    pub fn parked(parent: &ParentId, profile: &ProfileName, index: u32) -> Self {
+        let name = format!("{parent}/{profile}/{index}");
+        let hash = Uuid::new_v5(&Uuid::nil(), name.as_bytes());
+        let mut bytes = *hash.as_bytes();
+        for (byte, end) in bytes.iter_mut().skip(16 - PARKED.len()).zip(PARKED) {
+            *byte = end;
+        }
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// Whether it is the name of a device that stands ready to be picked, wherever.
+    pub fn is_parked(self) -> bool {
+        self.0.as_bytes().ends_with(&PARKED)
     }
 
     /// The Proxmox VE guest it was made for, where it is named as Proxmox names them (qemu-server,
@@ -101,6 +122,25 @@ mod tests {
         assert_ne!(first, MdevUuid::for_claim(vm, &ai, 0));
         assert_ne!(first, MdevUuid::for_claim(Uuid::from_u128(0x1235), &gpu0, 0));
         assert_eq!(first.0.get_version_num(), 5);
+    }
+
+    #[test]
+    fn parked_uuids_are_stable_and_known_by_their_end() {
+        let parent: ParentId = "0000:41:00.0".parse().unwrap();
+        let profile: ProfileName = "nvidia-a40-8q".parse().unwrap();
+        let first = MdevUuid::parked(&parent, &profile, 0);
+        assert_eq!(first, MdevUuid::parked(&parent, &profile, 0));
+        assert!(first.to_string().ends_with("-8000-a770-75736c696365"), "{first}");
+        assert_eq!((first.0.get_version_num(), first.0.get_variant()), (8, uuid::Variant::RFC4122));
+        let others = [
+            MdevUuid::parked(&parent, &profile, 1),
+            MdevUuid::parked(&parent, &"nvidia-a40-4q".parse().unwrap(), 0),
+            MdevUuid::parked(&"0000:42:00.0".parse().unwrap(), &profile, 0),
+        ];
+        assert!(others.iter().all(|other| other.is_parked() && *other != first));
+        let claim = MdevUuid::for_claim(Uuid::from_u128(1), &"gpu0".parse().unwrap(), 0);
+        assert!(!claim.is_parked() && claim.proxmox_guest().is_none());
+        assert_eq!(first.proxmox_guest(), None);
     }
 
     #[test]

@@ -40,7 +40,10 @@ impl Machine {
         self.reserved(&slices);
         self.record_claims(domain, &owner, &wants);
         self.record_foreign(domain, &owner);
-        let fresh = slices.iter().copied().filter(|slice| !kept.contains_key(slice)).collect();
+        // What was parked is there already.
+        let parked = |slice: &SliceId| self.seen.has_slice(*slice) && is_parked_name(*slice);
+        let new = |slice: &SliceId| !kept.contains_key(slice) && !parked(slice);
+        let fresh = slices.iter().copied().filter(new).collect();
         Ok((slices, fresh, steps))
     }
 
@@ -113,6 +116,9 @@ impl Machine {
     /// A copied domain carries the devices of the one it was copied from.
     fn require_own_device(&self, domain: &Domain, want: &Want) -> Result<(), Refusal> {
         let Want { key, index, source, .. } = want;
+        if is_parked_name(source.slice()) {
+            return self.require_unpicked(domain, want);
+        }
         let copied = match *source {
             HostDeviceSource::Mdev(uuid) => {
                 uuid != MdevUuid::for_claim(domain.uuid, &key.name, *index)
@@ -135,6 +141,17 @@ impl Machine {
             "start {} again: it is given its own device; or gpuslice attach {} PROFILE",
             domain.name, domain.name
         )))
+    }
+
+    /// One that was picked and not yet exchanged can be with one VM only.
+    fn require_unpicked(&self, domain: &Domain, want: &Want) -> Result<(), Refusal> {
+        let slice = want.source.slice();
+        let assigned = self.run.assignments.get(&slice).filter(|a| a.claim != want.key);
+        let Some(other) = assigned else { return Ok(()) };
+        let whose = self.owner_name(&other.claim);
+        let message = format!("{slice}, picked for {}, is in use by {whose}", domain.name);
+        let hint = format!("start {} again: it is given its own device", domain.name);
+        Err(Refusal::new(Code::Taken, message).hint(hint))
     }
 
     /// A plain hostdev is the user's own affair, unless the slice is somebody else's.
@@ -160,6 +177,11 @@ impl Machine {
             }
             if let Some(why) = self.taken_off_its_driver(domain, device) {
                 return Err(why);
+            }
+            if is_parked_name(slice) && !self.seen.has_slice(slice) {
+                let message = format!("{slice}, picked for {}, is parked no more", domain.name);
+                let hint = format!("gpuslice attach {} PROFILE", domain.name);
+                return Err(Refusal::new(Code::Absent, message).hint(hint));
             }
         }
         Ok(())
@@ -245,4 +267,9 @@ impl Machine {
             None => placement::by_properties(&self.view(), least),
         }
     }
+}
+
+/// Whether a slice is one that stands, or stood, ready to be picked.
+fn is_parked_name(slice: SliceId) -> bool {
+    matches!(slice, SliceId::Mdev(uuid) if uuid.is_parked())
 }

@@ -1,11 +1,11 @@
 //! Lists: what is known, as rows.
 
 use super::Machine;
-use crate::ids::{ClaimKey, MdevTypeId, ParentId, ProfileName, SliceId};
+use crate::ids::{ClaimKey, MdevTypeId, MdevUuid, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::{Form, Offer};
-use crate::observation::{Function, Vf};
+use crate::observation::{Function, Mdev, Vf};
 use crate::placement;
-use crate::refusal::Refusal;
+use crate::refusal::{Code, Refusal};
 use crate::request::{Answer, ClaimRow, ParentRow, ProfileRow, SliceRow, StatusRow, TypeRow};
 use crate::state::{Assignment, Claim, Phase};
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +36,7 @@ impl Machine {
                 .iter()
                 .cloned()
                 .chain(quarantines)
+                .chain(self.never_parked())
                 .chain(self.unwell())
                 .chain(problems)
                 .collect(),
@@ -161,7 +162,9 @@ impl Machine {
             Some(layout) => {
                 let realised = self.realised(parent, layout);
                 match function {
-                    _ if realised => ("ok", self.kept_back(parent)),
+                    _ if realised => {
+                        ("ok", self.kept_back(parent).or_else(|| self.lacks_parked(parent)))
+                    }
                     Some(f) if f.driver.is_none() => {
                         ("waiting", Some("no driver is bound".to_owned()))
                     }
@@ -178,6 +181,21 @@ impl Machine {
         let more = vfs.len().saturating_sub(1);
         let others = if more == 0 { String::new() } else { format!(", and {more} more") };
         Some(format!("{first}{others}; its VFs are made anew when nobody uses them"))
+    }
+
+    /// What of its layout's `park` is not so.
+    fn lacks_parked(&self, parent: &ParentId) -> Option<String> {
+        let layout = self.layouts.get(parent).filter(|layout| !layout.park.is_empty())?;
+        let one = BTreeMap::from([(parent.clone(), layout.clone())]);
+        let mut unparked = self.unparked(&one).into_iter();
+        unparked.find(|(device, _)| device == parent).map(|(_, why)| why.message)
+    }
+
+    /// What of the layouts' `park` a person has to mend.
+    fn never_parked(&self) -> impl Iterator<Item = String> {
+        let lasting = |why: &Refusal| why.code != Code::NoCapacity;
+        let unparked = self.unparked(&self.layouts).into_iter().map(|(_, why)| why);
+        unparked.filter(lasting).map(|why| why.reason())
     }
 
     pub(super) fn list_profiles(&self) -> Answer {
@@ -209,7 +227,9 @@ impl Machine {
                 free: 0,
                 used: used.get(&offer.profile).copied().unwrap_or_default(),
                 parents: Vec::new(),
+                pick: Vec::new(),
             });
+            row.pick.extend(self.to_pick(&offer, usable, &held_back));
             row.free = row.free.saturating_add(free);
             row.max = row.max.zip(offer.max).map(|(a, b)| a.saturating_add(b));
             row.parents.push(offer.parent);
@@ -219,18 +239,47 @@ impl Machine {
 
     fn free_of(&self, offer: &Offer, held_back: &BTreeMap<SliceId, Refusal>) -> u32 {
         match &offer.form {
-            Form::Mdevs { available, .. } => *available,
+            // What is parked makes room for a start.
+            Form::Mdevs { available, .. } => available.saturating_add(count(self.parked_as(offer))),
             Form::TypedVfs { left, .. } => *left,
-            Form::Vfs(vfs) => count(vfs.iter().filter(|address| {
-                let slice = SliceId::Vf(**address);
-                let given = self.run.assignments.contains_key(&slice)
-                    || self.run.foreign.contains_key(&slice)
-                    || self.held.contains_key(&slice)
-                    || held_back.contains_key(&slice);
-                let vf = self.seen.vfs.get(address);
-                !given && vf.is_some_and(|vf| vf.driver.is_none() || vf.on_vfio())
-            })),
+            Form::Vfs(vfs) => count(vfs.iter().filter(|vf| self.is_free(**vf, held_back))),
         }
+    }
+
+    fn is_free(&self, address: PciAddress, held_back: &BTreeMap<SliceId, Refusal>) -> bool {
+        let slice = SliceId::Vf(address);
+        let given = self.run.assignments.contains_key(&slice)
+            || self.run.foreign.contains_key(&slice)
+            || self.held.contains_key(&slice)
+            || held_back.contains_key(&slice);
+        let vf = self.seen.vfs.get(&address);
+        !given && vf.is_some_and(|vf| vf.driver.is_none() || vf.on_vfio())
+    }
+
+    /// What a person can pick of an offer: all that is parked, and one VF, since the others look alike.
+    fn to_pick(
+        &self,
+        offer: &Offer,
+        usable: bool,
+        held_back: &BTreeMap<SliceId, Refusal>,
+    ) -> Vec<SliceId> {
+        let Form::Vfs(vfs) = &offer.form else { return self.parked_as(offer).collect() };
+        let of_nobody = |vf: &&PciAddress| {
+            let named = |claim: &Claim| !claim.orphaned && claim.home.contains(vf);
+            self.is_free(**vf, held_back) && !self.durable.claims.values().any(named)
+        };
+        let first = vfs.iter().filter(|_| usable).find(of_nobody);
+        first.map(|vf| SliceId::Vf(*vf)).into_iter().collect()
+    }
+
+    fn parked_as(&self, offer: &Offer) -> impl Iterator<Item = SliceId> {
+        let of_offer = |(uuid, mdev): (&MdevUuid, &Mdev)| {
+            let (parent, type_id) = (&offer.parent, offer.form.type_id());
+            (uuid.is_parked() && mdev.parent == *parent && Some(&mdev.type_id) == type_id)
+                .then_some(SliceId::Mdev(*uuid))
+        };
+        let there = self.seen.mdevs.iter().filter_map(of_offer);
+        there.filter(|slice| self.is_parked(*slice)).collect::<Vec<_>>().into_iter()
     }
 
     pub(super) fn list_types(&self) -> Answer {
@@ -350,6 +399,7 @@ impl Machine {
         }
         let state = match (slice, vf) {
             _ if self.durable.quarantines.contains_key(parent) => "quarantined",
+            _ if self.is_parked(slice) => "parked",
             // An mdev nobody asked us for is somebody else's.
             (SliceId::Mdev(_), _) => "foreign",
             // So is a type nobody asked us for.

@@ -33,7 +33,7 @@ impl Machine {
             Command::Plan | Command::Apply => {
                 return self.on_configured(request, matches!(command, Command::Apply), config);
             }
-            Command::WaitSettled { timeout_ms } if !self.settled() => {
+            Command::WaitSettled { timeout_ms } if !self.settled() || self.parking_anywhere() => {
                 self.waiting.insert(request);
                 return self.push(Effect::Arm { timer: Timer::Settle(request), after: timeout_ms });
             }
@@ -285,6 +285,7 @@ impl Machine {
             return Err(why.clone());
         }
         let quarantined = self.lift_quarantine(parent);
+        self.park_failed.clear();
         let unwell = self.is_well(parent);
         let dirty = self.run.dirty.values().any(|dirt| dirt.parent == *parent);
         self.wipe_again();

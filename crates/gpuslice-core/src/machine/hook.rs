@@ -14,7 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 impl Machine {
-    pub(super) fn on_hook(&mut self, request: RequestId, call: HookCall) {
+    pub(super) fn on_hook(&mut self, request: RequestId, mut call: HookCall) {
+        call.domain = self.with_parked(call.domain);
         match call.operation {
             HookOperation::Prepare => self.on_prepare(request, call),
             HookOperation::Started | HookOperation::Reconnect => {
@@ -56,7 +57,7 @@ impl Machine {
             return self.refuse_start(request, &call.domain, refusal);
         }
         self.release_leftovers(&call.domain, &owner);
-        if self.stale || self.must_wait(&owner) {
+        if self.stale || self.must_wait(&owner) || self.parking_anywhere() {
             return self.parked.push((request, call));
         }
         match self.admit(&call.domain) {
@@ -65,6 +66,9 @@ impl Machine {
                 let refused = BTreeMap::new();
                 let purpose = Purpose::Prepare { request: Some(request), slices, refused, fresh };
                 self.start_op(purpose, steps);
+            }
+            Err(refusal) if self.make_room(&call.domain, &refusal) => {
+                self.parked.push((request, call));
             }
             Err(refusal) => self.refuse_start(request, &call.domain, refusal),
         }

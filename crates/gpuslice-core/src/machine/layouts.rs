@@ -31,6 +31,9 @@ impl Machine {
         let before = std::mem::replace(&mut self.seen, seen);
         self.remember_types(&before);
         self.overlay_wedged();
+        if slices_changed {
+            self.park_failed.clear();
+        }
         for parent in gone {
             self.parent_left(&parent);
         }
@@ -152,7 +155,9 @@ impl Machine {
                 Ok(steps) => {
                     let parents = self.disturbed(&parent, &steps);
                     let kept_back = |p: &ParentId| {
-                        self.durable.quarantines.contains_key(p) || self.reshaping(p)
+                        self.durable.quarantines.contains_key(p)
+                            || self.reshaping(p)
+                            || self.parking(p)
                     };
                     if parents.iter().any(kept_back) {
                         continue;
@@ -259,6 +264,7 @@ impl Machine {
             steps: Vec::new(),
             blockers: Vec::new(),
             unmatched: Vec::new(),
+            unparked: Vec::new(),
         };
         for (parent, _) in resolved {
             match self.steps_to(&parent, &layouts, true) {
@@ -268,7 +274,8 @@ impl Machine {
                         plan.blockers.extend(together.iter().flat_map(|p| self.in_the_way(p)));
                     }
                     if !steps.is_empty()
-                        && let Some(busy) = together.iter().find(|p| self.reshaping(p))
+                        && let Some(busy) =
+                            together.iter().find(|p| self.reshaping(p) || self.parking(p))
                     {
                         let message = format!("{busy} is being reshaped already");
                         let refusal = Refusal::new(Code::Reshaping, message);
@@ -284,6 +291,11 @@ impl Machine {
                 Err(refusal) => plan.blockers.push(refusal),
             }
         }
+        for (device, steps) in self.parking_steps(&layouts) {
+            let row = |s: &Step| StepRow { parent: device.clone(), step: s.to_string() };
+            plan.steps.extend(steps.iter().map(row));
+        }
+        plan.unparked = self.unparked(&layouts).into_iter().map(|(_, why)| why).collect();
         // What a rule says of a GPU that cannot be sliced never comes true.
         let (whole, unmet): (Vec<_>, Vec<_>) = unmet.into_iter().partition(|rule| {
             self.seen.whole.iter().any(|(address, f)| rule.matches.meets(*address, f))
@@ -331,6 +343,7 @@ impl Machine {
             .filter(|(uuid, mdev)| {
                 let slice = SliceId::Mdev(**uuid);
                 below(&mdev.parent)
+                    && !self.is_parked(slice)
                     && !self.run.assignments.contains_key(&slice)
                     && !self.run.foreign.contains_key(&slice)
             })
@@ -366,12 +379,16 @@ impl Machine {
         for parent in self.layouts.clone().into_keys() {
             let steps = self.steps_to(&parent, &self.layouts, true).unwrap_or_default();
             let parents = self.disturbed(&parent, &steps);
-            let kept_back = |p: &ParentId| self.reshaping(p) || self.quarantine_over(p).is_some();
+            let kept_back = |p: &ParentId| {
+                self.reshaping(p) || self.parking(p) || self.quarantine_over(p).is_some()
+            };
             if !steps.is_empty() && !parents.iter().any(kept_back) {
                 started += 1;
                 self.start_op(Purpose::Layout { parents, request: Some(request) }, steps);
             }
         }
+        self.park_failed.clear();
+        started += self.park(Some(request));
         if started == 0 {
             return self.push(Effect::Answer { request, outcome: Ok(Answer::Plan(plan)) });
         }
@@ -454,21 +471,22 @@ impl Machine {
     /// Answers those who wait, when it has come to be so.
     pub(super) fn tell_settled(&mut self) {
         let settled = self.settled();
-        if settled == self.was_settled {
-            return;
-        }
-        self.was_settled = settled;
-        self.note("settled", settled, if settled { "settled" } else { "no longer settled" });
-        if settled {
+        // Who waits sees what is parked too. No start is kept waiting for that.
+        if settled && !self.parking_anywhere() {
             for request in std::mem::take(&mut self.waiting) {
                 self.push(Effect::Disarm { timer: Timer::Settle(request) });
                 let message = "settled".to_owned();
                 let outcome = Ok(Answer::Done { changed: false, message });
                 self.push(Effect::Answer { request, outcome });
             }
-            if !self.run.start_later.is_empty() {
-                self.note("agent-work", "start", "domains refused as not settled can start");
-            }
+        }
+        if settled == self.was_settled {
+            return;
+        }
+        self.was_settled = settled;
+        self.note("settled", settled, if settled { "settled" } else { "no longer settled" });
+        if settled && !self.run.start_later.is_empty() {
+            self.note("agent-work", "start", "domains refused as not settled can start");
         }
     }
 

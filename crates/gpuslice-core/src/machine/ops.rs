@@ -89,6 +89,13 @@ pub(super) enum Purpose {
         /// Of which device.
         parent: ParentId,
     },
+    /// Devices to be picked from are made or taken away.
+    Park {
+        /// On which device, itself or its VFs.
+        device: ParentId,
+        /// Who applied it, if a person did.
+        request: Option<RequestId>,
+    },
     /// Parents get their layouts.
     Layout {
         /// Which: more than one only where a step for one disturbs the others.
@@ -152,7 +159,7 @@ impl Machine {
                 &one
             }
             Purpose::Layout { parents, .. } => parents,
-            Purpose::Wipe { parent, .. } => {
+            Purpose::Wipe { parent, .. } | Purpose::Park { device: parent, .. } => {
                 one = BTreeSet::from([parent.clone()]);
                 &one
             }
@@ -241,6 +248,7 @@ impl Machine {
             Purpose::Prepare { request, slices, .. } => self.prepared(request, &slices),
             Purpose::Release { slice, .. } => self.released(slice),
             Purpose::Wipe { .. } => {}
+            Purpose::Park { device, request } => self.parking_done(&device, request, None),
             Purpose::Layout { parents, request } => self.layout_done(&parents, request, Ok(())),
         }
     }
@@ -276,6 +284,10 @@ impl Machine {
             Purpose::Wipe { slice, .. } => {
                 self.ops.remove(&id);
                 self.wipe_failed(slice, error);
+            }
+            Purpose::Park { device, request } => {
+                self.ops.remove(&id);
+                self.parking_failed(&device, request, step, error);
             }
             Purpose::Release { slice, tries } => {
                 self.ops.remove(&id);
@@ -332,6 +344,17 @@ impl Machine {
             }
             Purpose::Release { slice, .. } => self.quarantine_of(&[slice], &stuck),
             Purpose::Wipe { parent, .. } => self.quarantine(parent, stuck),
+            Purpose::Park { device, request } => {
+                self.quarantine(device, stuck.clone());
+                if let Some(request) = request {
+                    self.apply_progress(request, Err(stuck));
+                }
+                if let Some(Op { purpose: Purpose::Park { request, .. }, .. }) =
+                    self.ops.get_mut(&id)
+                {
+                    *request = None;
+                }
+            }
             Purpose::Layout { parents, request } => {
                 for parent in parents {
                     self.quarantine(parent, stuck.clone());
@@ -393,7 +416,9 @@ impl Machine {
         match purpose {
             Purpose::Layout { parents, .. } => parents.clone(),
             Purpose::Release { slice, .. } => self.parent_of(*slice).into_iter().collect(),
-            Purpose::Wipe { parent, .. } => BTreeSet::from([parent.clone()]),
+            Purpose::Wipe { parent, .. } | Purpose::Park { device: parent, .. } => {
+                BTreeSet::from([parent.clone()])
+            }
             Purpose::Prepare { slices, .. } => {
                 slices.iter().filter_map(|s| self.parent_of(*s)).collect()
             }
@@ -454,6 +479,7 @@ impl Machine {
         self.ops.values().any(|op| match &op.purpose {
             Purpose::Prepare { slices, .. } => slices.contains(&slice),
             Purpose::Release { slice: s, .. } | Purpose::Wipe { slice: s, .. } => *s == slice,
+            Purpose::Park { .. } => op.steps.iter().any(|step| step.slice() == Some(slice)),
             Purpose::Layout { .. } => false,
         })
     }
@@ -490,6 +516,12 @@ impl Machine {
             Purpose::Release { slice, .. } => self.postpone(slice, why.message),
             // It stays as dirty as it was.
             Purpose::Wipe { .. } => {}
+            // It is tried again when its device may be touched.
+            Purpose::Park { request, .. } => {
+                if let Some(request) = request {
+                    self.apply_progress(request, Err(why));
+                }
+            }
         }
     }
 

@@ -60,8 +60,15 @@ impl Machine {
         domain: &Domain,
         device: &HostDevice,
     ) -> Option<Result<ProfileName, Refusal>> {
-        let (HostDeviceSource::Pci(address), None) = (device.source, &device.alias) else {
+        if device.alias.is_some() {
             return None;
+        }
+        let address = match device.source {
+            HostDeviceSource::Pci(address) => address,
+            HostDeviceSource::Mdev(uuid) if uuid.is_parked() => {
+                return self.profile_of_parked(uuid).map(Ok);
+            }
+            HostDeviceSource::Mdev(_) => return None,
         };
         let parent = ParentId::Pci(self.seen.vfs.get(&address)?.pf);
         self.layouts.get(&parent)?;
@@ -83,7 +90,7 @@ impl Machine {
     }
 
     /// The name of the claim that had this device before its metadata was lost, else the first that is free.
-    fn name_for(
+    pub(super) fn name_for(
         &self,
         domain: &Domain,
         device: &HostDevice,

@@ -12,7 +12,7 @@ use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
 use crate::request::Answer;
 use crate::state::{Assignment, Claim, Phase};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A hot-plug as ordered.
 #[derive(Debug, Clone)]
@@ -42,7 +42,7 @@ impl Machine {
         let on_its_way = |(slice, a): (&SliceId, &Assignment)| {
             a.claim == key && (a.phase == Phase::Releasing || self.working_on(*slice))
         };
-        if self.stale || self.run.assignments.iter().any(on_its_way) {
+        if self.stale || self.parking_anywhere() || self.run.assignments.iter().any(on_its_way) {
             return self.parked_plugs.push((request, order));
         }
         let before = self.durable.claims.get(&key).cloned();
@@ -62,6 +62,12 @@ impl Machine {
             }
             Err(refusal) => {
                 self.run.assignments = kept;
+                let profiles = self.profile_for(&order.claim.request).into_iter().collect();
+                if self.make_room_for(&profiles, &BTreeSet::new(), &refusal) {
+                    // The claim is made anew then.
+                    self.restore_claim(&key, before);
+                    return self.parked_plugs.push((request, order));
+                }
                 let plug = Plugging { key, before, slices: Vec::new() };
                 self.plug_refused(request, plug, refusal);
             }
@@ -127,18 +133,25 @@ impl Machine {
 
     /// The claim is as before; its slices are on their way back already.
     pub(super) fn plug_refused(&mut self, request: RequestId, plug: Plugging, refusal: Refusal) {
-        let now = self.durable.claims.get(&plug.key);
-        if now != plug.before.as_ref() {
-            match plug.before {
-                Some(before) => drop(self.durable.claims.insert(plug.key.clone(), before)),
-                None => drop(self.end_claim(&plug.key)),
-            }
-            self.persist(Stored::Durable);
+        if self.restore_claim(&plug.key, plug.before) {
             self.note("claim", &plug.key, "as before: the hot-plug was refused");
         }
         let text = format!("hot-plug for {} refused: {refusal}", plug.key);
         self.push(Effect::Log { warning: true, text });
         self.push(Effect::Answer { request, outcome: Err(refusal) });
+    }
+
+    /// Whether the claim was another one meanwhile.
+    fn restore_claim(&mut self, key: &ClaimKey, before: Option<Claim>) -> bool {
+        if self.durable.claims.get(key) == before.as_ref() {
+            return false;
+        }
+        match before {
+            Some(before) => drop(self.durable.claims.insert(key.clone(), before)),
+            None => drop(self.end_claim(key)),
+        }
+        self.persist(Stored::Durable);
+        true
     }
 
     /// What no VM was given is taken back; whatever libvirt had plugged in all the same is held until it is out.
@@ -159,6 +172,7 @@ impl Machine {
     /// What a running domain carries is what counts, whoever plugged or unplugged it, and however late: what was taken
     /// back meanwhile, because nobody held it, is its own again unless somebody else was given it.
     pub(super) fn on_domain_runs(&mut self, request: RequestId, domain: Domain) {
+        let domain = self.with_parked(domain);
         let unknown = self.carries_unassigned(&domain);
         if unknown && self.cannot_adopt(&domain) {
             return self.parked_runs.push((request, domain));

@@ -129,6 +129,7 @@ impl Machine {
         };
         self.persist(Stored::Runtime);
         self.repairs.remove(&self.seen.device_of(&assignment.parent));
+        self.park_failed.clear();
         self.note("slice", slice, format!("released by {}", assignment.claim));
     }
 
@@ -203,7 +204,12 @@ impl Machine {
                 self.push(Effect::Arm { timer: Timer::Grace(slice), after: GRACE });
             }
             None if self.run.dirty.contains_key(&slice) => self.wipe_again(),
-            None => {}
+            None => {
+                if let SliceId::Mdev(uuid) = slice {
+                    // Parked, and now it can go.
+                    self.park_failed.remove(&uuid);
+                }
+            }
         }
     }
 

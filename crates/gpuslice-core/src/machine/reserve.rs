@@ -6,6 +6,7 @@ use crate::domain::HostDeviceSource;
 use crate::execute::{Meaning, StepError};
 use crate::ids::{ClaimKey, MdevUuid, Parameters, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::{Fabric, MDEV};
+use crate::observation::Mdev;
 use crate::placement::{self, Refused, Wanted};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
@@ -96,6 +97,9 @@ impl Machine {
         fabric: Option<&Fabric>,
     ) -> Result<Assignment, Refusal> {
         if let Some(there) = self.seen.mdevs.get(&uuid) {
+            if self.is_parked(SliceId::Mdev(uuid)) {
+                return self.place_parked(want, there);
+            }
             return Err(Refusal::new(
                 Code::Foreign,
                 format!(
@@ -124,6 +128,26 @@ impl Machine {
             profile: want.profile.clone(),
             mechanism: MDEV.to_owned(),
             type_id: Some(type_id),
+            parameters: want.parameters.clone(),
+            managed: want.managed,
+            hotplug: want.hotplug,
+            phase: Phase::Reserved,
+            trouble: None,
+        })
+    }
+
+    /// A device that was picked is taken as it stands.
+    fn place_parked(&self, want: &Want, there: &Mdev) -> Result<Assignment, Refusal> {
+        if let Some(why) = self.view().parent_reason(&there.parent) {
+            return Err(why);
+        }
+        Ok(Assignment {
+            claim: want.key.clone(),
+            index: want.index,
+            parent: there.parent.clone(),
+            profile: want.profile.clone(),
+            mechanism: MDEV.to_owned(),
+            type_id: Some(there.type_id.clone()),
             parameters: want.parameters.clone(),
             managed: want.managed,
             hotplug: want.hotplug,

@@ -70,6 +70,7 @@ impl Machine {
             presumed_dead: BTreeSet::new(),
             young: BTreeSet::new(),
             repairs: BTreeSet::new(),
+            park_failed: BTreeMap::new(),
             postponed: BTreeSet::new(),
             log_read: None,
             unplaced: VecDeque::new(),

@@ -15,13 +15,14 @@ pub fn plan(row: &PlanRow, done: bool, paint: Paint) -> String {
         out = table(&[left("GPU"), left("STEP")], &rows, paint);
     }
     // Writing to a String cannot fail.
-    for blocker in &row.blockers {
-        let label = paint.paint(Tone::Bad, "in the way:");
-        let _ = writeln!(out, "{label} {}", printable(&blocker.to_string()));
-        for cause in &blocker.causes {
+    let blockers = row.blockers.iter().map(|why| (paint.paint(Tone::Bad, "in the way:"), why));
+    let unparked = row.unparked.iter().map(|why| (paint.paint(Tone::Warn, "not parked:"), why));
+    for (label, why) in blockers.chain(unparked) {
+        let _ = writeln!(out, "{label} {}", printable(&why.to_string()));
+        for cause in &why.causes {
             let _ = writeln!(out, "  caused by: {}", printable(cause));
         }
-        if let Some(hint) = &blocker.hint {
+        if let Some(hint) = &why.hint {
             let _ = writeln!(out, "  {} {}", paint.paint(Tone::Good, "hint:"), printable(hint));
         }
     }

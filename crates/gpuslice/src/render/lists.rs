@@ -3,7 +3,7 @@
 use crate::claims::shown;
 use crate::style::{Paint, of_state};
 use crate::table::{Cell, left, list, maybe, right, table};
-use gpuslice_core::ids::ParentId;
+use gpuslice_core::ids::{ParentId, SliceId};
 use gpuslice_core::request::{ClaimRow, ParentRow, ProfileRow, SliceRow, TypeRow};
 
 fn state(word: &str) -> Cell {
@@ -24,6 +24,20 @@ fn some(parents: &[ParentId]) -> Cell {
             Cell::from(format!("{first} and {} more", rest.len() + 1))
         }
         few => list(few),
+    }
+}
+
+/// As virt-manager's dialogs show them: one is enough to pick.
+fn to_pick(slices: &[SliceId]) -> Cell {
+    let shown = |slice: &SliceId| match slice {
+        SliceId::Mdev(uuid) => uuid.to_string(),
+        SliceId::Vf(address) | SliceId::Function(address) => address.to_string(),
+    };
+    match slices {
+        [first, rest @ ..] if !rest.is_empty() => {
+            Cell::from(format!("{} and {} more", shown(first), rest.len()))
+        }
+        few => maybe(few.first().map(shown)),
     }
 }
 
@@ -89,7 +103,8 @@ pub fn parents(rows: &[ParentRow], paint: Paint) -> String {
 
 /// `gpuslice profiles`.
 pub fn profiles(rows: &[ProfileRow], paint: Paint) -> String {
-    let columns = [
+    let picks = rows.iter().any(|row| !row.pick.is_empty());
+    let mut columns = vec![
         left("PROFILE"),
         right("MEMORY"),
         left("ISOLATION"),
@@ -101,8 +116,11 @@ pub fn profiles(rows: &[ProfileRow], paint: Paint) -> String {
         left("GPUS"),
         left("DESCRIPTION"),
     ];
+    if picks {
+        columns.insert(9, left("TO PICK"));
+    }
     let row = |row: &ProfileRow| {
-        vec![
+        let mut cells = vec![
             Cell::from(&row.profile),
             maybe(row.memory.map(memory)),
             Cell::from(&row.isolation),
@@ -113,7 +131,11 @@ pub fn profiles(rows: &[ProfileRow], paint: Paint) -> String {
             maybe(row.type_id.as_ref()),
             some(&row.parents),
             maybe(row.description.as_ref()),
-        ]
+        ];
+        if picks {
+            cells.insert(9, to_pick(&row.pick));
+        }
+        cells
     };
     table(&columns, &rows.iter().map(row).collect::<Vec<_>>(), paint)
 }

@@ -1,0 +1,379 @@
+//! Mediated devices that stand ready to be picked in virt-manager's dialog, which lists none but those that exist. Whoever
+//! picks one gets a device of its own; the parked one stays for the next. What is parked takes nothing from anybody:
+//! a start that needs its place has it.
+
+use super::ops::{Op, Purpose};
+use super::{Effect, Machine, RequestId};
+use crate::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource, alias_for};
+use crate::execute::{Meaning, StepError};
+use crate::ids::{MdevUuid, Owner, ParentId, ProfileName, SliceId};
+use crate::layout::Layout;
+use crate::mechanism::{Fabric, Form, Layouts, Offer};
+use crate::placement::{self, Wanted};
+use crate::plan::Step;
+use crate::refusal::{Code, Refusal};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a layout wants parked.
+fn wanted<'a>(
+    device: &'a ParentId,
+    layout: &'a Layout,
+) -> impl Iterator<Item = (MdevUuid, &'a ProfileName)> {
+    let indexes =
+        layout.park.iter().flat_map(|(profile, count)| (0..*count).map(move |i| (profile, i)));
+    indexes.map(|(profile, index)| (MdevUuid::parked(device, profile, index), profile))
+}
+
+impl Machine {
+    /// Whether a device stands ready to be picked: it is there, and nobody was given it.
+    pub(super) fn is_parked(&self, slice: SliceId) -> bool {
+        matches!(slice, SliceId::Mdev(uuid) if uuid.is_parked() && self.seen.mdevs.contains_key(&uuid))
+            && !self.run.assignments.contains_key(&slice)
+            && !self.run.foreign.contains_key(&slice)
+    }
+
+    fn parked(&self) -> impl Iterator<Item = MdevUuid> + '_ {
+        let named = self.seen.mdevs.keys().copied().filter(|uuid| uuid.is_parked());
+        named.filter(|uuid| self.is_parked(SliceId::Mdev(*uuid)))
+    }
+
+    /// Those that nobody holds or works on, and that may be taken away.
+    fn idle(&self) -> impl Iterator<Item = (MdevUuid, ParentId)> + '_ {
+        let idle = self.parked().filter(|uuid| {
+            let slice = SliceId::Mdev(*uuid);
+            !self.held.contains_key(&slice)
+                && !self.working_on(slice)
+                && !self.park_failed.contains_key(uuid)
+        });
+        let device =
+            |uuid| Some((uuid, self.seen.device_of(self.seen.made_by(SliceId::Mdev(uuid))?)));
+        idle.filter_map(device)
+            .filter(|(_, device)| self.quarantine_over(device).is_none() && !self.reshaping(device))
+    }
+
+    /// Whether a device has something parked on it right now, or taken away.
+    pub(super) fn parking(&self, device: &ParentId) -> bool {
+        let of_device =
+            |op: &Op| matches!(&op.purpose, Purpose::Park { device: d, .. } if d == device);
+        self.ops.values().any(of_device)
+    }
+
+    /// How much room there is will be known in a moment.
+    pub(super) fn parking_anywhere(&self) -> bool {
+        self.ops.values().any(|op| matches!(op.purpose, Purpose::Park { .. }) && !op.overdue)
+    }
+
+    /// The profile of a parked device, by the layout that wants it or by what is there.
+    pub(super) fn profile_of_parked(&self, uuid: MdevUuid) -> Option<ProfileName> {
+        let mut wants = self.layouts.iter().flat_map(|(device, layout)| wanted(device, layout));
+        let known = wants.find(|(wanted, _)| *wanted == uuid);
+        if let Some((_, profile)) = known {
+            return Some(profile.clone());
+        }
+        let mdev = self.seen.mdevs.get(&uuid)?;
+        self.profile_of(&mdev.parent, &mdev.type_id)
+    }
+
+    /// A domain that starts, or runs, with what somebody picked for it and nobody has exchanged yet, as if it asked for
+    /// that by a claim. The claim ends with the run.
+    pub(super) fn with_parked(&self, domain: Domain) -> Domain {
+        let picked = |device: &HostDevice| match device.source {
+            HostDeviceSource::Mdev(uuid) if device.alias.is_none() && uuid.is_parked() => {
+                Some(uuid)
+            }
+            _ => None,
+        };
+        if !domain.devices.iter().any(|device| picked(device).is_some()) {
+            return domain;
+        }
+        let mut domain = domain;
+        for at in 0..domain.devices.len() {
+            let Some(device) = domain.devices.get(at).cloned() else { continue };
+            let Some(profile) = picked(&device).and_then(|uuid| self.profile_of_parked(uuid))
+            else {
+                continue;
+            };
+            let owner = Owner::Domain(domain.uuid);
+            let assigned = self.run.assignments.get(&device.source.slice());
+            let had = assigned.filter(|a| a.claim.owner == owner).map(|a| a.claim.name.clone());
+            let Some(name) = had.or_else(|| self.name_for(&domain, &device, &profile)) else {
+                continue;
+            };
+            if let Some(device) = domain.devices.get_mut(at) {
+                device.alias = Some(alias_for(&name, 0));
+            }
+            domain.claims.push(ClaimRequest::one(&name, profile));
+        }
+        domain
+    }
+
+    /// Takes one parked device away for a start that was refused for want of room. The start is judged again then.
+    pub(super) fn make_room(&mut self, domain: &Domain, why: &Refusal) -> bool {
+        let of_mdevs = |c: &&ClaimRequest| {
+            domain.devices.iter().any(|d| {
+                matches!(d.source, HostDeviceSource::Mdev(_))
+                    && d.our_claim().is_some_and(|(name, _)| name == c.name)
+            })
+        };
+        let profiles =
+            domain.claims.iter().filter(of_mdevs).filter_map(|c| self.profile_for(c).ok());
+        let profiles: BTreeSet<ProfileName> = profiles.collect();
+        let carried: BTreeSet<SliceId> = domain.devices.iter().map(|d| d.source.slice()).collect();
+        self.make_room_for(&profiles, &carried, why)
+    }
+
+    pub(super) fn make_room_for(
+        &mut self,
+        profiles: &BTreeSet<ProfileName>,
+        carried: &BTreeSet<SliceId>,
+        why: &Refusal,
+    ) -> bool {
+        if why.code != Code::NoCapacity || profiles.is_empty() {
+            return false;
+        }
+        let offers = self.offers();
+        let of_mdevs =
+            |o: &&Offer| profiles.contains(&o.profile) && matches!(o.form, Form::Mdevs { .. });
+        let devices: BTreeSet<ParentId> =
+            offers.iter().filter(of_mdevs).map(|o| self.seen.device_of(&o.parent)).collect();
+        let cordoned = |device: &ParentId| self.durable.cordons.contains_key(device);
+        let same = |uuid: MdevUuid| {
+            self.profile_of_parked(uuid).is_some_and(|profile| profiles.contains(&profile))
+        };
+        let candidates = self.idle().filter(|(uuid, device)| {
+            devices.contains(device)
+                && !cordoned(device)
+                && !carried.contains(&SliceId::Mdev(*uuid))
+        });
+        // One of the same profile makes just the room that is needed.
+        let Some((uuid, device)) = candidates.min_by_key(|(uuid, _)| (!same(*uuid), *uuid)) else {
+            return false;
+        };
+        self.start_op(Purpose::Park { device, request: None }, vec![Step::RemoveMdev { uuid }]);
+        true
+    }
+
+    /// Parks what layouts want, and takes away what they do not want any more.
+    pub(super) fn realise_parking(&mut self) {
+        // Whoever waits for a start comes first.
+        let waits = !self.parked.is_empty() || !self.parked_plugs.is_empty();
+        if !self.observed || self.stale || waits {
+            return;
+        }
+        self.park(None);
+    }
+
+    /// Starts what brings each device to what its layout wants parked; answers how many.
+    pub(super) fn park(&mut self, request: Option<RequestId>) -> usize {
+        let due = self.parking_steps(&self.layouts);
+        let due: Vec<_> = due.into_iter().filter(|(device, _)| !self.parking(device)).collect();
+        let started = due.len();
+        for (device, steps) in due {
+            self.start_op(Purpose::Park { device, request }, steps);
+        }
+        started
+    }
+
+    /// What is to be done on each device, with what there is room for now.
+    pub(super) fn parking_steps(&self, layouts: &Layouts) -> BTreeMap<ParentId, Vec<Step>> {
+        let mut due: BTreeMap<ParentId, Vec<Step>> = BTreeMap::new();
+        let parks = layouts.values().any(|layout| !layout.park.is_empty());
+        if !parks && !self.seen.mdevs.keys().any(|uuid| uuid.is_parked()) {
+            return due;
+        }
+        let mut unwanted: BTreeMap<MdevUuid, ParentId> = self.idle().collect();
+        for (device, layout) in layouts {
+            for (uuid, _) in wanted(device, layout) {
+                unwanted.remove(&uuid);
+            }
+        }
+        for (uuid, device) in unwanted {
+            due.entry(device).or_default().push(Step::RemoveMdev { uuid });
+        }
+        for (device, layout) in layouts.iter().filter(|(_, layout)| !layout.park.is_empty()) {
+            let kept_back = self.quarantine_over(device).is_some()
+                || self.durable.cordons.contains_key(device)
+                || self.reshaping(device);
+            // The room of what is taken away shows when it is gone.
+            if !kept_back && !due.contains_key(device) {
+                let steps = self.missing(device, layout);
+                if !steps.is_empty() {
+                    due.insert(device.clone(), steps);
+                }
+            }
+        }
+        due
+    }
+
+    /// Steps that park what a device lacks, as far as there is room.
+    fn missing(&self, device: &ParentId, layout: &Layout) -> Vec<Step> {
+        let fabric = Fabric::alone(device.clone());
+        let mut view = None;
+        // How many of one profile each parent is about to make: what room that leaves for others it says after that.
+        let mut planned: BTreeMap<ParentId, (&ProfileName, u32)> = BTreeMap::new();
+        let mut steps = Vec::new();
+        for (uuid, profile) in wanted(device, layout) {
+            let slice = SliceId::Mdev(uuid);
+            let there = self.seen.has_slice(slice)
+                || self.run.assignments.contains_key(&slice)
+                || self.working_on(slice)
+                || self.park_failed.contains_key(&uuid);
+            if there {
+                continue;
+            }
+            let view = view.get_or_insert_with(|| self.view());
+            let all: u32 = planned.values().filter(|(p, _)| *p == profile).map(|(_, n)| n).sum();
+            let mut full = BTreeMap::new();
+            for (parent, (other, count)) in &planned {
+                let room = view.room(parent, profile);
+                if *other != profile
+                    || room.is_none_or(|(left, most)| *count >= left || all >= most)
+                {
+                    let message = format!("{parent} is about to make one");
+                    full.insert(parent.clone(), Refusal::new(Code::NoCapacity, message));
+                }
+            }
+            let wanted = Wanted { profile, key: None, numa: None, fabric: Some(&fabric) };
+            let Ok((parent, type_id)) = placement::mdev(view, &wanted, &full) else { continue };
+            if view.room(&parent, profile).is_some_and(|(_, most)| all < most) {
+                planned.entry(parent.clone()).or_insert((profile, 0)).1 += 1;
+                steps.push(Step::CreateMdev { parent, type_id, uuid });
+            }
+        }
+        steps
+    }
+
+    /// An operation of ours came to its end.
+    pub(super) fn parking_done(
+        &mut self,
+        device: &ParentId,
+        request: Option<RequestId>,
+        failed: Option<(&Step, Refusal)>,
+    ) {
+        let outcome = match failed {
+            None => Ok(super::claims::done(true, "parked")),
+            Some((step, refusal)) => {
+                if let Some(SliceId::Mdev(uuid)) = step.slice() {
+                    self.park_failed.insert(uuid, refusal.clone());
+                }
+                Err(refusal)
+            }
+        };
+        self.note("parent", device, "what is parked on it changed");
+        if let Some(request) = request {
+            self.apply_progress(request, outcome);
+        }
+    }
+
+    /// A device that cannot be parked keeps nothing else from being done.
+    pub(super) fn parking_failed(
+        &mut self,
+        device: &ParentId,
+        request: Option<RequestId>,
+        step: &Step,
+        error: &StepError,
+    ) {
+        let code = match (error, error.meaning(step)) {
+            (StepError::Held { .. }, _) => Code::Held,
+            (_, Meaning::Full) => Code::NoCapacity,
+            _ => Code::DeviceFailed,
+        };
+        let refusal = Refusal::new(code, format!("cannot {step}"))
+            .because(error.to_string())
+            .hint(format!("dmesg | grep {device}; then gpuslice apply"));
+        let text = format!("{device}: {refusal}: {error}");
+        self.push(Effect::Log { warning: true, text });
+        if let (StepError::Held { .. }, Some(slice)) = (error, step.slice()) {
+            self.push(Effect::Watch { slice });
+        }
+        self.parking_done(device, None, Some((step, refusal)));
+        // The layout is applied; what could not be parked is told by the plan and by the device's row.
+        if let Some(request) = request {
+            self.apply_progress(request, Ok(super::claims::done(true, "applied")));
+        }
+    }
+
+    /// What of these layouts cannot be parked now, and why.
+    pub(super) fn unparked(&self, layouts: &Layouts) -> Vec<(ParentId, Refusal)> {
+        let mut unparked = Vec::new();
+        // What is to go and cannot.
+        for (uuid, why) in &self.park_failed {
+            let wants =
+                |(device, layout)| wanted(device, layout).any(|(wanted, _)| wanted == *uuid);
+            if let Some(mdev) = self.seen.mdevs.get(uuid).filter(|_| !layouts.iter().any(wants)) {
+                unparked.push((self.seen.device_of(&mdev.parent), why.clone()));
+            }
+        }
+        for (device, layout) in layouts.iter().filter(|(_, layout)| !layout.park.is_empty()) {
+            let offers = self.offers_below(device);
+            // Before its VFs are made nothing is known.
+            if offers.is_empty() && !self.realised(device, layout) {
+                continue;
+            }
+            for (profile, count) in &layout.park {
+                if let Some(why) = self.not_parked(device, profile, *count, &offers) {
+                    unparked.push((device.clone(), why));
+                }
+            }
+        }
+        unparked
+    }
+
+    /// What a device offers as mediated devices, itself or its VFs.
+    fn offers_below(&self, device: &ParentId) -> Vec<Offer> {
+        let parents = self.seen.mdev_parents.keys();
+        let below = parents.filter(|parent| self.seen.device_of(parent) == *device);
+        let offers = below.flat_map(|parent| self.offers_of(parent));
+        offers.filter(|offer| matches!(offer.form, Form::Mdevs { .. })).collect()
+    }
+
+    fn not_parked(
+        &self,
+        device: &ParentId,
+        profile: &ProfileName,
+        count: u32,
+        offers: &[Offer],
+    ) -> Option<Refusal> {
+        let of_profile: Vec<&Offer> = offers.iter().filter(|o| o.profile == *profile).collect();
+        if of_profile.is_empty() {
+            let known: BTreeSet<&str> = offers.iter().map(|o| o.profile.as_str()).collect();
+            let message = if known.is_empty() {
+                format!(
+                    "{device} makes no mediated devices, so nothing is parked; VFs need no parking"
+                )
+            } else {
+                format!("{device} offers no {profile} to be parked")
+            };
+            let nearest = known
+                .into_iter()
+                .min_by_key(|known| strsim::damerau_levenshtein(known, profile.as_str()));
+            let hint = match nearest {
+                Some(nearest) => format!(
+                    "write {nearest}, or another of gpuslice profiles, into its layout; then gpuslice apply"
+                ),
+                None => format!("take park out of the layout of {device}, then gpuslice apply"),
+            };
+            return Some(Refusal::new(Code::NoProfile, message).hint(hint));
+        }
+        let uuids = || (0..count).map(|index| MdevUuid::parked(device, profile, index));
+        let there = uuids().filter(|uuid| self.seen.mdevs.contains_key(uuid)).count();
+        let failed = uuids().find_map(|uuid| self.park_failed.get(&uuid));
+        if let Some(failed) = failed {
+            return Some(failed.clone());
+        }
+        let due = self.missing_of(device, profile);
+        if due || there >= usize::try_from(count).unwrap_or(usize::MAX) {
+            return None;
+        }
+        let message =
+            format!("{there} of {count} {profile} are parked on {device}: there is no room");
+        Some(Refusal::new(Code::NoCapacity, message).hint("gpuslice slices"))
+    }
+
+    /// Whether one more of a profile is about to be parked on a device.
+    fn missing_of(&self, device: &ParentId, profile: &ProfileName) -> bool {
+        let fabric = Fabric::alone(device.clone());
+        let wanted = Wanted { profile, key: None, numa: None, fabric: Some(&fabric) };
+        self.parking(device) || placement::mdev(&self.view(), &wanted, &BTreeMap::new()).is_ok()
+    }
+}

@@ -1,0 +1,70 @@
+# What virt-manager's dialogs write, by its own code (virt-xml): a VF and a parked mdev are adopted, each VM gets its own
+# group: main
+# order: 46
+# needs: product
+# limit: 300
+. /lab/scenarios/product.sh
+cleanup() { clear_domains; systemctl start gpuslice-libvirt-agent; boot_host; }
+trap cleanup EXIT
+
+# no addresses of other scenarios' cards
+mi300x=0021:00:00.0 t4=0022:00:00.0
+mdev_of() { virsh dumpxml --inactive "$1" | tr -d '\n' | sed -nE "s/.*<address uuid=['\"]([0-9a-f-]+)['\"].*/\1/p"; }
+vf_of() { virsh dumpxml --inactive "$1" | tr -d '\n' | sed -nE "s/.*<hostdev mode='subsystem' type='pci'[^>]*>.*<source> *<address domain='0x(....)' bus='0x(..)' slot='0x(..)' function='0x(.)'.*/\1:\2:\3.\4/p"; }
+uuid_of() { virsh domuuid "$1" | head -n 1; }
+own_mdev() { [ "$(mdev_of "$1")" = "$(mdev_uuid "$(uuid_of "$1")" gpu0)" ]; }
+node_of() { virsh nodedev-list --cap "$1" | grep -m 1 -F "$(tr ':.-' '___' <<< "$2")"; } # CAP ADDRESS-OR-UUID
+pick_of() { field profiles profile "$1" pick | jq -r '.[0]'; }
+
+expect "the boot's cards go" other_host
+expect "an MI300X and a T4 come" load_gpusim mi300x:vfs=4:domain=0x21,t4:domain=0x22 gpusim-pf nvidia
+layouts() { # of the T4 too, if there is an argument
+  echo "[[gpu]]"; echo "match = { address = \"$mi300x\" }"; echo "layout = { vfs = 4 }"
+  [ $# = 0 ] || { echo "[[gpu]]"; echo "match = { address = \"$t4\" }"; echo "layout = { $1 }"; }
+}
+layouts "park = { nvidia-t4-8q = 1 }" > /etc/gpuslice/gpuslice.toml
+expect "gpusliced starts" daemon start
+all_up
+parked=$(pick_of nvidia-t4-8q); parked=${parked#mdev:}
+vf_profile=amd-74a1-vf4
+vf=$(pick_of $vf_profile); vf=${vf#vf:}
+expect_eq "its state" parked "$(slice_state "mdev:$parked")"
+wait_for 20 "libvirt lists it" node_of mdev "$parked"
+expect "libvirt lists the VF" node_of pci "$vf"
+
+say "two VMs pick the same two devices"
+for vm in eins zwei; do
+  domain $vm "" "" | define
+  expect "virt-xml adds the VF" virt-xml $vm --add-device --hostdev "$(node_of pci "$vf")"
+  wait_for 20 "it is a claim" is idle claim_state "$(uuid_of $vm)/gpu0"
+  expect "virt-xml adds the mdev" virt-xml $vm --add-device --hostdev "$(node_of mdev "$parked")"
+  wait_for 20 "and so is the mdev" is idle claim_state "$(uuid_of $vm)/gpu1"
+done
+expect_eq "the first has the VF that it picked" "$vf" "$(vf_of eins)"
+expect "the second has another" not is "$vf" vf_of zwei
+for vm in eins zwei; do
+  wait_for 20 "$vm has an mdev of its own" is "$(mdev_uuid "$(uuid_of $vm)" gpu1)" mdev_of $vm
+  start $vm
+  expect_eq "its VF" attached "$(claim_state "$(uuid_of $vm)/gpu0")"
+  expect_eq "its mdev" attached "$(claim_state "$(uuid_of $vm)/gpu1")"
+done
+
+say "the second took the room of the parked one, which comes back"
+# 16 GiB: two of 8 run.
+expect_eq "none is parked" "" "$(slice_state "mdev:$parked")"
+destroy zwei
+wait_for 20 "one is parked again" is parked slice_state "mdev:$parked"
+
+say "started before anybody adopted it"
+systemctl stop gpuslice-libvirt-agent
+domain drei "" "$(mdev_device "$parked")" | define
+start drei
+expect_eq "the parked one is its own while it runs" "$(uuid_of drei)/gpu0" "$(slice_claim "mdev:$parked")"
+destroy drei
+systemctl start gpuslice-libvirt-agent
+wait_for 30 "then it has its own" own_mdev drei
+
+say "park is taken out of the layout"
+layouts > /etc/gpuslice/gpuslice.toml
+expect "gpuslice apply" gpuslice apply
+wait_for 20 "nothing is parked" is "" slice_state "mdev:$parked"

@@ -1,0 +1,398 @@
+//! Stories of mediated devices that stand ready to be picked in virt-manager's dialog.
+
+use crate::directed::{after, all, declare, run, runs, stop};
+use crate::happening::Happening as H;
+use crate::invariants::vfs_of;
+use crate::world::World;
+use gpuslice_core::domain::HostDeviceSource;
+use gpuslice_core::errno::Errno;
+use gpuslice_core::ids::{MdevUuid, SliceId};
+use gpuslice_core::port::HostRead;
+use gpuslice_core::request::{Answer, Command, PlanRow, ProfileRow, SliceRow};
+use gpuslice_sim::Fault;
+
+/// A card of 8 GiB without VFs: two of 4 GiB or one of 8, not both.
+const CARD: &str = "0000:41:00.0";
+/// Another, with a type of 4 GiB on each of its three VFs.
+const ON_VFS: &str = "0000:81:00.0";
+
+fn layouts(of_card: &str, on_vfs: &str) -> String {
+    let mut text = String::new();
+    for (address, layout) in [(CARD, of_card), (ON_VFS, on_vfs)] {
+        if !layout.is_empty() {
+            text += &format!(
+                "[[gpu]]\nmatch = {{ address = \"{address}\" }}\nlayout = {{ {layout} }}\n"
+            );
+        }
+    }
+    text
+}
+
+fn apply(world: &mut World, of_card: &str, on_vfs: &str) -> PlanRow {
+    world.driver.config = layouts(of_card, on_vfs);
+    let request = world.driver.command(Command::Apply);
+    world.driver.advance(1000).unwrap();
+    match world.driver.answers.remove(&request) {
+        Some(Ok(Answer::Plan(plan))) => plan,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// One of 4 GiB is parked on the card.
+fn with_one() -> (World, MdevUuid) {
+    let mut world = after(&[]);
+    let plan = apply(&mut world, "park = { nvidia-a40-4q = 1 }", "");
+    assert!(plan.changed, "{plan:?}");
+    let [one] = parked(&mut world).try_into().unwrap();
+    (world, one)
+}
+
+fn mdevs(world: &World) -> Vec<MdevUuid> {
+    let names = world.driver.kernel.list("/sys/bus/mdev/devices").unwrap_or_default();
+    let mut uuids: Vec<MdevUuid> = names.iter().map(|name| name.parse().unwrap()).collect();
+    uuids.sort();
+    uuids
+}
+
+fn slices(world: &mut World) -> Vec<SliceRow> {
+    match world.order(Command::ListSlices).unwrap() {
+        Some(Ok(Answer::Slices { rows })) => rows,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What the list of slices calls so; all of it is there, and nothing else is that looks so.
+fn parked(world: &mut World) -> Vec<MdevUuid> {
+    let rows = slices(world).into_iter().filter(|row| row.state == "parked");
+    let of = |row: SliceRow| match row.slice {
+        SliceId::Mdev(uuid) => uuid,
+        other => panic!("{other}"),
+    };
+    let mut parked: Vec<MdevUuid> = rows.map(of).collect();
+    parked.sort();
+    assert!(parked.iter().all(|uuid| mdevs(world).contains(uuid)));
+    parked
+}
+
+fn profile(world: &mut World, name: &str) -> ProfileRow {
+    match world.order(Command::ListProfiles).unwrap() {
+        Some(Ok(Answer::Profiles { rows })) => {
+            rows.into_iter().find(|row| row.profile.as_str() == name).unwrap()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn plan(world: &mut World) -> PlanRow {
+    match world.order(Command::Plan).unwrap() {
+        Some(Ok(Answer::Plan(plan))) => plan,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// As the dialog writes it.
+fn pick(vm: u8, uuid: MdevUuid) -> H {
+    H::Plain { vm, slice: SliceId::Mdev(uuid), managed: false }
+}
+
+fn carried(world: &World, vm: u8) -> Vec<(Option<String>, MdevUuid)> {
+    let of = |source| match source {
+        HostDeviceSource::Mdev(uuid) => uuid,
+        HostDeviceSource::Pci(vf) => panic!("{vf}"),
+    };
+    let devices = world.guests[&vm].domain.devices.iter();
+    devices.map(|d| (d.alias.clone(), of(d.source))).collect()
+}
+
+fn own(world: &World, vm: u8) -> Vec<(Option<String>, MdevUuid)> {
+    let uuid = world.guests[&vm].domain.uuid;
+    let name = "gpu0".parse().unwrap();
+    vec![(Some("ua-gpuslice-gpu0".to_owned()), MdevUuid::for_claim(uuid, &name, 0))]
+}
+
+fn refusals(world: &World) -> Vec<&'static str> {
+    world.refusals.keys().map(|code| code.as_str()).collect()
+}
+
+#[test]
+fn what_a_layout_parks_is_there_and_stays() {
+    let mut world = after(&[]);
+    let free = profile(&mut world, "nvidia-a40-4q").free;
+    let done =
+        apply(&mut world, "park = { nvidia-a40-4q = 1 }", "vfs = 3, park = { nvidia-a40-4q = 2 }");
+    assert!(done.steps.iter().any(|row| row.step.starts_with("create mdev ")), "{done:?}");
+    let there = parked(&mut world);
+    assert_eq!((there.len(), mdevs(&world)), (3, there.clone()));
+    let row = profile(&mut world, "nvidia-a40-4q");
+    let mut picks: Vec<SliceId> = row.pick.clone();
+    picks.sort();
+    assert_eq!(picks, there.iter().map(|uuid| SliceId::Mdev(*uuid)).collect::<Vec<_>>());
+    // They take nothing from anybody; the other card has VFs now, and room for two.
+    assert_eq!((free, row.free), (2, 4));
+    assert_eq!(
+        plan(&mut world),
+        PlanRow {
+            changed: false,
+            steps: Vec::new(),
+            blockers: Vec::new(),
+            unmatched: Vec::new(),
+            unparked: Vec::new(),
+        }
+    );
+    // Known by their names alone, by a daemon without a record, after a reboot and a hotplug.
+    let executed = world.driver.executed;
+    world.driver.disk.runtime = None;
+    world.driver.restart().unwrap();
+    world.driver.advance(1000).unwrap();
+    assert_eq!((world.driver.executed, parked(&mut world)), (executed, there.clone()));
+    all(&mut world, &[H::Reboot, H::Advance { ms: 61_000 }]);
+    assert_eq!(parked(&mut world), there);
+    let address = CARD.parse().unwrap();
+    all(&mut world, &[H::Unplug { address }]);
+    assert_eq!(parked(&mut world).len(), 2);
+    all(&mut world, &[H::Plug { address }, H::Advance { ms: 5000 }]);
+    assert_eq!(parked(&mut world), there);
+    // Fewer, none, and of another profile.
+    apply(&mut world, "park = { nvidia-a40-8q = 1 }", "vfs = 3, park = { nvidia-a40-4q = 1 }");
+    let other = parked(&mut world);
+    assert_eq!((other.len(), other.iter().filter(|uuid| there.contains(uuid)).count()), (2, 1));
+    // Nobody is in the way of a layout that takes the VFs below them.
+    let done = apply(&mut world, "", "vfs = 0");
+    assert!(
+        done.blockers.is_empty()
+            && vfs_of(&world.driver.kernel, ON_VFS.parse().unwrap()).is_empty()
+    );
+    assert_eq!((parked(&mut world), mdevs(&world)), (Vec::new(), Vec::new()));
+    world.finish().unwrap();
+}
+
+#[test]
+fn a_start_that_needs_the_room_has_it_and_gives_it_back() {
+    let (mut world, one) = with_one();
+    all(&mut world, &[declare(0), declare(1)]);
+    all(&mut world, &run(0));
+    assert_eq!(parked(&mut world), [one], "there was room beside it");
+    all(&mut world, &run(1));
+    assert!(runs(&world, 0) && runs(&world, 1), "{:?}", world.refusals);
+    assert_eq!(parked(&mut world), []);
+    let now = plan(&mut world);
+    assert_eq!((now.changed, now.unparked.len()), (false, 1), "{now:?}");
+    assert!(now.unparked[0].message.starts_with("0 of 1 nvidia-a40-4q"), "{now:?}");
+    all(&mut world, &stop(0));
+    assert_eq!(parked(&mut world), [one]);
+    all(&mut world, &stop(1));
+    // Another size needs the whole card.
+    let big = "nvidia-a40-8q".to_owned();
+    all(&mut world, &[H::Declare { vm: 2, name: "gpu0".parse().unwrap(), profile: big, count: 1 }]);
+    all(&mut world, &run(2));
+    assert!(runs(&world, 2), "{:?}", world.refusals);
+    assert_eq!(parked(&mut world), []);
+    // One for which it would be in vain is refused, and the place comes back.
+    all(&mut world, &stop(2));
+    let none = H::Declare {
+        vm: 3,
+        name: "gpu0".parse().unwrap(),
+        profile: "nvidia-a40-8q".to_owned(),
+        count: 2,
+    };
+    all(&mut world, &[none]);
+    all(&mut world, &run(3));
+    assert_eq!((runs(&world, 3), refusals(&world)), (false, vec!["no-capacity"]));
+    assert_eq!(parked(&mut world), [one]);
+    world.finish().unwrap();
+}
+
+#[test]
+fn who_picks_one_gets_another_and_it_stays_for_the_next() {
+    let (mut world, one) = with_one();
+    for vm in [0, 1] {
+        all(&mut world, &[pick(vm, one), H::Seen { vm }]);
+        assert_eq!(carried(&world, vm), own(&world, vm));
+        assert_eq!(parked(&mut world), [one]);
+        let before = world.guests[&vm].domain.clone();
+        all(&mut world, &[H::Seen { vm }]);
+        assert_eq!(world.guests[&vm].domain, before);
+    }
+    for vm in [0, 1] {
+        all(&mut world, &run(vm));
+        assert!(runs(&world, vm), "{:?}", world.refusals);
+    }
+    // It is picked while it is not there for want of room, as from a dialog that was open before.
+    assert_eq!(parked(&mut world), []);
+    all(&mut world, &[pick(2, one), H::Seen { vm: 2 }]);
+    assert_eq!(carried(&world, 2), own(&world, 2));
+    world.finish().unwrap();
+}
+
+#[test]
+fn a_vm_that_starts_before_it_is_adopted_has_the_parked_one_for_that_run() {
+    let (mut world, one) = with_one();
+    all(&mut world, &[pick(0, one), pick(1, one)]);
+    all(&mut world, &run(0));
+    assert!(runs(&world, 0), "{:?}", world.refusals);
+    let rows = slices(&mut world);
+    let row = rows.iter().find(|row| row.slice == SliceId::Mdev(one)).unwrap();
+    assert_eq!((row.state.as_str(), row.holder.as_deref()), ("attached", Some("vm0")));
+    all(&mut world, &run(1));
+    assert_eq!((runs(&world, 1), refusals(&world)), (false, vec!["taken"]));
+    // The agent was told to look: it is given its own.
+    let Some(Ok(Answer::AgentWork { look_again, .. })) = world.order(Command::AgentWork).unwrap()
+    else {
+        panic!();
+    };
+    assert_eq!(look_again, [world.guests[&1].domain.uuid]);
+    all(&mut world, &[H::Seen { vm: 1 }, H::Seen { vm: 0 }]);
+    assert_eq!(carried(&world, 1), own(&world, 1));
+    assert_eq!(carried(&world, 0), [(None, one)], "it runs");
+    all(&mut world, &run(1));
+    assert!(runs(&world, 1), "{:?}", world.refusals);
+    // A daemon that has lost its record hears of it from libvirt.
+    all(
+        &mut world,
+        &[H::LoseRecord { claims: false }, H::LibvirtDown, H::LibvirtUp { tells: true }],
+    );
+    let assigned = world.driver.machine.runtime().assignments.get(&SliceId::Mdev(one)).unwrap();
+    assert_eq!(assigned.claim.owner.to_string(), world.guests[&0].domain.uuid.to_string());
+    // What a VM had is made anew before it is picked again.
+    let removed = world.driver.executed;
+    all(&mut world, &stop(0));
+    assert_eq!(parked(&mut world), [one]);
+    assert!(world.driver.executed >= removed + 2);
+    assert!(
+        world.driver.machine.durable().claims.keys().all(|key| key.owner != assigned_to(&world, 0))
+    );
+    all(&mut world, &[H::Seen { vm: 0 }]);
+    assert_eq!(carried(&world, 0), own(&world, 0));
+    all(&mut world, &run(0));
+    assert!(runs(&world, 0), "{:?}", world.refusals);
+    world.finish().unwrap();
+}
+
+fn assigned_to(world: &World, vm: u8) -> gpuslice_core::ids::Owner {
+    gpuslice_core::ids::Owner::Domain(world.guests[&vm].domain.uuid)
+}
+
+#[test]
+fn one_that_is_parked_no_more_is_refused_with_what_to_do() {
+    let (mut world, one) = with_one();
+    all(&mut world, &[pick(0, one)]);
+    apply(&mut world, "", "");
+    assert_eq!(mdevs(&world), []);
+    all(&mut world, &run(0));
+    assert_eq!((runs(&world, 0), refusals(&world)), (false, vec!["absent"]));
+    all(&mut world, &[H::Seen { vm: 0 }]);
+    assert_eq!(carried(&world, 0), [(None, one)], "nobody knows what it was");
+    world.guests.get_mut(&0).unwrap().domain.devices.clear();
+    world.finish().unwrap();
+}
+
+#[test]
+fn what_cannot_be_parked_says_why_and_keeps_nothing_else_from_being_done() {
+    let mut world = after(&[]);
+    let park = "park = { nvidia-a40-16q = 1, nvidia-a40-4q = 3 }";
+    let done = apply(&mut world, park, "vfs = 3, park = { nvidia-a40-8q = 1 }");
+    assert_eq!(parked(&mut world).len(), 2);
+    assert_eq!(vfs_of(&world.driver.kernel, ON_VFS.parse().unwrap()).len(), 3);
+    drop(done);
+    let now = plan(&mut world);
+    let told: Vec<(&str, &str)> =
+        now.unparked.iter().map(|why| (why.code.as_str(), why.message.as_str())).collect();
+    let [unknown, full, other] = told.try_into().unwrap();
+    assert_eq!(unknown, ("no-profile", "0000:41:00.0 offers no nvidia-a40-16q to be parked"));
+    assert_eq!(full.0, "no-capacity");
+    assert!(full.1.starts_with("2 of 3 nvidia-a40-4q are parked on 0000:41:00.0"), "{full:?}");
+    assert_eq!(other, ("no-profile", "0000:81:00.0 offers no nvidia-a40-8q to be parked"));
+    assert!(!now.changed && now.blockers.is_empty(), "{now:?}");
+    let Some(Ok(Answer::Status(status))) = world.order(Command::Status).unwrap() else { panic!() };
+    assert!(status.settled);
+    assert_eq!(status.warnings.iter().filter(|w| w.contains("to be parked")).count(), 2);
+    world.finish().unwrap();
+}
+
+#[test]
+fn one_that_cannot_be_made_is_tried_again_when_something_changes() {
+    let mut world = after(&[]);
+    let fault =
+        Fault::Write { path: "*/create".to_owned(), nth: 1, times: u32::MAX, errno: Errno::EIO };
+    all(&mut world, &[H::Fault { fault }]);
+    apply(&mut world, "park = { nvidia-a40-4q = 2 }", "");
+    let tried = world.driver.executed;
+    all(&mut world, &[H::Lists, H::Advance { ms: 60_000 }]);
+    assert_eq!((parked(&mut world), world.driver.executed), (Vec::new(), tried));
+    let now = plan(&mut world);
+    assert_eq!((now.changed, now.unparked[0].code.as_str()), (false, "device-failed"));
+    all(&mut world, &[H::ClearFaults, H::Apply]);
+    assert_eq!(parked(&mut world).len(), 2);
+    world.finish().unwrap();
+}
+
+#[test]
+fn one_that_a_process_holds_is_left_to_it() {
+    let (mut world, one) = with_one();
+    world.driver.kernel.open(77, "qemu", SliceId::Mdev(one)).unwrap();
+    apply(&mut world, "", "");
+    assert_eq!(mdevs(&world), [one]);
+    let now = plan(&mut world);
+    assert_eq!((now.changed, now.unparked[0].code.as_str()), (false, "held"));
+    world.driver.kernel.kill(77);
+    all(&mut world, &[H::Advance { ms: 1000 }]);
+    assert_eq!(mdevs(&world), []);
+    world.finish().unwrap();
+}
+
+#[test]
+fn what_is_reserved_for_a_claim_is_not_parked() {
+    let (mut world, one) = with_one();
+    let reserved = H::Attach {
+        vm: 0,
+        name: "gpu0".parse().unwrap(),
+        profile: "nvidia-a40-4q".to_owned(),
+        count: 2,
+        pool: false,
+        reserve: true,
+    };
+    all(&mut world, &[reserved]);
+    all(&mut world, &run(0));
+    assert!(runs(&world, 0), "{:?}", world.refusals);
+    all(&mut world, &stop(0));
+    assert_eq!(parked(&mut world), [], "the claim may come back at any time");
+    all(&mut world, &[H::Undefine { vm: 0 }]);
+    assert_eq!(parked(&mut world), [one]);
+    world.finish().unwrap();
+}
+
+#[test]
+fn a_hot_plug_has_the_room_too() {
+    let (mut world, _) = with_one();
+    all(&mut world, &[declare(0)]);
+    all(&mut world, &run(0));
+    let (name, profile) = ("hot".parse().unwrap(), "nvidia-a40-4q".to_owned());
+    all(&mut world, &[H::HotPlug { vm: 0, name, profile, count: 1, keep: false }]);
+    all(
+        &mut world,
+        &[H::HotPlugNext { vm: 0, dies: false }, H::HotPlugNext { vm: 0, dies: false }],
+    );
+    assert_eq!(world.plugs, 1, "{:?}", world.plug_refused);
+    assert_eq!(parked(&mut world), []);
+    world.finish().unwrap();
+}
+
+#[test]
+fn killed_at_each_write_nothing_is_parked_twice_or_lost() {
+    for after_writes in 0..12 {
+        let (mut world, one) = with_one();
+        all(&mut world, &[declare(0), declare(1), H::Kill { after: after_writes }]);
+        for vm in [0, 1] {
+            all(&mut world, &run(vm));
+        }
+        for vm in [0, 1] {
+            all(&mut world, &stop(vm));
+        }
+        all(&mut world, &[H::Advance { ms: 700_000 }]);
+        world.driver.dies_after = None;
+        world.driver.restart().unwrap();
+        world.driver.advance(1000).unwrap();
+        assert_eq!((parked(&mut world), mdevs(&world)), (vec![one], vec![one]), "{after_writes}");
+        world.finish().unwrap();
+    }
+}
