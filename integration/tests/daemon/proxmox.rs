@@ -1,19 +1,24 @@
-//! The hookscript as Proxmox VE runs it (its arguments, environment, files and order of phases as read from
-//! qemu-server and pve-guest-common), against the daemon. Proxmox itself does not run here.
+//! The hookscript as Proxmox VE runs it, against the daemon. Proxmox itself does not run here: `cases/proxmox` holds the
+//! sequences of its calls (arguments, environment, files, order) as read from qemu-server and pve-guest-common, with what
+//! each has to end with and who has each slice then.
 
 use crate::host::{Host, Ran, Vm, as_root, until};
+use gpuslice_integration::root;
+use serde::Deserialize;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 const FOUR: &str =
     "[[gpu]]\nmatch = { address = \"0000:0c:00.0\" }\nlayout = { vfs = 4, bind = \"vfio-pci\" }\n";
-const CARD: &str = "0000:0c:00.0";
 
 /// A node of Proxmox VE around the host.
 struct Node {
     host: Host,
     vfs: Vec<String>,
+    name: String,
 }
 
 impl Node {
@@ -22,9 +27,9 @@ impl Node {
         let host = Host::start("sriov-8", FOUR);
         host.settle();
         let vfs = host.column("slices", "address");
-        let node = Self { host, vfs };
         let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let name = name.split('.').next().unwrap().to_owned();
+        let node = Self { host, vfs, name: name.clone() };
         let map = |vf: &str| format!("\tmap id=1002:74b5,iommugroup=9,node={name},path={vf}\n");
         let [a, b, c] = [2, 0, 1].map(|at| map(&node.vfs[at]));
         node.file(
@@ -44,13 +49,6 @@ impl Node {
     fn guest(&self, vmid: u32, name: &str, device: &str) {
         let text = format!("hostpci0: {device}\nname: {name}\n[old]\nhostpci1: 0000:01:00.0\n");
         self.file(&format!("etc/pve/qemu-server/{vmid}.conf"), &text);
-    }
-
-    fn reserve(&self, lines: &[(usize, u32, &str)]) {
-        let line =
-            |(vf, vmid, how): &(usize, u32, &str)| format!("{} {vmid} {how}\n", self.vfs[*vf]);
-        let text: String = lines.iter().map(line).collect();
-        self.file("run/qemu-server/pci-id-reservations", &text);
     }
 
     /// QEMU opens its device.
@@ -81,92 +79,173 @@ impl Node {
     }
 }
 
-#[test]
-fn a_guest_is_recorded_from_its_start_to_its_stop() {
-    as_root(|| {
-        let node = Node::new();
-        node.hook("100", "pre-start", &[]).quiet();
-        let title = "VM 100 (win11)";
-        assert_eq!(node.holders(), ["null", "null", title, "null"], "the first of its mapping");
-        assert_eq!(node.host.column("slices", "state")[2], "foreign");
-        // Proxmox chose another one.
-        node.open(0, 4100);
-        node.reserve(&[(0, 100, "pid:4100")]);
-        node.hook("100", "post-start", &[]).quiet();
-        assert_eq!(node.holders(), [title, "null", "null", "null"]);
-        // No claim is given it.
-        let refused = node.host.refusal(&[
-            "attach",
-            &Vm::new(1).uuid,
-            "amd-74a1-vf4",
-            "--count",
-            "4",
-            "--print",
-        ]);
-        assert_eq!(refused["code"], json!("no-capacity"));
-        node.hook("100", "pre-stop", &[]).quiet();
-        assert_eq!(node.holders()[0], title);
-        node.host.outside(&json!({"do": "kill", "pid": 4100}));
-        node.reserve(&[]);
-        node.hook("100", "post-stop", &[]).quiet();
-        assert_eq!(node.holders(), ["null"; 4]);
-    });
+/// A sequence of calls.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sequence {
+    step: Vec<Step>,
+}
+
+/// What happens at one point, in the order of the fields. `{vf2}` in texts is the address of the third VF, `{node}` the
+/// name of this node.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Step {
+    /// What Proxmox or a person does.
+    what: String,
+    /// Files below the root and their text.
+    #[serde(default)]
+    write: BTreeMap<String, String>,
+    /// Lines of Proxmox's reservations: `{vf2} 100 pid:4100`.
+    reserve: Option<Vec<String>>,
+    /// A file that is gone.
+    remove: Option<String>,
+    /// A file that cannot be read.
+    unreadable: Option<String>,
+    /// QEMU of this pid opens these VFs.
+    open: Option<(u32, Vec<usize>)>,
+    /// QEMU ends.
+    kill: Option<u32>,
+    /// Power off and on; /run is empty after.
+    #[serde(default)]
+    reboot: bool,
+    /// Words after `gpuslice`.
+    command: Option<Vec<String>>,
+    /// VMID and phase.
+    call: Option<(u32, String)>,
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    /// What the call ends with.
+    #[serde(default)]
+    exit: i32,
+    /// The code of the refusal that it says.
+    says: Option<String>,
+    /// Who has each VF then; empty is nobody.
+    holders: Option<Vec<String>>,
+    /// Nothing announces it, and it comes in time.
+    #[serde(default)]
+    eventually: bool,
+}
+
+impl Node {
+    fn filled(&self, text: &str) -> String {
+        let vfs = self.vfs.iter().enumerate();
+        let text = vfs.fold(text.to_owned(), |t, (n, vf)| t.replace(&format!("{{vf{n}}}"), vf));
+        text.replace("{node}", &self.name)
+    }
+
+    fn act(&self, step: &Step) {
+        for (path, text) in &step.write {
+            self.file(&self.filled(path), &self.filled(text));
+        }
+        if let Some(lines) = &step.reserve {
+            let text: String = lines.iter().map(|line| self.filled(line) + "\n").collect();
+            self.file("run/qemu-server/pci-id-reservations", &text);
+        }
+        for path in step.remove.iter().chain(&step.unreadable) {
+            fs::remove_file(self.host.path("pve").join(path)).unwrap();
+        }
+        if let Some(path) = &step.unreadable {
+            fs::create_dir(self.host.path("pve").join(path)).unwrap();
+        }
+        if let Some((pid, vfs)) = &step.open {
+            vfs.iter().for_each(|vf| self.open(*vf, *pid));
+        }
+        if let Some(pid) = step.kill {
+            fs::remove_dir_all(self.host.path("pve/proc").join(pid.to_string())).unwrap();
+            self.host.outside(&json!({"do": "kill", "pid": pid}));
+        }
+        if step.reboot {
+            for folder in ["run", "proc"] {
+                let _ = fs::remove_dir_all(self.host.path("pve").join(folder));
+            }
+            self.host.outside(&json!({"do": "reboot"}));
+            self.host.settle();
+        }
+        if let Some(words) = &step.command {
+            self.host.ask(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        }
+    }
+
+    fn judge(&self, at: &str, step: &Step) {
+        if let Some((vmid, phase)) = &step.call {
+            let env: Vec<_> = step.env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+            let ran = self.hook(&vmid.to_string(), phase, &env);
+            assert_eq!((ran.code, ran.out.as_str()), (Some(step.exit), ""), "{at}: {ran:?}");
+            match &step.says {
+                None => assert_eq!(ran.err, "", "{at}"),
+                Some(code) => {
+                    assert!(ran.err.starts_with(&format!("gpuslice: {code}: ")), "{at}: {ran:?}");
+                    assert_eq!(ran.err.trim_end().lines().count(), 1, "{at}: {ran:?}");
+                }
+            }
+        }
+        let Some(wanted) = &step.holders else { return };
+        let holders = || -> Vec<String> {
+            let none = |holder: String| if holder == "null" { String::new() } else { holder };
+            self.holders().into_iter().map(none).collect()
+        };
+        if step.eventually {
+            until(at, || holders() == *wanted);
+        }
+        assert_eq!(holders(), *wanted, "{at}");
+    }
+}
+
+fn sequence(name: &str) {
+    let file = format!("integration/cases/proxmox/{name}.toml");
+    let text = fs::read_to_string(root().join(&file)).unwrap();
+    let sequence: Sequence = toml::from_str(&text).unwrap_or_else(|e| panic!("{file}: {e}"));
+    assert!(sequence.step.iter().any(|step| step.call.is_some()), "{file} calls nothing");
+    let node = Node::new();
+    for (number, step) in (1..).zip(&sequence.step) {
+        node.act(step);
+        node.judge(&format!("{file}, step {number}, {}", step.what), step);
+    }
+}
+
+macro_rules! sequences {
+    ($($name:ident = $file:literal,)*) => {
+        $(#[test]
+        fn $name() {
+            as_root(|| sequence($file));
+        })*
+
+        #[test]
+        fn each_sequence_is_run() {
+            let folder = root().join("integration/cases/proxmox");
+            let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+            let stem = |path: &Path| path.file_stem().unwrap().to_str().unwrap().to_owned();
+            let mut found: Vec<_> = entries.map(|path| stem(&path)).collect();
+            let mut run = vec![$($file.to_owned()),*];
+            found.sort();
+            run.sort();
+            assert_eq!(found, run);
+        }
+    };
+}
+
+sequences! {
+    a_start_and_a_stop = "start-stop",
+    a_guest_that_shuts_itself_down_and_is_started_again = "shutdown-inside",
+    a_start_that_is_refused = "refused",
+    a_start_that_fails_after_pre_start = "failed-start",
+    a_qemu_that_crashes_without_post_stop = "crash",
+    a_node_that_reboots = "reboot",
+    a_backup_of_a_guest_that_is_off = "backup",
+    a_backup_of_a_template = "template",
+    a_clone = "clone",
+    a_guest_that_migrates_here = "migrated-here",
+    a_guest_that_migrates_away = "migrated-away",
+    a_stop_by_the_ha_manager = "ha-stop",
+    guests_without_the_hookscript = "no-hookscript",
+    reservations_that_cannot_be_read = "unreadable",
 }
 
 #[test]
-fn a_stop_that_nobody_tells_of_is_found_by_its_process() {
-    as_root(|| {
-        let node = Node::new();
-        node.hook("100", "pre-start", &[]).quiet();
-        node.open(2, 4100);
-        node.reserve(&[(2, 100, "pid:4100")]);
-        node.hook("100", "post-start", &[]).quiet();
-        node.host.outside(&json!({"do": "kill", "pid": 4100}));
-        until("its VF is free", || node.holders() == ["null"; 4]);
-    });
-}
-
-#[test]
-fn a_start_that_failed_after_its_first_phase_stands_in_nobodys_way() {
-    as_root(|| {
-        let node = Node::new();
-        node.hook("100", "pre-start", &[]).quiet();
-        // No other phase comes. Another guest takes what Proxmox gives it; then this one is started again.
-        node.guest(101, "other", "mapping=gpu");
-        node.hook("101", "pre-start", &[]).quiet();
-        assert_eq!(node.holders()[2], "VM 101 (other)");
-        node.open(2, 4101);
-        node.reserve(&[(2, 101, "pid:4101")]);
-        node.hook("101", "post-start", &[]).quiet();
-        node.hook("100", "pre-start", &[]).quiet();
-        assert_eq!(node.holders()[..3], ["VM 100 (win11)", "null", "VM 101 (other)"]);
-    });
-}
-
-#[test]
-fn a_guest_without_the_hookscript_is_known_by_its_reservation() {
-    as_root(|| {
-        let node = Node::new();
-        node.open(2, 4102);
-        node.reserve(&[(2, 102, "pid:4102"), (0, 103, "time:1"), (1, 104, "pid:4104")]);
-        node.hook("100", "pre-start", &[]).quiet();
-        // Those that are over are nobody's.
-        assert_eq!(node.holders(), ["VM 100 (win11)", "null", "VM 102", "null"]);
-    });
-}
-
-#[test]
-fn a_start_is_refused_for_what_cannot_be_had_and_other_phases_never_are() {
+fn a_start_is_refused_for_what_a_claim_has_or_nobody_answers_and_other_phases_never_are() {
     as_root(|| {
         let mut node = Node::new();
-        let later = "time:99999999999";
-        node.reserve(&[(0, 101, later), (1, 102, later), (2, 103, later)]);
-        let ran = node.hook("100", "pre-start", &[]);
-        assert!(ran.refused("no-capacity").contains("hostpci0 of VM 100 (win11)"), "{ran:?}");
-        node.reserve(&[]);
-        node.host.ask(&["cordon", CARD, "--reason", "fan"]);
-        node.hook("100", "pre-start", &[]).refused("cordoned");
-        node.host.ask(&["uncordon", CARD]);
         // A slice that a claim has.
         let mut vm = Vm::new(1);
         node.host.attach(&mut vm, "amd-74a1-vf4");
@@ -185,48 +264,5 @@ fn a_start_is_refused_for_what_cannot_be_had_and_other_phases_never_are() {
         for phase in ["post-start", "post-stop", "pre-stop", "later"] {
             assert_eq!(node.hook("100", phase, &[]).code, Some(0), "{phase}");
         }
-    });
-}
-
-#[test]
-fn a_backup_takes_the_devices_of_a_guest_and_none_of_a_template() {
-    as_root(|| {
-        let node = Node::new();
-        // vzdump starts a stopped guest, paused; its end has no `pre-stop`.
-        node.file("etc/pve/qemu-server/100.conf", "hostpci0: mapping=gpu\nlock: backup\n");
-        node.hook("100", "pre-start", &[]).quiet();
-        node.open(2, 4100);
-        node.reserve(&[(2, 100, "pid:4100")]);
-        node.hook("100", "post-start", &[]).quiet();
-        assert_eq!(node.holders(), ["null", "null", "VM 100", "null"]);
-        node.host.outside(&json!({"do": "kill", "pid": 4100}));
-        node.reserve(&[]);
-        // What it has is given back also when its configuration cannot be read.
-        let path = node.host.path("pve/etc/pve/qemu-server/100.conf");
-        fs::remove_file(&path).unwrap();
-        fs::create_dir(&path).unwrap();
-        assert_eq!(node.hook("100", "pre-start", &[]).code, Some(1));
-        node.hook("100", "post-stop", &[]).quiet();
-        assert_eq!(node.holders(), ["null"; 4]);
-        let template = "hostpci0: mapping=gpu\ntemplate: 1\nlock: backup\n";
-        node.file("etc/pve/qemu-server/110.conf", template);
-        for phase in ["pre-start", "post-start"] {
-            node.hook("110", phase, &[]).quiet();
-        }
-        assert_eq!(node.holders(), ["null"; 4]);
-    });
-}
-
-#[test]
-fn a_guest_that_migrates_here_is_read_from_the_node_it_comes_from() {
-    as_root(|| {
-        let node = Node::new();
-        let text = fs::read_to_string(node.host.path("pve/etc/pve/qemu-server/100.conf")).unwrap();
-        fs::remove_file(node.host.path("pve/etc/pve/qemu-server/100.conf")).unwrap();
-        node.file("etc/pve/nodes/alpha/qemu-server/100.conf", &text);
-        node.hook("100", "pre-start", &[]).quiet();
-        assert_eq!(node.holders(), ["null"; 4]);
-        node.hook("100", "pre-start", &[("PVE_MIGRATED_FROM", "alpha")]).quiet();
-        assert_eq!(node.holders()[2], "VM 100 (win11)");
     });
 }
