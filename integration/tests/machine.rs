@@ -41,6 +41,8 @@ mod lost;
 mod mig;
 #[path = "machine/parking.rs"]
 mod parking;
+#[path = "machine/past.rs"]
+mod past;
 #[path = "machine/picked.rs"]
 mod picked;
 #[path = "machine/plugging.rs"]

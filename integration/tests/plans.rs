@@ -67,6 +67,7 @@ fn machine(case: &Case, kernel: &Kernel) -> Machine {
         config: Ok(config::Config::default()),
         durable: Durable::default(),
         run: None,
+        history: std::collections::BTreeMap::new(),
         warnings: Vec::new(),
     });
     let seen = Observer::new(gpuslice_vendors::all()).observe(kernel);

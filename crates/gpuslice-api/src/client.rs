@@ -100,8 +100,8 @@ impl Client {
     pub async fn list(&self, what: Listing) -> Result<List, CallError> {
         in_time(patience(&what.command()), async {
             match &self.link {
-                Link::Bus(link) => List::of_answer(what, &link.command(what.command()).await?),
-                Link::Socket(link) => link.lock().await.list(what).await,
+                Link::Bus(link) => List::of_answer(&what, &link.command(what.command()).await?),
+                Link::Socket(link) => link.lock().await.list(&what).await,
             }
         })
         .await
@@ -172,6 +172,7 @@ fn patience(command: &Command) -> Option<Duration> {
         | Command::ListTypes
         | Command::ListSlices
         | Command::ListClaims
+        | Command::ListHistory { .. }
         | Command::Plan => seconds(25),
     }
 }

@@ -51,6 +51,7 @@ pub fn required_action(command: &Command) -> Option<&'static str> {
         | Command::ListTypes
         | Command::ListSlices
         | Command::ListClaims
+        | Command::ListHistory { .. }
         | Command::Plan
         | Command::WaitSettled { .. }
         | Command::Claim { dry_run: true, .. } => None,

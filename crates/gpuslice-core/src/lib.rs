@@ -9,6 +9,7 @@ pub mod errno;
 pub mod execute;
 pub mod guest;
 pub mod health;
+pub mod history;
 pub mod holders;
 pub mod ids;
 pub mod layout;

@@ -16,6 +16,7 @@ mod fabric;
 mod former;
 mod guest;
 mod health;
+mod history;
 mod hook;
 mod incoming;
 mod layouts;
@@ -126,6 +127,8 @@ pub struct Machine {
     /// What was promised in this batch, in case the record fails: starts with their slices, and orders.
     answered: BTreeMap<RequestId, Vec<SliceId>>,
     effects: Vec<Effect>,
+    /// What the history says.
+    past: history::Told,
 }
 
 impl Machine {
@@ -146,6 +149,7 @@ impl Machine {
             Event::WriterFound { parent } => self.on_writer_found(parent),
             Event::WriterGone { parent } => self.on_writer_gone(&parent),
             Event::Said(lines) => self.on_said(lines),
+            Event::History(trouble) => self.on_history(trouble),
             Event::Timer(timer) => self.on_timer(timer),
         }
         // What could not be recorded before is tried again with every event.
@@ -159,6 +163,7 @@ impl Machine {
         if self.dirty.contains(&Stored::Durable) {
             self.durable.log_read = self.log_read();
         }
+        let news = self.news_for_history();
         let mut effects: Vec<Effect> = std::mem::take(&mut self.dirty)
             .into_iter()
             .map(|stored| match stored {
@@ -166,6 +171,7 @@ impl Machine {
                 Stored::Runtime => Effect::StoreRuntime(Arc::new(self.run.clone())),
             })
             .collect();
+        effects.extend(news);
         effects.append(&mut self.effects);
         effects
     }
@@ -175,6 +181,7 @@ impl Machine {
     pub fn unrecorded(&mut self, stored: Stored, why: &str, rest: Vec<Effect>) -> Vec<Effect> {
         // Assignments are recorded first, so that what one of the two records lacks is not in the other either.
         self.roll_back();
+        self.untell_history();
         self.unwritten.insert(stored);
         let refusal = Refusal::new(
             Code::StateUnwritable,
@@ -190,6 +197,8 @@ impl Machine {
                 Effect::StoreDurable(_) | Effect::StoreRuntime(_) => {
                     self.unwritten.insert(Stored::Runtime);
                 }
+                // Told again with the record.
+                Effect::History(_) => {}
                 Effect::Execute { op, .. } if !self.may_go_on(op) => self.abandon(op, &refusal),
                 // Only a start can be refused; the end of a VM is a fact.
                 Effect::AnswerHook { request, answer: HookAnswer::Proceed }

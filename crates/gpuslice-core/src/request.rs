@@ -24,6 +24,15 @@ pub enum Command {
     ListSlices,
     /// Claims and what they are bound to.
     ListClaims,
+    /// Who had which slice from when to when.
+    ListHistory {
+        /// Only of this owner (name or id), claim, slice or device.
+        #[serde(default)]
+        about: Option<String>,
+        /// Only what lasted until then or longer: RFC 3339 in UTC with milliseconds.
+        #[serde(default)]
+        since: Option<String>,
+    },
     /// Makes or keeps a claim and says which devices its owner must carry. Idempotent.
     Claim {
         /// Who asks.
@@ -128,6 +137,7 @@ impl Command {
                 | Self::ListTypes
                 | Self::ListSlices
                 | Self::ListClaims
+                | Self::ListHistory { .. }
         )
     }
 }
@@ -162,6 +172,11 @@ pub enum Answer {
     Claims {
         /// By owner, then name.
         rows: Vec<ClaimRow>,
+    },
+    /// To [`Command::ListHistory`].
+    History {
+        /// In the order in which they began.
+        rows: Vec<HistoryRow>,
     },
     /// To [`Command::Claim`] and [`Command::Plug`].
     Claimed {
@@ -212,6 +227,7 @@ impl Answer {
                 | Self::Types { .. }
                 | Self::Slices { .. }
                 | Self::Claims { .. }
+                | Self::History { .. }
         )
     }
 }
@@ -423,6 +439,36 @@ pub struct ClaimRow {
     pub reserve: bool,
     /// The last refusal of a start, with its age unknown to programs; for people.
     pub last_refusal: Option<Refusal>,
+}
+
+/// A row of `gpuslice history`: who had a slice from when to when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryRow {
+    /// When it was given: RFC 3339 in UTC. Absent when the line that said so is lost.
+    pub from: Option<String>,
+    /// When it was back; absent while it is given.
+    pub to: Option<String>,
+    /// Why it ended: `stopped`, `start-failed`, `detached`, `released`, `vanished`, `started-again`, `gpu-gone`,
+    /// `rebooted`, `mistaken`, `taken-over`, `unknown`; absent while it is given.
+    pub reason: Option<String>,
+    /// Whose.
+    pub owner: Owner,
+    /// The owner's name then.
+    pub owner_name: String,
+    /// By which claim; absent where there was none.
+    pub claim: Option<ClaimKey>,
+    /// Which of the claim's slices.
+    pub index: u32,
+    /// Of which slice.
+    pub slice: SliceId,
+    /// The device that yielded it.
+    pub parent: ParentId,
+    /// Our word for the device's product, where it is known.
+    pub model: Option<String>,
+    /// The device's serial number, if it showed one.
+    pub serial: Option<String>,
+    /// What it was asked for as; absent where nobody asked us.
+    pub profile: Option<ProfileName>,
 }
 
 /// What a plan does.

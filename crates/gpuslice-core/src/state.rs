@@ -3,6 +3,7 @@
 
 use crate::domain::ClaimRequest;
 use crate::health::{Health, LogRead};
+use crate::history::Ending;
 use crate::ids::{
     BootId, ClaimKey, MdevTypeId, Owner, Parameters, ParentId, PciAddress, ProfileName, SliceId,
 };
@@ -198,6 +199,9 @@ pub struct Assignment {
     /// Why it is still here, when it should not be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+    /// Why it is being taken back, for the history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Ending>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]

@@ -6,6 +6,9 @@
 //! leaves of it the next save overwrites.
 
 mod lock;
+mod log;
+
+pub use log::{Found, Log};
 
 use crate::errno;
 use crate::sys::names;
@@ -47,7 +50,9 @@ pub enum Operation {
     Protect,
     /// flock(2).
     Lock,
-    /// write(2).
+    /// read(2).
+    Read,
+    /// write(2), ftruncate(2).
     Write,
     /// fsync(2).
     Sync,
@@ -66,6 +71,7 @@ impl fmt::Display for Operation {
             Self::Open => "open",
             Self::Protect => "protect",
             Self::Lock => "lock",
+            Self::Read => "read",
             Self::Write => "write",
             Self::Sync => "sync",
             Self::Rename => "rename",

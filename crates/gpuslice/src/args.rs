@@ -68,6 +68,26 @@ Examples:
     /// List the claims of VMs and what they are bound to
     #[command(after_help = "Examples:\n  gpuslice claims\n  gpuslice claims --json")]
     Claims,
+    /// List who had which slice from when to when, and why it ended
+    #[command(after_help = "\
+Times are UTC. The daemon keeps it in /var/lib/gpuslice/history-*.jsonl, five files of 2 MiB, the oldest of which goes first;
+the journal has the same with fields. Why it ended: stopped, start-failed (the VM never ran), detached, released (by
+force), vanished (nobody told), started-again, gpu-gone, rebooted (the time is when the next boot began), mistaken,
+taken-over, unknown.
+
+Examples:
+  gpuslice history
+  gpuslice history win11
+  gpuslice history 0000:41:00.0 --since 7d
+  gpuslice history --since '2026-03-01 18:00' --json
+  journalctl GPUSLICE_DOMAIN=win11")]
+    History {
+        /// A domain by name or UUID, a claim, a slice or a GPU (address or serial number)
+        what: Option<String>,
+        /// Only what lasted until then or longer: a date and time in UTC, or a span like 2h or 7d back from now
+        #[arg(long, value_name = "WHEN", value_parser = crate::since::since)]
+        since: Option<String>,
+    },
     /// Give a VM a slice
     #[command(after_help = "\
 Without --live the VM gets it at its next start; with it now, until it stops, and with --live --config both.
@@ -336,7 +356,8 @@ mod tests {
             });
         let mut seen = 0;
         for line in examples.filter(|line| line.starts_with("  gpuslice ")) {
-            let line = line.replace("'fan is loud'", "loud");
+            let line =
+                line.replace("'fan is loud'", "loud").replace("'2026-03-01 18:00'", "2026-03-01");
             let words = line.split_whitespace();
             let words = words.take_while(|word| !["|", ">", "its"].contains(word));
             Arguments::try_parse_from(words).unwrap_or_else(|e| panic!("{line}: {e}"));
@@ -361,6 +382,7 @@ mod tests {
             "gpuslice wait",
             "gpuslice wait --settled --timeout -1",
             "gpuslice cordon ../x",
+            "gpuslice history --since yesterday",
             "gpuslice completions ksh",
             "gpuslice export",
             "gpuslice export proxmox --node pve.example",

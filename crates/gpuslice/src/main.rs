@@ -14,6 +14,7 @@ mod progress;
 mod render;
 mod run;
 mod simulated;
+mod since;
 mod style;
 mod table;
 

@@ -4,6 +4,7 @@ mod changes;
 mod doctor;
 mod explained;
 mod export;
+mod history;
 mod lists;
 mod status;
 
@@ -11,6 +12,7 @@ pub use changes::{plan, xml};
 pub use doctor::findings;
 pub use explained::{explained, page, pages};
 pub use export::proxmox;
+pub use history::history;
 pub use lists::{claims, parents, profiles, slices, types};
 pub use status::{Empty, status};
 

@@ -62,6 +62,7 @@ fn only_reads(command: &Command) -> bool {
             | Command::Profiles { .. }
             | Command::Slices
             | Command::Claims
+            | Command::History { .. }
             | Command::Explain { .. }
             | Command::Export { .. }
     )
@@ -75,6 +76,7 @@ async fn ask(command: Command, daemon: &Daemon, output: &Output) -> Result<(), F
         Command::Profiles { types: true, .. } => lists::types(daemon, output).await,
         Command::Slices => lists::slices(daemon, output).await,
         Command::Claims => lists::claims(daemon, output).await,
+        Command::History { what, since } => lists::history(daemon, what, since, output).await,
         Command::Attach(order) if order.print => attach::print(daemon, order, output).await,
         Command::Attach(order) => attach::attach(daemon, order, output).await,
         Command::Detach { domain, name, live, config } => {

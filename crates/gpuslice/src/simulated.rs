@@ -169,6 +169,7 @@ fn watching(name: &str, kernel: &Kernel, config: Config) -> Machine {
         config: Ok(config),
         durable: Durable::default(),
         run: None,
+        history: BTreeMap::new(),
         warnings: Vec::new(),
     });
     let seen = Observer::new(gpuslice_vendors::all()).observe(kernel);

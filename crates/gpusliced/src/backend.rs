@@ -10,11 +10,11 @@ use gpuslice_core::ids::{BootId, ParentId, SliceId};
 use gpuslice_core::machine::{Event, OpId};
 use gpuslice_core::observation::Observation;
 use gpuslice_core::plan::Step;
-use gpuslice_core::port::HostRead;
+use gpuslice_core::port::{HostRead, read_text};
 use real::Real;
 use sim::Sim;
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 /// One of the two.
 pub enum Backend {
@@ -47,6 +47,14 @@ impl Backend {
             Self::Real(real) => real.boot,
             Self::Sim(sim) => sim.boot_id(),
         }
+    }
+
+    /// When this boot began by the clock of now; not known of a simulated one.
+    pub fn booted(&self) -> Option<SystemTime> {
+        let Self::Real(real) = self else { return None };
+        let text = read_text(real.reader(), "/proc/uptime").ok()?;
+        let seconds: f64 = text.split_whitespace().next()?.parse().ok()?;
+        SystemTime::now().checked_sub(Duration::try_from_secs_f64(seconds).ok()?)
     }
 
     /// Reads everything.

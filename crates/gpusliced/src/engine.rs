@@ -8,6 +8,7 @@ pub use channel::{Handle, Input, SimOrder, channel};
 pub use told::Told;
 
 use crate::backend::Backend;
+use crate::history::History;
 use crate::store::Store;
 use crate::{config_files, memory, notify};
 use channel::Inbox;
@@ -30,11 +31,19 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(1000);
 /// one uses it again.
 const MEMORY_PAUSE: Duration = Duration::from_secs(1);
 
+/// Where what happens is recorded.
+pub struct Records {
+    /// What must be recorded before it is promised.
+    pub store: Store,
+    /// What was.
+    pub history: History,
+}
+
 /// Owner of all state.
 pub struct Engine {
     machine: Machine,
     backend: Backend,
-    store: Store,
+    records: Records,
     config: PathBuf,
     inbox: Inbox,
     announce: broadcast::Sender<ChangeNote>,
@@ -63,17 +72,17 @@ impl Engine {
     /// Reads the records and makes the machine.
     pub fn start(
         backend: Backend,
-        mut store: Store,
+        mut records: Records,
         config: PathBuf,
         inbox: Inbox,
         announce: broadcast::Sender<ChangeNote>,
     ) -> Self {
-        let (machine, effects) = wake(&backend, &mut store, &config);
+        let (machine, effects) = wake(&backend, &mut records, &config);
         let alive_every = notify::alive_every();
         let mut engine = Self {
             machine,
             backend,
-            store,
+            records,
             config,
             inbox,
             announce,
@@ -182,8 +191,8 @@ impl Engine {
         self.callers.clear();
         self.timers = Timers::default();
         self.events.clear();
-        self.store.forget_runtime(self.backend.boot_id());
-        let (machine, effects) = wake(&self.backend, &mut self.store, &self.config);
+        self.records.store.forget_runtime(self.backend.boot_id());
+        let (machine, effects) = wake(&self.backend, &mut self.records, &self.config);
         self.machine = machine;
         self.perform(effects);
     }
@@ -291,10 +300,10 @@ impl Engine {
         while let Some(effect) = effects.pop_front() {
             let stored = match &effect {
                 Effect::StoreDurable(document) => {
-                    Some((Stored::Durable, self.store.save_durable(document)))
+                    Some((Stored::Durable, self.records.store.save_durable(document)))
                 }
                 Effect::StoreRuntime(document) => {
-                    Some((Stored::Runtime, self.store.save_runtime(document)))
+                    Some((Stored::Runtime, self.records.store.save_runtime(document)))
                 }
                 _ => None,
             };
@@ -337,6 +346,12 @@ impl Engine {
                 }
                 self.tell(request, told);
             }
+            Effect::History(entries) => self.records.history.add(entries, self.backend.booted()),
+            Effect::ReadHistory { request, wanted } => {
+                if let Some(answer) = self.callers.remove(&request) {
+                    self.records.history.read(wanted, answer);
+                }
+            }
             Effect::Arm { timer, after } => self.timers.arm(timer, after),
             Effect::Disarm { timer } => self.timers.disarm(&timer),
             Effect::Changed(note) => {
@@ -366,8 +381,12 @@ fn shows_slices(event: &Event) -> bool {
     )
 }
 
-fn wake(backend: &Backend, store: &mut Store, config: &std::path::Path) -> (Machine, Vec<Effect>) {
-    let found = store.load();
+fn wake(
+    backend: &Backend,
+    records: &mut Records,
+    config: &std::path::Path,
+) -> (Machine, Vec<Effect>) {
+    let found = records.store.load();
     for warning in &found.warnings {
         tracing::error!("{warning}");
     }
@@ -378,6 +397,7 @@ fn wake(backend: &Backend, store: &mut Store, config: &std::path::Path) -> (Mach
         config: config_files::read(config),
         durable: found.durable,
         run: found.runtime,
+        history: records.history.still_open(),
         warnings: found.warnings,
     })
 }

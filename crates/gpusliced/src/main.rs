@@ -5,6 +5,7 @@ mod args;
 mod backend;
 mod config_files;
 mod engine;
+mod history;
 mod logging;
 mod memory;
 mod notify;
@@ -16,7 +17,8 @@ use anyhow::Context;
 use args::Args;
 use backend::Backend;
 use clap::Parser;
-use engine::Engine;
+use engine::{Engine, Records};
+use history::History;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -59,7 +61,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Some(path) => Some(sim_control::listen(path)?),
         None => None,
     };
-    let engine = Engine::start(backend, store, args.config.clone(), inbox, handle.announcer());
+    let history = History::start(store.history()?, handle.clone()).context("start a thread")?;
+    let records = Records { store, history: history.clone() };
+    let engine = Engine::start(backend, records, args.config.clone(), inbox, handle.announcer());
     let engine = tokio::spawn(engine.run());
     tokio::spawn(server::socket::serve(socket, handle.clone()));
     if let Some(listener) = sim_control {
@@ -78,5 +82,6 @@ async fn run(args: Args) -> anyhow::Result<()> {
         }
     }
     notify::stopping();
+    history.finish();
     Ok(())
 }

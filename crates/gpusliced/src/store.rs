@@ -2,6 +2,7 @@
 //! not know what it promised must not promise more.
 
 use crate::args::Args;
+use crate::history;
 use anyhow::Context;
 use gpuslice_core::ids::BootId;
 use gpuslice_core::state::{self, Durable, Runtime};
@@ -11,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 const DURABLE: &str = "claims.json";
 const RUNTIME: &str = "assignments.json";
+const HISTORY: &str = "history";
 
 /// Where records go.
 pub enum Store {
@@ -63,6 +65,14 @@ impl Store {
             Ok(Place { dir, document, refuses: None })
         };
         Ok(Self::Disk { durable: open(&args.state, DURABLE)?, runtime: open(&args.run, RUNTIME)? })
+    }
+
+    /// Where the history is to be.
+    pub fn history(&self) -> anyhow::Result<history::Place> {
+        match self {
+            Self::Disk { durable, .. } => Ok(history::Place::Disk(durable.dir.log(HISTORY)?)),
+            Self::Memory { .. } => Ok(history::Place::Memory(Vec::new())),
+        }
     }
 
     /// Reads what a former daemon left.

@@ -10,6 +10,7 @@ mod config;
 mod dbus;
 mod export;
 mod fabric;
+mod history;
 mod host;
 mod incoming;
 mod life;

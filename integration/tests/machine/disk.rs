@@ -1,5 +1,6 @@
 //! The two documents as text, on a disk that can refuse.
 
+use crate::past::Past;
 use gpuslice_core::machine::{Effect, Stored};
 use gpuslice_core::state;
 
@@ -11,6 +12,9 @@ pub struct Disk {
     /// Writes to come that fail.
     pub durable_fails: u32,
     pub runtime_fails: u32,
+    /// A write failed since this was last set to false.
+    pub failed: bool,
+    pub history: Past,
 }
 
 impl Disk {
@@ -27,6 +31,7 @@ impl Disk {
         };
         if *fails > 0 {
             *fails -= 1;
+            self.failed = true;
             return Some((stored, Err("no space left on device (ENOSPC)".to_owned())));
         }
         *place = Some(text.unwrap());

@@ -4,6 +4,7 @@ use crate::disk::Disk;
 use crate::guest;
 use crate::hand::Hand;
 use crate::invariants::{self, Broken, Vm};
+use crate::past;
 use gpuslice_core::config::{self, Config};
 use gpuslice_core::execute::{self, Performed, StepError};
 use gpuslice_core::guest::GuestCall;
@@ -353,8 +354,12 @@ impl Driver {
         if self.verbose {
             println!("    <- {}", brief(&event));
         }
+        self.disk.failed = false;
         let effects = self.machine.handle(event);
         self.perform(effects)?;
+        if !self.disk.failed {
+            past::says_who_has_what(self)?;
+        }
         invariants::after_event(self)
     }
 
@@ -451,6 +456,15 @@ impl Driver {
             Effect::Disarm { timer } => drop(self.timers.remove(&timer)),
             Effect::Log { .. } | Effect::Changed(_) => {}
             Effect::StoreDurable(_) | Effect::StoreRuntime(_) => {}
+            Effect::History(entries) => {
+                let now = self.kernel.now_ms();
+                self.disk.history.add(now, &entries)?;
+            }
+            Effect::ReadHistory { request, wanted } => {
+                let rows = self.disk.history.rows(wanted);
+                self.commands.remove(&request);
+                self.answers.insert(request, Ok(Answer::History { rows }));
+            }
         }
         Ok(())
     }
@@ -571,6 +585,7 @@ fn wake(kernel: &Kernel, disk: &Disk, config: &str) -> (Machine, Vec<Effect>) {
         config: read_config(config),
         durable: disk.durable(),
         run: disk.runtime(),
+        history: disk.history.open(),
         warnings: Vec::new(),
     })
 }

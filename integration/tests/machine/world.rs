@@ -519,6 +519,7 @@ impl World {
             Command::ListTypes,
             Command::ListSlices,
             Command::ListClaims,
+            Command::ListHistory { about: None, since: None },
             Command::AgentWork,
             Command::Plan,
         ] {

@@ -136,6 +136,12 @@ impl BusLink {
             Command::ListTypes => self.rows("ListTypes", "types", none).await,
             Command::ListSlices => self.rows("ListSlices", "slices", none).await,
             Command::ListClaims => self.rows("ListClaims", "claims", none).await,
+            Command::ListHistory { about, since } => {
+                let options = json!({ "about": about, "since": since });
+                let body = (wire::to_dict(&options)?, none);
+                let reply = self.call("ListHistory", &body).await?;
+                rows_of("history", reply)
+            }
             Command::Claim { owner, owner_name, request, pool, reserve, dry_run } => {
                 let request = wire::to_dict(&request)?;
                 let options = json!({ "pool": pool, "reserve": reserve, "dry_run": dry_run });
@@ -187,8 +193,11 @@ impl BusLink {
         answer: &'static str,
         filter: Dict,
     ) -> Result<Answer, CallError> {
-        let reply: Vec<Dict> = self.call(method, &(filter,)).await?;
-        let rows = reply.iter().map(wire::dict_to_json).collect::<Result<Vec<Json>, _>>()?;
-        Ok(wire::from_json(json!({ "answer": answer, "rows": rows }))?)
+        rows_of(answer, self.call(method, &(filter,)).await?)
     }
+}
+
+fn rows_of(answer: &'static str, reply: Vec<Dict>) -> Result<Answer, CallError> {
+    let rows = reply.iter().map(wire::dict_to_json).collect::<Result<Vec<Json>, _>>()?;
+    Ok(wire::from_json(json!({ "answer": answer, "rows": rows }))?)
 }

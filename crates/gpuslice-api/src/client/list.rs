@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use std::ops::Range;
 
 /// What can be listed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listing {
     /// [`Command::ListParents`].
     Parents,
@@ -20,28 +20,39 @@ pub enum Listing {
     Slices,
     /// [`Command::ListClaims`].
     Claims,
+    /// [`Command::ListHistory`].
+    History {
+        /// Of an owner, claim, slice or device.
+        about: Option<String>,
+        /// What lasted until then or longer.
+        since: Option<String>,
+    },
 }
 
 impl Listing {
     /// The question.
-    pub fn command(self) -> Command {
+    pub fn command(&self) -> Command {
         match self {
             Self::Parents => Command::ListParents,
             Self::Profiles => Command::ListProfiles,
             Self::Types => Command::ListTypes,
             Self::Slices => Command::ListSlices,
             Self::Claims => Command::ListClaims,
+            Self::History { about, since } => {
+                Command::ListHistory { about: about.clone(), since: since.clone() }
+            }
         }
     }
 
     /// The answer's name.
-    fn word(self) -> &'static str {
+    fn word(&self) -> &'static str {
         match self {
             Self::Parents => "parents",
             Self::Profiles => "profiles",
             Self::Types => "types",
             Self::Slices => "slices",
             Self::Claims => "claims",
+            Self::History { .. } => "history",
         }
     }
 }
@@ -56,7 +67,7 @@ pub struct List {
 impl List {
     /// Where in a line the rows of its answer are.
     pub(super) fn place(
-        what: Listing,
+        what: &Listing,
         rows: &Rows<'_>,
         line: &[u8],
     ) -> Result<Range<usize>, CallError> {
@@ -76,7 +87,7 @@ impl List {
         Ok(Self { text, rows })
     }
 
-    pub(super) fn of_answer(what: Listing, answer: &Answer) -> Result<Self, CallError> {
+    pub(super) fn of_answer(what: &Listing, answer: &Answer) -> Result<Self, CallError> {
         let text = serde_json::to_string(answer).map_err(|e| protocol(&e))?;
         let rows = serde_json::from_str(&text).map_err(|e| protocol(&e))?;
         let rows = Self::place(what, &rows, text.as_bytes())?;

@@ -43,7 +43,7 @@ impl SocketLink {
         }
     }
 
-    pub(super) async fn list(&mut self, what: Listing) -> Result<List, CallError> {
+    pub(super) async fn list(&mut self, what: &Listing) -> Result<List, CallError> {
         let id = self.send(what.command()).await?;
         loop {
             let line = self.line().await?;

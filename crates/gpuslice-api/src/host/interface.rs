@@ -37,6 +37,14 @@ struct UnclaimOptions {
     force: bool,
 }
 
+/// Options of `ListHistory`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct HistoryOptions {
+    about: Option<String>,
+    since: Option<String>,
+}
+
 fn uuid(text: &str) -> Result<Uuid, Refused> {
     text.parse()
         .map_err(|_| Refusal::new(Code::BadRequest, format!("{text:?} is not a UUID")).into())
@@ -112,6 +120,20 @@ impl<H: Handler> HostInterface<H> {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Vec<Dict>, Refused> {
         self.rows(&header, connection, Command::ListClaims, filter).await
+    }
+
+    /// Who had which slice from when to when. Options: `about` (an owner, claim, slice or device), `since` (RFC 3339 in
+    /// UTC with milliseconds).
+    #[zbus(out_args("rows"))]
+    async fn list_history(
+        &self,
+        options: Dict,
+        filter: Dict,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Vec<Dict>, Refused> {
+        let HistoryOptions { about, since } = wire::from_dict(&options)?;
+        self.rows(&header, connection, Command::ListHistory { about, since }, filter).await
     }
 
     /// Makes or keeps a claim. Options: `pool`, `reserve`, `dry_run`.

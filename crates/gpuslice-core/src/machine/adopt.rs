@@ -8,6 +8,7 @@ use super::release::GRACE;
 use super::start::STARTING_GRACE;
 use super::{Effect, Machine, Stored, Timer};
 use crate::domain::{Domain, HostDeviceSource};
+use crate::history::Ending;
 use crate::ids::{ClaimKey, Owner, ParentId, ProfileName, SliceId};
 use crate::mechanism::MDEV;
 use crate::observation::Observation;
@@ -106,6 +107,7 @@ impl Machine {
             hotplug: false,
             phase: Phase::Prepared,
             trouble: None,
+            ending: None,
         };
         Some((source.slice(), assignment))
     }
@@ -210,6 +212,7 @@ impl Machine {
     fn guessed_wrong(&mut self, slice: SliceId) {
         if self.no_guess(slice) {
             self.run.assignments.remove(&slice);
+            self.tenure_ends(slice, Ending::Mistaken);
             self.push(Effect::Disarm { timer: Timer::Grace(slice) });
             self.persist(Stored::Runtime);
         }

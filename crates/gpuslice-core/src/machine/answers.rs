@@ -39,13 +39,14 @@ impl Machine {
                 .chain(self.never_parked())
                 .chain(self.unwell())
                 .chain(problems)
+                .chain(self.history_trouble())
                 .collect(),
             host: self.host.clone(),
         })
     }
 
     /// Network cards have VFs too: a function is shown when it is a GPU, or a layout or the mdev bus names it.
-    fn shown(&self, parent: &ParentId) -> bool {
+    pub(super) fn shown(&self, parent: &ParentId) -> bool {
         let gpu =
             parent.pci().and_then(|a| self.seen.functions.get(&a)).is_some_and(Function::is_gpu);
         gpu || self.layouts.contains_key(parent) || self.seen.mdev_parents.contains_key(parent)

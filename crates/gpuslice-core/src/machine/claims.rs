@@ -3,6 +3,7 @@
 use super::fabric::Sought;
 use super::{ConfigRead, Effect, Machine, RequestId, Stored, Timer};
 use crate::domain::{ClaimRequest, HostDeviceSource, alias_for};
+use crate::history::{Ending, Wanted};
 use crate::ids::{
     ClaimKey, MdevTypeId, MdevUuid, Owner, ParentId, PciAddress, ProfileName, SliceId,
 };
@@ -67,6 +68,10 @@ impl Machine {
             Command::ListTypes => Ok(self.list_types()),
             Command::ListSlices => Ok(self.list_slices()),
             Command::ListClaims => Ok(self.list_claims()),
+            Command::ListHistory { about, since } => {
+                let wanted = Wanted { about, since };
+                return self.push(Effect::ReadHistory { request, wanted });
+            }
         };
         self.push(Effect::Answer { request, outcome });
     }
@@ -260,7 +265,7 @@ impl Machine {
         };
         for slice in bound {
             self.presumed_dead.remove(&slice);
-            self.begin_release(slice);
+            self.begin_release(slice, Ending::Released);
         }
         Ok(done(true, &message))
     }

@@ -5,6 +5,7 @@ use crate::domain::Domain;
 use crate::execute::{Performed, StepError};
 use crate::guest::GuestCall;
 use crate::health::Said;
+use crate::history::{Entry, Wanted};
 use crate::holders::Holder;
 use crate::ids::{ParentId, PciAddress, SliceId};
 use crate::observation::Observation;
@@ -84,6 +85,8 @@ pub enum Event {
     },
     /// The kernel's log says something of devices; lines that were read before may be among these.
     Said(Vec<Said>),
+    /// Whether the history can be written; if not, why.
+    History(Option<String>),
     /// Time.
     Timer(Timer),
 }
@@ -95,6 +98,15 @@ pub enum Effect {
     StoreDurable(Arc<Durable>),
     /// Record; when it fails, go on with [`super::Machine::unrecorded`].
     StoreRuntime(Arc<Runtime>),
+    /// Add to the history, with the time. A failure keeps nothing from going on.
+    History(Vec<Entry>),
+    /// Read the history and answer a command.
+    ReadHistory {
+        /// Which.
+        request: RequestId,
+        /// What of it.
+        wanted: Wanted,
+    },
     /// Perform a step, look until it is so, and say how it ended.
     Execute {
         /// For the answer.

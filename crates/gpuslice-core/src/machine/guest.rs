@@ -4,6 +4,7 @@
 use super::start::STARTING_GRACE;
 use super::{Effect, HookAnswer, Machine, RequestId, Stored, Timer};
 use crate::guest::{GuestCall, GuestDevice, GuestPhase};
+use crate::history::Ending;
 use crate::ids::{Owner, ParentId, PciAddress, SliceId};
 use crate::refusal::{Code, Refusal};
 use crate::state::ForeignHold;
@@ -19,7 +20,7 @@ impl Machine {
         let answer = match call.phase {
             GuestPhase::PreStart => match self.judge_guest(&call) {
                 Ok(slices) => {
-                    self.end_holds(&owner, &slices);
+                    self.end_holds(&owner, &slices, Ending::StartedAgain);
                     for slice in slices {
                         self.hold(slice, &owner, call.title());
                     }
@@ -36,7 +37,7 @@ impl Machine {
                 HookAnswer::Proceed
             }
             GuestPhase::PostStop => {
-                self.end_holds(&owner, &BTreeSet::new());
+                self.end_holds(&owner, &BTreeSet::new(), Ending::Stopped);
                 HookAnswer::Proceed
             }
         };
@@ -74,7 +75,7 @@ impl Machine {
         self.push(Effect::Arm { timer: Timer::Grace(slice), after: STARTING_GRACE });
     }
 
-    fn end_holds(&mut self, owner: &Owner, but: &BTreeSet<SliceId>) {
+    fn end_holds(&mut self, owner: &Owner, but: &BTreeSet<SliceId>, why: Ending) {
         let over: Vec<SliceId> = self
             .run
             .foreign
@@ -83,7 +84,7 @@ impl Machine {
             .map(|(slice, _)| *slice)
             .collect();
         for slice in over {
-            self.foreign_over(slice);
+            self.foreign_over(slice, why);
         }
     }
 
@@ -96,7 +97,7 @@ impl Machine {
             .map(|(address, _)| SliceId::Vf(*address))
             .collect();
         has.extend(call.devices.iter().filter_map(|device| device.mdev.map(SliceId::Mdev)));
-        self.end_holds(&owner, &has);
+        self.end_holds(&owner, &has, Ending::Mistaken);
         for slice in has {
             if !self.run.assignments.contains_key(&slice) {
                 self.hold(slice, &owner, call.title());

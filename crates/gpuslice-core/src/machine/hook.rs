@@ -6,6 +6,7 @@ use super::start::STARTING_GRACE;
 use super::{Effect, HookAnswer, HookCall, HookOperation, Machine, RequestId, Stored, Timer};
 use crate::domain::Domain;
 use crate::execute::{Meaning, StepError};
+use crate::history::Ending;
 use crate::ids::{ClaimKey, Owner, SliceId};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
@@ -118,7 +119,7 @@ impl Machine {
             .map(|(slice, _)| *slice)
             .collect();
         for slice in left {
-            self.begin_release(slice);
+            self.begin_release(slice, Ending::StartedAgain);
         }
     }
 
@@ -142,7 +143,7 @@ impl Machine {
         let Some(request) = request else {
             // Nobody waits any more.
             for slice in slices {
-                self.begin_release(*slice);
+                self.begin_release(*slice, Ending::StartFailed);
             }
             return;
         };
@@ -191,7 +192,7 @@ impl Machine {
             if untouched.contains(slice) {
                 self.released(*slice);
             } else {
-                self.begin_release(*slice);
+                self.begin_release(*slice, Ending::StartFailed);
             }
         }
         let Some(request) = request else {

@@ -3,6 +3,7 @@
 use super::{Effect, HookAnswer, Machine, OpId, RequestId, Stored, Timer};
 use crate::errno::Errno;
 use crate::execute::{Meaning, Performed, StepError};
+use crate::history::Ending;
 use crate::ids::{ParentId, SliceId};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
@@ -532,7 +533,7 @@ impl Machine {
         // It was answered, but the answer found nobody: libvirt takes it for a failed start.
         for slice in self.told.remove(&gone).unwrap_or_default() {
             if self.run.assignments.get(&slice).is_some_and(|a| a.phase == Phase::Prepared) {
-                self.begin_release(slice);
+                self.begin_release(slice, Ending::StartFailed);
             }
         }
         for op in self.ops.values_mut() {
@@ -563,7 +564,7 @@ impl Machine {
                 && assignment.phase == Phase::Prepared
             {
                 assignment.phase = Phase::Releasing;
-                self.begin_release(slice);
+                self.begin_release(slice, Ending::StartFailed);
             }
         }
     }

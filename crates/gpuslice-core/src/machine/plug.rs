@@ -7,6 +7,7 @@ use super::ops::Purpose;
 use super::reserve::Want;
 use super::{Effect, Machine, RequestId, Stored, Timer};
 use crate::domain::Domain;
+use crate::history::Ending;
 use crate::ids::{ClaimKey, Owner, SliceId};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
@@ -162,7 +163,7 @@ impl Machine {
         let slices: Vec<SliceId> =
             self.run.assignments.iter().filter(|(_, a)| prepared(a)).map(|(s, _)| *s).collect();
         for slice in &slices {
-            self.begin_release(*slice);
+            self.begin_release(*slice, Ending::StartFailed);
         }
         let message =
             if slices.is_empty() { "already so" } else { "what was prepared is released" };
@@ -207,7 +208,7 @@ impl Machine {
         }
         for slice in went {
             self.presumed_dead.remove(&slice);
-            self.begin_release(slice);
+            self.begin_release(slice, Ending::Detached);
         }
         done(changed, if changed { "taken over" } else { "already so" })
     }

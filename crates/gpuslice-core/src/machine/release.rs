@@ -4,6 +4,7 @@
 use super::ops::Purpose;
 use super::{Effect, Machine, Stored, Timer};
 use crate::execute::StepError;
+use crate::history::Ending;
 use crate::ids::{ClaimKey, Owner, SliceId};
 use crate::plan::Step;
 use crate::state::Phase;
@@ -26,7 +27,7 @@ impl Machine {
             .map(|(slice, _)| *slice)
             .collect();
         for slice in held {
-            self.foreign_over(slice);
+            self.foreign_over(slice, Ending::Stopped);
         }
         let slices: Vec<SliceId> = self
             .run
@@ -37,23 +38,33 @@ impl Machine {
             .collect();
         for slice in slices {
             self.presumed_dead.remove(&slice);
-            self.begin_release(slice);
+            self.begin_release(slice, self.how_it_stopped(slice));
         }
     }
 
-    pub(super) fn foreign_over(&mut self, slice: SliceId) {
+    /// The end of a VM that libvirt tells of: it may never have run.
+    fn how_it_stopped(&self, slice: SliceId) -> Ending {
+        let ran = self.run.assignments.get(&slice).is_some_and(|a| a.phase == Phase::Attached);
+        // What was running when the record was lost is only known as prepared.
+        if ran || self.run.lost.is_some() { Ending::Stopped } else { Ending::StartFailed }
+    }
+
+    pub(super) fn foreign_over(&mut self, slice: SliceId, why: Ending) {
         if let Some(hold) = self.run.foreign.remove(&slice) {
             self.persist(Stored::Runtime);
+            self.tenure_ends(slice, why);
             self.push(Effect::Disarm { timer: Timer::Grace(slice) });
             self.used_by_others(slice, &hold.name);
         }
     }
 
-    /// Records that a slice is on its way back, and starts.
-    pub(super) fn begin_release(&mut self, slice: SliceId) {
+    /// Records that a slice is on its way back, and why, and starts.
+    pub(super) fn begin_release(&mut self, slice: SliceId, why: Ending) {
         let Some(assignment) = self.run.assignments.get_mut(&slice) else {
             return;
         };
+        let there = self.seen.has_parent(&assignment.parent) || !self.observed;
+        assignment.ending.get_or_insert(if there { why } else { Ending::GpuGone });
         if assignment.phase != Phase::Releasing {
             assignment.phase = Phase::Releasing;
             self.note("slice", slice, "releasing");
@@ -128,6 +139,7 @@ impl Machine {
             return;
         };
         self.persist(Stored::Runtime);
+        self.tenure_ends(slice, assignment.ending.unwrap_or(Ending::Unknown));
         self.repairs.remove(&self.seen.device_of(&assignment.parent));
         self.park_failed.clear();
         self.note("slice", slice, format!("released by {}", assignment.claim));
@@ -174,6 +186,7 @@ impl Machine {
         if let (StepError::Held { .. }, true) = (error, self.presumed_dead.remove(&slice)) {
             assignment.phase = Phase::Attached;
             assignment.hotplug = false;
+            assignment.ending = None;
             self.persist(Stored::Runtime);
             return self.push(Effect::Watch { slice });
         }
@@ -216,7 +229,7 @@ impl Machine {
     /// libvirt had time to tell, and did not: it may be gone itself.
     pub(super) fn on_grace_over(&mut self, slice: SliceId) {
         // Should a process hold it all the same, it is seen before anybody else is given it.
-        self.foreign_over(slice);
+        self.foreign_over(slice, Ending::Vanished);
         let waiting = self
             .run
             .assignments
@@ -228,7 +241,11 @@ impl Machine {
             );
             self.push(Effect::Log { warning: true, text });
             self.presumed_dead.insert(slice);
-            self.begin_release(slice);
+            let why = match self.how_it_stopped(slice) {
+                Ending::Stopped => Ending::Vanished,
+                never_ran => never_ran,
+            };
+            self.begin_release(slice, why);
         }
     }
 }

@@ -4,6 +4,7 @@ use super::ops::{Op, Purpose};
 use super::{Effect, Machine, OpId, Stored, Timer};
 use crate::domain::HostDeviceSource;
 use crate::execute::{Meaning, StepError};
+use crate::history::Ending;
 use crate::ids::{ClaimKey, MdevUuid, Parameters, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::{Fabric, MDEV};
 use crate::observation::Mdev;
@@ -45,7 +46,9 @@ impl Machine {
                     .filter(|a| self.seen.made_by(slice) == Some(&a.parent));
                 let assignment = match present {
                     // A start that was never followed by a release: the device is still this claim's.
-                    Some(present) => Assignment { phase: Phase::Reserved, ..present.clone() },
+                    Some(present) => {
+                        Assignment { phase: Phase::Reserved, ending: None, ..present.clone() }
+                    }
                     None => self.place_mdev(want, uuid, numa, fabric)?,
                 };
                 (slice, assignment)
@@ -76,7 +79,9 @@ impl Machine {
             // Perhaps it is another's. The step is there for a binding that is libvirt's.
             steps.insert(0, Step::RequireUnheld { function });
         }
-        self.run.assignments.insert(slice, assignment);
+        let before = self.run.assignments.insert(slice, assignment);
+        let ran = before.is_some_and(|before| before.phase == Phase::Attached);
+        self.tenure_ends(slice, if ran { Ending::StartedAgain } else { Ending::StartFailed });
         Ok((slice, steps))
     }
 
@@ -133,6 +138,7 @@ impl Machine {
             hotplug: want.hotplug,
             phase: Phase::Reserved,
             trouble: None,
+            ending: None,
         })
     }
 
@@ -153,6 +159,7 @@ impl Machine {
             hotplug: want.hotplug,
             phase: Phase::Reserved,
             trouble: None,
+            ending: None,
         })
     }
 
@@ -204,6 +211,7 @@ impl Machine {
             hotplug: want.hotplug,
             phase: Phase::Reserved,
             trouble: None,
+            ending: None,
         })
     }
 

@@ -2,7 +2,8 @@
 
 use super::{Effect, Machine, Stored, Timer};
 use crate::config::{Config, ConfigError};
-use crate::ids::BootId;
+use crate::history::{Ending, Line};
+use crate::ids::{BootId, SliceId};
 use crate::mechanism::Mechanism;
 use crate::observation::Observation;
 use crate::refusal::Code;
@@ -28,6 +29,8 @@ pub struct Start {
     pub durable: Durable,
     /// As recorded, if there was a record.
     pub run: Option<Runtime>,
+    /// What of the history has begun and not ended.
+    pub history: BTreeMap<SliceId, Line>,
     /// What a person should know of how the records were found.
     pub warnings: Vec<String>,
 }
@@ -81,6 +84,7 @@ impl Machine {
             dirty: BTreeSet::new(),
             answered: BTreeMap::new(),
             effects: Vec::new(),
+            past: super::history::Told::default(),
         };
         machine.resume_log();
         let ran = machine.durable.boot.replace(start.boot) == Some(start.boot);
@@ -94,6 +98,7 @@ impl Machine {
             None if ran => machine.record_is_lost(),
             None => machine.begin_boot(),
         }
+        machine.resume_history(start.history, start.boot);
         machine.persist(Stored::Runtime);
         machine.push(Effect::Observe);
         let effects = machine.flush();
@@ -164,7 +169,7 @@ impl Machine {
             .map(|(slice, _)| *slice)
             .collect();
         for slice in unfinished {
-            self.begin_release(slice);
+            self.begin_release(slice, Ending::StartFailed);
         }
     }
 }

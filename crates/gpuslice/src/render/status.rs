@@ -62,6 +62,8 @@ pub enum Empty {
     Slices,
     /// `claims`
     Claims,
+    /// `history`
+    History,
 }
 
 impl Empty {
@@ -105,6 +107,10 @@ impl Empty {
             Self::Slices => (
                 "no slices: no virtual function is enabled and no mediated device exists",
                 "gpuslice plan shows what the configuration would make; mediated devices appear when a VM starts",
+            ),
+            Self::History => (
+                "no history: nobody is known to have had such a slice then",
+                "gpuslice history without arguments shows all there is",
             ),
             Self::Claims => ("no claims: no VM asks for a slice", "gpuslice attach DOMAIN PROFILE"),
         };

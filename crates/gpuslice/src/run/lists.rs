@@ -7,6 +7,7 @@ use crate::render::{self, Empty};
 use crate::simulated;
 use crate::style::Paint;
 use gpuslice_api::client::{List, Listing};
+use gpuslice_core::ids::ParentId;
 use gpuslice_core::request::{Answer, Command, ParentRow, ProfileRow};
 use serde::de::DeserializeOwned;
 use std::path::Path;
@@ -56,6 +57,21 @@ pub async fn slices(daemon: &Daemon, output: &Output) -> Result<(), Failure> {
 
 pub async fn claims(daemon: &Daemon, output: &Output) -> Result<(), Failure> {
     show(output, &daemon.list(Listing::Claims).await?, render::claims, Empty::Claims)
+}
+
+/// `what` is as the rows have it, or a GPU as people shorten it.
+pub async fn history(
+    daemon: &Daemon,
+    what: Option<String>,
+    since: Option<String>,
+    output: &Output,
+) -> Result<(), Failure> {
+    let about = what.map(|what| match what.parse::<ParentId>() {
+        Ok(ParentId::Pci(address)) => address.to_string(),
+        _ => what,
+    });
+    let list = daemon.list(Listing::History { about, since }).await?;
+    show(output, &list, render::history, Empty::History)
 }
 
 fn show<T: DeserializeOwned>(

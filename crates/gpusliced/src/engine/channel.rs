@@ -171,6 +171,12 @@ impl Handle {
         self.send(Input::Event(event)).await;
     }
 
+    /// As [`Self::happened`], from a thread of its own.
+    pub fn happened_elsewhere(&self, event: Event) {
+        // As in [`Self::send`].
+        let _ = self.inbox.blocking_send(Input::Event(event));
+    }
+
     /// The host changed. From any thread; when the queue is full a look is due anyway.
     pub fn host_changed(&self) {
         let _ = self.inbox.try_send(Input::HostChanged);

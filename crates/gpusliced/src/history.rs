@@ -1,0 +1,293 @@
+//! The history on disk: a thread of its own writes and reads it, so that no VM waits for a disk. What it has not written
+//! when the daemon is killed, the next one finds by comparing the history with the assignments.
+
+use crate::engine::{Handle, Told};
+use gpuslice_core::history::{Ending, Entry, Line, Point, Reader, Wanted};
+use gpuslice_core::ids::SliceId;
+use gpuslice_core::machine::Event;
+use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::request::Answer;
+use gpuslice_host::state::{Log, StateError};
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::oneshot;
+
+/// Bytes after which the next file is begun.
+const LONGEST: u64 = 2 << 20;
+
+/// How many older files are kept.
+const KEPT: usize = 4;
+
+/// Lines that wait for a disk that takes none. More than that are forgotten, the oldest first.
+const MOST_WAITING: usize = 4096;
+
+/// How long a daemon that stops waits for its last lines to be written.
+const LAST: Duration = Duration::from_secs(2);
+
+/// Where the history is.
+pub enum Place {
+    /// Files.
+    Disk(Log),
+    /// A simulated host without directories has the one file in memory.
+    Memory(Vec<u8>),
+}
+
+/// The way to the thread.
+#[derive(Debug, Clone)]
+pub struct History(Sender<Order>);
+
+enum Order {
+    Add(Vec<Line>),
+    Read(Wanted, oneshot::Sender<Told>),
+    Open(SyncSender<BTreeMap<SliceId, Line>>),
+}
+
+impl History {
+    /// Starts the thread.
+    pub fn start(place: Place, handle: Handle) -> std::io::Result<Self> {
+        let (sender, orders) = channel();
+        let writer = Writer { place, waiting: Vec::new(), damaged: 0, trouble: None, handle };
+        std::thread::Builder::new()
+            .name("history".to_owned())
+            .stack_size(256 << 10)
+            .spawn(move || writer.run(&orders))?;
+        Ok(Self(sender))
+    }
+
+    /// Adds to it. `booted` is when this boot began, where that is known.
+    pub fn add(&self, entries: Vec<Entry>, booted: Option<SystemTime>) {
+        let now = SystemTime::now();
+        let line = |entry: Entry| {
+            tell_journal(&entry);
+            let past = booted.filter(|_| entry.reason == Some(Ending::Rebooted));
+            // A clock that nobody has set yet can be before all that can be written.
+            let at = past.unwrap_or(now).max(UNIX_EPOCH);
+            let at = humantime::format_rfc3339_millis(at).to_string();
+            Line { at, entry }
+        };
+        // The thread lives as long as the daemon.
+        let _ = self.0.send(Order::Add(entries.into_iter().map(line).collect()));
+    }
+
+    /// Has it read, and the answer sent.
+    pub fn read(&self, wanted: Wanted, answer: oneshot::Sender<Told>) {
+        let _ = self.0.send(Order::Read(wanted, answer));
+    }
+
+    /// What has begun and not ended.
+    pub fn still_open(&self) -> BTreeMap<SliceId, Line> {
+        let (answer, open) = sync_channel(1);
+        let _ = self.0.send(Order::Open(answer));
+        open.recv().unwrap_or_default()
+    }
+
+    /// Waits until all is written, or long enough.
+    pub fn finish(&self) {
+        let (answer, written) = sync_channel(1);
+        let _ = self.0.send(Order::Open(answer));
+        let _ = written.recv_timeout(LAST);
+    }
+}
+
+/// The same to the journal, with fields to look for: `journalctl GPUSLICE_DOMAIN=win11`.
+fn tell_journal(entry: &Entry) {
+    let tenure = &entry.tenure;
+    let why = entry.reason.map(Ending::as_str);
+    let (vm, slice, parent) = (&tenure.owner_name, tenure.slice, &tenure.parent);
+    let text = match entry.event {
+        Point::Begin | Point::Held => format!("{vm} has {slice} of {parent}"),
+        Point::End => {
+            format!("{vm} has {slice} of {parent} no longer: {}", why.unwrap_or_default())
+        }
+    };
+    tracing::info!(
+        gpuslice_event = if entry.event == Point::End { "end" } else { "begin" },
+        gpuslice_domain = vm,
+        gpuslice_owner = %tenure.owner,
+        gpuslice_claim = tenure.claim.as_ref().map(tracing::field::display),
+        gpuslice_slice = %slice,
+        gpuslice_parent = %parent,
+        gpuslice_profile = tenure.profile.as_ref().map(tracing::field::display),
+        gpuslice_reason = why,
+        "{text}"
+    );
+}
+
+struct Writer {
+    place: Place,
+    /// Not written yet.
+    waiting: Vec<Line>,
+    damaged: usize,
+    trouble: Option<String>,
+    handle: Handle,
+}
+
+impl Writer {
+    fn run(mut self, orders: &Receiver<Order>) {
+        while let Ok(order) = orders.recv() {
+            let mut next = Some(order);
+            // One write for all that has come by now.
+            while let Some(Order::Add(lines)) = next {
+                self.waiting.extend(lines);
+                next = orders.try_recv().ok();
+            }
+            self.write();
+            match next {
+                Some(Order::Read(wanted, answer)) => {
+                    // Whoever asked may have gone.
+                    let _ = answer.send(self.read(wanted).into());
+                }
+                Some(Order::Open(answer)) => {
+                    let _ = answer.send(self.still_open());
+                }
+                Some(Order::Add(_)) | None => {}
+            }
+        }
+    }
+
+    fn write(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let text: String = self.waiting.iter().filter_map(|line| line.print().ok()).collect();
+        match self.place.add(&text) {
+            Ok(()) => {
+                self.waiting.clear();
+                let turned = if self.place.is_long() { self.turn() } else { Ok(()) };
+                self.now(turned.err());
+            }
+            Err(error) => {
+                let more = self.waiting.len().saturating_sub(MOST_WAITING);
+                self.waiting.drain(..more);
+                self.now(Some(error));
+            }
+        }
+    }
+
+    /// Begins the next file with what goes on, so that each file alone tells both ends of what ended in it.
+    fn turn(&mut self) -> Result<(), StateError> {
+        let mut reader = Reader::new(nobody());
+        reader.read(&self.place.newest()?);
+        let held = |line: Line| Line { entry: Entry { event: Point::Held, ..line.entry }, ..line };
+        let held = reader.open().into_values().map(held);
+        let head: String = held.filter_map(|line| line.print().ok()).collect();
+        self.place.begin_next(&head)
+    }
+
+    /// Says whether it can be written, when that has changed.
+    fn now(&mut self, error: Option<StateError>) {
+        let trouble = error.map(|error| error.to_string());
+        if trouble == self.trouble {
+            return;
+        }
+        match &trouble {
+            Some(why) => tracing::error!("the history cannot be written: {why}"),
+            None => tracing::info!("the history is written again"),
+        }
+        self.trouble.clone_from(&trouble);
+        self.handle.happened_elsewhere(Event::History(trouble));
+    }
+
+    fn still_open(&mut self) -> BTreeMap<SliceId, Line> {
+        let found = match self.place.open() {
+            Ok(found) => found,
+            Err(error) => {
+                self.now(Some(error));
+                return BTreeMap::new();
+            }
+        };
+        if !found.torn.is_empty() {
+            let torn = String::from_utf8_lossy(&found.torn);
+            tracing::warn!("the history's last line was cut short and is dropped: {torn:?}");
+        }
+        let mut reader = Reader::new(nobody());
+        reader.read(&found.lines);
+        if reader.damaged() > self.damaged {
+            self.damaged = reader.damaged();
+            tracing::error!("{} lines of the history are damaged and left out", self.damaged);
+        }
+        let mut open = reader.open();
+        for line in &self.waiting {
+            let slice = line.entry.tenure.slice;
+            match line.entry.event {
+                Point::End => drop(open.remove(&slice)),
+                Point::Begin | Point::Held => drop(open.insert(slice, line.clone())),
+            }
+        }
+        open
+    }
+
+    fn read(&self, wanted: Wanted) -> Result<Answer, Refusal> {
+        let mut reader = Reader::new(wanted);
+        let read = self.place.each(|file| reader.read(file));
+        if let Err(error) = read {
+            let refusal = Refusal::new(Code::StateUnwritable, "the history cannot be read");
+            return Err(refusal.because(error.to_string()).hint("journalctl -u gpusliced"));
+        }
+        let waiting: String = self.waiting.iter().filter_map(|line| line.print().ok()).collect();
+        reader.read(waiting.as_bytes());
+        if reader.damaged() > 0 {
+            tracing::warn!("{} lines of the history are damaged and left out", reader.damaged());
+        }
+        Ok(Answer::History { rows: reader.rows() })
+    }
+}
+
+/// No tenure's name: for who looks at what goes on alone, rows are only in the way.
+fn nobody() -> Wanted {
+    Wanted { about: Some(String::new()), since: None }
+}
+
+impl Place {
+    fn open(&mut self) -> Result<gpuslice_host::state::Found, StateError> {
+        match self {
+            Self::Disk(log) => log.open(),
+            Self::Memory(text) => {
+                Ok(gpuslice_host::state::Found { lines: text.clone(), torn: Vec::new() })
+            }
+        }
+    }
+
+    fn add(&mut self, text: &str) -> Result<(), StateError> {
+        match self {
+            Self::Disk(log) => log.add(text)?,
+            Self::Memory(lines) => lines.extend_from_slice(text.as_bytes()),
+        }
+        Ok(())
+    }
+
+    fn is_long(&self) -> bool {
+        match self {
+            Self::Disk(log) => log.length() > LONGEST,
+            Self::Memory(lines) => lines.len() as u64 > LONGEST,
+        }
+    }
+
+    fn newest(&self) -> Result<Vec<u8>, StateError> {
+        match self {
+            Self::Disk(log) => log.numbers()?.last().map_or(Ok(Vec::new()), |n| log.read(*n)),
+            Self::Memory(lines) => Ok(lines.clone()),
+        }
+    }
+
+    fn begin_next(&mut self, head: &str) -> Result<(), StateError> {
+        match self {
+            Self::Disk(log) => log.begin_next(head, KEPT)?,
+            Self::Memory(lines) => *lines = head.as_bytes().to_vec(),
+        }
+        Ok(())
+    }
+
+    fn each(&self, mut read: impl FnMut(&[u8])) -> Result<(), StateError> {
+        match self {
+            Self::Disk(log) => {
+                for number in log.numbers()? {
+                    read(&log.read(number)?);
+                }
+            }
+            Self::Memory(lines) => read(lines),
+        }
+        Ok(())
+    }
+}
