@@ -13,6 +13,8 @@ mod directed;
 mod disk;
 #[path = "machine/domains.rs"]
 mod domains;
+#[path = "machine/drain.rs"]
+mod drain;
 #[path = "machine/driver.rs"]
 mod driver;
 #[path = "machine/everything.rs"]

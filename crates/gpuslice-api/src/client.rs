@@ -155,6 +155,11 @@ fn patience(command: &Command) -> Option<Duration> {
         Command::WaitSettled { timeout_ms } => {
             Some(Duration::from_millis(*timeout_ms).saturating_add(Duration::from_secs(10)))
         }
+        // polkit may ask first.
+        Command::Drain { wait_ms, .. } => {
+            let wait = Duration::from_millis(wait_ms.unwrap_or_default());
+            Some(wait.saturating_add(Duration::from_secs(120)))
+        }
         // polkit may be asking a person.
         Command::Claim { .. }
         | Command::Unclaim { .. }

@@ -57,7 +57,10 @@ pub fn required_action(command: &Command) -> Option<&'static str> {
         | Command::Claim { dry_run: true, .. } => None,
         Command::Claim { .. } | Command::Plug { .. } => Some(ACTION_ATTACH),
         Command::Unclaim { .. } | Command::PlugFailed { .. } => Some(ACTION_RELEASE),
-        Command::Apply | Command::Cordon { .. } | Command::Uncordon { .. } => Some(ACTION_APPLY),
+        Command::Apply
+        | Command::Cordon { .. }
+        | Command::Drain { .. }
+        | Command::Uncordon { .. } => Some(ACTION_APPLY),
         Command::DomainSeen { .. }
         | Command::DomainRuns { .. }
         | Command::DomainGone { .. }
@@ -114,6 +117,10 @@ mod tests {
             (claim(true), None),
             (claim(false), Some(ACTION_ATTACH)),
             (Command::Apply, Some(ACTION_APPLY)),
+            (
+                Command::Drain { parents: Vec::new(), reason: String::new(), wait_ms: None },
+                Some(ACTION_APPLY),
+            ),
             (Command::Uncordon { parent }, Some(ACTION_APPLY)),
             (Command::AgentWork, Some(ACTION_ADOPT)),
         ] {

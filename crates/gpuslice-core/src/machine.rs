@@ -11,6 +11,7 @@ mod adopt;
 mod agent;
 mod answers;
 mod claims;
+mod drain;
 mod event;
 mod fabric;
 mod former;
@@ -92,6 +93,8 @@ pub struct Machine {
     plugs: BTreeMap<RequestId, Plugging>,
     /// What domains that are about to come in were told to carry.
     expected: BTreeMap<Uuid, incoming::Expected>,
+    /// Who waits until parents are free.
+    drains: BTreeMap<RequestId, drain::Drain>,
     /// Who waits for settledness.
     waiting: BTreeSet<RequestId>,
     was_settled: bool,
@@ -219,6 +222,7 @@ impl Machine {
                 other => kept.push(other),
             }
         }
+        self.drains_unrecorded(&refusal);
         // Giving up may have produced answers of its own; none of them promises anything.
         self.unwritten.append(&mut self.dirty);
         kept.append(&mut self.effects);
@@ -253,6 +257,7 @@ impl Machine {
             Timer::RetryRelease(slice) => self.retry_release(slice),
             Timer::Grace(slice) => self.on_grace_over(slice),
             Timer::Settle(request) => self.on_settle_timeout(request),
+            Timer::Drain(request) => self.on_drain_timeout(request),
             Timer::Unsure(parent) => self.on_unsure_over(&parent),
             Timer::LookAgain => self.push(Effect::Observe),
             Timer::Young(slice) => self.on_grown(slice),
@@ -275,6 +280,7 @@ impl Machine {
         self.run_parked_guests();
         self.run_parked_plugs();
         self.realise_parking();
+        self.tell_drained();
         self.tell_settled();
     }
 

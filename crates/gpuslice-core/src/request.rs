@@ -71,6 +71,17 @@ pub enum Command {
         #[serde(default)]
         reason: String,
     },
+    /// Gives parents no new VMs, and says who still has slices of them. Idempotent.
+    Drain {
+        /// Which; all that there are, if none is named.
+        parents: Vec<ParentId>,
+        /// Why, for people, where no other reason is known.
+        #[serde(default)]
+        reason: String,
+        /// Answer when nobody has any, at the latest after so many milliseconds.
+        #[serde(default)]
+        wait_ms: Option<u64>,
+    },
     /// Lifts a cordon or a quarantine.
     Uncordon {
         /// Which.
@@ -201,6 +212,8 @@ pub enum Answer {
     },
     /// To [`Command::Plan`] and [`Command::Apply`].
     Plan(PlanRow),
+    /// To [`Command::Drain`].
+    Drain(DrainRow),
     /// To [`Command::AgentWork`].
     AgentWork {
         /// Shut-off domains to look at again (a device of theirs should change).
@@ -485,6 +498,19 @@ pub struct PlanRow {
     /// What of `park` cannot be so now, and why; it keeps nothing else from being done.
     #[serde(default)]
     pub unparked: Vec<Refusal>,
+}
+
+/// What a drain came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainRow {
+    /// False when all were cordoned already.
+    pub changed: bool,
+    /// Nobody has a slice of them.
+    pub drained: bool,
+    /// Of which devices.
+    pub parents: Vec<ParentId>,
+    /// Who has one.
+    pub blockers: Vec<Refusal>,
 }
 
 /// One step of a plan.

@@ -4,6 +4,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use gpuslice_core::ids::{ClaimName, ParentId, ProfileName};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Slices of GPUs for virtual machines.
 #[derive(Debug, Parser)]
@@ -160,6 +161,29 @@ Examples:
         parent: ParentId,
         /// Why, for others to read
         #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Give GPUs no new VMs, and wait until those they have are gone
+    #[command(after_help = "\
+VMs run on until somebody stops them; who has a slice is said. Without --wait that is all; with it the command ends when
+the last has left, or with exit code 1 after that time. uncordon ends it.
+
+Examples:
+  gpuslice drain 0000:41:00.0 --reason 'new fan'
+  gpuslice drain 0000:41:00.0 --wait 30m
+  gpuslice drain --all --wait 2h")]
+    Drain {
+        /// Addresses or names, as `gpuslice gpus` prints
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        parents: Vec<ParentId>,
+        /// All GPUs of this host
+        #[arg(long)]
+        all: bool,
+        /// Wait so long at the most: seconds, or 90s, 30m, 2h
+        #[arg(long, value_name = "T", value_parser = crate::since::span)]
+        wait: Option<Duration>,
+        /// Why, for others to read
+        #[arg(long, default_value = "drained")]
         reason: String,
     },
     /// Let a GPU have new VMs again; also lifts a quarantine
@@ -356,8 +380,10 @@ mod tests {
             });
         let mut seen = 0;
         for line in examples.filter(|line| line.starts_with("  gpuslice ")) {
-            let line =
-                line.replace("'fan is loud'", "loud").replace("'2026-03-01 18:00'", "2026-03-01");
+            let line = line
+                .replace("'fan is loud'", "loud")
+                .replace("'new fan'", "fan")
+                .replace("'2026-03-01 18:00'", "2026-03-01");
             let words = line.split_whitespace();
             let words = words.take_while(|word| !["|", ">", "its"].contains(word));
             Arguments::try_parse_from(words).unwrap_or_else(|e| panic!("{line}: {e}"));
@@ -383,6 +409,9 @@ mod tests {
             "gpuslice wait --settled --timeout -1",
             "gpuslice cordon ../x",
             "gpuslice history --since yesterday",
+            "gpuslice drain",
+            "gpuslice drain mtty --all",
+            "gpuslice drain --all --wait soon",
             "gpuslice completions ksh",
             "gpuslice export",
             "gpuslice export proxmox --node pve.example",

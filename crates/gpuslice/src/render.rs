@@ -8,7 +8,7 @@ mod history;
 mod lists;
 mod status;
 
-pub use changes::{plan, xml};
+pub use changes::{drain, plan, xml};
 pub use doctor::findings;
 pub use explained::{explained, page, pages};
 pub use export::proxmox;

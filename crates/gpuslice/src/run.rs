@@ -92,6 +92,9 @@ async fn ask(command: Command, daemon: &Daemon, output: &Output) -> Result<(), F
             let order = request::Command::Cordon { parent, reason };
             orders::done(daemon.call(order).await?, output)
         }
+        Command::Drain { parents, all: _, wait, reason } => {
+            orders::drain(daemon, parents, reason, wait, output).await
+        }
         Command::Uncordon { parent } => {
             orders::done(daemon.call(request::Command::Uncordon { parent }).await?, output)
         }

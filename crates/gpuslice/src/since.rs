@@ -1,6 +1,6 @@
 //! Moments as people type them, in the form in which the history has its times.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Reads a moment: `2h` and `7d` back from now, `2026-03-01`, `2026-03-01 18:00`, or with seconds; in UTC.
 pub fn since(text: &str) -> Result<String, String> {
@@ -21,6 +21,13 @@ fn since_before(text: &str, now: SystemTime) -> Result<String, String> {
     let moment = moment
         .ok_or("expected a date like 2026-03-01 or '2026-03-01 18:00', or a span like 2h or 7d")?;
     Ok(humantime::format_rfc3339_millis(moment).to_string())
+}
+
+/// Reads how long to wait: seconds, or with units.
+pub fn span(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().map(Duration::from_secs);
+    let span = seconds.or_else(|| humantime::parse_duration(text).ok());
+    span.ok_or_else(|| "expected seconds, or a span like 90s, 30m or 2h".to_owned())
 }
 
 /// How long something lasted, in its two largest units.
@@ -58,6 +65,19 @@ mod tests {
         ] {
             let got = since_before(text, now);
             assert_eq!(got.as_deref().map_err(|_| ()), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_wait_is_seconds_or_has_units() {
+        for (text, want) in [
+            ("90", Some(90)),
+            ("30m", Some(1800)),
+            ("1h 30m", Some(5400)),
+            ("-1", None),
+            ("soon", None),
+        ] {
+            assert_eq!(span(text).ok(), want.map(Duration::from_secs), "{text}");
         }
     }
 

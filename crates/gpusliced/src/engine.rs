@@ -377,7 +377,11 @@ fn shows_slices(event: &Event) -> bool {
     let Event::Command { command, .. } = event else { return false };
     matches!(
         command,
-        Command::ListSlices | Command::ListProfiles | Command::Claim { .. } | Command::Plug { .. }
+        Command::ListSlices
+            | Command::ListProfiles
+            | Command::Claim { .. }
+            | Command::Plug { .. }
+            | Command::Drain { .. }
     )
 }
 

@@ -8,6 +8,7 @@ mod bus;
 mod cli;
 mod config;
 mod dbus;
+mod drain;
 mod export;
 mod fabric;
 mod history;

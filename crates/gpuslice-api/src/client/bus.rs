@@ -165,6 +165,11 @@ impl BusLink {
             Command::Cordon { parent, reason } => {
                 self.dict("Cordon", &(parent.to_string(), reason)).await
             }
+            Command::Drain { parents, reason, wait_ms } => {
+                let parents: Vec<String> = parents.iter().map(ToString::to_string).collect();
+                let options = json!({ "reason": reason, "wait_ms": wait_ms });
+                self.dict("Drain", &(parents, wire::to_dict(&options)?)).await
+            }
             Command::Uncordon { parent } => self.dict("Uncordon", &(parent.to_string(),)).await,
             Command::WaitSettled { timeout_ms } => self.dict("WaitSettled", &(timeout_ms,)).await,
             Command::DomainSeen { domain, shut_off } => {

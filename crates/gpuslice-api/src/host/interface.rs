@@ -37,6 +37,14 @@ struct UnclaimOptions {
     force: bool,
 }
 
+/// Options of `Drain`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct DrainOptions {
+    reason: String,
+    wait_ms: Option<u64>,
+}
+
 /// Options of `ListHistory`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -238,6 +246,22 @@ impl<H: Handler> HostInterface<H> {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Dict, Refused> {
         let command = Command::Cordon { parent: named(parent)?, reason: reason.to_owned() };
+        self.dict(&header, connection, command).await
+    }
+
+    /// Gives parents no new VMs (all that there are, if none is named), and says who still has slices of them. Options:
+    /// `reason`, and `wait_ms`: return when nobody has any, at the latest after so many milliseconds.
+    #[zbus(out_args("answer"))]
+    async fn drain(
+        &self,
+        parents: Vec<String>,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Dict, Refused> {
+        let DrainOptions { reason, wait_ms } = wire::from_dict(&options)?;
+        let parents = parents.iter().map(|parent| named(parent)).collect::<Result<_, _>>()?;
+        let command = Command::Drain { parents, reason, wait_ms };
         self.dict(&header, connection, command).await
     }
 

@@ -58,6 +58,9 @@ impl Machine {
             Command::DomainRuns { domain } => return self.on_domain_runs(request, domain),
             Command::Unclaim { key, force } => self.unclaim(&key, force),
             Command::Cordon { parent, reason } => self.cordon(parent, reason),
+            Command::Drain { parents, reason, wait_ms } => {
+                return self.on_drain(request, &parents, &reason, wait_ms);
+            }
             Command::Uncordon { parent } => self.uncordon(&parent),
             Command::DomainSeen { domain, shut_off } => self.domain_seen(&domain, shut_off),
             Command::DomainGone { uuid } => Ok(self.domain_gone(uuid)),
@@ -311,7 +314,7 @@ impl Machine {
         Ok(done(true, &format!("{what} of {parent} is lifted")))
     }
 
-    fn require_parent(&self, parent: &ParentId) -> Result<(), Refusal> {
+    pub(super) fn require_parent(&self, parent: &ParentId) -> Result<(), Refusal> {
         let known = self.seen.has_parent(parent) || self.durable.expected.contains_key(parent);
         if known {
             return Ok(());

@@ -11,7 +11,7 @@ use crate::ids::{ParentId, PciAddress, SliceId};
 use crate::observation::Observation;
 use crate::plan::Step;
 use crate::refusal::Refusal;
-use crate::request::{Answer, ChangeNote, Command, Outcome};
+use crate::request::{Answer, ChangeNote, Command, DrainRow, Outcome};
 use crate::state::{Durable, Runtime};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -176,6 +176,8 @@ pub enum Timer {
     Grace(SliceId),
     /// Somebody has waited long enough.
     Settle(RequestId),
+    /// Parents have had time to be drained.
+    Drain(RequestId),
     /// A step of a former daemon has had time to end.
     Unsure(ParentId),
     /// A VM has used it for so long that its end does it no harm.
@@ -242,7 +244,10 @@ impl Answer {
     pub fn promises(&self) -> bool {
         matches!(
             self,
-            Self::Claimed { .. } | Self::Done { changed: true, .. } | Self::Domain { .. }
+            Self::Claimed { .. }
+                | Self::Done { changed: true, .. }
+                | Self::Domain { .. }
+                | Self::Drain(DrainRow { changed: true, .. })
         )
     }
 }

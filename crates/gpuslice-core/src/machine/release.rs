@@ -222,6 +222,7 @@ impl Machine {
                     // Parked, and now it can go.
                     self.park_failed.remove(&uuid);
                 }
+                self.held_no_more(slice);
             }
         }
     }

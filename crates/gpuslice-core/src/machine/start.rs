@@ -65,6 +65,7 @@ impl Machine {
             parked_guests: Vec::new(),
             plugs: BTreeMap::new(),
             expected: BTreeMap::new(),
+            drains: BTreeMap::new(),
             waiting: BTreeSet::new(),
             was_settled: false,
             applying: BTreeMap::new(),

@@ -4,7 +4,8 @@ use super::counted;
 use crate::style::{Paint, Tone};
 use crate::table::{Cell, left, printable, table};
 use gpuslice_core::domain::ClaimRequest;
-use gpuslice_core::request::{DeviceToWrite, PlanRow, StepRow};
+use gpuslice_core::refusal::Refusal;
+use gpuslice_core::request::{DeviceToWrite, DrainRow, PlanRow, StepRow};
 use std::fmt::Write as _;
 
 /// `gpuslice plan` and, with `done`, `gpuslice apply`.
@@ -14,18 +15,9 @@ pub fn plan(row: &PlanRow, done: bool, paint: Paint) -> String {
         let rows: Vec<_> = row.steps.iter().map(step).collect();
         out = table(&[left("GPU"), left("STEP")], &rows, paint);
     }
+    reasons(&mut out, &row.blockers, &paint.paint(Tone::Bad, "in the way:"), paint);
+    reasons(&mut out, &row.unparked, &paint.paint(Tone::Warn, "not parked:"), paint);
     // Writing to a String cannot fail.
-    let blockers = row.blockers.iter().map(|why| (paint.paint(Tone::Bad, "in the way:"), why));
-    let unparked = row.unparked.iter().map(|why| (paint.paint(Tone::Warn, "not parked:"), why));
-    for (label, why) in blockers.chain(unparked) {
-        let _ = writeln!(out, "{label} {}", printable(&why.to_string()));
-        for cause in &why.causes {
-            let _ = writeln!(out, "  caused by: {}", printable(cause));
-        }
-        if let Some(hint) = &why.hint {
-            let _ = writeln!(out, "  {} {}", paint.paint(Tone::Good, "hint:"), printable(hint));
-        }
-    }
     for unmatched in &row.unmatched {
         let label = paint.paint(Tone::Warn, "no device meets:");
         let _ = writeln!(out, "{label} {}", printable(unmatched));
@@ -40,6 +32,40 @@ pub fn plan(row: &PlanRow, done: bool, paint: Paint) -> String {
             "{steps}; gpuslice apply does {}",
             if row.steps.len() == 1 { "it" } else { "them" }
         ),
+    };
+    out
+}
+
+fn reasons(out: &mut String, whys: &[Refusal], label: &str, paint: Paint) {
+    for why in whys {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{label} {}", printable(&why.to_string()));
+        for cause in &why.causes {
+            let _ = writeln!(out, "  caused by: {}", printable(cause));
+        }
+        if let Some(hint) = &why.hint {
+            let _ = writeln!(out, "  {} {}", paint.paint(Tone::Good, "hint:"), printable(hint));
+        }
+    }
+}
+
+/// `gpuslice drain`.
+pub fn drain(row: &DrainRow, paint: Paint) -> String {
+    let mut out = String::new();
+    reasons(&mut out, &row.blockers, &paint.paint(Tone::Bad, "in the way:"), paint);
+    let which = match row.parents.as_slice() {
+        [one] => one.to_string(),
+        many => counted(many.len(), "GPU"),
+    };
+    let already = if row.changed { "" } else { "already so: " };
+    // Writing to a String cannot fail.
+    let _ = if row.drained {
+        writeln!(out, "{already}no VM has a slice of {which}, and none is given one")
+    } else {
+        writeln!(
+            out,
+            "{already}no new VM is given a slice of {which}; --wait T waits for those above"
+        )
     };
     out
 }

@@ -5,10 +5,11 @@ use crate::claims;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::{progress, render};
-use gpuslice_core::ids::ClaimName;
+use gpuslice_core::ids::{ClaimName, ParentId};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command, PlanRow};
 use serde_json::json;
+use std::time::Duration;
 
 /// Prints what an order came to.
 pub fn done(answer: Answer, output: &Output) -> Result<(), Failure> {
@@ -76,6 +77,38 @@ pub async fn apply(daemon: &Daemon, output: &Output) -> Result<(), Failure> {
         }
         None => Ok(()),
     }
+}
+
+/// Cordons and says who is there; with a time to wait, again when they have left.
+pub async fn drain(
+    daemon: &Daemon,
+    parents: Vec<ParentId>,
+    reason: String,
+    wait: Option<Duration>,
+    output: &Output,
+) -> Result<(), Failure> {
+    let order = |wait_ms| {
+        let (parents, reason) = (parents.clone(), reason.clone());
+        async move {
+            match daemon.call(Command::Drain { parents, reason, wait_ms }).await? {
+                Answer::Drain(row) => Ok(row),
+                other => Err(unexpected(&other)),
+            }
+        }
+    };
+    let mut row = order(None).await?;
+    if let Some(wait) = wait.filter(|_| !row.drained) {
+        let first = row.blockers.first().map(|blocker| blocker.message.clone());
+        let what = match row.blockers.len() {
+            0 | 1 => format!("draining: {}", first.unwrap_or_default()),
+            n => format!("draining: {}, and {} more", first.unwrap_or_default(), n - 1),
+        };
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        let changed = row.changed;
+        row = progress::shown(&what, order(Some(wait_ms))).await?;
+        row.changed |= changed;
+    }
+    output.answer(&row, |paint| render::drain(&row, paint))
 }
 
 pub async fn wait(daemon: &Daemon, seconds: u32, output: &Output) -> Result<(), Failure> {

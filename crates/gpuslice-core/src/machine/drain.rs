@@ -1,0 +1,141 @@
+//! Drains: a parent gets no new VMs from now on, and whoever ordered it can be told when the last of those that have a
+//! slice has let go. What stays of it is the cordon.
+
+use super::{Effect, Machine, RequestId, Stored, Timer};
+use crate::ids::{ParentId, SliceId};
+use crate::refusal::{Code, Refusal};
+use crate::request::{Answer, DrainRow};
+use std::collections::BTreeSet;
+
+/// A drain that somebody waits for.
+#[derive(Debug)]
+pub(super) struct Drain {
+    parents: BTreeSet<ParentId>,
+    /// A cordon is new.
+    changed: bool,
+}
+
+impl Machine {
+    /// Cordons the parents, all that there are if none is named. Answered at once, or when they are free.
+    pub(super) fn on_drain(
+        &mut self,
+        request: RequestId,
+        named: &[ParentId],
+        reason: &str,
+        wait_ms: Option<u64>,
+    ) {
+        let parents = match self.to_drain(named) {
+            Ok(parents) => parents,
+            Err(refusal) => return self.push(Effect::Answer { request, outcome: Err(refusal) }),
+        };
+        let mut changed = false;
+        for parent in &parents {
+            if !self.durable.cordons.contains_key(parent) {
+                changed = true;
+                self.durable.cordons.insert(parent.clone(), reason.to_owned());
+                self.note("parent", parent, "cordoned");
+            }
+        }
+        if changed {
+            self.persist(Stored::Durable);
+        }
+        let row = self.drained(&parents, changed);
+        let Some(after) = wait_ms.filter(|_| !row.drained) else {
+            return self.push(Effect::Answer { request, outcome: Ok(Answer::Drain(row)) });
+        };
+        // Of processes that nobody gave a slice nothing else tells.
+        let held = self.held.keys().filter(|slice| self.is_of(**slice, &parents));
+        let watches: Vec<Effect> = held.map(|slice| Effect::Watch { slice: *slice }).collect();
+        self.effects.extend(watches);
+        self.drains.insert(request, Drain { parents, changed });
+        self.push(Effect::Arm { timer: Timer::Drain(request), after });
+    }
+
+    fn to_drain(&self, named: &[ParentId]) -> Result<BTreeSet<ParentId>, Refusal> {
+        for parent in named {
+            self.require_parent(parent)?;
+        }
+        if !named.is_empty() {
+            return Ok(named.iter().cloned().collect());
+        }
+        let shown = self.seen.parents().filter(|parent| self.shown(parent));
+        let all: BTreeSet<ParentId> = shown.map(|parent| self.seen.device_of(&parent)).collect();
+        if all.is_empty() {
+            let refusal = Refusal::new(Code::Unknown, "no device of this host yields slices");
+            return Err(refusal.hint("gpuslice gpus"));
+        }
+        Ok(all)
+    }
+
+    fn is_of(&self, slice: SliceId, parents: &BTreeSet<ParentId>) -> bool {
+        let vf = slice.pci().and_then(|address| self.seen.vfs.get(&address));
+        vf.is_some_and(|vf| parents.contains(&ParentId::Pci(vf.pf)))
+    }
+
+    /// How far it has come.
+    fn drained(&self, parents: &BTreeSet<ParentId>, changed: bool) -> DrainRow {
+        let mut blockers: Vec<Refusal> =
+            parents.iter().flat_map(|parent| self.in_the_way(parent)).collect();
+        let held = self.held.iter().filter(|(slice, _)| {
+            self.is_of(**slice, parents) && !self.run.foreign.contains_key(slice)
+        });
+        blockers.extend(held.map(|(slice, holder)| {
+            let message = format!("{} (pid {}) uses {slice}", holder.comm, holder.pid);
+            Refusal::new(Code::InUse, message).hint(format!("ps -fp {}", holder.pid))
+        }));
+        let parents = parents.iter().cloned().collect();
+        DrainRow { changed, drained: blockers.is_empty(), parents, blockers }
+    }
+
+    /// A process that held what it was not given has ended.
+    pub(super) fn held_no_more(&mut self, slice: SliceId) {
+        self.held.remove(&slice);
+    }
+
+    /// Answers whose wait is over.
+    pub(super) fn tell_drained(&mut self) {
+        for (request, drain) in std::mem::take(&mut self.drains) {
+            let row = self.drained(&drain.parents, drain.changed);
+            let lifted = drain.parents.iter().find(|p| !self.durable.cordons.contains_key(p));
+            let outcome = match lifted {
+                Some(parent) => {
+                    let message = format!("{parent} was given out again before it was drained");
+                    let again = format!("gpuslice drain {parent}");
+                    Err(Refusal::new(Code::InUse, message).hint(again))
+                }
+                None if row.drained => Ok(Answer::Drain(row)),
+                None => {
+                    self.drains.insert(request, drain);
+                    continue;
+                }
+            };
+            self.push(Effect::Disarm { timer: Timer::Drain(request) });
+            self.push(Effect::Answer { request, outcome });
+        }
+    }
+
+    pub(super) fn on_drain_timeout(&mut self, request: RequestId) {
+        let Some(drain) = self.drains.remove(&request) else { return };
+        let row = self.drained(&drain.parents, drain.changed);
+        let message =
+            "not drained in the time given; what was ordered stays: no new VM is given a slice";
+        let mut refusal = Refusal::new(Code::Timeout, message);
+        refusal.causes.extend(row.blockers.iter().map(|blocker| blocker.message.clone()));
+        let hint = row.blockers.into_iter().find_map(|blocker| blocker.hint);
+        refusal.hint = hint.or_else(|| Some("gpuslice slices".to_owned()));
+        self.push(Effect::Answer { request, outcome: Err(refusal) });
+    }
+
+    /// The cordons of some could not be recorded: nobody waits for what was not ordered.
+    pub(super) fn drains_unrecorded(&mut self, refusal: &Refusal) {
+        let cordons = &self.durable.cordons;
+        let lost = |drain: &Drain| drain.parents.iter().any(|p| !cordons.contains_key(p));
+        let requests: Vec<RequestId> =
+            self.drains.iter().filter(|(_, drain)| lost(drain)).map(|(r, _)| *r).collect();
+        for request in requests {
+            self.drains.remove(&request);
+            self.effects.push(Effect::Disarm { timer: Timer::Drain(request) });
+            self.effects.push(Effect::Answer { request, outcome: Err(refusal.clone()) });
+        }
+    }
+}

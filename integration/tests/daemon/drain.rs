@@ -1,0 +1,47 @@
+//! A GPU is drained: by the command line, while VMs come and go.
+
+use crate::host::{Host, Ran, Vm, as_root, until};
+use crate::life::{CARD, ONE_VF, PROFILE};
+use serde_json::json;
+use std::process::Stdio;
+
+#[test]
+fn a_drain_waits_for_the_vm_that_runs() {
+    as_root(|| {
+        let mut host = Host::start("sriov-8", ONE_VF);
+        host.settle();
+        let mut vm = Vm::new(1);
+        host.attach(&mut vm, PROFILE);
+        host.run_vm(&vm);
+        let slice = host.only("slices")["slice"].clone();
+        host.outside(&json!({"do": "open", "slice": slice, "pid": 42, "comm": "qemu"}));
+
+        let order = ["drain", CARD, "--wait", "10m", "--json"];
+        let mut waiting = host.command(&order);
+        waiting.env("GPUSLICE_BUS_ADDRESS", host.bus.address());
+        let waiting = waiting.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        until("it is cordoned", || host.column("gpus", "state").contains(&"cordoned".to_owned()));
+        let there = host.ask(&["drain", CARD]);
+        assert_eq!((&there["changed"], &there["drained"]), (&json!(false), &json!(false)));
+        let message = there["blockers"][0]["message"].as_str().unwrap();
+        assert!(message.starts_with("vm1 uses vf:"), "{there}");
+        host.hook(&Vm::new(2), "prepare").quiet();
+        let late = host.refusal(&["drain", "--all", "--wait", "0"]);
+        assert_eq!(late["code"], json!("timeout"));
+
+        host.outside(&json!({"do": "kill", "pid": 42}));
+        host.stop_vm(&vm);
+        let told = Ran::of(&waiting.wait_with_output().unwrap());
+        assert_eq!(told.code, Some(0), "{told:?}");
+        let told = told.json();
+        assert_eq!((&told["changed"], &told["drained"]), (&json!(true), &json!(true)));
+
+        // It is kept, and over with a word.
+        host.kill();
+        host.start_daemon();
+        host.settle();
+        host.hook(&vm, "prepare").refused("cordoned");
+        assert_eq!(host.ask(&["uncordon", CARD])["changed"], json!(true));
+        host.run_vm(&vm);
+    });
+}

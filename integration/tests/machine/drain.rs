@@ -1,0 +1,110 @@
+//! Stories of GPUs that are drained: who is in the way is said, and whoever waits is told by what happens, not by a clock.
+
+use crate::directed::{after, all, attach, run, runs, stop};
+use crate::happening::Happening as H;
+use crate::world::World;
+use gpuslice_core::ids::ParentId;
+use gpuslice_core::machine::RequestId;
+use gpuslice_core::refusal::Refusal;
+use gpuslice_core::request::{Answer, Command, DrainRow, Outcome};
+
+const CARD: &str = "0000:0c:00.0";
+
+fn card() -> ParentId {
+    CARD.parse().unwrap()
+}
+
+fn drain(parents: &[ParentId], wait_ms: Option<u64>) -> Command {
+    Command::Drain { parents: parents.to_vec(), reason: "new fan".to_owned(), wait_ms }
+}
+
+fn row(outcome: Option<Outcome>) -> DrainRow {
+    match outcome {
+        Some(Ok(Answer::Drain(row))) => row,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn refused(outcome: Option<Outcome>) -> Refusal {
+    outcome.unwrap().unwrap_err()
+}
+
+/// A VM that runs on the card, and somebody who waits until it has left.
+fn waited_for() -> (World, RequestId) {
+    let mut world = after(&[attach(0)]);
+    all(&mut world, &run(0));
+    let request = world.driver.command(drain(&[card()], Some(60_000)));
+    world.driver.drain().unwrap();
+    assert!(!world.driver.answers.contains_key(&request));
+    (world, request)
+}
+
+#[test]
+fn who_is_in_the_way_is_said_at_once() {
+    let mut world = after(&[attach(0), attach(1)]);
+    all(&mut world, &run(0));
+    let first = row(world.order(drain(&[card()], None)).unwrap());
+    assert!(first.changed && !first.drained);
+    let [blocker] = first.blockers.as_slice() else { panic!("{first:?}") };
+    assert!(blocker.message.starts_with("vm0 uses vf:"), "{blocker}");
+    assert_eq!(blocker.hint.as_deref(), Some("virsh shutdown vm0"));
+    let again = row(world.order(drain(&[card()], None)).unwrap());
+    assert_eq!((again.changed, again.drained), (false, false));
+    all(&mut world, &[H::Start { vm: 1 }, H::Next { vm: 1 }]);
+    assert_eq!(world.refusals.keys().map(|c| c.as_str()).collect::<Vec<_>>(), ["cordoned"]);
+    assert!(runs(&world, 0), "whoever runs goes on");
+    all(&mut world, &stop(0));
+    let free = row(world.order(drain(&[card()], None)).unwrap());
+    assert_eq!((free.changed, free.drained, free.blockers.len()), (false, true, 0));
+    // A person's reason stays, and it outlives the daemon and the boot as a cordon does.
+    all(&mut world, &[H::Reboot]);
+    assert_eq!(world.driver.machine.durable().cordons[&card()], "new fan");
+}
+
+#[test]
+fn the_stop_of_the_last_vm_ends_the_wait() {
+    let (mut world, request) = waited_for();
+    all(&mut world, &stop(0));
+    let told = row(world.driver.answers.remove(&request));
+    assert_eq!((told.changed, told.drained, told.parents), (true, true, vec![card()]));
+}
+
+#[test]
+fn a_wait_ends_in_time_and_says_for_whom() {
+    let (mut world, request) = waited_for();
+    all(&mut world, &[H::Advance { ms: 60_000 }]);
+    let why = refused(world.driver.answers.remove(&request));
+    assert_eq!(why.code.as_str(), "timeout");
+    assert!(why.causes[0].starts_with("vm0 uses vf:"), "{why:?}");
+    assert!(world.driver.machine.durable().cordons.contains_key(&card()));
+}
+
+#[test]
+fn an_uncordon_ends_the_wait() {
+    let (mut world, request) = waited_for();
+    world.order(Command::Uncordon { parent: card() }).unwrap();
+    assert_eq!(refused(world.driver.answers.remove(&request)).code.as_str(), "in-use");
+}
+
+#[test]
+fn what_cannot_be_recorded_is_not_waited_for() {
+    for wait in [None, Some(60_000)] {
+        let mut world = after(&[attach(0)]);
+        all(&mut world, &run(0));
+        all(&mut world, &[H::DiskFull { durable: 1, runtime: 0 }]);
+        let why = refused(world.order(drain(&[card()], wait)).unwrap());
+        assert_eq!(why.code.as_str(), "state-unwritable");
+        assert!(world.driver.machine.durable().cordons.is_empty());
+    }
+}
+
+#[test]
+fn all_of_them_and_none_that_is_not_there() {
+    let mut world = after(&[]);
+    let every = row(world.order(drain(&[], None)).unwrap());
+    assert!(every.changed && every.drained && every.parents.len() > 1, "{every:?}");
+    assert!(!row(world.order(drain(&[], None)).unwrap()).changed);
+    let nowhere = "0000:fe:00.0".parse().unwrap();
+    let why = refused(world.order(drain(&[nowhere], None)).unwrap());
+    assert_eq!(why.code.as_str(), "unknown");
+}
