@@ -51,6 +51,8 @@ mod picked;
 mod plugging;
 #[path = "machine/reads.rs"]
 mod reads;
+#[path = "machine/replace.rs"]
+mod replace;
 #[path = "machine/undefined.rs"]
 mod undefined;
 #[path = "machine/unwell.rs"]

@@ -166,6 +166,7 @@ fn patience(command: &Command) -> Option<Duration> {
         | Command::Plug { .. }
         | Command::PlugFailed { .. }
         | Command::Cordon { .. }
+        | Command::Replace { .. }
         | Command::Uncordon { .. } => seconds(120),
         Command::DomainSeen { .. }
         | Command::DomainRuns { .. }

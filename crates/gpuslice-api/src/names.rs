@@ -60,6 +60,7 @@ pub fn required_action(command: &Command) -> Option<&'static str> {
         Command::Apply
         | Command::Cordon { .. }
         | Command::Drain { .. }
+        | Command::Replace { .. }
         | Command::Uncordon { .. } => Some(ACTION_APPLY),
         Command::DomainSeen { .. }
         | Command::DomainRuns { .. }

@@ -26,6 +26,7 @@ mod parking;
 mod picked;
 mod plug;
 mod release;
+mod replace;
 mod reserve;
 mod start;
 mod wedged;
@@ -164,6 +165,7 @@ impl Machine {
     /// Puts the records first.
     fn flush(&mut self) -> Vec<Effect> {
         if self.dirty.contains(&Stored::Durable) {
+            self.remember_places();
             self.durable.log_read = self.log_read();
         }
         let news = self.news_for_history();

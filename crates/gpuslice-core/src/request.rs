@@ -82,6 +82,14 @@ pub enum Command {
         #[serde(default)]
         wait_ms: Option<u64>,
     },
+    /// A GPU was exchanged for another one: what is kept of the old one becomes the new one's. Changes nothing when it
+    /// is refused. Idempotent.
+    Replace {
+        /// Was there.
+        old: ParentId,
+        /// Is there.
+        new: ParentId,
+    },
     /// Lifts a cordon or a quarantine.
     Uncordon {
         /// Which.

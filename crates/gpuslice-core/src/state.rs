@@ -6,6 +6,7 @@ use crate::health::{Health, LogRead};
 use crate::history::Ending;
 use crate::ids::{
     BootId, ClaimKey, MdevTypeId, Owner, Parameters, ParentId, PciAddress, ProfileName, SliceId,
+    VfIndex,
 };
 use crate::layout::{Layout, Match, Rule};
 use crate::observation::Catalogue;
@@ -35,6 +36,9 @@ pub struct Durable {
     pub expected: BTreeMap<ParentId, Layout>,
     /// What VMs asked for.
     pub claims: BTreeMap<ClaimKey, Claim>,
+    /// Where the homes of claims are, as last seen.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub places: BTreeMap<PciAddress, Place>,
     /// Parents not given out because a person said so.
     pub cordons: BTreeMap<ParentId, String>,
     /// Parents not touched because of a fault.
@@ -59,6 +63,7 @@ impl Default for Durable {
             rules: Vec::new(),
             expected: BTreeMap::new(),
             claims: BTreeMap::new(),
+            places: BTreeMap::new(),
             cordons: BTreeMap::new(),
             quarantines: BTreeMap::new(),
             health: BTreeMap::new(),
@@ -66,6 +71,16 @@ impl Default for Durable {
             catalogue: Catalogue::new(),
         }
     }
+}
+
+/// Where a VF is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// On which PF.
+    pub pf: PciAddress,
+    /// Which of its VFs.
+    pub index: VfIndex,
 }
 
 /// A request for slices that stays.

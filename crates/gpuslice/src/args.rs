@@ -186,6 +186,23 @@ Examples:
         #[arg(long, default_value = "drained")]
         reason: String,
     },
+    /// Say that a GPU was exchanged for another one
+    #[command(after_help = "\
+The homes of claims on the old GPU and its cordon move to the new one, virtual function by virtual function; nobody waits
+for the old one any more, and what the kernel's log said of it is forgotten. Refused, without changing anything, when
+either is in use, or when the new one does not offer what the claims ask for. The new GPU has its layout from the
+configuration: where that names the old one by its address or serial number, edit it and apply it first.
+
+Examples:
+  gpuslice drain 0000:41:00.0 --wait 2h
+  gpuslice replace 0000:41:00.0 0000:81:00.0
+  gpuslice uncordon 0000:81:00.0")]
+    Replace {
+        /// Address of the GPU that was there
+        old: ParentId,
+        /// Address of the one that is there instead
+        new: ParentId,
+    },
     /// Let a GPU have new VMs again; also lifts a quarantine
     #[command(after_help = "Examples:\n  gpuslice uncordon 0000:41:00.0")]
     Uncordon {

@@ -95,6 +95,9 @@ async fn ask(command: Command, daemon: &Daemon, output: &Output) -> Result<(), F
         Command::Drain { parents, all: _, wait, reason } => {
             orders::drain(daemon, parents, reason, wait, output).await
         }
+        Command::Replace { old, new } => {
+            orders::done(daemon.call(request::Command::Replace { old, new }).await?, output)
+        }
         Command::Uncordon { parent } => {
             orders::done(daemon.call(request::Command::Uncordon { parent }).await?, output)
         }

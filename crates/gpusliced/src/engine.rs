@@ -382,6 +382,7 @@ fn shows_slices(event: &Event) -> bool {
             | Command::Claim { .. }
             | Command::Plug { .. }
             | Command::Drain { .. }
+            | Command::Replace { .. }
     )
 }
 

@@ -45,3 +45,38 @@ fn a_drain_waits_for_the_vm_that_runs() {
         host.run_vm(&vm);
     });
 }
+
+#[test]
+fn a_gpu_that_is_exchanged_leaves_its_claims_to_the_next() {
+    as_root(|| {
+        let other = "0000:22:00.0";
+        let config = "[[gpu]]\nmatch = { model = \"mi300x\" }\nlayout = { vfs = 1 }\n";
+        let mut host = Host::start("sriov-8", config);
+        host.settle();
+        let mut vm = Vm::new(1);
+        host.attach(&mut vm, PROFILE);
+        let home = host.only("claims")["home"].clone();
+        host.run_vm(&vm);
+        assert_eq!(host.refusal(&["replace", CARD, other])["code"], json!("in-use"));
+        host.stop_vm(&vm);
+
+        host.plug(CARD, false);
+        until("it has left", || host.ask(&["status"])["settled"] == json!(false));
+        host.kill();
+        host.start_daemon();
+        host.plug(CARD, false);
+        until("it has left", || host.ask(&["status"])["settled"] == json!(false));
+        assert_eq!(host.ask(&["replace", CARD, other])["changed"], json!(true));
+        host.settle();
+        assert_eq!(host.ask(&["replace", CARD, other])["changed"], json!(false));
+        assert_ne!(host.only("claims")["home"], home);
+        // The next start carries the VF of the new one.
+        host.hook(&vm, "prepare").refused("absent");
+        let moved = host.only("claims")["home"].clone();
+        host.attach(&mut vm, PROFILE);
+        assert_eq!(host.only("claims")["home"], moved);
+        host.run_vm(&vm);
+        let row = host.ask(&["history", &vm.name]);
+        assert_eq!(row.as_array().unwrap().last().unwrap()["parent"], json!(other));
+    });
+}

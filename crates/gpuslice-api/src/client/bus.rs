@@ -170,6 +170,9 @@ impl BusLink {
                 let options = json!({ "reason": reason, "wait_ms": wait_ms });
                 self.dict("Drain", &(parents, wire::to_dict(&options)?)).await
             }
+            Command::Replace { old, new } => {
+                self.dict("Replace", &(old.to_string(), new.to_string())).await
+            }
             Command::Uncordon { parent } => self.dict("Uncordon", &(parent.to_string(),)).await,
             Command::WaitSettled { timeout_ms } => self.dict("WaitSettled", &(timeout_ms,)).await,
             Command::DomainSeen { domain, shut_off } => {

@@ -265,6 +265,19 @@ impl<H: Handler> HostInterface<H> {
         self.dict(&header, connection, command).await
     }
 
+    /// What is kept of a GPU that was exchanged becomes that of the one in its stead.
+    #[zbus(out_args("answer"))]
+    async fn replace(
+        &self,
+        old: &str,
+        new: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Dict, Refused> {
+        let command = Command::Replace { old: named(old)?, new: named(new)? };
+        self.dict(&header, connection, command).await
+    }
+
     /// Lifts a cordon or a quarantine.
     #[zbus(out_args("answer"))]
     async fn uncordon(

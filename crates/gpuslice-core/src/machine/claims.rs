@@ -61,6 +61,7 @@ impl Machine {
             Command::Drain { parents, reason, wait_ms } => {
                 return self.on_drain(request, &parents, &reason, wait_ms);
             }
+            Command::Replace { old, new } => self.replace(&old, &new),
             Command::Uncordon { parent } => self.uncordon(&parent),
             Command::DomainSeen { domain, shut_off } => self.domain_seen(&domain, shut_off),
             Command::DomainGone { uuid } => Ok(self.domain_gone(uuid)),

@@ -43,7 +43,7 @@ impl Machine {
         fabrics
     }
 
-    fn fabric_of(&self, device: ParentId) -> Fabric {
+    pub(super) fn fabric_of(&self, device: ParentId) -> Fabric {
         let mut mechanisms = self.mechanisms.iter().filter(|m| m.applies(&self.seen, &device));
         let told = mechanisms.find_map(|m| m.fabric(&self.seen, &device));
         told.unwrap_or_else(|| Fabric::alone(device))

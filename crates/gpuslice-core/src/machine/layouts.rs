@@ -34,6 +34,7 @@ impl Machine {
         if slices_changed {
             self.park_failed.clear();
         }
+        self.remember_places();
         for parent in gone {
             self.parent_left(&parent);
         }

@@ -1,0 +1,229 @@
+//! `replace`: a GPU was exchanged for another one of its kind, in another place. What is kept of the old one by its
+//! address becomes the new one's: the homes of claims, VF by VF, and the cordon. What was found of the old one's faults
+//! goes with it.
+
+use super::claims::done;
+use super::{Machine, Stored};
+use crate::ids::{ClaimKey, Owner, ParentId, PciAddress, SliceId};
+use crate::observation::Vf;
+use crate::refusal::{Code, Refusal};
+use crate::request::Outcome;
+use crate::state::{Claim, Place};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A home of a claim on the old GPU, by its number among the claim's homes, and where it is.
+type Moving = (ClaimKey, usize, Place);
+
+impl Machine {
+    pub(super) fn replace(&mut self, old: &ParentId, new: &ParentId) -> Outcome {
+        if old == new {
+            return Ok(done(false, "already so: what is kept of a GPU is kept by its address"));
+        }
+        self.require_parent(new)?;
+        if !self.seen.has_parent(new) {
+            let refusal = Refusal::new(Code::Absent, format!("{new} is not on the host"));
+            return Err(refusal.hint("gpuslice gpus"));
+        }
+        let moving = self.homes_of(old);
+        let cordoned = self.cordon_to_move(old).is_some();
+        let waited_for = self.durable.expected.contains_key(old) && !self.seen.has_parent(old);
+        if moving.is_empty() && !cordoned && !waited_for {
+            return Ok(done(false, &format!("already so: nothing is kept of {old}")));
+        }
+        for parent in [old, new] {
+            self.require_idle(parent)?;
+        }
+        self.require_layout_of(old, new)?;
+        let homes = self.homes_on(new, &moving)?;
+        self.exchange(old, new, homes);
+        let mut what = Vec::new();
+        match moving.len() {
+            0 => {}
+            1 => what.push("1 home".to_owned()),
+            n => what.push(format!("{n} homes")),
+        }
+        if cordoned {
+            what.push("the cordon".to_owned());
+        }
+        if what.is_empty() {
+            what.push("the place".to_owned());
+        }
+        let mut message = format!("{} of {old} moved to {new}", what.join(" and "));
+        if let Some(rule) = self.durable.rules.iter().find(|r| r.matches.address == old.pci()) {
+            message +=
+                &format!("; {} still names {old}: edit it, then gpuslice apply", rule.origin);
+        }
+        Ok(done(true, &message))
+    }
+
+    fn homes_of(&self, old: &ParentId) -> Vec<Moving> {
+        let places = &self.durable.places;
+        let claims = self.durable.claims.iter();
+        let homes = claims.flat_map(|(key, claim)| {
+            claim.home.iter().enumerate().map(move |(number, home)| (key, number, home))
+        });
+        let placed = homes.filter_map(|(key, number, home)| {
+            let place = places.get(home).filter(|place| ParentId::Pci(place.pf) == *old)?;
+            Some((key.clone(), number, *place))
+        });
+        placed.collect()
+    }
+
+    /// A cordon that a person gave a GPU that is gone; one that the kernel's log gave is of the old one's fault.
+    fn cordon_to_move(&self, old: &ParentId) -> Option<&String> {
+        let by_log = self.durable.health.get(old).is_some_and(|health| health.cordons);
+        self.durable.cordons.get(old).filter(|_| !by_log && !self.seen.has_parent(old))
+    }
+
+    /// Nobody has a slice of it, and nothing is being done to it.
+    fn require_idle(&self, parent: &ParentId) -> Result<(), Refusal> {
+        if let Some(blocker) = self.in_the_way(parent).into_iter().next() {
+            return Err(blocker);
+        }
+        let of_parent = |slice: &SliceId| {
+            let vf = slice.pci().and_then(|address| self.seen.vfs.get(&address));
+            vf.is_some_and(|vf| ParentId::Pci(vf.pf) == *parent)
+        };
+        if let Some((slice, holder)) = self.held.iter().find(|(slice, _)| of_parent(slice)) {
+            let message = format!("{} (pid {}) uses {slice} of {parent}", holder.comm, holder.pid);
+            let refusal = Refusal::new(Code::InUse, message);
+            return Err(refusal.hint(format!("ps -fp {}", holder.pid)));
+        }
+        if self.reshaping(parent) {
+            let refusal = Refusal::new(Code::Reshaping, format!("{parent} is being reshaped"));
+            return Err(refusal.hint("gpuslice wait --settled"));
+        }
+        match self.quarantine_over(parent).filter(|_| self.seen.has_parent(parent)) {
+            Some(why) => {
+                let refusal = Refusal::new(Code::Quarantined, format!("{parent} is quarantined"));
+                let refusal = refusal.because(why.message.clone());
+                Err(refusal.hint(format!("gpuslice uncordon {parent}")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The new one is laid out by the configuration, not by us.
+    fn require_layout_of(&self, old: &ParentId, new: &ParentId) -> Result<(), Refusal> {
+        let Some(was) = self.durable.expected.get(old) else { return Ok(()) };
+        let Some(layout) = self.layouts.get(new) else {
+            let message = format!("{new} has no layout, and {old} had {was}");
+            let hint = "edit its match in /etc/gpuslice/gpuslice.toml, then gpuslice apply";
+            return Err(Refusal::new(Code::NotSettled, message).hint(hint));
+        };
+        if self.realised(new, layout) {
+            return Ok(());
+        }
+        let message = format!("{new} is not yet as its layout says ({layout})");
+        let hint = if self.drifted(new) { "gpuslice apply" } else { "gpuslice wait --settled" };
+        Err(Refusal::new(Code::NotSettled, message).hint(hint))
+    }
+
+    /// The claims with their homes on the new GPU, each by its number there as it was on the old one.
+    fn homes_on(
+        &self,
+        new: &ParentId,
+        moving: &[Moving],
+    ) -> Result<BTreeMap<ClaimKey, Claim>, Refusal> {
+        let function = new.pci().and_then(|address| self.seen.functions.get(&address));
+        let vfs = function.and_then(|f| f.sriov.as_ref()).map(|sriov| &sriov.vfs);
+        let offers: Vec<_> = self.offers_of(new).collect();
+        let movers: BTreeSet<&ClaimKey> = moving.iter().map(|(key, ..)| key).collect();
+        let mut moved: BTreeMap<ClaimKey, Claim> = BTreeMap::new();
+        for (key, number, place) in moving {
+            let Some(claim) = self.durable.claims.get(key) else { continue };
+            let (name, profile) = (&claim.owner_name, &claim.profile);
+            let Some(address) = vfs.and_then(|vfs| vfs.get(&place.index)) else {
+                let message =
+                    format!("{new} has no VF {}, which is the home of {name}", place.index.0);
+                let refusal = Refusal::new(Code::NoCapacity, message);
+                return Err(refusal.hint(format!("give {new} more VFs, then gpuslice apply")));
+            };
+            let fits =
+                offers.iter().any(|o| o.profile == *profile && o.form.vfs().contains(address));
+            if !fits {
+                let message = format!("{new} offers no {profile}, which {name} asks for");
+                return Err(Refusal::new(Code::NoProfile, message).hint("gpuslice profiles"));
+            }
+            self.require_free(*address, &movers)?;
+            let claim = moved.entry(key.clone()).or_insert_with(|| claim.clone());
+            if let Some(home) = claim.home.get_mut(*number) {
+                *home = *address;
+            }
+        }
+        for claim in moved.values().filter(|claim| claim.request.same_fabric) {
+            self.require_one_fabric(claim)?;
+        }
+        Ok(moved)
+    }
+
+    fn require_free(
+        &self,
+        address: PciAddress,
+        movers: &BTreeSet<&ClaimKey>,
+    ) -> Result<(), Refusal> {
+        let mut others = self.durable.claims.iter().filter(|(key, _)| !movers.contains(key));
+        if let Some((_, other)) = others.find(|(_, c)| !c.orphaned && c.home.contains(&address)) {
+            let message = format!("VF {address} is the home of {}", other.owner_name);
+            return Err(Refusal::new(Code::Taken, message).hint("gpuslice claims"));
+        }
+        let driver = |vf: &Vf| vf.driver.clone().filter(|_| !vf.on_vfio());
+        if let Some(driver) = self.seen.vfs.get(&address).and_then(driver) {
+            let message = format!("VF {address} is bound to {driver} of this host");
+            return Err(Refusal::new(Code::HostDriver, message).hint("gpuslice slices"));
+        }
+        self.held_back().remove(&SliceId::Vf(address)).map_or(Ok(()), Err)
+    }
+
+    fn require_one_fabric(&self, claim: &Claim) -> Result<(), Refusal> {
+        let pf = |home: &PciAddress| Some(ParentId::Pci(self.seen.vfs.get(home)?.pf));
+        let parents: BTreeSet<ParentId> = claim.home.iter().filter_map(pf).collect();
+        let one = parents.first().map(|first| self.fabric_of(first.clone()));
+        if one.is_none_or(|fabric| parents.is_subset(&fabric.parents)) {
+            return Ok(());
+        }
+        let name = &claim.owner_name;
+        let message = format!("{name} asks for slices of one fabric, and would have those of two");
+        let (profile, count) = (&claim.profile, claim.request.count);
+        let which = &claim.request.name;
+        let again = format!(
+            "gpuslice attach {name} {profile} --name {which} --count {count} --fabric same"
+        );
+        Err(Refusal::new(Code::NoCapacity, message).hint(again))
+    }
+
+    fn exchange(&mut self, old: &ParentId, new: &ParentId, homes: BTreeMap<ClaimKey, Claim>) {
+        for (key, claim) in homes {
+            if let Owner::Domain(domain) = key.owner {
+                self.look_again.insert(domain);
+                self.note("agent-work", domain, "its GPU was exchanged");
+            }
+            self.note("claim", &key, format!("its homes moved to {new}"));
+            self.durable.claims.insert(key, claim);
+        }
+        if !self.seen.has_parent(old) {
+            if let Some(reason) = self.cordon_to_move(old).cloned() {
+                self.durable.cordons.entry(new.clone()).or_insert(reason);
+            }
+            self.durable.cordons.remove(old);
+            self.durable.expected.remove(old);
+            self.durable.health.remove(old);
+        }
+        self.note("parent", new, format!("takes the place of {old}"));
+        self.persist(Stored::Durable);
+    }
+
+    /// Where the homes of claims are, as last seen: a VF that left with its GPU does not tell whose it was.
+    pub(super) fn remember_places(&mut self) {
+        let homes = self.durable.claims.values().flat_map(|claim| &claim.home);
+        let place = |home: &PciAddress| {
+            let seen = self.seen.vfs.get(home).map(|vf| Place { pf: vf.pf, index: vf.index });
+            Some((*home, seen.or_else(|| self.durable.places.get(home).copied())?))
+        };
+        let places: BTreeMap<PciAddress, Place> = homes.filter_map(place).collect();
+        if places != self.durable.places {
+            self.durable.places = places;
+            self.persist(Stored::Durable);
+        }
+    }
+}
