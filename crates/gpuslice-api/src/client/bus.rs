@@ -139,8 +139,8 @@ impl BusLink {
             Command::ListHistory { about, since } => {
                 let options = json!({ "about": about, "since": since });
                 let body = (wire::to_dict(&options)?, none);
-                let reply = self.call("ListHistory", &body).await?;
-                rows_of("history", reply)
+                let reply: Vec<Dict> = self.call("ListHistory", &body).await?;
+                rows_of("history", &reply)
             }
             Command::Claim { owner, owner_name, request, pool, reserve, dry_run } => {
                 let request = wire::to_dict(&request)?;
@@ -201,11 +201,12 @@ impl BusLink {
         answer: &'static str,
         filter: Dict,
     ) -> Result<Answer, CallError> {
-        rows_of(answer, self.call(method, &(filter,)).await?)
+        let reply: Vec<Dict> = self.call(method, &(filter,)).await?;
+        rows_of(answer, &reply)
     }
 }
 
-fn rows_of(answer: &'static str, reply: Vec<Dict>) -> Result<Answer, CallError> {
+fn rows_of(answer: &'static str, reply: &[Dict]) -> Result<Answer, CallError> {
     let rows = reply.iter().map(wire::dict_to_json).collect::<Result<Vec<Json>, _>>()?;
     Ok(wire::from_json(json!({ "answer": answer, "rows": rows }))?)
 }
