@@ -71,7 +71,9 @@ fn an_edit_that_cannot_be_told_refuses() {
 fn terminated(operation: &str, signal: rustix::process::Signal) -> std::process::ExitStatus {
     let place = Place::new();
     let listener = std::os::unix::net::UnixListener::bind(place.socket()).unwrap();
-    let mut command = place.command(HOOK, &["win11", operation, "end", "-"]);
+    // Whoever runs the tests in the background has SIGINT ignored, and that is inherited.
+    let mut command =
+        place.command("env", &["--default-signal=INT,TERM", HOOK, "win11", operation, "end", "-"]);
     let mut hook = command.stdout(Stdio::null()).spawn().unwrap();
     hook.stdin.take().unwrap().write_all(claiming().as_bytes()).unwrap();
     let (mut stream, _) = listener.accept().unwrap();
