@@ -5,8 +5,9 @@ tree=$(cd "$lab/../.." && pwd)
 cache=${GPUSLICE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/gpuslice}/lab
 suite=trixie
 
-# Progress with the seconds since the start, so that a slow step names itself.
-say() { printf '[%4ds] %s\n' "$SECONDS" "$*"; }
+# Progress with the seconds since the start, so that a slow step names itself; and with the group, since several run side by side.
+who=
+say() { printf '[%4ds] %s%s\n' "$SECONDS" "${who:+$who: }" "$*"; }
 die() { echo "lab: $*" >&2; exit 1; }
 
 # mmdebstrap, mount and chroot need root; the cache stays the caller's.

@@ -29,9 +29,33 @@ wanted() {
   [ "$long" = yes ] || [ -z "$(header "$1" long)" ]
 }
 
+# start_group GROUP : its virtual machine beside those that run, one for each processor. Measurements want the machine alone.
+start_group() {
+  local most=1
+  if [ "$long" = no ]; then most=$(nproc); fi
+  wait_groups "$most"
+  mkdir "$all/$1"
+  : > "$all/$1/results"
+  run_group "$1" &
+}
+
+# wait_groups N : until fewer than N run; what becomes of one is in its results.
+wait_groups() { while [ "$(jobs -pr | wc -l)" -ge "$1" ]; do wait -n || true; done; }
+
+# However this ends, no machine is left.
+end_groups() {
+  for run in "$all"/*/; do kill_qemu; done
+  kill $(jobs -p) 2> /dev/null || true
+}
+
+# result WORDS : a line of the results: boot, check, passed NAME, failed NAME
+result() { echo "$*" >> "$run/results"; }
+
 # run_group GROUP : boots the group's disk until its wanted scenarios are through.
 run_group() {
-  local group=$1 list=() name limit=600
+  local group=$1 list=() name limit=600 boots=0
+  run=$all/$group who=$group
+  trap - EXIT
   while read -r _ name; do
     if wanted "$name"; then list+=("$name"); fi
   done < <(scenarios | grep "^$group ")
@@ -39,17 +63,18 @@ run_group() {
   for name in "${list[@]}"; do
     limit=$((limit + $(header "$name" limit | grep . || echo 120)))
   done
-  say "== group $group: ${list[*]}"
+  say "== ${list[*]}"
   make_share "$group"
   echo "${list[@]}" > "$run/share/plan"
   new_disk
   ended=again
   while [ $ended = again ]; do
     boots=$((boots + 1))
+    result boot
     boot "$limit" systemd.mask=serial-getty@ttyS0.service
     mv "$run/share/out/console.log" "$run/share/out/console-$group-$boots.log"
   done
-  return 0
+  rm -f "$run/disk.qcow2" "$run/stage.tar" "$run"/share/out/qemu.log
 }
 
 # product_needed : does a wanted scenario say so?
@@ -69,7 +94,8 @@ make_share() {
   cp -a "$lab/guest/root/." "$modules/." "$stage/"
   mkdir -p "$stage/etc/systemd/system/multi-user.target.wants"
   ln -s ../lab-run.service "$stage/etc/systemd/system/multi-user.target.wants/lab-run.service"
-  if [ -d "$run/product" ]; then cp -a "$run/product/." "$stage/"; fi
+  if [ -d "$all/product" ]; then cp -a "$all/product/." "$stage/"; fi
+  if [ -d "$all/packages" ]; then cp -al "$all/packages" "$run/share/packages"; fi
   if [ -d "$lab/groups/$group" ]; then cp -a "$lab/groups/$group/." "$stage/"; fi
   tar --numeric-owner --owner=0 --group=0 -C "$stage" -cf "$run/stage.tar" .
   cp "$lab"/scenarios/* "$lab"/conformance*.txt "$run/share/scenarios/"
@@ -78,5 +104,5 @@ make_share() {
 scenario_failed() {
   say "$1: FAILED; the end of its log:"
   tail -"${LAB_TAIL:-60}" "$run/share/out/$1/log" 2> /dev/null | sed 's/^/    /'
-  failed+=("$1")
+  result failed "$1"
 }

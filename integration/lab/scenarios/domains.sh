@@ -43,10 +43,12 @@ define_mdev() {
   domain "$1" "$(claim gpu0 "$2")" "$(mdev_device "$(mdev_uuid "$(domain_uuid "$1")" gpu0)" ua-gpuslice-gpu0)" | define
 }
 
+# libvirt's own files say at once what virsh takes a second of emulation to ask.
 # home_of DOMAIN : the VF that the agent has written into the shut-off domain
-home_of() { virsh dumpxml --inactive "$1" | tr -d "\n" | sed -nE "s/.*<hostdev mode='subsystem' type='pci' managed='no'[^>]*>.*<source> *<address domain='0x(....)' bus='0x(..)' slot='0x(..)' function='0x(.)'.*/\1:\2:\3.\4/p"; }
+home_of() { tr -d "\n" < "/etc/libvirt/qemu/$1.xml" | sed -nE "s/.*<hostdev mode='subsystem' type='pci' managed='no'[^>]*>.*<source> *<address domain='0x(....)' bus='0x(..)' slot='0x(..)' function='0x(.)'.*/\1:\2:\3.\4/p"; }
 
-running() { [ "$(virsh domstate "$1" 2> /dev/null | head -1)" = running ]; }
+running() { grep -qs "<domstatus state='running'" "/run/libvirt/qemu/$1.xml"; }
+uuid_of() { cat "/etc/libvirt/qemu/$1.xml" "/run/libvirt/qemu/$1.xml" 2> /dev/null | sed -nE 's,.*<uuid>(.*)</uuid>.*,\1,p' | head -n 1; }
 qemu_of() { cat "/run/libvirt/qemu/$1.pid"; }
 
 # holds_vfio NAME : QEMU has a VFIO group open

@@ -1,6 +1,6 @@
 # What others made or hold is shown and left alone: mdevs of mdevctl, a VF a stray QEMU has open
-# group: main
-# order: 60
+# group: restart
+# order: 3
 # needs: product
 . /lab/scenarios/product.sh
 cleanup() { clear_domains; mdevctl undefine -u $theirs; modprobe -r mtty; }

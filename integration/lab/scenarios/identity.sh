@@ -1,6 +1,6 @@
 # What people do to VMs: rename, clone, copy, edit, revert, undefine and define again, transient: each keeps or gets its own slice
-# group: main
-# order: 45
+# group: restart
+# order: 1
 # needs: product
 # limit: 700
 . /lab/scenarios/product.sh
@@ -12,8 +12,7 @@ all_up
 modprobe mtty
 wait_for 10 "mtty-2 is a profile" is 12 free_of mtty-2
 
-mdev_of() { virsh dumpxml --inactive "$1" | tr -d '\n' | sed -nE "s/.*<address uuid=['\"]([0-9a-f-]+)['\"].*/\1/p"; }
-uuid_of() { virsh domuuid "$1" | head -n 1; }
+mdev_of() { tr -d "\n" < "/etc/libvirt/qemu/$1.xml" | sed -nE "s/.*<address uuid=['\"]([0-9a-f-]+)['\"].*/\1/p"; }
 # owns DOMAIN MDEV-CLAIM : its definition carries the mdev of its own claim, and a VF that no other definition carries
 owns() {
   local id vf; id=$(uuid_of "$1") vf=$(home_of "$1")

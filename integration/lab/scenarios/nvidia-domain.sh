@@ -15,7 +15,6 @@ pci=/sys/bus/pci/devices
 # no addresses of other scenarios' cards: what the log says of these it says until the reboot
 a40=0011:00:00.0 t4=0012:00:00.0 a100=0013:00:00.0
 v=$pci/$a40/virtfn
-home() { virsh dumpxml --inactive "$1" | tr -d "\n" | sed -nE "s/.*<hostdev mode='subsystem' type='pci' managed='no'[^>]*>.*<source> *<address domain='0x(....)' bus='0x(..)' slot='0x(..)' function='0x(.)'.*/\1:\2:\3.\4/p"; }
 parameters=frame_rate_limiter=0,disable_vnc=1
 with_parameters() { virsh dumpxml --inactive "$1" | sed "s/<gpuslice:claim /&parameters='$parameters' /" | define; }
 type_of() { cat "$pci/$1/nvidia/current_vgpu_type"; }
@@ -43,7 +42,7 @@ say "a vGPU on a VF, with parameters for its driver"
 domain vgpu1 "" "" | define
 expect "gpuslice attach" q gpuslice attach vgpu1 nvidia-a40-12q
 with_parameters vgpu1
-address=$(home vgpu1)
+address=$(home_of vgpu1)
 expect "the domain names a VF with managed='no'" [ -n "$address" ]
 expect_eq "its type before the start" 0 "$(type_of "$address")"
 start vgpu1
@@ -96,10 +95,13 @@ wedged=/sys/kernel/debug/nvidia/$a40/wedged
 w 600000 /sys/module/nvidia/parameters/init_window_ms
 domain vgpu5 "" "" | define
 expect "gpuslice attach" q gpuslice attach vgpu5 nvidia-a40-12q
-beside=$(home vgpu5)
+beside=$(home_of vgpu5)
 start vgpu5
-start vgpu1
+# before virsh is through: on a slow host that is later than a guest needs to be well
+(virsh start vgpu1 > start.out 2>&1) & starting=$!
+wait_for 60 "its VM begins to use it" is attached slice_state "vf:$address"
 expect "a SIGKILL" kill -9 "$(qemu_of vgpu1)"
+wait $starting || true
 wait_for 20 "its VF is kept back" is quarantined slice_state "vf:$address"
 expect "the driver has it for wedged" [ -n "$(cat "$wedged")" ]
 expect "the GPU says so" grep "may be wedged" <<< "$(field gpus parent $a40 reason)"
@@ -110,9 +112,9 @@ wait_for 60 "all VFs are made anew when nobody uses them" is free slice_state "v
 expect_eq "nothing is wedged" "" "$(cat "$wedged")"
 w 5000 /sys/module/nvidia/parameters/init_window_ms
 start vgpu1
-expect_eq "its type" 563 "$(type_of "$(home vgpu1)")"
-expect_eq "its parameters, written again" $parameters "$(cat "$pci/$(home vgpu1)/nvidia/vgpu_params")"
-address=$(home vgpu1)
+expect_eq "its type" 563 "$(type_of "$(home_of vgpu1)")"
+expect_eq "its parameters, written again" $parameters "$(cat "$pci/$(home_of vgpu1)/nvidia/vgpu_params")"
+address=$(home_of vgpu1)
 destroy vgpu1
 wait_for 60 "the slice is free" is free slice_state "vf:$address"
 
@@ -132,7 +134,7 @@ expect_eq "GPU instances, made after the VFs" "1g.10gb 2g.20gb" "$(instances)"
 expect_eq "what the A100 is set to" '1g.10gb,2g.20gb' "$(rows gpus | jq -r 'select(.parent == "'$a100'") | .modes.instances')"
 domain vgpu4 "" "" | define
 expect "gpuslice attach" q gpuslice attach vgpu4 nvidia-a100d-2-20c
-address=$(home vgpu4)
+address=$(home_of vgpu4)
 start vgpu4
 expect_eq "its type" 700 "$(type_of "$address")"
 expect "it is in an instance" cat "$pci/$address/nvidia/gpu_instance_id"

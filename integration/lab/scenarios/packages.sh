@@ -1,6 +1,6 @@
 # The packages beside VMs that run: purge, first install, upgrade, remove; no VM notices, and plain hostdevs stay what they are
-# group: main
-# order: 85
+# group: restart
+# order: 5
 # needs: product
 # limit: 300
 . /lab/scenarios/product.sh

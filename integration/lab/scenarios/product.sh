@@ -39,7 +39,7 @@ refused() {
 # Each under its AppArmor profile, as on a host of Debian.
 start() {
   expect "virsh start $1" q virsh start "$1"
-  expect_eq "the profile of $1" "libvirt-$(virsh domuuid "$1" | head -n 1) (enforce)" "$(profile_of "$(qemu_of "$1")")"
+  expect_eq "the profile of $1" "libvirt-$(uuid_of "$1") (enforce)" "$(profile_of "$(qemu_of "$1")")"
 }
 profile_of() { cat "/proc/$1/attr/apparmor/current" 2> /dev/null || cat "/proc/$1/attr/current"; } # PID
 destroy() { expect "virsh destroy $1" q virsh destroy "$1"; }
