@@ -17,6 +17,7 @@ mod incoming;
 mod life;
 mod no_bus;
 mod objects;
+mod parked;
 mod proxmox;
 mod restart;
 mod socket;

@@ -4,7 +4,7 @@ use super::ops::Purpose;
 use super::plug::carries;
 use super::start::STARTING_GRACE;
 use super::{Effect, HookAnswer, HookCall, HookOperation, Machine, RequestId, Stored, Timer};
-use crate::domain::Domain;
+use crate::domain::{Domain, HostDeviceSource};
 use crate::execute::{Meaning, StepError};
 use crate::history::Ending;
 use crate::ids::{ClaimKey, Owner, SliceId};
@@ -58,7 +58,8 @@ impl Machine {
             return self.refuse_start(request, &call.domain, refusal);
         }
         self.release_leftovers(&call.domain, &owner);
-        if self.stale || self.must_wait(&owner) || self.parking_anywhere() {
+        let room = carries_mdev(&call.domain) && self.parking_anywhere();
+        if self.stale || self.must_wait(&owner) || room {
             return self.parked.push((request, call));
         }
         match self.admit(&call.domain) {
@@ -289,4 +290,9 @@ impl Machine {
         }
         refusal
     }
+}
+
+/// Whether how much room there is for mediated devices matters to a domain.
+fn carries_mdev(domain: &Domain) -> bool {
+    domain.devices.iter().any(|device| matches!(device.source, HostDeviceSource::Mdev(_)))
 }

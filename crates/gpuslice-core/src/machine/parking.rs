@@ -37,13 +37,11 @@ impl Machine {
         named.filter(|uuid| self.is_parked(SliceId::Mdev(*uuid)))
     }
 
-    /// Those that nobody holds or works on, and that may be taken away.
+    /// Those that nobody works on, and that may be taken away. Whether a process holds one, the step asks.
     fn idle(&self) -> impl Iterator<Item = (MdevUuid, ParentId)> + '_ {
         let idle = self.parked().filter(|uuid| {
             let slice = SliceId::Mdev(*uuid);
-            !self.held.contains_key(&slice)
-                && !self.working_on(slice)
-                && !self.park_failed.contains_key(uuid)
+            !self.working_on(slice) && !self.park_failed.contains_key(uuid)
         });
         let device =
             |uuid| Some((uuid, self.seen.device_of(self.seen.made_by(SliceId::Mdev(uuid))?)));

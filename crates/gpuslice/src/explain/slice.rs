@@ -49,7 +49,7 @@ pub(super) fn state(rows: &Rows, row: &SliceRow) -> Option<Reason> {
         parent::state(rows, parent_row)
     };
     let reason = match row.state.as_str() {
-        "free" => return None,
+        "free" | "parked" => return None,
         "foreign" => foreign(row),
         "host" => {
             let driver = row.driver.clone().unwrap_or_default();
