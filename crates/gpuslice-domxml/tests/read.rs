@@ -65,8 +65,7 @@ fn every_example_is_read() {
             ("claim-by-properties.xml", "cad None x1".to_owned(), 0),
             (
                 "claim-several-slices.xml",
-                r#"ai Some("amd-mi300x-vf1-spx") x8, console Some("intel-flex170-vf4") x1"#
-                    .to_owned(),
+                r#"ai Some("amd-mi300x-vf1-spx") x8, console Some("nvidia-t4-2q") x1"#.to_owned(),
                 0
             ),
             ("claim-with-mdev.xml", r#"gpu0 Some("mtty-2") x1"#.to_owned(), 1),

@@ -9,6 +9,7 @@ mod cli;
 mod config;
 mod dbus;
 mod drain;
+mod examples;
 mod export;
 mod fabric;
 mod history;
