@@ -23,6 +23,8 @@ mod everything;
 mod exhaustive;
 #[path = "machine/fabric.rs"]
 mod fabric;
+#[path = "machine/faulty.rs"]
+mod faulty;
 #[path = "machine/finish.rs"]
 mod finish;
 #[path = "machine/gim.rs"]
@@ -53,6 +55,8 @@ mod plugging;
 mod reads;
 #[path = "machine/replace.rs"]
 mod replace;
+#[path = "machine/story.rs"]
+mod story;
 #[path = "machine/undefined.rs"]
 mod undefined;
 #[path = "machine/unwell.rs"]

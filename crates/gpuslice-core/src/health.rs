@@ -5,6 +5,7 @@ use crate::ids::{BootId, PciAddress, VfIndex};
 use crate::mechanism::Mechanism;
 use crate::port::LogLine;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// Longest line that is kept, in characters.
 const LONGEST: usize = 300;
@@ -38,7 +39,8 @@ pub struct Trouble {
     pub vf: Option<VfIndex>,
     /// How bad it is.
     pub severity: Severity,
-    /// A function was to be reset and was not: what a guest left in it may still be there.
+    /// A function was to be reset and was not: what a guest left in it may still be there. A guest may be able to bring
+    /// that about for a VF of its own, so that one VF degrades its device, and only several fail it.
     pub reset_failed: bool,
 }
 
@@ -83,6 +85,9 @@ pub struct Health {
     pub boot: BootId,
     /// It gets no new VMs because of that.
     pub cordons: bool,
+    /// VFs that did not come back from a reset in that boot.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub lost_vfs: BTreeSet<PciAddress>,
 }
 
 impl Health {
@@ -90,14 +95,18 @@ impl Health {
     pub fn new(said: &Said, boot: BootId, cordons: bool) -> Self {
         let line = said.line.text.trim().chars().take(LONGEST).collect();
         let (severity, at_us) = (said.trouble.severity, said.line.at_us);
-        Self { severity, line, at_us, boot, cordons }
+        Self { severity, line, at_us, boot, cordons, lost_vfs: BTreeSet::new() }
     }
 
     /// The line as dmesg shows it.
     pub fn shown(&self, now: BootId) -> String {
         let (seconds, rest) = (self.at_us / 1_000_000, self.at_us % 1_000_000);
         let before = if self.boot == now { "" } else { " (before this boot)" };
-        format!("[{seconds:5}.{rest:06}] {}{before}", self.line)
+        let lost = match self.lost_vfs.len() {
+            0 | 1 => String::new(),
+            vfs => format!(" ({vfs} VFs did not come back)"),
+        };
+        format!("[{seconds:5}.{rest:06}] {}{lost}{before}", self.line)
     }
 }
 
@@ -142,6 +151,7 @@ mod tests {
             at_us: 12_000_345,
             boot,
             cordons: true,
+            lost_vfs: BTreeSet::new(),
         };
         assert_eq!(health.shown(boot), "[   12.000345] gim: x");
         assert_eq!(health.shown(BootId(Uuid::nil())), "[   12.000345] gim: x (before this boot)");

@@ -61,6 +61,9 @@ impl Observer {
     }
 }
 
+/// Longest attribute of sysfs, in bytes (fs/sysfs/file.c).
+const PAGE: usize = 4096;
+
 /// Notes a problem unless the thing is simply gone, which a reader of a live system must expect.
 pub fn note(seen: &mut Observation, path: &str, errno: Errno) {
     if !matches!(errno, Errno::ENOENT | Errno::ENODEV) {
@@ -92,7 +95,7 @@ fn parsed<T>(
             return None;
         }
     };
-    let value = parse(&text);
+    let value = parse(&text).filter(|_| text.len() <= PAGE);
     if value.is_none() {
         let text = text.chars().take(80).collect();
         seen.problems.push(ReadProblem { path: path.to_owned(), why: ProblemKind::Corrupt(text) });

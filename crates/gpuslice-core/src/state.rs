@@ -258,6 +258,9 @@ pub struct Dirt {
     pub parent: ParentId,
     /// What was seen.
     pub why: String,
+    /// Nobody is given it until a reset has worked, whether or not the layout asks for clean slices.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub held: bool,
 }
 
 /// A slice in a running domain that made no claim.

@@ -145,6 +145,11 @@ impl Kernel {
     }
 
     fn perform(&mut self, command: &Command) -> Outcome {
+        if command.is_of_daemon()
+            && let Some(other) = self.meanwhile()
+        {
+            self.perform(&other);
+        }
         match command {
             Command::Write { file, data } => return self.perform_write(file, data.bytes()),
             Command::LoadModule(name) => {
@@ -240,6 +245,9 @@ impl Kernel {
         self.counts.writes += 1;
         if let Some(errno) = self.write_fault(file) {
             return Outcome::Failed(errno);
+        }
+        if self.sleep_fault(file) {
+            return told(self.start_write(file, data, vec![job::Task::Stuck(file.to_owned())]));
         }
         told(self.write_file(file, data))
     }
@@ -456,7 +464,9 @@ impl HostRead for Kernel {
         if !self.host.drivers.iter().any(tells) {
             return Err(Errno::ENOENT);
         }
-        Ok(self.nvidia_smi_tells(arguments))
+        let ran = self.nvidia_smi_tells(arguments);
+        let said = self.strange(program, ran.said.into_bytes());
+        Ok(Ran { code: ran.code, said: String::from_utf8_lossy(&said).into_owned() })
     }
 
     fn kernel_log(&self) -> Result<Vec<LogLine>, Errno> {

@@ -80,6 +80,14 @@ impl Backend {
         })
     }
 
+    /// The next reading asks vendors' tools anew.
+    pub fn forget_answers(&mut self) {
+        match self {
+            Self::Real(real) => real.forget_answers(),
+            Self::Sim(sim) => sim.forget_answers(),
+        }
+    }
+
     /// Starts a step; its end is an event.
     pub fn execute(&mut self, op: OpId, step: Step) {
         match self {

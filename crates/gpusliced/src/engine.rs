@@ -152,6 +152,11 @@ impl Engine {
             }
             Input::Command { request, command, answer } => {
                 self.callers.insert(request, answer);
+                if matches!(command, Command::Apply) {
+                    // A person may have mended what no uevent tells of, and what vendors' tools say.
+                    self.backend.forget_answers();
+                    self.observe_now = true;
+                }
                 let config = matches!(command, Command::Plan | Command::Apply)
                     .then(|| config_files::read(&self.config));
                 self.events.push_back(Event::Command { request, command, config });

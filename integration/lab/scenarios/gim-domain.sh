@@ -113,9 +113,12 @@ wait_for 20 "a flood of events degrades the GPU" is degraded health $b
 expect "and takes it from nobody" not is cordoned gpu_state $b
 third=$(basename "$(readlink $pci/$a/virtfn3)")
 driver_says "gim $a: FLR failed on vf : 3!"
-wait_for 20 "a reset that failed is one of the GPU" is failed health $a
+wait_for 20 "a reset that failed costs the VF" is dirty slice_state "vf:$third"
+expect "it says why" grep "FLR failed" <(why_dirty "vf:$third")
+expect_eq "and its GPU nothing else" "degraded ok" "$(health $a) $(gpu_state $a)"
+for vf in 1 2; do driver_says "gim $a: FLR failed on vf : $vf!"; done
+wait_for 20 "three of them are a GPU that has failed" is failed health $a
 expect_eq "its state" cordoned "$(gpu_state $a)"
-expect "its VF may not be clean" grep "FLR failed" <(why_dirty "vf:$third")
 expect "gpuslice uncordon" q gpuslice uncordon $a
 wait_for 20 "the VF is reset" is free slice_state "vf:$third"
 expect "gpuslice uncordon" q gpuslice uncordon $b

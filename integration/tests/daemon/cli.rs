@@ -84,12 +84,12 @@ fn events_tell_what_the_kernels_log_says_of_a_gpu() {
         let (card, line) =
             ("0000:0c:00.0", "vfio-pci 0000:0c:02.0: not ready 65535ms after FLR; giving up");
         host.outside(&json!({"do": "say", "line": line}));
-        let failed = json!({"kind": "parent", "id": card, "what": format!("failed: {line}")});
+        let unwell = json!({"kind": "parent", "id": card, "what": format!("degraded: {line}")});
         let dirty = json!({"kind": "slice", "id": "vf:0000:0c:02.0", "what": "dirty"});
         let is_told = |change: &Json| {
             told().lines().any(|l| serde_json::from_str::<Json>(l).is_ok_and(|l| l == *change))
         };
-        until("the GPU has failed", || is_told(&failed) && is_told(&dirty));
+        until("the GPU is degraded", || is_told(&unwell) && is_told(&dirty));
         host.ask(&["uncordon", card]);
         until("it is well", || {
             is_told(&json!({"kind": "parent", "id": card, "what": "given out again"}))

@@ -66,6 +66,8 @@ pub struct Driver {
     pub answers: BTreeMap<RequestId, Outcome>,
     /// Effects and device writes until the daemon is killed.
     pub dies_after: Option<u32>,
+    /// And the host with it.
+    pub dies_by_reboot: bool,
     pub deaths: u32,
     /// Which daemon this is.
     life: u32,
@@ -94,7 +96,11 @@ impl Driver {
     pub fn new(host: &HostFile, config: &str) -> Result<Self, Broken> {
         let mut kernel = Kernel::from_host(host);
         kernel.settle();
-        let disk = Disk::default();
+        Self::on(kernel, Disk::default(), config)
+    }
+
+    /// One that starts on a host where others have been.
+    pub fn on(kernel: Kernel, disk: Disk, config: &str) -> Result<Self, Broken> {
         let (machine, effects) = wake(&kernel, &disk, config);
         let mut driver = Self {
             machine,
@@ -119,6 +125,7 @@ impl Driver {
             told: BTreeMap::new(),
             answers: BTreeMap::new(),
             dies_after: None,
+            dies_by_reboot: false,
             deaths: 0,
             life: 0,
             lost: Vec::new(),
@@ -169,6 +176,10 @@ impl Driver {
         let request = self.request();
         let wants_config = matches!(command, Command::Plan | Command::Apply);
         let config = wants_config.then(|| read_config(&self.config));
+        if command == Command::Apply {
+            self.observer.forget_answers();
+            self.observe = true;
+        }
         self.commands.insert(request, command.clone());
         self.queue.push_back(Event::Command { request, command, config });
         request
@@ -536,7 +547,11 @@ impl Driver {
         if self.under.iter().any(|under| !under.step.can_block()) {
             self.kernel.settle();
         }
-        self.dies_after = None;
+        if self.dies_after.take().is_some() && self.dies_by_reboot {
+            self.kernel.reboot();
+            self.forget_processes();
+            self.vms.clear();
+        }
         self.timers.clear();
         self.watches.clear();
         self.queue.clear();

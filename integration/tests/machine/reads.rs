@@ -19,9 +19,9 @@ const DEVICES: &str = "/sys/bus/pci/devices/";
 const MDEV: &[u8] = b"f0000000-0000-4000-8000-000000000001";
 
 /// A kernel that counts what it is asked.
-struct Counting<'a> {
-    kernel: &'a Kernel,
-    asked: RefCell<BTreeMap<String, u32>>,
+pub struct Counting<'a> {
+    pub kernel: &'a Kernel,
+    pub asked: RefCell<BTreeMap<String, u32>>,
 }
 
 impl Counting<'_> {
@@ -75,7 +75,7 @@ fn kind(seen: &Observation, address: PciAddress) -> String {
 }
 
 /// A path without what makes it this device's, and what kind of device that is.
-fn general(seen: &Observation, asked: &str) -> (String, String) {
+pub fn general(seen: &Observation, asked: &str) -> (String, String) {
     let (how, path) = asked.split_once(' ').unwrap();
     if let Some((address, name)) =
         path.strip_prefix(DEVICES).map(|p| p.split_once('/').unwrap_or((p, ".")))

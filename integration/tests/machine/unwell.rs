@@ -3,7 +3,11 @@
 use crate::directed::{after, all, attach, run, runs, stop};
 use crate::happening::Happening as H;
 use crate::world::World;
+use gpuslice_core::errno::Errno;
+use gpuslice_core::ids::SliceId;
+use gpuslice_core::refusal::Code;
 use gpuslice_core::request::{Answer, Command, ParentRow};
+use gpuslice_sim::Fault;
 
 const CARD: &str = "0000:0c:00.0";
 const XID: &str = "NVRM: Xid (PCI:0000:0c:00): 79, pid=1, GPU has fallen off the bus.";
@@ -115,7 +119,7 @@ fn a_vf_speaks_for_its_gpu_and_a_device_that_comes_later_is_not_forgotten() {
     let pf = CARD.parse().unwrap();
     let vf = crate::invariants::vfs_of(&world.driver.kernel, pf)[0];
     all(&mut world, &[say(&format!("vfio-pci {vf}: not ready 65535ms after FLR; giving up"))]);
-    assert_eq!(told(&mut world).1, "failed");
+    assert_eq!(told(&mut world).1, "degraded");
     assert!(uncordon(&mut world));
     // A daemon in between has read the line, and recorded that it has.
     all(&mut world, &[H::Unplug { address: pf }, say(XID)]);
@@ -126,6 +130,71 @@ fn a_vf_speaks_for_its_gpu_and_a_device_that_comes_later_is_not_forgotten() {
     world.driver.drain().unwrap();
     all(&mut world, &[H::Plug { address: pf }, H::Advance { ms: 61_000 }]);
     assert_eq!(told(&mut world).1, "failed");
+}
+
+/// A guest may be able to keep its own VF from coming back: that costs it and others the VF alone, until several do so.
+#[test]
+fn vfs_that_do_not_come_back_are_held_back_and_three_are_a_failed_gpu() {
+    let mut world = after(&[attach(0), attach(1)]);
+    let vfs = crate::invariants::vfs_of(&world.driver.kernel, CARD.parse().unwrap());
+    let lost =
+        |at: usize| say(&format!("vfio-pci {}: not ready 65535ms after FLR; giving up", vfs[at]));
+    let state = |world: &mut World, at: usize| match world.order(Command::ListSlices).unwrap() {
+        Some(Ok(Answer::Slices { rows })) => {
+            rows.into_iter().find(|row| row.slice == SliceId::Vf(vfs[at])).unwrap().state
+        }
+        other => panic!("{other:?}"),
+    };
+    let path = "*/reset".to_owned();
+    let fault = Fault::Write { path, nth: 1, times: u32::MAX, errno: Errno::EIO };
+    all(&mut world, &[H::Fault { fault }, lost(0), lost(0), lost(0)]);
+    assert_eq!(told(&mut world).0, "ok", "one VF, however often it is said");
+    assert_eq!((state(&mut world, 0).as_str(), state(&mut world, 1).as_str()), ("dirty", "free"));
+    // Its own VM is not given it either, and the daemon that is next knows.
+    world.driver.restart().unwrap();
+    world.driver.drain().unwrap();
+    all(&mut world, &[H::Start { vm: 0 }, H::Next { vm: 0 }, H::Next { vm: 0 }]);
+    assert_eq!(world.refusals.keys().copied().collect::<Vec<_>>(), [Code::Dirty]);
+    all(&mut world, &[lost(1)]);
+    let (known, health, line) = told(&mut world);
+    assert_eq!((known.as_str(), health.as_str()), ("ok", "degraded"));
+    assert!(
+        line.contains(&vfs[0].to_string()) && line.ends_with("(2 VFs did not come back)"),
+        "{line}"
+    );
+    all(&mut world, &[lost(2)]);
+    let (known, health, line) = told(&mut world);
+    assert_eq!((known.as_str(), health.as_str()), ("cordoned", "failed"));
+    assert!(line.contains(&vfs[2].to_string()), "{line}");
+    // A person has looked; a reset that works gives them back.
+    all(&mut world, &[H::ClearFaults]);
+    assert!(uncordon(&mut world));
+    for at in 0..3 {
+        assert_eq!(state(&mut world, at), "free");
+    }
+    all(&mut world, &run(0));
+    assert!(runs(&world, 0));
+    all(&mut world, &stop(0));
+    world.finish().unwrap();
+}
+
+#[test]
+fn vfs_are_counted_anew_after_a_boot() {
+    let mut world = after(&[]);
+    let lost = |world: &World, at: usize| {
+        let vfs = crate::invariants::vfs_of(&world.driver.kernel, CARD.parse().unwrap());
+        say(&format!("vfio-pci {}: not ready 65535ms after FLR; giving up", vfs[at]))
+    };
+    for boot in 0..2 {
+        for at in 0..2 {
+            let line = lost(&world, at);
+            all(&mut world, &[line]);
+        }
+        let (_, health, line) = told(&mut world);
+        assert_eq!(health, "degraded", "boot {boot}");
+        assert!(line.ends_with("(2 VFs did not come back)"), "boot {boot}: {line}");
+        all(&mut world, &[H::Reboot, H::Advance { ms: 61_000 }]);
+    }
 }
 
 #[test]

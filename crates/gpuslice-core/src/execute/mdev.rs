@@ -65,8 +65,16 @@ pub(super) fn remove(host: &mut dyn HostWrite, uuid: MdevUuid) -> Result<Perform
     }
 }
 
+/// The kernel took the write, so whatever cannot be read now, it may be there.
 pub(super) fn check_created(host: &dyn HostRead, uuid: MdevUuid) -> Result<Performed, StepError> {
-    Ok(if exists(host, uuid)? { Performed::Changed } else { Performed::NotYet })
+    match exists(host, uuid) {
+        Ok(true) => Ok(Performed::Changed),
+        Ok(false) => Ok(Performed::NotYet),
+        Err(error) => Err(StepError::Unchanged {
+            object: format!("mdev {uuid}"),
+            state: format!("was made, and does not show: {error}"),
+        }),
+    }
 }
 
 pub(super) fn check_removed(host: &dyn HostRead, uuid: MdevUuid) -> Result<Performed, StepError> {

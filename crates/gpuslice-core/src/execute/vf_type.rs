@@ -3,6 +3,7 @@
 
 use super::meaning::{Asked, Meaning};
 use super::{Performed, StepError, failed, require_unheld, write};
+use crate::errno::Errno;
 use crate::holders;
 use crate::ids::PciAddress;
 use crate::port::{HostRead, HostWrite, Written, read_text};
@@ -16,7 +17,12 @@ fn path(vf: PciAddress, attribute: &str) -> String {
 
 fn current(host: &dyn HostRead, vf: PciAddress, attribute: &str) -> Result<String, StepError> {
     let path = path(vf, attribute);
-    read_text(host, &path).map_err(failed(format!("read {path}")))
+    let text = read_text(host, &path).map_err(failed(format!("read {path}")))?;
+    // What is no number says nothing of whose the type is.
+    match text.parse::<u32>() {
+        Ok(_) => Ok(text),
+        Err(_) => Err(failed(format!("read {path}"))(Errno::EINVAL)),
+    }
 }
 
 pub(super) fn give(

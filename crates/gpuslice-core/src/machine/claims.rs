@@ -297,6 +297,7 @@ impl Machine {
         self.park_failed.clear();
         let unwell = self.is_well(parent);
         let dirty = self.run.dirty.values().any(|dirt| dirt.parent == *parent);
+        self.slices_are_well(parent);
         self.wipe_again();
         if !cordoned && !quarantined && !unwell && dirty {
             return Ok(done(false, "its slices that are not clean are cleaned again"));

@@ -4,8 +4,12 @@
 use super::{Effect, Machine, Stored};
 use crate::config::OnError;
 use crate::health::{self, Health, LogRead, Said, Severity};
-use crate::ids::ParentId;
+use crate::ids::{ParentId, PciAddress};
+use crate::observation::Vf;
 use std::collections::BTreeMap;
+
+/// One VF that does not come back from a reset may be its guest's doing; so many in one boot are not.
+const VFS_OF_A_FAILED_DEVICE: usize = 3;
 
 /// Most lines that wait for their device to appear.
 const MOST_UNPLACED: usize = 64;
@@ -90,19 +94,46 @@ impl Machine {
         parents.next().filter(|_| parents.next().is_none())
     }
 
+    /// The VF that did not come back from a reset, if it is one alone.
+    fn lost_vf(&self, parent: &ParentId, said: &Said) -> Option<PciAddress> {
+        let of_line = |(address, vf): &(&PciAddress, &Vf)| {
+            let named = said.trouble.function == Some(**address);
+            ParentId::Pci(vf.pf) == *parent && (named || said.trouble.vf == Some(vf.index))
+        };
+        let found = self.seen.vfs.iter().find(of_line).filter(|_| said.trouble.reset_failed);
+        found.map(|(address, _)| *address)
+    }
+
     fn is_unwell(&mut self, parent: ParentId, said: &Said) {
+        let vf = self.lost_vf(&parent, said);
+        let cordons = self.config.on_error == OnError::Cordon;
         if said.trouble.reset_failed {
-            self.reset_failed(&parent, said);
+            self.reset_failed(&parent, said, vf.is_some() && cordons);
         }
-        let known = self.durable.health.get(&parent).map(|health| health.severity);
+        let known = self.durable.health.get(&parent);
+        let this_boot = known.filter(|health| health.boot == self.run.boot);
+        let mut lost_vfs = this_boot.map(|health| health.lost_vfs.clone()).unwrap_or_default();
+        let one_more = vf.is_some_and(|vf| lost_vfs.insert(vf));
+        let severity = match vf {
+            Some(_) if lost_vfs.len() < VFS_OF_A_FAILED_DEVICE => Severity::Degraded,
+            _ => said.trouble.severity,
+        };
+        let known = known.map(|health| health.severity);
         // The first line that is as bad is the one to look at; a device that fails says it thousands of times.
-        if known >= Some(said.trouble.severity) {
+        let as_bad = known >= Some(severity);
+        if as_bad && !one_more {
             return;
         }
-        let cordons =
-            said.trouble.severity == Severity::Failed && self.config.on_error == OnError::Cordon;
-        let health = Health::new(said, self.run.boot, cordons);
-        let (word, line) = (health.severity.as_str(), health.line.clone());
+        let health = match this_boot.filter(|_| as_bad) {
+            Some(health) => Health { lost_vfs, ..health.clone() },
+            // Of a former boot, and worse.
+            None if known > Some(severity) => return,
+            None => {
+                let cordons = severity == Severity::Failed && cordons;
+                Health { severity, lost_vfs, ..Health::new(said, self.run.boot, cordons) }
+            }
+        };
+        let (word, line) = (health.severity.as_str(), said.line.text.trim());
         self.note("parent", &parent, format!("{word}: {line}"));
         let text = format!("{parent} has {word}, as the kernel's log says: {line}");
         self.push(Effect::Log { warning: true, text });

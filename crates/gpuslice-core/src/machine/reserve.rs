@@ -228,7 +228,8 @@ impl Machine {
         let plain = self.explain_failed_prepare(step, error);
         let meaning = error.meaning(step);
         let Step::CreateMdev { parent, uuid, .. } = step else { return Err(plain) };
-        if meaning == Meaning::Others {
+        // One that may have been made is to be found where it was tried, and removed.
+        if meaning == Meaning::Others || matches!(error, StepError::Unchanged { .. }) {
             return Err(plain);
         }
         let slice = SliceId::Mdev(*uuid);

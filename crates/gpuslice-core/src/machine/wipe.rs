@@ -29,7 +29,8 @@ impl Machine {
         parent: &ParentId,
         cleaned: Cleaned,
     ) -> Option<Step> {
-        let function = slice.pci().filter(|_| self.wipe_required(parent))?;
+        let held = self.run.dirty.get(&slice).is_some_and(|dirt| dirt.held);
+        let function = slice.pci().filter(|_| held || self.wipe_required(parent))?;
         (cleaned == Cleaned::ByReset).then_some(Step::Reset { function })
     }
 
@@ -38,8 +39,12 @@ impl Machine {
     }
 
     pub(super) fn is_dirty(&mut self, slice: SliceId, parent: ParentId, why: String) {
-        let text = format!("something of a VM may be left in {slice}: {why}");
-        let dirt = Dirt { parent, why };
+        let held = self.run.dirty.get(&slice).is_some_and(|dirt| dirt.held);
+        self.found_dirty(slice, Dirt { parent, why, held });
+    }
+
+    fn found_dirty(&mut self, slice: SliceId, dirt: Dirt) {
+        let text = format!("something of a VM may be left in {slice}: {}", dirt.why);
         if self.run.dirty.get(&slice) == Some(&dirt) {
             return;
         }
@@ -56,8 +61,8 @@ impl Machine {
         }
     }
 
-    /// A reset that failed in the kernel or in the host's driver.
-    pub(super) fn reset_failed(&mut self, parent: &ParentId, said: &Said) {
+    /// A reset that failed in the kernel or in the host's driver; its VF may have to be held back.
+    pub(super) fn reset_failed(&mut self, parent: &ParentId, said: &Said, held: bool) {
         let ParentId::Pci(pf) = parent else { return };
         let named = said.trouble.function.filter(|function| function != pf);
         let of_line = |(address, vf): &(&PciAddress, &Vf)| {
@@ -73,8 +78,9 @@ impl Machine {
             .map(|(address, _)| SliceId::Vf(*address))
             .collect();
         for slice in vfs {
+            let held = held || self.run.dirty.get(&slice).is_some_and(|dirt| dirt.held);
             let why = format!("the kernel's log: {}", said.line.text.trim());
-            self.is_dirty(slice, parent.clone(), why);
+            self.found_dirty(slice, Dirt { parent: parent.clone(), why, held });
         }
     }
 
@@ -87,6 +93,20 @@ impl Machine {
         self.is_dirty(slice, parent, error.to_string());
         if matches!(error, StepError::Held { .. }) {
             self.push(Effect::Watch { slice });
+        }
+    }
+
+    /// A person says that the device is well. What no reset cleans is believed to be so too.
+    pub(super) fn slices_are_well(&mut self, parent: &ParentId) {
+        if self.mechanism(parent).is_some_and(|m| m.cleaned() == Cleaned::ByReset) {
+            return;
+        }
+        let held = |(slice, dirt): (&SliceId, &Dirt)| {
+            (dirt.held && dirt.parent == *parent).then_some(*slice)
+        };
+        let held: Vec<SliceId> = self.run.dirty.iter().filter_map(held).collect();
+        for slice in held {
+            self.is_clean(slice);
         }
     }
 
@@ -168,13 +188,18 @@ impl Machine {
     pub(super) fn held_back(&self) -> BTreeMap<SliceId, Refusal> {
         let held = |(slice, dirt): (&SliceId, &Dirt)| {
             let parent = &dirt.parent;
-            if !self.wipe_required(parent) && !self.working_on(*slice) {
+            let required = self.wipe_required(parent);
+            if !required && !dirt.held && !self.working_on(*slice) {
                 return None;
             }
             let message = format!("something of a VM may be left in {slice}");
-            let refusal = Refusal::new(Code::Dirty, message).because(dirt.why.clone()).hint(format!(
-                "gpuslice uncordon {parent} tries again to clean it; or take wipe out of its layout, then gpuslice apply"
-            ));
+            let or = match required && !dirt.held {
+                true => "; or take wipe out of its layout, then gpuslice apply",
+                false => "",
+            };
+            let refusal = Refusal::new(Code::Dirty, message)
+                .because(dirt.why.clone())
+                .hint(format!("gpuslice uncordon {parent} tries again to clean it{or}"));
             Some((*slice, refusal))
         };
         self.run.dirty.iter().filter_map(held).collect()

@@ -1,9 +1,11 @@
 //! Mediated devices and their parents (Documentation/driver-api/vfio-mediated-device.rst).
 
-use super::{Observer, note, parse_decimal, parsed, pci};
+use super::{Observer, PAGE, note, parse_decimal, parsed, pci};
 use crate::errno::Errno;
 use crate::ids::{MdevTypeId, MdevUuid, ParentId};
-use crate::observation::{FixedType, Mdev, MdevParent, MdevType, Observation};
+use crate::observation::{
+    FixedType, Mdev, MdevParent, MdevType, Observation, ProblemKind, ReadProblem,
+};
 use crate::port::{Files, HostRead, text_of};
 use std::sync::Arc;
 
@@ -114,7 +116,9 @@ fn read_fixed<'f>(
     contents: &mut impl Iterator<Item = Content<'f>>,
     seen: &mut Observation,
 ) -> Option<Arc<FixedType>> {
-    let device_api = next(contents, seen, |t| (!t.is_empty()).then(|| t.to_owned()));
+    // `vfio-pci`, `vfio-ap`: a word.
+    let word = |t: &str| !t.is_empty() && t.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    let device_api = next(contents, seen, |t| word(t).then(|| t.to_owned()));
     let name = next_optional(contents, seen);
     let description =
         next_optional(contents, seen).map(|text| text.lines().collect::<Vec<_>>().join(", "));
@@ -128,20 +132,26 @@ fn next<'f, T>(
 ) -> Option<T> {
     let ((folder, name), content) = contents.next()?;
     let text = content.and_then(|content| text_of(&content));
-    match text.as_deref().ok().and_then(&parse) {
+    match text.as_deref().ok().filter(|text| text.len() <= PAGE).and_then(&parse) {
         Some(value) => Some(value),
         None => parsed(seen, &format!("{folder}/{name}"), text, parse),
     }
 }
 
-/// An attribute a driver may leave out. An empty one says nothing either.
+/// An attribute a driver may leave out. An empty one says nothing either, and may say something next time.
 fn next_optional<'f>(
     contents: &mut impl Iterator<Item = Content<'f>>,
     seen: &mut Observation,
 ) -> Option<String> {
     let ((folder, name), content) = contents.next()?;
     match content.and_then(|content| text_of(&content)) {
-        Ok(text) => (!text.is_empty()).then_some(text),
+        Ok(text) if !text.is_empty() && text.len() <= PAGE => Some(text),
+        Ok(text) => {
+            let text = text.chars().take(80).collect();
+            let path = format!("{folder}/{name}");
+            seen.problems.push(ReadProblem { path, why: ProblemKind::Corrupt(text) });
+            None
+        }
         Err(errno) => {
             note(seen, &format!("{folder}/{name}"), errno);
             None
@@ -170,7 +180,6 @@ fn read_device(host: &dyn HostRead, seen: &mut Observation, uuid: MdevUuid) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observation::ProblemKind;
     use std::cell::RefCell;
     use std::collections::BTreeMap;
 

@@ -105,6 +105,20 @@ pub enum Command {
     Reboot,
 }
 
+impl Command {
+    /// Whether a daemon's steps do such things.
+    pub(crate) fn is_of_daemon(&self) -> bool {
+        matches!(
+            self,
+            Self::Write { .. }
+                | Self::LoadModule(_)
+                | Self::UnloadModule(_)
+                | Self::Replace { .. }
+                | Self::Run(_)
+        )
+    }
+}
+
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

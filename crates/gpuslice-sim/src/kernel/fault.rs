@@ -3,6 +3,7 @@
 
 use super::Kernel;
 use super::chance::Chance;
+use super::command::Command;
 use super::job::{Lock, Task};
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::PciAddress;
@@ -21,6 +22,12 @@ pub enum Content {
     TrailingBlanks,
     /// More than a page.
     TooLong,
+    /// Text of no meaning.
+    Garbage,
+    /// Its content with other digits.
+    OtherDigits,
+    /// The same at every second read.
+    Changing,
 }
 
 /// Something that will go wrong. Paths are as the caller writes them; `*` stands for any characters.
@@ -48,6 +55,20 @@ pub enum Fault {
         times: u32,
         /// With what.
         errno: Errno,
+    },
+    /// The `nth` write to the path does nothing, and comes back with `EIO` when faults are cleared.
+    Sleeps {
+        /// Which.
+        path: String,
+        /// First that sleeps, and the only one.
+        nth: u32,
+    },
+    /// Something else happens to the machine before the `nth` thing from now that a daemon does to it.
+    Before {
+        /// Which, from 1.
+        nth: u32,
+        /// What.
+        does: Box<Command>,
     },
     /// From the `nth` read or listing on, everything at and below the path is gone, although its directory was
     /// listed with it.
@@ -159,6 +180,27 @@ impl Kernel {
         })
     }
 
+    /// What is to happen before the next write, tool or module.
+    pub(crate) fn meanwhile(&self) -> Option<Command> {
+        self.faults.iter().find_map(|armed| match &armed.fault {
+            Fault::Before { nth, does } if armed.strikes(*nth, 1) => Some(Command::clone(does)),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn sleep_fault(&self, file: &str) -> bool {
+        self.faults.iter().any(|armed| match &armed.fault {
+            Fault::Sleeps { path, nth } if matches(path, file) => armed.strikes(*nth, 1),
+            _ => false,
+        })
+    }
+
+    /// Whether a write to the file that began to sleep goes on doing so.
+    pub(crate) fn still_sleeps(&self, file: &str) -> bool {
+        let of = |armed: &Armed| matches!(&armed.fault, Fault::Sleeps { path, .. } if matches(path, file));
+        self.faults.iter().any(of)
+    }
+
     pub(crate) fn read_fault(&self, file: &str) -> Option<Errno> {
         self.faults.iter().find_map(|armed| match &armed.fault {
             Fault::Read { path, nth, times, errno } if matches(path, file) => {
@@ -189,6 +231,11 @@ impl Kernel {
     /// What a read of `file` gives instead of `content`.
     pub(crate) fn strange(&self, file: &str, content: Vec<u8>) -> Vec<u8> {
         let found = self.faults.iter().find_map(|armed| match &armed.fault {
+            Fault::Reads { path, as_: Content::Changing } if matches(path, file) => {
+                // The first is as it was.
+                let other = armed.seen.fetch_add(1, Ordering::Relaxed) % 2 == 1;
+                other.then_some(Content::OtherDigits)
+            }
             Fault::Reads { path, as_ } if matches(path, file) => Some(*as_),
             _ => None,
         });
@@ -198,6 +245,13 @@ impl Kernel {
             Some(Content::NotUtf8) => [b"\xff".as_slice(), &content].concat(),
             Some(Content::TrailingBlanks) => [content.as_slice(), b" \t \n"].concat(),
             Some(Content::TooLong) => content.iter().copied().cycle().take(5000).collect(),
+            Some(Content::Garbage) => {
+                b"?0x, -1 :=|\x07\t~ [N/A]\n\n99999999999999999999\n".to_vec()
+            }
+            Some(Content::OtherDigits | Content::Changing) => content
+                .iter()
+                .map(|byte| if byte.is_ascii_digit() { other_digit(*byte) } else { *byte })
+                .collect(),
         }
     }
 
@@ -242,6 +296,10 @@ impl Kernel {
             _ => false,
         })
     }
+}
+
+fn other_digit(digit: u8) -> u8 {
+    if digit == b'9' { b'0' } else { digit.saturating_add(1) }
 }
 
 fn within(pattern: &str, path: &str) -> bool {

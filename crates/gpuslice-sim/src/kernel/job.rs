@@ -28,6 +28,8 @@ pub(crate) enum Task {
     Unlock(Lock),
     /// Wait for a time.
     Sleep(u64),
+    /// Wait until the fault is over that has this file's writer sleep; then fail.
+    Stuck(String),
     /// `sriov_numvfs_store` below the device lock.
     NumVfs(PciAddress, u16),
     /// The driver's `.sriov_configure`.
@@ -244,6 +246,8 @@ impl Kernel {
             Task::Lock(lock) if !self.take_lock(id, lock) => Poll::Wait(task),
             Task::Sleep(until) if self.now < until => Poll::Wait(task),
             Task::Lock(_) | Task::Sleep(_) => done(),
+            Task::Stuck(ref file) if self.still_sleeps(file) => Poll::Wait(task),
+            Task::Stuck(_) => Poll::Failed(Errno::EIO, Vec::new()),
             Task::Unlock(lock) => {
                 if self.locks.get(&lock) == Some(&id) {
                     self.locks.remove(&lock);

@@ -86,6 +86,13 @@ impl Real {
         self.observer.observe(&self.host)
     }
 
+    /// While a tool is at work none is asked, and what was told stays known.
+    pub fn forget_answers(&mut self) {
+        if self.tools.running.load(Ordering::Acquire) == 0 {
+            self.observer.forget_answers();
+        }
+    }
+
     /// For looks that are not observations.
     pub fn reader(&self) -> &dyn HostRead {
         &self.host

@@ -82,6 +82,11 @@ impl Sim {
         self.observer.observe(&self.kernel)
     }
 
+    /// Its tools end within the step that runs them.
+    pub fn forget_answers(&mut self) {
+        self.observer.forget_answers();
+    }
+
     /// For looks that are not observations.
     pub fn reader(&self) -> &dyn HostRead {
         &self.kernel
