@@ -150,6 +150,9 @@ pub(crate) fn request(
     request.count = options.count;
     request.same_fabric |= options.same_fabric;
     request.prefer_numa |= options.prefer_numa;
+    if let Some(parameters) = &options.parameters {
+        request.parameters = Some(parameters.clone());
+    }
     request
 }
 
@@ -255,12 +258,16 @@ mod tests {
         let mut old = claim("ai", Some("p"));
         old.same_fabric = true;
         old.memory_min = Some(1 << 30);
-        let options = AttachOptions { count: 4, prefer_numa: true, ..AttachOptions::default() };
+        old.parameters = Some("frame_rate_limiter=0".parse().unwrap());
+        let mut options = AttachOptions { count: 4, prefer_numa: true, ..AttachOptions::default() };
         let new = request(Some(&old), old.name.clone(), "q".parse().unwrap(), &options);
         let mut expected = old.clone();
         expected.profile = Some("q".parse().unwrap());
         expected.count = 4;
         expected.prefer_numa = true;
         assert_eq!(new, expected);
+        options.parameters = Some("disable_vnc=1".parse().unwrap());
+        let new = request(Some(&old), old.name.clone(), "q".parse().unwrap(), &options);
+        assert_eq!(new.parameters, options.parameters);
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use gpuslice_core::ids::{ClaimName, ParentId, ProfileName};
+use gpuslice_core::ids::{ClaimName, Parameters, ParentId, ProfileName};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -98,6 +98,7 @@ Examples:
   gpuslice attach win11 nvidia-a40-8q
   gpuslice attach win11 nvidia-a40-8q --name cad --reserve
   gpuslice attach train amd-mi300x-vf1-spx --count 8 --fabric same
+  gpuslice attach win11 nvidia-a40-8q --parameters frame_rate_limiter=0,disable_vnc=1
   gpuslice attach win11 nvidia-a40-8q --live --config
   gpuslice attach 8e2f2d4e-1b5f-4a4e-9f57-0d9c6f1c6a11 nvidia-a40-8q --print")]
     Attach(Attach),
@@ -354,6 +355,9 @@ pub struct Attach {
     /// All slices of one NUMA node where possible
     #[arg(long)]
     pub numa: Option<Numa>,
+    /// For the driver of the slices, as the vendor writes them: KEY=VALUE pairs with commas between
+    #[arg(long, value_name = "LIST")]
+    pub parameters: Option<Parameters>,
 }
 
 /// Whether slices have to be linked, as domain XML says it.
@@ -422,6 +426,7 @@ mod tests {
             "gpuslice attach win11 p --count 65",
             "gpuslice attach win11 p --fabric any",
             "gpuslice attach win11 p --numa always",
+            "gpuslice attach win11 p --parameters a",
             "gpuslice wait",
             "gpuslice wait --settled --timeout -1",
             "gpuslice cordon ../x",

@@ -124,7 +124,8 @@ async fn attach_and_detach_ask_the_agent() {
 
     let (code, out, err) = run(
         &bus,
-        "attach win11 p --name ai --live --config --reserve --count 2 --fabric same --numa prefer",
+        "attach win11 p --name ai --live --config --reserve --count 2 --fabric same --numa prefer \
+         --parameters disable_vnc=1",
     )
     .await;
     let options = AttachOptions {
@@ -136,6 +137,7 @@ async fn attach_and_detach_ask_the_agent() {
         count: 2,
         same_fabric: true,
         prefer_numa: true,
+        parameters: Some("disable_vnc=1".parse().unwrap()),
     };
     assert_eq!((code, out), (Some(0), format!("win11 has ai (p, {options:?})\n")));
     assert_eq!(err, "warning: 9 claims for 8 slices\n");

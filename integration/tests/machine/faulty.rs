@@ -108,7 +108,7 @@ impl Failures {
             return;
         }
         self.stories += 1;
-        if self.stories % self.one_in == 0
+        if self.stories.is_multiple_of(self.one_in)
             && let Err(broken) = story()
         {
             self.told.push(format!("{name}: {broken}"));

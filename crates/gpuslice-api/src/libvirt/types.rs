@@ -1,6 +1,6 @@
 //! Arguments and results of the agent's methods; on the bus they are `a{sv}`.
 
-use gpuslice_core::ids::{ClaimKey, ClaimName};
+use gpuslice_core::ids::{ClaimKey, ClaimName, Parameters};
 use gpuslice_core::request::DeviceToWrite;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -26,6 +26,8 @@ pub struct AttachOptions {
     pub same_fabric: bool,
     /// All of one NUMA node where possible; a claim that says so already keeps it.
     pub prefer_numa: bool,
+    /// For the driver of the slices; a claim that has some keeps them when none are given.
+    pub parameters: Option<Parameters>,
 }
 
 impl Default for AttachOptions {
@@ -39,6 +41,7 @@ impl Default for AttachOptions {
             count: 1,
             same_fabric: false,
             prefer_numa: false,
+            parameters: None,
         }
     }
 }

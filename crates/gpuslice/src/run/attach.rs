@@ -24,6 +24,7 @@ pub async fn attach(daemon: &Daemon, order: Attach, output: &Output) -> Result<(
         count: order.count,
         same_fabric: order.fabric == Some(Fabric::Same),
         prefer_numa: order.numa == Some(Numa::Prefer),
+        parameters: order.parameters,
     };
     let agent = daemon.client.libvirt()?;
     let attached = agent.attach(&order.domain, &order.profile, &options).await?;
@@ -61,7 +62,7 @@ pub async fn print(daemon: &Daemon, order: Attach, output: &Output) -> Result<()
         prefer_numa: order.numa == Some(Numa::Prefer),
         memory_min: None,
         isolation_min: None,
-        parameters: None,
+        parameters: order.parameters,
     };
     let command = Command::Claim {
         owner,
