@@ -63,6 +63,8 @@ mod undefined;
 mod unwell;
 #[path = "machine/vgpu.rs"]
 mod vgpu;
+#[path = "machine/waking.rs"]
+mod waking;
 #[path = "machine/wipe.rs"]
 mod wipe;
 #[path = "machine/world.rs"]

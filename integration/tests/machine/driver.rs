@@ -5,18 +5,18 @@ use crate::guest;
 use crate::hand::Hand;
 use crate::invariants::{self, Broken, Vm};
 use crate::past;
-use gpuslice_core::config::{self, Config};
+use crate::waking::{read_config, wake};
 use gpuslice_core::execute::{self, Performed, StepError};
 use gpuslice_core::guest::GuestCall;
 use gpuslice_core::health;
-use gpuslice_core::ids::{BootId, ParentId, PciAddress, SliceId};
+use gpuslice_core::ids::{ParentId, PciAddress, SliceId};
 use gpuslice_core::machine::{
-    Effect, Event, HookAnswer, HookCall, HookOperation, Machine, OpId, RequestId, Start, Timer,
+    Effect, Event, HookAnswer, HookCall, HookOperation, Machine, OpId, RequestId, Timer,
 };
 use gpuslice_core::mechanism::Mechanism;
 use gpuslice_core::observe::Observer;
 use gpuslice_core::plan::Step;
-use gpuslice_core::port::{HostRead, read_text};
+use gpuslice_core::port::HostRead;
 use gpuslice_core::request::{Answer, Command, Outcome};
 use gpuslice_sim::{Completed, HostFile, Kernel};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -588,25 +588,6 @@ impl Driver {
     pub fn unanswered(&self, request: RequestId) -> bool {
         self.hooks.contains_key(&request)
     }
-}
-
-fn wake(kernel: &Kernel, disk: &Disk, config: &str) -> (Machine, Vec<Effect>) {
-    let boot: BootId =
-        read_text(kernel, "/proc/sys/kernel/random/boot_id").unwrap().parse().unwrap();
-    Machine::start(Start {
-        mechanisms: gpuslice_vendors::all(),
-        host: "each".to_owned(),
-        boot,
-        config: read_config(config),
-        durable: disk.durable(),
-        run: disk.runtime(),
-        history: disk.history.open(),
-        warnings: Vec::new(),
-    })
-}
-
-fn read_config(text: &str) -> Result<Config, Vec<config::ConfigError>> {
-    config::parse(&[("gpuslice.toml".to_owned(), text.to_owned())])
 }
 
 fn brief(what: &impl std::fmt::Debug) -> String {
