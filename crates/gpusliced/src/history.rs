@@ -291,3 +291,73 @@ impl Place {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gpuslice_core::history::Tenure;
+    use gpuslice_core::ids::{BootId, Owner};
+    use gpuslice_host::state::StateDir;
+    use uuid::Uuid;
+
+    fn line(at: usize, event: Point, vf: &str, owner: u32) -> Line {
+        let tenure = Tenure {
+            slice: vf.parse().unwrap(),
+            parent: "0000:41:00.0".parse().unwrap(),
+            model: None,
+            serial: None,
+            profile: Some("amd-v620-vf4".parse().unwrap()),
+            owner: Owner::Vmid(owner),
+            owner_name: format!("vm{owner}"),
+            claim: Some("gpu0".parse().unwrap()),
+            index: 0,
+        };
+        let reason = (event == Point::End).then_some(Ending::Stopped);
+        let entry = Entry { event, reason, boot: BootId(Uuid::nil()), tenure };
+        Line { at: format!("{at:08}"), entry }
+    }
+
+    fn rows(writer: &Writer, about: &str) -> Vec<(Option<String>, Option<String>)> {
+        match writer.read(Wanted { about: Some(about.to_owned()), since: None }) {
+            Ok(Answer::History { rows }) => {
+                rows.into_iter().map(|row| (row.from, row.to)).collect()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_goes_on_outlives_the_files_in_which_it_began() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path().join("state")).unwrap();
+        let place = Place::Disk(state.log("history").unwrap());
+        let (handle, _inbox) = crate::engine::channel();
+        let mut writer = Writer { place, waiting: Vec::new(), damaged: 0, trouble: None, handle };
+        writer.waiting.push(line(0, Point::Begin, "vf:0000:41:00.4", 7));
+        let mut at = 0;
+        let files = |writer: &Writer| match &writer.place {
+            Place::Disk(log) => log.numbers().unwrap(),
+            Place::Memory(_) => Vec::new(),
+        };
+        while files(&writer).first().is_none_or(|first| *first < 3) {
+            for _ in 0..2000 {
+                at += 2;
+                writer.waiting.push(line(at, Point::Begin, "vf:0000:41:00.5", 8));
+                writer.waiting.push(line(at + 1, Point::End, "vf:0000:41:00.5", 8));
+            }
+            writer.write();
+            assert_eq!((writer.waiting.len(), &writer.trouble), (0, &None));
+        }
+        assert_eq!(files(&writer).len(), KEPT + 1);
+        // Its begin is in a file that is gone, and told all the same, once.
+        assert_eq!(rows(&writer, "vm7"), [(Some("00000000".to_owned()), None)]);
+        let open = writer.still_open();
+        assert_eq!(open.keys().map(ToString::to_string).collect::<Vec<_>>(), ["vf:0000:41:00.4"]);
+        writer.waiting.push(line(at + 2, Point::End, "vf:0000:41:00.4", 7));
+        writer.write();
+        let end = format!("{:08}", at + 2);
+        assert_eq!(rows(&writer, "vm7"), [(Some("00000000".to_owned()), Some(end))]);
+        let others = rows(&writer, "vm8");
+        assert!(others.len() > 2000 && others.iter().all(|(from, to)| from < to && to.is_some()));
+    }
+}
