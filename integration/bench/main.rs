@@ -11,6 +11,7 @@
 mod daemon;
 mod hook;
 mod hosts;
+mod reads;
 mod report;
 mod rest;
 mod scale;
@@ -50,10 +51,11 @@ fn main() {
         std::process::exit(2);
     }
     let mut report = Report::default();
-    let parts: [(&str, Part); 5] = [
+    let parts: [(&str, Part); 6] = [
         ("hook", hook::without_slices),
         ("claim", hook::with_a_claim),
         ("tree", tree::against_mdevctl),
+        ("reads", reads::per_slice),
         ("rest", rest::at_rest),
         ("scale", scale::with_thousands),
     ];

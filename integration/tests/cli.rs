@@ -76,6 +76,11 @@ fn gpus_that_are_unwell() {
 }
 
 #[test]
+fn gpus_that_fail() {
+    session("failing", "sriov-8");
+}
+
+#[test]
 fn gpus_that_cannot_be_sliced() {
     let host = root().join("examples/hosts/consumer.toml");
     session("consumer", host.to_str().unwrap());

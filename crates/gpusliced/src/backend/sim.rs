@@ -221,6 +221,14 @@ impl Sim {
                 self.kernel.say(&line);
                 Ok(())
             }
+            SimOrder::Fault { fault } => {
+                self.kernel.inject(fault);
+                Ok(())
+            }
+            SimOrder::ClearFaults => {
+                self.kernel.clear_faults();
+                Ok(())
+            }
             SimOrder::Reboot => {
                 self.heard = 0;
                 self.kernel.reboot();

@@ -5,6 +5,7 @@ use gpuslice_core::guest::GuestCall;
 use gpuslice_core::ids::{PciAddress, SliceId};
 use gpuslice_core::machine::{Event, HookAnswer, HookCall, RequestId};
 use gpuslice_core::request::{ChangeNote, Command, Outcome};
+use gpuslice_sim::Fault;
 use serde::Deserialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -83,6 +84,13 @@ pub enum SimOrder {
         /// One line.
         line: String,
     },
+    /// Something goes wrong from now on, at the kernel's end.
+    Fault {
+        /// What.
+        fault: Fault,
+    },
+    /// Nothing does any more.
+    ClearFaults,
     /// Power off and on.
     Reboot,
     /// A process opens a slice's device, as QEMU does.
