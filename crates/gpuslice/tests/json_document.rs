@@ -9,8 +9,8 @@
 use gpuslice_api::libvirt::{Attached, Detached};
 use gpuslice_core::refusal::Refusal;
 use gpuslice_core::request::{
-    ChangeNote, ClaimRow, DeviceToWrite, ParentRow, PlanRow, ProfileRow, SliceRow, StatusRow,
-    StepRow, TypeRow,
+    ChangeNote, ClaimRow, DeviceToWrite, DrainRow, HistoryRow, ParentRow, PlanRow, ProfileRow,
+    SliceRow, StatusRow, StepRow, TypeRow,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -62,6 +62,15 @@ fn every_field_is_in_the_document() {
         "| `claims` |",
         json!({"claim": claim, "owner_name": "", "profile": "x", "count": 1, "state": "idle",
             "slices": [], "home": []}),
+    );
+    documented::<HistoryRow>(
+        "| `history` |",
+        json!({"owner": "vmid:100", "owner_name": "", "index": 0, "slice": "vf:0000:41:00.4",
+            "parent": "x"}),
+    );
+    documented::<DrainRow>(
+        "| `drain` |",
+        json!({"changed": true, "drained": true, "parents": [], "blockers": []}),
     );
     documented::<Attached>(
         "| `attach` |",
