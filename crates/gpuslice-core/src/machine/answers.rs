@@ -19,8 +19,9 @@ impl Machine {
         let waiting_for = self.waiting_for();
         let problems = self.seen.problems.iter().map(ToString::to_string);
         let quarantines = self.durable.quarantines.iter();
-        let quarantines =
-            quarantines.map(|(parent, why)| format!("{parent} is quarantined: {why}"));
+        let quarantines = quarantines.map(|(parent, why)| {
+            format!("{parent} is quarantined: {}: {}", why.code, why.reason())
+        });
         Answer::Status(StatusRow {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             settled: waiting_for.is_empty(),
