@@ -3,6 +3,14 @@
 use gpuslice_core::refusal::Code;
 use gpuslice_core::request::Command;
 
+/// The first way out for whom polkit refuses; a command line knows the whole command.
+pub const AS_ROOT: &str = "run it as root";
+
+/// The ways out for whom polkit refuses an action.
+pub fn not_permitted(action: &str) -> String {
+    format!("{AS_ROOT}; or allow {action} to your user in /etc/polkit-1/rules.d")
+}
+
 /// The daemon's bus name.
 pub const BUS_NAME: &str = "org.gpuslice1";
 /// The daemon's object.

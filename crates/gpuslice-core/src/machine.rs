@@ -21,6 +21,7 @@ mod history;
 mod hook;
 mod incoming;
 mod layouts;
+mod mend;
 mod ops;
 mod parking;
 mod picked;
@@ -121,6 +122,8 @@ pub struct Machine {
     unplaced: VecDeque<Said>,
     /// Something was done to the host and has not been read back: nothing new is decided on the old reading.
     stale: bool,
+    /// Starts that were put off once, to look at what somebody else may have given back unseen.
+    put_off: BTreeSet<RequestId>,
     /// Readings in a row with the same problems.
     same_problems: u32,
     /// Starts that were told to go on, until the VM runs or its slices come back.

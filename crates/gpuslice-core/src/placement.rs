@@ -344,13 +344,12 @@ fn typed_vf(
 ) -> Result<(), Refusal> {
     if managed {
         let message = format!("managed='yes' would take VF {address} from its driver");
-        let refusal = Refusal::new(Code::Managed, message);
-        return Err(refusal.hint("virsh edit the domain: managed='no' in this hostdev"));
+        return Err(Refusal::new(Code::Managed, message));
     }
     if choice.broken {
         let refusal = Refusal::new(Code::Quarantined, unusable(view.wedged, address));
         return Err(refusal.hint(format!(
-            "shut down what uses {}: then its VFs are made anew by themselves, or with gpuslice apply",
+            "shut down what uses {}, then gpuslice apply (its VFs are made anew, by themselves too)",
             offer.parent
         )));
     }
@@ -359,8 +358,7 @@ fn typed_vf(
         Some(current) if !mine => {
             let message =
                 format!("VF {address} has type {current}, which gpuslice did not give it");
-            let refusal = Refusal::new(Code::Foreign, message);
-            return Err(refusal.hint("take the type away with the tool that set it"));
+            return Err(Refusal::new(Code::Foreign, message));
         }
         _ => {}
     }

@@ -135,7 +135,8 @@ pub struct Refusal {
     /// What lies behind it, outermost first; each names operation, object and errno where there is one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<String>,
-    /// A command or an edit that mends it.
+    /// What mends it: `A, then B` where it takes several steps, each a command or an edit that names what to edit;
+    /// other ways out behind `; or `; remarks in parentheses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }

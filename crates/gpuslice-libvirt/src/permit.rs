@@ -16,9 +16,7 @@ use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
 /// The caller may not, or polkit did not answer.
 pub async fn permit(caller: &Caller, action: &str) -> Result<(), Refusal> {
     let refused = |why: String| {
-        Refusal::new(Code::NotPermitted, why).hint(format!(
-            "run it as root, or allow {action} to your user in /etc/polkit-1/rules.d"
-        ))
+        Refusal::new(Code::NotPermitted, why).hint(gpuslice_api::names::not_permitted(action))
     };
     let uid =
         caller.uid().await.ok_or_else(|| refused("cannot tell which user asks".to_owned()))?;

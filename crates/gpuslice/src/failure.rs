@@ -3,7 +3,7 @@
 use crate::style::{Paint, Tone};
 use crate::table::printable;
 use gpuslice_api::CallError;
-use gpuslice_api::names::{BUS_ADDRESS_ENV, SOCKET_ENV};
+use gpuslice_api::names::{AS_ROOT, BUS_ADDRESS_ENV, SOCKET_ENV};
 use gpuslice_core::refusal::{Code, Refusal};
 use std::fmt::Write as _;
 
@@ -27,8 +27,14 @@ impl From<CallError> for Failure {
         let text = error.to_string();
         let refusal = match error {
             CallError::Refused(refusal) => refusal,
-            CallError::NotPermitted(refusal) if refusal.hint.is_some() => refusal,
-            CallError::NotPermitted(refusal) => refusal.hint(as_root(std::env::args())),
+            CallError::NotPermitted(refusal) => {
+                let root = as_root(std::env::args());
+                let hint = match &refusal.hint {
+                    Some(hint) => hint.replace(AS_ROOT, &root),
+                    None => root,
+                };
+                refusal.hint(hint)
+            }
             CallError::Unreachable { who, tried } => {
                 let named = [BUS_ADDRESS_ENV, SOCKET_ENV]
                     .into_iter()

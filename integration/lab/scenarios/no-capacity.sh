@@ -24,7 +24,7 @@ refused full2 no-capacity
 line=$(virsh start full2 2>&1 | sed -n 's/.*gpuslice: no-capacity/no-capacity/p')
 expect "it names the profile" grep -q nvidia-gpusim-24q <<< "$line"
 expect "it names the holder" grep -q full1 <<< "$line"
-expect "it names a command" grep -q '; try: gpuslice ' <<< "$line"
+expect "it names whose end makes room" grep -q '; try: virsh shutdown full1' <<< "$line"
 expect_eq "no mdev leaked" "$mdevs" "$(ls /sys/bus/mdev/devices)"
 expect_eq "assigned slices" 1 "$(count_assigned)"
 destroy full1

@@ -48,24 +48,6 @@ fn exit_codes_say_what_became_of_it() {
 }
 
 #[test]
-fn a_hint_is_a_command_that_exists() {
-    as_root(|| {
-        let host = Host::start("sriov-8", ONE_VF);
-        host.settle();
-        let uuid = Vm::new(1).uuid;
-        for arguments in
-            [&["attach", &uuid, "amd-74a1-vf9", "--print"][..], &["cordon", "0000:ff:00.0"]]
-        {
-            let refusal = host.refusal(arguments);
-            let hint = refusal["hint"].as_str().unwrap_or_else(|| panic!("no hint: {refusal}"));
-            let order = hint.find("gpuslice ").unwrap_or_else(|| panic!("no command: {hint}"));
-            let word = hint[order..].split_whitespace().nth(1).unwrap();
-            assert_eq!(host.cli(&[word, "--help"]).code, Some(0), "{hint}");
-        }
-    });
-}
-
-#[test]
 fn events_tell_what_the_kernels_log_says_of_a_gpu() {
     as_root(|| {
         let host = Host::start("sriov-8", ONE_VF);

@@ -147,7 +147,7 @@ fn mediated_devices_fill_both_parents_and_leave_nothing() {
         assert_eq!(parents, ["0000:41:00.0", "0000:41:00.0", "0000:81:00.0", "0000:81:00.0"]);
         let refused = host.hook(last, "prepare");
         let line = refused.refused("no-capacity");
-        for part in ["nvidia-a40-24q", "wanted 1, 0 of 4 free", "vm1", "; try: gpuslice slices"] {
+        for part in ["nvidia-a40-24q", "wanted 1, 0 of 4 free", "vm1", "; try: virsh shutdown vm"] {
             assert!(line.contains(part), "{part}: {line}");
         }
         assert_eq!(host.column("slices", "state"), ["attached"; 4]);

@@ -12,6 +12,7 @@ mod drain;
 mod examples;
 mod export;
 mod fabric;
+mod hints;
 mod history;
 mod host;
 mod incoming;

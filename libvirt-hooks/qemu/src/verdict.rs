@@ -108,6 +108,7 @@ fn not_root() -> Refusal {
 /// The parser's own words are left out: they quote the document.
 fn unreadable(error: &DomXmlError) -> Refusal {
     Refusal::new(Code::BadRequest, error.to_string())
+        .hint("virsh edit the domain: correct what is named there")
 }
 
 fn without_answer(failure: &NoAnswer, settings: &Settings) -> Refusal {
@@ -123,7 +124,7 @@ fn without_answer(failure: &NoAnswer, settings: &Settings) -> Refusal {
             Code::Timeout,
             format!("gpusliced gave no answer within {} s", settings.deadline.as_secs()),
         )
-        .hint("journalctl -u gpusliced"),
+        .hint("start it again, with a larger deadline-seconds in /etc/gpuslice/hook.conf"),
         NoAnswer::Nonsense(why) => {
             Refusal::new(Code::Unreachable, format!("{socket} answered what is no reply"))
                 .because(why.clone())

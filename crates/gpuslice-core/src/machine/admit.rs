@@ -1,5 +1,6 @@
 //! The decision on a start: what its domain's XML asks for and carries, judged as a whole, all slices or none.
 
+use super::mend;
 use super::reserve::Want;
 use super::start::STARTING_GRACE;
 use super::{Effect, Machine, Stored, Timer};
@@ -115,7 +116,7 @@ impl Machine {
 
     /// A copied domain carries the devices of the one it was copied from.
     fn require_own_device(&self, domain: &Domain, want: &Want) -> Result<(), Refusal> {
-        let Want { key, index, source, .. } = want;
+        let Want { key, index, source, profile, count, .. } = want;
         if is_parked_name(source.slice()) {
             return self.require_unpicked(domain, want);
         }
@@ -133,14 +134,29 @@ impl Machine {
             HostDeviceSource::Mdev(_) => None,
         };
         let whose = other.map_or_else(|| "another domain".to_owned(), |c| c.owner_name.clone());
-        Err(Refusal::new(
-            Code::ClaimCopied,
-            format!("the device of claim {} in {} is that of {whose}", key.name, domain.name),
-        )
-        .hint(format!(
-            "start {} again: it is given its own device; or gpuslice attach {} PROFILE",
-            domain.name, domain.name
-        )))
+        let (name, claim) = (&domain.name, &key.name);
+        // A claim that was there before has lost it, while its domain was undefined.
+        let given_up = source.slice().pci().filter(|address| {
+            let own = self.durable.claims.get(key);
+            own.is_some_and(|own| own.home.is_empty() || own.home.contains(address))
+        });
+        let refusal = match given_up {
+            Some(address) => Refusal::new(
+                Code::Taken,
+                format!("VF {address} of claim {claim} in {name} was given to {whose} meanwhile"),
+            ),
+            None => Refusal::new(
+                Code::ClaimCopied,
+                format!("the device of claim {claim} in {name} is that of {whose}"),
+            ),
+        };
+        let made = matches!(source, HostDeviceSource::Mdev(_));
+        let hint = if made || self.has_free_home(key, profile) {
+            format!("virsh start {name} (the agent gives it its own device)")
+        } else {
+            self.room_for(key, profile, *count)
+        };
+        Err(refusal.hint(hint))
     }
 
     /// One that was picked and not yet exchanged can be with one VM only.
@@ -150,7 +166,7 @@ impl Machine {
         let Some(other) = assigned else { return Ok(()) };
         let whose = self.owner_name(&other.claim);
         let message = format!("{slice}, picked for {}, is in use by {whose}", domain.name);
-        let hint = format!("start {} again: it is given its own device", domain.name);
+        let hint = format!("virsh start {} (the agent gives it its own device)", domain.name);
         Err(Refusal::new(Code::Taken, message).hint(hint))
     }
 
@@ -170,7 +186,7 @@ impl Machine {
                     Code::Taken,
                     format!("{slice} is assigned to {whose} ({})", other.claim.name),
                 )
-                .hint(format!("gpuslice attach {} {}", domain.name, other.profile)));
+                .hint(self.end_run(&other.claim)));
             }
             if let Some(why) = self.held_back().remove(&slice) {
                 return Err(why);
@@ -194,9 +210,7 @@ impl Machine {
         self.layouts.get(&ParentId::Pci(vf.pf)).filter(|_| vf.choice.is_some())?;
         let name = &domain.name;
         let message = format!("managed='yes' would take VF {address} from its driver");
-        let hint =
-            format!("virsh edit {name}: take the device out; gpuslice attach {name} PROFILE");
-        Some(Refusal::new(Code::Managed, message).hint(hint))
+        Some(Refusal::new(Code::Managed, message).hint(mend::ask_instead(name)))
     }
 
     /// Claims are recorded as the XML says them; only what is bound is the table's to say.

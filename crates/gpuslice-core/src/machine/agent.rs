@@ -8,6 +8,7 @@ use crate::domain::{ClaimRequest, Domain, HostDevice};
 use crate::ids::{ClaimKey, Owner, PciAddress, ProfileName, SliceId};
 use crate::mechanism::Form;
 use crate::placement::{self, Wanted};
+use crate::refusal::Refusal;
 use crate::request::{Answer, DeviceToWrite, Outcome};
 use crate::state::Claim;
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,6 +57,7 @@ impl Machine {
                     // What cannot be served now keeps the devices it has: they may serve again, and until then
                     // they carry the reason to whoever starts the domain.
                     devices.extend(carried(domain, request));
+                    self.defined_without_home(&key, &refusal);
                     refused.push(refusal);
                 }
             }
@@ -64,6 +66,52 @@ impl Machine {
             self.end_claims_not_in(&asks, &owner);
         }
         Ok(Answer::Domain { devices, refused, adopted })
+    }
+
+    /// A domain that is defined again while others have its homes: its claim is one again, and has none until one
+    /// is free.
+    fn defined_without_home(&mut self, key: &ClaimKey, refusal: &Refusal) {
+        let orphaned = self.durable.claims.get(key).is_some_and(|claim| claim.orphaned);
+        if !orphaned || self.claims_are_all_that_tells() {
+            return;
+        }
+        let lost: Vec<PciAddress> = self.durable.claims.get(key).map_or_else(Vec::new, |claim| {
+            let others = |home: &PciAddress| self.home_of_another(*home, key).is_some();
+            claim.home.iter().copied().filter(others).collect()
+        });
+        if let Some(claim) = self.durable.claims.get_mut(key) {
+            claim.home.retain(|home| !lost.contains(home));
+            (claim.orphaned, claim.undefined) = (false, false);
+            claim.last_refusal = Some(refusal.clone());
+            self.persist(Stored::Durable);
+            self.note("claim", key, "defined again, without a home");
+        }
+    }
+
+    /// A claim of VFs that has no home may have one now.
+    pub(super) fn home_is_free(&mut self) {
+        let homeless = |(_, claim): &(&ClaimKey, &Claim)| !claim.orphaned && claim.home.is_empty();
+        if !self.durable.claims.iter().any(|claim| homeless(&claim)) {
+            return;
+        }
+        let view = self.view();
+        let in_vfs = |profile: &ProfileName| {
+            let mut offers = view.offers.iter().filter(|offer| offer.profile == *profile);
+            offers.any(|offer| !offer.form.vfs().is_empty())
+        };
+        let waiting = self.durable.claims.iter().filter(homeless);
+        let domains: Vec<Uuid> = waiting
+            .filter(|(_, claim)| in_vfs(&claim.profile))
+            .filter_map(|(key, _)| match key.owner {
+                Owner::Domain(uuid) => Some(uuid),
+                _ => None,
+            })
+            .collect();
+        for domain in domains {
+            if self.look_again.insert(domain) {
+                self.note("agent-work", domain, "it may have a home now");
+            }
+        }
     }
 
     /// A claim that its domain no longer makes is over.
@@ -105,6 +153,7 @@ impl Machine {
         for key in &orphaned {
             self.note("claim", key, "orphaned");
         }
+        self.home_is_free();
         super::claims::done(true, "its claims are kept for a day, should it be defined again")
     }
 

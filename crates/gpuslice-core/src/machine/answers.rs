@@ -239,7 +239,7 @@ impl Machine {
         rows.into_values().collect()
     }
 
-    fn free_of(&self, offer: &Offer, held_back: &BTreeMap<SliceId, Refusal>) -> u32 {
+    pub(super) fn free_of(&self, offer: &Offer, held_back: &BTreeMap<SliceId, Refusal>) -> u32 {
         match &offer.form {
             // What is parked makes room for a start.
             Form::Mdevs { available, .. } => available.saturating_add(count(self.parked_as(offer))),

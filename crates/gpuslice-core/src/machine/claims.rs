@@ -11,6 +11,7 @@ use crate::placement::{Refused, View};
 use crate::refusal::{self, Code, Refusal};
 use crate::request::{Answer, Command, DeviceToWrite, Outcome};
 use crate::state::{Claim, Phase};
+use std::collections::BTreeSet;
 
 /// A claim as ordered.
 #[derive(Debug, Clone)]
@@ -189,7 +190,9 @@ impl Machine {
             let message = format!("what {} has is being found out", order.owner_name);
             return Err(Refusal::new(Code::NotSettled, message)
                 .because("the record of this boot was lost, and a device cannot be read yet")
-                .hint("gpuslice status tells which; try again once it can be read"));
+                .hint(
+                    "gpuslice wait --settled, then the same again (gpuslice status tells which)",
+                ));
         }
         let claim = Claim {
             owner_name: order.owner_name,
@@ -239,6 +242,13 @@ impl Machine {
         let bound: Vec<SliceId> =
             self.run.assignments.iter().filter(|(_, a)| a.claim == *key).map(|(s, _)| *s).collect();
         let known = self.durable.claims.get(key);
+        if let Owner::Domain(domain) = key.owner
+            && known.is_none()
+            && self.is_promised(key)
+        {
+            self.expects_no_more(domain);
+            return Ok(done(true, "what was promised to it is free again"));
+        }
         if known.is_none() && bound.is_empty() {
             return Ok(done(false, "already so: there is no such claim"));
         }
@@ -322,7 +332,12 @@ impl Machine {
             return Ok(());
         }
         let message = format!("{parent} is not a device of this host that yields slices");
-        Err(Refusal::new(Code::Unknown, message).hint("gpuslice gpus"))
+        const MOST: usize = 3;
+        let known: BTreeSet<ParentId> = self.seen.parents().collect();
+        let names: Vec<String> = known.iter().take(MOST).map(ToString::to_string).collect();
+        let more = if known.len() > MOST { " and others" } else { "" };
+        Err(Refusal::new(Code::Unknown, message)
+            .hint(format!("name one of gpuslice gpus: {}{more}", names.join(", "))))
     }
 
     /// Where no GPU can be sliced, that is why there is no profile.
@@ -336,6 +351,7 @@ impl Machine {
     /// Turns what a placement says into what a person reads.
     pub(super) fn refuse_placement(
         &self,
+        key: &ClaimKey,
         profile: &ProfileName,
         count: u32,
         refused: Refused,
@@ -347,13 +363,11 @@ impl Machine {
                 }
                 let refusal =
                     Refusal::new(Code::NoProfile, format!("no device here offers {profile}"));
-                let refusal = match nearest {
-                    Some(nearest) => {
-                        refusal.hint(format!("did you mean {nearest}? gpuslice profiles lists all"))
-                    }
-                    None => refusal.hint("gpuslice profiles"),
+                let hint = match nearest {
+                    Some(nearest) => self.attach_again(key, &nearest),
+                    None => self.other_profile(key),
                 };
-                return self.or_not_settled(refusal);
+                return self.or_not_settled(refusal.hint(hint));
             }
             Refused::Candidates(candidates) => candidates,
         };
@@ -361,7 +375,7 @@ impl Machine {
         let first_other = candidates.iter().find(|(_, why)| why.code != Code::NoCapacity);
         let mut refusal = match first_other {
             Some((_, why)) if !full && candidates.len() == 1 => why.clone(),
-            _ => self.no_capacity(profile, count),
+            _ => self.no_capacity(key, profile, count),
         };
         if let (Some((_, why)), true) = (first_other, refusal.code == Code::NoCapacity) {
             refusal.causes.push(why.message.clone());
@@ -369,25 +383,62 @@ impl Machine {
         self.or_not_settled(refusal)
     }
 
-    fn no_capacity(&self, profile: &ProfileName, count: u32) -> Refusal {
+    fn no_capacity(&self, key: &ClaimKey, profile: &ProfileName, count: u32) -> Refusal {
         let rows = self.profile_rows();
         let (free, used) =
             rows.iter().find(|r| r.profile == *profile).map_or((0, 0), |r| (r.free, r.used));
-        let mut holders: Vec<String> = self
-            .run
-            .assignments
-            .values()
-            .filter(|a| a.profile == *profile)
-            .map(|a| self.owner_name(&a.claim))
-            .collect();
-        holders.sort();
-        holders.dedup();
-        let held = refusal::holders_in_words(holders);
         let message = format!(
-            "{profile}: wanted {count}, {free} of {} free, held by {held}",
-            free.saturating_add(used)
+            "{profile}: wanted {count}, {free} of {} free, {}",
+            free.saturating_add(used),
+            self.who_has(key, profile)
         );
-        Refusal::new(Code::NoCapacity, message).hint("gpuslice slices")
+        Refusal::new(Code::NoCapacity, message).hint(self.room_for(key, profile, count))
+    }
+
+    /// Who has slices of a profile, whose homes the others are, and to whom they are promised.
+    fn who_has(&self, key: &ClaimKey, profile: &ProfileName) -> String {
+        let names = |keys: Vec<&ClaimKey>| {
+            let names: BTreeSet<String> = keys.into_iter().map(|k| self.owner_name(k)).collect();
+            refusal::holders_in_words(names.into_iter().collect())
+        };
+        let have = self.run.assignments.values().filter(|a| a.profile == *profile);
+        let have: Vec<&ClaimKey> = have.map(|a| &a.claim).collect();
+        let living = self.durable.claims.iter().filter(|(other, claim)| {
+            *other != key && !claim.orphaned && claim.profile == *profile && !have.contains(other)
+        });
+        let (promised, living): (Vec<_>, Vec<_>) =
+            living.partition(|(other, _)| self.is_promised(other));
+        let homes = living.into_iter().filter(|(_, claim)| !claim.home.is_empty() || claim.reserve);
+        let homes: Vec<&ClaimKey> = homes.map(|(other, _)| other).collect();
+        let promised: Vec<&ClaimKey> = promised.into_iter().map(|(other, _)| other).collect();
+        let mut parts = Vec::new();
+        if !have.is_empty() || homes.is_empty() && promised.is_empty() {
+            parts.push(format!("held by {}", names(have)));
+        }
+        if !homes.is_empty() {
+            parts.push(format!("kept for claims of {}", names(homes)));
+        }
+        if !promised.is_empty() {
+            parts.push(format!("promised to what comes in: {}", names(promised)));
+        }
+        parts.join(", ")
+    }
+
+    /// Where no name is near to the one that was asked for.
+    fn other_profile(&self, key: &ClaimKey) -> String {
+        let bare = self.seen.functions.iter().find(|(pf, function)| {
+            function.sriov.is_some() && !self.layouts.contains_key(&ParentId::Pci(**pf))
+        });
+        match bare.filter(|_| self.offers().is_empty()) {
+            Some((pf, _)) => format!(
+                "write a layout for {pf} in /etc/gpuslice/gpuslice.toml, then gpuslice apply"
+            ),
+            None => format!(
+                "gpuslice attach {} PROFILE --name {}, with one of gpuslice profiles",
+                self.owner_name(key),
+                key.name
+            ),
+        }
     }
 
     /// Before all is settled, what is missing may yet come.
@@ -403,7 +454,7 @@ impl Machine {
         let mut settled_later =
             Refusal::new(Code::NotSettled, format!("waiting for {}", waiting.join(", ")));
         settled_later.causes.push(refusal.message);
-        settled_later.hint("gpuslice wait --settled; the domain is started by itself then")
+        settled_later.hint("gpuslice wait --settled (the domain is started by itself then)")
     }
 
     /// The claim, other than this one, whose home a VF is.
@@ -418,7 +469,8 @@ impl Machine {
     }
 
     pub(super) fn owner_name(&self, key: &ClaimKey) -> String {
-        self.durable.claims.get(key).map_or_else(|| key.owner.to_string(), |c| c.owner_name.clone())
+        let named = self.durable.claims.get(key).map(|claim| &claim.owner_name);
+        named.filter(|name| !name.is_empty()).cloned().unwrap_or_else(|| key.owner.to_string())
     }
 }
 

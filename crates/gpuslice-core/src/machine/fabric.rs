@@ -74,8 +74,9 @@ impl Machine {
         };
         if fabrics.is_empty() {
             let found = self.homes_in(&view, sought, None, kept);
-            let refuse =
-                |(_, why)| self.refuse_placement(sought.profile, sought.request.count, why);
+            let refuse = |(_, why)| {
+                self.refuse_placement(sought.key, sought.profile, sought.request.count, why)
+            };
             return found.map(|(_, homes)| homes).map_err(refuse);
         }
         let (mut best, mut lacking) = (None, Vec::new());
@@ -98,8 +99,7 @@ impl Machine {
                 }
             }
         }
-        best.map(|(_, homes)| homes)
-            .ok_or_else(|| self.no_fabric(sought.profile.as_str(), count, lacking))
+        best.map(|(_, homes)| homes).ok_or_else(|| self.no_fabric(sought, count, lacking))
     }
 
     /// How little a fabric is to be chosen because of what lives there.
@@ -166,8 +166,13 @@ impl Machine {
                 }
             }
         }
-        let profile = wants.first().map_or_else(String::new, |want| want.profile.to_string());
-        Err(self.no_fabric(&profile, wants.len(), lacking))
+        Err(match wants.first() {
+            Some(Want { key, profile, .. }) => {
+                let sought = Sought { key, request, profile, pool: false };
+                self.no_fabric(&sought, wants.len(), lacking)
+            }
+            None => Refusal::new(Code::BadRequest, "nothing is asked for"),
+        })
     }
 
     /// The fabrics that have the VF which the XML names, or all that a claim has already.
@@ -234,8 +239,9 @@ impl Machine {
     }
 
     /// Why no fabric has all slices, and what each lacks.
-    fn no_fabric(&self, profile: &str, count: usize, mut lacking: Vec<Lacking>) -> Refusal {
+    fn no_fabric(&self, sought: &Sought<'_>, count: usize, mut lacking: Vec<Lacking>) -> Refusal {
         const MOST: usize = 4;
+        let Sought { key, profile, pool, .. } = *sought;
         lacking.sort_by_key(|l| std::cmp::Reverse(l.room));
         let most = lacking.first().map_or(0, |l| l.room);
         let message =
@@ -249,6 +255,18 @@ impl Machine {
         if more != 0 {
             refusal = refusal.because(format!("and {more} more fabrics"));
         }
-        self.or_not_settled(refusal.hint("gpuslice slices; or ask without fabric=\"same\""))
+        // Where they need not be linked there may be enough.
+        let apart = ClaimRequest { same_fabric: false, ..sought.request.clone() };
+        let homes = self.homes(&Sought { key, request: &apart, profile, pool }, &[]);
+        let enough = homes.is_ok_and(|homes| {
+            !homes.is_empty() || self.free_of_profile(profile) >= sought.request.count
+        });
+        let hint = if enough {
+            let attach = self.attach_again(key, profile);
+            format!("{attach} --count {count} (without --fabric same)")
+        } else {
+            self.room_for(key, profile, sought.request.count)
+        };
+        self.or_not_settled(refusal.hint(hint))
     }
 }

@@ -166,7 +166,14 @@ impl Machine {
                 "hostpci{index} of {title}: other guests have all {} devices it can be",
                 device.alternatives.len()
             );
-            return Err(Refusal::new(Code::NoCapacity, message).hint("gpuslice slices"));
+            let mut reserved = device.alternatives.iter().flatten();
+            let other = reserved
+                .find_map(|address| call.reserved.get(address).filter(|vmid| **vmid != call.vmid));
+            let hint = match other {
+                Some(vmid) => format!("qm shutdown {vmid}"),
+                None => format!("qm set {} --delete hostpci{index}", call.vmid),
+            };
+            return Err(Refusal::new(Code::NoCapacity, message).hint(hint));
         };
         let mut slices = Vec::new();
         for address in chosen.iter().filter(|address| ours(address)) {
@@ -193,7 +200,7 @@ impl Machine {
             "{what} {address} itself, whose {slice} is assigned to {whose} ({})",
             a.claim.name
         );
-        Err(Refusal::new(Code::Taken, message).hint("gpuslice slices"))
+        Err(Refusal::new(Code::Taken, message).hint(self.end_run(&a.claim)))
     }
 
     fn judge_function(&self, what: &str, address: PciAddress) -> Result<(), Refusal> {
@@ -202,14 +209,14 @@ impl Machine {
         if let Some(other) = self.run.assignments.get(&slice) {
             let whose = self.owner_name(&other.claim);
             let message = format!("{what}, which is assigned to {whose} ({})", other.claim.name);
-            return Err(Refusal::new(Code::Taken, message).hint("gpuslice slices"));
+            return Err(Refusal::new(Code::Taken, message).hint(self.end_run(&other.claim)));
         }
         if let Some(hold) = self.run.foreign.get(&slice)
             // Between its own guests Proxmox decides, and a start of theirs that failed is told to nobody.
             && !matches!(hold.owner, Owner::Vmid(_))
         {
             let message = format!("{what}, which is in {}", hold.name);
-            return Err(Refusal::new(Code::Held, message).hint("gpuslice slices"));
+            return Err(Refusal::new(Code::Held, message).hint(Self::end_hold(hold)));
         }
         if let Some(why) = self.held_back().remove(&slice) {
             return Err(Refusal { message: format!("{what}: {}", why.message), ..why });

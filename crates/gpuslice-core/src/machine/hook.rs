@@ -1,5 +1,6 @@
 //! What libvirt's hook asks: slices for a start, their return after a stop.
 
+use super::mend;
 use super::ops::Purpose;
 use super::plug::carries;
 use super::start::STARTING_GRACE;
@@ -62,7 +63,15 @@ impl Machine {
         if self.stale || self.must_wait(&owner) || room {
             return self.parked.push((request, call));
         }
-        match self.admit(&call.domain) {
+        let admitted = self.admit(&call.domain);
+        let foreign = |why: &Refusal| why.code == Code::Foreign;
+        if admitted.as_ref().is_err_and(foreign) && self.put_off.insert(request) {
+            // The kernel announces no type that a VF is given or loses.
+            self.push(Effect::Observe);
+            return self.parked.push((request, call));
+        }
+        self.put_off.remove(&request);
+        match admitted {
             Ok((slices, fresh, steps)) => {
                 self.persist(Stored::Runtime);
                 let refused = BTreeMap::new();
@@ -152,7 +161,7 @@ impl Machine {
             |s: &SliceId| self.run.assignments.get(s).is_none_or(|a| a.phase != Phase::Reserved);
         if slices.iter().any(unwanted) {
             let message = "the claim was ended while its slice was being prepared";
-            let refusal = Refusal::new(Code::Unknown, message).hint("gpuslice claims");
+            let refusal = Refusal::new(Code::Unknown, message).hint("start it again");
             return self.refuse_prepare(Some(request), slices, &BTreeSet::new(), refusal);
         }
         for slice in slices {
@@ -222,12 +231,15 @@ impl Machine {
         if let (Code::Foreign, Step::CreateMdev { uuid, .. }) = (code, step) {
             return refusal.hint(format!("mdevctl stop -u {uuid}"));
         }
+        if let (Code::Foreign, Step::GiveVfType { vf, attribute, .. }) = (code, step) {
+            return refusal.hint(mend::take_type(*vf, attribute));
+        }
         match error {
             StepError::Held { holders, .. } => match holders.first() {
-                Some(holder) => refusal.hint(format!("ps -fp {}", holder.pid)),
-                None => refusal.hint("run gpusliced with CAP_SYS_PTRACE".to_owned()),
+                Some(holder) => refusal.hint(mend::end_process(holder)),
+                None => refusal.hint("run gpusliced with CAP_SYS_PTRACE"),
             },
-            _ => refusal.hint("journalctl -k -n 20".to_owned()),
+            _ => refusal.hint("journalctl -k -n 20, mend what it says, then start it again"),
         }
     }
 
@@ -274,7 +286,7 @@ impl Machine {
         let elsewhere = matches!(refusal.code, Code::NoCapacity | Code::Quarantined);
         let moved = (in_xml || elsewhere) && self.move_homes(&owner);
         if moved {
-            refusal = refusal.hint(format!("start {name} again: the agent gives it another VF"));
+            refusal = refusal.hint(format!("virsh start {name} (the agent gives it another VF)"));
         }
         if in_xml || moved {
             self.look_again.insert(domain);

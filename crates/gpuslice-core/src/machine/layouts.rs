@@ -497,7 +497,10 @@ impl Machine {
             refusal
                 .causes
                 .extend(self.waiting_for().into_iter().map(|w| format!("waiting for {w}")));
-            let outcome = Err(refusal.hint("gpuslice gpus"));
+            let outcome = Err(refusal.hint(
+                "the same again with a longer --timeout; or take what is gone for good out of \
+                 /etc/gpuslice/gpuslice.toml, then gpuslice apply",
+            ));
             self.push(Effect::Answer { request, outcome });
         }
     }

@@ -329,7 +329,7 @@ impl Machine {
         }
         op.overdue = true;
         let purpose = op.purpose.clone();
-        let stuck = stuck(&step);
+        let stuck = self.with_its_users(stuck(&step), &step, &purpose);
         self.push(Effect::Log { warning: true, text: stuck.to_string() });
         match purpose {
             Purpose::Prepare { request, slices, .. } => {
@@ -369,6 +369,19 @@ impl Machine {
                     }
                 }
             }
+        }
+    }
+
+    /// Whose end lets a write go on, where it is known.
+    fn with_its_users(&self, stuck: Refusal, step: &Step, purpose: &Purpose) -> Refusal {
+        let of_slice = step.slice().and_then(|slice| self.run.assignments.get(&slice));
+        let end = of_slice.map(|a| self.end_run(&a.claim)).or_else(|| {
+            let parents = self.parents_of(purpose);
+            parents.iter().flat_map(|parent| self.in_the_way(parent)).find_map(|why| why.hint)
+        });
+        match end {
+            Some(end) => stuck.hint(format!("{end} (it goes on when the write returns)")),
+            None => stuck,
         }
     }
 
@@ -529,6 +542,7 @@ impl Machine {
     /// A hook went away before it was told: libvirt is not going to use what is being made for it.
     pub(super) fn on_hook_gone(&mut self, gone: RequestId) {
         self.parked.retain(|(request, _)| *request != gone);
+        self.put_off.remove(&gone);
         self.parked_guests.retain(|(request, _)| *request != gone);
         // It was answered, but the answer found nobody: libvirt takes it for a failed start.
         for slice in self.told.remove(&gone).unwrap_or_default() {

@@ -365,7 +365,9 @@ impl Machine {
         }
         let message =
             format!("{there} of {count} {profile} are parked on {device}: there is no room");
-        Some(Refusal::new(Code::NoCapacity, message).hint("gpuslice slices"))
+        let hint =
+            format!("write park = {{ {profile} = {there} }} for {device}, then gpuslice apply");
+        Some(Refusal::new(Code::NoCapacity, message).hint(hint))
     }
 
     /// Whether one more of a profile is about to be parked on a device.

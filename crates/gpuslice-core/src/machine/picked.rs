@@ -1,7 +1,7 @@
 //! What a person picked in virt-manager's dialogs: a hostdev without metadata or alias. It becomes a claim of its
 //! domain's own, once the domain is shut off.
 
-use super::Machine;
+use super::{Machine, mend};
 use crate::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource, alias_for};
 use crate::ids::{ClaimKey, ClaimName, Owner, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::Form;
@@ -81,10 +81,7 @@ impl Machine {
                 let name = &domain.name;
                 let message =
                     format!("VF {address} in {name} is of no profile before {name} asks for one");
-                let hint = format!(
-                    "virsh edit {name}: take the device out; gpuslice attach {name} PROFILE"
-                );
-                Some(Err(Refusal::new(Code::NoProfile, message).hint(hint)))
+                Some(Err(Refusal::new(Code::NoProfile, message).hint(mend::ask_instead(name))))
             }
         }
     }

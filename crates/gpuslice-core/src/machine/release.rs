@@ -155,6 +155,7 @@ impl Machine {
             None => drop(self.durable.claims.remove(key)),
         }
         self.persist(Stored::Durable);
+        self.home_is_free();
         over
     }
 
@@ -175,6 +176,7 @@ impl Machine {
             self.durable.claims.remove(&key);
             self.persist(Stored::Durable);
             self.note("claim", &key, "ended with its owner");
+            self.home_is_free();
         }
     }
 

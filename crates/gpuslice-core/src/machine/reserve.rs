@@ -1,5 +1,6 @@
 //! One slice of a start: which it is to be, and what makes it ready.
 
+use super::mend;
 use super::ops::{Op, Purpose};
 use super::{Effect, Machine, OpId, Stored, Timer};
 use crate::domain::HostDeviceSource;
@@ -8,11 +9,11 @@ use crate::history::Ending;
 use crate::ids::{ClaimKey, MdevUuid, Parameters, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::{Fabric, MDEV};
 use crate::observation::Mdev;
-use crate::placement::{self, Refused, Wanted};
+use crate::placement::{self, Place, Refused, Wanted};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
 use crate::state::{Assignment, Phase};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One slice a domain must get.
 pub(super) struct Want {
@@ -123,23 +124,10 @@ impl Machine {
                     {
                         self.not_as_mdev(want)
                     }
-                    refused => self.refuse_placement(&want.profile, want.count, refused),
+                    refused => self.refuse_placement(&want.key, &want.profile, want.count, refused),
                 }
             })?;
-        Ok(Assignment {
-            claim: want.key.clone(),
-            index: want.index,
-            parent,
-            profile: want.profile.clone(),
-            mechanism: MDEV.to_owned(),
-            type_id: Some(type_id),
-            parameters: want.parameters.clone(),
-            managed: want.managed,
-            hotplug: want.hotplug,
-            phase: Phase::Reserved,
-            trouble: None,
-            ending: None,
-        })
+        Ok(assignment_of(want, Place { parent, mechanism: MDEV, type_id: Some(type_id) }))
     }
 
     /// A device that was picked is taken as it stands.
@@ -147,20 +135,14 @@ impl Machine {
         if let Some(why) = self.view().parent_reason(&there.parent) {
             return Err(why);
         }
-        Ok(Assignment {
-            claim: want.key.clone(),
-            index: want.index,
-            parent: there.parent.clone(),
-            profile: want.profile.clone(),
-            mechanism: MDEV.to_owned(),
-            type_id: Some(there.type_id.clone()),
-            parameters: want.parameters.clone(),
-            managed: want.managed,
-            hotplug: want.hotplug,
-            phase: Phase::Reserved,
-            trouble: None,
-            ending: None,
-        })
+        Ok(assignment_of(
+            want,
+            Place {
+                parent: there.parent.clone(),
+                mechanism: MDEV,
+                type_id: Some(there.type_id.clone()),
+            },
+        ))
     }
 
     /// What the XML carries is of different fabrics, and the claim asks for one.
@@ -179,40 +161,79 @@ impl Machine {
         let (name, profile, claim) = (self.owner_name(&want.key), &want.profile, &want.key.name);
         let message =
             format!("{name} carries an mdev for claim {claim}, but {profile} comes as a VF");
-        Refusal::new(Code::NotInXml, message)
-            .hint(format!("gpuslice attach {name} {profile} --name {claim}"))
+        Refusal::new(Code::NotInXml, message).hint(self.attach_again(&want.key, profile))
     }
 
     fn place_vf(&self, want: &Want, address: PciAddress) -> Result<Assignment, Refusal> {
         let place = placement::vf(&self.view(), &want.profile, &want.key, address, want.managed)
             .map_err(|why| {
                 let why = self.or_not_settled(why);
-                match why.code {
-                    _ if why.hint.is_some() => why,
-                    Code::Taken | Code::Held | Code::Absent => why.hint("gpuslice slices"),
-                    Code::NoProfile => {
-                        let (name, claim) = (self.owner_name(&want.key), &want.key.name);
-                        why.hint(format!(
-                            "gpuslice attach {name} PROFILE --name {claim}, with one of gpuslice profiles"
-                        ))
-                    }
-                    _ => why.hint("gpuslice gpus"),
-                }
+                if why.hint.is_some() { why } else { self.mend_vf(want, address, why) }
             })?;
-        Ok(Assignment {
-            claim: want.key.clone(),
-            index: want.index,
-            parent: place.parent,
-            profile: want.profile.clone(),
-            mechanism: place.mechanism.to_owned(),
-            type_id: place.type_id,
-            parameters: want.parameters.clone(),
-            managed: want.managed,
-            hotplug: want.hotplug,
-            phase: Phase::Reserved,
-            trouble: None,
-            ending: None,
+        Ok(assignment_of(want, place))
+    }
+
+    /// The next step for a VF that a claim cannot have.
+    fn mend_vf(&self, want: &Want, address: PciAddress, why: Refusal) -> Refusal {
+        let slice = SliceId::Vf(address);
+        let Want { key, profile, .. } = want;
+        let pf = self.seen.vfs.get(&address).map(|vf| vf.pf);
+        let hint = match why.code {
+            Code::Taken => self.run.assignments.get(&slice).map(|a| self.end_run(&a.claim)),
+            Code::Held => self.run.foreign.get(&slice).map(Self::end_hold),
+            Code::NoCapacity => {
+                let device = pf.map(ParentId::Pci);
+                self.room_at_start(key, profile, 1, device.as_ref())
+            }
+            Code::NoProfile => Some(format!(
+                "gpuslice attach {} PROFILE --name {}, with one of gpuslice profiles",
+                self.owner_name(key),
+                key.name
+            )),
+            Code::Managed => Some(format!(
+                "virsh edit {}: managed='no' in the hostdev of {address}",
+                self.owner_name(key)
+            )),
+            Code::Foreign => self.take_type(want, address).or_else(|| {
+                let what = format!("write a layout for {} in /etc/gpuslice/gpuslice.toml", pf?);
+                Some(format!("{what}, then gpuslice apply"))
+            }),
+            // Another VF has to come into the XML.
+            Code::Absent => {
+                let attach = self.attach_again(key, profile);
+                let free = self.has_free_home(key, profile);
+                let room = (!free).then(|| self.room_for(key, profile, want.count));
+                Some(room.map_or_else(|| attach.clone(), |room| format!("{room}, then {attach}")))
+            }
+            _ => None,
+        };
+        let hint = hint.unwrap_or_else(|| self.room_for(key, profile, want.count));
+        why.hint(hint)
+    }
+
+    /// Takes the type from a VF that somebody else gave it.
+    fn take_type(&self, want: &Want, address: PciAddress) -> Option<String> {
+        let mut offers = self.offers().into_iter();
+        let offer =
+            offers.find(|o| o.profile == want.profile && o.form.vfs().contains(&address))?;
+        let place = Place {
+            parent: offer.parent.clone(),
+            mechanism: offer.mechanism,
+            type_id: Some(offer.form.type_id()?.clone()),
+        };
+        let assignment = assignment_of(want, place);
+        let slice = SliceId::Vf(address);
+        let steps = self.mechanism_of(&assignment)?.prepare_steps(slice, &assignment);
+        steps.into_iter().find_map(|step| match step {
+            Step::GiveVfType { vf, attribute, .. } => Some(mend::take_type(vf, &attribute)),
+            _ => None,
         })
+    }
+
+    /// Whether a VF is left that a claim could have as its home.
+    pub(super) fn has_free_home(&self, key: &ClaimKey, profile: &ProfileName) -> bool {
+        let wanted = Wanted::anywhere(profile, key);
+        placement::home(&self.view(), &wanted, false, &BTreeSet::new()).is_ok()
     }
 
     /// A device did not make what it seemed to have room for: another may.
@@ -261,7 +282,29 @@ impl Machine {
         }
         self.run.assignments.insert(slice, assignment);
         self.persist(Stored::Runtime);
-        placed.map(|_| ()).map_err(|why| refused_everywhere(&profile, why, &refused, plain))
+        placed.map(|_| ()).map_err(|why| {
+            let claim = self.run.assignments.get(&slice).map(|a| a.claim.clone());
+            let room = claim.map(|key| self.room_for(&key, &profile, 1));
+            refused_everywhere(&profile, why, &refused, plain, room)
+        })
+    }
+}
+
+/// What is reserved for it there.
+fn assignment_of(want: &Want, place: Place) -> Assignment {
+    Assignment {
+        claim: want.key.clone(),
+        index: want.index,
+        parent: place.parent,
+        profile: want.profile.clone(),
+        mechanism: place.mechanism.to_owned(),
+        type_id: place.type_id,
+        parameters: want.parameters.clone(),
+        managed: want.managed,
+        hotplug: want.hotplug,
+        phase: Phase::Reserved,
+        trouble: None,
+        ending: None,
     }
 }
 
@@ -271,6 +314,7 @@ fn refused_everywhere(
     refused: Refused,
     tried: &BTreeMap<ParentId, Refusal>,
     plain: Refusal,
+    room: Option<String>,
 ) -> Refusal {
     const MOST: usize = 4;
     let Refused::Candidates(mut candidates) = refused else { return plain };
@@ -284,7 +328,7 @@ fn refused_everywhere(
         Refusal { causes: Vec::new(), ..plain }
     } else {
         let message = format!("no device here has room for one more {profile}");
-        Refusal::new(Code::NoCapacity, message).hint("gpuslice slices")
+        Refusal { hint: room, ..Refusal::new(Code::NoCapacity, message) }
     };
     refusal.causes.extend(reasons);
     if more == 0 { refusal } else { refusal.because(format!("and {more} more")) }

@@ -60,6 +60,7 @@ impl Machine {
             former_writers: BTreeSet::new(),
             counts_written: 0,
             parked: Vec::new(),
+            put_off: BTreeSet::new(),
             parked_plugs: Vec::new(),
             parked_runs: Vec::new(),
             parked_guests: Vec::new(),

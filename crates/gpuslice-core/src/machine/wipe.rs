@@ -199,7 +199,7 @@ impl Machine {
             };
             let refusal = Refusal::new(Code::Dirty, message)
                 .because(dirt.why.clone())
-                .hint(format!("gpuslice uncordon {parent} tries again to clean it{or}"));
+                .hint(format!("gpuslice uncordon {parent} (it is cleaned again){or}"));
             Some((*slice, refusal))
         };
         self.run.dirty.iter().filter_map(held).collect()

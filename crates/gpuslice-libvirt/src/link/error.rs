@@ -199,7 +199,7 @@ impl From<LinkError> for Refusal {
             )
         });
         let (code, hint) = match &error {
-            _ if no_domain => (Code::Unknown, Some("virsh list --all")),
+            _ if no_domain => (Code::Unknown, Some("name one of virsh list --all")),
             _ if denied => (Code::NotPermitted, Some("add user gpuslice-agent to group libvirt")),
             LinkError::Down { .. } | LinkError::Open { .. } | LinkError::Listen { .. } => {
                 (Code::Unreachable, Some("systemctl status libvirtd virtqemud"))
@@ -207,7 +207,7 @@ impl From<LinkError> for Refusal {
             LinkError::NotRunning { .. } => {
                 (Code::BadRequest, Some("without --live it takes effect at the next start"))
             }
-            LinkError::BadName { .. } => (Code::BadRequest, Some("virsh list --all")),
+            LinkError::BadName { .. } => (Code::BadRequest, Some("name one of virsh list --all")),
             LinkError::NotKept { .. } => (
                 Code::BadRequest,
                 Some("virsh dumpxml DOMAIN > FILE; virsh define FILE; then try again"),

@@ -59,7 +59,7 @@ pub fn find(tree: &Tree, domain: &str) -> Result<Guest, Refusal> {
         }
         None => {
             let message = format!("no domain {domain} is defined below {DOMAINS}");
-            Err(Refusal::new(Code::Unknown, message).hint("virsh list --all"))
+            Err(Refusal::new(Code::Unknown, message).hint("name one of virsh list --all"))
         }
     }
 }

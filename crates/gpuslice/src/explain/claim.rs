@@ -77,7 +77,7 @@ fn idle(rows: &Rows, row: &ClaimRow) -> Vec<Reason> {
             None => Some(Reason::new(
                 Code::Absent,
                 format!("its home VF {home} is not on the host"),
-                format!("start {} again: the agent gives it another VF", named(row)),
+                format!("virsh start {} (the agent gives it another VF)", named(row)),
             )),
             Some(at_home) => {
                 let of_slice = slice::state(rows, at_home)?;

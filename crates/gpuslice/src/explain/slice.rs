@@ -59,7 +59,7 @@ pub(super) fn state(rows: &Rows, row: &SliceRow) -> Option<Reason> {
         }
         "dirty" => {
             let why = row.dirty.clone().unwrap_or_default();
-            let next = format!("gpuslice uncordon {} tries again to clean it", row.parent);
+            let next = format!("gpuslice uncordon {} (it is cleaned again)", row.parent);
             Reason::new(Code::Dirty, format!("it is not proven clean: {why}"), next)
         }
         "quarantined" | "cordoned" => of_parent().unwrap_or_else(|| {
@@ -82,7 +82,7 @@ fn foreign(row: &SliceRow) -> Reason {
     let process =
         who.and_then(|who| who.rsplit_once("(pid ")).map(|(_, pid)| pid.trim_end_matches(')'));
     let next = match (row.slice, who, process) {
-        (_, _, Some(pid)) => format!("ps -fp {pid}, and stop what it belongs to"),
+        (_, _, Some(pid)) => format!("kill {pid} (ps -fp {pid} shows it)"),
         (_, Some(who), None) => format!("virsh shutdown {who}"),
         (SliceId::Mdev(uuid), None, _) => format!("mdevctl stop -u {uuid}"),
         _ => "take its type away with the tool that set it".to_owned(),

@@ -120,7 +120,7 @@ fn a_slice_says_who_has_it() {
         (bound("attached", "vmid:100/gpu0"), Code::Taken, "gpuslice release vmid:100/gpu0"),
         (bound("releasing", WIN), Code::Taken, "comes back by itself"),
         (held("mail"), Code::Held, "virsh shutdown mail"),
-        (held("qemu (pid 123)"), Code::Held, "ps -fp 123"),
+        (held("qemu (pid 123)"), Code::Held, "kill 123 (ps -fp 123 shows it)"),
         (slice("foreign"), Code::Foreign, "tool that set it"),
         (host, Code::HostDriver, "echo 0000:41:00.4 > /sys/bus/pci/drivers/amdgpu/unbind"),
         (dirty, Code::Dirty, "gpuslice uncordon 0000:41:00.0"),

@@ -72,7 +72,8 @@ pub async fn print(daemon: &Daemon, order: Attach, output: &Output) -> Result<()
         reserve: order.reserve,
         dry_run: false,
     };
-    let (changed, claim, devices, warnings) = match daemon.call(command).await? {
+    let answered = daemon.call(command).await.map_err(printed);
+    let (changed, claim, devices, warnings) = match answered? {
         Answer::Claimed { changed, claim, devices, warnings } => {
             (changed, claim, devices, warnings)
         }
@@ -115,6 +116,18 @@ fn without_agent(domain: &str, cause: Option<String>) -> Refusal {
     .hint(format!("virsh domuuid {domain}, and give that instead"));
     refusal.causes.extend(cause);
     refusal
+}
+
+/// What the daemon advises is done in the same way: by hand, without libvirt.
+fn printed(mut failure: Failure) -> Failure {
+    let hint = failure.refusal.hint.as_deref();
+    if let Some(hint) = hint.filter(|hint| hint.starts_with("gpuslice attach ")) {
+        let end = hint.find([',', '(']).unwrap_or(hint.len());
+        let (order, rest) = hint.split_at(end);
+        let gap = if order.ends_with(' ') { " " } else { "" };
+        failure.refusal.hint = Some(format!("{} --print{gap}{rest}", order.trim_end()));
+    }
+    failure
 }
 
 fn bad_name(error: &gpuslice_core::ids::ParseIdError) -> Failure {

@@ -48,6 +48,13 @@ pub async fn release(
         Ok(key) => key,
         // Ended before, or never made: there is nothing to end.
         Err(refusal) if refusal.code == Code::Unknown => {
+            // What is only promised to it is in no list.
+            if let Ok(key) = claim.parse() {
+                let ended = daemon.call(Command::Unclaim { key, force }).await?;
+                if matches!(ended, Answer::Done { changed: true, .. }) {
+                    return done(ended, output);
+                }
+            }
             let message = refusal.message;
             return done(Answer::Done { changed: false, message }, output);
         }

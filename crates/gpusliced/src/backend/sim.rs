@@ -5,12 +5,12 @@ use anyhow::Context;
 use gpuslice_core::execute::{self, Performed, StepError};
 use gpuslice_core::health;
 use gpuslice_core::ids::{BootId, ParentId, SliceId};
-use gpuslice_core::machine::{Event, OpId};
+use gpuslice_core::machine::{Event, OpId, Timer};
 use gpuslice_core::mechanism::Mechanism;
 use gpuslice_core::observation::Observation;
 use gpuslice_core::observe::Observer;
 use gpuslice_core::plan::Step;
-use gpuslice_core::port::{HostRead, read_text};
+use gpuslice_core::port::{HostRead, HostWrite, read_text};
 use gpuslice_sim::{HostFile, Kernel};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -221,12 +221,22 @@ impl Sim {
                 self.kernel.say(&line);
                 Ok(())
             }
+            SimOrder::Write { file, data } => {
+                let result = self.kernel.write(&file, data.as_bytes());
+                self.kernel.settle();
+                said(result.map(|_| ()))
+            }
             SimOrder::Fault { fault } => {
                 self.kernel.inject(fault);
                 Ok(())
             }
             SimOrder::ClearFaults => {
                 self.kernel.clear_faults();
+                Ok(())
+            }
+            SimOrder::Overdue => {
+                let late = self.asleep.iter().map(|(op, _)| Timer::StepDeadline(*op));
+                self.events.extend(late.map(Event::Timer));
                 Ok(())
             }
             SimOrder::Reboot => {

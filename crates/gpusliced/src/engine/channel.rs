@@ -84,13 +84,22 @@ pub enum SimOrder {
         /// One line.
         line: String,
     },
-    /// Something goes wrong from now on, at the kernel's end.
+    /// A person or another program writes to a file of the kernel.
+    Write {
+        /// Absolute path.
+        file: String,
+        /// What.
+        data: String,
+    },
+    /// Something will go wrong.
     Fault {
         /// What.
         fault: Fault,
     },
-    /// Nothing does any more.
+    /// Nothing will.
     ClearFaults,
+    /// The time that writes under way were given is over.
+    Overdue,
     /// Power off and on.
     Reboot,
     /// A process opens a slice's device, as QEMU does.

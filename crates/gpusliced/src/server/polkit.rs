@@ -15,7 +15,7 @@ pub async fn require(caller: &Caller, action: &'static str) -> Result<(), Refusa
     let refused = |why: String| {
         Refusal::new(Code::NotPermitted, format!("the action {action} is not permitted"))
             .because(why)
-            .hint("run the command as root, or allow the action in /etc/polkit-1/rules.d")
+            .hint(gpuslice_api::names::not_permitted(action))
     };
     let Some(name) = &caller.bus_name else {
         return Err(refused("the caller has no name on the bus".to_owned()));

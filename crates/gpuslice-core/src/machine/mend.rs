@@ -1,0 +1,221 @@
+//! What a person can do where slices are somebody else's: the orders and edits that a refusal's hint is made of. What
+//! only shows who has something mends nothing, so each of these ends what stands in the way.
+
+use super::Machine;
+use crate::holders::Holder;
+use crate::ids::{ClaimKey, Owner, ParentId, PciAddress, ProfileName, SliceId};
+use crate::mechanism::Form;
+use crate::state::{Claim, ForeignHold};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Orders one after the other, each once.
+fn in_turn(orders: impl IntoIterator<Item = String>) -> Option<String> {
+    let mut each: Vec<String> = Vec::new();
+    for order in orders {
+        if !each.contains(&order) {
+            each.push(order);
+        }
+    }
+    (!each.is_empty()).then(|| each.join(", then "))
+}
+
+/// Ends a process of the host that has a slice open.
+pub(super) fn end_process(holder: &Holder) -> String {
+    format!("kill {} (ps -fp {} shows it)", holder.pid, holder.pid)
+}
+
+/// Has a driver of the host let go of a function.
+pub(super) fn let_go(address: PciAddress, driver: &str) -> String {
+    format!("echo {address} > /sys/bus/pci/drivers/{driver}/unbind")
+}
+
+/// Has a domain ask for what it was given by hand.
+pub(super) fn ask_instead(name: &str) -> String {
+    format!(
+        "virsh edit {name}: take the device out, then gpuslice attach {name} PROFILE, with one of gpuslice profiles"
+    )
+}
+
+/// Takes the type from a VF that somebody else gave it.
+pub(super) fn take_type(vf: PciAddress, attribute: &str) -> String {
+    format!("echo 0 > /sys/bus/pci/devices/{vf}/{attribute}")
+}
+
+impl Machine {
+    /// Ends what runs with a claim.
+    pub(super) fn end_run(&self, key: &ClaimKey) -> String {
+        match &key.owner {
+            Owner::Domain(_) => format!("virsh shutdown {}", self.owner_name(key)),
+            Owner::Vmid(vmid) => format!("qm shutdown {vmid}"),
+            Owner::External(_) => format!("gpuslice release {key} --force"),
+        }
+    }
+
+    /// Ends what runs without a claim.
+    pub(super) fn end_hold(hold: &ForeignHold) -> String {
+        match &hold.owner {
+            Owner::Vmid(vmid) => format!("qm shutdown {vmid}"),
+            Owner::Domain(_) | Owner::External(_) => format!("virsh shutdown {}", hold.name),
+        }
+    }
+
+    /// Ends a claim, and first what runs with it.
+    fn end_for_good(&self, key: &ClaimKey) -> String {
+        let end = match &key.owner {
+            Owner::Domain(_) => format!("gpuslice detach {} {}", self.owner_name(key), key.name),
+            Owner::Vmid(_) | Owner::External(_) => format!("gpuslice release {key}"),
+        };
+        let runs = self.run.assignments.values().any(|a| a.claim == *key);
+        if runs { format!("{}, then {end}", self.end_run(key)) } else { end }
+    }
+
+    /// Gives a claim a device that it can have.
+    pub(super) fn attach_again(&self, key: &ClaimKey, profile: &ProfileName) -> String {
+        format!("gpuslice attach {} {profile} --name {}", self.owner_name(key), key.name)
+    }
+
+    /// Makes room for so many more slices of a claim: orders about those who have them, or else another GPU.
+    pub(super) fn room_for(&self, key: &ClaimKey, profile: &ProfileName, count: u32) -> String {
+        let mut offers = self.offers().into_iter().filter(|offer| offer.profile == *profile);
+        let made = offers.any(|offer| matches!(offer.form, Form::Mdevs { .. }));
+        let orders = if made {
+            self.room_at_start(key, profile, count, None)
+        } else {
+            self.room_for_home(key, profile, count)
+        };
+        orders.unwrap_or_else(|| {
+            "lay out another GPU in /etc/gpuslice/gpuslice.toml, then gpuslice apply".to_owned()
+        })
+    }
+
+    /// Frees slices of a profile, on one device where it is said: those who have one of the same size first, else all
+    /// of the device with the fewest.
+    pub(super) fn room_at_start(
+        &self,
+        key: &ClaimKey,
+        profile: &ProfileName,
+        count: u32,
+        only: Option<&ParentId>,
+    ) -> Option<String> {
+        let view = self.view();
+        let devices: BTreeSet<ParentId> = view
+            .offers
+            .iter()
+            .filter(|offer| {
+                offer.profile == *profile && view.parent_reason(&offer.parent).is_none()
+            })
+            .map(|offer| self.seen.device_of(&offer.parent))
+            .filter(|device| only.is_none_or(|only| only == device))
+            .collect();
+        let mut there: BTreeMap<&ParentId, Vec<(bool, String)>> = BTreeMap::new();
+        let mut has = |parent: &ParentId, same: bool, order: String| {
+            if let Some(device) = devices.get(&self.seen.device_of(parent)) {
+                there.entry(device).or_default().push((same, order));
+            }
+        };
+        for a in self.run.assignments.values().filter(|a| a.claim.owner != key.owner) {
+            let reserves = self.durable.claims.get(&a.claim).is_some_and(|claim| claim.reserve);
+            let end = if reserves { self.end_for_good(&a.claim) } else { self.end_run(&a.claim) };
+            has(&a.parent, a.profile == *profile, end);
+        }
+        let mut others = BTreeSet::new();
+        for (uuid, mdev) in &self.seen.mdevs {
+            let slice = SliceId::Mdev(*uuid);
+            // What stands ready makes room by itself.
+            if self.run.assignments.contains_key(&slice) || uuid.is_parked() {
+                continue;
+            }
+            let of = self.profile_of(&mdev.parent, &mdev.type_id);
+            let held = self.run.foreign.get(&slice).map(Self::end_hold);
+            let end = held.unwrap_or_else(|| format!("mdevctl stop -u {uuid}"));
+            others.insert(end.clone());
+            has(&mdev.parent, of.as_ref() == Some(profile), end);
+        }
+        let free = self.free_of_profile(profile);
+        let missing = usize::try_from(count.saturating_sub(free).max(1)).unwrap_or(usize::MAX);
+        let mut same: Vec<&(bool, String)> =
+            there.values().flatten().filter(|(same, _)| *same).collect();
+        // What we gave before what others made.
+        same.sort_by_key(|(_, order)| others.contains(order));
+        let same: Vec<String> =
+            same.into_iter().map(|(_, order)| order.clone()).take(missing).collect();
+        let fewest = there.values().min_by_key(|orders| orders.len());
+        let all = fewest.map(|orders| orders.iter().map(|(_, order)| order.clone()).collect());
+        let orders = if same.is_empty() { all.unwrap_or_default() } else { same };
+        in_turn(orders).or_else(|| {
+            let reserved = |(other, claim): &(&ClaimKey, &Claim)| {
+                *other != key && claim.reserve && !claim.orphaned && claim.profile == *profile
+            };
+            let reserved = self.durable.claims.iter().filter(reserved);
+            in_turn(reserved.take(missing).map(|(other, _)| self.end_for_good(other)))
+        })
+    }
+
+    /// How many slices of a profile are nobody's.
+    pub(super) fn free_of_profile(&self, profile: &ProfileName) -> u32 {
+        let held_back = self.held_back();
+        let offers = self.offers().into_iter().filter(|offer| offer.profile == *profile);
+        offers.map(|offer| self.free_of(&offer, &held_back)).fold(0, u32::saturating_add)
+    }
+
+    /// Frees VFs that are to be homes: those of claims that do not run first, then what came without a claim, then
+    /// those of claims that run.
+    fn room_for_home(&self, key: &ClaimKey, profile: &ProfileName, count: u32) -> Option<String> {
+        let view = self.view();
+        let given = |parent: &ParentId| view.parent_reason(parent).is_none();
+        let vfs: BTreeSet<PciAddress> = view
+            .offers
+            .iter()
+            .filter(|offer| offer.profile == *profile && given(&offer.parent))
+            .flat_map(|offer| offer.form.vfs().iter().copied())
+            .collect();
+        let mut free = vfs.clone();
+        let (mut idle, mut promised, mut running) = (Vec::new(), Vec::new(), Vec::new());
+        for (other, claim) in self.durable.claims.iter().filter(|(o, c)| *o != key && !c.orphaned) {
+            let here = claim.home.iter().filter(|home| vfs.contains(home)).count();
+            free.retain(|vf| !claim.home.contains(vf));
+            let order = (here, self.end_for_good(other));
+            if here == 0 {
+            } else if self.is_promised(other) {
+                promised.push((here, format!("gpuslice release {other}")));
+            } else if self.run.assignments.values().any(|a| a.claim == *other) {
+                running.push(order);
+            } else {
+                idle.push(order);
+            }
+        }
+        let mut others = Vec::new();
+        for vf in std::mem::take(&mut free) {
+            let slice = SliceId::Vf(vf);
+            let driver = view.seen.vfs.get(&vf).filter(|seen| !seen.on_vfio());
+            let driver = driver.and_then(|seen| seen.driver.as_deref());
+            let order = if let Some(hold) = self.run.foreign.get(&slice) {
+                Self::end_hold(hold)
+            } else if let Some(holder) = self.held.get(&slice) {
+                end_process(holder)
+            } else if let Some(why) = view.held_back.get(&slice) {
+                why.hint.clone().unwrap_or_default()
+            } else if let Some(driver) = driver {
+                let_go(vf, driver)
+            } else {
+                free.insert(vf);
+                continue;
+            };
+            others.push((1, order));
+        }
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let mut missing = count.saturating_sub(free.len()).max(1);
+        let orders = [idle, others, promised, running].into_iter().flatten();
+        let enough = orders.take_while(|(frees, _)| {
+            let more = missing > 0;
+            missing = missing.saturating_sub(*frees);
+            more
+        });
+        in_turn(enough.map(|(_, order)| order))
+    }
+
+    /// Whether a claim is only that of a domain which is to come in.
+    pub(super) fn is_promised(&self, key: &ClaimKey) -> bool {
+        self.expected.values().flatten().any(|(expected, _)| expected == key)
+    }
+}
