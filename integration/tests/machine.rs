@@ -35,12 +35,16 @@ mod guest;
 mod hand;
 #[path = "machine/happening.rs"]
 mod happening;
+#[path = "machine/identity.rs"]
+mod identity;
 #[path = "machine/invariants.rs"]
 mod invariants;
 #[path = "machine/late.rs"]
 mod late;
 #[path = "machine/lost.rs"]
 mod lost;
+#[path = "machine/matrix.rs"]
+mod matrix;
 #[path = "machine/mig.rs"]
 mod mig;
 #[path = "machine/parking.rs"]
@@ -55,6 +59,8 @@ mod plugging;
 mod reads;
 #[path = "machine/replace.rs"]
 mod replace;
+#[path = "machine/storm.rs"]
+mod storm;
 #[path = "machine/story.rs"]
 mod story;
 #[path = "machine/undefined.rs"]

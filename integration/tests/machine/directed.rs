@@ -240,7 +240,7 @@ fn the_next_start_has_another_vf(
     let refusal =
         world.driver.machine.durable().claims.values().find_map(|c| c.last_refusal.clone());
     let hint = refusal.and_then(|r| r.hint).unwrap_or_default();
-    assert!(hint.contains("again: the agent gives it another VF"), "{hint}");
+    assert!(hint.ends_with("(the agent gives it another VF)"), "{hint}");
     all(&mut world, &[H::Seen { vm: 0 }]);
     assert_ne!(device(&world), home);
     all(&mut world, &run(0));

@@ -1,11 +1,11 @@
 //! The thin loop of the daemon, without tasks or clock: performs effects in order and feeds back what happened.
 
 use crate::disk::Disk;
-use crate::guest;
 use crate::hand::Hand;
 use crate::invariants::{self, Broken, Vm};
 use crate::past;
 use crate::waking::{read_config, wake};
+use crate::{guest, identity};
 use gpuslice_core::execute::{self, Performed, StepError};
 use gpuslice_core::guest::GuestCall;
 use gpuslice_core::health;
@@ -441,11 +441,11 @@ impl Driver {
                     return Err(Broken::new("one_answer", format!("{request:?} answered twice")));
                 };
                 invariants::no_reply_before_its_record(self, &call, &answer)?;
-                if call.operation == HookOperation::Prepare {
-                    if answer == HookAnswer::Proceed {
-                        let devices = call.domain.devices.iter().map(invariants::slice_of);
-                        self.grant(call.domain.uuid, devices);
-                    }
+                if call.operation == HookOperation::Prepare && answer == HookAnswer::Proceed {
+                    let devices = call.domain.devices.iter().map(invariants::slice_of);
+                    self.grant(call.domain.uuid, devices);
+                }
+                if identity::may_be_refused(call.operation) {
                     self.told.insert(request, answer);
                 }
             }
@@ -568,7 +568,7 @@ impl Driver {
         self.former.retain(|(_, file)| file.as_ref().is_none_or(|file| asleep.contains(file)));
         self.awaited.clear();
         let lost = std::mem::take(&mut self.hooks).into_values();
-        self.lost.extend(lost.filter(|call| call.operation != HookOperation::Prepare));
+        self.lost.extend(lost.filter(|call| !identity::may_be_refused(call.operation)));
         self.commands.clear();
         self.told.clear();
         self.observer = Observer::new(gpuslice_vendors::all());

@@ -20,6 +20,28 @@ pub enum Happening {
     Clone { from: u8, to: u8 },
     /// The domain is undefined.
     Undefine { vm: u8 },
+    /// virsh domrename.
+    Rename { vm: u8 },
+    /// It is defined again as it was.
+    Define { vm: u8 },
+    /// Its XML goes into a snapshot.
+    Snapshot { vm: u8 },
+    /// And comes back out of it.
+    Revert { vm: u8 },
+    /// virsh managedsave, virsh save.
+    Save { vm: u8 },
+    /// virsh restore, or a start out of a saved image.
+    Restore { vm: u8 },
+    /// Somebody takes our devices out of the XML.
+    HostdevGone { vm: u8 },
+    /// Somebody writes another address into our device.
+    HostdevMoved { vm: u8, vf: PciAddress },
+    /// managed='no' on every device.
+    NotManaged { vm: u8 },
+    /// Somebody removes the metadata.
+    MetadataGone { vm: u8 },
+    /// Somebody writes metadata, and no device.
+    MetadataAlone { vm: u8, name: ClaimName, profile: String, count: u32 },
     /// A device without our alias is added.
     Plain { vm: u8, slice: SliceId, managed: bool },
     /// managed='yes' on every device.

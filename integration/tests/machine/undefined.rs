@@ -68,7 +68,7 @@ fn its_home_goes_to_whoever_finds_no_other() {
     define(&mut world);
     all(&mut world, &[H::Start { vm: 0 }, H::Next { vm: 0 }]);
     let refused: Vec<&str> = world.refusals.keys().map(|code| code.as_str()).collect();
-    assert_eq!((runs(&world, 0), refused), (false, vec!["claim-copied"]));
+    assert_eq!((runs(&world, 0), refused), (false, vec!["taken"]));
     all(&mut world, &run(2));
     assert!(runs(&world, 2), "{:?}", world.refusals);
     all(&mut world, &stop(2));

@@ -236,7 +236,7 @@ fn a_vf_taken_off_its_driver_is_kept_back_until_all_are_made_anew() {
     assert_eq!(slice_state(&mut driver, vf(&domain)), "quarantined");
     let refusal = start(&mut driver, &domain).unwrap_err();
     assert_eq!(refusal.code, Code::Quarantined, "{refusal}");
-    assert!(refusal.hint.as_ref().unwrap().contains("start vm2 again"), "{refusal:?}");
+    assert!(refusal.hint.as_ref().unwrap().contains("virsh start vm2"), "{refusal:?}");
     assert_ne!(home(&driver, 2), vf(&domain));
     // Of a GPU in use nothing is made anew.
     stop(&mut driver, &running);

@@ -3,6 +3,7 @@
 use crate::domains::{claim, write_adopted, write_devices};
 use crate::driver::Driver;
 use crate::happening::Happening;
+use crate::identity::Kept;
 use crate::invariants::{Broken, clean_before_the_next, slice_of};
 use crate::plugging::Asked;
 use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource, alias_for};
@@ -38,6 +39,7 @@ pub struct Guest {
     pub state: State,
     /// Claims that only this run has.
     pub live_only: BTreeSet<ClaimName>,
+    pub kept: Kept,
 }
 
 pub struct World {
@@ -90,7 +92,8 @@ impl World {
             let uuid = Uuid::from_u128(0x6000_0000_0000_4000_8000_0000_0000_0000 + u128::from(vm));
             let (claims, devices) = (Vec::new(), Vec::new());
             let domain = Domain { uuid, name: format!("vm{vm}"), claims, devices };
-            (vm, Guest { domain, state: State::Off, live_only: BTreeSet::new() })
+            let (state, live_only, kept) = (State::Off, BTreeSet::new(), Kept::default());
+            (vm, Guest { domain, state, live_only, kept })
         });
         Ok(Self {
             driver: Driver::new(&host, config(0))?,
@@ -251,6 +254,7 @@ impl World {
             }
             H::Say { line } => driver.kernel.say(&line),
             H::Reboot => return self.reboot(),
+            _ => return self.happen_identity(what),
         }
         Ok(())
     }
@@ -316,7 +320,7 @@ impl World {
         guest.domain.claims.push(claim(name, profile, count));
     }
 
-    fn seen(&mut self, vm: u8) -> Result<(), Broken> {
+    pub fn seen(&mut self, vm: u8) -> Result<(), Broken> {
         let (mut domain, state) = (self.guest(vm).domain.clone(), self.guest(vm).state);
         // The persistent definition, without what was only plugged in.
         let live_only = &self.guest(vm).live_only;
@@ -345,6 +349,7 @@ impl World {
         let uuid = self.guest(vm).domain.uuid;
         self.order(Command::DomainGone { uuid })?;
         let guest = self.guest(vm);
+        guest.kept.definition = Some(guest.domain.clone());
         if guest.state == State::Off {
             guest.domain.claims.clear();
             guest.domain.devices.clear();
@@ -370,7 +375,7 @@ impl World {
         self.driver.hook(HookCall { operation, domain })
     }
 
-    fn start(&mut self, vm: u8) {
+    pub fn start(&mut self, vm: u8) {
         if self.libvirt_up && self.guest(vm).state == State::Off {
             let request = self.call(vm, HookOperation::Prepare);
             self.guest(vm).state = State::Asking(request);
@@ -446,7 +451,7 @@ impl World {
         }
     }
 
-    fn stop(&mut self, vm: u8, linger: bool) {
+    pub fn stop(&mut self, vm: u8, linger: bool) {
         if let State::Running(pid) | State::Launched(pid) = self.guest(vm).state {
             if linger {
                 self.lingering.insert(pid);

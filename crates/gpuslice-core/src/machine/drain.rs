@@ -81,7 +81,7 @@ impl Machine {
         });
         blockers.extend(held.map(|(slice, holder)| {
             let message = format!("{} (pid {}) uses {slice}", holder.comm, holder.pid);
-            Refusal::new(Code::InUse, message).hint(format!("ps -fp {}", holder.pid))
+            Refusal::new(Code::InUse, message).hint(super::mend::end_process(holder))
         }));
         let parents = parents.iter().cloned().collect();
         DrainRow { changed, drained: blockers.is_empty(), parents, blockers }

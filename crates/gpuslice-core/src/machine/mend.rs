@@ -60,7 +60,7 @@ impl Machine {
     }
 
     /// Ends a claim, and first what runs with it.
-    fn end_for_good(&self, key: &ClaimKey) -> String {
+    pub(super) fn end_for_good(&self, key: &ClaimKey) -> String {
         let end = match &key.owner {
             Owner::Domain(_) => format!("gpuslice detach {} {}", self.owner_name(key), key.name),
             Owner::Vmid(_) | Owner::External(_) => format!("gpuslice release {key}"),

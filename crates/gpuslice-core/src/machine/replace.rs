@@ -87,7 +87,7 @@ impl Machine {
         if let Some((slice, holder)) = self.held.iter().find(|(slice, _)| of_parent(slice)) {
             let message = format!("{} (pid {}) uses {slice} of {parent}", holder.comm, holder.pid);
             let refusal = Refusal::new(Code::InUse, message);
-            return Err(refusal.hint(format!("ps -fp {}", holder.pid)));
+            return Err(refusal.hint(super::mend::end_process(holder)));
         }
         if self.reshaping(parent) {
             let refusal = Refusal::new(Code::Reshaping, format!("{parent} is being reshaped"));
@@ -163,14 +163,16 @@ impl Machine {
         movers: &BTreeSet<&ClaimKey>,
     ) -> Result<(), Refusal> {
         let mut others = self.durable.claims.iter().filter(|(key, _)| !movers.contains(key));
-        if let Some((_, other)) = others.find(|(_, c)| !c.orphaned && c.home.contains(&address)) {
+        if let Some((key, other)) = others.find(|(_, c)| !c.orphaned && c.home.contains(&address)) {
             let message = format!("VF {address} is the home of {}", other.owner_name);
-            return Err(Refusal::new(Code::Taken, message).hint("gpuslice claims"));
+            return Err(Refusal::new(Code::Taken, message).hint(self.end_for_good(key)));
         }
         let driver = |vf: &Vf| vf.driver.clone().filter(|_| !vf.on_vfio());
         if let Some(driver) = self.seen.vfs.get(&address).and_then(driver) {
             let message = format!("VF {address} is bound to {driver} of this host");
-            return Err(Refusal::new(Code::HostDriver, message).hint("gpuslice slices"));
+            return Err(
+                Refusal::new(Code::HostDriver, message).hint(super::mend::let_go(address, &driver))
+            );
         }
         self.held_back().remove(&SliceId::Vf(address)).map_or(Ok(()), Err)
     }
