@@ -186,8 +186,8 @@ fn a_restarting_daemon_is_waited_for_where_its_word_is_needed() {
 
 #[test]
 fn the_deadline_ends_every_wait() {
-    let line =
-        "gpuslice: timeout: gpusliced gave no answer within 1 s; try: journalctl -u gpusliced";
+    let line = "gpuslice: timeout: gpusliced gave no answer within 1 s; try: start it again, with a larger \
+         deadline-seconds in /etc/gpuslice/hook.conf";
     for (acts, operation, xml, want) in [
         (vec![Act::KeepSilent], "prepare", claiming(), refused(line)),
         (vec![Act::Say("{\"v\":1".to_owned())], "prepare", claiming(), refused(line)),
@@ -229,7 +229,8 @@ fn a_daemon_too_busy_to_accept_is_a_daemon_that_does_not_answer() {
     assert_eq!(
         ended,
         refused(
-            "gpuslice: timeout: gpusliced gave no answer within 1 s; try: journalctl -u gpusliced"
+            "gpuslice: timeout: gpusliced gave no answer within 1 s; try: start it again, with a larger \
+             deadline-seconds in /etc/gpuslice/hook.conf"
         )
     );
     assert_eq!(place.run("prepare", plain_hostdev().as_bytes()), silent_pass());
@@ -331,7 +332,9 @@ fn secrets_of_migrate_and_restore_are_never_shown() {
     for operation in ["migrate", "restore"] {
         let place = Place::new();
         let ended = place.run(operation, xml.as_bytes());
-        assert_eq!(ended, refused("gpuslice: bad-request: domain XML at 5:36 is not well-formed"));
+        let told = "gpuslice: bad-request: domain XML at 5:36 is not well-formed; try: virsh edit the domain: \
+                    correct what is named there";
+        assert_eq!(ended, refused(told));
         let xml = xml.replace("&bad;", "");
         let (ended, daemon) = run_with(Act::Answer(no_capacity), operation, &xml);
         assert!(!ended.err.contains("geheim") && ended.out.is_empty(), "{ended:?}");
