@@ -89,6 +89,14 @@ impl Scene {
         let watch =
             Watch::new(Arc::clone(&agent), noticed, changes, setting.daemon_up, |_: &str| {});
         tokio::spawn(watch.run());
+        if setting.uri == URI {
+            let connected = async {
+                while agent.worker.call("asking".to_owned(), |_| Ok(())).await.is_err() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), connected).await.unwrap();
+        }
         let client = Client::over(bus.connect().await).libvirt().unwrap();
         Self { bus, daemon, asked, person, agent, client, notices, daemon_connection }
     }
