@@ -58,6 +58,21 @@ expect_eq "the VM's own VF" "$vf" "$(home_of plug2)"
 start plug2
 destroy plug2
 
+say "a GPU that cannot make its VFs any more"
+faults=/sys/kernel/debug/gpusim/0001:00:00.0
+w 12 $faults/fail_errno
+w 1000 $faults/fail_count
+w 0 $faults/present
+wait_for 30 "it leaves" is 0 count_slices 0001:00:00.0
+w 1 $faults/present
+wait_for 60 "it is quarantined" is quarantined gpu_state 0001:00:00.0
+expect "status names step, errno and the way out" \
+  grep "0001:00:00.0 is quarantined: .*cannot write sriov_numvfs=8 .*ENOMEM.*gpuslice uncordon 0001:00:00.0" <(gpuslice status)
+expect_eq "the VFs of the other" 7 "$(count_slices 0000:01:00.0)"
+w 0 $faults/fail_count
+expect "gpuslice uncordon" gpuslice uncordon 0001:00:00.0
+wait_for 60 "its VFs return" is 8 count_slices 0001:00:00.0
+
 say "mdev parents leave"
 modprobe -r mbochs mdpy mtty
 wait_for 10 "their profiles are gone" is "" free_of mtty-2

@@ -28,8 +28,21 @@ for pair in vfa=amd-74a1-vf8 vfi=intel-10c9-vf7; do
   wait_for 5 "capacity is back" is "$free" free_of "$profile"
   start "$vm"
   expect "the same VF again" bound_to "$pci/$address" vfio-pci
+  if [ "$vm" = vfa ]; then
+    say "the GPU is drained"
+    expect "its VM is named" grep -q vfa <(gpuslice drain 0001:00:00.0 2>&1)
+    gpuslice drain 0001:00:00.0 --wait 60 > drain.out 2>&1 & draining=$!
+    expect "nobody else gets it" grep "error: cordoned: " <(gpuslice attach vfa $profile --name more 2>&1)
+  fi
   destroy "$vm"
 done
+expect "the drain is over when its VM is: $(cat drain.out)" wait $draining
+expect "gpuslice uncordon" gpuslice uncordon 0001:00:00.0
+
+say "who had what"
+tenures() { gpuslice history vfa --json | jq -r '.[] | select(.reason == "stopped" and .parent == "0001:00:00.0") | .slice' | sort -u; }
+expect_eq "both runs of vfa, on its VF" "2 vf:$(home_of vfa)" "$(gpuslice history vfa --json | jq '[.[] | select(.reason == "stopped")] | length') $(tenures)"
+expect "the journal has it by fields" grep -q stopped <(journalctl -b -o cat --output-fields=GPUSLICE_REASON GPUSLICE_DOMAIN=vfa GPUSLICE_SLICE="vf:$(home_of vfa)")
 
 say "managed='yes' by the user"
 address=$(slices_of 0001:00:00.0 | tail -n 1); address=${address#vf:}
