@@ -25,8 +25,9 @@ domain own "" "" | define
 expect "attach" gpuslice attach own amd-74a1-vf8
 say "another VM has it"
 vf=$(home_of own)
-domain other "" "$(pci_device "$vf" yes)" | define
-start other
+# a transient one: of a persistent one the agent would make a claim, with a VF of its own
+domain other "" "$(pci_device "$vf" yes)" > other.xml
+expect "virsh create" q virsh create other.xml
 left_alone own held "$vf"
 destroy other
 wait_for 20 "it is free again" is free slice_state "vf:$vf"
