@@ -3,8 +3,9 @@
 use crate::directed::{after, all, attach, run, runs, stop};
 use crate::happening::Happening as H;
 use crate::world::World;
-use gpuslice_core::ids::ParentId;
-use gpuslice_core::machine::RequestId;
+use gpuslice_core::holders::Holder;
+use gpuslice_core::ids::{ParentId, SliceId};
+use gpuslice_core::machine::{Event, RequestId};
 use gpuslice_core::refusal::Refusal;
 use gpuslice_core::request::{Answer, Command, DrainRow, Outcome};
 
@@ -107,4 +108,37 @@ fn all_of_them_and_none_that_is_not_there() {
     let nowhere = "0000:fe:00.0".parse().unwrap();
     let why = refused(world.order(drain(&[nowhere], None)).unwrap());
     assert_eq!(why.code.as_str(), "unknown");
+}
+
+#[test]
+fn a_process_with_a_parked_device_is_in_the_way() {
+    let mut world = after(&[]);
+    let parks: ParentId = "0000:41:00.0".parse().unwrap();
+    world.driver.config = format!(
+        "[[gpu]]\nmatch = {{ address = \"{parks}\" }}\nlayout = {{ park = {{ nvidia-a40-4q = 1 }} }}\n"
+    );
+    all(&mut world, &[H::Apply, H::Advance { ms: 1000 }]);
+    let mut slices = world.driver.machine.unassigned().into_iter();
+    let slice = slices.find(|slice| matches!(slice, SliceId::Mdev(_))).unwrap();
+    world.driver.kernel.open(77, "qemu", slice).unwrap();
+    // As who asks is told before.
+    let holder = Holder { pid: 77, comm: "qemu".to_owned() };
+    world.driver.queue.push_back(Event::Held([(slice, holder)].into()));
+    let told = row(world.order(drain(&[card(), parks.clone()], None)).unwrap());
+    let [blocker] = told.blockers.as_slice() else { panic!("{told:?}") };
+    assert_eq!(
+        (told.drained, blocker.message.clone()),
+        (false, format!("qemu (pid 77) uses {slice}"))
+    );
+    // Nor does it take the place of another.
+    all(&mut world, &[H::Unplug { address: CARD.parse().unwrap() }]);
+    let new = parks.clone();
+    let why = refused(world.order(Command::Replace { old: card(), new }).unwrap());
+    assert_eq!((why.code.as_str(), why.message.contains("qemu (pid 77)")), ("in-use", true));
+    let request = world.driver.command(drain(&[parks], Some(60_000)));
+    world.driver.drain().unwrap();
+    assert!(!world.driver.answers.contains_key(&request));
+    world.driver.kernel.kill(77);
+    all(&mut world, &[H::Advance { ms: 1000 }]);
+    assert!(row(world.driver.answers.remove(&request)).drained);
 }

@@ -67,9 +67,11 @@ impl Machine {
         Ok(all)
     }
 
-    fn is_of(&self, slice: SliceId, parents: &BTreeSet<ParentId>) -> bool {
-        let vf = slice.pci().and_then(|address| self.seen.vfs.get(&address));
-        vf.is_some_and(|vf| parents.contains(&ParentId::Pci(vf.pf)))
+    /// Whether a slice is of one of these devices.
+    pub(super) fn is_of(&self, slice: SliceId, parents: &BTreeSet<ParentId>) -> bool {
+        let made_by = self.seen.made_by(slice).cloned();
+        let parent = made_by.or_else(|| slice.pci().map(ParentId::Pci));
+        parent.is_some_and(|parent| parents.contains(&self.seen.device_of(&parent)))
     }
 
     /// How far it has come.

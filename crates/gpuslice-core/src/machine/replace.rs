@@ -80,11 +80,10 @@ impl Machine {
         if let Some(blocker) = self.in_the_way(parent).into_iter().next() {
             return Err(blocker);
         }
-        let of_parent = |slice: &SliceId| {
-            let vf = slice.pci().and_then(|address| self.seen.vfs.get(&address));
-            vf.is_some_and(|vf| ParentId::Pci(vf.pf) == *parent)
-        };
-        if let Some((slice, holder)) = self.held.iter().find(|(slice, _)| of_parent(slice)) {
+        let parents = BTreeSet::from([parent.clone()]);
+        if let Some((slice, holder)) =
+            self.held.iter().find(|(slice, _)| self.is_of(**slice, &parents))
+        {
             let message = format!("{} (pid {}) uses {slice} of {parent}", holder.comm, holder.pid);
             let refusal = Refusal::new(Code::InUse, message);
             return Err(refusal.hint(super::mend::end_process(holder)));
