@@ -199,7 +199,7 @@ impl Machine {
         .hint(
             "free space or fix permissions of /var/lib/gpuslice and /run/gpuslice, then try again",
         );
-        let mut kept = Vec::new();
+        let (mut kept, mut no_room) = (Vec::new(), false);
         for effect in rest {
             match effect {
                 Effect::StoreDurable(_) | Effect::StoreRuntime(_) => {
@@ -207,7 +207,10 @@ impl Machine {
                 }
                 // Told again with the record.
                 Effect::History(_) => {}
-                Effect::Execute { op, .. } if !self.may_go_on(op) => self.abandon(op, &refusal),
+                Effect::Execute { op, .. } if !self.may_go_on(op) => {
+                    no_room |= self.parks(op);
+                    self.abandon(op, &refusal);
+                }
                 // Only a start can be refused; the end of a VM is a fact.
                 Effect::AnswerHook { request, answer: HookAnswer::Proceed }
                     if self.answered.contains_key(&request) =>
@@ -226,6 +229,9 @@ impl Machine {
                 }
                 other => kept.push(other),
             }
+        }
+        if no_room {
+            self.room_unrecorded(&refusal);
         }
         self.drains_unrecorded(&refusal);
         // Giving up may have produced answers of its own; none of them promises anything.

@@ -7,6 +7,7 @@ use crate::world::World;
 use gpuslice_core::domain::HostDeviceSource;
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::{MdevUuid, SliceId};
+use gpuslice_core::plan::Step;
 use gpuslice_core::port::HostRead;
 use gpuslice_core::request::{Answer, Command, PlanRow, ProfileRow, SliceRow};
 use gpuslice_sim::Fault;
@@ -359,6 +360,68 @@ fn what_is_reserved_for_a_claim_is_not_parked() {
     all(&mut world, &[H::Undefine { vm: 0 }]);
     assert_eq!(parked(&mut world), [one]);
     world.finish().unwrap();
+}
+
+/// A VM that asks for the whole card.
+fn whole(vm: u8) -> H {
+    H::Declare { vm, name: "gpu0".parse().unwrap(), profile: "nvidia-a40-8q".to_owned(), count: 1 }
+}
+
+#[test]
+fn the_room_made_for_a_start_is_not_parked_in_before_the_start_has_it() {
+    let (mut world, one) = with_one();
+    all(&mut world, &[whole(0)]);
+    // The kernel takes its time to make the VM's; the reading shows the room all the while.
+    let path = "*/create".to_owned();
+    all(&mut world, &[H::Fault { fault: Fault::Sleeps { path, nth: 1 } }, H::Start { vm: 0 }]);
+    world.driver.drain().unwrap();
+    let made = |world: &World| -> Vec<MdevUuid> {
+        let creates = world.driver.under.iter().filter_map(|under| match under.step {
+            Step::CreateMdev { uuid, .. } => Some(uuid),
+            _ => None,
+        });
+        creates.chain(mdevs(world)).collect()
+    };
+    let [(_, asked)] = own(&world, 0).try_into().unwrap();
+    assert_eq!(made(&world), [asked]);
+    all(&mut world, &[H::Lists]);
+    assert_eq!(made(&world), [asked]);
+    // It comes to nothing, and the place with it.
+    all(&mut world, &[H::ClearFaults, H::Next { vm: 0 }, H::Next { vm: 0 }]);
+    assert_eq!((refusals(&world), parked(&mut world)), (vec!["device-failed"], vec![one]));
+    all(&mut world, &run(0));
+    assert!(runs(&world, 0), "{:?}", world.refusals);
+    assert_eq!(parked(&mut world), []);
+    world.finish().unwrap();
+}
+
+#[test]
+fn a_start_or_hot_plug_whose_room_cannot_be_recorded_is_refused_at_once() {
+    for (durable, runtime) in [(u32::MAX, 0), (0, u32::MAX)] {
+        let (mut world, one) = with_one();
+        all(&mut world, &[declare(0), whole(1), declare(2)]);
+        let full = H::DiskFull { durable, runtime };
+        // Something waits to be recorded.
+        all(&mut world, &[full, H::Start { vm: 0 }, H::Next { vm: 0 }]);
+        assert_eq!(refusals(&world), ["state-unwritable"]);
+        world.refusals.clear();
+        all(&mut world, &[H::Start { vm: 1 }, H::Next { vm: 1 }]);
+        assert_eq!((refusals(&world), parked(&mut world)), (vec!["state-unwritable"], vec![one]));
+        all(&mut world, &[H::Next { vm: 0 }, H::Next { vm: 1 }]);
+        all(&mut world, &[H::DiskFull { durable: 0, runtime: 0 }]);
+        all(&mut world, &run(0));
+        assert!(runs(&world, 0));
+        world.refusals.clear();
+        let (name, profile) = ("hot".parse().unwrap(), "nvidia-a40-4q".to_owned());
+        let plug = H::HotPlug { vm: 0, name, profile, count: 1, keep: false };
+        let next = H::HotPlugNext { vm: 0, dies: false };
+        all(&mut world, &[H::DiskFull { durable: u32::MAX, runtime: 0 }, plug, next]);
+        assert_eq!((refusals(&world), parked(&mut world)), (vec!["state-unwritable"], vec![one]));
+        all(&mut world, &[H::DiskFull { durable: 0, runtime: 0 }]);
+        all(&mut world, &run(2));
+        assert!(runs(&world, 2));
+        world.finish().unwrap();
+    }
 }
 
 #[test]

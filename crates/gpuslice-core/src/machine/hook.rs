@@ -85,7 +85,7 @@ impl Machine {
         }
     }
 
-    fn refuse_start(&mut self, request: RequestId, domain: &Domain, refusal: Refusal) {
+    pub(super) fn refuse_start(&mut self, request: RequestId, domain: &Domain, refusal: Refusal) {
         let refusal = self.remember_refusal(domain.uuid, &domain.name, refusal);
         self.push(Effect::AnswerHook { request, answer: HookAnswer::Refuse(refusal) });
     }
@@ -305,6 +305,6 @@ impl Machine {
 }
 
 /// Whether how much room there is for mediated devices matters to a domain.
-fn carries_mdev(domain: &Domain) -> bool {
+pub(super) fn carries_mdev(domain: &Domain) -> bool {
     domain.devices.iter().any(|device| matches!(device.source, HostDeviceSource::Mdev(_)))
 }

@@ -2,8 +2,9 @@
 //! picks one gets a device of its own; the parked one stays for the next. What is parked takes nothing from anybody:
 //! a start that needs its place has it.
 
+use super::hook::carries_mdev;
 use super::ops::{Op, Purpose};
-use super::{Effect, Machine, RequestId};
+use super::{Effect, HookOperation, Machine, OpId, RequestId};
 use crate::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource, alias_for};
 use crate::execute::{Meaning, StepError};
 use crate::ids::{MdevUuid, Owner, ParentId, ProfileName, SliceId};
@@ -12,6 +13,7 @@ use crate::mechanism::{Fabric, Form, Layouts, Offer};
 use crate::placement::{self, Wanted};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
+use crate::state::Phase;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a layout wants parked.
@@ -151,6 +153,23 @@ impl Machine {
         true
     }
 
+    /// Whether an operation is one that starts may wait for.
+    pub(super) fn parks(&self, id: OpId) -> bool {
+        self.ops.get(&id).is_some_and(|op| matches!(op.purpose, Purpose::Park { .. }))
+    }
+
+    /// The room that starts and hot-plugs wait for is not made: nothing would tell them when it could be.
+    pub(super) fn room_unrecorded(&mut self, why: &Refusal) {
+        for (request, call) in std::mem::take(&mut self.parked) {
+            if call.operation == HookOperation::Prepare && carries_mdev(&call.domain) {
+                self.refuse_start(request, &call.domain, why.clone());
+            } else {
+                self.parked.push((request, call));
+            }
+        }
+        self.plugs_unrecorded(why);
+    }
+
     /// Parks what layouts want, and takes away what they do not want any more.
     pub(super) fn realise_parking(&mut self) {
         // Whoever waits for a start comes first.
@@ -191,7 +210,8 @@ impl Machine {
         for (device, layout) in layouts.iter().filter(|(_, layout)| !layout.park.is_empty()) {
             let kept_back = self.quarantine_over(device).is_some()
                 || self.durable.cordons.contains_key(device)
-                || self.reshaping(device);
+                || self.reshaping(device)
+                || self.being_given(device);
             // The room of what is taken away shows when it is gone.
             if !kept_back && !due.contains_key(device) {
                 let steps = self.missing(device, layout);
@@ -201,6 +221,15 @@ impl Machine {
             }
         }
         due
+    }
+
+    /// Whether a slice of a device is on its way to a VM. The reading still shows the room that was made for it, and of all
+    /// profiles.
+    fn being_given(&self, device: &ParentId) -> bool {
+        self.run
+            .assignments
+            .values()
+            .any(|a| a.phase == Phase::Reserved && self.seen.device_of(&a.parent) == *device)
     }
 
     /// Steps that park what a device lacks, as far as there is room.

@@ -83,6 +83,16 @@ impl Machine {
         }
     }
 
+    /// Those that wait come to nothing, since nothing can be recorded. Their claims are as before.
+    pub(super) fn plugs_unrecorded(&mut self, why: &Refusal) {
+        for (request, order) in std::mem::take(&mut self.parked_plugs) {
+            let name = order.claim.request.name.clone();
+            let key = ClaimKey { owner: order.claim.owner, name };
+            let before = self.durable.claims.get(&key).cloned();
+            self.plug_refused(request, Plugging { key, before, slices: Vec::new() }, why.clone());
+        }
+    }
+
     /// Makes the claim and reserves what of it no VM has yet.
     fn admit_plug(
         &mut self,
