@@ -2,7 +2,6 @@
 //! one that is written. A file is begun whole under its own name, so at no time there is none or half of one.
 
 use super::{Operation, StateDir, StateError, read};
-use crate::errno;
 use crate::sys::names;
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -88,9 +87,8 @@ impl Log {
                 .and_then(|()| rustix::fs::fdatasync(&file))
                 .map_err(self.place.failed(Operation::Write, &name))?;
         }
-        if lines.is_empty() {
-            self.place.sync_names()?;
-        }
+        // Its name may be new, also where it has lines already.
+        self.place.sync_names()?;
         self.open = Some((file, length));
         Ok(Found { lines, torn })
     }
@@ -138,20 +136,21 @@ impl Log {
         self.open.as_ref().map_or(0, |(_, length)| *length)
     }
 
-    /// Begins the next file with these lines, and removes all but so many of the older ones.
+    /// Begins the next file with these lines, and removes all but so many of the older ones: what cannot be removed now
+    /// is tried again with the next file.
     ///
     /// # Errors
-    /// See [`StateError`].
+    /// See [`StateError`]. What is open is closed then: the next file may be there or not.
     pub fn begin_next(&mut self, head: &str, keep: usize) -> Result<(), StateError> {
+        self.open = None;
         let next = self.number.saturating_add(1);
         self.place.save(&self.name(next), head)?;
         self.number = next;
         self.open = Some((self.file(OFlags::empty())?, head.len() as u64));
-        let older: Vec<u32> = self.numbers()?.into_iter().filter(|n| *n < next).collect();
+        let mut older = self.numbers().unwrap_or_default();
+        older.retain(|number| *number < next);
         for old in older.iter().rev().skip(keep) {
-            let old = self.name(*old);
-            rustix::fs::unlinkat(&self.place.dir, &old, AtFlags::empty())
-                .map_err(|error| self.place.kernel(Operation::Remove, &old, errno(error)))?;
+            let _ = rustix::fs::unlinkat(&self.place.dir, self.name(*old), AtFlags::empty());
         }
         Ok(())
     }
@@ -220,6 +219,40 @@ mod tests {
         log.add("more\n").unwrap();
         assert_eq!(log.read(6).unwrap(), b"6\nmore\n");
         assert_eq!(fs::read_dir(dir.path().join("state")).unwrap().count(), 7);
+    }
+
+    #[test]
+    fn what_is_added_is_in_the_newest_file_also_when_beginning_it_failed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = log(dir.path());
+        log.add("1\n").unwrap();
+        // It can be searched and not synced, so that the next file is there and beginning it fails.
+        let path = dir.path().join("state");
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let unsynced = rustix::fs::open(&path, flags, Mode::empty()).unwrap();
+        let synced = std::mem::replace(&mut log.place.dir, unsynced);
+        assert!(log.begin_next("2\n", 3).is_err());
+        assert!(log.add("lost\n").is_err(), "a power cut could take the file with its name");
+        log.place.dir = synced;
+        log.add("more\n").unwrap();
+        assert_eq!(log.numbers().unwrap(), [1, 2]);
+        assert_eq!(log.read(1).unwrap(), b"1\n");
+        assert_eq!(log.read(2).unwrap(), b"2\nmore\n");
+    }
+
+    #[test]
+    fn an_old_file_that_cannot_be_removed_is_in_nobody_s_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = log(dir.path());
+        log.add("1\n").unwrap();
+        log.begin_next("2\n", 1).unwrap();
+        let oldest = dir.path().join("state/history-000001.jsonl");
+        fs::remove_file(&oldest).unwrap();
+        fs::create_dir(&oldest).unwrap();
+        log.begin_next("3\n", 1).unwrap();
+        log.add("more\n").unwrap();
+        assert_eq!(log.numbers().unwrap(), [1, 2, 3]);
+        assert_eq!(log.read(3).unwrap(), b"3\nmore\n");
     }
 
     #[test]
