@@ -124,6 +124,54 @@ fn a_new_one_that_others_have_is_not_taken() {
     refused(&mut world, NEW, "in-use");
 }
 
+fn detach(vm: u8) -> H {
+    H::Detach { vm, name: "gpu0".parse().unwrap(), force: false }
+}
+
+/// A VM's homes, as [`homes`] tells them.
+fn homes_of(world: &World, vm: u8) -> Vec<(String, u16)> {
+    let durable = world.driver.machine.durable();
+    let claim = durable.claims.values().find(|claim| claim.owner_name == format!("vm{vm}"));
+    let place =
+        |home: &PciAddress| (durable.places[home].pf.to_string(), durable.places[home].index.0);
+    claim.unwrap().home.iter().map(place).collect()
+}
+
+#[test]
+fn no_vf_becomes_a_home_twice() {
+    let attach = |vm, count| {
+        let (name, profile) = ("gpu0".parse().unwrap(), "amd-74a1-vf4".to_owned());
+        H::Attach { vm, name, profile, count, pool: false, reserve: false }
+    };
+    for (one, number) in [(0, 0), (4, 1)] {
+        let mut world = with_homes(0);
+        all(&mut world, &[attach(0, 1), attach(4, 1), attach(1, 2), attach(2, 1), attach(3, 3)]);
+        // A claim with a home on each of both: its own first one, or that of another, would come on its second.
+        all(&mut world, &[detach(one), detach(2), attach(one, 2), detach(3)]);
+        assert_eq!(homes_of(&world, one), [on(OLD, &[number]), on(NEW, &[0])].concat());
+        refused(&mut world, NEW, "taken");
+        all(&mut world, &[detach(one)]);
+        assert!(changed(&mut world));
+        world.finish().unwrap();
+    }
+}
+
+#[test]
+fn a_claim_that_is_given_up_is_not_in_the_way() {
+    let mut world = with_homes(5);
+    assert_eq!((homes_of(&world, 0), homes_of(&world, 4)), (on(OLD, &[0]), on(NEW, &[0])));
+    all(&mut world, &[detach(1), detach(2), detach(3), H::Undefine { vm: 0 }]);
+    assert!(changed(&mut world));
+    // Defined again, it has another home.
+    all(&mut world, &[H::Define { vm: 0 }, H::Seen { vm: 0 }]);
+    assert_ne!(homes_of(&world, 0), homes_of(&world, 4));
+    for vm in [0, 4] {
+        all(&mut world, &run(vm));
+        assert!(runs(&world, vm));
+    }
+    world.finish().unwrap();
+}
+
 #[test]
 fn one_of_another_shape_is_refused() {
     let mut world = after(&[attach(0, "amd-74a1-vf8"), gone()]);

@@ -127,7 +127,6 @@ impl Machine {
         let function = new.pci().and_then(|address| self.seen.functions.get(&address));
         let vfs = function.and_then(|f| f.sriov.as_ref()).map(|sriov| &sriov.vfs);
         let offers: Vec<_> = self.offers_of(new).collect();
-        let movers: BTreeSet<&ClaimKey> = moving.iter().map(|(key, ..)| key).collect();
         let mut moved: BTreeMap<ClaimKey, Claim> = BTreeMap::new();
         for (key, number, place) in moving {
             let Some(claim) = self.durable.claims.get(key) else { continue };
@@ -144,11 +143,15 @@ impl Machine {
                 let message = format!("{new} offers no {profile}, which {name} asks for");
                 return Err(Refusal::new(Code::NoProfile, message).hint("gpuslice profiles"));
             }
-            self.require_free(*address, &movers)?;
+            self.require_free(*address, key, claim)?;
             let claim = moved.entry(key.clone()).or_insert_with(|| claim.clone());
             if let Some(home) = claim.home.get_mut(*number) {
                 *home = *address;
             }
+        }
+        for claim in moved.values_mut().filter(|claim| claim.orphaned) {
+            let mut once = BTreeSet::new();
+            claim.home.retain(|home| once.insert(*home));
         }
         for claim in moved.values().filter(|claim| claim.request.same_fabric) {
             self.require_one_fabric(claim)?;
@@ -156,13 +159,19 @@ impl Machine {
         Ok(moved)
     }
 
+    /// Homes on the new one stay where they are, those of a claim that has others on the old one too.
     fn require_free(
         &self,
         address: PciAddress,
-        movers: &BTreeSet<&ClaimKey>,
+        key: &ClaimKey,
+        claim: &Claim,
     ) -> Result<(), Refusal> {
-        let mut others = self.durable.claims.iter().filter(|(key, _)| !movers.contains(key));
-        if let Some((key, other)) = others.find(|(_, c)| !c.orphaned && c.home.contains(&address)) {
+        let may_share =
+            |other: &Claim| claim.orphaned || other.orphaned || claim.pool && other.pool;
+        let mut homes = self.durable.claims.iter().filter(|(_, c)| c.home.contains(&address));
+        let taken =
+            homes.find(|(other, c)| if *other == key { !claim.orphaned } else { !may_share(c) });
+        if let Some((key, other)) = taken {
             let message = format!("VF {address} is the home of {}", other.owner_name);
             return Err(Refusal::new(Code::Taken, message).hint(self.end_for_good(key)));
         }
