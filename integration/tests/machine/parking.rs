@@ -396,6 +396,26 @@ fn the_room_made_for_a_start_is_not_parked_in_before_the_start_has_it() {
 }
 
 #[test]
+fn a_start_waits_for_one_device_that_is_taken_away_and_not_for_all() {
+    let mut world = after(&[]);
+    apply(&mut world, "", "vfs = 3, park = { nvidia-a40-4q = 2 }");
+    let two = parked(&mut world);
+    assert_eq!(two.len(), 2);
+    all(&mut world, &[declare(0), H::Lazy { on: true }]);
+    world.driver.config = layouts("", "vfs = 3");
+    all(&mut world, &[H::Apply, H::Start { vm: 0 }, H::Next { vm: 0 }]);
+    assert!(!runs(&world, 0));
+    world.driver.begin_lazy().unwrap();
+    all(&mut world, &[H::Next { vm: 0 }, H::Next { vm: 0 }]);
+    assert!(runs(&world, 0), "{:?}", world.refusals);
+    assert_eq!(mdevs(&world).iter().filter(|uuid| two.contains(uuid)).count(), 1);
+    // The other follows.
+    all(&mut world, &[H::Lazy { on: false }]);
+    assert_eq!((parked(&mut world), mdevs(&world).len()), (vec![], 1));
+    world.finish().unwrap();
+}
+
+#[test]
 fn a_start_or_hot_plug_whose_room_cannot_be_recorded_is_refused_at_once() {
     for (durable, runtime) in [(u32::MAX, 0), (0, u32::MAX)] {
         let (mut world, one) = with_one();

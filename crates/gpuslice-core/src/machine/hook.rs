@@ -60,6 +60,9 @@ impl Machine {
         }
         self.release_leftovers(&call.domain, &owner);
         let room = carries_mdev(&call.domain) && self.parking_anywhere();
+        if room {
+            self.cut_parking_short();
+        }
         if self.stale || self.must_wait(&owner) || room {
             return self.parked.push((request, call));
         }

@@ -63,6 +63,13 @@ impl Machine {
         self.ops.values().any(|op| matches!(op.purpose, Purpose::Park { .. }) && !op.overdue)
     }
 
+    /// Somebody waits for the room: what is parked or taken away beyond the step under way is left for later.
+    pub(super) fn cut_parking_short(&mut self) {
+        for op in self.ops.values_mut().filter(|op| matches!(op.purpose, Purpose::Park { .. })) {
+            op.steps.truncate(1);
+        }
+    }
+
     /// The profile of a parked device, by the layout that wants it or by what is there.
     pub(super) fn profile_of_parked(&self, uuid: MdevUuid) -> Option<ProfileName> {
         let mut wants = self.layouts.iter().flat_map(|(device, layout)| wanted(device, layout));

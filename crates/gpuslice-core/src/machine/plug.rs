@@ -40,10 +40,14 @@ impl Machine {
         if let Some(refusal) = self.cannot_come_back(|claim| *claim == key) {
             return self.push(Effect::Answer { request, outcome: Err(refusal) });
         }
+        let room = self.parking_anywhere();
+        if room {
+            self.cut_parking_short();
+        }
         let on_its_way = |(slice, a): (&SliceId, &Assignment)| {
             a.claim == key && (a.phase == Phase::Releasing || self.working_on(*slice))
         };
-        if self.stale || self.parking_anywhere() || self.run.assignments.iter().any(on_its_way) {
+        if self.stale || room || self.run.assignments.iter().any(on_its_way) {
             return self.parked_plugs.push((request, order));
         }
         let before = self.durable.claims.get(&key).cloned();
