@@ -13,6 +13,7 @@ use crate::mechanism::Mechanism;
 use crate::observation::{FixedType, Observation, ProblemKind, ReadProblem};
 use crate::port::{HostRead, read_text};
 use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// Reads hosts, and remembers between readings what cannot change while a device is registered.
@@ -69,6 +70,12 @@ pub fn note(seen: &mut Observation, path: &str, errno: Errno) {
     if !matches!(errno, Errno::ENOENT | Errno::ENODEV) {
         seen.problems.push(ReadProblem { path: path.to_owned(), why: ProblemKind::Errno(errno) });
     }
+}
+
+/// What a folder's name says. A person may write an address in other ways than the kernel does, and two folders that mean
+/// one thing cannot both be it.
+fn named<T: FromStr + ToString>(name: &str) -> Option<T> {
+    name.parse().ok().filter(|id: &T| id.to_string() == name)
 }
 
 /// Reads and parses an attribute; `None` after noting why not.

@@ -1,6 +1,6 @@
 //! Mediated devices and their parents (Documentation/driver-api/vfio-mediated-device.rst).
 
-use super::{Observer, PAGE, note, parse_decimal, parsed, pci};
+use super::{Observer, PAGE, named, note, parse_decimal, parsed, pci};
 use crate::errno::Errno;
 use crate::ids::{MdevTypeId, MdevUuid, ParentId};
 use crate::observation::{
@@ -16,14 +16,14 @@ pub(super) fn read(host: &dyn HostRead, observer: &mut Observer, seen: &mut Obse
     // Both directories are absent until the mdev module is loaded.
     let mut entries = Vec::new();
     for name in names(host, seen, PARENTS) {
-        if let Ok(id) = name.parse::<ParentId>() {
+        if let Some(id) = named::<ParentId>(&name) {
             list_types(host, observer, seen, &id, &name, &mut entries);
             seen.mdev_parents.insert(id, MdevParent::default());
         }
     }
     read_types(host, observer, seen, entries);
     for name in names(host, seen, DEVICES) {
-        if let Ok(uuid) = name.parse() {
+        if let Some(uuid) = named(&name) {
             read_device(host, seen, uuid);
         }
     }

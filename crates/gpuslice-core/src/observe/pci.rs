@@ -1,6 +1,6 @@
 //! PCI functions with SR-IOV and their VFs (Documentation/PCI/pci-iov-howto.rst, drivers/pci/iov.c).
 
-use super::{Observer, attribute, note, parse_decimal, parse_hex};
+use super::{Observer, attribute, named, note, parse_decimal, parse_hex};
 use crate::errno::Errno;
 use crate::ids::{PciAddress, VfIndex};
 use crate::observation::{Function, Observation, ProblemKind, ReadProblem, Sriov, Vf, is_gpu};
@@ -14,7 +14,7 @@ pub(super) fn read(host: &dyn HostRead, observer: &mut Observer, seen: &mut Obse
         Ok(names) => names,
         Err(errno) => return note(seen, DEVICES, errno),
     };
-    let mut addresses: Vec<PciAddress> = names.iter().filter_map(|n| n.parse().ok()).collect();
+    let mut addresses: Vec<PciAddress> = names.iter().filter_map(|name| named(name)).collect();
     // PFs come before their VFs, so that a VF is known by its PF's link before its own turn and costs no look.
     addresses.sort_unstable();
     for address in addresses {
