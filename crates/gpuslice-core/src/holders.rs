@@ -18,6 +18,11 @@ pub struct Holder {
     pub comm: String,
 }
 
+/// Whether a process of this name is that of a VM.
+pub fn is_vm(comm: &str) -> bool {
+    ["qemu", "kvm"].iter().any(|vm| comm.starts_with(vm))
+}
+
 /// Result of a look into `/proc`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Holders {

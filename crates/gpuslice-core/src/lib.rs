@@ -23,4 +23,5 @@ pub mod plan;
 pub mod port;
 pub mod refusal;
 pub mod request;
+pub mod shell;
 pub mod state;

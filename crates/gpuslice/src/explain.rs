@@ -9,6 +9,7 @@ use crate::claims;
 use gpuslice_core::ids::{Owner, PciAddress, SliceId};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{ClaimRow, ParentRow, ProfileRow, SliceRow, StatusRow};
+use gpuslice_core::shell::quoted;
 use serde::Serialize;
 
 /// Everything there is to know.
@@ -114,7 +115,7 @@ fn nothing(name: &str) -> Refusal {
 /// How a claim's owner gives its slice back.
 fn end(row: &ClaimRow) -> String {
     match &row.claim.owner {
-        Owner::Domain(_) => format!("virsh shutdown {}", named(row)),
+        Owner::Domain(_) => format!("virsh shutdown {}", quoted(&named(row))),
         _ => format!("gpuslice release {}", row.claim),
     }
 }

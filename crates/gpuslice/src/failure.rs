@@ -5,6 +5,7 @@ use crate::table::printable;
 use gpuslice_api::CallError;
 use gpuslice_api::names::{AS_ROOT, BUS_ADDRESS_ENV, SOCKET_ENV};
 use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::shell::quoted;
 use std::fmt::Write as _;
 
 /// A command that did not do what was asked.
@@ -61,16 +62,6 @@ pub fn as_root(arguments: impl Iterator<Item = String>) -> String {
         .chain(words)
         .collect::<Vec<_>>()
         .join(" ")
-}
-
-/// A word as a shell reads it back.
-pub fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
 }
 
 /// How to get an answer. `named` are the variables that point to another daemon than the host's.

@@ -176,8 +176,7 @@ impl Machine {
                 "{} has a {} now, which cannot become a {profile} while it is in use",
                 order.owner_name, known.profile
             );
-            return Err(Refusal::new(Code::InUse, message)
-                .hint(format!("virsh shutdown {}", order.owner_name)));
+            return Err(Refusal::new(Code::InUse, message).hint(self.end_run(&key)));
         }
         let (request, pool) = (&order.request, order.pool);
         let had = known.as_ref().map_or(&[][..], |claim| &claim.home);
@@ -267,7 +266,7 @@ impl Machine {
         if !bound.is_empty() && !force {
             let slice = bound.first().map(ToString::to_string).unwrap_or_default();
             let message = format!("{name} has {slice} for claim {}", key.name);
-            return Err(Refusal::new(Code::InUse, message).hint(format!("virsh shutdown {name}")));
+            return Err(Refusal::new(Code::InUse, message).hint(self.end_run(key)));
         }
         self.end_claim(key);
         self.note("claim", key, "ended");
@@ -435,7 +434,7 @@ impl Machine {
             ),
             None => format!(
                 "gpuslice attach {} PROFILE --name {}, with one of gpuslice profiles",
-                self.owner_name(key),
+                crate::shell::quoted(&self.owner_name(key)),
                 key.name
             ),
         }

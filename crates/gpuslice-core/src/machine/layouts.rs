@@ -325,16 +325,16 @@ impl Machine {
             .assignments
             .iter()
             .filter(|(s, a)| below(&a.parent) || of_parent(s))
-            .map(|(slice, a)| (slice, self.owner_name(&a.claim)));
+            .map(|(slice, a)| (slice, self.owner_name(&a.claim), self.end_run(&a.claim)));
         let foreign = self
             .run
             .foreign
             .iter()
             .filter(|(s, _)| of_parent(s))
-            .map(|(slice, hold)| (slice, hold.name.clone()));
-        let used = assigned.chain(foreign).map(|(slice, name)| {
+            .map(|(slice, hold)| (slice, hold.name.clone(), Self::end_hold(hold)));
+        let used = assigned.chain(foreign).map(|(slice, name, end)| {
             let message = format!("{name} uses {slice} of {parent}");
-            Refusal::new(Code::InUse, message).hint(format!("virsh shutdown {name}"))
+            Refusal::new(Code::InUse, message).hint(end)
         });
         // They would go with their VFs, without anybody being asked.
         let of_others = self

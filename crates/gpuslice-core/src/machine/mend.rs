@@ -2,9 +2,10 @@
 //! only shows who has something mends nothing, so each of these ends what stands in the way.
 
 use super::Machine;
-use crate::holders::Holder;
+use crate::holders::{Holder, is_vm};
 use crate::ids::{ClaimKey, Owner, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::Form;
+use crate::shell::quoted;
 use crate::state::{Claim, ForeignHold};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,9 +20,14 @@ fn in_turn(orders: impl IntoIterator<Item = String>) -> Option<String> {
     (!each.is_empty()).then(|| each.join(", then "))
 }
 
-/// Ends a process of the host that has a slice open.
+/// Ends a process of the host that has a slice open. To a VM's own process that would be a power cut.
 pub(super) fn end_process(holder: &Holder) -> String {
-    format!("kill {} (ps -fp {} shows it)", holder.pid, holder.pid)
+    let pid = holder.pid;
+    if is_vm(&holder.comm) {
+        format!("shut down the VM of process {pid} (ps -fp {pid} shows its name)")
+    } else {
+        format!("kill {pid} (ps -fp {pid} shows it)")
+    }
 }
 
 /// Has a driver of the host let go of a function.
@@ -31,6 +37,7 @@ pub(super) fn let_go(address: PciAddress, driver: &str) -> String {
 
 /// Has a domain ask for what it was given by hand.
 pub(super) fn ask_instead(name: &str) -> String {
+    let name = quoted(name);
     format!(
         "virsh edit {name}: take the device out, then gpuslice attach {name} PROFILE, with one of gpuslice profiles"
     )
@@ -45,7 +52,7 @@ impl Machine {
     /// Ends what runs with a claim.
     pub(super) fn end_run(&self, key: &ClaimKey) -> String {
         match &key.owner {
-            Owner::Domain(_) => format!("virsh shutdown {}", self.owner_name(key)),
+            Owner::Domain(_) => format!("virsh shutdown {}", quoted(&self.owner_name(key))),
             Owner::Vmid(vmid) => format!("qm shutdown {vmid}"),
             Owner::External(_) => format!("gpuslice release {key} --force"),
         }
@@ -55,14 +62,18 @@ impl Machine {
     pub(super) fn end_hold(hold: &ForeignHold) -> String {
         match &hold.owner {
             Owner::Vmid(vmid) => format!("qm shutdown {vmid}"),
-            Owner::Domain(_) | Owner::External(_) => format!("virsh shutdown {}", hold.name),
+            Owner::Domain(_) | Owner::External(_) => {
+                format!("virsh shutdown {}", quoted(&hold.name))
+            }
         }
     }
 
     /// Ends a claim, and first what runs with it.
     pub(super) fn end_for_good(&self, key: &ClaimKey) -> String {
         let end = match &key.owner {
-            Owner::Domain(_) => format!("gpuslice detach {} {}", self.owner_name(key), key.name),
+            Owner::Domain(_) => {
+                format!("gpuslice detach {} {}", quoted(&self.owner_name(key)), key.name)
+            }
             Owner::Vmid(_) | Owner::External(_) => format!("gpuslice release {key}"),
         };
         let runs = self.run.assignments.values().any(|a| a.claim == *key);
@@ -71,7 +82,7 @@ impl Machine {
 
     /// Gives a claim a device that it can have.
     pub(super) fn attach_again(&self, key: &ClaimKey, profile: &ProfileName) -> String {
-        format!("gpuslice attach {} {profile} --name {}", self.owner_name(key), key.name)
+        format!("gpuslice attach {} {profile} --name {}", quoted(&self.owner_name(key)), key.name)
     }
 
     /// Makes room for so many more slices of a claim: orders about those who have them, or else another GPU.
@@ -217,5 +228,33 @@ impl Machine {
     /// Whether a claim is only that of a domain which is to come in.
     pub(super) fn is_promised(&self, key: &ClaimKey) -> bool {
         self.expected.values().flatten().any(|(expected, _)| expected == key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    #[test]
+    fn a_vm_is_shut_down_and_another_process_is_ended() {
+        let of = |comm: &str| end_process(&Holder { pid: 42, comm: comm.to_owned() });
+        assert_eq!(of("dpdk"), "kill 42 (ps -fp 42 shows it)");
+        for vm in ["qemu-system-x86", "qemu-kvm", "kvm"] {
+            let hint = "shut down the VM of process 42 (ps -fp 42 shows its name)";
+            assert_eq!(of(vm), hint, "{vm}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_one_word_of_the_order() {
+        let of = |owner: Owner, name: &str| {
+            Machine::end_hold(&ForeignHold { owner, name: name.to_owned() })
+        };
+        let domain = Owner::Domain(Uuid::nil());
+        assert_eq!(of(domain.clone(), "win11"), "virsh shutdown win11");
+        assert_eq!(of(domain.clone(), "my vm; reboot"), "virsh shutdown 'my vm; reboot'");
+        assert_eq!(of(domain, "it's"), r"virsh shutdown 'it'\''s'");
+        assert_eq!(of(Owner::Vmid(100), "my vm"), "qm shutdown 100");
     }
 }

@@ -2,9 +2,11 @@
 
 use super::{Explained, Reason, Rows, end, holder, named, parent};
 use crate::claims;
+use gpuslice_core::holders::is_vm;
 use gpuslice_core::ids::SliceId;
 use gpuslice_core::refusal::Code;
 use gpuslice_core::request::SliceRow;
+use gpuslice_core::shell::quoted;
 
 pub(super) fn of(rows: &Rows, row: &SliceRow) -> Explained {
     let profile = row.profile.as_ref().map_or_else(String::new, |p| format!("{p} "));
@@ -82,8 +84,11 @@ fn foreign(row: &SliceRow) -> Reason {
     let process =
         who.and_then(|who| who.rsplit_once("(pid ")).map(|(_, pid)| pid.trim_end_matches(')'));
     let next = match (row.slice, who, process) {
+        (_, Some(who), Some(pid)) if is_vm(who) => {
+            format!("shut down the VM of process {pid} (ps -fp {pid} shows its name)")
+        }
         (_, _, Some(pid)) => format!("kill {pid} (ps -fp {pid} shows it)"),
-        (_, Some(who), None) => format!("virsh shutdown {who}"),
+        (_, Some(who), None) => format!("virsh shutdown {}", quoted(who)),
         (SliceId::Mdev(uuid), None, _) => format!("mdevctl stop -u {uuid}"),
         _ => "take its type away with the tool that set it".to_owned(),
     };

@@ -2,8 +2,8 @@
 
 use super::counted;
 use crate::export::proxmox::{Change, Exported};
-use crate::failure::quoted;
 use crate::table::printable;
+use gpuslice_core::shell::quoted;
 use std::fmt::Write as _;
 
 /// `pvesh` commands; what they change, and how a guest asks for the mapping, stands in remarks.
