@@ -1,14 +1,15 @@
 //! Names on the bus. They are public: scripts and policies use them, so they are never renamed.
 
-use gpuslice_core::refusal::Code;
+use gpuslice_core::hint;
+use gpuslice_core::refusal::{Code, Hint};
 use gpuslice_core::request::Command;
 
 /// The first way out for whom polkit refuses; a command line knows the whole command.
 pub const AS_ROOT: &str = "run it as root";
 
 /// The ways out for whom polkit refuses an action.
-pub fn not_permitted(action: &str) -> String {
-    format!("{AS_ROOT}; or allow {action} to your user in /etc/polkit-1/rules.d")
+pub fn not_permitted(action: &str) -> Hint {
+    hint!("run it as root; or allow {} to your user in /etc/polkit-1/rules.d", action)
 }
 
 /// The daemon's bus name.

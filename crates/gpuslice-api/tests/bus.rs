@@ -18,6 +18,7 @@ use gpuslice_api::libvirt::{
 use gpuslice_api::names::{BUS_NAME, HOST_INTERFACE, HOST_PATH};
 use gpuslice_api::wire::{Dict, to_dict};
 use gpuslice_api::{CallError, Client, Handler, Transport};
+use gpuslice_core::hint;
 use gpuslice_core::ids::{ClaimName, ProfileName};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, ChangeNote, Command, Outcome};
@@ -136,7 +137,7 @@ async fn every_command_arrives_as_sent_and_its_answer_comes_back() {
 async fn a_refusal_arrives_whole_and_is_readable_without_our_client() {
     let refusal = Refusal::new(Code::NoCapacity, "no free slice of nvidia-a40-8q")
         .because("0000:41:00.0: 6 of 6 taken")
-        .hint("virsh shutdown win11");
+        .hint(hint!("virsh shutdown win11"));
     let served = Served::new([Err(refusal.clone()), Err(refusal.clone())]).await;
     let error = served.client().await.call(Command::Status).await;
     assert!(matches!(error, Err(CallError::Refused(got)) if got == refusal));

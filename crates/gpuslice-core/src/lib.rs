@@ -15,6 +15,7 @@ pub mod ids;
 pub mod layout;
 pub mod machine;
 pub mod mechanism;
+pub mod mend;
 pub mod mode;
 pub mod observation;
 pub mod observe;

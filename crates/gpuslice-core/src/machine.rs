@@ -42,6 +42,7 @@ use crate::config::{Config, ConfigError};
 use crate::domain::Domain;
 use crate::guest::GuestCall;
 use crate::health::Said;
+use crate::hint;
 use crate::holders::Holder;
 use crate::ids::{MdevUuid, ParentId, SliceId};
 use crate::layout::Layout;
@@ -196,9 +197,9 @@ impl Machine {
             "the change cannot be recorded, so it is not made",
         )
         .because(why.to_owned())
-        .hint(
-            "free space or fix permissions of /var/lib/gpuslice and /run/gpuslice, then try again",
-        );
+        .hint(hint!(
+            "free space or fix permissions of /var/lib/gpuslice and /run/gpuslice, then try again"
+        ));
         let (mut kept, mut no_room) = (Vec::new(), false);
         for effect in rest {
             match effect {

@@ -3,6 +3,8 @@
 mod crowded;
 mod properties;
 
+use crate::hint;
+use crate::mend;
 use crowded::crowded;
 pub use properties::{Properties, by_properties, meets};
 
@@ -96,18 +98,18 @@ impl View<'_> {
         if let Some(why) = self.quarantines.get(parent) {
             let refusal = Refusal::new(Code::Quarantined, format!("{parent} is quarantined"))
                 .because(why.message.clone())
-                .hint(format!("gpuslice uncordon {parent}"));
+                .hint(mend::uncordon(parent));
             return Some(refusal);
         }
         if let Some(reason) = self.cordons.get(parent) {
             let said = if reason.is_empty() { String::new() } else { format!(": {reason}") };
             let refusal = Refusal::new(Code::Cordoned, format!("{parent} is cordoned{said}"));
-            return Some(refusal.hint(format!("gpuslice uncordon {parent}")));
+            return Some(refusal.hint(mend::uncordon(parent)));
         }
         let step = self.reshaping.get(parent)?;
         let seconds = step.deadline_ms() / 1000;
         let message = format!("{parent} is being reshaped ({step}), at most {seconds} s more");
-        Some(Refusal::new(Code::Reshaping, message).hint("gpuslice wait --settled"))
+        Some(Refusal::new(Code::Reshaping, message).hint(hint!("gpuslice wait --settled")))
     }
 
     /// Devices of a type that are ordered but not yet visible in the kernel's count.
@@ -301,9 +303,9 @@ pub fn vf(
     }
     if vf.iommu_group.is_none() {
         let refusal = Refusal::new(Code::Unsupported, format!("VF {address} has no IOMMU group"));
-        return Err(refusal.hint(
-            "boot with intel_iommu=on or amd_iommu=on, and enable the IOMMU in the firmware",
-        ));
+        return Err(refusal.hint(hint!(
+            "boot with intel_iommu=on or amd_iommu=on, and enable the IOMMU in the firmware"
+        )));
     }
     if let (Form::TypedVfs { type_id, .. }, Some(choice)) = (&offer.form, &vf.choice) {
         let mine = view.assignments.contains_key(&slice);
@@ -317,7 +319,7 @@ pub fn vf(
                 Code::HostDriver,
                 format!("VF {address} is used by the host's driver {driver}"),
             );
-            Err(refusal.hint(format!("echo {address} > /sys/bus/pci/drivers/{driver}/unbind")))
+            Err(refusal.hint(mend::let_go(address, driver)))
         }
         _ => Ok(place),
     }
@@ -348,7 +350,7 @@ fn typed_vf(
     }
     if choice.broken {
         let refusal = Refusal::new(Code::Quarantined, unusable(view.wedged, address));
-        return Err(refusal.hint(format!(
+        return Err(refusal.hint(hint!(
             "shut down what uses {}, then gpuslice apply (its VFs are made anew, by themselves too)",
             offer.parent
         )));

@@ -1,8 +1,10 @@
 //! Refusals: why something was not done, with a stable code a program can branch on, a sentence for a person,
 //! and the next command.
 
+mod hint;
 mod page;
 
+pub use hint::{Hint, InHint};
 pub use page::{Page, SECTIONS};
 
 use crate::ids::ParseIdError;
@@ -135,8 +137,7 @@ pub struct Refusal {
     /// What lies behind it, outermost first; each names operation, object and errno where there is one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<String>,
-    /// What mends it: `A, then B` where it takes several steps, each a command or an edit that names what to edit;
-    /// other ways out behind `; or `; remarks in parentheses.
+    /// What mends it: the words of a [`Hint`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
@@ -145,13 +146,6 @@ impl Refusal {
     /// A refusal without causes or hint.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), causes: Vec::new(), hint: None }
-    }
-
-    /// Adds the next step.
-    #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
-        self
     }
 
     /// Adds a cause below those already there.

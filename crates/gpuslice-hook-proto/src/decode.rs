@@ -2,6 +2,7 @@
 //! is told from a broken one and can still be answered under its id.
 
 use crate::{Reply, VERSION};
+use gpuslice_core::hint;
 use gpuslice_core::refusal::{Code, Refusal};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -51,7 +52,7 @@ impl DecodeError {
             Self::Version { id, .. } => (
                 *id,
                 Refusal::new(Code::Unsupported, self.to_string())
-                    .hint("systemctl restart gpusliced, so that it is of the same release"),
+                    .hint(hint!("systemctl restart gpusliced, so that it is of the same release")),
             ),
             Self::Body { id, source } => {
                 (*id, Refusal::new(Code::BadRequest, self.to_string()).because(source.to_string()))

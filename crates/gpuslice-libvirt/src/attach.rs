@@ -124,9 +124,7 @@ pub(crate) fn claim_name(
     (0..=claims.len())
         .filter_map(|n| format!("gpu{n}").parse::<ClaimName>().ok())
         .find(|name| claims.iter().all(|claim| claim.name != *name))
-        .ok_or_else(|| {
-            Refusal::new(Code::BadRequest, "no free name for the claim").hint("name it with --name")
-        })
+        .ok_or_else(|| Refusal::new(Code::BadRequest, "no free name for the claim"))
 }
 
 /// The claim as it is to be: what the XML says of it already stays, but for what is asked now.

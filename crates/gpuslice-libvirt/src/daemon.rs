@@ -2,6 +2,7 @@
 
 use gpuslice_api::{CallError, Client};
 use gpuslice_core::domain::{ClaimRequest, Domain};
+use gpuslice_core::hint;
 use gpuslice_core::ids::{ClaimKey, Owner};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Adopted, Answer, ClaimRow, Command, DeviceToWrite};
@@ -205,15 +206,15 @@ fn refusal(error: CallError) -> Refusal {
         CallError::Refused(refusal) | CallError::NotPermitted(refusal) => refusal,
         CallError::Unreachable { who, tried } => tried.into_iter().fold(
             Refusal::new(Code::Unreachable, format!("{who} does not answer"))
-                .hint("systemctl start gpusliced"),
+                .hint(hint!("systemctl start gpusliced")),
             Refusal::because,
         ),
         error @ CallError::Protocol { .. } => Refusal::new(Code::Unsupported, error.to_string())
-            .hint("install gpusliced and gpuslice-libvirt-agent of the same version"),
+            .hint(hint!("install gpusliced and gpuslice-libvirt-agent of the same version")),
     }
 }
 
 fn unexpected(method: &str) -> Refusal {
     Refusal::new(Code::Unsupported, format!("gpusliced answered {method} with something else"))
-        .hint("install gpusliced and gpuslice-libvirt-agent of the same version")
+        .hint(hint!("install gpusliced and gpuslice-libvirt-agent of the same version"))
 }

@@ -7,6 +7,7 @@ use crate::daemon::ClaimTerms;
 use crate::link::{Connection, LinkError};
 use gpuslice_api::libvirt::{DetachOptions, Detached};
 use gpuslice_core::domain::{ClaimRequest, Domain};
+use gpuslice_core::hint;
 use gpuslice_core::ids::{ClaimKey, ClaimName, Owner};
 use gpuslice_core::refusal::{Code, Refusal};
 use uuid::Uuid;
@@ -108,8 +109,11 @@ pub(crate) fn meant(
         [first, ..] => {
             let names: Vec<_> = claims.iter().map(|claim| claim.name.as_str()).collect();
             let message = format!("{title} has more than one claim: {}", names.join(", "));
-            Err(Refusal::new(Code::BadRequest, message)
-                .hint(format!("gpuslice detach {title} {}", first.name)))
+            Err(Refusal::new(Code::BadRequest, message).hint(hint!(
+                "gpuslice detach {} {}",
+                title,
+                first.name
+            )))
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::detach::{done, meant};
 use crate::link::{Connection, LinkError, Unplugged};
 use gpuslice_api::libvirt::{AttachOptions, Attached, DetachOptions, Detached};
 use gpuslice_core::domain::{ClaimRequest, Domain};
+use gpuslice_core::hint;
 use gpuslice_core::ids::{ClaimKey, ClaimName, Owner, ProfileName};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::DeviceToWrite;
@@ -27,7 +28,7 @@ impl Agent {
         profile: ProfileName,
         options: AttachOptions,
     ) -> Result<Attached, Refusal> {
-        let (live, defined) = self.running_named(named, "attach").await?;
+        let (live, defined) = self.running_named(named).await?;
         if options.config && defined.is_none() {
             return Err(LinkError::NotKept { domain: live.name }.into());
         }
@@ -82,7 +83,7 @@ impl Agent {
         claim: Option<ClaimName>,
         options: DetachOptions,
     ) -> Result<Detached, Refusal> {
-        let (live, defined) = self.running_named(named, "detach").await?;
+        let (live, defined) = self.running_named(named).await?;
         let (uuid, title) = (live.uuid, live.name.clone());
         let known = match &defined {
             Some(defined) if options.config => union(&live, Some(defined)),
@@ -122,11 +123,7 @@ impl Agent {
     }
 
     /// What the domain a person named carries now, and its definition if libvirt keeps one.
-    async fn running_named(
-        &self,
-        named: &str,
-        command: &str,
-    ) -> Result<(Domain, Option<Domain>), Refusal> {
+    async fn running_named(&self, named: &str) -> Result<(Domain, Option<Domain>), Refusal> {
         let asked = named.to_owned();
         let found = self
             .worker
@@ -135,7 +132,7 @@ impl Agent {
         let Some(live) = self.runs(found.uuid).await? else {
             let message = format!("{} does not run, so nothing can be done live", found.name);
             return Err(Refusal::new(Code::BadRequest, message)
-                .hint(format!("gpuslice {command} without --live")));
+                .hint(hint!("the same again without --live (it takes effect at the next start)")));
         };
         let defined = self.read(found.uuid).await?.map(|seen| seen.domain);
         Ok((live, defined))
@@ -254,8 +251,11 @@ async fn answer(answers: &mut Receiver<Unplugged>, uuid: Uuid, aliases: &[String
 }
 
 fn kept(title: &str, name: &ClaimName, how: &str) -> Refusal {
-    Refusal::new(Code::Held, format!("the guest of {title} {how} {name}")).hint(format!(
-        "stop what uses it inside the guest, then gpuslice detach {title} {name} --live; or virsh shutdown {title}"
+    Refusal::new(Code::Held, format!("the guest of {title} {how} {name}")).hint(hint!(
+        "stop what uses it inside the guest, then gpuslice detach {} {} --live; or virsh shutdown {}",
+        title,
+        name,
+        title
     ))
 }
 

@@ -7,6 +7,7 @@ use gpuslice_api::libvirt::{
     AttachOptions, Attached, DetachOptions, Detached, DomainInfo, LibvirtHandler,
 };
 use gpuslice_api::names::{ACTION_ATTACH, ACTION_RELEASE};
+use gpuslice_core::hint;
 use gpuslice_core::ids::{ClaimName, ProfileName};
 use gpuslice_core::refusal::{Code, Refusal};
 use std::future::Future;
@@ -53,7 +54,7 @@ impl Service {
             Ok(Ok(result)) => result,
             Ok(Err(ended)) => Err(Refusal::new(Code::Unsupported, format!("{what} broke off"))
                 .because(ended.to_string())
-                .hint("journalctl -u gpuslice-libvirt-agent")),
+                .hint(hint!("systemctl restart gpuslice-libvirt-agent, then the same again"))),
             Err(_) => Err(late("ended (it goes on)")),
         }
     }

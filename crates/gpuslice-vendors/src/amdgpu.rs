@@ -3,9 +3,11 @@
 //!
 //! Facts: torvalds/linux, `drivers/gpu/drm/amd/amdgpu/amdgpu_gfx.c`, `amdgpu_gmc.c`, `aqua_vanjaram.c`.
 
+use gpuslice_core::hint;
 use gpuslice_core::ids::{ParentId, PciAddress, SliceId};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Cleaned, Layouts, Mechanism, Offer};
+use gpuslice_core::mend::set_to_one_of;
 use gpuslice_core::mode::{Mode, ModeState, ModeValue};
 use gpuslice_core::observation::{Function, Observation};
 use gpuslice_core::observe::{Answers, attribute};
@@ -95,10 +97,10 @@ impl Mechanism for Amdgpu {
             );
         }
         let gim = match function.sriov.as_ref().is_some_and(|sriov| sriov.total > 0) {
-            true => format!("; gim would make VFs of it: blacklist {DRIVER}"),
-            false => String::new(),
+            true => hint!("; or blacklist {} and let gim make VFs of it", DRIVER),
+            false => hint!(""),
         };
-        Some(refusal.hint(format!("{}{gim}", crate::whole::ways(parent))))
+        Some(refusal.hint(hint!("{}{}", crate::whole::ways(parent), gim)))
     }
 
     fn offers(&self, _: &Observation, _: &ParentId, _: Option<&Layout>) -> Vec<Offer> {
@@ -166,26 +168,28 @@ fn vfs(function: &Function, layout: &Layout) -> u16 {
 
 fn host_driver(parent: &ParentId) -> Refusal {
     let message = format!("{DRIVER} has {parent}, and only gim makes VFs of it");
-    Refusal::new(Code::HostDriver, message).hint(format!(
-        "echo blacklist {DRIVER} > /etc/modprobe.d/{DRIVER}-off.conf, make the initramfs anew, reboot"
+    Refusal::new(Code::HostDriver, message).hint(hint!(
+        "echo blacklist {} > /etc/modprobe.d/{}-off.conf, then make the initramfs anew, then reboot",
+        DRIVER,
+        DRIVER
     ))
 }
 
 /// Refuses a mode that the GPU does not list or that does not go with the other, and a memory mode that only a new load
 /// of the driver brings: that would take the GPUs from whoever computes on them, all of a hive.
 fn judge(seen: &Observation, parent: &ParentId, layout: &Layout) -> Result<(), Refusal> {
-    let mend = format!("mend the layout of {parent}, then gpuslice apply");
     for (mode, value) in &layout.modes {
         let state = seen.modes.get(parent).and_then(|modes| modes.get(mode));
         let Some(state) = state.filter(|s| !s.offered.is_empty() && !s.offered.contains(value))
         else {
             continue;
         };
-        let offered = state.offered.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let message = format!("{mode} of {parent} cannot be {value}");
-        return Err(
-            Refusal::new(Code::BadConfig, message).hint(format!("it can be {offered}; {mend}"))
-        );
+        return Err(Refusal::new(Code::BadConfig, message).hint(set_to_one_of(
+            mode,
+            &state.offered,
+            parent,
+        )));
     }
     let now = seen.mode(parent, Mode::Memory);
     if let (Some(memory), Some(now)) = (layout.modes.get(&Mode::Memory), now)
@@ -195,8 +199,12 @@ fn judge(seen: &Observation, parent: &ParentId, layout: &Layout) -> Result<(), R
             "memory {memory} of {parent} comes with the next load of {DRIVER}, for its whole hive"
         );
         let attribute = format!("/sys/bus/pci/devices/{parent}/current_memory_partition");
-        return Err(Refusal::new(Code::Unsupported, message).hint(format!(
-            "stop what computes on the GPUs; echo {memory} > {attribute}; modprobe -r {DRIVER}; modprobe {DRIVER}"
+        return Err(Refusal::new(Code::Unsupported, message).hint(hint!(
+            "stop what computes on the GPUs, then echo {} > {}, then modprobe -r {}, then modprobe {}",
+            memory,
+            attribute,
+            DRIVER,
+            DRIVER
         )));
     }
     let (Some(compute), Some(memory)) = (layout.modes.get(&Mode::Compute), now) else {
@@ -206,7 +214,9 @@ fn judge(seen: &Observation, parent: &ParentId, layout: &Layout) -> Result<(), R
     match with {
         Some(with) if !with.iter().any(|name| memory.is(name)) => {
             let message = format!("{parent} cannot be {compute} beside {memory}");
-            let hint = format!("{compute} goes with {}; {mend}", with.join(", "));
+            let goes = |with: &[&str]| with.iter().any(|name| memory.is(name));
+            let goes = LEGAL.iter().filter(|(_, with)| goes(with)).map(|(name, _)| *name);
+            let hint = set_to_one_of(Mode::Compute, goes, parent);
             Err(Refusal::new(Code::BadConfig, message).hint(hint))
         }
         _ => Ok(()),

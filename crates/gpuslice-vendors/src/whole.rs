@@ -1,11 +1,12 @@
 //! GPUs that cannot be sliced: no SR-IOV, no mediated devices. Nothing is made of them; it is said what works instead.
 
+use gpuslice_core::hint;
 use gpuslice_core::ids::{ParentId, SliceId};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Cleaned, Layouts, Mechanism, Offer};
 use gpuslice_core::observation::Observation;
 use gpuslice_core::plan::Step;
-use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::refusal::{Code, Hint, Refusal};
 use gpuslice_core::state::Assignment;
 
 /// Makers of GPUs that a VM can have or render on: AMD, NVIDIA, Intel. A server's console is not meant.
@@ -16,10 +17,12 @@ const MAKERS: [u16; 3] = [0x1002, 0x10de, 0x8086];
 pub struct Whole;
 
 /// The two ways to give a VM such a GPU.
-pub(crate) fn ways(parent: &ParentId) -> String {
-    format!(
-        "give the whole of it to one VM (virt-manager: Add Hardware, PCI Host Device {parent}), or let VMs render on it: \
-         virtio video with <graphics type='egl-headless'><gl rendernode='/dev/dri/by-path/pci-{parent}-render'/></graphics>"
+pub(crate) fn ways(parent: &ParentId) -> Hint {
+    hint!(
+        "give the whole of it to one VM (virt-manager: Add Hardware, PCI Host Device {}); or let VMs render on it: \
+         virtio video with <graphics type='egl-headless'><gl rendernode='/dev/dri/by-path/pci-{}-render'/></graphics>",
+        parent,
+        parent
     )
 }
 

@@ -1,7 +1,8 @@
 //! Which claim a person means.
 
+use gpuslice_core::hint;
 use gpuslice_core::ids::{ClaimKey, ClaimName};
-use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::refusal::{Code, Hint, Refusal};
 use gpuslice_core::request::ClaimRow;
 
 /// A claim as people write it: the owner's name where it has one.
@@ -44,7 +45,7 @@ pub fn find(rows: &[ClaimRow], text: &str, name: Option<ClaimName>) -> Result<Cl
             let what = name.map_or_else(|| owner.to_owned(), |name| format!("{owner}/{name}"));
             let refusal = Refusal::new(Code::Unknown, format!("no claim {what}"));
             Err(if of_owner.is_empty() {
-                refusal.hint("gpuslice claims")
+                refusal.hint(hint!("name one of gpuslice claims"))
             } else {
                 listed(refusal, &of_owner)
             })
@@ -57,8 +58,8 @@ pub fn find(rows: &[ClaimRow], text: &str, name: Option<ClaimName>) -> Result<Cl
 }
 
 fn listed(refusal: Refusal, rows: &[&ClaimRow]) -> Refusal {
-    let keys: Vec<String> = rows.iter().map(|row| row.claim.to_string()).collect();
-    refusal.hint(format!("name one of {}", keys.join(", ")))
+    let keys = Hint::words(rows.iter().map(|row| &row.claim), ", ");
+    refusal.hint(hint!("name one of {}", keys))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod parent;
 mod slice;
 
 use crate::claims;
+use gpuslice_core::hint;
 use gpuslice_core::ids::{Owner, PciAddress, SliceId};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{ClaimRow, ParentRow, ProfileRow, SliceRow, StatusRow};
@@ -107,8 +108,9 @@ fn address(name: &str) -> String {
 
 fn nothing(name: &str) -> Refusal {
     let message = format!("{name} is no code, and no claim, slice or GPU has that name");
-    Refusal::new(Code::Unknown, message).hint(format!(
-        "a VM without a claim: gpuslice attach {name} PROFILE; a code: gpuslice explain lists them"
+    Refusal::new(Code::Unknown, message).hint(hint!(
+        "gpuslice attach {} PROFILE, with one of gpuslice profiles (if it is a VM); or name one of gpuslice explain",
+        name
     ))
 }
 

@@ -4,8 +4,8 @@ use crate::style::{Paint, Tone};
 use crate::table::printable;
 use gpuslice_api::CallError;
 use gpuslice_api::names::{AS_ROOT, BUS_ADDRESS_ENV, SOCKET_ENV};
-use gpuslice_core::refusal::{Code, Refusal};
-use gpuslice_core::shell::quoted;
+use gpuslice_core::hint;
+use gpuslice_core::refusal::{Code, Hint, Refusal};
 use std::fmt::Write as _;
 
 /// A command that did not do what was asked.
@@ -30,11 +30,10 @@ impl From<CallError> for Failure {
             CallError::Refused(refusal) => refusal,
             CallError::NotPermitted(refusal) => {
                 let root = as_root(std::env::args());
-                let hint = match &refusal.hint {
-                    Some(hint) => hint.replace(AS_ROOT, &root),
-                    None => root,
-                };
-                refusal.hint(hint)
+                match refusal.hint {
+                    Some(_) => refusal.reworded(|hint| hint.replace(AS_ROOT, root.as_str())),
+                    None => refusal.hint(root),
+                }
             }
             CallError::Unreachable { who, tried } => {
                 let named = [BUS_ADDRESS_ENV, SOCKET_ENV]
@@ -48,28 +47,23 @@ impl From<CallError> for Failure {
                 .because(
                     "the command line and the daemon are of different versions, or one is broken",
                 )
-                .hint("systemctl restart gpusliced"),
+                .hint(hint!("systemctl restart gpusliced")),
         };
         refusal.into()
     }
 }
 
 /// The same command with the right to do it.
-pub fn as_root(arguments: impl Iterator<Item = String>) -> String {
-    let words = arguments.skip(1).map(|word| quoted(&word));
-    ["sudo".to_owned(), "gpuslice".to_owned()]
-        .into_iter()
-        .chain(words)
-        .collect::<Vec<_>>()
-        .join(" ")
+pub fn as_root(arguments: impl Iterator<Item = String>) -> Hint {
+    hint!("sudo gpuslice {}", Hint::words(arguments.skip(1), " "))
 }
 
 /// How to get an answer. `named` are the variables that point to another daemon than the host's.
-fn start(who: &str, named: &[&str]) -> String {
+fn start(who: &str, named: &[&str]) -> Hint {
     if named.is_empty() {
-        format!("systemctl start {who}")
+        hint!("systemctl start {}", who)
     } else {
-        format!("start {who} there, or: unset {}", named.join(" "))
+        hint!("start {} there; or unset {}", who, Hint::words(named, " "))
     }
 }
 
@@ -125,7 +119,7 @@ mod tests {
             Refusal::new(Code::NoCapacity, "no free slice of a40-8q\x1b[2J")
                 .because("0000:41:00.0: 6 of 6 taken")
                 .because("second")
-                .hint("virsh shutdown win11"),
+                .hint(hint!("virsh shutdown win11")),
         );
         assert_eq!(
             failure.text(Paint::Off),
@@ -143,18 +137,21 @@ mod tests {
             Failure::from(CallError::Unreachable { who: "gpusliced", tried: tried.clone() });
         assert_eq!(failure.refusal.message, "gpusliced does not answer");
         assert_eq!(failure.refusal.causes, tried);
-        assert_eq!(start("gpuslice-libvirt-agent", &[]), "systemctl start gpuslice-libvirt-agent");
-        assert_eq!(start("gpusliced", &["A", "B"]), "start gpusliced there, or: unset A B");
+        assert_eq!(
+            start("gpuslice-libvirt-agent", &[]).as_str(),
+            "systemctl start gpuslice-libvirt-agent"
+        );
+        assert_eq!(start("gpusliced", &["A", "B"]).as_str(), "start gpusliced there; or unset A B");
     }
 
     #[test]
     fn the_hint_for_root_can_be_pasted() {
         let words = ["./gpuslice", "cordon", "0000:41:00.0", "--reason", "it's loud", ""];
         assert_eq!(
-            as_root(words.map(str::to_owned).into_iter()),
+            as_root(words.map(str::to_owned).into_iter()).as_str(),
             r"sudo gpuslice cordon 0000:41:00.0 --reason 'it'\''s loud' ''"
         );
-        let hinted = Refusal::new(Code::NotPermitted, "no").hint("ask someone");
+        let hinted = Refusal::new(Code::NotPermitted, "no").hint(hint!("ask someone"));
         assert_eq!(Failure::from(CallError::NotPermitted(hinted.clone())).refusal, hinted);
     }
 }

@@ -5,6 +5,7 @@ use crate::failure::Failure;
 use crate::pretty;
 use crate::style::{Paint, Tone};
 use crate::table::printable;
+use gpuslice_core::hint;
 use gpuslice_core::refusal::{Code, Refusal};
 use serde::Serialize;
 use serde_json::json;
@@ -114,6 +115,6 @@ fn aside(text: &str) {
 fn unwritten(error: &dyn std::error::Error) -> Failure {
     Refusal::new(Code::OutputUnwritable, "the answer cannot be written")
         .because(format!("write stdout: {error}"))
-        .hint("write it to where there is room; what was ordered is done all the same")
+        .hint(hint!("write it to where there is room; what was ordered is done all the same"))
         .into()
 }

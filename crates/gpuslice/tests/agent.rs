@@ -15,6 +15,7 @@ use gpuslice_api::libvirt::{
     LibvirtInterface,
 };
 use gpuslice_api::{Handler, names};
+use gpuslice_core::hint;
 use gpuslice_core::ids::{ClaimName, ProfileName};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, ChangeNote, Command as Order, Outcome};
@@ -50,7 +51,8 @@ fn known(domain: &str) -> Result<(), Refusal> {
     if domain == "win11" {
         return Ok(());
     }
-    Err(Refusal::new(Code::Unknown, format!("no domain {domain:?}")).hint("virsh list --all"))
+    Err(Refusal::new(Code::Unknown, format!("no domain {domain:?}"))
+        .hint(hint!("virsh list --all")))
 }
 
 impl LibvirtHandler for Agent {

@@ -7,6 +7,7 @@
     reason = "a test fails by panicking; its shared functions are not marked as tests"
 )]
 
+use gpuslice_core::hint;
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command as Order};
 use gpuslice_hook_proto::{Body, Reply, ReplyBody, Request, Served};
@@ -148,7 +149,8 @@ fn nothing_to_list_is_said_on_stderr_with_a_next_step() {
 
 #[test]
 fn a_refusal_is_told_to_people_and_programs() {
-    let refusal = Refusal::new(Code::NotPermitted, "not yours").because("polkit: no").hint("ask");
+    let refusal =
+        Refusal::new(Code::NotPermitted, "not yours").because("polkit: no").hint(hint!("ask"));
     for (code, exit) in [(Code::Held, 1), (Code::NotPermitted, 4), (Code::Unreachable, 3)] {
         let refusal = Refusal { code, ..refusal.clone() };
         let (ran, _) = daemon(vec![ReplyBody::Refused(refusal.clone())]).run(&["apply", "--json"]);
@@ -167,7 +169,7 @@ fn nobody_there_is_exit_code_3_and_says_what_was_tried() {
     assert_eq!((ran.code, ran.out.as_str()), (Some(3), ""));
     let want = format!(
         "error: unreachable: gpusliced does not answer\n  caused by: connect {}: no such file or directory \
-         (ENOENT)\n  hint: start gpusliced there, or: unset GPUSLICE_SOCKET\n",
+         (ENOENT)\n  hint: start gpusliced there; or unset GPUSLICE_SOCKET\n",
         socket.display()
     );
     assert_eq!(ran.err, want);
@@ -250,7 +252,7 @@ fn waiting_ends_settled_or_says_what_is_missing() {
 
     let late = Refusal::new(Code::Timeout, "not settled in the time given")
         .because("waiting for 0000:41:00.0")
-        .hint("gpuslice gpus");
+        .hint(hint!("gpuslice gpus"));
     let typed = ["wait", "--settled", "--timeout", "2"];
     let (ran, asked) = daemon(vec![ReplyBody::Refused(late)]).run(&typed);
     assert_eq!(asked, [Order::WaitSettled { timeout_ms: 2000 }]);

@@ -12,6 +12,7 @@ use crate::history::History;
 use crate::store::Store;
 use crate::{config_files, memory, notify};
 use channel::Inbox;
+use gpuslice_core::hint;
 use gpuslice_core::machine::{Effect, Event, HookAnswer, Machine, RequestId, Start, Stored};
 use gpuslice_core::request::{Answer, ChangeNote, Command};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -422,5 +423,6 @@ async fn sleep_until(at: Option<Instant>) {
 /// What a caller is told when the daemon ends before it answers.
 pub fn ending() -> Result<Answer, gpuslice_core::refusal::Refusal> {
     let code = gpuslice_core::refusal::Code::Unreachable;
-    Err(gpuslice_core::refusal::Refusal::new(code, "gpusliced is stopping").hint("try again"))
+    Err(gpuslice_core::refusal::Refusal::new(code, "gpusliced is stopping")
+        .hint(hint!("try again")))
 }

@@ -2,6 +2,7 @@
 //! when the daemon is killed, the next one finds by comparing the history with the assignments.
 
 use crate::engine::{Handle, Told};
+use gpuslice_core::hint;
 use gpuslice_core::history::{Ending, Entry, Line, Point, Reader, Wanted};
 use gpuslice_core::ids::SliceId;
 use gpuslice_core::machine::Event;
@@ -223,7 +224,9 @@ impl Writer {
         let read = self.place.each(|file| reader.read(file));
         if let Err(error) = read {
             let refusal = Refusal::new(Code::StateUnwritable, "the history cannot be read");
-            return Err(refusal.because(error.to_string()).hint("journalctl -u gpusliced"));
+            return Err(refusal
+                .because(error.to_string())
+                .hint(hint!("fix permissions of /var/lib/gpuslice, then the same again")));
         }
         let waiting: String = self.waiting.iter().filter_map(|line| line.print().ok()).collect();
         reader.read(waiting.as_bytes());

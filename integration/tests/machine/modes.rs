@@ -221,7 +221,7 @@ fn parameters_of_the_driver_are_options_beside_the_number() {
     assert_eq!(set(&driver, Mode::Scheduler), ["3"; 8]);
     driver.config = config.replace("scheduler = 2", "scheduler = 7");
     let refusal = order(&mut driver, Command::Apply).unwrap_err();
-    assert!(refusal.one_line().contains("it can be 1, 2, 3, 4, 5"), "{refusal:?}");
+    assert!(refusal.one_line().contains("one of 1, 2, 3, 4, 5"), "{refusal:?}");
     driver.config = format!(
         "[[gpu]]\nmatch = {{ address = \"0000:22:00.0\" }}\nlayout = {{ vfs = 4, scheduler = 1 }}\n{config}"
     );
@@ -274,7 +274,7 @@ fn bare_metal_partitions_are_shown_and_the_compute_mode_is_set() {
     assert!(profiles(&mut driver).is_empty());
     for (bad, code, said) in [
         ("compute = \"QPX\", memory = \"NPS4\"", Code::Unsupported, "modprobe -r amdgpu"),
-        ("compute = \"TPX\"", Code::BadConfig, "it can be SPX, DPX, QPX, CPX"),
+        ("compute = \"TPX\"", Code::BadConfig, "one of SPX, DPX, QPX, CPX"),
         ("scheduler = 1", Code::BadConfig, "has no mode scheduler"),
         ("vfs = 1, compute = \"QPX\"", Code::HostDriver, "blacklist amdgpu"),
     ] {

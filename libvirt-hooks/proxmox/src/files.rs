@@ -2,6 +2,7 @@
 //! trying the hook by hand and in tests.
 
 use gpuslice_core::guest::mapping::{alternatives, full_address};
+use gpuslice_core::hint;
 use gpuslice_core::ids::PciAddress;
 use gpuslice_core::refusal::{Code, Refusal};
 use std::collections::BTreeMap;
@@ -31,9 +32,9 @@ impl Files {
                 .because(format!("read /{path}: {error}"))
                 // Its process serves /etc/pve.
                 .hint(if path.starts_with("etc/pve") {
-                    "systemctl status pve-cluster".to_owned()
+                    hint!("systemctl restart pve-cluster, then start it again")
                 } else {
-                    format!("ls -l /{path}")
+                    hint!("fix permissions of /{}, then start it again", path)
                 })),
         }
     }

@@ -12,6 +12,7 @@ mod files;
 use config::{GuestConfig, HostPci};
 use files::Files;
 use gpuslice_core::guest::{GuestCall, GuestDevice, GuestPhase};
+use gpuslice_core::hint;
 use gpuslice_core::ids::PciAddress;
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_hook_ask::{NoAnswer, Settings, ask, complain, fresh_id, signals};
@@ -120,16 +121,16 @@ fn without_answer(vmid: u32, failure: &NoAnswer, settings: &Settings) -> Refusal
             format!("VM {vmid} has host devices and gpusliced does not answer"),
         )
         .because(format!("connect {socket}: {errno}"))
-        .hint("systemctl start gpusliced"),
+        .hint(hint!("systemctl start gpusliced")),
         NoAnswer::Deadline => Refusal::new(
             Code::Timeout,
             format!("gpusliced gave no answer within {} s", settings.deadline.as_secs()),
         )
-        .hint("journalctl -u gpusliced"),
+        .hint(hint!("start it again, with a larger deadline-seconds in /etc/gpuslice/hook.conf")),
         NoAnswer::Nonsense(why) => {
             Refusal::new(Code::Unreachable, format!("{socket} answered what is no reply"))
                 .because(why.clone())
-                .hint("systemctl restart gpusliced")
+                .hint(hint!("systemctl restart gpusliced"))
         }
         NoAnswer::Unsendable(why) => {
             Refusal::new(Code::BadRequest, format!("VM {vmid} cannot be told of"))

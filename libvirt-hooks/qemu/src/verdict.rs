@@ -3,6 +3,7 @@
 //! A domain that asks for a slice does not start without the daemon's word. One that only carries a device of
 //! someone else's starts unless the daemon says that the device is given away.
 
+use gpuslice_core::hint;
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_domxml::{DomXmlError, Scan, read_domain, remap_pci, scan};
 use gpuslice_hook_ask::{NoAnswer, Settings, ask, fresh_id, signals};
@@ -102,13 +103,13 @@ fn not_root() -> Refusal {
         Code::NotPermitted,
         "slices are given to domains of the system's libvirt only, this one runs without root",
     )
-    .hint("define the domain in qemu:///system")
+    .hint(hint!("define the domain in qemu:///system"))
 }
 
 /// The parser's own words are left out: they quote the document.
 fn unreadable(error: &DomXmlError) -> Refusal {
     Refusal::new(Code::BadRequest, error.to_string())
-        .hint("virsh edit the domain: correct what is named there")
+        .hint(hint!("virsh edit the domain: correct what is named there"))
 }
 
 fn without_answer(failure: &NoAnswer, settings: &Settings) -> Refusal {
@@ -119,16 +120,16 @@ fn without_answer(failure: &NoAnswer, settings: &Settings) -> Refusal {
             "the domain asks for a slice and gpusliced does not answer",
         )
         .because(format!("connect {socket}: {errno}"))
-        .hint("systemctl start gpusliced"),
+        .hint(hint!("systemctl start gpusliced")),
         NoAnswer::Deadline => Refusal::new(
             Code::Timeout,
             format!("gpusliced gave no answer within {} s", settings.deadline.as_secs()),
         )
-        .hint("start it again, with a larger deadline-seconds in /etc/gpuslice/hook.conf"),
+        .hint(hint!("start it again, with a larger deadline-seconds in /etc/gpuslice/hook.conf")),
         NoAnswer::Nonsense(why) => {
             Refusal::new(Code::Unreachable, format!("{socket} answered what is no reply"))
                 .because(why.clone())
-                .hint("systemctl restart gpusliced")
+                .hint(hint!("systemctl restart gpusliced"))
         }
         NoAnswer::Unsendable(why) => {
             Refusal::new(Code::BadRequest, "the domain cannot be sent").because(why.clone())

@@ -3,6 +3,7 @@
 use crate::names::{BUS_NAME, LIBVIRT_BUS_NAME};
 use crate::refused::{Refused, chain};
 use crate::wire::WireError;
+use gpuslice_core::hint;
 use gpuslice_core::refusal::{Code, Refusal};
 use zbus::names::ErrorName;
 
@@ -54,7 +55,7 @@ impl From<WireError> for CallError {
 
 /// There is only the socket, which answers questions and no more.
 pub(crate) fn needs_bus(what: &str) -> CallError {
-    let hint = "systemctl start dbus gpusliced";
+    let hint = hint!("systemctl start dbus gpusliced");
     Refusal::new(
         Code::Unsupported,
         format!("{what} over D-Bus, and the daemon was found only on its socket"),

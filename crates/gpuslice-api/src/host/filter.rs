@@ -3,7 +3,8 @@
 
 use crate::refused::Refused;
 use crate::wire::{self, Dict};
-use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::hint;
+use gpuslice_core::refusal::{Code, Hint, Refusal};
 use gpuslice_core::request::Answer;
 use serde_json::Value as Json;
 
@@ -33,9 +34,9 @@ fn matches(fields: &serde_json::Map<String, Json>, wanted: &Json) -> Result<bool
     let mut all = true;
     for (key, want) in wanted.as_object().into_iter().flatten() {
         let have = fields.get(key).ok_or_else(|| {
-            let keys: Vec<_> = fields.keys().map(String::as_str).collect();
+            let keys = Hint::words(fields.keys(), ", ");
             Refusal::new(Code::BadRequest, format!("no row has a key {key:?} to filter by"))
-                .hint(format!("filter by one of {}", keys.join(", ")))
+                .hint(hint!("filter by one of {}", keys))
         })?;
         all &= match have {
             Json::Array(items) => items.contains(want) || have == want,

@@ -1,12 +1,13 @@
 //! The decision on a start: what its domain's XML asks for and carries, judged as a whole, all slices or none.
 
-use super::mend;
 use super::reserve::Want;
 use super::start::STARTING_GRACE;
 use super::{Effect, Machine, Stored, Timer};
 use crate::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource};
+use crate::hint;
 use crate::ids::{ClaimKey, MdevUuid, Owner, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::Isolation;
+use crate::mend;
 use crate::placement::{self, Properties};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
@@ -61,7 +62,7 @@ impl Machine {
     pub(super) fn asked(&self, domain: &Domain, owner: &Owner) -> Result<Vec<Want>, Refusal> {
         let mut wants = Vec::new();
         for claim in &domain.claims {
-            let profile = self.profile_for(claim)?;
+            let profile = self.profile_for(&domain.name, claim)?;
             for index in 0..claim.count {
                 let named = Some((claim.name.clone(), index));
                 let device =
@@ -73,9 +74,10 @@ impl Machine {
                                 domain.name, claim.name
                             ),
                         )
-                        .hint(format!(
-                            "gpuslice attach {} {profile} --name {}",
-                            domain.name, claim.name
+                        .hint(mend::attach(
+                            &domain.name,
+                            &profile,
+                            &claim.name,
                         ))
                     })?;
                 let key = ClaimKey { owner: owner.clone(), name: claim.name.clone() };
@@ -83,7 +85,7 @@ impl Machine {
                     let message =
                         format!("{} carries {} twice", domain.name, device.source.slice());
                     return Err(Refusal::new(Code::NotInXml, message)
-                        .hint(format!("gpuslice detach {} {}", domain.name, claim.name)));
+                        .hint(mend::detach(&domain.name, &claim.name)));
                 }
                 wants.push(Want {
                     key,
@@ -110,7 +112,7 @@ impl Machine {
                     domain.name
                 ),
             )
-            .hint(format!("gpuslice detach {} {name}", domain.name))),
+            .hint(mend::detach(&domain.name, &name))),
         }
     }
 
@@ -152,7 +154,7 @@ impl Machine {
         };
         let made = matches!(source, HostDeviceSource::Mdev(_));
         let hint = if made || self.has_free_home(key, profile) {
-            format!("virsh start {name} (the agent gives it its own device)")
+            hint!("virsh start {} (the agent gives it its own device)", name)
         } else {
             self.room_for(key, profile, *count)
         };
@@ -166,7 +168,7 @@ impl Machine {
         let Some(other) = assigned else { return Ok(()) };
         let whose = self.owner_name(&other.claim);
         let message = format!("{slice}, picked for {}, is in use by {whose}", domain.name);
-        let hint = format!("virsh start {} (the agent gives it its own device)", domain.name);
+        let hint = hint!("virsh start {} (the agent gives it its own device)", domain.name);
         Err(Refusal::new(Code::Taken, message).hint(hint))
     }
 
@@ -196,7 +198,7 @@ impl Machine {
             }
             if is_parked_name(slice) && !self.seen.has_slice(slice) {
                 let message = format!("{slice}, picked for {}, is parked no more", domain.name);
-                let hint = format!("gpuslice attach {} PROFILE", domain.name);
+                let hint = mend::ask_instead(&domain.name);
                 return Err(Refusal::new(Code::Absent, message).hint(hint));
             }
         }
@@ -259,8 +261,13 @@ impl Machine {
         }
     }
 
-    /// The profile a claim comes down to.
-    pub(super) fn profile_for(&self, claim: &ClaimRequest) -> Result<ProfileName, Refusal> {
+    /// The profile a claim comes down to. What it asks for stands in the domain's XML and nowhere else.
+    pub(super) fn profile_for(
+        &self,
+        domain: &str,
+        claim: &ClaimRequest,
+    ) -> Result<ProfileName, Refusal> {
+        let name = &claim.name;
         let least = Properties {
             memory: claim.memory_min,
             isolation: claim.isolation_min.as_deref().and_then(Isolation::of),
@@ -269,16 +276,18 @@ impl Machine {
             Some(profile) => {
                 // Each start comes by here, and most ask for no more than a name.
                 if !least.is_empty() {
-                    placement::meets(&self.view(), profile, least)?;
+                    placement::meets(&self.view(), profile, least)
+                        .map_err(|why| why.hint(self.ask_for(domain, name, least)))?;
                 }
                 Ok(profile.clone())
             }
             None if least.is_empty() => Err(Refusal::new(
                 Code::BadRequest,
-                format!("claim {} names neither a profile nor a property", claim.name),
+                format!("claim {name} names neither a profile nor a property"),
             )
-            .hint("gpuslice profiles")),
-            None => placement::by_properties(&self.view(), least),
+            .hint(mend::another_profile(domain, name))),
+            None => placement::by_properties(&self.view(), least)
+                .map_err(|why| why.hint(self.ask_for(domain, name, least))),
         }
     }
 }

@@ -3,12 +3,14 @@
 use super::fabric::Sought;
 use super::{ConfigRead, Effect, Machine, RequestId, Stored, Timer};
 use crate::domain::{ClaimRequest, HostDeviceSource, alias_for};
+use crate::hint;
 use crate::history::{Ending, Wanted};
 use crate::ids::{
     ClaimKey, MdevTypeId, MdevUuid, Owner, ParentId, PciAddress, ProfileName, SliceId,
 };
+use crate::mend;
 use crate::placement::{Refused, View};
-use crate::refusal::{self, Code, Refusal};
+use crate::refusal::{self, Code, Hint, Refusal};
 use crate::request::{Answer, Command, DeviceToWrite, Outcome};
 use crate::state::{Claim, Phase};
 use std::collections::BTreeSet;
@@ -103,7 +105,7 @@ impl Machine {
                 refusal.causes = self.config_errors.clone();
                 let file =
                     errors.first().map_or("/etc/gpuslice/gpuslice.toml", |e| e.file.as_str());
-                let outcome = Err(refusal.hint(format!("edit {file}, then gpuslice plan")));
+                let outcome = Err(refusal.hint(hint!("edit {}, then gpuslice plan", file)));
                 self.push(Effect::Answer { request, outcome });
             }
             None => {
@@ -166,7 +168,7 @@ impl Machine {
             return Err(Refusal::new(Code::BadRequest, message));
         }
         let key = ClaimKey { owner: order.owner.clone(), name: order.request.name.clone() };
-        let profile = self.profile_for(&order.request)?;
+        let profile = self.profile_for(&order.owner_name, &order.request)?;
         let known = self.durable.claims.get(&key).cloned();
         if let Some(known) = &known
             && known.profile != profile
@@ -189,9 +191,9 @@ impl Machine {
             let message = format!("what {} has is being found out", order.owner_name);
             return Err(Refusal::new(Code::NotSettled, message)
                 .because("the record of this boot was lost, and a device cannot be read yet")
-                .hint(
-                    "gpuslice wait --settled, then the same again (gpuslice status tells which)",
-                ));
+                .hint(hint!(
+                    "gpuslice wait --settled, then the same again (gpuslice status tells which)"
+                )));
         }
         let claim = Claim {
             owner_name: order.owner_name,
@@ -331,12 +333,22 @@ impl Machine {
             return Ok(());
         }
         let message = format!("{parent} is not a device of this host that yields slices");
+        Err(Refusal::new(Code::Unknown, message).hint(self.name_a_gpu()))
+    }
+
+    /// Some of the devices that an order can name.
+    pub(super) fn name_a_gpu(&self) -> Hint {
         const MOST: usize = 3;
         let known: BTreeSet<ParentId> = self.seen.parents().collect();
-        let names: Vec<String> = known.iter().take(MOST).map(ToString::to_string).collect();
-        let more = if known.len() > MOST { " and others" } else { "" };
-        Err(Refusal::new(Code::Unknown, message)
-            .hint(format!("name one of gpuslice gpus: {}{more}", names.join(", "))))
+        if known.is_empty() {
+            return hint!("gpuslice doctor (it says why no GPU is there)");
+        }
+        let names = Hint::words(known.iter().take(MOST), ", ");
+        if known.len() > MOST {
+            hint!("name one of gpuslice gpus: {} and others", names)
+        } else {
+            hint!("name one of gpuslice gpus: {}", names)
+        }
     }
 
     /// Where no GPU can be sliced, that is why there is no profile.
@@ -424,19 +436,13 @@ impl Machine {
     }
 
     /// Where no name is near to the one that was asked for.
-    fn other_profile(&self, key: &ClaimKey) -> String {
+    fn other_profile(&self, key: &ClaimKey) -> Hint {
         let bare = self.seen.functions.iter().find(|(pf, function)| {
             function.sriov.is_some() && !self.layouts.contains_key(&ParentId::Pci(**pf))
         });
         match bare.filter(|_| self.offers().is_empty()) {
-            Some((pf, _)) => format!(
-                "write a layout for {pf} in /etc/gpuslice/gpuslice.toml, then gpuslice apply"
-            ),
-            None => format!(
-                "gpuslice attach {} PROFILE --name {}, with one of gpuslice profiles",
-                crate::shell::quoted(&self.owner_name(key)),
-                key.name
-            ),
+            Some((pf, _)) => mend::write_layout(pf),
+            None => mend::another_profile(&self.owner_name(key), &key.name),
         }
     }
 
@@ -453,7 +459,7 @@ impl Machine {
         let mut settled_later =
             Refusal::new(Code::NotSettled, format!("waiting for {}", waiting.join(", ")));
         settled_later.causes.push(refusal.message);
-        settled_later.hint("gpuslice wait --settled (the domain is started by itself then)")
+        settled_later.hint(hint!("gpuslice wait --settled (the domain is started by itself then)"))
     }
 
     /// The claim, other than this one, whose home a VF is.

@@ -2,7 +2,9 @@
 //! slice has let go. What stays of it is the cordon.
 
 use super::{Effect, Machine, RequestId, Stored, Timer};
+use crate::hint;
 use crate::ids::{ParentId, SliceId};
+use crate::mend;
 use crate::refusal::{Code, Refusal};
 use crate::request::{Answer, DrainRow};
 use std::collections::BTreeSet;
@@ -62,7 +64,7 @@ impl Machine {
         let all: BTreeSet<ParentId> = shown.map(|parent| self.seen.device_of(&parent)).collect();
         if all.is_empty() {
             let refusal = Refusal::new(Code::Unknown, "no device of this host yields slices");
-            return Err(refusal.hint("gpuslice gpus"));
+            return Err(refusal.hint(self.name_a_gpu()));
         }
         Ok(all)
     }
@@ -83,7 +85,7 @@ impl Machine {
         });
         blockers.extend(held.map(|(slice, holder)| {
             let message = format!("{} (pid {}) uses {slice}", holder.comm, holder.pid);
-            Refusal::new(Code::InUse, message).hint(super::mend::end_process(holder))
+            Refusal::new(Code::InUse, message).hint(mend::end_process(holder))
         }));
         let parents = parents.iter().cloned().collect();
         DrainRow { changed, drained: blockers.is_empty(), parents, blockers }
@@ -102,7 +104,7 @@ impl Machine {
             let outcome = match lifted {
                 Some(parent) => {
                     let message = format!("{parent} was given out again before it was drained");
-                    let again = format!("gpuslice drain {parent}");
+                    let again = hint!("gpuslice drain {}", parent);
                     Err(Refusal::new(Code::InUse, message).hint(again))
                 }
                 None if row.drained => Ok(Answer::Drain(row)),
@@ -123,9 +125,9 @@ impl Machine {
             "not drained in the time given; what was ordered stays: no new VM is given a slice";
         let mut refusal = Refusal::new(Code::Timeout, message);
         refusal.causes.extend(row.blockers.iter().map(|blocker| blocker.message.clone()));
-        let hint = row.blockers.into_iter().find_map(|blocker| blocker.hint);
-        refusal.hint = hint.or_else(|| Some("gpuslice slices".to_owned()));
-        self.push(Effect::Answer { request, outcome: Err(refusal) });
+        let end = row.blockers.iter().find_map(Refusal::way_out);
+        let end = end.unwrap_or_else(|| hint!("the same again with a longer --wait"));
+        self.push(Effect::Answer { request, outcome: Err(refusal.hint(end)) });
     }
 
     /// The cordons of some could not be recorded: nobody waits for what was not ordered.

@@ -5,6 +5,7 @@ use super::Machine;
 use super::reserve::Want;
 use crate::config::Strategy;
 use crate::domain::{ClaimRequest, HostDeviceSource};
+use crate::hint;
 use crate::ids::{ClaimKey, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::{Fabric, Form};
 use crate::placement::{self, Refused, View, Wanted};
@@ -263,7 +264,7 @@ impl Machine {
         });
         let hint = if enough {
             let attach = self.attach_again(key, profile);
-            format!("{attach} --count {count} (without --fabric same)")
+            hint!("{} --count {} (without --fabric same)", attach, count)
         } else {
             self.room_for(key, profile, sought.request.count)
         };

@@ -4,6 +4,7 @@
 use super::start::STARTING_GRACE;
 use super::{Effect, HookAnswer, Machine, RequestId, Stored, Timer};
 use crate::guest::{GuestCall, GuestDevice, GuestPhase};
+use crate::hint;
 use crate::history::Ending;
 use crate::ids::{Owner, ParentId, PciAddress, SliceId};
 use crate::refusal::{Code, Refusal};
@@ -170,8 +171,8 @@ impl Machine {
             let other = reserved
                 .find_map(|address| call.reserved.get(address).filter(|vmid| **vmid != call.vmid));
             let hint = match other {
-                Some(vmid) => format!("qm shutdown {vmid}"),
-                None => format!("qm set {} --delete hostpci{index}", call.vmid),
+                Some(vmid) => hint!("qm shutdown {}", vmid),
+                None => hint!("qm set {} --delete hostpci{}", call.vmid, index),
             };
             return Err(Refusal::new(Code::NoCapacity, message).hint(hint));
         };

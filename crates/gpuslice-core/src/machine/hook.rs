@@ -1,14 +1,15 @@
 //! What libvirt's hook asks: slices for a start, their return after a stop.
 
-use super::mend;
 use super::ops::Purpose;
 use super::plug::carries;
 use super::start::STARTING_GRACE;
 use super::{Effect, HookAnswer, HookCall, HookOperation, Machine, RequestId, Stored, Timer};
 use crate::domain::{Domain, HostDeviceSource};
 use crate::execute::{Meaning, StepError};
+use crate::hint;
 use crate::history::Ending;
 use crate::ids::{ClaimKey, Owner, SliceId};
+use crate::mend;
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
 use crate::state::{Assignment, Phase};
@@ -110,7 +111,7 @@ impl Machine {
         })?;
         let message = format!("{slice} of its last run is not back yet: {parent} is quarantined");
         let refusal = Refusal::new(Code::Quarantined, message).because(why.message.clone());
-        Some(refusal.hint(format!("gpuslice uncordon {parent}")))
+        Some(refusal.hint(mend::uncordon(parent)))
     }
 
     /// What an earlier run left with the owner and this start does not ask for, or asks for as something else.
@@ -164,7 +165,7 @@ impl Machine {
             |s: &SliceId| self.run.assignments.get(s).is_none_or(|a| a.phase != Phase::Reserved);
         if slices.iter().any(unwanted) {
             let message = "the claim was ended while its slice was being prepared";
-            let refusal = Refusal::new(Code::Unknown, message).hint("start it again");
+            let refusal = Refusal::new(Code::Unknown, message).hint(hint!("start it again"));
             return self.refuse_prepare(Some(request), slices, &BTreeSet::new(), refusal);
         }
         for slice in slices {
@@ -232,7 +233,7 @@ impl Machine {
         };
         let refusal = Refusal::new(code, format!("cannot {step}")).because(error.to_string());
         if let (Code::Foreign, Step::CreateMdev { uuid, .. }) = (code, step) {
-            return refusal.hint(format!("mdevctl stop -u {uuid}"));
+            return refusal.hint(mend::stop_mdev(*uuid));
         }
         if let (Code::Foreign, Step::GiveVfType { vf, attribute, .. }) = (code, step) {
             return refusal.hint(mend::take_type(*vf, attribute));
@@ -240,9 +241,12 @@ impl Machine {
         match error {
             StepError::Held { holders, .. } => match holders.first() {
                 Some(holder) => refusal.hint(mend::end_process(holder)),
-                None => refusal.hint("run gpusliced with CAP_SYS_PTRACE"),
+                None => refusal.hint(hint!(
+                    "systemctl edit gpusliced: CAP_SYS_PTRACE in CapabilityBoundingSet, \
+                     then systemctl restart gpusliced"
+                )),
             },
-            _ => refusal.hint("journalctl -k -n 20, mend what it says, then start it again"),
+            _ => refusal.hint(hint!("journalctl -k -n 20, mend what it says, then start it again")),
         }
     }
 
@@ -289,7 +293,7 @@ impl Machine {
         let elsewhere = matches!(refusal.code, Code::NoCapacity | Code::Quarantined);
         let moved = (in_xml || elsewhere) && self.move_homes(&owner);
         if moved {
-            refusal = refusal.hint(format!("virsh start {name} (the agent gives it another VF)"));
+            refusal = refusal.hint(hint!("virsh start {} (the agent gives it another VF)", name));
         }
         if in_xml || moved {
             self.look_again.insert(domain);

@@ -8,6 +8,7 @@ use super::reserve::Want;
 use super::start::STARTING_GRACE;
 use super::{Effect, HookAnswer, HookCall, Machine, RequestId, Timer};
 use crate::domain::{ClaimRequest, Domain, HostDeviceSource};
+use crate::hint;
 use crate::ids::{ClaimKey, Owner, PciAddress};
 use crate::placement;
 use crate::refusal::{Code, Refusal};
@@ -134,8 +135,10 @@ impl Machine {
         let (name, profile, claim) = (&domain.name, &want.profile, &want.key.name);
         let message =
             format!("{name} carries a VF for claim {claim}, but {profile} comes as an mdev here");
-        Refusal::new(Code::NotInXml, message).hint(format!(
-            "virsh shutdown {name} where it is, and gpuslice attach {name} {profile} --name {claim} here"
+        Refusal::new(Code::NotInXml, message).hint(hint!(
+            "virsh shutdown {} (where it is), then define it here, then {}",
+            name,
+            self.attach_again(&want.key, profile)
         ))
     }
 

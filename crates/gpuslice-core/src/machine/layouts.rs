@@ -2,13 +2,15 @@
 
 use super::ops::Purpose;
 use super::{Effect, Machine, RequestId, Stored, Timer};
+use crate::hint;
 use crate::ids::{self, ParentId, SliceId};
 use crate::layout::{self, Layout, Rule};
 use crate::mechanism::Layouts;
+use crate::mend;
 use crate::mode::Mode;
 use crate::observation::Observation;
 use crate::plan::Step;
-use crate::refusal::{Code, Refusal};
+use crate::refusal::{Code, Hint, Refusal};
 use crate::request::{Answer, PlanRow, StepRow};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -280,7 +282,7 @@ impl Machine {
                     {
                         let message = format!("{busy} is being reshaped already");
                         let refusal = Refusal::new(Code::Reshaping, message);
-                        plan.blockers.push(refusal.hint("gpuslice wait --settled"));
+                        plan.blockers.push(refusal.hint(hint!("gpuslice wait --settled")));
                     }
                     plan.steps.extend(
                         steps
@@ -350,7 +352,7 @@ impl Machine {
             })
             .map(|(uuid, mdev)| {
                 let message = format!("mdev {uuid} on {} was not made by gpuslice", mdev.parent);
-                Refusal::new(Code::Foreign, message).hint(format!("mdevctl stop -u {uuid}"))
+                Refusal::new(Code::Foreign, message).hint(mend::stop_mdev(*uuid))
             });
         used.chain(of_others).collect()
     }
@@ -497,10 +499,10 @@ impl Machine {
             refusal
                 .causes
                 .extend(self.waiting_for().into_iter().map(|w| format!("waiting for {w}")));
-            let outcome = Err(refusal.hint(
+            let outcome = Err(refusal.hint(hint!(
                 "the same again with a longer --timeout; or take what is gone for good out of \
-                 /etc/gpuslice/gpuslice.toml, then gpuslice apply",
-            ));
+                 /etc/gpuslice/gpuslice.toml, then gpuslice apply"
+            )));
             self.push(Effect::Answer { request, outcome });
         }
     }
@@ -514,10 +516,15 @@ fn can_be_set(parent: &ParentId, layouts: &Layouts, known: &[Mode]) -> Result<()
     };
     let message = format!("{parent} has no mode {unknown} under its driver");
     let hint = if known.is_empty() {
-        format!("take {unknown} out of the layout of {parent}, then gpuslice apply")
+        mend::take_out(unknown, parent)
     } else {
-        let known = known.iter().map(|mode| mode.as_str()).collect::<Vec<_>>().join(", ");
-        format!("it has {known}; mend the layout of {parent}, then gpuslice apply")
+        let known = Hint::words(known.iter().map(|mode| mode.as_str()), ", ");
+        hint!(
+            "take {} out of the layout of {} (it has {}), then gpuslice apply",
+            unknown,
+            parent,
+            known
+        )
     };
     Err(Refusal::new(Code::BadConfig, message).hint(hint))
 }

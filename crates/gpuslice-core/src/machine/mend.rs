@@ -1,92 +1,65 @@
-//! What a person can do where slices are somebody else's: the orders and edits that a refusal's hint is made of. What
-//! only shows who has something mends nothing, so each of these ends what stands in the way.
+//! What a person can do where slices are somebody else's: whose end makes room, and in which order. What only shows who
+//! has something mends nothing, so each of these ends what stands in the way.
 
 use super::Machine;
-use crate::holders::{Holder, is_vm};
-use crate::ids::{ClaimKey, Owner, ParentId, PciAddress, ProfileName, SliceId};
+use crate::hint;
+use crate::ids::{ClaimKey, ClaimName, Owner, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::Form;
-use crate::shell::quoted;
+use crate::mend::{attach, detach, end_process, let_go, stop_mdev};
+use crate::placement::{Properties, by_properties};
+use crate::refusal::Hint;
 use crate::state::{Claim, ForeignHold};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Orders one after the other, each once.
-fn in_turn(orders: impl IntoIterator<Item = String>) -> Option<String> {
-    let mut each: Vec<String> = Vec::new();
-    for order in orders {
-        if !each.contains(&order) {
-            each.push(order);
-        }
-    }
-    (!each.is_empty()).then(|| each.join(", then "))
-}
-
-/// Ends a process of the host that has a slice open. To a VM's own process that would be a power cut.
-pub(super) fn end_process(holder: &Holder) -> String {
-    let pid = holder.pid;
-    if is_vm(&holder.comm) {
-        format!("shut down the VM of process {pid} (ps -fp {pid} shows its name)")
-    } else {
-        format!("kill {pid} (ps -fp {pid} shows it)")
-    }
-}
-
-/// Has a driver of the host let go of a function.
-pub(super) fn let_go(address: PciAddress, driver: &str) -> String {
-    format!("echo {address} > /sys/bus/pci/drivers/{driver}/unbind")
-}
-
-/// Has a domain ask for what it was given by hand.
-pub(super) fn ask_instead(name: &str) -> String {
-    let name = quoted(name);
-    format!(
-        "virsh edit {name}: take the device out, then gpuslice attach {name} PROFILE, with one of gpuslice profiles"
-    )
-}
-
-/// Takes the type from a VF that somebody else gave it.
-pub(super) fn take_type(vf: PciAddress, attribute: &str) -> String {
-    format!("echo 0 > /sys/bus/pci/devices/{vf}/{attribute}")
-}
-
 impl Machine {
     /// Ends what runs with a claim.
-    pub(super) fn end_run(&self, key: &ClaimKey) -> String {
+    pub(super) fn end_run(&self, key: &ClaimKey) -> Hint {
         match &key.owner {
-            Owner::Domain(_) => format!("virsh shutdown {}", quoted(&self.owner_name(key))),
-            Owner::Vmid(vmid) => format!("qm shutdown {vmid}"),
-            Owner::External(_) => format!("gpuslice release {key} --force"),
+            Owner::Domain(_) => hint!("virsh shutdown {}", self.owner_name(key)),
+            Owner::Vmid(vmid) => hint!("qm shutdown {}", vmid),
+            Owner::External(_) => hint!("gpuslice release {} --force", key),
         }
     }
 
     /// Ends what runs without a claim.
-    pub(super) fn end_hold(hold: &ForeignHold) -> String {
+    pub(super) fn end_hold(hold: &ForeignHold) -> Hint {
         match &hold.owner {
-            Owner::Vmid(vmid) => format!("qm shutdown {vmid}"),
+            Owner::Vmid(vmid) => hint!("qm shutdown {}", vmid),
             Owner::Domain(_) | Owner::External(_) => {
-                format!("virsh shutdown {}", quoted(&hold.name))
+                hint!("virsh shutdown {}", hold.name)
             }
         }
     }
 
     /// Ends a claim, and first what runs with it.
-    pub(super) fn end_for_good(&self, key: &ClaimKey) -> String {
+    pub(super) fn end_for_good(&self, key: &ClaimKey) -> Hint {
         let end = match &key.owner {
-            Owner::Domain(_) => {
-                format!("gpuslice detach {} {}", quoted(&self.owner_name(key)), key.name)
-            }
-            Owner::Vmid(_) | Owner::External(_) => format!("gpuslice release {key}"),
+            Owner::Domain(_) => detach(&self.owner_name(key), &key.name),
+            Owner::Vmid(_) | Owner::External(_) => hint!("gpuslice release {}", key),
         };
         let runs = self.run.assignments.values().any(|a| a.claim == *key);
-        if runs { format!("{}, then {end}", self.end_run(key)) } else { end }
+        if runs { hint!("{}, then {}", self.end_run(key), end) } else { end }
     }
 
     /// Gives a claim a device that it can have.
-    pub(super) fn attach_again(&self, key: &ClaimKey, profile: &ProfileName) -> String {
-        format!("gpuslice attach {} {profile} --name {}", quoted(&self.owner_name(key)), key.name)
+    pub(super) fn attach_again(&self, key: &ClaimKey, profile: &ProfileName) -> Hint {
+        attach(&self.owner_name(key), profile, &key.name)
+    }
+
+    /// What has the properties that a claim asks for, or else that it asks for less.
+    pub(super) fn ask_for(&self, name: &str, claim: &ClaimName, least: Properties) -> Hint {
+        match by_properties(&self.view(), least) {
+            Ok(other) => attach(name, &other, claim),
+            Err(_) => hint!(
+                "virsh edit {}: ask for less in claim {} (gpuslice profiles shows what there is)",
+                name,
+                claim
+            ),
+        }
     }
 
     /// Makes room for so many more slices of a claim: orders about those who have them, or else another GPU.
-    pub(super) fn room_for(&self, key: &ClaimKey, profile: &ProfileName, count: u32) -> String {
+    pub(super) fn room_for(&self, key: &ClaimKey, profile: &ProfileName, count: u32) -> Hint {
         let mut offers = self.offers().into_iter().filter(|offer| offer.profile == *profile);
         let made = offers.any(|offer| matches!(offer.form, Form::Mdevs { .. }));
         let orders = if made {
@@ -95,7 +68,7 @@ impl Machine {
             self.room_for_home(key, profile, count)
         };
         orders.unwrap_or_else(|| {
-            "lay out another GPU in /etc/gpuslice/gpuslice.toml, then gpuslice apply".to_owned()
+            hint!("lay out another GPU in /etc/gpuslice/gpuslice.toml, then gpuslice apply")
         })
     }
 
@@ -107,7 +80,7 @@ impl Machine {
         profile: &ProfileName,
         count: u32,
         only: Option<&ParentId>,
-    ) -> Option<String> {
+    ) -> Option<Hint> {
         let view = self.view();
         let devices: BTreeSet<ParentId> = view
             .offers
@@ -118,8 +91,8 @@ impl Machine {
             .map(|offer| self.seen.device_of(&offer.parent))
             .filter(|device| only.is_none_or(|only| only == device))
             .collect();
-        let mut there: BTreeMap<&ParentId, Vec<(bool, String)>> = BTreeMap::new();
-        let mut has = |parent: &ParentId, same: bool, order: String| {
+        let mut there: BTreeMap<&ParentId, Vec<(bool, Hint)>> = BTreeMap::new();
+        let mut has = |parent: &ParentId, same: bool, order: Hint| {
             if let Some(device) = devices.get(&self.seen.device_of(parent)) {
                 there.entry(device).or_default().push((same, order));
             }
@@ -138,27 +111,27 @@ impl Machine {
             }
             let of = self.profile_of(&mdev.parent, &mdev.type_id);
             let held = self.run.foreign.get(&slice).map(Self::end_hold);
-            let end = held.unwrap_or_else(|| format!("mdevctl stop -u {uuid}"));
+            let end = held.unwrap_or_else(|| stop_mdev(*uuid));
             others.insert(end.clone());
             has(&mdev.parent, of.as_ref() == Some(profile), end);
         }
         let free = self.free_of_profile(profile);
         let missing = usize::try_from(count.saturating_sub(free).max(1)).unwrap_or(usize::MAX);
-        let mut same: Vec<&(bool, String)> =
+        let mut same: Vec<&(bool, Hint)> =
             there.values().flatten().filter(|(same, _)| *same).collect();
         // What we gave before what others made.
         same.sort_by_key(|(_, order)| others.contains(order));
-        let same: Vec<String> =
+        let same: Vec<Hint> =
             same.into_iter().map(|(_, order)| order.clone()).take(missing).collect();
         let fewest = there.values().min_by_key(|orders| orders.len());
         let all = fewest.map(|orders| orders.iter().map(|(_, order)| order.clone()).collect());
         let orders = if same.is_empty() { all.unwrap_or_default() } else { same };
-        in_turn(orders).or_else(|| {
+        Hint::in_turn(orders).or_else(|| {
             let reserved = |(other, claim): &(&ClaimKey, &Claim)| {
                 *other != key && claim.reserve && !claim.orphaned && claim.profile == *profile
             };
             let reserved = self.durable.claims.iter().filter(reserved);
-            in_turn(reserved.take(missing).map(|(other, _)| self.end_for_good(other)))
+            Hint::in_turn(reserved.take(missing).map(|(other, _)| self.end_for_good(other)))
         })
     }
 
@@ -171,7 +144,7 @@ impl Machine {
 
     /// Frees VFs that are to be homes: those of claims that do not run first, then what came without a claim, then
     /// those of claims that run.
-    fn room_for_home(&self, key: &ClaimKey, profile: &ProfileName, count: u32) -> Option<String> {
+    fn room_for_home(&self, key: &ClaimKey, profile: &ProfileName, count: u32) -> Option<Hint> {
         let view = self.view();
         let given = |parent: &ParentId| view.parent_reason(parent).is_none();
         let vfs: BTreeSet<PciAddress> = view
@@ -188,7 +161,7 @@ impl Machine {
             let order = (here, self.end_for_good(other));
             if here == 0 {
             } else if self.is_promised(other) {
-                promised.push((here, format!("gpuslice release {other}")));
+                promised.push((here, hint!("gpuslice release {}", other)));
             } else if self.run.assignments.values().any(|a| a.claim == *other) {
                 running.push(order);
             } else {
@@ -205,7 +178,8 @@ impl Machine {
             } else if let Some(holder) = self.held.get(&slice) {
                 end_process(holder)
             } else if let Some(why) = view.held_back.get(&slice) {
-                why.hint.clone().unwrap_or_default()
+                let Some(way) = why.way_out() else { continue };
+                way
             } else if let Some(driver) = driver {
                 let_go(vf, driver)
             } else {
@@ -222,7 +196,7 @@ impl Machine {
             missing = missing.saturating_sub(*frees);
             more
         });
-        in_turn(enough.map(|(_, order)| order))
+        Hint::in_turn(enough.map(|(_, order)| order))
     }
 
     /// Whether a claim is only that of a domain which is to come in.
@@ -237,19 +211,9 @@ mod tests {
     use uuid::Uuid;
 
     #[test]
-    fn a_vm_is_shut_down_and_another_process_is_ended() {
-        let of = |comm: &str| end_process(&Holder { pid: 42, comm: comm.to_owned() });
-        assert_eq!(of("dpdk"), "kill 42 (ps -fp 42 shows it)");
-        for vm in ["qemu-system-x86", "qemu-kvm", "kvm"] {
-            let hint = "shut down the VM of process 42 (ps -fp 42 shows its name)";
-            assert_eq!(of(vm), hint, "{vm}");
-        }
-    }
-
-    #[test]
     fn a_name_is_one_word_of_the_order() {
         let of = |owner: Owner, name: &str| {
-            Machine::end_hold(&ForeignHold { owner, name: name.to_owned() })
+            Machine::end_hold(&ForeignHold { owner, name: name.to_owned() }).as_str().to_owned()
         };
         let domain = Owner::Domain(Uuid::nil());
         assert_eq!(of(domain.clone(), "win11"), "virsh shutdown win11");

@@ -3,10 +3,12 @@
 use super::{Effect, HookAnswer, Machine, OpId, RequestId, Stored, Timer};
 use crate::errno::Errno;
 use crate::execute::{Meaning, Performed, StepError};
+use crate::hint;
 use crate::history::Ending;
 use crate::ids::{ParentId, SliceId};
+use crate::mend;
 use crate::plan::Step;
-use crate::refusal::{Code, Refusal};
+use crate::refusal::{Code, Hint, Refusal};
 use crate::state::Phase;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -18,10 +20,10 @@ const TOOL_PAUSE: u64 = 1000;
 
 /// Where the reason of a failed layout is to be found, and how it is tried again: of several devices by `apply` alone,
 /// since all have to be lifted.
-fn what_to_look_at(step: &Step, error: &StepError, parents: &BTreeSet<ParentId>) -> String {
+fn what_to_look_at(step: &Step, error: &StepError, parents: &BTreeSet<ParentId>) -> Hint {
     let again = match (parents.first(), parents.len()) {
-        (Some(parent), 1) => format!("gpuslice uncordon {parent}"),
-        _ => "gpuslice apply".to_owned(),
+        (Some(parent), 1) => mend::uncordon(parent),
+        _ => hint!("gpuslice apply"),
     };
     let look = match (step, error.errno()) {
         (
@@ -29,11 +31,11 @@ fn what_to_look_at(step: &Step, error: &StepError, parents: &BTreeSet<ParentId>)
             Some(Errno::ENOENT),
         ) => {
             let tool = command.first().map(String::as_str).unwrap_or_default();
-            format!("install the vendor's host driver that brings {tool}")
+            hint!("install the vendor's host driver that brings {}", tool)
         }
-        _ => format!("dmesg | grep {}", step.named_in_kernel_log(parents)),
+        _ => hint!("dmesg | grep {}", step.named_in_kernel_log(parents)),
     };
-    format!("{look}; then {again}")
+    hint!("{}; then {}", look, again)
 }
 
 /// Whether a slice came back, and is not clean. While somebody has it open it is not back.
@@ -45,7 +47,9 @@ fn failed_to_clean(step: &Step, error: &StepError) -> bool {
 pub(super) fn stuck(step: &Step) -> Refusal {
     Refusal::new(Code::DeviceStuck, format!("`{step}` has not come back from the kernel"))
         .because(format!("it was given {} seconds", step.deadline_ms() / 1000))
-        .hint("stop the VM or process that uses the device; it is cleared when the write returns")
+        .hint(hint!(
+            "stop the VM or process that uses the device; it is cleared when the write returns"
+        ))
 }
 
 /// A list of steps under way.
@@ -169,7 +173,7 @@ impl Machine {
         let (parent, why) =
             parents.iter().find_map(|parent| Some((parent, self.quarantine_over(parent)?)))?;
         let refusal = Refusal::new(Code::Quarantined, format!("{parent} is quarantined"));
-        Some(refusal.because(why.message.clone()).hint(format!("gpuslice uncordon {parent}")))
+        Some(refusal.because(why.message.clone()).hint(mend::uncordon(parent)))
     }
 
     pub(super) fn on_step_finished(&mut self, id: OpId, result: Result<Performed, StepError>) {
@@ -301,7 +305,9 @@ impl Machine {
                     _ if error.meaning(step) == Meaning::Others && error.errno().is_some() => {
                         Refusal::new(Code::Held, format!("cannot {step}"))
                             .because(error.to_string())
-                            .hint("stop what uses the device on this host; then gpuslice apply")
+                            .hint(hint!(
+                                "stop what uses the device on this host; then gpuslice apply"
+                            ))
                     }
                     _ => Refusal::new(Code::DeviceFailed, format!("cannot {step}"))
                         .because(error.to_string())
@@ -377,10 +383,10 @@ impl Machine {
         let of_slice = step.slice().and_then(|slice| self.run.assignments.get(&slice));
         let end = of_slice.map(|a| self.end_run(&a.claim)).or_else(|| {
             let parents = self.parents_of(purpose);
-            parents.iter().flat_map(|parent| self.in_the_way(parent)).find_map(|why| why.hint)
+            parents.iter().flat_map(|parent| self.in_the_way(parent)).find_map(|why| why.way_out())
         });
         match end {
-            Some(end) => stuck.hint(format!("{end} (it goes on when the write returns)")),
+            Some(end) => stuck.hint(hint!("{} (it goes on when the write returns)", end)),
             None => stuck,
         }
     }

@@ -7,6 +7,7 @@ use super::ops::{Op, Purpose};
 use super::{Effect, HookOperation, Machine, OpId, RequestId};
 use crate::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource, alias_for};
 use crate::execute::{Meaning, StepError};
+use crate::hint;
 use crate::ids::{MdevUuid, Owner, ParentId, ProfileName, SliceId};
 use crate::layout::Layout;
 use crate::mechanism::{Fabric, Form, Layouts, Offer};
@@ -122,8 +123,11 @@ impl Machine {
                     && d.our_claim().is_some_and(|(name, _)| name == c.name)
             })
         };
-        let profiles =
-            domain.claims.iter().filter(of_mdevs).filter_map(|c| self.profile_for(c).ok());
+        let profiles = domain
+            .claims
+            .iter()
+            .filter(of_mdevs)
+            .filter_map(|c| self.profile_for(&domain.name, c).ok());
         let profiles: BTreeSet<ProfileName> = profiles.collect();
         let carried: BTreeSet<SliceId> = domain.devices.iter().map(|d| d.source.slice()).collect();
         self.make_room_for(&profiles, &carried, why)
@@ -314,7 +318,7 @@ impl Machine {
         };
         let refusal = Refusal::new(code, format!("cannot {step}"))
             .because(error.to_string())
-            .hint(format!("dmesg | grep {device}; then gpuslice apply"));
+            .hint(hint!("dmesg | grep {}; then gpuslice apply", device));
         let text = format!("{device}: {refusal}: {error}");
         self.push(Effect::Log { warning: true, text });
         if let (StepError::Held { .. }, Some(slice)) = (error, step.slice()) {
@@ -382,10 +386,11 @@ impl Machine {
                 .into_iter()
                 .min_by_key(|known| strsim::damerau_levenshtein(known, profile.as_str()));
             let hint = match nearest {
-                Some(nearest) => format!(
-                    "write {nearest}, or another of gpuslice profiles, into its layout; then gpuslice apply"
+                Some(nearest) => hint!(
+                    "write {} (or another of gpuslice profiles) into park of its layout, then gpuslice apply",
+                    nearest
                 ),
-                None => format!("take park out of the layout of {device}, then gpuslice apply"),
+                None => crate::mend::take_out("park", device),
             };
             return Some(Refusal::new(Code::NoProfile, message).hint(hint));
         }
@@ -402,7 +407,7 @@ impl Machine {
         let message =
             format!("{there} of {count} {profile} are parked on {device}: there is no room");
         let hint =
-            format!("write park = {{ {profile} = {there} }} for {device}, then gpuslice apply");
+            hint!("write park = {{ {} = {} }} for {}, then gpuslice apply", profile, there, device);
         Some(Refusal::new(Code::NoCapacity, message).hint(hint))
     }
 

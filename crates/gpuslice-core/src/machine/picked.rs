@@ -1,10 +1,11 @@
 //! What a person picked in virt-manager's dialogs: a hostdev without metadata or alias. It becomes a claim of its
 //! domain's own, once the domain is shut off.
 
-use super::{Machine, mend};
+use super::Machine;
 use crate::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource, alias_for};
 use crate::ids::{ClaimKey, ClaimName, Owner, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::Form;
+use crate::mend;
 use crate::refusal::{Code, Refusal};
 use crate::request::Adopted;
 use crate::state::Assignment;

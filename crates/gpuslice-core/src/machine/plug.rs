@@ -67,7 +67,10 @@ impl Machine {
             }
             Err(refusal) => {
                 self.run.assignments = kept;
-                let profiles = self.profile_for(&order.claim.request).into_iter().collect();
+                let profiles = self
+                    .profile_for(&order.claim.owner_name, &order.claim.request)
+                    .into_iter()
+                    .collect();
                 if self.make_room_for(&profiles, &BTreeSet::new(), &refusal) {
                     // The claim is made anew then.
                     self.restore_claim(&key, before);

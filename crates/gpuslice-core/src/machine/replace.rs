@@ -4,9 +4,11 @@
 
 use super::claims::done;
 use super::{Machine, Stored};
+use crate::hint;
 use crate::ids::{ClaimKey, Owner, ParentId, PciAddress, SliceId};
+use crate::mend;
 use crate::observation::Vf;
-use crate::refusal::{Code, Refusal};
+use crate::refusal::{Code, Hint, Refusal};
 use crate::request::Outcome;
 use crate::state::{Claim, Place};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +24,7 @@ impl Machine {
         self.require_parent(new)?;
         if !self.seen.has_parent(new) {
             let refusal = Refusal::new(Code::Absent, format!("{new} is not on the host"));
-            return Err(refusal.hint("gpuslice gpus"));
+            return Err(refusal.hint(self.name_a_gpu()));
         }
         let moving = self.homes_of(old);
         let cordoned = self.cordon_to_move(old).is_some();
@@ -35,6 +37,7 @@ impl Machine {
         }
         self.require_layout_of(old, new)?;
         let homes = self.homes_on(new, &moving)?;
+        let edit = self.edit_of_rule(old, new);
         self.exchange(old, new, homes);
         let mut what = Vec::new();
         match moving.len() {
@@ -49,9 +52,8 @@ impl Machine {
             what.push("the place".to_owned());
         }
         let mut message = format!("{} of {old} moved to {new}", what.join(" and "));
-        if let Some(rule) = self.durable.rules.iter().find(|r| r.matches.address == old.pci()) {
-            message +=
-                &format!("; {} still names {old}: edit it, then gpuslice apply", rule.origin);
+        if let Some(edit) = edit {
+            message += &format!("; next: {}", edit.as_str());
         }
         Ok(done(true, &message))
     }
@@ -86,17 +88,17 @@ impl Machine {
         {
             let message = format!("{} (pid {}) uses {slice} of {parent}", holder.comm, holder.pid);
             let refusal = Refusal::new(Code::InUse, message);
-            return Err(refusal.hint(super::mend::end_process(holder)));
+            return Err(refusal.hint(mend::end_process(holder)));
         }
         if self.reshaping(parent) {
             let refusal = Refusal::new(Code::Reshaping, format!("{parent} is being reshaped"));
-            return Err(refusal.hint("gpuslice wait --settled"));
+            return Err(refusal.hint(hint!("gpuslice wait --settled")));
         }
         match self.quarantine_over(parent).filter(|_| self.seen.has_parent(parent)) {
             Some(why) => {
                 let refusal = Refusal::new(Code::Quarantined, format!("{parent} is quarantined"));
                 let refusal = refusal.because(why.message.clone());
-                Err(refusal.hint(format!("gpuslice uncordon {parent}")))
+                Err(refusal.hint(mend::uncordon(parent)))
             }
             None => Ok(()),
         }
@@ -107,15 +109,50 @@ impl Machine {
         let Some(was) = self.durable.expected.get(old) else { return Ok(()) };
         let Some(layout) = self.layouts.get(new) else {
             let message = format!("{new} has no layout, and {old} had {was}");
-            let hint = "edit its match in /etc/gpuslice/gpuslice.toml, then gpuslice apply";
+            let edit = self.edit_of_rule(old, new);
+            let hint = edit.unwrap_or_else(|| mend::write_layout(new));
             return Err(Refusal::new(Code::NotSettled, message).hint(hint));
         };
         if self.realised(new, layout) {
             return Ok(());
         }
         let message = format!("{new} is not yet as its layout says ({layout})");
-        let hint = if self.drifted(new) { "gpuslice apply" } else { "gpuslice wait --settled" };
+        let hint = match self.drifted(new) {
+            true => hint!("gpuslice apply"),
+            false => hint!("gpuslice wait --settled"),
+        };
         Err(Refusal::new(Code::NotSettled, message).hint(hint))
+    }
+
+    /// The edit by which the layout that was written for the old GPU, by where it is or which it is, is the new one's.
+    fn edit_of_rule(&self, old: &ParentId, new: &ParentId) -> Option<Hint> {
+        let was = self.durable.expected.get(old);
+        let rules = &self.durable.rules;
+        let by_address = rules.iter().find(|rule| rule.matches.address == old.pci());
+        if let Some(rule) = by_address {
+            let edit = hint!("address = \"{}\" in place of \"{}\"", new, old);
+            return Some(hint!("edit {}: {}, then gpuslice apply", rule.origin, edit));
+        }
+        // Which GPU had a serial that nobody has now, its layout tells.
+        let rule = rules.iter().find(|rule| {
+            rule.matches.serial.is_some()
+                && Some(&rule.layout) == was
+                && !self
+                    .seen
+                    .functions
+                    .iter()
+                    .any(|(address, function)| rule.matches.meets(*address, function))
+        })?;
+        let serial = rule.matches.serial.map(|serial| format!("{serial:016x}"))?;
+        let function = new.pci().and_then(|address| self.seen.functions.get(&address));
+        let edit = match function.and_then(|function| function.serial) {
+            Some(mine) => {
+                let mine = format!("{mine:016x}");
+                hint!("serial = \"{}\" in place of \"{}\"", mine, serial)
+            }
+            None => hint!("address = \"{}\" in place of serial = \"{}\"", new, serial),
+        };
+        Some(hint!("edit {}: {}, then gpuslice apply", rule.origin, edit))
     }
 
     /// The claims with their homes on the new GPU, each by its number there as it was on the old one.
@@ -135,13 +172,18 @@ impl Machine {
                 let message =
                     format!("{new} has no VF {}, which is the home of {name}", place.index.0);
                 let refusal = Refusal::new(Code::NoCapacity, message);
-                return Err(refusal.hint(format!("give {new} more VFs, then gpuslice apply")));
+                return Err(refusal.hint(hint!(
+                    "lay {} out as {} was, then gpuslice apply",
+                    new,
+                    place.pf
+                )));
             };
             let fits =
                 offers.iter().any(|o| o.profile == *profile && o.form.vfs().contains(address));
             if !fits {
                 let message = format!("{new} offers no {profile}, which {name} asks for");
-                return Err(Refusal::new(Code::NoProfile, message).hint("gpuslice profiles"));
+                let hint = hint!("lay {} out as {} was, then gpuslice apply", new, place.pf);
+                return Err(Refusal::new(Code::NoProfile, message).hint(hint));
             }
             self.require_free(*address, key, claim)?;
             let claim = moved.entry(key.clone()).or_insert_with(|| claim.clone());
@@ -179,7 +221,7 @@ impl Machine {
         if let Some(driver) = self.seen.vfs.get(&address).and_then(driver) {
             let message = format!("VF {address} is bound to {driver} of this host");
             return Err(
-                Refusal::new(Code::HostDriver, message).hint(super::mend::let_go(address, &driver))
+                Refusal::new(Code::HostDriver, message).hint(mend::let_go(address, &driver))
             );
         }
         self.held_back().remove(&SliceId::Vf(address)).map_or(Ok(()), Err)
@@ -196,9 +238,7 @@ impl Machine {
         let message = format!("{name} asks for slices of one fabric, and would have those of two");
         let (profile, count) = (&claim.profile, claim.request.count);
         let which = &claim.request.name;
-        let again = format!(
-            "gpuslice attach {name} {profile} --name {which} --count {count} --fabric same"
-        );
+        let again = mend::attach_linked(name, profile, which, count);
         Err(Refusal::new(Code::NoCapacity, message).hint(again))
     }
 

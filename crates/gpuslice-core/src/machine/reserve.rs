@@ -1,17 +1,18 @@
 //! One slice of a start: which it is to be, and what makes it ready.
 
-use super::mend;
 use super::ops::{Op, Purpose};
 use super::{Effect, Machine, OpId, Stored, Timer};
 use crate::domain::HostDeviceSource;
 use crate::execute::{Meaning, StepError};
+use crate::hint;
 use crate::history::Ending;
 use crate::ids::{ClaimKey, MdevUuid, Parameters, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::{Fabric, MDEV};
+use crate::mend;
 use crate::observation::Mdev;
 use crate::placement::{self, Place, Refused, Wanted};
 use crate::plan::Step;
-use crate::refusal::{Code, Refusal};
+use crate::refusal::{Code, Hint, Refusal};
 use crate::state::{Assignment, Phase};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -73,7 +74,7 @@ impl Machine {
         if want.parameters.is_some() && !steps.iter().any(sets) {
             let (name, profile) = (self.owner_name(&want.key), &want.profile);
             let message = format!("{profile} takes no parameters");
-            let hint = format!("virsh edit {name}: no parameters in claim {}", want.key.name);
+            let hint = hint!("virsh edit {}: no parameters in claim {}", name, want.key.name);
             return Err(Refusal::new(Code::Unsupported, message).hint(hint));
         }
         if let (true, Some(function)) = (self.guessed(slice), slice.pci()) {
@@ -113,7 +114,7 @@ impl Machine {
                     there.parent
                 ),
             )
-            .hint(format!("mdevctl stop -u {uuid}")));
+            .hint(mend::stop_mdev(uuid)));
         }
         let wanted = Wanted { numa, fabric, ..Wanted::anywhere(&want.profile, &want.key) };
         let (parent, type_id) =
@@ -150,10 +151,8 @@ impl Machine {
         let (name, profile, claim) = (self.owner_name(&want.key), &want.profile, &want.key.name);
         let message =
             format!("VF {address} of claim {claim} in {name} is not of the fabric of the others");
-        Refusal::new(Code::NotInXml, message).hint(format!(
-            "gpuslice attach {name} {profile} --name {claim} --count {} --fabric same",
-            want.count
-        ))
+        Refusal::new(Code::NotInXml, message)
+            .hint(mend::attach_linked(&name, profile, claim, want.count))
     }
 
     /// The profile is there, but as VFs: the device in the XML is of another kind.
@@ -185,25 +184,22 @@ impl Machine {
                 let device = pf.map(ParentId::Pci);
                 self.room_at_start(key, profile, 1, device.as_ref())
             }
-            Code::NoProfile => Some(format!(
-                "gpuslice attach {} PROFILE --name {}, with one of gpuslice profiles",
+            Code::NoProfile => Some(mend::another_profile(&self.owner_name(key), &key.name)),
+            Code::Managed => Some(hint!(
+                "virsh edit {}: managed='no' in the hostdev of {}",
                 self.owner_name(key),
-                key.name
+                address
             )),
-            Code::Managed => Some(format!(
-                "virsh edit {}: managed='no' in the hostdev of {address}",
-                self.owner_name(key)
-            )),
-            Code::Foreign => self.take_type(want, address).or_else(|| {
-                let what = format!("write a layout for {} in /etc/gpuslice/gpuslice.toml", pf?);
-                Some(format!("{what}, then gpuslice apply"))
-            }),
+            Code::Foreign => {
+                let layout = || Some(mend::write_layout(pf?));
+                self.take_type(want, address).or_else(layout)
+            }
             // Another VF has to come into the XML.
             Code::Absent => {
                 let attach = self.attach_again(key, profile);
                 let free = self.has_free_home(key, profile);
                 let room = (!free).then(|| self.room_for(key, profile, want.count));
-                Some(room.map_or_else(|| attach.clone(), |room| format!("{room}, then {attach}")))
+                Some(room.map_or_else(|| attach.clone(), |room| hint!("{}, then {}", room, attach)))
             }
             _ => None,
         };
@@ -212,7 +208,7 @@ impl Machine {
     }
 
     /// Takes the type from a VF that somebody else gave it.
-    fn take_type(&self, want: &Want, address: PciAddress) -> Option<String> {
+    fn take_type(&self, want: &Want, address: PciAddress) -> Option<Hint> {
         let mut offers = self.offers().into_iter();
         let offer =
             offers.find(|o| o.profile == want.profile && o.form.vfs().contains(&address))?;
@@ -314,7 +310,7 @@ fn refused_everywhere(
     refused: Refused,
     tried: &BTreeMap<ParentId, Refusal>,
     plain: Refusal,
-    room: Option<String>,
+    room: Option<Hint>,
 ) -> Refusal {
     const MOST: usize = 4;
     let Refused::Candidates(mut candidates) = refused else { return plain };
@@ -328,7 +324,11 @@ fn refused_everywhere(
         Refusal { causes: Vec::new(), ..plain }
     } else {
         let message = format!("no device here has room for one more {profile}");
-        Refusal { hint: room, ..Refusal::new(Code::NoCapacity, message) }
+        let full = Refusal::new(Code::NoCapacity, message);
+        match room {
+            Some(room) => full.hint(room),
+            None => full,
+        }
     };
     refusal.causes.extend(reasons);
     if more == 0 { refusal } else { refusal.because(format!("and {more} more")) }

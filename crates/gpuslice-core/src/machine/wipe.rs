@@ -4,6 +4,7 @@ use super::ops::Purpose;
 use super::{Effect, Machine, Stored};
 use crate::execute::StepError;
 use crate::health::Said;
+use crate::hint;
 use crate::ids::{ParentId, PciAddress, SliceId};
 use crate::layout::Wipe;
 use crate::mechanism::Cleaned;
@@ -186,22 +187,23 @@ impl Machine {
 
     /// Slices that nobody is given now, and why.
     pub(super) fn held_back(&self) -> BTreeMap<SliceId, Refusal> {
-        let held = |(slice, dirt): (&SliceId, &Dirt)| {
-            let parent = &dirt.parent;
-            let required = self.wipe_required(parent);
-            if !required && !dirt.held && !self.working_on(*slice) {
-                return None;
-            }
-            let message = format!("something of a VM may be left in {slice}");
-            let or = match required && !dirt.held {
-                true => "; or take wipe out of its layout, then gpuslice apply",
-                false => "",
+        let held =
+            |(slice, dirt): (&SliceId, &Dirt)| {
+                let parent = &dirt.parent;
+                let required = self.wipe_required(parent);
+                if !required && !dirt.held && !self.working_on(*slice) {
+                    return None;
+                }
+                let message = format!("something of a VM may be left in {slice}");
+                let or = match required && !dirt.held {
+                    true => hint!("; or take wipe out of its layout, then gpuslice apply"),
+                    false => hint!(""),
+                };
+                let refusal = Refusal::new(Code::Dirty, message)
+                    .because(dirt.why.clone())
+                    .hint(hint!("gpuslice uncordon {} (it is cleaned again){}", parent, or));
+                Some((*slice, refusal))
             };
-            let refusal = Refusal::new(Code::Dirty, message)
-                .because(dirt.why.clone())
-                .hint(format!("gpuslice uncordon {parent} (it is cleaned again){or}"));
-            Some((*slice, refusal))
-        };
         self.run.dirty.iter().filter_map(held).collect()
     }
 }

@@ -46,7 +46,7 @@ pub fn by_properties(view: &View<'_>, least: Properties) -> Result<ProfileName, 
     let smallest = fitting.map(|o| (o.memory.unwrap_or(u64::MAX), &o.profile)).min();
     smallest.map(|(_, profile)| profile.clone()).ok_or_else(|| {
         let message = format!("no profile here has {least}");
-        Refusal::new(Code::NoProfile, message).hint("gpuslice profiles")
+        Refusal::new(Code::NoProfile, message)
     })
 }
 
@@ -60,9 +60,5 @@ pub fn meets(view: &View<'_>, profile: &ProfileName, least: Properties) -> Resul
         return Ok(());
     }
     let message = format!("{profile} does not have {least}, which the claim asks for");
-    let refusal = Refusal::new(Code::NoProfile, message);
-    Err(match by_properties(view, least) {
-        Ok(other) => refusal.hint(format!("ask for {other} instead")),
-        Err(_) => refusal.hint("gpuslice profiles"),
-    })
+    Err(Refusal::new(Code::NoProfile, message))
 }

@@ -1,5 +1,6 @@
 //! What libvirt refuses, by operation and object, and how it is told to the person who asked.
 
+use gpuslice_core::hint;
 use gpuslice_core::refusal::{Code, Refusal};
 use virt::error::{Error as VirtError, ErrorNumber};
 
@@ -199,32 +200,48 @@ impl From<LinkError> for Refusal {
             )
         });
         let (code, hint) = match &error {
-            _ if no_domain => (Code::Unknown, Some("name one of virsh list --all")),
-            _ if denied => (Code::NotPermitted, Some("add user gpuslice-agent to group libvirt")),
-            LinkError::Down { .. } | LinkError::Open { .. } | LinkError::Listen { .. } => {
-                (Code::Unreachable, Some("systemctl status libvirtd virtqemud"))
-            }
-            LinkError::NotRunning { .. } => {
-                (Code::BadRequest, Some("without --live it takes effect at the next start"))
-            }
-            LinkError::BadName { .. } => (Code::BadRequest, Some("name one of virsh list --all")),
-            LinkError::NotKept { .. } => (
-                Code::BadRequest,
-                Some("virsh dumpxml DOMAIN > FILE; virsh define FILE; then try again"),
+            _ if no_domain => (Code::Unknown, hint!("name one of virsh list --all")),
+            _ if denied => (
+                Code::NotPermitted,
+                hint!(
+                    "usermod -aG libvirt gpuslice-agent, then systemctl restart gpuslice-libvirt-agent"
+                ),
             ),
-            LinkError::Xml { .. } => (Code::BadRequest, Some("virsh edit DOMAIN")),
-            LinkError::Plug { source, .. } if source.0.message().contains("PCI slot") => (
+            LinkError::Down { .. } | LinkError::Open { .. } | LinkError::Listen { .. } => {
+                (Code::Unreachable, hint!("systemctl start libvirtd; or systemctl start virtqemud"))
+            }
+            LinkError::NotRunning { .. } => (
+                Code::BadRequest,
+                hint!("the same again without --live (it takes effect at the next start)"),
+            ),
+            LinkError::BadName { .. } => (Code::BadRequest, hint!("name one of virsh list --all")),
+            LinkError::NotKept { domain } => (
+                Code::BadRequest,
+                hint!(
+                    "virsh dumpxml {} > domain.xml, then virsh define domain.xml, then the same again",
+                    domain
+                ),
+            ),
+            LinkError::Xml { domain, .. } => (
+                Code::BadRequest,
+                hint!("virsh edit {}: correct what is named here, then the same again", domain),
+            ),
+            LinkError::Plug { domain, source, .. } if source.0.message().contains("PCI slot") => (
                 Code::Unsupported,
-                Some(
-                    "without --live it takes effect at the next start; for the one after it, give the domain free \
-                     ports: virsh edit DOMAIN, <controller type='pci' model='pcie-root-port'/>",
+                hint!(
+                    "the same again without --live (it takes effect at the next start); or virsh edit {}: one more \
+                     <controller type='pci' model='pcie-root-port'/> (for hot-plug after the next start)",
+                    domain
                 ),
             ),
             LinkError::Plug { .. } => {
                 let code = if error.no_support() { Code::Unsupported } else { Code::DeviceFailed };
-                (code, Some("without --live it takes effect at the next start"))
+                (code, hint!("the same again without --live (it takes effect at the next start)"))
             }
-            _ => (Code::DeviceFailed, None),
+            _ => (
+                Code::DeviceFailed,
+                hint!("journalctl -u libvirtd -u virtqemud, mend what it says, then try again"),
+            ),
         };
         let mut refusal = Self::new(code, error.to_string());
         let mut below = std::error::Error::source(&error);
@@ -232,9 +249,6 @@ impl From<LinkError> for Refusal {
             refusal = refusal.because(cause.to_string());
             below = cause.source();
         }
-        match hint {
-            Some(hint) => refusal.hint(hint),
-            None => refusal,
-        }
+        refusal.hint(hint)
     }
 }

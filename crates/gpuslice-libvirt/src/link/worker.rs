@@ -5,6 +5,7 @@
 use super::connection::Connection;
 use super::error::LinkError;
 use super::ffi::{Notice, Tell, Unplugged};
+use gpuslice_core::hint;
 use gpuslice_core::refusal::{Code, Refusal};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{io, thread};
@@ -152,7 +153,7 @@ impl Worker {
     /// The refusal for someone who has waited long enough.
     pub fn late(&self, message: impl Into<String>) -> Refusal {
         let refusal = Refusal::new(Code::Timeout, message)
-            .hint("journalctl -u libvirtd -u virtqemud; then try again");
+            .hint(hint!("journalctl -u libvirtd -u virtqemud, mend what it says, then try again"));
         match self.doing() {
             Some(what) => refusal.because(format!("libvirt has not finished {what}")),
             None => refusal,
@@ -196,5 +197,5 @@ fn answered<T>(
 
 fn ended() -> Refusal {
     Refusal::new(Code::Unreachable, "the thread that calls libvirt has ended")
-        .hint("systemctl restart gpuslice-libvirt-agent")
+        .hint(hint!("systemctl restart gpuslice-libvirt-agent, then the same again"))
 }

@@ -4,6 +4,7 @@ use crate::domains::{THEIRS, hostdev, source};
 use crate::scene::{ordinary, wanted};
 use gpuslice_api::CallError;
 use gpuslice_api::libvirt::{AttachOptions, DetachOptions};
+use gpuslice_core::hint;
 use gpuslice_core::ids::{ClaimKey, Owner};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::Command;
@@ -172,7 +173,8 @@ fn a_claim_that_is_made_again_keeps_its_terms() {
 
 #[test]
 fn a_refusal_of_the_daemon_changes_nothing_and_comes_through_whole() {
-    let said = Refusal::new(Code::NoCapacity, "every p is taken").because("vm2 has one").hint("h");
+    let said =
+        Refusal::new(Code::NoCapacity, "every p is taken").because("vm2 has one").hint(hint!("h"));
     ordinary(
         |person, daemon| {
             let claim = "<gpuslice:claim name='gpu0' profile='p'/>";

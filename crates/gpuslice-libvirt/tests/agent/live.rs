@@ -5,6 +5,7 @@ use crate::domains::hostdev;
 use crate::scene::{ordinary, wanted};
 use gpuslice_api::CallError;
 use gpuslice_api::libvirt::{AttachOptions, DetachOptions};
+use gpuslice_core::hint;
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::Command;
 use uuid::Uuid;
@@ -55,7 +56,7 @@ fn what_libvirt_refuses_to_plug_in_is_given_back_and_nothing_is_left_in_the_xml(
 
 #[test]
 fn a_refusal_of_the_daemon_touches_nothing() {
-    let said = Refusal::new(Code::NoCapacity, "every p is taken").hint("h");
+    let said = Refusal::new(Code::NoCapacity, "every p is taken").hint(hint!("h"));
     ordinary(
         |person, daemon| {
             person.define(VM, "vm", "", "");

@@ -4,13 +4,15 @@
 
 use super::models::{self, Legal};
 use super::{Pf, all};
+use gpuslice_core::hint;
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Fabric, Layouts};
+use gpuslice_core::mend::{set, set_to_one_of};
 use gpuslice_core::mode::{Mode, ModeValue};
 use gpuslice_core::observation::Observation;
 use gpuslice_core::plan::Step;
-use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::refusal::{Code, Hint, Refusal};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Modes that are parameters, with the values they take.
@@ -67,7 +69,8 @@ pub(super) fn parameters(
             let Some(value) = layout.modes.get(&mode) else { continue };
             if !values.iter().any(|v| value.is(v)) {
                 let message = format!("{mode} of {} cannot be {value} under gim", pf.address);
-                return Err(bad(message, &format!("it can be {}", values.join(", ")), pf.address));
+                let hint = set_to_one_of(mode, values, pf.address);
+                return Err(Refusal::new(Code::BadConfig, message).hint(hint));
             }
             let value = value.to_string();
             match wanted.get(name) {
@@ -76,7 +79,9 @@ pub(super) fn parameters(
                     let message = format!(
                         "{mode} is one for all GPUs of gim: {address} says {value}, {other} says {there}"
                     );
-                    return Err(bad(message, "let all layouts say the same", address));
+                    return Err(
+                        Refusal::new(Code::BadConfig, message).hint(set(mode, there, address))
+                    );
                 }
                 Some(_) => {}
                 None => drop(wanted.insert(name.to_owned(), (pf.address, value))),
@@ -84,11 +89,6 @@ pub(super) fn parameters(
         }
     }
     Ok(wanted.into_iter().map(|(name, (_, value))| (name, value)).collect())
-}
-
-fn bad(message: String, what: &str, address: PciAddress) -> Refusal {
-    let hint = format!("{what}; mend the layout of {address}, then gpuslice apply");
-    Refusal::new(Code::BadConfig, message).hint(hint)
 }
 
 /// Refuses modes that the GPU cannot have with so many VFs, and those that its hive does not share. `anew` is whether
@@ -129,15 +129,17 @@ pub(super) fn judge(
     }
     let asked = [memory, compute].into_iter().flatten().map(ToString::to_string);
     let asked = asked.collect::<Vec<_>>().join(" ");
-    let all = known.iter().map(|m| format!("{} {}", m.memory, m.compute));
-    let all = all.collect::<Vec<_>>().join(", ");
+    let all = known.iter().map(|m| hint!("{} {}", m.memory, m.compute));
     let address = pf.address;
     let now = match (memory, stays) {
         (None, Some(now)) => format!(" beside {now}"),
         _ => String::new(),
     };
     let message = format!("{address} with {vfs} VFs cannot be {asked}{now}");
-    Err(bad(message, &format!("memory and compute can be {all}"), address))
+    let all = Hint::words(all, ", ");
+    let hint =
+        hint!("set memory and compute to one of {} for {}, then gpuslice apply", all, address);
+    Err(Refusal::new(Code::BadConfig, message).hint(hint))
 }
 
 fn divides(mode: Mode) -> bool {
@@ -149,10 +151,10 @@ fn reported(seen: &Observation, pf: &Pf<'_>, layout: &Layout) -> Result<(), Refu
     for (mode, value) in layout.modes.iter().filter(|(mode, _)| divides(**mode)) {
         let offered = modes.and_then(|modes| Some(&modes.get(mode)?.offered));
         if offered.is_some_and(|offered| !offered.contains(value)) {
-            let offered = offered.into_iter().flatten().map(ToString::to_string);
-            let offered = offered.collect::<Vec<_>>().join(", ");
+            let offered = offered.into_iter().flatten();
             let message = format!("{mode} of {} cannot be {value}", pf.address);
-            return Err(bad(message, &format!("it can be {offered}"), pf.address));
+            let hint = set_to_one_of(mode, offered, pf.address);
+            return Err(Refusal::new(Code::BadConfig, message).hint(hint));
         }
     }
     Ok(())
@@ -173,7 +175,8 @@ fn shared(
         let address = pf.address;
         let message =
             format!("{mode} is one for all GPUs of a hive, and {other} is not to be {value}");
-        let mut refusal = bad(message, &format!("set {mode} for {other} too"), address);
+        let hint = set(mode, value, other);
+        let mut refusal = Refusal::new(Code::BadConfig, message).hint(hint);
         refusal.causes.push(format!("the layout of {address} says {mode}={value}"));
         return Err(refusal);
     }

@@ -3,6 +3,7 @@
 use super::{DRIVER, Pf, all, modes, pf, state};
 use crate::sriov::{binds, bound};
 use gpuslice_core::execute::CONFIG_MARK;
+use gpuslice_core::hint;
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::Layouts;
@@ -122,7 +123,7 @@ fn possible(pf: &Pf<'_>, layout: &Layout) -> Result<(), Refusal> {
         return Ok(());
     }
     let message = format!("{address} can have 1 to {most} VFs under gim, the layout says {wanted}");
-    let hint = format!("set vfs to 1 to {most} for {address}, then gpuslice apply");
+    let hint = hint!("set vfs to 1 to {} for {}, then gpuslice apply", most, address);
     Err(Refusal::new(Code::BadConfig, message).hint(hint))
 }
 
@@ -135,7 +136,7 @@ fn used_by_host(seen: &Observation) -> Result<(), Refusal> {
     });
     let Some((address, driver)) = used.next() else { return Ok(()) };
     let message = format!("the host uses VF {address} through its driver {driver}");
-    let hint = format!("echo {address} > /sys/bus/pci/drivers/{driver}/unbind");
+    let hint = gpuslice_core::mend::let_go(*address, driver);
     let refusal = Refusal::new(Code::HostDriver, message).hint(hint);
     Err(used.fold(refusal, |refusal, (address, driver)| {
         refusal.because(format!("and VF {address} through {driver}"))

@@ -4,8 +4,10 @@
 
 use super::modes::{MIXED, OFF, SMI};
 use super::pf;
+use gpuslice_core::hint;
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::layout::Layout;
+use gpuslice_core::mend::take_out;
 use gpuslice_core::mode::{Mode, ModeValue};
 use gpuslice_core::observation::Observation;
 use gpuslice_core::plan::{Shown, Step};
@@ -88,14 +90,17 @@ impl<'a> ModesNow<'a> {
                 return Ok(None);
             }
             let message = format!("{SMI} does not tell how {parent} is set");
-            let hint = format!("install NVIDIA's vGPU host driver and see that {SMI} -q works");
+            let hint = hint!(
+                "install NVIDIA's vGPU host driver, so that {} -q works, then gpuslice apply",
+                SMI
+            );
             return Err(Refusal::new(Code::DeviceFailed, message).hint(hint));
         }
         let now = |mode| seen.mode(parent, mode);
         let mig = wish.map(|value| !value.is(OFF));
         if mig == Some(true) && now(Mode::Instances).is_none() {
             let message = format!("{parent} cannot be divided into GPU instances");
-            let hint = format!("take instances out of the layout of {parent}, then gpuslice apply");
+            let hint = take_out(Mode::Instances, parent);
             return Err(Refusal::new(Code::BadConfig, message).hint(hint));
         }
         let mig_now = now(Mode::Instances).is_some_and(|value| !value.is(OFF));
@@ -103,7 +108,7 @@ impl<'a> ModesNow<'a> {
         if mixed == Some(true) && (mig.unwrap_or(mig_now) || told.is_some_and(|t| !can_mix(t))) {
             let why = if mig.unwrap_or(mig_now) { "while it has GPU instances" } else { "at all" };
             let message = format!("{parent} cannot mix sizes {why}");
-            let hint = format!("take sizes out of the layout of {parent}, then gpuslice apply");
+            let hint = take_out(Mode::Sizes, parent);
             return Err(Refusal::new(Code::BadConfig, message).hint(hint));
         }
         Ok(Some(Self {
@@ -139,14 +144,16 @@ fn possible(parent: &ParentId, layout: &Layout, total: u16, wanted: u16) -> Resu
     if wanted != 0 && wanted != total {
         let message = format!("{parent} has all its {total} VFs or none, the layout says {wanted}");
         let refusal = Refusal::new(Code::BadConfig, message);
-        return Err(refusal.because("NVIDIA's sriov-manage takes no number").hint(format!(
-            "set vfs to \"all\" for {parent}; which profile each becomes is decided when a VM starts"
+        return Err(refusal.because("NVIDIA's sriov-manage takes no number").hint(hint!(
+            "set vfs to \"all\" for {} (which profile each becomes is decided when a VM starts), \
+             then gpuslice apply",
+            parent
         )));
     }
     if layout.bind.is_some() {
         let message = format!("VFs of {parent} stay on NVIDIA's driver, which passes them to VMs");
         let refusal = Refusal::new(Code::BadConfig, message);
-        return Err(refusal.hint(format!("remove bind from the layout of {parent}")));
+        return Err(refusal.hint(take_out("bind", parent)));
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! From the VFs seen to the VFs wished.
 
 use super::function;
+use gpuslice_core::hint;
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::observation::{Observation, Sriov};
@@ -20,7 +21,7 @@ pub(super) fn layout_steps(
     let wanted = layout.vfs.of(sriov.total);
     if wanted > sriov.total {
         let message = format!("{parent} can have {} VFs, the layout says {wanted}", sriov.total);
-        let hint = format!("set vfs to at most {} for {parent}, then gpuslice apply", sriov.total);
+        let hint = hint!("set vfs to at most {} for {}, then gpuslice apply", sriov.total, parent);
         return Err(Refusal::new(Code::BadConfig, message).hint(hint));
     }
     let current = u16::try_from(sriov.vfs.len()).unwrap_or(u16::MAX);

@@ -85,6 +85,18 @@ checks! {
         why "Slices are made by the GPU's driver: NVIDIA's vGPU host driver, AMD's GIM, Intel's i915 or xe.",
         looks "The GPU has no driver.",
         mend "Install and load the driver that the finding names, then `gpuslice gpus`.";
+    DriverNotBuilt = "driver-not-built", "the GPU's driver is not built for the running kernel",
+        why "Drivers that come by DKMS are built for each kernel. After an update of the kernel whose headers were not there, the new one has none, and the GPU makes no slices.",
+        looks "A GPU without its driver whose sources lie in /var/lib/dkms, and no module of it below /lib/modules of the running kernel.",
+        mend "Install the headers of the running kernel, then `dkms autoinstall` and `modprobe` the driver.";
+    VfioIds = "vfio-ids", "vfio-pci is told to take the GPU at boot",
+        why "VFIO takes every function with the ids that it is told, before the GPU's own driver; and many VFs have the ids of their GPU. The GPU then makes no slices.",
+        looks "vfio-pci.ids in the kernel's arguments, and options vfio-pci ids= in /etc/modprobe.d, with the ids of a GPU whose driver makes slices.",
+        mend "Take the ids out, make the initramfs anew, and reboot. VFs are bound by their layout: bind = \"vfio-pci\".";
+    VgpuManagerOff = "vgpu-manager-off", "NVIDIA's vGPU manager does not run",
+        why "The driver asks nvidia-vgpu-mgr to serve each vGPU. Without it types may be set, and every VM with one fails at its start.",
+        looks "GPUs on NVIDIA's vGPU host driver, and no process nvidia-vgpu-mgr.",
+        mend "`systemctl enable --now nvidia-vgpud nvidia-vgpu-mgr`; their log says why they ended.";
     DriverInTheWay = "driver-in-the-way", "another driver has the GPU",
         why "Only one driver has a device, and this one makes no slices.",
         looks "nouveau on an NVIDIA GPU, amdgpu on a GPU that GIM slices.",
@@ -117,6 +129,10 @@ checks! {
         why "SELinux runs hooks only with the boolean virt_hooks_unconfined; libvirt's AppArmor profile only what lies in /etc/libvirt/hooks, /usr/bin and /usr/sbin. Both refuse without a word of ours.",
         looks "SELinux enforcing with the boolean off; or AppArmor, and a hook that leads elsewhere.",
         mend "`setsebool -P virt_hooks_unconfined on`; or let the link lead to /usr/sbin/gpuslice-qemu-hook.";
+    HookCallsVirsh = "hook-calls-virsh", "another hook calls libvirt, which waits for it",
+        why "libvirt calls hooks with the domain locked. A hook that calls virsh waits for that lock, and libvirt for the hook: the VM never starts, and at boot no VM does.",
+        looks "Lines with virsh in /etc/libvirt/hooks/qemu and in the files of /etc/libvirt/hooks/qemu.d.",
+        mend "Take the calls out of the script. For nodedev-detach and -reattach write managed='yes' into the hostdev, or have gpuslice give the device.";
     DaemonOff = "daemon-off", "the hook is there and the daemon is not",
         why "VMs that ask for a slice are refused as long as the daemon does not answer.",
         looks "The hook is installed and /run/gpuslice/hook.sock is absent.",
@@ -137,13 +153,21 @@ checks! {
         why "It takes a place on the GPU before any VM starts, belongs to nobody gpuslice knows, and is never taken away.",
         looks "Definitions below /etc/mdevctl.d with start: auto.",
         mend "`mdevctl modify --uuid UUID --parent PARENT --manual`; and `mdevctl stop -u UUID` when no VM uses it.";
+    MdevctlBroken = "mdevctl-broken", "a definition of mdevctl cannot be read",
+        why "One broken file makes `mdevctl list` fail for the whole host. libvirt then knows no mediated devices, and none of that parent is started at boot.",
+        looks "Files below /etc/mdevctl.d that are no JSON, as an interrupted write leaves them.",
+        mend "`rm` the file that the finding names, and define the device again if somebody needs it.";
+    Driverctl = "driverctl", "driverctl gives a device to another driver at boot",
+        why "Its override is set again at every boot, before or after gpuslice has bound the VF as its layout says.",
+        looks "Files in /etc/driverctl.d with the address of a GPU or of a VF that has another driver now.",
+        mend "`driverctl unset-override ADDRESS`, and say bind = \"DRIVER\" in the GPU's layout.";
     Sysfsutils = "sysfsutils", "sysfsutils writes sriov_numvfs at boot",
         why "Two writers of the same attribute fight: the number of VFs changes under gpuslice's layout, and all VFs of the GPU with it.",
         looks "Lines with sriov_numvfs in /etc/sysfs.conf and /etc/sysfs.d.",
         mend "Take the line out, and say the number in /etc/gpuslice/gpuslice.toml.";
     SriovUnit = "sriov-unit", "a unit, rule or script makes VFs beside gpuslice",
         why "Two writers of the same attribute fight; and sriov-manage run at the wrong moment takes VFs away that VMs are about to get.",
-        looks "Units in /etc/systemd/system, rules in /etc/udev/rules.d, /etc/rc.local and /etc/cron.d that name sriov_numvfs or sriov-manage.",
+        looks "Units in /etc/systemd/system and those that are enabled there, rules in /etc/udev/rules.d, /etc/rc.local and /etc/cron.d that name sriov_numvfs or sriov-manage.",
         mend "Disable it (`systemctl disable --now UNIT`, or take the line out), and say the number in /etc/gpuslice/gpuslice.toml.";
     GuestXml = "guest-xml", "what the domain asks of gpuslice has no meaning",
         why "A start with it is refused: it cannot be known what was meant.",
@@ -166,8 +190,8 @@ checks! {
         looks "<memtune><hard_limit> against <memory> and 1 GiB.",
         mend "`virsh edit DOMAIN`: take <hard_limit> out, and libvirt sets what is needed.";
     GuestManaged = "guest-managed", "managed='yes' takes a VF off the driver that serves it",
-        why "A VF with a chosen type (NVIDIA's vendor-specific VFIO) is passed by its own driver. Taken off it, it has no device for VMs until all VFs of its GPU are made anew.",
-        looks "Hostdevs with managed='yes' whose function has a type of its driver.",
+        why "A VF with a chosen type (NVIDIA's vendor-specific VFIO) is passed by its own driver. Taken off it, it has no device for VMs until all VFs of its GPU are made anew. After a VM, libvirt also has the host's driver take any other VF, where autoprobe lets it.",
+        looks "Hostdevs with managed='yes' whose function has a type of its driver, or is a VF of a GPU with sriov_drivers_autoprobe 1 and a driver that takes its own VFs.",
         mend "`virsh edit DOMAIN`: managed='no' in this hostdev.";
     GuestTakesPf = "guest-takes-pf", "the VM takes the whole GPU whose VFs others use",
         why "Taken off its driver, a GPU loses all its VFs at once, also those that VMs use.",

@@ -17,6 +17,12 @@ pub struct Host {
     pub devices: Vec<Device>,
     /// `/usr/lib/nvidia/sriov-manage` is there.
     pub sriov_manage: bool,
+    /// Whether NVIDIA's vGPU manager runs, where processes are seen at all.
+    pub vgpu_manager: Option<bool>,
+    /// Vendor and device ids that vfio-pci takes at boot, and where that is said.
+    pub vfio_ids: Vec<(u16, u16, String)>,
+    /// Packages of DKMS, and modules that are there for the running kernel.
+    pub dkms: Dkms,
     /// libvirt is installed, and which.
     pub libvirt: Option<Libvirt>,
     /// The hook in libvirt's folder.
@@ -31,10 +37,27 @@ pub struct Host {
     pub services: Vec<Service>,
     /// Parent and UUID of what mdevctl starts by itself.
     pub mdevctl_auto: Vec<(String, String)>,
+    /// Definitions of mdevctl that are no JSON.
+    pub mdevctl_broken: Vec<String>,
+    /// Address and driver of what driverctl binds at boot.
+    pub driverctl: Vec<(String, String)>,
+    /// Hooks beside ours that call virsh.
+    pub hooks_with_virsh: Vec<String>,
     /// Files of sysfsutils that write the number of VFs.
     pub sysfsutils: Vec<String>,
     /// Other files that make VFs.
     pub writers: Vec<String>,
+}
+
+/// Drivers that are built on the host.
+#[derive(Debug, Default)]
+pub struct Dkms {
+    /// `uname -r`.
+    pub kernel: String,
+    /// Names below `/var/lib/dkms`.
+    pub sources: Vec<String>,
+    /// File names of modules that were built for this kernel.
+    pub built: Vec<String>,
 }
 
 /// libvirt's version, in its three numbers.

@@ -5,6 +5,7 @@ use super::check::{Check, Finding};
 use super::gather::{self, HOOK};
 use super::host::not_seen;
 use super::tree::Tree;
+use gpuslice_core::hint;
 use gpuslice_core::refusal::{Code, Refusal};
 
 /// The program that the link leads to, as packages install it.
@@ -18,7 +19,7 @@ pub fn mend(tree: &Tree, findings: &[Finding]) -> Result<Vec<String>, Refusal> {
     let has = |code: Check| findings.iter().any(|finding| finding.fixable && finding.code == code);
     let mut done = Vec::new();
     if has(Check::HookMissing) {
-        link(tree).map_err(|refusal| refusal.hint("sudo gpuslice doctor --fix"))?;
+        link(tree).map_err(|refusal| refusal.hint(hint!("sudo gpuslice doctor --fix")))?;
         done.push(format!("{HOOK} leads to {PROGRAM}"));
     }
     if !done.is_empty() || has(Check::HookNotSeen) {
@@ -29,7 +30,7 @@ pub fn mend(tree: &Tree, findings: &[Finding]) -> Result<Vec<String>, Refusal> {
             if tree.ask("/usr/bin/systemctl", &["reload", unit]).is_none() {
                 let message = format!("{unit} cannot be reloaded");
                 return Err(Refusal::new(Code::NotPermitted, message)
-                    .hint(format!("sudo systemctl reload {unit}")));
+                    .hint(hint!("sudo systemctl reload {}", unit)));
             }
             done.push(format!("{unit} is reloaded"));
         }

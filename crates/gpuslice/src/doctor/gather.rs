@@ -1,6 +1,6 @@
 //! The facts of a host, read and not judged.
 
-use super::facts::{Hook, Host, Libvirt, Service};
+use super::facts::{Dkms, Hook, Host, Libvirt, Service};
 use super::pci;
 use super::tree::Tree;
 use serde_json::Value as Json;
@@ -11,6 +11,11 @@ pub const HOOK: &str = "/etc/libvirt/hooks/qemu.d/10-gpuslice";
 /// Its daemons that run VMs, and where each writes its process id.
 pub const DAEMONS: [(&str, &str); 2] =
     [("libvirtd", "/run/libvirtd.pid"), ("virtqemud", "/run/virtqemud.pid")];
+
+const MDEVCTL: &str = "/etc/mdevctl.d";
+
+/// Proxmox VE's unit, whose program calls NVIDIA's tool.
+const PVE_UNIT: &str = "/pve-nvidia-sriov@";
 
 const SELINUX: &str = "/sys/fs/selinux";
 
@@ -24,6 +29,9 @@ pub fn host(tree: &Tree) -> Host {
         lockdown: chosen(&text("/sys/kernel/security/lockdown")).filter(|mode| mode != "none"),
         devices: pci::all(tree),
         sriov_manage: tree.exists("/usr/lib/nvidia/sriov-manage"),
+        vgpu_manager: vgpu_manager(tree),
+        vfio_ids: vfio_ids(tree),
+        dkms: dkms(tree),
         libvirt: libvirt(tree).filter(|_| {
             // Its library alone is there for programs that speak with another host's.
             DAEMONS.iter().any(|(name, _)| tree.exists(&format!("/usr/sbin/{name}")))
@@ -37,7 +45,16 @@ pub fn host(tree: &Tree) -> Host {
                 && profile.ends_with("(enforce)")
         }),
         services: DAEMONS.iter().filter_map(|(unit, pid)| service(tree, unit, pid)).collect(),
-        mdevctl_auto: mdevctl_auto(tree),
+        mdevctl_auto: mdevctl(tree, |text| {
+            let definition: Json = serde_json::from_str(text).unwrap_or_default();
+            definition.get("start").and_then(Json::as_str) == Some("auto")
+        }),
+        mdevctl_broken: mdevctl(tree, |text| serde_json::from_str::<Json>(text).is_err())
+            .into_iter()
+            .map(|(parent, uuid)| format!("{MDEVCTL}/{parent}/{uuid}"))
+            .collect(),
+        driverctl: driverctl(tree),
+        hooks_with_virsh: hooks_with_virsh(tree),
         sysfsutils: files(tree, "/etc/sysfs.d", ".conf")
             .chain(["/etc/sysfs.conf".to_owned()])
             .filter(|file| says(&text(file), &["sriov_numvfs"]))
@@ -104,14 +121,13 @@ fn may_raise(status: &str) -> bool {
         .is_some_and(|set| set >> 24 & 1 == 1)
 }
 
-fn mdevctl_auto(tree: &Tree) -> Vec<(String, String)> {
-    const FOLDER: &str = "/etc/mdevctl.d";
+/// Parent and UUID of the definitions that are so.
+fn mdevctl(tree: &Tree, is_so: impl Fn(&str) -> bool) -> Vec<(String, String)> {
     let mut found = Vec::new();
-    for parent in tree.names(FOLDER) {
-        for uuid in tree.names(&format!("{FOLDER}/{parent}")) {
-            let text = tree.text(&format!("{FOLDER}/{parent}/{uuid}")).unwrap_or_default();
-            let definition: Json = serde_json::from_str(&text).unwrap_or_default();
-            if definition.get("start").and_then(Json::as_str) == Some("auto") {
+    for parent in tree.names(MDEVCTL) {
+        for uuid in tree.names(&format!("{MDEVCTL}/{parent}")) {
+            let text = tree.text(&format!("{MDEVCTL}/{parent}/{uuid}"));
+            if text.is_some_and(|text| is_so(&text)) {
                 found.push((parent.clone(), uuid));
             }
         }
@@ -119,14 +135,86 @@ fn mdevctl_auto(tree: &Tree) -> Vec<(String, String)> {
     found
 }
 
+/// Its process has the name of its program, cut to what the kernel keeps of one.
+fn vgpu_manager(tree: &Tree) -> Option<bool> {
+    let numbers = tree.names("/proc").into_iter().filter(|name| name.parse::<u32>().is_ok());
+    let names: Vec<String> =
+        numbers.filter_map(|pid| tree.text(&format!("/proc/{pid}/comm"))).collect();
+    (!names.is_empty()).then(|| names.iter().any(|name| name == "nvidia-vgpu-mgr"))
+}
+
+/// In the kernel's arguments and in modprobe's files.
+fn vfio_ids(tree: &Tree) -> Vec<(u16, u16, String)> {
+    let mut found = Vec::new();
+    let mut take = |list: &str, place: &str| {
+        for id in list.split(',') {
+            let mut parts = id.split(':').map(|part| u16::from_str_radix(part, 16));
+            if let (Some(Ok(vendor)), Some(Ok(device))) = (parts.next(), parts.next()) {
+                found.push((vendor, device, place.to_owned()));
+            }
+        }
+    };
+    for argument in tree.text("/proc/cmdline").unwrap_or_default().split_whitespace() {
+        let list = ["vfio-pci.ids=", "vfio_pci.ids="].iter().find_map(|a| argument.strip_prefix(a));
+        if let Some(list) = list {
+            take(list, "the kernel's arguments");
+        }
+    }
+    for file in files(tree, "/etc/modprobe.d", ".conf") {
+        for line in tree.text(&file).unwrap_or_default().lines() {
+            let mut words = line.split_whitespace();
+            let (first, module) = (words.next(), words.next());
+            if first == Some("options") && matches!(module, Some("vfio-pci" | "vfio_pci")) {
+                words.filter_map(|word| word.strip_prefix("ids=")).for_each(|l| take(l, &file));
+            }
+        }
+    }
+    found
+}
+
+fn dkms(tree: &Tree) -> Dkms {
+    let kernel = tree.text("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let folders = ["updates/dkms", "updates", "extra", "weak-updates"];
+    let built =
+        folders.iter().flat_map(|name| tree.names(&format!("/lib/modules/{kernel}/{name}")));
+    Dkms { sources: tree.names("/var/lib/dkms"), built: built.collect(), kernel }
+}
+
+fn driverctl(tree: &Tree) -> Vec<(String, String)> {
+    const FOLDER: &str = "/etc/driverctl.d";
+    let driver = |address: String| Some((tree.text(&format!("{FOLDER}/{address}"))?, address));
+    let found = tree.names(FOLDER).into_iter().filter_map(driver);
+    found.map(|(driver, address)| (address, driver)).collect()
+}
+
+fn hooks_with_virsh(tree: &Tree) -> Vec<String> {
+    let beside = files(tree, "/etc/libvirt/hooks/qemu.d", "").filter(|file| file != HOOK);
+    let all = beside.chain(["/etc/libvirt/hooks/qemu".to_owned()]);
+    let calls = |file: &String| says(&tree.text(file).unwrap_or_default(), &["virsh "]);
+    all.filter(|file| tree.executable(file)).filter(calls).collect()
+}
+
+/// Units that a target wants, wherever they lie.
+fn enabled(tree: &Tree) -> Vec<String> {
+    const FOLDER: &str = "/etc/systemd/system";
+    let wants = tree.names(FOLDER).into_iter().filter(|name| name.ends_with(".wants"));
+    let wants: Vec<String> = wants.map(|wants| format!("{FOLDER}/{wants}")).collect();
+    let units = |folder: &String| {
+        let units = tree.names(folder).into_iter();
+        units.map(|unit| format!("{folder}/{unit}")).collect::<Vec<_>>()
+    };
+    wants.iter().flat_map(units).collect()
+}
+
 fn writers(tree: &Tree) -> Vec<String> {
     let units = files(tree, "/etc/systemd/system", ".service");
     let rules = files(tree, "/etc/udev/rules.d", ".rules");
     let jobs = files(tree, "/etc/cron.d", "");
-    let all = units.chain(rules).chain(jobs).chain(["/etc/rc.local".to_owned()]);
+    let all = units.chain(enabled(tree)).chain(rules).chain(jobs);
+    let all = all.chain(["/etc/rc.local".to_owned()]);
     let makes = |file: &String| {
-        let text = tree.text(file).unwrap_or_default();
-        says(&text, &["sriov_numvfs", "sriov-manage"])
+        let text = tree.resolved(file).and_then(|file| tree.text(&file)).unwrap_or_default();
+        says(&text, &["sriov_numvfs", "sriov-manage"]) || file.contains(PVE_UNIT)
     };
     let ours = |file: &String| file.rsplit('/').next().is_some_and(|n| n.starts_with("gpuslice"));
     all.filter(|file| !ours(file)).filter(makes).collect()

@@ -6,6 +6,7 @@ use super::facts::Host;
 use super::guest_facts::Guest;
 use super::pci::Device;
 use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource};
+use gpuslice_core::shell::quoted;
 
 /// What UEFI firmware keeps for 64-bit BARs by itself (edk2, OvmfPkg: PcdPciMmio64Size).
 const UEFI_WINDOW: u64 = 32 << 30;
@@ -15,7 +16,7 @@ const LOCKED_BESIDE: u64 = 1 << 20;
 
 /// All findings.
 pub fn check(guest: &Guest, host: &Host) -> Vec<Finding> {
-    let name = &guest.name;
+    let name = &quoted(&guest.name);
     let domain = match &guest.domain {
         Ok(domain) => domain,
         Err(why) => {
@@ -44,7 +45,8 @@ pub fn check(guest: &Guest, host: &Host) -> Vec<Finding> {
     found.extend(window(guest, domain, host));
     found.extend(hard_limit(guest));
     found.extend(
-        functions(domain, host).filter_map(|(device, function)| judge(name, device, function)),
+        functions(domain, host)
+            .filter_map(|(device, function)| judge(host, name, device, function)),
     );
     found
 }
@@ -69,7 +71,7 @@ fn window(guest: &Guest, domain: &Domain, host: &Host) -> Option<Finding> {
     if !guest.uefi || guest.wide || bars <= UEFI_WINDOW {
         return None;
     }
-    let name = &guest.name;
+    let name = &quoted(&guest.name);
     let text = format!("{name} boots with UEFI and carries BARs of {} GiB", bars >> 30);
     let mend = format!(
         "virsh edit {name}: <cpu mode='host-passthrough'><maxphysaddr mode='passthrough'/></cpu>"
@@ -82,19 +84,31 @@ fn hard_limit(guest: &Guest) -> Option<Finding> {
     if limit >= memory.saturating_add(LOCKED_BESIDE) {
         return None;
     }
-    let name = &guest.name;
+    let name = &quoted(&guest.name);
     let text = format!("{name} has {} MiB and may lock {} MiB", memory >> 10, limit >> 10);
     let mend = format!("virsh memtune {name} --hard-limit -1 --config");
     Some(Finding::error(Check::GuestHardLimit, text, mend))
 }
 
 /// A function whose driver must not be taken from it.
-fn judge(name: &str, device: &HostDevice, function: &Device) -> Option<Finding> {
+fn judge(host: &Host, name: &str, device: &HostDevice, function: &Device) -> Option<Finding> {
     let address = &function.address;
     if function.typed && device.managed {
         let text = format!("{name} would take VF {address} from its driver by managed='yes'");
         let mend = format!("virsh edit {name}: managed='no' in the hostdev of {address}");
         return Some(Finding::error(Check::GuestManaged, text, mend));
+    }
+    let of = host.devices.iter().find(|pf| function.pf.as_ref() == Some(&pf.address));
+    let takes_back = |pf: &&Device| {
+        let driver = pf.driver.as_deref();
+        pf.is_gpu() && pf.autoprobe && matches!(driver, Some("i915" | "xe" | "amdgpu"))
+    };
+    if let Some(pf) = of.filter(takes_back).filter(|_| device.managed) {
+        let driver = pf.driver.as_deref().unwrap_or_default();
+        let text =
+            format!("after {name}, {driver} of the host takes VF {address} by managed='yes'");
+        let mend = format!("echo 0 > /sys/bus/pci/devices/{}/sriov_drivers_autoprobe", pf.address);
+        return Some(Finding::warning(Check::GuestManaged, text, mend));
     }
     let has_vfs = function.is_gpu() && function.vfs > 0;
     has_vfs.then(|| {

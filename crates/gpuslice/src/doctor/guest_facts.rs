@@ -2,6 +2,7 @@
 
 use super::tree::Tree;
 use gpuslice_core::domain::Domain;
+use gpuslice_core::hint;
 use gpuslice_core::refusal::{Code, Refusal};
 use roxmltree::{Document, Node, ParsingOptions};
 use std::collections::BTreeSet;
@@ -40,7 +41,7 @@ pub fn find(tree: &Tree, domain: &str) -> Result<Guest, Refusal> {
             let message = format!("{domain} cannot be read");
             Refusal::new(Code::BadRequest, message)
                 .because(error.to_string())
-                .hint("virsh dumpxml DOMAIN > FILE")
+                .hint(hint!("virsh dumpxml DOMAIN > FILE"))
         })?;
         return read(domain, &text);
     }
@@ -55,11 +56,11 @@ pub fn find(tree: &Tree, domain: &str) -> Result<Guest, Refusal> {
         None if !tree.denied().is_empty() => {
             let message = format!("{DOMAINS} may not be read");
             Err(Refusal::new(Code::NotPermitted, message)
-                .hint(format!("sudo gpuslice doctor {domain}")))
+                .hint(hint!("sudo gpuslice doctor {}", domain)))
         }
         None => {
             let message = format!("no domain {domain} is defined below {DOMAINS}");
-            Err(Refusal::new(Code::Unknown, message).hint("name one of virsh list --all"))
+            Err(Refusal::new(Code::Unknown, message).hint(hint!("name one of virsh list --all")))
         }
     }
 }

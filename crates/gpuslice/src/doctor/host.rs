@@ -1,7 +1,7 @@
 //! What of the host keeps its GPUs from being sliced, or its VMs from being given a slice.
 
 use super::check::{Check, Finding};
-use super::facts::{Host, Libvirt, Service};
+use super::facts::{Dkms, Host, Libvirt, Service};
 use super::gather::HOOK;
 use super::pci::Device;
 use gpuslice_vendors::makers::{Maker, maker};
@@ -23,11 +23,17 @@ pub fn check(host: &Host) -> Vec<Finding> {
         }
         found.extend(vfs(host, gpu));
     }
+    found.extend(vgpu_manager(host));
     found.extend(groups(host));
     found.extend(lockdown(host));
     if let Some(version) = host.libvirt {
         found.extend(libvirt(host, version));
         found.extend(hook(host));
+        found.extend(host.hooks_with_virsh.iter().map(|file| {
+            let text = format!("the hook {file} calls virsh, which waits for the hook");
+            let mend = format!("take the calls of virsh out of {file}");
+            Finding::warning(Check::HookCallsVirsh, text, mend)
+        }));
     }
     found.extend(host.services.iter().filter_map(memlock));
     found
@@ -35,8 +41,7 @@ pub fn check(host: &Host) -> Vec<Finding> {
 
 /// GPUs that VMs could be given as functions.
 fn passable(host: &Host) -> impl Iterator<Item = &Device> {
-    let vendors = [0x10de, 0x1002, 0x8086];
-    host.devices.iter().filter(move |device| device.is_gpu() && vendors.contains(&device.vendor))
+    host.devices.iter().filter(|device| device.is_sliced())
 }
 
 fn iommu(host: &Host) -> Option<Finding> {
@@ -86,6 +91,16 @@ fn sliceable(host: &Host, gpu: &Device, maker: &Maker) -> Vec<Finding> {
         found.push(Finding::error(Check::SriovOff, text, mend));
     }
     match &gpu.driver {
+        None if not_built(host, maker.driver).is_some() => {
+            let Dkms { kernel, .. } = &host.dkms;
+            let name = not_built(host, maker.driver).unwrap_or_default();
+            let text = format!("GPU {address} has no driver; {name} is not built for {kernel}");
+            let mend = format!(
+                "apt install linux-headers-{kernel}; dkms autoinstall; modprobe {}",
+                maker.driver
+            );
+            found.push(Finding::error(Check::DriverNotBuilt, text, mend));
+        }
         None => {
             let text = format!("GPU {address} has no driver; {} makes its slices", maker.name);
             let mend = format!("install {}, then modprobe {}", maker.name, maker.driver);
@@ -107,7 +122,44 @@ fn sliceable(host: &Host, gpu: &Device, maker: &Maker) -> Vec<Finding> {
         }
         Some(_) => {}
     }
+    let told = host.vfio_ids.iter().find(|(v, d, _)| (*v, *d) == (gpu.vendor, gpu.device));
+    if let Some((vendor, device, place)) = told {
+        let text =
+            format!("vfio-pci takes GPU {address} at boot, by ids={vendor:04x}:{device:04x}");
+        let mend = format!(
+            "take {vendor:04x}:{device:04x} out of vfio-pci's ids in {place}; update-initramfs -u; reboot"
+        );
+        found.push(Finding::warning(Check::VfioIds, text, mend));
+    }
     found
+}
+
+/// The package of DKMS that brings a driver and was not built for this kernel.
+fn not_built<'a>(host: &'a Host, driver: &str) -> Option<&'a str> {
+    let Dkms { sources, built, .. } = &host.dkms;
+    // i915-sriov-dkms brings both of Intel's.
+    let brings = |name: &&String| {
+        name.as_str() == driver || driver == "xe" && name.as_str() == "i915-sriov-dkms"
+    };
+    let module = |file: &String| {
+        let name = file.split('.').next().unwrap_or_default();
+        name == driver || driver == "xe" && name == "i915"
+    };
+    let name = sources.iter().find(brings)?;
+    (!built.iter().any(module)).then_some(name)
+}
+
+/// What serves each vGPU of NVIDIA's.
+fn vgpu_manager(host: &Host) -> Option<Finding> {
+    let on = |device: &&Device| device.is_gpu() && device.driver.as_deref() == Some("nvidia");
+    let gpu = host.devices.iter().find(on).filter(|_| host.sriov_manage)?;
+    if host.vgpu_manager != Some(false) {
+        return None;
+    }
+    let text =
+        format!("GPU {} is on the vGPU host driver, and nvidia-vgpu-mgr does not run", gpu.address);
+    let mend = "systemctl enable --now nvidia-vgpud nvidia-vgpu-mgr";
+    Some(Finding::error(Check::VgpuManagerOff, text, mend))
 }
 
 /// What a GPU shows of its VFs.

@@ -47,6 +47,11 @@ impl Device {
         is_gpu(self.class) && self.pf.is_none()
     }
 
+    /// A GPU of a maker whose drivers make slices; a server's console is not meant.
+    pub fn is_sliced(&self) -> bool {
+        self.is_gpu() && matches!(self.vendor, 0x10de | 0x1002 | 0x8086)
+    }
+
     /// A bridge is not passed, and no group fails for it.
     pub fn is_bridge(&self) -> bool {
         self.class >> 8 == 0x0604

@@ -1,4 +1,5 @@
 use super::*;
+use gpuslice_core::hint;
 use serde_json::json;
 
 const PF: &str = "0000:41:00.0";
@@ -176,7 +177,8 @@ fn a_vm_says_why_it_would_not_get_its_slice() {
 #[test]
 fn what_a_start_was_told_is_told_again() {
     let mut rows = rows();
-    let refusal = Refusal::new(Code::ClaimCopied, "copied").because("why").hint("start it again");
+    let refusal =
+        Refusal::new(Code::ClaimCopied, "copied").because("why").hint(hint!("start it again"));
     rows.claims[0].last_refusal = Some(refusal);
     let found = object(&rows, "win11").unwrap();
     let reason = &found[0].reasons[0];

@@ -4,6 +4,7 @@
 
 use gpuslice_core::errno::Errno;
 use gpuslice_core::guest::mapping::{Entry, Mapping};
+use gpuslice_core::hint;
 use gpuslice_core::ids::{MdevTypeId, PciAddress, ProfileName};
 use gpuslice_core::port::{HostRead, link_name, read_text};
 use gpuslice_core::refusal::{Code, Refusal};
@@ -91,7 +92,9 @@ impl Node<'_> {
         offered.retain(|id, _| asked(id));
         if let Some(unknown) = wanted.iter().find(|name| !offered.contains_key(&id_of(name))) {
             let message = format!("no device here offers {unknown}");
-            return Err(Refusal::new(Code::NoProfile, message).hint("gpuslice profiles"));
+            return Err(
+                Refusal::new(Code::NoProfile, message).hint(hint!("name one of gpuslice profiles"))
+            );
         }
         let mut exported = Vec::new();
         for (id, row) in offered {
@@ -188,7 +191,7 @@ impl Node<'_> {
         let unread = |path: &str, errno: Errno| {
             Refusal::new(Code::Absent, format!("the ids of {address} cannot be read"))
                 .because(format!("read {path}: {errno}"))
-                .hint("gpuslice slices; once it is there, the same again")
+                .hint(hint!("gpuslice wait --settled, then the same again"))
         };
         let id = |name: &str| {
             let path = format!("{folder}/{name}");

@@ -9,6 +9,7 @@ use crate::render;
 use gpuslice_api::CallError;
 use gpuslice_api::libvirt::{AttachOptions, DetachOptions};
 use gpuslice_core::domain::ClaimRequest;
+use gpuslice_core::hint;
 use gpuslice_core::ids::{ClaimName, Owner};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command};
@@ -113,20 +114,22 @@ fn without_agent(domain: &str, cause: Option<String>) -> Refusal {
         Code::Unreachable,
         format!("which UUID {domain:?} has only the libvirt agent knows, and it does not answer"),
     )
-    .hint(format!("virsh domuuid {domain}, and give that instead"));
+    .hint(hint!("virsh domuuid {}, and give that instead", domain));
     refusal.causes.extend(cause);
     refusal
 }
 
 /// What the daemon advises is done in the same way: by hand, without libvirt.
 fn printed(mut failure: Failure) -> Failure {
-    let hint = failure.refusal.hint.as_deref();
-    if let Some(hint) = hint.filter(|hint| hint.starts_with("gpuslice attach ")) {
+    failure.refusal = failure.refusal.reworded(|hint| {
+        if !hint.starts_with("gpuslice attach ") {
+            return hint.to_owned();
+        }
         let end = hint.find([',', '(']).unwrap_or(hint.len());
         let (order, rest) = hint.split_at(end);
         let gap = if order.ends_with(' ') { " " } else { "" };
-        failure.refusal.hint = Some(format!("{} --print{gap}{rest}", order.trim_end()));
-    }
+        format!("{} --print{gap}{rest}", order.trim_end())
+    });
     failure
 }
 

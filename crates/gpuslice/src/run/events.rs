@@ -5,6 +5,7 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::table::printable;
 use gpuslice_api::client::Event;
+use gpuslice_core::hint;
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::ChangeNote;
 
@@ -18,7 +19,7 @@ pub async fn events(daemon: &Daemon, output: &Output) -> Result<(), Failure> {
             output.text(&line(&note))?;
         }
     }
-    Err(Refusal::new(Code::Unreachable, "the bus is gone").hint("gpuslice events").into())
+    Err(Refusal::new(Code::Unreachable, "the bus is gone").hint(hint!("gpuslice events")).into())
 }
 
 /// The daemon's coming and going as a change like any other.

@@ -10,6 +10,7 @@ use crate::render;
 use crate::simulated::Simulated;
 use gpuslice_api::client::Listing;
 use gpuslice_core::guest::mapping::{self, Mapping};
+use gpuslice_core::hint;
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command, ProfileRow, SliceRow};
 use serde::Serialize;
@@ -36,7 +37,7 @@ pub async fn proxmox(
         Answer::Status(row) => {
             let refusal = Refusal::new(Code::NotSettled, "not all slices are there yet");
             let refusal = row.waiting_for.into_iter().fold(refusal, Refusal::because);
-            return Err(refusal.hint("gpuslice wait --settled").into());
+            return Err(refusal.hint(hint!("gpuslice wait --settled")).into());
         }
         other => return Err(unexpected(&other)),
     }
@@ -48,7 +49,9 @@ pub async fn proxmox(
     let name = order.node.clone().or_else(|| tree.host_name());
     let name = name.ok_or_else(|| {
         let named = Refusal::new(Code::BadRequest, "what this node is called cannot be read");
-        named.because("read /proc/sys/kernel/hostname").hint("gpuslice export proxmox --node NAME")
+        named
+            .because("read /proc/sys/kernel/hostname")
+            .hint(hint!("gpuslice export proxmox --node NAME"))
     })?;
     let node = Node { name: &name, host: &tree, profiles: &profiles, slices: &slices };
     show(&node, order, &present, output)
@@ -99,7 +102,7 @@ fn mappings(file: &Path) -> Result<Vec<Mapping>, Refusal> {
                 .because(format!("read {shown}: {error}"));
             Err(match denied {
                 true => refusal.hint(as_root(std::env::args())),
-                false => refusal.hint("systemctl status pve-cluster"),
+                false => refusal.hint(hint!("systemctl restart pve-cluster, then the same again")),
             })
         }
     }

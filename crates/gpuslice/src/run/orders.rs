@@ -80,7 +80,11 @@ pub async fn apply(daemon: &Daemon, output: &Output) -> Result<(), Failure> {
         Some(first) => {
             let blocked = render::counted(row.blockers.len(), "change");
             let refusal = Refusal::new(first.code, format!("{blocked} blocked, see above"));
-            Err(Failure { refusal: refusal.hint("gpuslice plan"), answered: true })
+            let refusal = match first.way_out() {
+                Some(way) => refusal.hint(way),
+                None => refusal,
+            };
+            Err(Failure { refusal, answered: true })
         }
         None => Ok(()),
     }

@@ -5,6 +5,7 @@ use crate::failure::Failure;
 use crate::output::Output;
 use clap::CommandFactory;
 use clap_complete::Shell;
+use gpuslice_core::hint;
 use gpuslice_core::refusal::{Code, Refusal};
 use std::io;
 use std::path::Path;
@@ -52,7 +53,7 @@ fn unwritten(path: &Path, error: &io::Error) -> Failure {
     let path = path.display();
     Refusal::new(Code::OutputUnwritable, "the manual page cannot be written")
         .because(format!("write {path}: {error}"))
-        .hint("name a directory that exists and that you may write to")
+        .hint(hint!("name a directory that exists and that you may write to"))
         .into()
 }
 

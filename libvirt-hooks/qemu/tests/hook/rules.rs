@@ -4,6 +4,7 @@ use crate::scripted::{
     Act, Daemon, Ended, HOOK, Place, bystander, claiming, domain, finish, plain_hostdev, refused,
     silent_pass,
 };
+use gpuslice_core::hint;
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::Answer;
 use gpuslice_hook_proto::{HookDone, Operation, Reply, ReplyBody, Request, Served};
@@ -33,7 +34,7 @@ const NO_DAEMON: &str = "gpuslice: unreachable: the domain asks for a slice and 
 fn no_capacity(request: &Request) -> Reply {
     let refusal = Refusal::new(Code::NoCapacity, "nvidia-a40-8q: wanted 1, free 0 of 6")
         .because("held by win03,\nwin09")
-        .hint("gpuslice claims");
+        .hint(hint!("gpuslice claims"));
     Reply::refused(request.id, refusal)
 }
 

@@ -1,0 +1,120 @@
+//! The orders and edits that more than one refusal's hint is made of.
+
+use crate::hint;
+use crate::holders::{Holder, is_vm};
+use crate::ids::{ClaimName, MdevUuid, ParentId, PciAddress, ProfileName};
+use crate::refusal::Hint;
+use std::fmt::Display;
+
+/// Ends a process of the host that has a slice open. To a VM's own process that would be a power cut.
+#[must_use]
+pub fn end_process(holder: &Holder) -> Hint {
+    let pid = holder.pid;
+    if is_vm(&holder.comm) {
+        hint!("shut down the VM of process {} (ps -fp {} shows its name)", pid, pid)
+    } else {
+        hint!("kill {} (ps -fp {} shows it)", pid, pid)
+    }
+}
+
+/// Has a driver of the host let go of a function.
+#[must_use]
+pub fn let_go(address: PciAddress, driver: &str) -> Hint {
+    hint!("echo {} > /sys/bus/pci/drivers/{}/unbind", address, driver)
+}
+
+/// Has a domain ask for what it was given by hand.
+#[must_use]
+pub fn ask_instead(name: &str) -> Hint {
+    hint!(
+        "virsh edit {}: take the device out, then gpuslice attach {} PROFILE, with one of gpuslice profiles",
+        name,
+        name
+    )
+}
+
+/// Gives a domain's claim a device that it can have.
+#[must_use]
+pub fn attach(name: &str, profile: &ProfileName, claim: &ClaimName) -> Hint {
+    hint!("gpuslice attach {} {} --name {}", name, profile, claim)
+}
+
+/// The same with slices of one fabric.
+#[must_use]
+pub fn attach_linked(name: &str, profile: &ProfileName, claim: &ClaimName, count: u32) -> Hint {
+    hint!("{} --count {} --fabric same", attach(name, profile, claim), count)
+}
+
+/// Has a domain's claim ask for what there is.
+#[must_use]
+pub fn another_profile(name: &str, claim: &ClaimName) -> Hint {
+    hint!("gpuslice attach {} PROFILE --name {}, with one of gpuslice profiles", name, claim)
+}
+
+/// Ends a domain's claim.
+#[must_use]
+pub fn detach(name: &str, claim: &ClaimName) -> Hint {
+    hint!("gpuslice detach {} {}", name, claim)
+}
+
+/// Removes an mdev that another program made.
+#[must_use]
+pub fn stop_mdev(uuid: MdevUuid) -> Hint {
+    hint!("mdevctl stop -u {}", uuid)
+}
+
+/// Has a GPU given out again, and looked at anew.
+#[must_use]
+pub fn uncordon(parent: &ParentId) -> Hint {
+    hint!("gpuslice uncordon {}", parent)
+}
+
+/// Has a device be what somebody wants of it.
+#[must_use]
+pub fn write_layout(parent: impl Display) -> Hint {
+    hint!("write a layout for {} in /etc/gpuslice/gpuslice.toml, then gpuslice apply", parent)
+}
+
+/// Has a layout say what its device can be.
+#[must_use]
+pub fn set(what: impl Display, to: impl Display, parent: impl Display) -> Hint {
+    hint!("set {} to {} for {}, then gpuslice apply", what, to, parent)
+}
+
+/// The same where there is a choice.
+#[must_use]
+pub fn set_to_one_of(
+    what: impl Display,
+    values: impl IntoIterator<Item = impl Display>,
+    parent: impl Display,
+) -> Hint {
+    let values = Hint::words(values, ", ");
+    hint!("set {} to one of {} for {}, then gpuslice apply", what, values, parent)
+}
+
+/// Has a layout not say what its device cannot be.
+#[must_use]
+pub fn take_out(what: impl Display, parent: impl Display) -> Hint {
+    hint!("take {} out of the layout of {}, then gpuslice apply", what, parent)
+}
+
+/// Takes the type from a VF that somebody else gave it.
+#[must_use]
+pub fn take_type(vf: PciAddress, attribute: &str) -> Hint {
+    hint!("echo 0 > /sys/bus/pci/devices/{}/{}", vf, attribute)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_is_shut_down_and_another_process_is_ended() {
+        let of = |comm: &str| end_process(&Holder { pid: 42, comm: comm.to_owned() });
+        assert_eq!(of("dpdk").as_str(), "kill 42 (ps -fp 42 shows it)");
+        for vm in ["qemu-system-x86", "qemu-kvm", "kvm"] {
+            let hint = "shut down the VM of process 42 (ps -fp 42 shows its name)";
+            assert_eq!(of(vm).as_str(), hint, "{vm}");
+        }
+    }
+}
