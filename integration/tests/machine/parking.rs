@@ -460,6 +460,28 @@ fn a_hot_plug_has_the_room_too() {
     world.finish().unwrap();
 }
 
+/// By migration, or out of the image that it was saved to.
+#[test]
+fn one_that_comes_from_elsewhere_has_the_room_too() {
+    let (mut world, one) = with_one();
+    all(&mut world, &[whole(0)]);
+    all(&mut world, &run(0));
+    all(&mut world, &[H::Save { vm: 0 }, H::Next { vm: 0 }]);
+    assert_eq!(parked(&mut world), [one]);
+    // What cannot be recorded is refused at once here too.
+    let full = H::DiskFull { durable: u32::MAX, runtime: u32::MAX };
+    all(&mut world, &[declare(1), full, H::Start { vm: 1 }, H::Next { vm: 1 }]);
+    world.refusals.clear();
+    all(&mut world, &[H::Restore { vm: 0 }]);
+    assert_eq!((refusals(&world), parked(&mut world)), (vec!["state-unwritable"], vec![one]));
+    all(&mut world, &[H::Next { vm: 1 }, H::DiskFull { durable: 0, runtime: 0 }]);
+    world.refusals.clear();
+    all(&mut world, &[H::Restore { vm: 0 }, H::Next { vm: 0 }, H::Next { vm: 0 }]);
+    assert!(runs(&world, 0), "{:?}", world.refusals);
+    assert_eq!(parked(&mut world), []);
+    world.finish().unwrap();
+}
+
 #[test]
 fn killed_at_each_write_nothing_is_parked_twice_or_lost() {
     for after_writes in 0..12 {

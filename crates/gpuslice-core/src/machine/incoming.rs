@@ -4,6 +4,7 @@
 //! copied.
 
 use super::fabric::Sought;
+use super::hook::carries_mdev;
 use super::reserve::Want;
 use super::start::STARTING_GRACE;
 use super::{Effect, HookAnswer, HookCall, Machine, RequestId, Timer};
@@ -23,19 +24,29 @@ impl Machine {
     pub(super) fn on_incoming(&mut self, request: RequestId, call: HookCall) {
         let owner = Owner::Domain(call.domain.uuid);
         let gone = self.cannot_come_back(|claim| claim.owner == owner);
-        if gone.is_none() && (self.stale || self.must_wait(&owner)) {
+        let room = carries_mdev(&call.domain) && self.parking_anywhere();
+        if room {
+            self.cut_parking_short();
+        }
+        if gone.is_none() && (self.stale || self.must_wait(&owner) || room) {
             return self.parked.push((request, call));
         }
         let answer = match gone.map_or_else(|| self.receive(&call.domain, &owner), Err) {
+            // Its start would have the room; so it comes in when there is some.
+            Err(refusal) if self.make_room(&call.domain, &refusal) => {
+                return self.parked.push((request, call));
+            }
             Ok(edits) if edits.is_empty() => HookAnswer::Proceed,
             Ok(edits) => HookAnswer::Remap(edits),
-            Err(refusal) => {
-                let text = format!("{} is not taken in: {refusal}", call.domain.name);
-                self.push(Effect::Log { warning: true, text });
-                HookAnswer::Refuse(refusal)
-            }
+            Err(refusal) => return self.refuse_incoming(request, &call.domain, refusal),
         };
         self.push(Effect::AnswerHook { request, answer });
+    }
+
+    pub(super) fn refuse_incoming(&mut self, request: RequestId, domain: &Domain, why: Refusal) {
+        let text = format!("{} is not taken in: {why}", domain.name);
+        self.push(Effect::Log { warning: true, text });
+        self.push(Effect::AnswerHook { request, answer: HookAnswer::Refuse(why) });
     }
 
     /// Which VFs the domain is to have here instead of those in its XML. Nothing is reserved: the start that follows

@@ -172,10 +172,12 @@ impl Machine {
     /// The room that starts and hot-plugs wait for is not made: nothing would tell them when it could be.
     pub(super) fn room_unrecorded(&mut self, why: &Refusal) {
         for (request, call) in std::mem::take(&mut self.parked) {
-            if call.operation == HookOperation::Prepare && carries_mdev(&call.domain) {
-                self.refuse_start(request, &call.domain, why.clone());
-            } else {
-                self.parked.push((request, call));
+            use HookOperation::{Migrate, Prepare, Restore};
+            match call.operation {
+                _ if !carries_mdev(&call.domain) => self.parked.push((request, call)),
+                Prepare => self.refuse_start(request, &call.domain, why.clone()),
+                Migrate | Restore => self.refuse_incoming(request, &call.domain, why.clone()),
+                _ => self.parked.push((request, call)),
             }
         }
         self.plugs_unrecorded(why);
