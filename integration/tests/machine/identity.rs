@@ -66,6 +66,9 @@ impl World {
                     device.source = source;
                 }
             }),
+            H::Managed { vm } => {
+                self.edit(vm, |domain| domain.devices.iter_mut().for_each(|d| d.managed = true));
+            }
             H::NotManaged { vm } => {
                 self.edit(vm, |domain| domain.devices.iter_mut().for_each(|d| d.managed = false));
             }

@@ -152,9 +152,6 @@ impl World {
             H::Clone { from, to } => self.copy(from, to),
             H::Undefine { vm } => return self.undefine(vm),
             H::Plain { vm, slice, managed } => self.plain(vm, slice, managed),
-            H::Managed { vm } => {
-                self.guest(vm).domain.devices.iter_mut().for_each(|d| d.managed = true);
-            }
             H::Start { vm } => self.start(vm),
             H::Next { vm } => return self.next(vm),
             H::Stop { vm, linger } => self.stop(vm, linger),
