@@ -79,7 +79,7 @@ checks! {
         mend "Switch on SR-IOV (and ARI) in the firmware and boot the machine cold. On Intel also give i915.max_vfs=7 or xe.max_vfs=7 as a kernel argument.";
     VfBars = "vf-bars", "the firmware left no room for the memory of VFs",
         why "Each VF needs address space for its BARs. Where the firmware gave none, enabling VFs fails with \"not enough MMIO resources for SR-IOV\".",
-        looks "All SR-IOV lines of the GPU's `resource` file are zero.",
+        looks "All SR-IOV lines of the GPU's `resource` file are zero, it has no VF, and it makes no mediated devices itself.",
         mend "Switch on \"Above 4G decoding\" and large MMIO in the firmware, or add pci=realloc to the kernel's arguments, and reboot.";
     DriverMissing = "driver-missing", "no driver is bound to a GPU that could be sliced",
         why "Slices are made by the GPU's driver: NVIDIA's vGPU host driver, AMD's GIM, Intel's i915 or xe.",

@@ -166,7 +166,9 @@ fn vgpu_manager(host: &Host) -> Option<Finding> {
 fn vfs(host: &Host, gpu: &Device) -> Vec<Finding> {
     let address = &gpu.address;
     let mut found = Vec::new();
-    if gpu.total_vfs.unwrap_or(0) > 0 && gpu.no_vf_bars {
+    // VFs that are there have what they need, and a GPU with mediated devices of its own needs none.
+    let wanted = gpu.total_vfs.unwrap_or(0) > 0 && gpu.vfs == 0 && !gpu.mdevs;
+    if wanted && gpu.no_vf_bars {
         let text = format!("GPU {address} has no address space for its VFs");
         let mend = "switch \"Above 4G decoding\" on in the firmware, or add pci=realloc to the kernel's arguments; reboot";
         found.push(Finding::error(Check::VfBars, text, mend));

@@ -25,14 +25,16 @@ pub struct Device {
     pub group: Option<String>,
     /// `sriov_totalvfs`, where it has SR-IOV.
     pub total_vfs: Option<u32>,
-    /// `sriov_numvfs`.
-    pub vfs: u32,
+    /// How many VFs it has.
+    pub vfs: usize,
     /// `sriov_drivers_autoprobe` is 1.
     pub autoprobe: bool,
     /// Address of the PF, for a VF.
     pub pf: Option<String>,
     /// No BAR for VFs has an address.
     pub no_vf_bars: bool,
+    /// It is a parent of mediated devices.
+    pub mdevs: bool,
     /// Bytes of all its own BARs.
     pub bars: u64,
     /// It takes a type of its driver (NVIDIA's vendor-specific VFIO).
@@ -78,22 +80,30 @@ fn device(tree: &Tree, address: String) -> Option<Device> {
     let lines = resource(&tree.text(&path("resource")).unwrap_or_default());
     let iov: Vec<u64> =
         lines.get(IOV_LINES).unwrap_or_default().iter().map(|(start, _)| *start).collect();
+    let total_vfs = tree.text(&path("sriov_totalvfs")).and_then(|text| text.parse().ok());
     Some(Device {
         vendor: id("vendor")?,
         device: id("device")?,
         class: number("class")?,
         driver: tree.link_name(&path("driver")),
         group: tree.link_name(&path("iommu_group")),
-        total_vfs: tree.text(&path("sriov_totalvfs")).and_then(|text| text.parse().ok()),
-        vfs: tree.text(&path("sriov_numvfs")).and_then(|text| text.parse().ok()).unwrap_or(0),
+        // Not sriov_numvfs: where taking VFs away waits for ever, so does who reads it.
+        vfs: total_vfs.map_or(0, |_| count_vfs(tree, &address)),
+        total_vfs,
         autoprobe: tree.text(&path("sriov_drivers_autoprobe")).as_deref() == Some("1"),
         pf: tree.link_name(&path("physfn")),
         no_vf_bars: !iov.is_empty() && iov.iter().all(|start| *start == 0),
+        mdevs: tree.exists(&path("mdev_supported_types")),
         bars: lines.iter().take(6).map(|(start, end)| size(*start, *end)).sum(),
         typed: tree.exists(&path("nvidia/current_vgpu_type")),
         controls: tree.exists(&path("sriov_admin")),
         address,
     })
+}
+
+fn count_vfs(tree: &Tree, pf: &str) -> usize {
+    let names = tree.names(&format!("{DEVICES}/{pf}"));
+    names.iter().filter(|name| name.starts_with("virtfn")).count()
 }
 
 /// Start and end of each region.
