@@ -217,6 +217,12 @@ fn ours_is_there_before_anything_starts_a_vm() {
             assert!(before.contains(starter), "{name} must be before {starter}");
         }
     }
+    // Ordered after libvirt and before libvirt-guests, the agent also keeps these two in order at a shutdown.
+    let agent = unit("gpuslice-libvirt-agent.service");
+    assert!(words(&agent, "Before").contains(&"libvirt-guests.service"));
+    for libvirt in ["libvirtd.service", "virtqemud.service"] {
+        assert!(words(&agent, "After").contains(&libvirt), "the agent must be after {libvirt}");
+    }
     let ready = unit("gpuslice-ready.service");
     let start = words(&ready, "ExecStart");
     assert!(start[0].starts_with('-'), "must never fail the boot: {start:?}");

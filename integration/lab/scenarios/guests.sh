@@ -1,0 +1,121 @@
+# libvirt-guests with slices held: VMs are shut down or saved when the host goes down, and have their slices again after the boot
+# group: boots
+# order: 10
+# needs: product
+# long: yes
+# limit: 1200
+. /lab/scenarios/product.sh
+
+settings=/etc/default/libvirt-guests kept=/var/lib/lab
+# One with an mdev, two with VFs, one that does not hear the shutdown request, one that can be saved.
+vms="mdev1 vf1 vf2 deaf saves"
+on_shutdown() { printf 'ON_BOOT=start\nON_SHUTDOWN=%s\nPARALLEL_SHUTDOWN=%s\nSHUTDOWN_TIMEOUT=30\n' "$1" "$2" > $settings; }
+
+# power_button NAME : a disk whose boot sector waits for the power button and turns the machine off, as a system does that
+# was asked to shut down: bit 8 into PM1_EN (0x602); hlt until bit 8 of PM1_STS (0x600) is set; S5 into PM1_CNT (0x604).
+power_button() {
+  local image=/var/lib/libvirt/images/$1.img
+  truncate -s 1M "$image"
+  printf '\xb8\x00\x01\xba\x02\x06\xef\xfb\xf4\xba\x00\x06\xed\xf6\xc4\x01\x74\xf5\xb8\x00\x20\xba\x04\x06\xef\xf4\xeb\xfd' \
+    | dd of="$image" conv=notrunc status=none
+  printf '\x55\xaa' | dd of="$image" bs=1 seek=510 conv=notrunc status=none
+  echo "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='$image'/><target dev='sda' bus='sata'/></disk>"
+}
+vm() { # NAME PROFILE
+  domain "$1" "$(claim gpu0 "$2")" "$(power_button "$1")$(mdev_device "$(mdev_uuid "$(domain_uuid "$1")" gpu0)" ua-gpuslice-gpu0)"
+}
+
+# The same VMs run, each with a slice that is its own, and there is no other.
+all_as_before() {
+  local name
+  for name in $vms; do
+    wait_for 300 "$name runs" running "$name"
+    expect "QEMU of $name has its slice open" holds_vfio "$name"
+    wait_for 20 "its claim" is attached claim_state "$(domain_uuid "$name")/gpu0"
+  done
+  expect_eq "claims" "$(cat $kept/claims)" "$(claims_are)"
+  expect_eq "slices assigned" "$(wc -w <<< "$vms")" "$(count_assigned)"
+  expect_eq "mdevs" "$(cat $kept/mdevs)" "$(ls /sys/bus/mdev/devices)"
+  expect_eq "VFs" "8 4" "$(count_slices 0001:00:00.0) $(count_slices 0002:00:00.0)"
+  expect_eq "units that failed" "" "$(systemctl --failed --plain --no-legend | cut -d' ' -f1 | grep -v libvirt-guests)"
+}
+claims_are() { rows claims | jq -c '[.claim, .profile, .slices]' | sort; }
+# why_ended NAME : of its tenures that are over, the last
+why_ended() { gpuslice history "$1" --json | jq -r '[.[] | select(.to)] | last | .reason'; }
+# One that runs on after libvirt-guests has given up is killed by systemd. Whether libvirt is still there to see it is chance.
+ends_with_the_host() {
+  expect "the tenure of $1 ended with its VM or with the host: $(why_ended "$1")" grep -qxE 'stopped|vanished|rebooted' <(why_ended "$1")
+}
+# systemd_of UNIT WORD : when systemd said so of the unit at the end of the boot before, in microseconds of its clock
+systemd_of() {
+  journalctl -b -1 -o json _PID=1 UNIT="$1" | jq -r --arg w "$2" 'select(.MESSAGE | startswith($w)) | .__MONOTONIC_TIMESTAMP' | tail -n 1
+}
+# Nothing that a stop of a VM needs may go before libvirt-guests is through.
+in_order() {
+  local unit through
+  through=$(systemd_of libvirt-guests.service Stopped)
+  expect "libvirt-guests was stopped" [ "$through" ]
+  for unit in gpuslice-libvirt-agent.service libvirtd.service gpusliced.service; do
+    say "$unit began to stop $((($(systemd_of $unit Stopping) - through) / 1000)) ms after libvirt-guests was through"
+    expect "$unit stayed until libvirt-guests was through" [ "$(systemd_of $unit Stopping)" -ge "$through" ]
+  done
+  expect "gpusliced stayed until libvirtd was gone" [ "$(systemd_of gpusliced.service Stopping)" -ge "$(systemd_of libvirtd.service Stopped)" ]
+}
+ready_was_first() {
+  local usec='systemctl show --value -p'
+  expect "gpuslice-ready was through before libvirt-guests began" \
+    [ "$($usec ActiveEnterTimestampMonotonic gpuslice-ready.service)" -le "$($usec ExecMainStartTimestampMonotonic libvirt-guests.service)" ]
+}
+
+case $PHASE in
+  1)
+    all_up
+    wait_for 20 "mtty-2 is a profile" is 12 free_of mtty-2
+    vm mdev1 nvidia-gpusim-8q | define
+    for name in vf1 vf2; do
+      domain $name "" "$(power_button $name)" | define
+      expect "a VF of $name" gpuslice attach $name amd-74a1-vf8
+    done
+    define_mdev deaf nvidia-gpusim-8q
+    # what mtty needs to be saved, as in the scenario saved
+    vm saves mtty-2 | sed "s,<domain type='qemu'>,<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>,
+      s,</domain>,<qemu:override><qemu:device alias='ua-gpuslice-gpu0'><qemu:frontend>\
+<qemu:property name='x-device-dirty-page-tracking' type='string' value='off'/>\
+<qemu:property name='enable-migration' type='string' value='on'/></qemu:frontend></qemu:device></qemu:override></domain>," | define
+    for name in $vms; do start $name; done
+    claims_are > $kept/claims
+    ls /sys/bus/mdev/devices > $kept/mdevs
+    expect_eq "slices assigned" 5 "$(count_assigned)"
+    on_shutdown shutdown 5
+    next_boot
+    reboot_now
+    ;;
+  2)
+    trap clear_domains EXIT
+    ready_was_first
+    all_as_before
+    journalctl -b -1 -u libvirt-guests.service --no-pager | tail -n 40
+    in_order
+    for name in mdev1 vf1 vf2 saves; do expect_eq "why the tenure of $name ended" stopped "$(why_ended $name)"; done
+    ends_with_the_host deaf
+    on_shutdown suspend 0
+    trap - EXIT
+    next_boot
+    reboot_now
+    ;;
+  3)
+    trap clear_domains EXIT
+    ready_was_first
+    all_as_before
+    journalctl -b -1 -u libvirt-guests.service --no-pager | tail -n 40
+    in_order
+    expect_eq "why the tenure of the one that was saved ended" stopped "$(why_ended saves)"
+    expect "it goes on from what was saved" grep -q "Suspending saves: done" <(journalctl -b -1 -u libvirt-guests.service --no-pager)
+    # vfio devices cannot be saved, but mtty: libvirt refuses, libvirt-guests goes on, and they end with the host.
+    for name in mdev1 vf1 vf2 deaf; do ends_with_the_host $name; done
+    clear_domains
+    rm -f /var/lib/libvirt/images/*.img
+    wait_for 60 "all is given back" is 0 count_assigned
+    expect_eq "mdevs" "" "$(ls /sys/bus/mdev/devices)"
+    ;;
+esac
