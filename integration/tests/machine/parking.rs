@@ -181,10 +181,18 @@ fn a_start_that_needs_the_room_has_it_and_gives_it_back() {
     assert!(now.unparked[0].message.starts_with("0 of 1 nvidia-a40-4q"), "{now:?}");
     all(&mut world, &stop(0));
     assert_eq!(parked(&mut world), [one]);
-    all(&mut world, &stop(1));
     // Another size needs the whole card.
     let big = "nvidia-a40-8q".to_owned();
     all(&mut world, &[H::Declare { vm: 2, name: "gpu0".parse().unwrap(), profile: big, count: 1 }]);
+    all(&mut world, &[H::Seen { vm: 2 }]);
+    all(&mut world, &run(2));
+    let refused = world.driver.machine.durable().claims.values();
+    let refused: Vec<String> =
+        refused.filter_map(|c| Some(c.last_refusal.as_ref()?.one_line())).collect();
+    let [why] = refused.try_into().unwrap();
+    assert!(why.contains("wanted 1, none free, the room is held by vm1; try: "), "{why}");
+    all(&mut world, &stop(1));
+    world.refusals.clear();
     all(&mut world, &run(2));
     assert!(runs(&world, 2), "{:?}", world.refusals);
     assert_eq!(parked(&mut world), []);

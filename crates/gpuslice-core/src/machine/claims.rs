@@ -398,11 +398,11 @@ impl Machine {
         let rows = self.profile_rows();
         let (free, used) =
             rows.iter().find(|r| r.profile == *profile).map_or((0, 0), |r| (r.free, r.used));
-        let message = format!(
-            "{profile}: wanted {count}, {free} of {} free, {}",
-            free.saturating_add(used),
-            self.who_has(key, profile)
-        );
+        let spare = match free.saturating_add(used) {
+            0 => "none free".to_owned(),
+            all => format!("{free} of {all} free"),
+        };
+        let message = format!("{profile}: wanted {count}, {spare}, {}", self.who_has(key, profile));
         Refusal::new(Code::NoCapacity, message).hint(self.room_for(key, profile, count))
     }
 
@@ -423,7 +423,12 @@ impl Machine {
         let homes: Vec<&ClaimKey> = homes.map(|(other, _)| other).collect();
         let promised: Vec<&ClaimKey> = promised.into_iter().map(|(other, _)| other).collect();
         let mut parts = Vec::new();
-        if !have.is_empty() || homes.is_empty() && promised.is_empty() {
+        if have.is_empty() && homes.is_empty() && promised.is_empty() {
+            parts.push(match self.who_has_the_room(key, profile) {
+                others if others.is_empty() => "held by nobody here".to_owned(),
+                others => format!("the room is held by {}", names(others)),
+            });
+        } else if !have.is_empty() {
             parts.push(format!("held by {}", names(have)));
         }
         if !homes.is_empty() {
@@ -433,6 +438,17 @@ impl Machine {
             parts.push(format!("promised to what comes in: {}", names(promised)));
         }
         parts.join(", ")
+    }
+
+    /// Who has slices of other profiles on the devices that could be cut into this one.
+    fn who_has_the_room(&self, key: &ClaimKey, profile: &ProfileName) -> Vec<&ClaimKey> {
+        let offers = self.offers().into_iter().filter(|offer| offer.profile == *profile);
+        let devices: BTreeSet<ParentId> =
+            offers.map(|offer| self.seen.device_of(&offer.parent)).collect();
+        let there = self.run.assignments.values().filter(|a| {
+            a.claim.owner != key.owner && devices.contains(&self.seen.device_of(&a.parent))
+        });
+        there.map(|a| &a.claim).collect()
     }
 
     /// Where no name is near to the one that was asked for.
