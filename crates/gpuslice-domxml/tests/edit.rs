@@ -34,16 +34,7 @@ fn pci(alias: &str, address: &str) -> DeviceToWrite {
 }
 
 fn claim(text: &str) -> ClaimRequest {
-    ClaimRequest {
-        name: name(text),
-        profile: Some("p".parse().expect("a profile")),
-        count: 1,
-        same_fabric: false,
-        prefer_numa: false,
-        memory_min: None,
-        isolation_min: None,
-        parameters: None,
-    }
+    ClaimRequest::one(&name(text), "p".parse().expect("a profile"))
 }
 
 #[test]

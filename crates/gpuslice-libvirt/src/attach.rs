@@ -30,7 +30,7 @@ impl Agent {
         let Seen { domain, shut_off } = self.named(named).await?;
         let name = claim_name(&domain.claims, options.name.clone(), &profile)?;
         let old = domain.claims.iter().find(|claim| claim.name == name);
-        let request = request(old, name.clone(), profile.clone(), &options);
+        let request = request(old, &name, profile.clone(), &options);
         let terms = ClaimTerms { pool: options.pool, reserve: options.reserve };
         let (uuid, title) = (domain.uuid, domain.name.clone());
         let key = ClaimKey { owner: Owner::Domain(uuid), name: name.clone() };
@@ -130,20 +130,11 @@ pub(crate) fn claim_name(
 /// The claim as it is to be: what the XML says of it already stays, but for what is asked now.
 pub(crate) fn request(
     old: Option<&ClaimRequest>,
-    name: ClaimName,
+    name: &ClaimName,
     profile: ProfileName,
     options: &AttachOptions,
 ) -> ClaimRequest {
-    let mut request = old.cloned().unwrap_or(ClaimRequest {
-        name,
-        profile: None,
-        count: 1,
-        same_fabric: false,
-        prefer_numa: false,
-        memory_min: None,
-        isolation_min: None,
-        parameters: None,
-    });
+    let mut request = old.cloned().unwrap_or_else(|| ClaimRequest::one(name, profile.clone()));
     request.profile = Some(profile);
     request.count = options.count;
     request.same_fabric |= options.same_fabric;
@@ -226,7 +217,7 @@ mod tests {
 
     fn claim(name: &str, profile: Option<&str>) -> ClaimRequest {
         let mut claim =
-            request(None, name.parse().unwrap(), "p".parse().unwrap(), &AttachOptions::default());
+            request(None, &name.parse().unwrap(), "p".parse().unwrap(), &AttachOptions::default());
         claim.profile = profile.map(|profile| profile.parse().unwrap());
         claim
     }
@@ -258,14 +249,14 @@ mod tests {
         old.memory_min = Some(1 << 30);
         old.parameters = Some("frame_rate_limiter=0".parse().unwrap());
         let mut options = AttachOptions { count: 4, prefer_numa: true, ..AttachOptions::default() };
-        let new = request(Some(&old), old.name.clone(), "q".parse().unwrap(), &options);
+        let new = request(Some(&old), &old.name, "q".parse().unwrap(), &options);
         let mut expected = old.clone();
         expected.profile = Some("q".parse().unwrap());
         expected.count = 4;
         expected.prefer_numa = true;
         assert_eq!(new, expected);
         options.parameters = Some("disable_vnc=1".parse().unwrap());
-        let new = request(Some(&old), old.name.clone(), "q".parse().unwrap(), &options);
+        let new = request(Some(&old), &old.name, "q".parse().unwrap(), &options);
         assert_eq!(new.parameters, options.parameters);
     }
 }

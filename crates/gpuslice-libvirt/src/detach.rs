@@ -131,16 +131,7 @@ mod tests {
 
     #[test]
     fn without_a_name_the_only_claim_is_meant() {
-        let claim = |name: &str| ClaimRequest {
-            name: name.parse().unwrap(),
-            profile: None,
-            count: 1,
-            same_fabric: false,
-            prefer_numa: false,
-            memory_min: None,
-            isolation_min: None,
-            parameters: None,
-        };
+        let claim = |name: &str| ClaimRequest::one(&name.parse().unwrap(), "p".parse().unwrap());
         let name = |text: &str| text.parse::<ClaimName>().unwrap();
         assert_eq!(meant("vm", &[], None), Ok(None));
         assert_eq!(meant("vm", &[claim("a")], None), Ok(Some(name("a"))));

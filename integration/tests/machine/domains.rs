@@ -5,16 +5,7 @@ use gpuslice_core::ids::ClaimName;
 use gpuslice_core::request::{Adopted, DeviceToWrite};
 
 pub fn claim(name: &ClaimName, profile: &str, count: u32) -> ClaimRequest {
-    ClaimRequest {
-        name: name.clone(),
-        profile: Some(profile.parse().unwrap()),
-        count,
-        same_fabric: false,
-        prefer_numa: false,
-        memory_min: None,
-        isolation_min: None,
-        parameters: None,
-    }
+    ClaimRequest { count, ..ClaimRequest::one(name, profile.parse().unwrap()) }
 }
 
 /// What the agent makes of devices that were picked: they are named, and pass what they are to pass. As libvirt

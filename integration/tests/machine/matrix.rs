@@ -263,6 +263,15 @@ fn a_saved_one_whose_mdev_another_program_made_is_refused() {
     world.finish().unwrap();
 }
 
+/// What its start is refused for the agent mends, and it runs with what it had.
+fn comes_back(world: &mut World, refused_as: &str, had: &BTreeSet<SliceId>) {
+    refused(world, 0, refused_as);
+    all(world, &[H::Seen { vm: 0 }]);
+    assert_eq!(devices(world, 0), *had);
+    starts(world, 0);
+    world.finish().unwrap();
+}
+
 #[test]
 fn a_device_that_is_taken_out_by_hand_comes_back() {
     for form in FORMS {
@@ -274,11 +283,7 @@ fn a_device_that_is_taken_out_by_hand_comes_back() {
                 ends(&mut world, 0);
             }
             all(&mut world, &[H::HostdevGone { vm: 0 }]);
-            refused(&mut world, 0, "not-in-xml");
-            all(&mut world, &[H::Seen { vm: 0 }]);
-            assert_eq!(devices(&world, 0), had);
-            starts(&mut world, 0);
-            world.finish().unwrap();
+            comes_back(&mut world, "not-in-xml", &had);
         }
     }
 }
@@ -308,11 +313,7 @@ fn a_device_that_is_changed_by_hand_to_anothers_is_refused() {
             }
             let vf = devices(&world, 1).first().unwrap().pci().unwrap();
             all(&mut world, &[H::HostdevMoved { vm: 0, vf }]);
-            refused(&mut world, 0, "claim-copied");
-            all(&mut world, &[H::Seen { vm: 0 }]);
-            assert_eq!(devices(&world, 0), had);
-            starts(&mut world, 0);
-            world.finish().unwrap();
+            comes_back(&mut world, "claim-copied", &had);
         }
     }
 }

@@ -271,16 +271,7 @@ mod tests {
     }
 
     fn request(name: &str) -> ClaimRequest {
-        ClaimRequest {
-            name: name.parse().unwrap(),
-            profile: Some("p".parse().unwrap()),
-            count: 1,
-            same_fabric: false,
-            prefer_numa: false,
-            memory_min: None,
-            isolation_min: None,
-            parameters: None,
-        }
+        ClaimRequest::one(&name.parse().unwrap(), "p".parse().unwrap())
     }
 
     fn device(alias: &str, function: u8) -> DeviceToWrite {
