@@ -342,6 +342,18 @@ impl Observation {
         })
     }
 
+    /// Mediated devices that are there and could not be read; `None` when their list could not be.
+    pub fn hidden_mdevs(&self) -> Option<BTreeSet<MdevUuid>> {
+        let below = |problem: &'_ ReadProblem| {
+            let rest = problem.path.strip_prefix("/sys/bus/mdev/devices")?;
+            Some(rest.split('/').nth(1).and_then(|name| name.parse().ok()))
+        };
+        let hidden: Option<BTreeSet<MdevUuid>> = self.problems.iter().filter_map(below).collect();
+        hidden.map(|hidden| {
+            hidden.into_iter().filter(|uuid| !self.mdevs.contains_key(uuid)).collect()
+        })
+    }
+
     /// The device a parent is: of a VF its PF.
     pub fn device_of(&self, parent: &ParentId) -> ParentId {
         self.pf_of(parent).unwrap_or_else(|| parent.clone())

@@ -5,8 +5,8 @@ use crate::domain::ClaimRequest;
 use crate::health::{Health, LogRead};
 use crate::history::Ending;
 use crate::ids::{
-    BootId, ClaimKey, MdevTypeId, Owner, Parameters, ParentId, PciAddress, ProfileName, SliceId,
-    VfIndex,
+    BootId, ClaimKey, MdevTypeId, MdevUuid, Owner, Parameters, ParentId, PciAddress, ProfileName,
+    SliceId, VfIndex,
 };
 use crate::layout::{Layout, Match, Rule};
 use crate::observation::Catalogue;
@@ -153,6 +153,10 @@ pub struct Runtime {
 pub struct Lost {
     /// The devices that claims name were looked at, all of them.
     pub looked: bool,
+    /// Mediated devices that could not be read since then, of those that were there when their list first could: any other
+    /// came later, and is of no start that was forgotten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hidden: Option<BTreeSet<MdevUuid>>,
     /// Assignments inferred from them alone: whoever knows better is believed.
     pub guessed: BTreeSet<SliceId>,
     /// Who has asked for a start since: nothing of theirs is unknown any more.

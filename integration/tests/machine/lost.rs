@@ -3,9 +3,12 @@
 use crate::directed::{after, all, attach, declare, phases, run, runs, stop};
 use crate::happening::Happening as H;
 use crate::world::{State, World};
+use gpuslice_core::domain::HostDeviceSource;
+use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::{Owner, SliceId};
 use gpuslice_core::machine::{HookCall, HookOperation};
 use gpuslice_core::port::HostRead;
+use gpuslice_core::refusal::Code;
 use gpuslice_core::state::Phase;
 use gpuslice_sim::{Content, Fault};
 
@@ -224,4 +227,75 @@ fn what_was_made_for_a_start_serves_the_same_start_after_the_loss() {
         assert_eq!(phases(&world), [Phase::Attached]);
         world.finish().unwrap();
     }
+}
+
+/// What somebody else makes after the loss under the very name that a claim's device is to have, while there is something
+/// that cannot be read.
+#[test]
+fn an_mdev_that_was_made_since_is_not_the_claim_s() {
+    for restart in [false, true] {
+        let mut world = after(&[declare(0), H::Seen { vm: 0 }]);
+        let HostDeviceSource::Mdev(uuid) = world.guests[&0].domain.devices[0].source else {
+            panic!()
+        };
+        let fault = Fault::Reads { path: "*/device".to_owned(), as_: Content::NotUtf8 };
+        all(&mut world, &[H::Fault { fault }, LOSE]);
+        assert!(world.driver.machine.runtime().lost.as_ref().is_some_and(|lost| !lost.looked));
+        let (parent, type_id) = ("0000:41:00.0".parse().unwrap(), "nvidia-558".parse().unwrap());
+        all(&mut world, &[H::ForeignMdev { parent, type_id, uuid }]);
+        if restart {
+            world.driver.restart().unwrap();
+            world.driver.advance(1000).unwrap();
+        }
+        assert_eq!((phases(&world), mdevs(&world)), (vec![], 1));
+        all(&mut world, &run(0));
+        assert!(!runs(&world, 0) && world.refusals.contains_key(&Code::Foreign));
+        all(&mut world, &[H::ClearFaults, H::Advance { ms: 700_000 }]);
+        assert_eq!((phases(&world), mdevs(&world)), (vec![], 1), "it is left alone");
+        all(&mut world, &[H::ForeignMdevGone { uuid }]);
+        all(&mut world, &run(0));
+        assert!(runs(&world, 0), "{:?}", world.refusals);
+        world.finish().unwrap();
+    }
+}
+
+#[test]
+fn an_mdev_that_was_there_all_the_time_is_its_own_when_it_can_be_read() {
+    for of_all in [false, true] {
+        let mut world = after(&[declare(0), H::Seen { vm: 0 }]);
+        all(&mut world, &run(0));
+        let HostDeviceSource::Mdev(uuid) = world.guests[&0].domain.devices[0].source else {
+            panic!()
+        };
+        let list = "/sys/bus/mdev/devices";
+        let path = if of_all { list.to_owned() } else { format!("{list}/{uuid}/mdev_type") };
+        let fault = Fault::Read { path, nth: 1, times: u32::MAX, errno: Errno::EIO };
+        all(&mut world, &[H::Fault { fault }, LOSE]);
+        assert_eq!(phases(&world), []);
+        // For so long that nobody waits for it any more, and with another daemon.
+        all(&mut world, &[H::Advance { ms: 200_000 }]);
+        world.driver.restart().unwrap();
+        all(&mut world, &[H::Advance { ms: 200_000 }, H::ClearFaults, H::Lists]);
+        world.driver.wake_up().unwrap();
+        assert_eq!(phases(&world), [Phase::Prepared]);
+        all(&mut world, &[H::Advance { ms: 700_000 }]);
+        assert_eq!(phases(&world), [Phase::Attached]);
+        all(&mut world, &stop(0));
+        assert_eq!((phases(&world), mdevs(&world)), (vec![], 0));
+        world.finish().unwrap();
+    }
+}
+
+#[test]
+fn an_mdev_of_another_profile_was_never_the_claim_s() {
+    let mut world = after(&[declare(0), H::Seen { vm: 0 }]);
+    let HostDeviceSource::Mdev(uuid) = world.guests[&0].domain.devices[0].source else { panic!() };
+    let (parent, type_id) = ("0000:41:00.0".parse().unwrap(), "nvidia-559".parse().unwrap());
+    all(&mut world, &[H::ForeignMdev { parent, type_id, uuid }]);
+    (world.driver.disk.runtime, world.driver.lost_record) = (None, true);
+    world.driver.restart().unwrap();
+    world.driver.deaths = 0;
+    all(&mut world, &[H::Advance { ms: 700_000 }]);
+    assert_eq!((phases(&world), mdevs(&world)), (vec![], 1));
+    world.finish().unwrap();
 }

@@ -9,11 +9,11 @@ use super::start::STARTING_GRACE;
 use super::{Effect, Machine, Stored, Timer};
 use crate::domain::{Domain, HostDeviceSource};
 use crate::history::Ending;
-use crate::ids::{ClaimKey, Owner, ParentId, ProfileName, SliceId};
+use crate::ids::{ClaimKey, MdevUuid, Owner, ParentId, ProfileName, SliceId};
 use crate::mechanism::MDEV;
 use crate::observation::Observation;
 use crate::plan::Step;
-use crate::state::{Assignment, Phase};
+use crate::state::{Assignment, Lost, Phase};
 use std::collections::BTreeSet;
 
 impl Machine {
@@ -21,7 +21,8 @@ impl Machine {
     /// that runs keeps its slices then, because they are held. Whoever has asked for a start since does not run: what
     /// is found of theirs was made for a start that came to nothing, and is soon taken back.
     pub(super) fn guess_what_was_lost(&mut self, before: &Observation) {
-        let Some(looked) = self.run.lost.as_ref().map(|lost| lost.looked) else { return };
+        let Some(Lost { looked, hidden, .. }) = &self.run.lost else { return };
+        let looked = *looked;
         let complete = self.seen.problems.is_empty() || self.same_problems >= MOST_LOOKS;
         let assigned: BTreeSet<(&ClaimKey, u32)> =
             self.run.assignments.values().map(|a| (&a.claim, a.index)).collect();
@@ -36,18 +37,31 @@ impl Machine {
                 self.as_found(key, index, &claim.profile, device.source, false)
             })
         });
-        // A VF can have been out of sight for the length of a reading. An mdev that comes later is not ours.
-        let back = |slice: SliceId| slice.pci().is_some() && !before.has_slice(slice);
-        let new = |slice: SliceId| !looked || self.observed && back(slice);
+        // A VF can have been out of sight for the length of a reading. An mdev that comes later is not ours, whatever
+        // its name: only one that was there all the time and could not be read may be.
+        let back = |slice: SliceId| !looked || self.observed && !before.has_slice(slice);
+        let new = |slice: SliceId| match slice {
+            SliceId::Mdev(uuid) => hidden.as_ref().is_none_or(|hidden| hidden.contains(&uuid)),
+            SliceId::Vf(_) | SliceId::Function(_) => back(slice),
+        };
         let found: Vec<(SliceId, Assignment)> = named
-            .filter(|(slice, _)| new(*slice) && !self.run.assignments.contains_key(slice))
+            .filter(|(slice, a)| {
+                new(*slice) && !self.run.assignments.contains_key(slice) && self.is_what_it_asks(a)
+            })
             .filter(|(slice, a)| self.may_be_lost(&a.claim.owner) || self.is_left(*slice, a))
             .collect();
-        if looked && found.is_empty() {
+        // Those it is known of by now, that they are there or that they are not, are no longer among them.
+        let still = |now: BTreeSet<MdevUuid>| match hidden {
+            Some(before) => now.intersection(before).copied().collect(),
+            None => now,
+        };
+        let still = self.seen.hidden_mdevs().map(still).or_else(|| hidden.clone());
+        if found.is_empty() && (looked || !complete) && still == *hidden {
             return;
         }
         if let Some(lost) = &mut self.run.lost {
             lost.looked |= complete;
+            lost.hidden = still;
             lost.guessed.extend(found.iter().map(|(slice, _)| *slice));
         }
         for (slice, assignment) in found {
@@ -60,6 +74,13 @@ impl Machine {
             self.run.assignments.entry(slice).or_insert(assignment);
         }
         self.persist(Stored::Runtime);
+    }
+
+    /// Whether a slice that was found is of its claim's profile, as far as that can be told: what is not, it was never given.
+    fn is_what_it_asks(&self, found: &Assignment) -> bool {
+        let type_id = found.type_id.as_ref();
+        let profile = type_id.and_then(|type_id| self.profile_of(&found.parent, type_id));
+        profile.is_none_or(|profile| profile == found.profile)
     }
 
     /// Whether something of a slice is to be taken back, rather than that it looks as its layout has it anyway.
