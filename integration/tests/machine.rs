@@ -59,6 +59,8 @@ mod plugging;
 mod reads;
 #[path = "machine/replace.rs"]
 mod replace;
+#[path = "machine/room.rs"]
+mod room;
 #[path = "machine/storm.rs"]
 mod storm;
 #[path = "machine/story.rs"]

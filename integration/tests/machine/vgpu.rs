@@ -48,7 +48,11 @@ fn owner(vm: u128) -> Owner {
 
 /// `gpuslice attach`, with what the agent then writes.
 pub fn attach(driver: &mut Driver, vm: u128, profile: &str) -> Domain {
-    let request = claim(&"gpu0".parse().unwrap(), profile, 1);
+    attach_several(driver, vm, profile, 1)
+}
+
+pub fn attach_several(driver: &mut Driver, vm: u128, profile: &str, count: u32) -> Domain {
+    let request = claim(&"gpu0".parse().unwrap(), profile, count);
     let command = Command::Claim {
         owner: owner(vm),
         owner_name: format!("vm{vm}"),

@@ -60,10 +60,7 @@ impl Machine {
             return self.refuse_start(request, &call.domain, refusal);
         }
         self.release_leftovers(&call.domain, &owner);
-        let room = carries_mdev(&call.domain) && self.parking_anywhere();
-        if room {
-            self.cut_parking_short();
-        }
+        let room = self.parking_anywhere() && self.room_will_show(&self.needed(&call.domain));
         if self.stale || self.must_wait(&owner) || room {
             return self.parked.push((request, call));
         }
@@ -90,6 +87,7 @@ impl Machine {
     }
 
     pub(super) fn refuse_start(&mut self, request: RequestId, domain: &Domain, refusal: Refusal) {
+        self.put_off.remove(&request);
         let refusal = self.remember_refusal(domain.uuid, &domain.name, refusal);
         self.push(Effect::AnswerHook { request, answer: HookAnswer::Refuse(refusal) });
     }

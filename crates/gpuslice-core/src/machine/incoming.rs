@@ -4,7 +4,6 @@
 //! copied.
 
 use super::fabric::Sought;
-use super::hook::carries_mdev;
 use super::reserve::Want;
 use super::start::STARTING_GRACE;
 use super::{Effect, HookAnswer, HookCall, Machine, RequestId, Timer};
@@ -24,10 +23,7 @@ impl Machine {
     pub(super) fn on_incoming(&mut self, request: RequestId, call: HookCall) {
         let owner = Owner::Domain(call.domain.uuid);
         let gone = self.cannot_come_back(|claim| claim.owner == owner);
-        let room = carries_mdev(&call.domain) && self.parking_anywhere();
-        if room {
-            self.cut_parking_short();
-        }
+        let room = self.parking_anywhere() && self.room_will_show(&self.needed(&call.domain));
         if gone.is_none() && (self.stale || self.must_wait(&owner) || room) {
             return self.parked.push((request, call));
         }

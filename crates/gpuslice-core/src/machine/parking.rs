@@ -2,6 +2,8 @@
 //! picks one gets a device of its own; the parked one stays for the next. What is parked takes nothing from anybody:
 //! a start that needs its place has it.
 
+mod room;
+
 use super::hook::carries_mdev;
 use super::ops::{Op, Purpose};
 use super::{Effect, HookOperation, Machine, OpId, RequestId};
@@ -11,11 +13,13 @@ use crate::hint;
 use crate::ids::{MdevUuid, Owner, ParentId, ProfileName, SliceId};
 use crate::layout::Layout;
 use crate::mechanism::{Fabric, Form, Layouts, Offer};
-use crate::placement::{self, Wanted};
+use crate::placement::{self, View, Wanted};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
 use crate::state::Phase;
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
 
 /// What a layout wants parked.
 fn wanted<'a>(
@@ -27,6 +31,14 @@ fn wanted<'a>(
     indexes.map(|(profile, index)| (MdevUuid::parked(device, profile, index), profile))
 }
 
+/// How many mediated devices of each profile somebody waits for.
+pub(super) type Needed = BTreeMap<ProfileName, u32>;
+
+/// Whether an offer is one of what is needed.
+fn of_mdevs(offer: &Offer, needed: &Needed) -> bool {
+    needed.contains_key(&offer.profile) && matches!(offer.form, Form::Mdevs { .. })
+}
+
 impl Machine {
     /// Whether a device stands ready to be picked: it is there, and nobody was given it.
     pub(super) fn is_parked(&self, slice: SliceId) -> bool {
@@ -35,7 +47,7 @@ impl Machine {
             && !self.run.foreign.contains_key(&slice)
     }
 
-    fn parked(&self) -> impl Iterator<Item = MdevUuid> + '_ {
+    pub(super) fn parked(&self) -> impl Iterator<Item = MdevUuid> + '_ {
         let named = self.seen.mdevs.keys().copied().filter(|uuid| uuid.is_parked());
         named.filter(|uuid| self.is_parked(SliceId::Mdev(*uuid)))
     }
@@ -64,11 +76,23 @@ impl Machine {
         self.ops.values().any(|op| matches!(op.purpose, Purpose::Park { .. }) && !op.overdue)
     }
 
-    /// Somebody waits for the room: what is parked or taken away beyond the step under way is left for later.
-    pub(super) fn cut_parking_short(&mut self) {
-        for op in self.ops.values_mut().filter(|op| matches!(op.purpose, Purpose::Park { .. })) {
-            op.steps.truncate(1);
+    /// Whether how much room there is for these profiles will be known in a moment. What is parked or taken away there beyond
+    /// the step under way is left for later, since somebody waits.
+    pub(super) fn room_will_show(&mut self, wanted: &Needed) -> bool {
+        if wanted.is_empty() || !self.parking_anywhere() {
+            return false;
         }
+        let offers = self.offers().into_iter().filter(|offer| of_mdevs(offer, wanted));
+        let devices: BTreeSet<ParentId> =
+            offers.map(|offer| self.seen.device_of(&offer.parent)).collect();
+        let mut will_show = false;
+        for op in self.ops.values_mut().filter(|op| !op.overdue) {
+            if matches!(&op.purpose, Purpose::Park { device, .. } if devices.contains(device)) {
+                op.steps.truncate(1);
+                will_show = true;
+            }
+        }
+        will_show
     }
 
     /// The profile of a parked device, by the layout that wants it or by what is there.
@@ -115,51 +139,62 @@ impl Machine {
         domain
     }
 
+    /// The mediated devices of a domain that are to be made, by profile.
+    pub(super) fn needed(&self, domain: &Domain) -> Needed {
+        let mut needed = Needed::new();
+        for device in &domain.devices {
+            let slice = device.source.slice();
+            let has = self.run.assignments.contains_key(&slice) || self.is_parked(slice);
+            let asks = device
+                .our_claim()
+                .and_then(|(name, _)| domain.claims.iter().find(|claim| claim.name == name));
+            if matches!(device.source, HostDeviceSource::Mdev(_))
+                && let Some(profile) =
+                    asks.and_then(|claim| self.profile_for(&domain.name, claim).ok())
+            {
+                *needed.entry(profile).or_default() += u32::from(!has);
+            }
+        }
+        needed
+    }
+
     /// Takes one parked device away for a start that was refused for want of room. The start is judged again then.
     pub(super) fn make_room(&mut self, domain: &Domain, why: &Refusal) -> bool {
-        let of_mdevs = |c: &&ClaimRequest| {
-            domain.devices.iter().any(|d| {
-                matches!(d.source, HostDeviceSource::Mdev(_))
-                    && d.our_claim().is_some_and(|(name, _)| name == c.name)
-            })
-        };
-        let profiles = domain
-            .claims
-            .iter()
-            .filter(of_mdevs)
-            .filter_map(|c| self.profile_for(&domain.name, c).ok());
-        let profiles: BTreeSet<ProfileName> = profiles.collect();
         let carried: BTreeSet<SliceId> = domain.devices.iter().map(|d| d.source.slice()).collect();
-        self.make_room_for(&profiles, &carried, why)
+        self.make_room_for(&self.needed(domain), &carried, why)
     }
 
     pub(super) fn make_room_for(
         &mut self,
-        profiles: &BTreeSet<ProfileName>,
+        needed: &Needed,
         carried: &BTreeSet<SliceId>,
         why: &Refusal,
     ) -> bool {
-        if why.code != Code::NoCapacity || profiles.is_empty() {
+        if why.code != Code::NoCapacity || needed.is_empty() {
             return false;
         }
-        let offers = self.offers();
-        let of_mdevs =
-            |o: &&Offer| profiles.contains(&o.profile) && matches!(o.form, Form::Mdevs { .. });
-        let devices: BTreeSet<ParentId> =
-            offers.iter().filter(of_mdevs).map(|o| self.seen.device_of(&o.parent)).collect();
-        let cordoned = |device: &ParentId| self.durable.cordons.contains_key(device);
-        let same = |uuid: MdevUuid| {
-            self.profile_of_parked(uuid).is_some_and(|profile| profiles.contains(&profile))
-        };
-        let candidates = self.idle().filter(|(uuid, device)| {
-            devices.contains(device)
-                && !cordoned(device)
-                && !carried.contains(&SliceId::Mdev(*uuid))
-        });
-        // One of the same profile makes just the room that is needed.
-        let Some((uuid, device)) = candidates.min_by_key(|(uuid, _)| (!same(*uuid), *uuid)) else {
+        let mut idle: BTreeMap<ParentId, Vec<MdevUuid>> = BTreeMap::new();
+        for (uuid, device) in self.idle().filter(|(u, _)| !carried.contains(&SliceId::Mdev(*u))) {
+            idle.entry(device).or_default().push(uuid);
+        }
+        if idle.is_empty() {
             return false;
+        }
+        let view = self.view();
+        let all_idle: BTreeSet<MdevUuid> = idle.values().flatten().copied().collect();
+        let emptied = room::emptied(&view, &all_idle, needed);
+        // One of the same profile makes just the room that is needed. A device that was begun with is gone on with.
+        let order = |(device, parked): &(ParentId, Vec<MdevUuid>)| {
+            let same = parked.iter().any(|uuid| emptied.is_of(*uuid));
+            (!same, emptied.shared(device), parked.len(), device.clone())
         };
+        let helps = |(device, _): &(ParentId, Vec<MdevUuid>)| emptied.has_room(device);
+        let best = idle.into_iter().filter(helps).min_by_key(order);
+        let found = best.and_then(|(device, parked)| {
+            let uuid = parked.into_iter().min_by_key(|uuid| (!emptied.is_of(*uuid), *uuid))?;
+            Some((device, uuid))
+        });
+        let Some((device, uuid)) = found else { return false };
         self.start_op(Purpose::Park { device, request: None }, vec![Step::RemoveMdev { uuid }]);
         true
     }
@@ -220,6 +255,7 @@ impl Machine {
         for (uuid, device) in unwanted {
             due.entry(device).or_default().push(Step::RemoveMdev { uuid });
         }
+        let view = LazyCell::new(|| self.view());
         for (device, layout) in layouts.iter().filter(|(_, layout)| !layout.park.is_empty()) {
             let kept_back = self.quarantine_over(device).is_some()
                 || self.durable.cordons.contains_key(device)
@@ -227,7 +263,7 @@ impl Machine {
                 || self.being_given(device);
             // The room of what is taken away shows when it is gone.
             if !kept_back && !due.contains_key(device) {
-                let steps = self.missing(device, layout);
+                let steps = self.missing(device, layout, &view);
                 if !steps.is_empty() {
                     due.insert(device.clone(), steps);
                 }
@@ -246,22 +282,25 @@ impl Machine {
     }
 
     /// Steps that park what a device lacks, as far as there is room.
-    fn missing(&self, device: &ParentId, layout: &Layout) -> Vec<Step> {
+    fn missing<'a>(
+        &self,
+        device: &ParentId,
+        layout: &Layout,
+        view: &impl Deref<Target = View<'a>>,
+    ) -> Vec<Step> {
         let fabric = Fabric::alone(device.clone());
-        let mut view = None;
         // How many of one profile each parent is about to make: what room that leaves for others it says after that.
         let mut planned: BTreeMap<ParentId, (&ProfileName, u32)> = BTreeMap::new();
-        let mut steps = Vec::new();
+        let (mut steps, mut no_more) = (Vec::new(), BTreeSet::new());
         for (uuid, profile) in wanted(device, layout) {
             let slice = SliceId::Mdev(uuid);
             let there = self.seen.has_slice(slice)
                 || self.run.assignments.contains_key(&slice)
                 || self.working_on(slice)
                 || self.park_failed.contains_key(&uuid);
-            if there {
+            if there || no_more.contains(profile) {
                 continue;
             }
-            let view = view.get_or_insert_with(|| self.view());
             let all: u32 = planned.values().filter(|(p, _)| *p == profile).map(|(_, n)| n).sum();
             let mut full = BTreeMap::new();
             for (parent, (other, count)) in &planned {
@@ -274,7 +313,10 @@ impl Machine {
                 }
             }
             let wanted = Wanted { profile, key: None, numa: None, fabric: Some(&fabric) };
-            let Ok((parent, type_id)) = placement::mdev(view, &wanted, &full) else { continue };
+            let Ok((parent, type_id)) = placement::mdev(view, &wanted, &full) else {
+                no_more.insert(profile);
+                continue;
+            };
             if view.room(&parent, profile).is_some_and(|(_, most)| all < most) {
                 planned.entry(parent.clone()).or_insert((profile, 0)).1 += 1;
                 steps.push(Step::CreateMdev { parent, type_id, uuid });
@@ -344,14 +386,19 @@ impl Machine {
                 unparked.push((self.seen.device_of(&mdev.parent), why.clone()));
             }
         }
+        let view = LazyCell::new(|| self.view());
         for (device, layout) in layouts.iter().filter(|(_, layout)| !layout.park.is_empty()) {
-            let offers = self.offers_below(device);
+            let below = view.offers.iter().filter(|offer| {
+                matches!(offer.form, Form::Mdevs { .. })
+                    && self.seen.device_of(&offer.parent) == *device
+            });
+            let offers: Vec<&Offer> = below.collect();
             // Before its VFs are made nothing is known.
             if offers.is_empty() && !self.realised(device, layout) {
                 continue;
             }
             for (profile, count) in &layout.park {
-                if let Some(why) = self.not_parked(device, profile, *count, &offers) {
+                if let Some(why) = self.not_parked(device, profile, *count, &offers, &view) {
                     unparked.push((device.clone(), why));
                 }
             }
@@ -359,23 +406,15 @@ impl Machine {
         unparked
     }
 
-    /// What a device offers as mediated devices, itself or its VFs.
-    fn offers_below(&self, device: &ParentId) -> Vec<Offer> {
-        let parents = self.seen.mdev_parents.keys();
-        let below = parents.filter(|parent| self.seen.device_of(parent) == *device);
-        let offers = below.flat_map(|parent| self.offers_of(parent));
-        offers.filter(|offer| matches!(offer.form, Form::Mdevs { .. })).collect()
-    }
-
     fn not_parked(
         &self,
         device: &ParentId,
         profile: &ProfileName,
         count: u32,
-        offers: &[Offer],
+        offers: &[&Offer],
+        view: &View<'_>,
     ) -> Option<Refusal> {
-        let of_profile: Vec<&Offer> = offers.iter().filter(|o| o.profile == *profile).collect();
-        if of_profile.is_empty() {
+        if !offers.iter().any(|offer| offer.profile == *profile) {
             let known: BTreeSet<&str> = offers.iter().map(|o| o.profile.as_str()).collect();
             let message = if known.is_empty() {
                 format!(
@@ -402,8 +441,10 @@ impl Machine {
         if let Some(failed) = failed {
             return Some(failed.clone());
         }
-        let due = self.missing_of(device, profile);
-        if due || there >= usize::try_from(count).unwrap_or(usize::MAX) {
+        if there >= usize::try_from(count).unwrap_or(usize::MAX)
+            || self.parking(device)
+            || has_room(view, device, profile)
+        {
             return None;
         }
         let message =
@@ -412,11 +453,11 @@ impl Machine {
             hint!("write park = {{ {} = {} }} for {}, then gpuslice apply", profile, there, device);
         Some(Refusal::new(Code::NoCapacity, message).hint(hint))
     }
+}
 
-    /// Whether one more of a profile is about to be parked on a device.
-    fn missing_of(&self, device: &ParentId, profile: &ProfileName) -> bool {
-        let fabric = Fabric::alone(device.clone());
-        let wanted = Wanted { profile, key: None, numa: None, fabric: Some(&fabric) };
-        self.parking(device) || placement::mdev(&self.view(), &wanted, &BTreeMap::new()).is_ok()
-    }
+/// Whether one more of a profile can be parked on a device.
+fn has_room(view: &View<'_>, device: &ParentId, profile: &ProfileName) -> bool {
+    let fabric = Fabric::alone(device.clone());
+    let wanted = Wanted { profile, key: None, numa: None, fabric: Some(&fabric) };
+    placement::mdev(view, &wanted, &BTreeMap::new()).is_ok()
 }

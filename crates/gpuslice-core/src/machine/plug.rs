@@ -4,6 +4,7 @@
 
 use super::claims::{self, devices_of, done};
 use super::ops::Purpose;
+use super::parking::Needed;
 use super::reserve::Want;
 use super::{Effect, Machine, RequestId, Stored, Timer};
 use crate::domain::Domain;
@@ -40,10 +41,12 @@ impl Machine {
         if let Some(refusal) = self.cannot_come_back(|claim| *claim == key) {
             return self.push(Effect::Answer { request, outcome: Err(refusal) });
         }
-        let room = self.parking_anywhere();
-        if room {
-            self.cut_parking_short();
-        }
+        let has = self.run.assignments.values().filter(|a| a.claim == key).count();
+        let has = u32::try_from(has).unwrap_or(u32::MAX);
+        let count = order.claim.request.count.saturating_sub(has);
+        let profile = self.profile_for(&order.claim.owner_name, &order.claim.request).ok();
+        let needed: Needed = profile.into_iter().map(|profile| (profile, count)).collect();
+        let room = self.room_will_show(&needed);
         let on_its_way = |(slice, a): (&SliceId, &Assignment)| {
             a.claim == key && (a.phase == Phase::Releasing || self.working_on(*slice))
         };
@@ -67,11 +70,7 @@ impl Machine {
             }
             Err(refusal) => {
                 self.run.assignments = kept;
-                let profiles = self
-                    .profile_for(&order.claim.owner_name, &order.claim.request)
-                    .into_iter()
-                    .collect();
-                if self.make_room_for(&profiles, &BTreeSet::new(), &refusal) {
+                if self.make_room_for(&needed, &BTreeSet::new(), &refusal) {
                     // The claim is made anew then.
                     self.restore_claim(&key, before);
                     return self.parked_plugs.push((request, order));

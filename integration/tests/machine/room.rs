@@ -1,0 +1,120 @@
+//! Stories of the room that parked devices make for a start: only where it helps, and no more than it takes.
+
+use crate::directed::{after, all, runs};
+use crate::driver::Driver;
+use crate::happening::Happening as H;
+use crate::vgpu::{attach, attach_several, call};
+use gpuslice_core::domain::Domain;
+use gpuslice_core::ids::{MdevUuid, ParentId};
+use gpuslice_core::machine::HookOperation;
+use gpuslice_core::plan::Step;
+use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::request::Command;
+use gpuslice_sim::HostFile;
+
+const CARDS: [&str; 2] = ["0000:3b:00.0", "0000:5e:00.0"];
+const EIGHT: &str = "nvidia-t4-8q";
+const WHOLE: &str = "nvidia-t4-16q";
+
+/// Two T4 that are full of what is parked: two halves each.
+fn full() -> Driver {
+    let text = include_str!("../../../examples/hosts/t4-l40s.toml");
+    let mut host = HostFile::parse(text).unwrap();
+    host.functions.truncate(1);
+    let mut other = host.functions[0].clone();
+    other.address = CARDS[1].parse().unwrap();
+    host.functions.push(other);
+    let layout = "[[gpu]]\nmatch = { model = \"t4\" }\nlayout = { park = { nvidia-t4-8q = 2 } }\n";
+    let mut driver = Driver::new(&host, layout).unwrap();
+    driver.advance(10_000).unwrap();
+    assert_eq!(CARDS.map(|card| parked(&driver, card).len()), [2, 2]);
+    driver
+}
+
+fn parked(driver: &Driver, card: &str) -> Vec<MdevUuid> {
+    let card: ParentId = card.parse().unwrap();
+    let mdevs = driver.machine.observation().mdevs.iter();
+    mdevs.filter(|(uuid, m)| uuid.is_parked() && m.parent == card).map(|(uuid, _)| *uuid).collect()
+}
+
+fn start(driver: &mut Driver, domain: &Domain) -> Result<(), Refusal> {
+    call(driver, domain, HookOperation::Prepare)?;
+    let pid = u32::try_from(domain.uuid.as_u128()).unwrap() + 1000;
+    driver.kernel.open(pid, "qemu-system-x86", domain.devices[0].source.slice()).unwrap();
+    call(driver, domain, HookOperation::Started)
+}
+
+/// A VM with a half.
+fn half(driver: &mut Driver, vm: u128) {
+    let domain = attach(driver, vm, EIGHT);
+    start(driver, &domain).unwrap();
+}
+
+#[test]
+fn one_card_is_emptied_and_the_other_left() {
+    let mut driver = full();
+    let whole = attach(&mut driver, 1, WHOLE);
+    let before = driver.executed;
+    start(&mut driver, &whole).unwrap();
+    let mut left = CARDS.map(|card| parked(&driver, card).len());
+    left.sort_unstable();
+    assert_eq!((left, driver.executed - before), ([0, 2], 3), "two taken away and one made");
+}
+
+#[test]
+fn a_card_that_a_vm_shares_is_not_emptied_for_what_needs_all_of_one() {
+    let mut driver = full();
+    half(&mut driver, 1);
+    let [shared, free] =
+        if parked(&driver, CARDS[0]).len() == 1 { CARDS } else { [CARDS[1], CARDS[0]] };
+    let beside = parked(&driver, shared);
+    assert_eq!((beside.len(), parked(&driver, free).len()), (1, 2));
+    let whole = attach(&mut driver, 2, WHOLE);
+    let before = driver.executed;
+    start(&mut driver, &whole).unwrap();
+    assert_eq!((parked(&driver, shared), parked(&driver, free)), (beside, vec![]));
+    assert_eq!(driver.executed - before, 3);
+}
+
+#[test]
+fn nothing_is_taken_away_in_vain() {
+    let mut driver = full();
+    let refused = |driver: &mut Driver, domain: &Domain| {
+        let (executed, there) = (driver.executed, CARDS.map(|card| parked(driver, card)));
+        let refusal = start(driver, domain).unwrap_err();
+        assert_eq!(refusal.code, Code::NoCapacity, "{refusal}");
+        assert_eq!((driver.executed, CARDS.map(|card| parked(driver, card))), (executed, there));
+    };
+    // There are two.
+    let three = attach_several(&mut driver, 4, WHOLE, 3);
+    refused(&mut driver, &three);
+    for vm in 1..=3 {
+        half(&mut driver, vm);
+    }
+    assert_eq!(CARDS.map(|card| parked(&driver, card).len()).iter().sum::<usize>(), 1);
+    let whole = attach(&mut driver, 5, WHOLE);
+    refused(&mut driver, &whole);
+    // The last half is another's to have.
+    half(&mut driver, 6);
+}
+
+#[test]
+fn a_start_waits_for_no_device_that_does_not_offer_what_it_asks_for() {
+    let mut world = after(&[]);
+    let layouts = |park: &str| {
+        format!("[[gpu]]\nmatch = {{ address = \"0000:81:00.0\" }}\nlayout = {{ vfs = 3{park} }}\n")
+    };
+    world.driver.config = layouts(", park = { nvidia-a40-4q = 2 }");
+    all(&mut world, &[H::Apply, H::Advance { ms: 1000 }, H::Lazy { on: true }]);
+    // They are on their way to be taken away, on a card that has no half of 8 GiB.
+    world.driver.config = layouts("");
+    let request = world.driver.command(Command::Apply);
+    let (name, profile) = ("gpu0".parse().unwrap(), "nvidia-a40-8q".to_owned());
+    all(&mut world, &[H::Declare { vm: 0, name, profile, count: 1 }, H::Start { vm: 0 }]);
+    all(&mut world, &[H::Next { vm: 0 }, H::Next { vm: 0 }]);
+    let under: Vec<&Step> = world.driver.under.iter().map(|under| &under.step).collect();
+    assert!(runs(&world, 0) && matches!(under.as_slice(), [Step::RemoveMdev { .. }]), "{under:?}");
+    all(&mut world, &[H::Lazy { on: false }, H::Advance { ms: 1000 }]);
+    assert!(world.driver.answers.remove(&request).unwrap().is_ok());
+    world.finish().unwrap();
+}
