@@ -9,6 +9,7 @@
 )]
 
 mod daemon;
+mod events;
 mod hook;
 mod hosts;
 mod reads;
@@ -51,13 +52,14 @@ fn main() {
         std::process::exit(2);
     }
     let mut report = Report::default();
-    let parts: [(&str, Part); 6] = [
+    let parts: [(&str, Part); 7] = [
         ("hook", hook::without_slices),
         ("claim", hook::with_a_claim),
         ("tree", tree::against_mdevctl),
         ("reads", reads::per_slice),
         ("rest", rest::at_rest),
         ("scale", scale::with_thousands),
+        ("events", events::of_thousands),
     ];
     let named = |name: &str| wanted.iter().any(|w| w == name);
     let all = !parts.iter().any(|(name, _)| named(name));

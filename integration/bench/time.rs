@@ -22,6 +22,11 @@ impl Times {
     }
 
     /// Milliseconds.
+    pub(crate) fn fastest(&self) -> f64 {
+        self.at(0.0)
+    }
+
+    /// Milliseconds.
     pub(crate) fn p99(&self) -> f64 {
         self.at(0.99)
     }

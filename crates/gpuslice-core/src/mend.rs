@@ -57,10 +57,13 @@ pub fn detach(name: &str, claim: &ClaimName) -> Hint {
     hint!("gpuslice detach {} {}", name, claim)
 }
 
-/// Removes an mdev that another program made.
+/// Removes an mdev that another program made: Proxmox VE does so with the guest's end.
 #[must_use]
 pub fn stop_mdev(uuid: MdevUuid) -> Hint {
-    hint!("mdevctl stop -u {}", uuid)
+    match uuid.proxmox_guest() {
+        Some(vmid) => hint!("qm shutdown {}", vmid),
+        None => hint!("mdevctl stop -u {}", uuid),
+    }
 }
 
 /// Has a GPU given out again, and looked at anew.

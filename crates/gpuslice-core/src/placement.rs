@@ -1,11 +1,13 @@
 //! The decision which slice a claim gets, with a reason for every candidate that is not it.
 
 mod crowded;
+mod lookup;
 mod properties;
 
 use crate::hint;
 use crate::mend;
 use crowded::crowded;
+pub use lookup::Lookup;
 pub use properties::{Properties, by_properties, meets};
 
 use crate::config::Strategy;
@@ -15,7 +17,7 @@ use crate::mechanism::{Fabric, Form, Offer};
 use crate::observation::{Choice, Observation};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
-use crate::state::{Assignment, Claim, ForeignHold, Phase};
+use crate::state::{Assignment, Claim, ForeignHold};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// All a placement looks at.
@@ -44,6 +46,8 @@ pub struct View<'a> {
     pub held_back: BTreeMap<SliceId, Refusal>,
     /// Which of several.
     pub strategy: Strategy,
+    /// What is asked of each of thousands of slices, found once.
+    pub lookup: Lookup<'a>,
 }
 
 /// What is looked for.
@@ -78,9 +82,9 @@ pub enum Refused {
     Candidates(Vec<(ParentId, Refusal)>),
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
     /// The offers that are looked for.
-    fn offered<'a>(&'a self, wanted: &'a Wanted<'_>) -> impl Iterator<Item = &'a Offer> {
+    fn offered<'o>(&'o self, wanted: &'o Wanted<'_>) -> impl Iterator<Item = &'o Offer> {
         let inside = |offer: &&Offer| {
             wanted.fabric.is_none_or(|f| f.parents.contains(&self.seen.device_of(&offer.parent)))
         };
@@ -114,31 +118,16 @@ impl View<'_> {
 
     /// Devices of a type that are ordered but not yet visible in the kernel's count.
     fn under_way(&self, parent: &ParentId) -> u32 {
-        let unseen = |(slice, a): &(&SliceId, &Assignment)| match slice {
-            SliceId::Mdev(uuid) => {
-                a.phase == Phase::Reserved
-                    && a.parent == *parent
-                    && !self.seen.mdevs.contains_key(uuid)
-            }
-            _ => false,
-        };
-        u32::try_from(self.assignments.iter().filter(unseen).count()).unwrap_or(u32::MAX)
+        self.lookup.ordered(self).get(parent).copied().unwrap_or_default()
     }
 
     /// How many more of a type the device of a parent could have at the most: a VF that makes one tells of itself alone.
     fn below_most(&self, offer: &Offer, type_id: &MdevTypeId) -> u32 {
-        let Some(device) = self.seen.pf_of(&offer.parent) else { return u32::MAX };
-        let there = |parent: &ParentId, of: Option<&MdevTypeId>| {
-            of == Some(type_id) && self.seen.device_of(parent) == device
+        let Some((max, device)) = offer.max.zip(self.seen.pf_of(&offer.parent)) else {
+            return u32::MAX;
         };
-        let made = self.seen.mdevs.values().filter(|m| there(&m.parent, Some(&m.type_id)));
-        let ordered = self.assignments.iter().filter(|(slice, a)| {
-            a.phase == Phase::Reserved
-                && there(&a.parent, a.type_id.as_ref())
-                && self.seen.made_by(**slice).is_none()
-        });
-        let there = u32::try_from(made.count() + ordered.count()).unwrap_or(u32::MAX);
-        offer.max.map_or(u32::MAX, |max| max.saturating_sub(there))
+        let there = self.lookup.of_type(self).get(&(device, type_id)).copied();
+        max.saturating_sub(there.unwrap_or_default())
     }
 
     /// How many more of a profile a parent can make as mediated devices, and how many its device can have.
@@ -153,6 +142,16 @@ impl View<'_> {
         })
     }
 
+    /// Whose home a VF is, beside the claim that is asked for.
+    fn named_by_others<'v>(
+        &'v self,
+        home: PciAddress,
+        wanted: &'v Wanted<'_>,
+    ) -> impl Iterator<Item = &'a Claim> + 'v {
+        let named = self.lookup.named(self).get(&home).into_iter().flatten();
+        named.filter(|(key, _)| Some(*key) != wanted.key).map(|(_, claim)| *claim)
+    }
+
     /// Slices held for claims that are not running.
     fn reserved_elsewhere(&self, wanted: &Wanted<'_>) -> u32 {
         self.claims
@@ -161,8 +160,8 @@ impl View<'_> {
                 c.reserve && !c.orphaned && c.profile == *wanted.profile && Some(*key) != wanted.key
             })
             .map(|(key, claim)| {
-                let bound = self.assignments.values().filter(|a| a.claim == *key).count();
-                claim.request.count.saturating_sub(u32::try_from(bound).unwrap_or(u32::MAX))
+                let bound = self.lookup.bound(self).get(key).copied().unwrap_or_default();
+                claim.request.count.saturating_sub(bound)
             })
             .sum()
     }
@@ -183,8 +182,10 @@ pub fn mdev(
         let Form::Mdevs { type_id, available } = &offer.form else {
             continue;
         };
-        let left = available.saturating_sub(view.under_way(&offer.parent));
-        let left = left.min(view.below_most(offer, type_id));
+        let left = match available.saturating_sub(view.under_way(&offer.parent)) {
+            0 => 0,
+            left => left.min(view.below_most(offer, type_id)),
+        };
         if let Some(reason) = view.parent_reason(&offer.parent) {
             reasons.push((offer.parent.clone(), reason));
         } else if let Some(why) = refused.get(&offer.parent) {
@@ -422,12 +423,7 @@ pub fn home(
         }
         let before = free.len();
         for address in vfs.iter().filter(|a| !taken.contains(a)) {
-            let named: Vec<&Claim> = view
-                .claims
-                .iter()
-                .filter(|(key, c)| Some(*key) != wanted.key && c.home.contains(address))
-                .map(|(_, claim)| claim)
-                .collect();
+            let named: Vec<&Claim> = view.named_by_others(*address, wanted).collect();
             let slice = SliceId::Vf(*address);
             let mine = |a: &Assignment| Some(&a.claim) == wanted.key;
             let in_use = view.assignments.get(&slice).is_some_and(|a| !mine(a))

@@ -111,6 +111,28 @@ fn all_of_them_and_none_that_is_not_there() {
 }
 
 #[test]
+fn an_mdev_that_others_made_is_in_the_way_and_who_made_it_ends_it() {
+    let mut world = after(&[]);
+    let parent: ParentId = "0000:41:00.0".parse().unwrap();
+    for (uuid, hint) in [
+        ("00000000-0000-0000-0000-000000000101", "qm shutdown 101"),
+        (
+            "f0000000-0000-4000-8000-000000000001",
+            "mdevctl stop -u f0000000-0000-4000-8000-000000000001",
+        ),
+    ] {
+        let uuid = uuid.parse().unwrap();
+        let type_id = "nvidia-558".parse().unwrap();
+        all(&mut world, &[H::ForeignMdev { parent: parent.clone(), type_id, uuid }]);
+        let told = row(world.order(drain(std::slice::from_ref(&parent), None)).unwrap());
+        let [blocker] = told.blockers.as_slice() else { panic!("{told:?}") };
+        assert!(blocker.message.contains(&uuid.to_string()), "{blocker}");
+        assert_eq!(blocker.hint.as_deref(), Some(hint));
+        all(&mut world, &[H::ForeignMdevGone { uuid }]);
+    }
+}
+
+#[test]
 fn a_process_with_a_parked_device_is_in_the_way() {
     let mut world = after(&[]);
     let parks: ParentId = "0000:41:00.0".parse().unwrap();

@@ -170,6 +170,30 @@ fn a_vf_that_only_proxmox_says_is_reserved_is_no_claim_s() {
 }
 
 #[test]
+fn a_guest_is_in_the_way_of_a_drain_until_it_ends() {
+    let mut driver = ready();
+    let all = vfs(&mut driver);
+    pre_start(&mut driver, &[&all]).unwrap();
+    post_start(&mut driver, all[0]);
+    let drain = |wait_ms| Command::Drain {
+        parents: vec![PF.parse().unwrap()],
+        reason: "new fan".to_owned(),
+        wait_ms,
+    };
+    let Answer::Drain(row) = order(&mut driver, drain(None)).unwrap() else { panic!() };
+    let [blocker] = row.blockers.as_slice() else { panic!("{row:?}") };
+    assert_eq!(blocker.message, format!("{TITLE} uses vf:{} of {PF}", all[0]));
+    assert_eq!(blocker.hint.as_deref(), Some("qm shutdown 100"));
+    let request = driver.command(drain(Some(600_000)));
+    driver.advance(60_000).unwrap();
+    assert!(!driver.answers.contains_key(&request));
+    driver.kernel.kill(PID);
+    driver.guest(guest(GuestPhase::PostStop, &[])).unwrap();
+    let Some(Ok(Answer::Drain(row))) = driver.answers.remove(&request) else { panic!() };
+    assert!(row.drained && row.blockers.is_empty(), "{row:?}");
+}
+
+#[test]
 fn the_device_below_a_slice_in_use_is_no_guest_s() {
     let mut driver = ready();
     let domain = attach(&mut driver, 1, "amd-74a1-vf4");

@@ -94,14 +94,12 @@ impl Machine {
         if !self.durable.claims.iter().any(|claim| homeless(&claim)) {
             return;
         }
-        let view = self.view();
-        let in_vfs = |profile: &ProfileName| {
-            let mut offers = view.offers.iter().filter(|offer| offer.profile == *profile);
-            offers.any(|offer| !offer.form.vfs().is_empty())
-        };
+        let offers = self.offers();
+        let in_vfs = offers.iter().filter(|offer| !offer.form.vfs().is_empty());
+        let in_vfs: BTreeSet<&ProfileName> = in_vfs.map(|offer| &offer.profile).collect();
         let waiting = self.durable.claims.iter().filter(homeless);
         let domains: Vec<Uuid> = waiting
-            .filter(|(_, claim)| in_vfs(&claim.profile))
+            .filter(|(_, claim)| in_vfs.contains(&claim.profile))
             .filter_map(|(key, _)| match key.owner {
                 Owner::Domain(uuid) => Some(uuid),
                 _ => None,
@@ -197,7 +195,7 @@ impl Machine {
         for offer in &offers {
             forms.entry(&offer.profile).or_default().push(&offer.form);
         }
-        let bound: BTreeSet<&ClaimKey> = self.run.assignments.values().map(|a| &a.claim).collect();
+        let bound = self.bound_claims();
         let former = |(key, claim): (&ClaimKey, &Claim)| {
             let Owner::Domain(domain) = key.owner else { return None };
             let forms = forms.get(&claim.profile).filter(|_| !bound.contains(key))?;

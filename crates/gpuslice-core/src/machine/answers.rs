@@ -1,9 +1,9 @@
 //! Lists: what is known, as rows.
 
 use super::Machine;
-use crate::ids::{ClaimKey, MdevTypeId, MdevUuid, ParentId, PciAddress, ProfileName, SliceId};
+use crate::ids::{ClaimKey, MdevTypeId, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::{Form, Offer};
-use crate::observation::{Function, Mdev, Vf};
+use crate::observation::{Function, Vf};
 use crate::placement;
 use crate::refusal::{Code, Refusal};
 use crate::request::{Answer, ClaimRow, ParentRow, ProfileRow, SliceRow, StatusRow, TypeRow};
@@ -12,6 +12,27 @@ use std::collections::{BTreeMap, BTreeSet};
 
 fn count<T>(items: impl IntoIterator<Item = T>) -> u32 {
     u32::try_from(items.into_iter().count()).unwrap_or(u32::MAX)
+}
+
+/// A slice of a claim.
+type Bound<'a> = (&'a SliceId, &'a Assignment);
+
+/// What is parked, by what made it and its type.
+type Parked<'a> = BTreeMap<(&'a ParentId, &'a MdevTypeId), Vec<SliceId>>;
+
+/// What decides how much of an offer is free, looked up once for all offers.
+struct Spare<'a> {
+    /// Slices that nobody is given now.
+    held_back: BTreeMap<SliceId, Refusal>,
+    parked: Parked<'a>,
+}
+
+impl Spare<'_> {
+    /// What is parked of an offer.
+    fn parked_as<'o>(&'o self, offer: &'o Offer) -> &'o [SliceId] {
+        let parked = offer.form.type_id().and_then(|of| self.parked.get(&(&offer.parent, of)));
+        parked.map_or(&[], Vec::as_slice)
+    }
 }
 
 impl Machine {
@@ -57,7 +78,16 @@ impl Machine {
         let whole = self.seen.whole.keys().map(|address| ParentId::Pci(*address));
         let whole = whole.filter(|parent| self.unsliceable(parent).is_some());
         let shown = self.seen.parents().filter(|p| self.shown(p));
-        let present = shown.chain(whole).map(|p| self.parent_row(&p));
+        let mut unparked = BTreeMap::new();
+        for (device, why) in self.unparked(&self.layouts) {
+            unparked.entry(device).or_insert(why.message);
+        }
+        let mut assigned: BTreeMap<&ParentId, u32> = BTreeMap::new();
+        for assignment in self.run.assignments.values() {
+            *assigned.entry(&assignment.parent).or_default() += 1;
+        }
+        let of = |p: &ParentId| assigned.get(p).copied().unwrap_or_default();
+        let present = shown.chain(whole).map(|p| self.parent_row(&p, unparked.get(&p), of(&p)));
         let absent = self.durable.expected.iter().filter(|(p, _)| !self.seen.has_parent(p)).map(
             |(parent, layout)| ParentRow {
                 parent: parent.clone(),
@@ -73,7 +103,7 @@ impl Machine {
                 layout: Some(layout.to_string()),
                 state: "absent".to_owned(),
                 reason: Some("it had this layout, and is not on the host now".to_owned()),
-                assigned: count(self.run.assignments.values().filter(|a| a.parent == *parent)),
+                assigned: of(parent),
                 health: self.health_word(parent),
                 health_reason: self.health_line(parent),
                 dirty: 0,
@@ -89,12 +119,13 @@ impl Machine {
         self.mechanisms.iter().find_map(|m| m.unsliceable(&self.seen, parent))
     }
 
-    fn parent_row(&self, parent: &ParentId) -> ParentRow {
+    /// With what of its layout's `park` is not so, and how many of its slices are somebody's.
+    fn parent_row(&self, parent: &ParentId, unparked: Option<&String>, assigned: u32) -> ParentRow {
         let function = parent
             .pci()
             .and_then(|a| self.seen.functions.get(&a).or_else(|| self.seen.whole.get(&a)));
         let sriov = function.and_then(|f| f.sriov.as_ref());
-        let (state, reason) = self.parent_state(parent, function);
+        let (state, reason) = self.parent_state(parent, function, unparked);
         let mechanisms = self.mechanisms.iter().filter(|m| m.applies(&self.seen, parent));
         ParentRow {
             parent: parent.clone(),
@@ -121,7 +152,7 @@ impl Machine {
             layout: self.layouts.get(parent).map(ToString::to_string),
             state: state.to_owned(),
             reason,
-            assigned: count(self.run.assignments.values().filter(|a| a.parent == *parent)),
+            assigned,
             health: self.health_word(parent),
             health_reason: self.health_line(parent),
             dirty: count(self.run.dirty.values().filter(|dirt| dirt.parent == *parent)),
@@ -141,6 +172,7 @@ impl Machine {
         &self,
         parent: &ParentId,
         function: Option<&Function>,
+        unparked: Option<&String>,
     ) -> (&'static str, Option<String>) {
         if let Some(why) = self.durable.quarantines.get(parent) {
             let causes = why.causes.iter().map(|cause| format!(": {cause}"));
@@ -164,9 +196,7 @@ impl Machine {
             Some(layout) => {
                 let realised = self.realised(parent, layout);
                 match function {
-                    _ if realised => {
-                        ("ok", self.kept_back(parent).or_else(|| self.lacks_parked(parent)))
-                    }
+                    _ if realised => ("ok", self.kept_back(parent).or_else(|| unparked.cloned())),
                     Some(f) if f.driver.is_none() => {
                         ("waiting", Some("no driver is bound".to_owned()))
                     }
@@ -183,14 +213,6 @@ impl Machine {
         let more = vfs.len().saturating_sub(1);
         let others = if more == 0 { String::new() } else { format!(", and {more} more") };
         Some(format!("{first}{others}; its VFs are made anew when nobody uses them"))
-    }
-
-    /// What of its layout's `park` is not so.
-    fn lacks_parked(&self, parent: &ParentId) -> Option<String> {
-        let layout = self.layouts.get(parent).filter(|layout| !layout.park.is_empty())?;
-        let one = BTreeMap::from([(parent.clone(), layout.clone())]);
-        let mut unparked = self.unparked(&one).into_iter();
-        unparked.find(|(device, _)| device == parent).map(|(_, why)| why.message)
     }
 
     /// What of the layouts' `park` a person has to mend.
@@ -210,11 +232,11 @@ impl Machine {
             *used.entry(&assignment.profile).or_default() += 1;
         }
         let mut rows: BTreeMap<ProfileName, ProfileRow> = BTreeMap::new();
-        let held_back = self.held_back();
+        let spare = self.spare();
+        let living = self.durable.claims.values().filter(|claim| !claim.orphaned);
+        let homes: BTreeSet<PciAddress> = living.flat_map(|claim| claim.home.clone()).collect();
         for offer in self.offers() {
-            let usable = !self.durable.quarantines.contains_key(&offer.parent)
-                && !self.durable.cordons.contains_key(&offer.parent);
-            let free = if usable { self.free_of(&offer, &held_back) } else { 0 };
+            let free = self.free_of(&offer, &spare);
             let row = rows.entry(offer.profile.clone()).or_insert_with(|| ProfileRow {
                 profile: offer.profile.clone(),
                 mechanism: offer.mechanism.to_owned(),
@@ -231,7 +253,7 @@ impl Machine {
                 parents: Vec::new(),
                 pick: Vec::new(),
             });
-            row.pick.extend(self.to_pick(&offer, usable, &held_back));
+            row.pick.extend(self.to_pick(&offer, &spare, &homes));
             row.free = row.free.saturating_add(free);
             row.max = row.max.zip(offer.max).map(|(a, b)| a.saturating_add(b));
             row.parents.push(offer.parent);
@@ -239,21 +261,51 @@ impl Machine {
         rows.into_values().collect()
     }
 
-    pub(super) fn free_of(&self, offer: &Offer, held_back: &BTreeMap<SliceId, Refusal>) -> u32 {
+    fn spare(&self) -> Spare<'_> {
+        let mut parked: Parked<'_> = BTreeMap::new();
+        for uuid in self.parked() {
+            let Some(mdev) = self.seen.mdevs.get(&uuid) else { continue };
+            parked.entry((&mdev.parent, &mdev.type_id)).or_default().push(SliceId::Mdev(uuid));
+        }
+        Spare { held_back: self.held_back(), parked }
+    }
+
+    /// How many slices of a profile are nobody's, and how many are somebody's; `None` when no device offers it.
+    pub(super) fn free_and_used(&self, profile: &ProfileName) -> Option<(u32, u32)> {
+        let spare = self.spare();
+        let offers = self.offers().into_iter().filter(|offer| offer.profile == *profile);
+        let free = offers.map(|offer| self.free_of(&offer, &spare)).reduce(u32::saturating_add)?;
+        let used = count(self.run.assignments.values().filter(|a| a.profile == *profile));
+        Some((free, used))
+    }
+
+    fn free_of(&self, offer: &Offer, spare: &Spare<'_>) -> u32 {
         match &offer.form {
+            _ if !self.is_given_out(&offer.parent) => 0,
             // What is parked makes room for a start.
-            Form::Mdevs { available, .. } => available.saturating_add(count(self.parked_as(offer))),
+            Form::Mdevs { available, .. } => {
+                available.saturating_add(count(spare.parked_as(offer)))
+            }
             Form::TypedVfs { left, .. } => *left,
-            Form::Vfs(vfs) => count(vfs.iter().filter(|vf| self.is_free(**vf, held_back))),
+            Form::Vfs(vfs) => count(vfs.iter().filter(|vf| self.is_free(**vf, spare))),
         }
     }
 
-    fn is_free(&self, address: PciAddress, held_back: &BTreeMap<SliceId, Refusal>) -> bool {
+    /// Whether a parent is neither quarantined nor cordoned, nor the device that it is a VF of.
+    fn is_given_out(&self, parent: &ParentId) -> bool {
+        let own = |parent: &ParentId| {
+            !self.durable.quarantines.contains_key(parent)
+                && !self.durable.cordons.contains_key(parent)
+        };
+        own(parent) && self.seen.pf_of(parent).is_none_or(|device| own(&device))
+    }
+
+    fn is_free(&self, address: PciAddress, spare: &Spare<'_>) -> bool {
         let slice = SliceId::Vf(address);
         let given = self.run.assignments.contains_key(&slice)
             || self.run.foreign.contains_key(&slice)
             || self.held.contains_key(&slice)
-            || held_back.contains_key(&slice);
+            || spare.held_back.contains_key(&slice);
         let vf = self.seen.vfs.get(&address);
         !given && vf.is_some_and(|vf| vf.driver.is_none() || vf.on_vfio())
     }
@@ -262,26 +314,14 @@ impl Machine {
     fn to_pick(
         &self,
         offer: &Offer,
-        usable: bool,
-        held_back: &BTreeMap<SliceId, Refusal>,
+        spare: &Spare<'_>,
+        homes: &BTreeSet<PciAddress>,
     ) -> Vec<SliceId> {
-        let Form::Vfs(vfs) = &offer.form else { return self.parked_as(offer).collect() };
-        let of_nobody = |vf: &&PciAddress| {
-            let named = |claim: &Claim| !claim.orphaned && claim.home.contains(vf);
-            self.is_free(**vf, held_back) && !self.durable.claims.values().any(named)
-        };
-        let first = vfs.iter().filter(|_| usable).find(of_nobody);
+        let Form::Vfs(vfs) = &offer.form else { return spare.parked_as(offer).to_vec() };
+        let mut of_nobody =
+            vfs.iter().filter(|vf| !homes.contains(vf) && self.is_free(**vf, spare));
+        let first = of_nobody.next().filter(|_| self.is_given_out(&offer.parent));
         first.map(|vf| SliceId::Vf(*vf)).into_iter().collect()
-    }
-
-    fn parked_as(&self, offer: &Offer) -> impl Iterator<Item = SliceId> {
-        let of_offer = |(uuid, mdev): (&MdevUuid, &Mdev)| {
-            let (parent, type_id) = (&offer.parent, offer.form.type_id());
-            (uuid.is_parked() && mdev.parent == *parent && Some(&mdev.type_id) == type_id)
-                .then_some(SliceId::Mdev(*uuid))
-        };
-        let there = self.seen.mdevs.iter().filter_map(of_offer);
-        there.filter(|slice| self.is_parked(*slice)).collect::<Vec<_>>().into_iter()
     }
 
     pub(super) fn list_types(&self) -> Answer {
@@ -415,36 +455,36 @@ impl Machine {
     }
 
     pub(super) fn list_claims(&self) -> Answer {
-        let mut rows: Vec<ClaimRow> =
-            self.durable.claims.iter().map(|(key, claim)| self.claim_row(key, claim)).collect();
-        // A slice still on its way back after its claim ended.
-        let left: BTreeSet<&ClaimKey> = self
-            .run
-            .assignments
-            .values()
-            .map(|a| &a.claim)
-            .filter(|k| !self.durable.claims.contains_key(k))
+        let mut bound: BTreeMap<&ClaimKey, Vec<Bound<'_>>> = BTreeMap::new();
+        for (slice, a) in &self.run.assignments {
+            bound.entry(&a.claim).or_default().push((slice, a));
+        }
+        let claims = self.durable.claims.iter();
+        let mut rows: Vec<ClaimRow> = claims
+            .map(|(key, claim)| self.row_of(key, claim, &bound.remove(key).unwrap_or_default()))
             .collect();
-        rows.extend(left.into_iter().filter_map(|key| self.ended_row(key)));
+        // A slice still on its way back after its claim ended.
+        rows.extend(bound.into_iter().filter_map(|(key, bound)| ended_row(key, &bound)));
         Answer::Claims { rows }
     }
 
-    fn bound(&self, key: &ClaimKey) -> impl Iterator<Item = (&SliceId, &Assignment)> {
-        self.run.assignments.iter().filter(move |(_, a)| a.claim == *key)
+    pub(super) fn claim_row(&self, key: &ClaimKey, claim: &Claim) -> ClaimRow {
+        let bound = self.run.assignments.iter().filter(|(_, a)| a.claim == *key);
+        self.row_of(key, claim, &bound.collect::<Vec<_>>())
     }
 
-    pub(super) fn claim_row(&self, key: &ClaimKey, claim: &Claim) -> ClaimRow {
-        let slices: Vec<SliceId> = self.bound(key).map(|(slice, _)| *slice).collect();
-        let gone: Vec<String> = self
-            .bound(key)
+    fn row_of(&self, key: &ClaimKey, claim: &Claim, bound: &[Bound<'_>]) -> ClaimRow {
+        let slices: Vec<SliceId> = bound.iter().map(|(slice, _)| **slice).collect();
+        let gone: Vec<String> = bound
+            .iter()
             .filter(|(slice, a)| a.phase != Phase::Reserved && !self.exists(**slice))
             .map(|(slice, a)| format!("{slice} left the host with {}", a.parent))
             .collect();
-        let phase = self.bound(key).map(|(_, a)| a.phase.as_str()).next();
+        let phase = bound.first().map(|(_, a)| a.phase.as_str());
         let missing_home = claim.home.iter().find(|a| !self.seen.vfs.contains_key(a));
         let (state, reason) = match (phase, missing_home) {
             _ if !gone.is_empty() => ("lost", Some(gone.join(", "))),
-            (Some(phase), _) => (phase, self.bound(key).find_map(|(_, a)| a.trouble.clone())),
+            (Some(phase), _) => (phase, bound.iter().find_map(|(_, a)| a.trouble.clone())),
             _ if claim.undefined => ("orphaned", Some("its domain is undefined".to_owned())),
             _ if claim.orphaned => ("orphaned", Some("it was given up".to_owned())),
             (None, Some(home)) => ("idle", Some(format!("its home VF {home} is not on the host"))),
@@ -464,22 +504,21 @@ impl Machine {
             last_refusal: claim.last_refusal.clone(),
         }
     }
+}
 
-    fn ended_row(&self, key: &ClaimKey) -> Option<ClaimRow> {
-        let bound: Vec<(&SliceId, &Assignment)> = self.bound(key).collect();
-        let (_, first) = bound.first()?;
-        Some(ClaimRow {
-            claim: key.clone(),
-            owner_name: key.owner.to_string(),
-            profile: first.profile.clone(),
-            count: count(&bound),
-            state: "releasing".to_owned(),
-            reason: bound.iter().find_map(|(_, a)| a.trouble.clone()),
-            slices: bound.iter().map(|(slice, _)| **slice).collect(),
-            home: Vec::new(),
-            pool: false,
-            reserve: false,
-            last_refusal: None,
-        })
-    }
+fn ended_row(key: &ClaimKey, bound: &[Bound<'_>]) -> Option<ClaimRow> {
+    let (_, first) = bound.first()?;
+    Some(ClaimRow {
+        claim: key.clone(),
+        owner_name: key.owner.to_string(),
+        profile: first.profile.clone(),
+        count: count(bound),
+        state: "releasing".to_owned(),
+        reason: bound.iter().find_map(|(_, a)| a.trouble.clone()),
+        slices: bound.iter().map(|(slice, _)| **slice).collect(),
+        home: Vec::new(),
+        pool: false,
+        reserve: false,
+        last_refusal: None,
+    })
 }

@@ -9,7 +9,7 @@ use crate::ids::{
     ClaimKey, MdevTypeId, MdevUuid, Owner, ParentId, PciAddress, ProfileName, SliceId,
 };
 use crate::mend;
-use crate::placement::{Refused, View};
+use crate::placement::{Lookup, Refused, View};
 use crate::refusal::{self, Code, Hint, Refusal};
 use crate::request::{Answer, Command, DeviceToWrite, Outcome};
 use crate::state::{Claim, Phase};
@@ -130,6 +130,7 @@ impl Machine {
             reshaping: self.run.pending.clone(),
             held_back: self.held_back(),
             strategy: self.config.placement,
+            lookup: Lookup::default(),
         }
     }
 
@@ -229,8 +230,7 @@ impl Machine {
             .map(|(_, c)| c.request.count)
             .sum::<u32>()
             .saturating_add(claim.request.count);
-        let row = self.profile_rows().into_iter().find(|r| r.profile == claim.profile);
-        match row.map(|r| r.free.saturating_add(r.used)) {
+        match self.free_and_used(&claim.profile).map(|(free, used)| free.saturating_add(used)) {
             Some(most) if asked > most => vec![format!(
                 "{asked} of {} are claimed, and {most} can run at once here",
                 claim.profile
@@ -395,9 +395,7 @@ impl Machine {
     }
 
     fn no_capacity(&self, key: &ClaimKey, profile: &ProfileName, count: u32) -> Refusal {
-        let rows = self.profile_rows();
-        let (free, used) =
-            rows.iter().find(|r| r.profile == *profile).map_or((0, 0), |r| (r.free, r.used));
+        let (free, used) = self.free_and_used(profile).unwrap_or_default();
         let spare = match free.saturating_add(used) {
             0 => "none free".to_owned(),
             all => format!("{free} of {all} free"),
@@ -408,20 +406,20 @@ impl Machine {
 
     /// Who has slices of a profile, whose homes the others are, and to whom they are promised.
     fn who_has(&self, key: &ClaimKey, profile: &ProfileName) -> String {
-        let names = |keys: Vec<&ClaimKey>| {
+        let names = |keys: BTreeSet<&ClaimKey>| {
             let names: BTreeSet<String> = keys.into_iter().map(|k| self.owner_name(k)).collect();
             refusal::holders_in_words(names.into_iter().collect())
         };
         let have = self.run.assignments.values().filter(|a| a.profile == *profile);
-        let have: Vec<&ClaimKey> = have.map(|a| &a.claim).collect();
+        let have: BTreeSet<&ClaimKey> = have.map(|a| &a.claim).collect();
         let living = self.durable.claims.iter().filter(|(other, claim)| {
             *other != key && !claim.orphaned && claim.profile == *profile && !have.contains(other)
         });
         let (promised, living): (Vec<_>, Vec<_>) =
             living.partition(|(other, _)| self.is_promised(other));
         let homes = living.into_iter().filter(|(_, claim)| !claim.home.is_empty() || claim.reserve);
-        let homes: Vec<&ClaimKey> = homes.map(|(other, _)| other).collect();
-        let promised: Vec<&ClaimKey> = promised.into_iter().map(|(other, _)| other).collect();
+        let homes: BTreeSet<&ClaimKey> = homes.map(|(other, _)| other).collect();
+        let promised: BTreeSet<&ClaimKey> = promised.into_iter().map(|(other, _)| other).collect();
         let mut parts = Vec::new();
         if have.is_empty() && homes.is_empty() && promised.is_empty() {
             parts.push(match self.who_has_the_room(key, profile) {
@@ -441,7 +439,7 @@ impl Machine {
     }
 
     /// Who has slices of other profiles on the devices that could be cut into this one.
-    fn who_has_the_room(&self, key: &ClaimKey, profile: &ProfileName) -> Vec<&ClaimKey> {
+    fn who_has_the_room(&self, key: &ClaimKey, profile: &ProfileName) -> BTreeSet<&ClaimKey> {
         let offers = self.offers().into_iter().filter(|offer| offer.profile == *profile);
         let devices: BTreeSet<ParentId> =
             offers.map(|offer| self.seen.device_of(&offer.parent)).collect();
@@ -487,6 +485,11 @@ impl Machine {
             .filter(|(k, c)| *k != key && !c.orphaned && c.home.contains(&address))
             .map(|(_, claim)| claim)
             .find(|other| !(other.pool && mine.is_some_and(|c| c.pool)))
+    }
+
+    /// Those that have slices.
+    pub(super) fn bound_claims(&self) -> BTreeSet<&ClaimKey> {
+        self.run.assignments.values().map(|a| &a.claim).collect()
     }
 
     pub(super) fn owner_name(&self, key: &ClaimKey) -> String {

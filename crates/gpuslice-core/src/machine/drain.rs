@@ -76,17 +76,23 @@ impl Machine {
         parent.is_some_and(|parent| parents.contains(&self.seen.device_of(&parent)))
     }
 
-    /// How far it has come.
-    fn drained(&self, parents: &BTreeSet<ParentId>, changed: bool) -> DrainRow {
-        let mut blockers: Vec<Refusal> =
-            parents.iter().flat_map(|parent| self.in_the_way(parent)).collect();
+    /// What keeps them from being free.
+    fn not_drained<'a>(
+        &'a self,
+        parents: &'a BTreeSet<ParentId>,
+    ) -> impl Iterator<Item = Refusal> + 'a {
         let held = self.held.iter().filter(|(slice, _)| {
             self.is_of(**slice, parents) && !self.run.foreign.contains_key(slice)
         });
-        blockers.extend(held.map(|(slice, holder)| {
+        self.in_the_way(parents).chain(held.map(|(slice, holder)| {
             let message = format!("{} (pid {}) uses {slice}", holder.comm, holder.pid);
             Refusal::new(Code::InUse, message).hint(mend::end_process(holder))
-        }));
+        }))
+    }
+
+    /// How far it has come.
+    fn drained(&self, parents: &BTreeSet<ParentId>, changed: bool) -> DrainRow {
+        let blockers: Vec<Refusal> = self.not_drained(parents).collect();
         let parents = parents.iter().cloned().collect();
         DrainRow { changed, drained: blockers.is_empty(), parents, blockers }
     }
@@ -99,7 +105,7 @@ impl Machine {
     /// Answers whose wait is over.
     pub(super) fn tell_drained(&mut self) {
         for (request, drain) in std::mem::take(&mut self.drains) {
-            let row = self.drained(&drain.parents, drain.changed);
+            let drained = self.not_drained(&drain.parents).next().is_none();
             let lifted = drain.parents.iter().find(|p| !self.durable.cordons.contains_key(p));
             let outcome = match lifted {
                 Some(parent) => {
@@ -107,7 +113,7 @@ impl Machine {
                     let again = hint!("gpuslice drain {}", parent);
                     Err(Refusal::new(Code::InUse, message).hint(again))
                 }
-                None if row.drained => Ok(Answer::Drain(row)),
+                None if drained => Ok(Answer::Drain(self.drained(&drain.parents, drain.changed))),
                 None => {
                     self.drains.insert(request, drain);
                     continue;

@@ -260,7 +260,8 @@ impl Machine {
         let apart = ClaimRequest { same_fabric: false, ..sought.request.clone() };
         let homes = self.homes(&Sought { key, request: &apart, profile, pool }, &[]);
         let enough = homes.is_ok_and(|homes| {
-            !homes.is_empty() || self.free_of_profile(profile) >= sought.request.count
+            let free = self.free_and_used(profile).map_or(0, |(free, _)| free);
+            !homes.is_empty() || free >= sought.request.count
         });
         let hint = if enough {
             let attach = self.attach_again(key, profile);

@@ -5,7 +5,7 @@ use super::{Effect, Machine, Stored};
 use crate::history::{Ending, Entry, Line, Point, Tenure};
 use crate::ids::{BootId, ClaimName, Owner, ParentId, ProfileName, SliceId};
 use crate::state::{Assignment, Phase};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the history says up to now.
 #[derive(Debug, Default)]
@@ -113,12 +113,10 @@ impl Machine {
 
     fn tenures_begun(&self) -> Vec<Tenure> {
         let given = self.run.assignments.keys().chain(self.run.foreign.keys());
-        let new = given.filter(|slice| !self.past.open.contains_key(slice));
-        let begun = new.filter_map(|slice| self.tenure(*slice));
         // A slice can be in both.
-        let mut begun: Vec<Tenure> = begun.collect();
-        begun.dedup_by_key(|tenure| tenure.slice);
-        begun
+        let new: BTreeSet<SliceId> =
+            given.copied().filter(|slice| !self.past.open.contains_key(slice)).collect();
+        new.into_iter().filter_map(|slice| self.tenure(slice)).collect()
     }
 
     fn holder(&self, slice: SliceId) -> Option<Holder<'_>> {

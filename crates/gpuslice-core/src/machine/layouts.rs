@@ -274,7 +274,7 @@ impl Machine {
                 Ok(steps) => {
                     let together = self.disturbed(&parent, &steps);
                     if steps.iter().any(Step::takes_slices) {
-                        plan.blockers.extend(together.iter().flat_map(|p| self.in_the_way(p)));
+                        plan.blockers.extend(self.in_the_way(&together));
                     }
                     if !steps.is_empty()
                         && let Some(busy) =
@@ -314,27 +314,25 @@ impl Machine {
         plan
     }
 
-    /// Who would lose a slice if the parent lost all of them.
-    pub(super) fn in_the_way(&self, parent: &ParentId) -> Vec<Refusal> {
+    /// Who would lose a slice if these parents lost all of them. Each is put into words when it is asked for.
+    pub(super) fn in_the_way<'a>(
+        &'a self,
+        parents: &'a BTreeSet<ParentId>,
+    ) -> impl Iterator<Item = Refusal> + 'a {
         // A VF can be a parent itself.
-        let below = |p: &ParentId| p == parent || self.seen.pf_of(p).as_ref() == Some(parent);
-        let of_parent = |slice: &SliceId| match slice {
+        let below = |p: &ParentId| parents.get(p).or_else(|| parents.get(&self.seen.pf_of(p)?));
+        let of_parent = move |slice: &SliceId| match slice {
             SliceId::Vf(a) | SliceId::Function(a) => below(&ParentId::Pci(*a)),
-            SliceId::Mdev(uuid) => self.seen.mdevs.get(uuid).is_some_and(|m| below(&m.parent)),
+            SliceId::Mdev(uuid) => self.seen.mdevs.get(uuid).and_then(|m| below(&m.parent)),
         };
-        let assigned = self
-            .run
-            .assignments
-            .iter()
-            .filter(|(s, a)| below(&a.parent) || of_parent(s))
-            .map(|(slice, a)| (slice, self.owner_name(&a.claim), self.end_run(&a.claim)));
-        let foreign = self
-            .run
-            .foreign
-            .iter()
-            .filter(|(s, _)| of_parent(s))
-            .map(|(slice, hold)| (slice, hold.name.clone(), Self::end_hold(hold)));
-        let used = assigned.chain(foreign).map(|(slice, name, end)| {
+        let assigned = self.run.assignments.iter().filter_map(move |(slice, a)| {
+            let parent = below(&a.parent).or_else(|| of_parent(slice))?;
+            Some((slice, parent, self.owner_name(&a.claim), self.end_run(&a.claim)))
+        });
+        let foreign = self.run.foreign.iter().filter_map(move |(slice, hold)| {
+            Some((slice, of_parent(slice)?, hold.name.clone(), Self::end_hold(hold)))
+        });
+        let used = assigned.chain(foreign).map(|(slice, parent, name, end)| {
             let message = format!("{name} uses {slice} of {parent}");
             Refusal::new(Code::InUse, message).hint(end)
         });
@@ -343,9 +341,9 @@ impl Machine {
             .seen
             .mdevs
             .iter()
-            .filter(|(uuid, mdev)| {
+            .filter(move |(uuid, mdev)| {
                 let slice = SliceId::Mdev(**uuid);
-                below(&mdev.parent)
+                below(&mdev.parent).is_some()
                     && !self.is_parked(slice)
                     && !self.run.assignments.contains_key(&slice)
                     && !self.run.foreign.contains_key(&slice)
@@ -354,7 +352,7 @@ impl Machine {
                 let message = format!("mdev {uuid} on {} was not made by gpuslice", mdev.parent);
                 Refusal::new(Code::Foreign, message).hint(mend::stop_mdev(*uuid))
             });
-        used.chain(of_others).collect()
+        used.chain(of_others)
     }
 
     /// Takes over new rules and starts what they need; answered when the last step ended.

@@ -11,6 +11,13 @@ use crate::refusal::Hint;
 use crate::state::{Claim, ForeignHold};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Who has VFs that others could have. Of thousands a few are told what ends them.
+enum Left<'a> {
+    Claim(&'a ClaimKey),
+    Promised(&'a ClaimKey),
+    Other(Hint),
+}
+
 impl Machine {
     /// Ends what runs with a claim.
     pub(super) fn end_run(&self, key: &ClaimKey) -> Hint {
@@ -115,7 +122,7 @@ impl Machine {
             others.insert(end.clone());
             has(&mdev.parent, of.as_ref() == Some(profile), end);
         }
-        let free = self.free_of_profile(profile);
+        let free = self.free_and_used(profile).map_or(0, |(free, _)| free);
         let missing = usize::try_from(count.saturating_sub(free).max(1)).unwrap_or(usize::MAX);
         let mut same: Vec<&(bool, Hint)> =
             there.values().flatten().filter(|(same, _)| *same).collect();
@@ -135,13 +142,6 @@ impl Machine {
         })
     }
 
-    /// How many slices of a profile are nobody's.
-    pub(super) fn free_of_profile(&self, profile: &ProfileName) -> u32 {
-        let held_back = self.held_back();
-        let offers = self.offers().into_iter().filter(|offer| offer.profile == *profile);
-        offers.map(|offer| self.free_of(&offer, &held_back)).fold(0, u32::saturating_add)
-    }
-
     /// Frees VFs that are to be homes: those of claims that do not run first, then what came without a claim, then
     /// those of claims that run.
     fn room_for_home(&self, key: &ClaimKey, profile: &ProfileName, count: u32) -> Option<Hint> {
@@ -154,18 +154,20 @@ impl Machine {
             .flat_map(|offer| offer.form.vfs().iter().copied())
             .collect();
         let mut free = vfs.clone();
+        let bound = self.bound_claims();
         let (mut idle, mut promised, mut running) = (Vec::new(), Vec::new(), Vec::new());
         for (other, claim) in self.durable.claims.iter().filter(|(o, c)| *o != key && !c.orphaned) {
+            for home in &claim.home {
+                free.remove(home);
+            }
             let here = claim.home.iter().filter(|home| vfs.contains(home)).count();
-            free.retain(|vf| !claim.home.contains(vf));
-            let order = (here, self.end_for_good(other));
             if here == 0 {
             } else if self.is_promised(other) {
-                promised.push((here, hint!("gpuslice release {}", other)));
-            } else if self.run.assignments.values().any(|a| a.claim == *other) {
-                running.push(order);
+                promised.push((here, Left::Promised(other)));
+            } else if bound.contains(other) {
+                running.push((here, Left::Claim(other)));
             } else {
-                idle.push(order);
+                idle.push((here, Left::Claim(other)));
             }
         }
         let mut others = Vec::new();
@@ -186,7 +188,7 @@ impl Machine {
                 free.insert(vf);
                 continue;
             };
-            others.push((1, order));
+            others.push((1, Left::Other(order)));
         }
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         let mut missing = count.saturating_sub(free.len()).max(1);
@@ -196,7 +198,11 @@ impl Machine {
             missing = missing.saturating_sub(*frees);
             more
         });
-        Hint::in_turn(enough.map(|(_, order)| order))
+        Hint::in_turn(enough.map(|(_, left)| match left {
+            Left::Claim(other) => self.end_for_good(other),
+            Left::Promised(other) => hint!("gpuslice release {}", other),
+            Left::Other(order) => order,
+        }))
     }
 
     /// Whether a claim is only that of a domain which is to come in.

@@ -381,10 +381,9 @@ impl Machine {
     /// Whose end lets a write go on, where it is known.
     fn with_its_users(&self, stuck: Refusal, step: &Step, purpose: &Purpose) -> Refusal {
         let of_slice = step.slice().and_then(|slice| self.run.assignments.get(&slice));
-        let end = of_slice.map(|a| self.end_run(&a.claim)).or_else(|| {
-            let parents = self.parents_of(purpose);
-            parents.iter().flat_map(|parent| self.in_the_way(parent)).find_map(|why| why.way_out())
-        });
+        let end = of_slice
+            .map(|a| self.end_run(&a.claim))
+            .or_else(|| self.in_the_way(&self.parents_of(purpose)).find_map(|why| why.way_out()));
         match end {
             Some(end) => stuck.hint(hint!("{} (it goes on when the write returns)", end)),
             None => stuck,

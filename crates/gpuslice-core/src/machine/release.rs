@@ -164,18 +164,20 @@ impl Machine {
         if self.claims_are_all_that_tells() {
             return;
         }
-        let over: Vec<ClaimKey> = self
-            .durable
-            .claims
-            .iter()
-            .filter(|(_, c)| c.transient || c.orphaned && !c.undefined)
-            .filter(|(key, _)| !self.run.assignments.values().any(|a| a.claim == **key))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in over {
-            self.durable.claims.remove(&key);
+        let claims = self.durable.claims.iter();
+        let mut ends = claims.filter(|(_, c)| c.transient || c.orphaned && !c.undefined).peekable();
+        if ends.peek().is_none() {
+            return;
+        }
+        let bound = self.bound_claims();
+        let over = ends.map(|(key, _)| key).filter(|key| !bound.contains(key));
+        let over: Vec<ClaimKey> = over.cloned().collect();
+        for key in &over {
+            self.durable.claims.remove(key);
             self.persist(Stored::Durable);
-            self.note("claim", &key, "ended with its owner");
+            self.note("claim", key, "ended with its owner");
+        }
+        if !over.is_empty() {
             self.home_is_free();
         }
     }

@@ -79,10 +79,10 @@ impl Machine {
 
     /// Nobody has a slice of it, and nothing is being done to it.
     fn require_idle(&self, parent: &ParentId) -> Result<(), Refusal> {
-        if let Some(blocker) = self.in_the_way(parent).into_iter().next() {
+        let parents = BTreeSet::from([parent.clone()]);
+        if let Some(blocker) = self.in_the_way(&parents).next() {
             return Err(blocker);
         }
-        let parents = BTreeSet::from([parent.clone()]);
         if let Some((slice, holder)) =
             self.held.iter().find(|(slice, _)| self.is_of(**slice, &parents))
         {

@@ -6,6 +6,7 @@
 use super::{Effect, Machine, Stored, Timer};
 use crate::ids::{ParentId, PciAddress, SliceId};
 use crate::plan::Step;
+use std::collections::BTreeSet;
 
 impl Machine {
     /// A VM has begun to use a slice.
@@ -99,7 +100,7 @@ impl Machine {
         });
         !typed
             && !self.repairs.contains(parent)
-            && self.in_the_way(parent).is_empty()
+            && self.in_the_way(&BTreeSet::from([parent.clone()])).next().is_none()
             && !self.held.keys().any(held)
     }
 }

@@ -12,9 +12,8 @@ pub(super) fn crowded(view: &View<'_>, wanted: &Wanted<'_>, offer: &Offer, mine:
         return false;
     };
     let mut homes: Vec<&ProfileName> = vec![wanted.profile; mine];
-    for (_, claim) in view.claims.iter().filter(|(key, _)| Some(*key) != wanted.key) {
-        let here = claim.home.iter().filter(|home| vfs.contains(home)).count();
-        homes.extend(std::iter::repeat_n(&claim.profile, here));
+    for vf in vfs.iter() {
+        homes.extend(view.named_by_others(*vf, wanted).map(|claim| &claim.profile));
     }
     let offered = |profile: &ProfileName| {
         view.offers.iter().find(|o| o.parent == offer.parent && o.profile == *profile)
