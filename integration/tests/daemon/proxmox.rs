@@ -15,35 +15,72 @@ const FOUR: &str =
     "[[gpu]]\nmatch = { address = \"0000:0c:00.0\" }\nlayout = { vfs = 4, bind = \"vfio-pci\" }\n";
 
 /// A node of Proxmox VE around the host.
-struct Node {
-    host: Host,
-    vfs: Vec<String>,
+pub struct Node {
+    pub host: Host,
+    pub vfs: Vec<String>,
     name: String,
 }
 
 impl Node {
     /// With a guest 100 whose mapping is the first three VFs, in another order.
-    fn new() -> Self {
-        let host = Host::start("sriov-8", FOUR);
-        host.settle();
-        let vfs = host.column("slices", "address");
-        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let name = name.split('.').next().unwrap().to_owned();
-        let node = Self { host, vfs, name: name.clone() };
-        let map = |vf: &str| format!("\tmap id=1002:74b5,iommugroup=9,node={name},path={vf}\n");
-        let [a, b, c] = [2, 0, 1].map(|at| map(&node.vfs[at]));
-        node.file(
-            "etc/pve/mapping/pci.cfg",
-            &format!("gpu\n\tmap id=1002:74b5,node=elsewhere,path=0000:01:00.0\n{a}{b}{c}\n"),
-        );
-        node.guest(100, "win11", "mapping=gpu,pcie=1");
+    pub fn new() -> Self {
+        Self::on("sriov-8", FOUR, "1002:74b5", "mapping=gpu,pcie=1")
+    }
+
+    /// The same with vGPUs: of VFs that take a type, or of cards that make mediated devices, of which the mapping has both.
+    fn with_vgpus(kind: &str) -> Self {
+        let example = root().join(format!("examples/hosts/{kind}.toml"));
+        let layout = match kind {
+            "mdev" => "",
+            _ => "[[gpu]]\nmatch = { address = \"0000:41:00.0\" }\nlayout = { vfs = \"all\" }\n",
+        };
+        let device = match kind {
+            "mdev" => "mapping=gpu,mdev=nvidia-562",
+            _ => "mapping=gpu,mdev=nvidia-558",
+        };
+        let node = Self::on(example.to_str().unwrap(), layout, "10de:2235", device);
+        for vf in node.vfs.iter().filter(|_| kind != "mdev") {
+            node.file(&format!("sys/bus/pci/devices/{vf}/nvidia/current_vgpu_type"), "0");
+        }
         node
     }
 
-    fn file(&self, path: &str, text: &str) {
+    fn on(sim: &str, layout: &str, id: &str, device: &str) -> Self {
+        let host = Host::start(sim, layout);
+        host.settle();
+        let mut vfs = host.column("slices", "address");
+        if vfs.is_empty() {
+            vfs = ["0000:41:00.0", "0000:81:00.0"].map(str::to_owned).to_vec();
+        }
+        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let name = name.split('.').next().unwrap().to_owned();
+        let node = Self { host, vfs, name: name.clone() };
+        let map = |vf: &String| format!("\tmap id={id},iommugroup=9,node={name},path={vf}\n");
+        let mapped: String = [2, 0, 1].iter().filter_map(|at| node.vfs.get(*at)).map(map).collect();
+        let elsewhere = format!("\tmap id={id},node=elsewhere,path=0000:01:00.0\n");
+        node.file("etc/pve/mapping/pci.cfg", &format!("gpu\n{elsewhere}{mapped}\n"));
+        node.guest(100, "win11", device);
+        node
+    }
+
+    pub fn file(&self, path: &str, text: &str) {
         let path = self.host.path("pve").join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
+    }
+
+    /// Makes a file one that cannot be read, also by root, and says what was in it.
+    pub fn unreadable(&self, path: &str) -> String {
+        let path = self.host.path("pve").join(path);
+        let text = fs::read_to_string(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        text
+    }
+
+    pub fn readable(&self, path: &str, text: &str) {
+        fs::remove_dir(self.host.path("pve").join(path)).unwrap();
+        self.file(path, text);
     }
 
     fn guest(&self, vmid: u32, name: &str, device: &str) {
@@ -62,7 +99,7 @@ impl Node {
         self.host.column("slices", "slice")[vf].clone()
     }
 
-    fn hook(&self, vmid: &str, phase: &str, from: &[(&str, &str)]) -> Ran {
+    pub fn hook(&self, vmid: &str, phase: &str, from: &[(&str, &str)]) -> Ran {
         let mut command = Command::new(self.host.program("gpuslice-proxmox-hook"));
         command
             .args([vmid, phase])
@@ -83,6 +120,8 @@ impl Node {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Sequence {
+    /// The kind of slices, where it is not VFs of `sriov-8`.
+    host: Option<String>,
     step: Vec<Step>,
 }
 
@@ -102,7 +141,10 @@ struct Step {
     remove: Option<String>,
     /// A file that cannot be read.
     unreadable: Option<String>,
-    /// QEMU of this pid opens these VFs.
+    /// Attributes that Proxmox writes. `{types0}` is where the types of the first card are.
+    #[serde(default)]
+    kernel: BTreeMap<String, String>,
+    /// QEMU of this pid opens these slices.
     open: Option<(u32, Vec<usize>)>,
     /// QEMU ends.
     kill: Option<u32>,
@@ -131,6 +173,10 @@ impl Node {
     fn filled(&self, text: &str) -> String {
         let vfs = self.vfs.iter().enumerate();
         let text = vfs.fold(text.to_owned(), |t, (n, vf)| t.replace(&format!("{{vf{n}}}"), vf));
+        let types =
+            |address: &String| format!("/sys/class/mdev_bus/{address}/mdev_supported_types");
+        let cards = self.vfs.iter().take(2).enumerate();
+        let text = cards.fold(text, |t, (n, a)| t.replace(&format!("{{types{n}}}"), &types(a)));
         text.replace("{node}", &self.name)
     }
 
@@ -142,18 +188,22 @@ impl Node {
             let text: String = lines.iter().map(|line| self.filled(line) + "\n").collect();
             self.file("run/qemu-server/pci-id-reservations", &text);
         }
-        for path in step.remove.iter().chain(&step.unreadable) {
+        if let Some(path) = &step.remove {
             fs::remove_file(self.host.path("pve").join(path)).unwrap();
         }
         if let Some(path) = &step.unreadable {
-            fs::create_dir(self.host.path("pve").join(path)).unwrap();
-        }
-        if let Some((pid, vfs)) = &step.open {
-            vfs.iter().for_each(|vf| self.open(*vf, *pid));
+            self.unreadable(path);
         }
         if let Some(pid) = step.kill {
             fs::remove_dir_all(self.host.path("pve/proc").join(pid.to_string())).unwrap();
             self.host.outside(&json!({"do": "kill", "pid": pid}));
+        }
+        for (file, data) in &step.kernel {
+            let file = self.filled(file);
+            self.host.outside(&json!({"do": "write", "file": file, "data": data}));
+        }
+        if let Some((pid, vfs)) = &step.open {
+            vfs.iter().for_each(|vf| self.open(*vf, *pid));
         }
         if step.reboot {
             for folder in ["run", "proc"] {
@@ -183,7 +233,12 @@ impl Node {
         let Some(wanted) = &step.holders else { return };
         let holders = || -> Vec<String> {
             let none = |holder: String| if holder == "null" { String::new() } else { holder };
-            self.holders().into_iter().map(none).collect()
+            let mut all: Vec<String> = self.holders().into_iter().map(none).collect();
+            // Of a GPU with many, those that nobody has are not told.
+            while all.len() > wanted.len() && all.last().is_some_and(String::is_empty) {
+                all.pop();
+            }
+            all
         };
         if step.eventually {
             until(at, || holders() == *wanted);
@@ -197,7 +252,7 @@ fn sequence(name: &str) {
     let text = fs::read_to_string(root().join(&file)).unwrap();
     let sequence: Sequence = toml::from_str(&text).unwrap_or_else(|e| panic!("{file}: {e}"));
     assert!(sequence.step.iter().any(|step| step.call.is_some()), "{file} calls nothing");
-    let node = Node::new();
+    let node = sequence.host.as_deref().map_or_else(Node::new, Node::with_vgpus);
     for (number, step) in (1..).zip(&sequence.step) {
         node.act(step);
         node.judge(&format!("{file}, step {number}, {}", step.what), step);
@@ -240,6 +295,12 @@ sequences! {
     a_stop_by_the_ha_manager = "ha-stop",
     guests_without_the_hookscript = "no-hookscript",
     reservations_that_cannot_be_read = "unreadable",
+    a_vgpu_that_is_an_mdev = "mdev-start-stop",
+    a_start_with_an_mdev_that_fails_after_pre_start = "mdev-failed-start",
+    a_start_with_an_mdev_that_is_refused = "mdev-refused",
+    a_card_that_is_named_a_backup_and_a_template = "mdev-named",
+    a_guest_with_an_mdev_that_migrates = "mdev-migrated",
+    a_vgpu_that_is_a_type_of_a_vf = "vendor-vfio",
 }
 
 #[test]
