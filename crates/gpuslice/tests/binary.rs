@@ -287,7 +287,7 @@ fn what_needs_the_bus_says_so() {
     }
     let (ran, _) = daemon(Vec::new()).run(&["attach", "win11", "p", "--print"]);
     assert_eq!(ran.code, Some(3));
-    assert!(ran.err.contains("hint: virsh domuuid win11"), "{}", ran.err);
+    assert!(ran.err.contains("hint: name the UUID that virsh domuuid win11 tells"), "{}", ran.err);
 }
 
 #[test]

@@ -45,12 +45,12 @@ done > "$CLUSTER/mapping/pci.cfg"
 "#;
 
 /// A node of Proxmox VE: its files, below one root.
-struct Node {
-    host: Host,
+pub struct Node {
+    pub host: Host,
 }
 
 impl Node {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let host = Host::start("sriov-8", LAYOUT);
         host.settle();
         let node = Self { host };
@@ -66,7 +66,7 @@ impl Node {
         node
     }
 
-    fn place(&self, path: &str) -> PathBuf {
+    pub fn place(&self, path: &str) -> PathBuf {
         self.host.path("pve").join(path)
     }
 
@@ -77,7 +77,7 @@ impl Node {
     }
 
     /// What sysfs says of each VF there is by now.
-    fn attributes(&self) {
+    pub fn attributes(&self) {
         let _ = fs::remove_dir_all(self.place("sys"));
         for (group, address) in self.host.column("slices", "address").iter().enumerate() {
             let folder = format!("sys/bus/pci/devices/{address}");
@@ -94,8 +94,8 @@ impl Node {
         }
     }
 
-    fn export(&self) -> Ran {
-        let mut command = self.host.command(&["export", "proxmox"]);
+    pub fn export(&self, words: &[&str]) -> Ran {
+        let mut command = self.host.command(&[&["export", "proxmox"], words].concat());
         command.env("GPUSLICE_SOCKET", self.host.path("hook.sock"));
         Ran::of(&command.env("GPUSLICE_ROOT", self.host.path("pve")).output().unwrap())
     }
@@ -103,7 +103,7 @@ impl Node {
     /// `gpuslice export proxmox | sh`
     #[track_caller]
     fn run(&self) -> String {
-        let ran = self.export();
+        let ran = self.export(&[]);
         assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{ran:?}");
         let path = format!("{}:/usr/bin:/bin", self.place("bin").display());
         let shell = Command::new("/bin/sh")
@@ -170,12 +170,12 @@ fn what_cannot_be_read_is_no_empty_cluster() {
         let file = node.place("etc/pve/mapping/pci.cfg");
         fs::remove_file(&file).unwrap();
         fs::create_dir(&file).unwrap();
-        let ran = node.export();
+        let ran = node.export(&[]);
         assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{ran:?}");
         assert!(ran.err.contains("mappings of Proxmox VE cannot be read"), "{ran:?}");
         fs::remove_dir(&file).unwrap();
         fs::remove_dir_all(node.place("sys")).unwrap();
-        let ran = node.export();
+        let ran = node.export(&[]);
         assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{ran:?}");
         assert!(ran.err.contains("vendor: no such file or directory (ENOENT)"), "{ran:?}");
     });

@@ -1,12 +1,17 @@
 //! Every refusal's hint is followed as it is printed, word for word, and then what was refused works. A hint is made of
 //! steps (`A, then B`), with other ways out behind `; or ` and remarks in parentheses; a step is a command, or an edit
-//! that names what to edit. A code without a case does not compile.
+//! that names what to edit. A code without a case does not compile, and the registry knows a hint without one.
 
 mod libvirt;
+mod of_agent;
+mod of_commands;
 mod of_devices;
+mod of_guests;
+mod of_layouts;
 mod of_orders;
 mod of_starts;
 mod person;
+mod registry;
 mod room;
 
 use crate::host::as_root;
@@ -29,38 +34,65 @@ cases! {
     NoCapacity: room::a_claim_that_does_not_run_has_the_vf, room::a_claim_that_runs_has_the_vf,
         room::a_vm_without_a_claim_has_the_vf, room::all_mdevs_run, room::mdevs_of_another_size_run,
         room::the_last_are_reserved, room::mdevs_of_another_program, room::types_of_another_size_run,
-        room::no_gpu_has_all, room::what_comes_in_has_it_promised, room::several_are_missing;
+        room::no_gpu_has_all, room::what_comes_in_has_it_promised, room::several_are_missing,
+        room::there_are_not_so_many, of_layouts::more_are_parked_than_fit,
+        of_guests::other_guests_have_the_mapping, of_guests::one_guest_names_a_device_twice;
     NoProfile: of_orders::a_name_is_misspelt, of_orders::no_gpu_has_a_layout,
-        of_starts::the_profile_is_another_now;
-    BadRequest: of_starts::metadata_is_misspelt;
+        of_starts::the_profile_is_another_now, of_starts::nothing_has_what_is_asked,
+        of_layouts::what_is_parked_is_misspelt, of_layouts::the_new_one_has_another_shape,
+        of_commands::a_profile_to_export_is_misspelt;
+    BadRequest: of_starts::metadata_is_misspelt, of_agent::nothing_runs_to_be_plugged_into,
+        of_agent::metadata_that_the_agent_cannot_read, of_agent::a_domain_that_libvirt_does_not_keep,
+        of_commands::more_than_one_claim_is_meant, of_commands::a_domain_that_is_no_file,
+        of_guests::the_cluster_s_files_do_not_answer, of_guests::the_reservations_cannot_be_read,
+        of_guests::a_node_without_a_name, of_guests::mappings_that_do_not_answer,
+        of_commands::a_key_that_no_row_has;
     ClaimCopied: of_starts::a_copy_carries_a_vf, of_starts::a_copy_carries_an_mdev,
         of_starts::a_copy_carries_the_only_vf;
-    NotSettled: of_starts::the_gpu_has_not_come;
+    NotSettled: of_starts::the_gpu_has_not_come, of_layouts::the_layout_names_the_old_address,
+        of_layouts::the_layout_names_the_old_serial;
     Held: of_starts::a_vm_without_a_claim_runs_on_the_home,
-        of_starts::the_home_is_taken_and_another_is_free, of_starts::a_process_has_the_vf_open;
+        of_starts::the_home_is_taken_and_another_is_free, of_starts::a_process_has_the_vf_open,
+        of_layouts::the_host_uses_the_device;
     Taken: of_starts::a_plain_device_is_somebodys, of_starts::the_home_was_given_up;
     Reshaping: of_devices::it_is_being_made_anew;
     Cordoned: of_devices::a_person_said_so;
-    Quarantined: of_devices::a_layout_failed_before;
+    Quarantined: of_devices::a_layout_failed_before, of_starts::a_vf_was_taken_off_its_driver;
     HostDriver: of_devices::a_driver_of_the_host_has_the_vf;
-    Dirty: of_devices::a_reset_failed;
-    Absent: of_starts::the_vf_is_not_there, of_starts::the_vf_is_not_there_and_no_other_is_free;
+    Dirty: of_devices::a_reset_failed, of_layouts::one_that_is_to_be_clean_need_not_be;
+    Absent: of_starts::the_vf_is_not_there, of_starts::the_vf_is_not_there_and_no_other_is_free,
+        of_guests::devices_that_are_not_there_yet;
     Foreign: of_devices::an_mdev_of_another_program, of_devices::a_vf_without_a_layout,
         of_devices::a_type_of_another_program;
-    Unknown: of_orders::no_such_gpu, of_orders::no_such_domain;
-    NotInXml: of_starts::a_device_is_missing, of_starts::a_device_is_one_too_many;
+    Unknown: of_orders::no_such_gpu, of_orders::no_such_domain, of_commands::few_gpus_to_name,
+        of_commands::nothing_to_explain;
+    NotInXml: of_starts::a_device_is_missing, of_starts::a_device_is_one_too_many,
+        of_starts::its_vfs_are_of_two_fabrics, of_starts::names_that_have_to_be_quoted,
+        of_starts::it_comes_with_a_vf_and_is_made_here;
     Managed: of_starts::libvirt_would_unbind_it, of_starts::a_typed_vf_was_picked;
-    DeviceFailed: of_devices::a_layout_fails, of_devices::no_device_makes_one;
+    DeviceFailed: of_devices::a_layout_fails, of_devices::no_device_makes_one,
+        of_layouts::what_is_to_be_parked_is_not_made;
     DeviceStuck: of_devices::a_write_sleeps;
-    StateUnwritable: of_orders::there_is_no_room_for_the_record;
-    OutputUnwritable: of_orders::there_is_no_room_for_the_answer;
-    BadConfig: of_orders::a_key_is_misspelt, of_orders::more_vfs_than_there_are;
-    InUse: of_orders::a_vm_uses_the_gpu, of_orders::the_claim_runs;
-    NotPermitted: of_orders::somebody_else_asks;
-    Unreachable: of_starts::no_daemon_runs, of_orders::no_agent_runs;
-    Timeout: of_orders::it_never_settles, of_orders::it_settles_later;
+    StateUnwritable: of_orders::there_is_no_room_for_the_record,
+        of_commands::the_history_is_no_file;
+    OutputUnwritable: of_orders::there_is_no_room_for_the_answer,
+        of_commands::a_folder_for_pages_that_is_not_there;
+    BadConfig: of_orders::a_key_is_misspelt, of_orders::more_vfs_than_there_are,
+        of_layouts::numbers_that_gim_cannot_make, of_layouts::a_policy_that_gim_does_not_have,
+        of_layouts::one_policy_is_for_all, of_layouts::modes_that_gim_does_not_join,
+        of_layouts::some_vfs_of_a_gpu_that_makes_all,
+        of_layouts::another_driver_for_vfs_that_have_theirs,
+        of_layouts::a_mode_that_the_driver_does_not_have,
+        of_layouts::modes_that_amdgpu_does_not_join;
+    InUse: of_orders::a_vm_uses_the_gpu, of_orders::the_claim_runs, of_commands::a_drain_that_somebody_lifts;
+    NotPermitted: of_orders::somebody_else_asks, of_starts::it_is_of_a_person_s_own_libvirt;
+    Unreachable: of_starts::no_daemon_runs, of_orders::no_agent_runs,
+        of_commands::uuids_without_an_agent, of_commands::the_bus_is_gone,
+        of_commands::another_program_answers;
+    Timeout: of_orders::it_never_settles, of_orders::it_settles_later,
+        of_commands::a_drain_that_takes_longer, of_commands::nobody_answers_in_time;
     Unsliceable: of_orders::the_gpu_is_no_parent;
-    Unsupported: of_starts::it_takes_no_parameters;
+    Unsupported: of_starts::it_takes_no_parameters, of_commands::there_is_no_bus;
 }
 
 #[test]
@@ -79,5 +111,9 @@ fn the_hint_of_every_code_mends_what_was_refused() {
             }
         }
         assert!(failed.is_empty(), "hints that mend nothing: {failed:#?}");
+        if wanted.is_empty() {
+            let missing = registry::not_followed();
+            assert!(missing.is_empty(), "hints that no case follows: {missing:#?}");
+        }
     });
 }

@@ -131,9 +131,10 @@ impl Machine {
             "not drained in the time given; what was ordered stays: no new VM is given a slice";
         let mut refusal = Refusal::new(Code::Timeout, message);
         refusal.causes.extend(row.blockers.iter().map(|blocker| blocker.message.clone()));
-        let end = row.blockers.iter().find_map(Refusal::way_out);
-        let end = end.unwrap_or_else(|| hint!("the same again with a longer --wait"));
-        self.push(Effect::Answer { request, outcome: Err(refusal.hint(end)) });
+        if let Some(end) = row.blockers.iter().find_map(Refusal::way_out) {
+            refusal = refusal.hint(end);
+        }
+        self.push(Effect::Answer { request, outcome: Err(refusal) });
     }
 
     /// The cordons of some could not be recorded: nobody waits for what was not ordered.

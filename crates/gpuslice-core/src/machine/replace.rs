@@ -130,8 +130,12 @@ impl Machine {
         let rules = &self.durable.rules;
         let by_address = rules.iter().find(|rule| rule.matches.address == old.pci());
         if let Some(rule) = by_address {
-            let edit = hint!("address = \"{}\" in place of \"{}\"", new, old);
-            return Some(hint!("edit {}: {}, then gpuslice apply", rule.origin, edit));
+            return Some(hint!(
+                "edit {}: address = \"{}\" in place of \"{}\", then gpuslice apply",
+                rule.origin,
+                new,
+                old
+            ));
         }
         // Which GPU had a serial that nobody has now, its layout tells.
         let rule = rules.iter().find(|rule| {
@@ -143,16 +147,14 @@ impl Machine {
                     .iter()
                     .any(|(address, function)| rule.matches.meets(*address, function))
         })?;
-        let serial = rule.matches.serial.map(|serial| format!("{serial:016x}"))?;
-        let function = new.pci().and_then(|address| self.seen.functions.get(&address));
-        let edit = match function.and_then(|function| function.serial) {
-            Some(mine) => {
-                let mine = format!("{mine:016x}");
-                hint!("serial = \"{}\" in place of \"{}\"", mine, serial)
-            }
-            None => hint!("address = \"{}\" in place of serial = \"{}\"", new, serial),
-        };
-        Some(hint!("edit {}: {}, then gpuslice apply", rule.origin, edit))
+        let function = new.pci().and_then(|address| self.seen.functions.get(&address))?;
+        let (was, now) = (rule.matches.serial?, function.serial?);
+        Some(hint!(
+            "edit {}: serial = \"{}\" in place of \"{}\", then gpuslice apply",
+            rule.origin,
+            format!("{now:016x}"),
+            format!("{was:016x}")
+        ))
     }
 
     /// The claims with their homes on the new GPU, each by its number there as it was on the old one.

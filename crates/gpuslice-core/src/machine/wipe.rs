@@ -187,23 +187,24 @@ impl Machine {
 
     /// Slices that nobody is given now, and why.
     pub(super) fn held_back(&self) -> BTreeMap<SliceId, Refusal> {
-        let held =
-            |(slice, dirt): (&SliceId, &Dirt)| {
-                let parent = &dirt.parent;
-                let required = self.wipe_required(parent);
-                if !required && !dirt.held && !self.working_on(*slice) {
-                    return None;
-                }
-                let message = format!("something of a VM may be left in {slice}");
-                let or = match required && !dirt.held {
-                    true => hint!("; or take wipe out of its layout, then gpuslice apply"),
-                    false => hint!(""),
-                };
-                let refusal = Refusal::new(Code::Dirty, message)
-                    .because(dirt.why.clone())
-                    .hint(hint!("gpuslice uncordon {} (it is cleaned again){}", parent, or));
-                Some((*slice, refusal))
+        let held = |(slice, dirt): (&SliceId, &Dirt)| {
+            let parent = &dirt.parent;
+            let required = self.wipe_required(parent);
+            if !required && !dirt.held && !self.working_on(*slice) {
+                return None;
+            }
+            let message = format!("something of a VM may be left in {slice}");
+            let hint = match required && !dirt.held {
+                true => hint!(
+                    "gpuslice uncordon {} (it is cleaned again); \
+                     or take wipe out of its layout, then gpuslice apply",
+                    parent
+                ),
+                false => hint!("gpuslice uncordon {} (it is cleaned again)", parent),
             };
+            let refusal = Refusal::new(Code::Dirty, message).because(dirt.why.clone()).hint(hint);
+            Some((*slice, refusal))
+        };
         self.run.dirty.iter().filter_map(held).collect()
     }
 }

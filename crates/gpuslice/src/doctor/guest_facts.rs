@@ -41,7 +41,7 @@ pub fn find(tree: &Tree, domain: &str) -> Result<Guest, Refusal> {
             let message = format!("{domain} cannot be read");
             Refusal::new(Code::BadRequest, message)
                 .because(error.to_string())
-                .hint(hint!("virsh dumpxml DOMAIN > FILE"))
+                .hint(hint!("name a file that virsh dumpxml wrote"))
         })?;
         return read(domain, &text);
     }

@@ -114,7 +114,7 @@ fn without_agent(domain: &str, cause: Option<String>) -> Refusal {
         Code::Unreachable,
         format!("which UUID {domain:?} has only the libvirt agent knows, and it does not answer"),
     )
-    .hint(hint!("virsh domuuid {}, and give that instead", domain));
+    .hint(hint!("name the UUID that virsh domuuid {} tells", domain));
     refusal.causes.extend(cause);
     refusal
 }

@@ -92,6 +92,11 @@ impl Libvirt {
         Domain::define_xml(&self.connect, xml).unwrap();
     }
 
+    /// `virsh create`: it runs and is not kept.
+    pub fn creates(&self, xml: &str) {
+        Domain::create_xml(&self.connect, xml, 0).unwrap();
+    }
+
     pub fn undefine(&self, name: &str) {
         self.domain(name).undefine().unwrap();
     }

@@ -120,6 +120,8 @@ pub fn a_vf_without_a_layout(code: Code) {
          <gpuslice:claim name='gpu0' profile='intel-10c9-vf1'/></gpuslice:claims></metadata>{}",
         device.replace("</source>", "</source><alias name='ua-gpuslice-gpu0'/>")
     ));
+    // It would write the device anew just as the VM is started.
+    person.libvirt.agent_goes();
     person.defines(vm);
     person.mends_by(code, START, 0, &mut |person, what| {
         assert_eq!(what, format!("write a layout for {card} in /etc/gpuslice/gpuslice.toml"));

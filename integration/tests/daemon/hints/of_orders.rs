@@ -59,7 +59,9 @@ pub fn there_is_no_room_for_the_answer(code: Code) {
     let ran = Ran::of(&command.output().unwrap());
     assert_eq!(ran.code, Some(1), "{ran:?}");
     assert!(ran.err.contains(code.as_str()), "{ran:?}");
-    assert!(ran.err.contains("hint: write it to where there is room"), "{ran:?}");
+    let hint = super::person::Refused::read(&ran.err).hint;
+    assert!(hint.starts_with("write it to where there is room"), "{hint}");
+    super::registry::follows(&hint);
     person.does("gpuslice slices");
 }
 
@@ -163,6 +165,7 @@ pub fn the_gpu_is_no_parent(code: Code) {
     let mut person = Person::at(host.to_str().unwrap(), "", 1);
     let refused = person.refused(code, "gpuslice attach vm1 nvidia-a40-8q");
     let whole = "0000:01:00.0";
+    super::registry::follows(&refused.hint);
     let way = "give the whole of it to one VM";
     assert!(refused.hint.starts_with(way) && refused.hint.contains(whole), "{}", refused.hint);
     let device = hostdev(whole);

@@ -227,3 +227,139 @@ pub fn it_takes_no_parameters(code: Code) {
         });
     });
 }
+
+pub fn nothing_has_what_is_asked(code: Code) {
+    let mut person = Person::at("mdev", "", 1);
+    person.does("gpuslice attach vm1 nvidia-a40-8q");
+    let more = "><gpuslice:memory min='1' unit='TiB'/></gpuslice:claim>";
+    person.edits_unseen("vm1", |xml| {
+        let at = xml.find(" profile=").unwrap();
+        let end = at + xml[at..].find("/>").unwrap();
+        format!("{}{more}{}", &xml[..at], &xml[end + 2..])
+    });
+    person.mends_by(code, START, 0, &mut |person, what| {
+        assert_eq!(what, "virsh edit vm1: ask for less in claim gpu0");
+        person.edits("vm1", |xml| xml.replace("TiB", "GiB"));
+    });
+}
+
+pub fn a_vf_was_taken_off_its_driver(code: Code) {
+    let host = gpuslice_integration::root().join("examples/hosts/a40-vfio.toml");
+    let config = "[[gpu]]\nmatch = { address = \"0000:41:00.0\" }\nlayout = { vfs = \"all\" }\n";
+    let mut person = Person::at(host.to_str().unwrap(), config, 2);
+    for number in 1..=2 {
+        person.does(&format!("gpuslice attach vm{number} nvidia-a40-8q"));
+    }
+    person.does("virsh start vm2");
+    // Nor does any other remain, but that of the VM that runs.
+    let runs = person.home("vm2");
+    for vf in person.host.column("slices", "address").iter().filter(|vf| **vf != runs) {
+        for file in ["unbind", "bind"] {
+            let file = format!("/sys/bus/pci/drivers/nvidia/{file}");
+            person.host.outside(&json!({"do": "write", "file": file, "data": vf}));
+        }
+    }
+    person.mends_by(code, START, 0, &mut |person, what| {
+        assert_eq!(what, "shut down what uses 0000:41:00.0");
+        person.does("virsh shutdown vm2");
+    });
+}
+
+pub fn its_vfs_are_of_two_fabrics(code: Code) {
+    let two = "[[gpu]]\nmatch = { driver = \"gpusim\" }\nlayout = { vfs = 2 }\n";
+    let mut person = Person::at("sriov-8", two, 1);
+    person.does("gpuslice attach vm1 amd-74a1-vf2 --count 2 --fabric same");
+    let homes = person.host.only("claims")["home"].clone();
+    let second = homes[1].as_str().unwrap();
+    let slices = person.host.column("slices", "address");
+    let other = slices.iter().find(|vf| vf[..7] != second[..7]).unwrap();
+    let (second, other) = (source(second), source(other));
+    person.edits_unseen("vm1", |xml| xml.replace(&second, &other));
+    let refused = person.refused(code, START);
+    person.agent_comes();
+    if !person.follows(&refused.hint, START, 0, &mut super::person::no_edit) {
+        person.does(START);
+    }
+}
+
+/// Who runs it is not root, as in `qemu:///session`.
+pub fn it_is_of_a_person_s_own_libvirt(code: Code) {
+    let mut person = attached(ONE_VF, PROFILE, 1);
+    let program = person.host.path("hook");
+    std::fs::copy(person.host.program("gpuslice-qemu-hook"), &program).unwrap();
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(&program);
+    command
+        .args(["vm1", "prepare", "begin", "-"])
+        .env("GPUSLICE_SOCKET", person.host.path("hook.sock"));
+    command.stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut hook = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let xml = person.libvirt.xml("vm1");
+    std::io::Write::write_all(&mut hook.stdin.take().unwrap(), xml.as_bytes()).unwrap();
+    let ran = crate::host::Ran::of(&hook.wait_with_output().unwrap());
+    if ran.err.contains("setpriv") {
+        println!("SKIPPED: a hook of another user: this root cannot become one");
+        return super::registry::follows("define the domain in qemu:///system");
+    }
+    let refused = super::person::Refused::read(&ran.err);
+    assert_eq!(refused.code, code.as_str(), "{}", refused.said);
+    person.follows(&refused.hint, "", 0, &mut |person, what| {
+        assert_eq!(what, "define the domain in qemu:///system");
+        person.does(START);
+    });
+}
+
+/// Names that are more than one word to a shell.
+pub fn names_that_have_to_be_quoted(code: Code) {
+    const QUOTED: &str = r"'win 11'\''s (test)'";
+    let odd = |number: u8| {
+        let mut vm = Vm::new(number);
+        let name = "win 11's (test)".to_owned();
+        vm.xml =
+            vm.xml.replace(&format!("<name>{}</name>", vm.name), &format!("<name>{name}</name>"));
+        Vm { name, ..vm }
+    };
+    let mut person = Person::at("sriov-8", ONE_VF, 0);
+    person.defines(odd(1));
+    person.defines(Vm::new(2));
+    person.does(&format!("gpuslice attach {QUOTED} {PROFILE}"));
+    let start = format!("virsh start {QUOTED}");
+    // What it has not.
+    let home = source(person.host.only("claims")["home"][0].as_str().unwrap());
+    person.edits_unseen("win 11's (test)", |xml| without_device(xml, &home));
+    let refused = person.refused(code, &start);
+    assert!(refused.hint.contains(QUOTED), "{}", refused.hint);
+    person.agent_comes();
+    person.follows(&refused.hint, &start, 0, &mut super::person::no_edit);
+    person.does(&start);
+    // What it has, and another wants.
+    let order = format!("gpuslice attach vm2 {PROFILE}");
+    let refused = person.refused(Code::NoCapacity, &order);
+    let told = format!("virsh shutdown {QUOTED}, then gpuslice detach {QUOTED} gpu0");
+    assert_eq!(refused.hint, told);
+    person.follows(&refused.hint, &order, 0, &mut super::person::no_edit);
+    person.does(&order);
+}
+
+/// A VF that comes from a host where the profile is one, to one where it is made.
+pub fn it_comes_with_a_vf_and_is_made_here(code: Code) {
+    let mut person = Person::at("mdev", "", 0);
+    let mut vm = Vm::new(1);
+    let device = hostdev("0000:c1:00.3").replace("yes", "no");
+    vm.wear(&format!(
+        "<metadata><gpuslice:claims xmlns:gpuslice='urn:gpuslice:domain:1'>\
+         <gpuslice:claim name='gpu0' profile='nvidia-a40-8q'/></gpuslice:claims></metadata>{}",
+        device.replace("</source>", "</source><alias name='ua-gpuslice-gpu0'/>")
+    ));
+    let ran = person.host.hook(&vm, "migrate");
+    let said = ran.refused(code.as_str()).to_owned();
+    let hint = super::person::Refused::read(&said).hint;
+    super::registry::follows(&hint);
+    let [away, here, attach] = hint.split(", then ").collect::<Vec<_>>()[..] else {
+        panic!("{hint}")
+    };
+    assert_eq!((away, here), ("virsh shutdown vm1 (where it is)", "define it here"));
+    person.defines(vm);
+    person.does(attach);
+    person.does(START);
+}

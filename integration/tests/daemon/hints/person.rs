@@ -3,6 +3,7 @@
 //! simulated one.
 
 use super::libvirt::Libvirt;
+use super::registry;
 use crate::host::{Host, Ran, Vm, until};
 use gpuslice_core::refusal::Code;
 use serde_json::json;
@@ -103,7 +104,8 @@ impl Person {
 
     /// Does what is typed.
     pub fn types(&mut self, typed: &str) -> Result<(), Refused> {
-        let words: Vec<&str> = typed.split_whitespace().collect();
+        let words = shell_words(typed);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match words.as_slice() {
             ["gpuslice", words @ ..] | ["sudo", "gpuslice", words @ ..] => {
                 told(&self.host.cli(words))
@@ -112,6 +114,14 @@ impl Person {
             ["virsh", "shutdown", name] => {
                 self.host.stop_vm(&self.vm(name));
                 self.libvirt.stopped(name);
+                Ok(())
+            }
+            ["virsh", "dumpxml", name, ">", file] => {
+                std::fs::write(self.host.path(file), self.libvirt.xml(name)).unwrap();
+                Ok(())
+            }
+            ["virsh", "define", file] => {
+                self.libvirt.define(&std::fs::read_to_string(self.host.path(file)).unwrap());
                 Ok(())
             }
             ["virsh", "undefine", name] => {
@@ -131,7 +141,7 @@ impl Person {
                 self.host.outside(&json!({"do": "write", "file": file, "data": "1"}));
                 Ok(())
             }
-            ["systemctl", "start", "gpusliced"] => {
+            ["systemctl", "start" | "restart", "gpusliced"] => {
                 self.host.start_daemon();
                 self.host.settle();
                 Ok(())
@@ -183,11 +193,14 @@ impl Person {
     /// Does what a hint says. Whether the order was given again by that.
     #[track_caller]
     pub fn follows(&mut self, hint: &str, order: &str, way: usize, edit: Edit<'_>) -> bool {
-        let hint = hint.split("; or ").nth(way).unwrap_or_else(|| panic!("no way out: {hint}"));
+        let ways = cut(hint, "; or ");
+        let hint = ways.get(way).unwrap_or_else(|| panic!("no way out: {hint}")).as_str();
+        registry::follows(hint);
         let mut again = false;
         let steps = hint.replace("; then ", ", then ");
-        for step in steps.split(", then ") {
-            let (step, remark) = step.split_once(" (").unwrap_or((step, ""));
+        for step in cut(&steps, ", then ") {
+            let parts = cut(&step, " (");
+            let (step, remark) = (parts[0].as_str(), parts.get(1).map_or("", String::as_str));
             let verb = |typed: &str| {
                 let words: Vec<&str> = typed.split_whitespace().take(2).collect();
                 words.join(" ")
@@ -200,6 +213,8 @@ impl Person {
                 again = false;
             } else if ["the same again", "start it again", "try again"].contains(&step) {
                 self.does(order);
+            } else if step == "the same again without --live" {
+                self.does(order.strip_suffix(" --live").unwrap());
             } else if let Some(typed) = step.strip_suffix(", with one of gpuslice profiles") {
                 let offered = self.host.ask(&["profiles"]);
                 let free = |row: &&serde_json::Value| row["free"].as_u64() > Some(0);
@@ -235,6 +250,42 @@ impl Person {
         let row = rows.as_array().unwrap().iter().find(of).unwrap_or_else(|| panic!("{rows}"));
         row["home"][0].as_str().unwrap().to_owned()
     }
+}
+
+/// Parts of a text between separators that stand in no quotes.
+fn cut(text: &str, between: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let (mut rest, mut quoted) = (text, false);
+    while let Some(c) = rest.chars().next() {
+        if let (false, Some(after)) = (quoted, rest.strip_prefix(between)) {
+            parts.push(String::new());
+            rest = after;
+            continue;
+        }
+        quoted ^= c == '\'' && !parts[parts.len() - 1].ends_with('\\');
+        let last = parts.len() - 1;
+        parts[last].push(c);
+        rest = &rest[c.len_utf8()..];
+    }
+    parts
+}
+
+/// What a shell makes of a line.
+fn shell_words(line: &str) -> Vec<String> {
+    let quoted = |word: &String| {
+        let mut out = String::new();
+        let mut inside = false;
+        let mut chars = word.chars();
+        while let Some(c) = chars.next() {
+            match c {
+                '\'' => inside = !inside,
+                '\\' if !inside => out.extend(chars.next()),
+                other => out.push(other),
+            }
+        }
+        out
+    };
+    cut(line.trim(), " ").iter().filter(|word| !word.is_empty()).map(quoted).collect()
 }
 
 fn is_command(step: &str) -> bool {

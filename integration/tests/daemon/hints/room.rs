@@ -137,3 +137,19 @@ pub fn what_comes_in_has_it_promised(code: Code) {
     person.follows(hint, "virsh migrate vm2", 0, &mut no_edit);
     assert_eq!(comes(&person, 2).code, Some(0));
 }
+
+pub fn there_are_not_so_many(code: Code) {
+    let of = |gpus: &[&str]| -> String {
+        let gpu = |address: &&str| {
+            format!("[[gpu]]\nmatch = {{ address = \"{address}\" }}\nlayout = {{ vfs = 8 }}\n")
+        };
+        gpus.iter().map(gpu).collect()
+    };
+    let mut person = Person::at("sriov-8", &of(&["0000:0c:00.0"]), 1);
+    let order = "gpuslice attach vm1 amd-74a1-vf8 --count 9";
+    person.mends_by(code, order, 0, &mut |person, what| {
+        assert_eq!(what, "lay out another GPU in /etc/gpuslice/gpuslice.toml");
+        person.host.configure(&of(&["0000:0c:00.0", "0000:22:00.0"]));
+    });
+    person.does("virsh start vm1");
+}
