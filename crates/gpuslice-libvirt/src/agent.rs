@@ -1,7 +1,7 @@
 //! What the agent's parts share, and the look at one domain that keeps its shut-off definition as the daemon says.
 //!
 //! Invariant: only one task at a time reads a definition, asks the daemon and writes ([`Agent::turn`]); the answers
-//! would not fit the definition otherwise.
+//! would not fit the definition otherwise. Whoever waits for a guest lends its turn and reads again after that.
 
 use crate::attach::write;
 use crate::daemon::{Daemon, Wanted};
@@ -29,13 +29,30 @@ pub struct Agent {
     pub daemon: Daemon,
     /// How long a guest has to let go of what is unplugged.
     pub guest_patience: Duration,
-    turn: Arc<Mutex<()>>,
+    turns: Arc<Mutex<()>>,
 }
 
 /// The right to read, ask and write, as long as it is held.
 #[derive(Debug)]
 pub struct Turn {
-    _held: OwnedMutexGuard<()>,
+    held: Option<OwnedMutexGuard<()>>,
+    turns: Arc<Mutex<()>>,
+}
+
+impl Turn {
+    async fn wait(turns: &Arc<Mutex<()>>) -> Self {
+        let held = Arc::clone(turns).lock_owned().await;
+        Self { held: Some(held), turns: Arc::clone(turns) }
+    }
+
+    /// Lets others have the turn while `wait` lasts, which may neither ask the daemon nor write. What was read before
+    /// may be old after it.
+    pub async fn lend<T>(&mut self, wait: impl Future<Output = T>) -> T {
+        self.held = None;
+        let come = wait.await;
+        *self = Self::wait(&self.turns).await;
+        come
+    }
 }
 
 /// Why a look came to nothing, by who can change it.
@@ -59,12 +76,12 @@ pub struct Seen {
 impl Agent {
     /// An agent, not yet connected to libvirt.
     pub fn new(worker: Worker, daemon: Daemon) -> Self {
-        Self { worker, daemon, guest_patience: GUEST_PATIENCE, turn: Arc::default() }
+        Self { worker, daemon, guest_patience: GUEST_PATIENCE, turns: Arc::default() }
     }
 
     /// Waits for the turn.
     pub async fn turn(&self) -> Turn {
-        Turn { _held: Arc::clone(&self.turn).lock_owned().await }
+        Turn::wait(&self.turns).await
     }
 
     /// Reads a domain's persistent definition; `None` when it has none.
@@ -204,5 +221,28 @@ fn passed(device: &DeviceToWrite) -> String {
     match device.source {
         Mdev(uuid) => format!("mdev {uuid}"),
         Pci(address) => address.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::oneshot;
+
+    #[tokio::test]
+    async fn a_lent_turn_is_taken_by_others_and_waited_for_after() {
+        let turns = Arc::default();
+        let mut first = Turn::wait(&turns).await;
+        let (let_go, guest) = oneshot::channel();
+        let lending = tokio::spawn(async move { first.lend(guest).await.map(|()| first) });
+        let second = Turn::wait(&turns).await;
+        let_go.send(()).unwrap();
+        tokio::task::yield_now().await;
+        assert!(!lending.is_finished(), "it has gone on beside another");
+        drop(second);
+        let first = lending.await.unwrap().unwrap();
+        assert!(turns.try_lock().is_err(), "it goes on without the turn");
+        drop(first);
+        assert!(turns.try_lock().is_ok());
     }
 }

@@ -1,7 +1,7 @@
 //! `Detach`: the daemon ends the claim, then the definition loses it and its devices. The daemon comes first because
 //! it alone knows whether the slice is in use, and then nothing may change. Idempotent.
 
-use crate::agent::{Agent, Seen};
+use crate::agent::{Agent, Seen, Turn};
 use crate::attach::{definition, rewrite};
 use crate::daemon::ClaimTerms;
 use crate::link::{Connection, LinkError};
@@ -13,7 +13,8 @@ use gpuslice_core::refusal::{Code, Refusal};
 use uuid::Uuid;
 
 impl Agent {
-    /// Takes a claim from a domain; without a name its only one. The caller holds the turn.
+    /// Takes a claim from a domain; without a name its only one. The turn is lent while a guest is
+    /// awaited.
     ///
     /// # Errors
     /// The domain, the daemon or libvirt refuses; nothing is changed then.
@@ -22,9 +23,10 @@ impl Agent {
         named: &str,
         claim: Option<ClaimName>,
         options: DetachOptions,
+        turn: &mut Turn,
     ) -> Result<Detached, Refusal> {
         if options.live {
-            return self.detach_live(named, claim, options).await;
+            return self.detach_live(named, claim, options, turn).await;
         }
         let Seen { domain, shut_off } = self.named(named).await?;
         let title = domain.name.clone();

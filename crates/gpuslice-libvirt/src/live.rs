@@ -5,7 +5,7 @@
 //! Whoever dies in between leaves the daemon with slices that are prepared and not told of. Our next look at the
 //! domain tells of them; without any, the daemon finds out by itself who holds them.
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Turn};
 use crate::attach::{claim_name, request};
 use crate::daemon::ClaimTerms;
 use crate::detach::{done, meant};
@@ -82,6 +82,7 @@ impl Agent {
         named: &str,
         claim: Option<ClaimName>,
         options: DetachOptions,
+        turn: &mut Turn,
     ) -> Result<Detached, Refusal> {
         let (live, defined) = self.running_named(named).await?;
         let (uuid, title) = (live.uuid, live.name.clone());
@@ -93,17 +94,17 @@ impl Agent {
             return Ok(done(false, format!("already so: {title} runs without a claim"), title));
         };
         let of_claim = aliases(&live, &name);
-        self.guest_lets_go(uuid, &title, &name, &of_claim).await?;
+        self.guest_lets_go(uuid, &title, &name, &of_claim, turn).await?;
         // While the claim is still in its XML: it is how a later look would know to tell.
         self.tell_runs(uuid).await;
-        let mut left = live.claims.clone();
-        left.retain(|claim| claim.name != name);
-        let mut changed = !of_claim.is_empty() || left.len() != live.claims.len();
-        let forget = move |connection: &Connection| match connection.running(uuid)? {
-            Some(running) => running.set_claims(&left),
-            None => Ok(()),
+        let forget = {
+            let name = name.clone();
+            move |connection: &Connection| forget(connection, uuid, &name)
         };
-        self.worker.call(format!("writing domain {title}"), forget).await?;
+        let forgotten = self.worker.call(format!("writing domain {title}"), forget).await?;
+        let mut changed = !of_claim.is_empty() || forgotten;
+        // Others may have changed it while the guest was awaited.
+        let defined = self.read(uuid).await?.map(|seen| seen.domain);
         let in_definition = |d: &&Domain| d.claims.iter().any(|claim| claim.name == name);
         match defined {
             Some(defined) if options.config => changed |= self.end(defined, &name, true).await?,
@@ -185,6 +186,7 @@ impl Agent {
         title: &str,
         name: &ClaimName,
         aliases: &[String],
+        turn: &mut Turn,
     ) -> Result<(), Refusal> {
         let mut answers = self.worker.unplugged();
         let ask = aliases.to_vec();
@@ -206,7 +208,7 @@ impl Agent {
             }
             // libvirt refused to ask the guest, and so nobody will answer.
             asked.clone()?;
-            match timeout_at(deadline, answer(&mut answers, uuid, &left)).await {
+            match turn.lend(timeout_at(deadline, answer(&mut answers, uuid, &left))).await {
                 Ok(true) => {}
                 Ok(false) => return Err(kept(title, name, "refuses to let go of")),
                 Err(_) => {
@@ -234,6 +236,20 @@ fn plug(
     let running = connection.running(uuid)?;
     let running = running.ok_or_else(|| LinkError::NotRunning { domain: uuid.to_string() })?;
     running.plug(definition, request, devices)
+}
+
+/// Takes the claim out of the XML of a VM that runs; whether it was in there.
+fn forget(connection: &Connection, uuid: Uuid, name: &ClaimName) -> Result<bool, LinkError> {
+    let Some(running) = connection.running(uuid)? else {
+        return Ok(false);
+    };
+    let mut left = running.seen.claims.clone();
+    left.retain(|claim| claim.name != *name);
+    if left.len() == running.seen.claims.len() {
+        return Ok(false);
+    }
+    running.set_claims(&left)?;
+    Ok(true)
 }
 
 /// Whether the guest let go of one of these.

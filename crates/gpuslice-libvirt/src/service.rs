@@ -1,6 +1,6 @@
 //! The agent's methods on the bus: who may call them, one at a time, and never longer than a caller waits.
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Turn};
 use crate::permit::permit;
 use gpuslice_api::Caller;
 use gpuslice_api::libvirt::{
@@ -34,7 +34,11 @@ impl Service {
 
     /// Runs a change when its turn comes. A change that has begun goes on to its end even when the caller is told
     /// that it takes too long: half of one would have to be repaired.
-    async fn in_turn<T, F>(&self, what: String, change: F) -> Result<T, Refusal>
+    async fn in_turn<T, F>(
+        &self,
+        what: String,
+        change: impl FnOnce(Turn) -> F,
+    ) -> Result<T, Refusal>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Refusal>> + Send + 'static,
@@ -46,10 +50,7 @@ impl Service {
             self.agent.worker.late(message)
         };
         let turn = timeout_at(deadline, self.agent.turn()).await.map_err(|_| late("begun"))?;
-        let task = tokio::spawn(async move {
-            let _turn = turn;
-            change.await
-        });
+        let task = tokio::spawn(change(turn));
         match timeout_at(deadline, task).await {
             Ok(Ok(result)) => result,
             Ok(Err(ended)) => Err(Refusal::new(Code::Unsupported, format!("{what} broke off"))
@@ -70,7 +71,8 @@ impl LibvirtHandler for Service {
     ) -> Result<Attached, Refusal> {
         permit(&caller, ACTION_ATTACH).await?;
         let (agent, named) = (Arc::clone(&self.agent), domain.to_owned());
-        self.in_turn(format!("attach {profile} to {domain}"), async move {
+        self.in_turn(format!("attach {profile} to {domain}"), |turn| async move {
+            let _turn = turn;
             agent.attach(&named, profile, options).await
         })
         .await
@@ -85,8 +87,8 @@ impl LibvirtHandler for Service {
     ) -> Result<Detached, Refusal> {
         permit(&caller, ACTION_RELEASE).await?;
         let (agent, named) = (Arc::clone(&self.agent), domain.to_owned());
-        self.in_turn(format!("detach from {domain}"), async move {
-            agent.detach(&named, claim, options).await
+        self.in_turn(format!("detach from {domain}"), |mut turn| async move {
+            agent.detach(&named, claim, options, &mut turn).await
         })
         .await
     }

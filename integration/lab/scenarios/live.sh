@@ -113,7 +113,11 @@ refused_live unsupported "PCI slot" gpuslice attach live2 amd-74a1-vf8 --name gp
 expect_eq "assigned slices" 1 "$(count_assigned)"
 expect_eq "no claim is left of it" "" "$(claim_state "$other/gpu")"
 expect "nor in the domain" not asks live2 gpu
-refused_live timeout "has not let go" gpuslice detach live2 serial --live
+refused_live timeout "has not let go" gpuslice detach live2 serial --live & waits=$!
+expect "another domain is served" q gpuslice attach live1 mtty-2 --name meanwhile
+expect "while the guest is awaited" kill -0 $waits
+expect "and served again" q gpuslice detach live1 meanwhile
+wait $waits || fail "detach from the guest that does not answer: see above"
 expect_eq "the claim" attached "$(claim_state "$other/serial")"
 expect "the mdev stays" present "/sys/bus/mdev/devices/$mdev"
 destroy live2
