@@ -187,8 +187,8 @@ pub struct MdevType {
 }
 
 /// The attributes of an mdev type that do not change, and what they say. Every offer takes it from here, so a
-/// description is parsed once.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// description is parsed once, and types that say the same have it in common.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FixedType {
     /// `device_api`.
     pub device_api: String,

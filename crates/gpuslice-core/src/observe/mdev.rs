@@ -7,6 +7,7 @@ use crate::observation::{
     FixedType, Mdev, MdevParent, MdevType, Observation, ProblemKind, ReadProblem,
 };
 use crate::port::{Files, HostRead, text_of};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 const PARENTS: &str = "/sys/class/mdev_bus";
@@ -93,11 +94,18 @@ fn read_types(
     let (entries, folders): (Vec<Entry>, Vec<Files>) = entries.into_iter().unzip();
     let files = folders.iter().flat_map(|f| f.names.iter().map(|name| (f.folder.as_str(), *name)));
     let mut contents = files.zip(host.read_each(&folders));
+    // A hundred VFs of one model say the same of the same types.
+    let mut alike: BTreeSet<Arc<FixedType>> = match entries.iter().all(|e| e.fixed.is_some()) {
+        true => BTreeSet::new(),
+        false => observer.types.values().cloned().collect(),
+    };
     for Entry { parent, type_id, fixed } in entries {
         let available = next(&mut contents, seen, parse_decimal);
         let fixed = fixed.or_else(|| {
             let problems = seen.problems.len();
             let fixed = read_fixed(&mut contents, seen)?;
+            let fixed = alike.get(&fixed).map(Arc::clone).unwrap_or(fixed);
+            alike.insert(Arc::clone(&fixed));
             // What could not be read this time may be readable next time.
             if seen.problems.len() == problems {
                 observer.types.insert((parent.clone(), type_id.clone()), Arc::clone(&fixed));
@@ -274,6 +282,10 @@ mod tests {
         read(&host, &mut observer, &mut again);
         let four = ("mtty-4".to_owned(), 4, "vfio-pci".to_owned(), None);
         assert_eq!(known(&again), [(one.0, 0, one.2, one.3), four, six]);
+        let of = |of_type: &str| {
+            &again.mdev_parents[&parent].types[&of_type.parse::<MdevTypeId>().unwrap()].fixed
+        };
+        assert!(Arc::ptr_eq(of("mtty-1"), of("mtty-4")), "what says the same is kept once");
         let fixed = |of_type: &str| {
             let read = host.read.borrow();
             read.iter().filter(|p| p.contains(of_type) && !p.contains("available")).count()
