@@ -1,5 +1,6 @@
 //! Calls the daemon, by the bus or, where there is none, by its socket.
 
+mod blocking;
 mod bus;
 mod changes;
 mod error;
@@ -18,6 +19,7 @@ use crate::names::{BUS_NAME, HOST_INTERFACE, HOST_PATH};
 use gpuslice_core::request::{Answer, Command};
 use socket::SocketLink;
 use std::time::Duration;
+use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use zbus::Connection;
 
@@ -30,7 +32,9 @@ pub struct Client {
 #[derive(Debug)]
 enum Link {
     Bus(BusLink),
-    Socket(Mutex<SocketLink>),
+    Socket(Mutex<SocketLink<UnixStream>>),
+    /// It waits in the kernel and needs no runtime.
+    Blocking(Mutex<SocketLink<blocking::Stream>>),
 }
 
 impl Client {
@@ -60,18 +64,12 @@ impl Client {
         Err(CallError::Unreachable { who: error::DAEMON, tried })
     }
 
-    /// Finds the daemon for a question that only reads. Where the socket is allowed it is asked first: thousands of
-    /// rows are several times faster there than as `a{sv}` over the bus.
-    ///
-    /// # Errors
-    /// As [`Self::connect`].
-    pub async fn connect_to_read(transport: &Transport) -> Result<Self, CallError> {
-        if let Some(path) = transport.socket()
-            && let Ok(link) = SocketLink::connect(path).await
-        {
-            return Ok(Self { link: Link::Socket(Mutex::new(link)) });
-        }
-        Self::connect(transport).await
+    /// A way for questions that only read, where the socket is allowed and somebody listens. Thousands of rows are
+    /// several times faster there than as `a{sv}` over the bus. Its calls block until they are answered, so they
+    /// never wait for an executor and need none.
+    pub fn to_read(transport: &Transport) -> Option<Self> {
+        let link = SocketLink::connect_blocking(transport.socket()?).ok()?;
+        Some(Self { link: Link::Blocking(Mutex::new(link)) })
     }
 
     /// Over a bus connection that is already there.
@@ -84,13 +82,20 @@ impl Client {
     /// # Errors
     /// The daemon refuses, does not answer, or answers what this side does not know.
     pub async fn call(&self, command: Command) -> Result<Answer, CallError> {
-        in_time(patience(&command), async {
-            match &self.link {
-                Link::Bus(link) => link.command(command).await,
-                Link::Socket(link) => link.lock().await.command(command).await,
+        let patience = patience(&command);
+        match &self.link {
+            // Boxed, as it is large and would be part of every caller's state.
+            Link::Bus(link) => in_time(patience, Box::pin(link.command(command))).await,
+            Link::Socket(link) => {
+                let call = async { link.lock().await.command(command).await };
+                in_time(patience, Box::pin(call)).await
             }
-        })
-        .await
+            Link::Blocking(link) => {
+                let mut link = link.lock().await;
+                link.patience(patience);
+                link.command(command).await
+            }
+        }
     }
 
     /// Asks for a list.
@@ -98,13 +103,22 @@ impl Client {
     /// # Errors
     /// As [`Self::call`].
     pub async fn list(&self, what: Listing) -> Result<List, CallError> {
-        in_time(patience(&what.command()), async {
-            match &self.link {
-                Link::Bus(link) => List::of_answer(&what, &link.command(what.command()).await?),
-                Link::Socket(link) => link.lock().await.list(&what).await,
+        let patience = patience(&what.command());
+        match &self.link {
+            Link::Bus(link) => {
+                let answer = in_time(patience, Box::pin(link.command(what.command()))).await?;
+                List::of_answer(&what, &answer)
             }
-        })
-        .await
+            Link::Socket(link) => {
+                let call = async { link.lock().await.list(&what).await };
+                in_time(patience, Box::pin(call)).await
+            }
+            Link::Blocking(link) => {
+                let mut link = link.lock().await;
+                link.patience(patience);
+                link.list(&what).await
+            }
+        }
     }
 
     /// What changes from now on.
@@ -114,7 +128,7 @@ impl Client {
     pub async fn changes(&self) -> Result<Changes, CallError> {
         match &self.link {
             Link::Bus(link) => Changes::listen(link.connection()).await,
-            Link::Socket(_) => Err(error::needs_bus("changes are told")),
+            Link::Socket(_) | Link::Blocking(_) => Err(error::needs_bus("changes are told")),
         }
     }
 
@@ -125,7 +139,9 @@ impl Client {
     pub fn libvirt(&self) -> Result<LibvirtClient, CallError> {
         match &self.link {
             Link::Bus(link) => Ok(LibvirtClient::new(link.connection().clone())),
-            Link::Socket(_) => Err(error::needs_bus("the libvirt agent is reached")),
+            Link::Socket(_) | Link::Blocking(_) => {
+                Err(error::needs_bus("the libvirt agent is reached"))
+            }
         }
     }
 }

@@ -13,24 +13,25 @@ use gpuslice_core::ids::ClaimKey;
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, ClaimRow, Command};
 use gpuslice_hook_proto::{Body, Reply, ReplyBody, Request, Served};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::UnixListener;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixListener;
 
-/// Serves one connection: replies to each request with what `reply` makes of it, then closes.
+/// Serves one connection: replies to each request with what `reply` makes of it, then closes. A client that waits in
+/// the kernel keeps its thread, so this has one of its own.
 fn socket(replies: Vec<fn(&Request) -> Vec<Reply>>) -> (tempfile::TempDir, Transport) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sock");
     let listener = UnixListener::bind(&path).unwrap();
-    tokio::spawn(async move {
-        let (stream, _) = listener.accept().await.unwrap();
+    std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
         let mut stream = BufReader::new(stream);
         for reply in replies {
             let mut line = String::new();
-            stream.read_line(&mut line).await.unwrap();
+            stream.read_line(&mut line).unwrap();
             let request = Request::from_line(line.as_bytes()).unwrap();
             for reply in reply(&request) {
                 let line = reply.to_line().unwrap();
-                stream.get_mut().write_all(line.as_bytes()).await.unwrap();
+                stream.get_mut().write_all(line.as_bytes()).unwrap();
             }
         }
     });
@@ -98,8 +99,9 @@ async fn a_list_is_told_from_other_answers() {
         },
         |request| vec![done(request, "what?")],
         |request| vec![Reply::refused(request.id, Refusal::new(Code::Unknown, "no"))],
+        |_| Vec::new(),
     ]);
-    let client = Client::connect_to_read(&transport).await.unwrap();
+    let client = Client::to_read(&transport).unwrap();
     let list = client.list(Listing::Claims).await.unwrap();
     assert_eq!(list.json(), "[]");
     assert_eq!(list.rows::<ClaimRow>().unwrap(), []);
@@ -112,12 +114,18 @@ async fn a_list_is_told_from_other_answers() {
     assert!(matches!(none, CallError::Protocol { .. }), "{none:?}");
     let refused = client.list(Listing::Slices).await.unwrap_err();
     assert!(matches!(refused, CallError::Refused(r) if r.code == Code::Unknown));
+    let closed = client.list(Listing::Slices).await.unwrap_err();
+    assert!(
+        matches!(&closed, CallError::Unreachable { tried, .. } if tried[0].contains("closed")),
+        "{closed:?}"
+    );
 }
 
 #[tokio::test]
 async fn nobody_there_says_what_was_tried() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("sock");
+    assert!(Client::to_read(&Transport::only_socket(&socket)).is_none());
     let error = Client::connect(&Transport::only_socket(&socket)).await.unwrap_err();
     let CallError::Unreachable { who, tried } = error else {
         panic!("{error:?}");

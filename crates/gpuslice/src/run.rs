@@ -12,6 +12,7 @@ mod pages;
 use crate::args::{Command, Export};
 use crate::failure::Failure;
 use crate::output::Output;
+use futures_lite::future::block_on;
 use gpuslice_api::client::{List, Listing};
 use gpuslice_api::{CallError, Client, Transport};
 use gpuslice_core::refusal::{Code, Refusal};
@@ -37,19 +38,24 @@ pub fn run(command: Command, output: &Output) -> Result<(), Failure> {
         }
         _ => {}
     }
+    let transport = Transport::from_env();
+    // A list over the socket is had before a runtime would have started.
+    match only_reads(&command).then(|| Client::to_read(&transport)).flatten() {
+        Some(client) => block_on(read(command, &Daemon { client }, output)),
+        None => with_runtime(command, &transport, output),
+    }
+}
+
+/// Apart from [`run`], whose frame would else be of a size that costs a list ten pages of stack.
+#[inline(never)]
+fn with_runtime(command: Command, transport: &Transport, output: &Output) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| {
         Failure::from(Refusal::new(Code::Unsupported, "cannot start").because(e.to_string()))
     })?;
     runtime.block_on(async {
-        let transport = Transport::from_env();
-        let client = if only_reads(&command) {
-            Client::connect_to_read(&transport).await?
-        } else {
-            Client::connect(&transport).await?
-        };
-        let daemon = Daemon { client };
-        ask(command, &daemon, output).await
+        let client = Client::connect(transport).await?;
+        ask(command, &Daemon { client }, output).await
     })
 }
 
@@ -68,7 +74,8 @@ fn only_reads(command: &Command) -> bool {
     )
 }
 
-async fn ask(command: Command, daemon: &Daemon, output: &Output) -> Result<(), Failure> {
+/// What only reads.
+async fn read(command: Command, daemon: &Daemon, output: &Output) -> Result<(), Failure> {
     match command {
         Command::Status => lists::status(daemon, output).await,
         Command::Gpus => lists::parents(daemon, output).await,
@@ -76,7 +83,25 @@ async fn ask(command: Command, daemon: &Daemon, output: &Output) -> Result<(), F
         Command::Profiles { types: true, .. } => lists::types(daemon, output).await,
         Command::Slices => lists::slices(daemon, output).await,
         Command::Claims => lists::claims(daemon, output).await,
+        // Their state would be part of everyone's.
+        other => Box::pin(read_more(other, daemon, output)).await,
+    }
+}
+
+async fn read_more(command: Command, daemon: &Daemon, output: &Output) -> Result<(), Failure> {
+    match command {
         Command::History { what, since } => lists::history(daemon, what, since, output).await,
+        Command::Explain { what: Some(what) } => explain::object(daemon, &what, output).await,
+        Command::Export { what: Export::Proxmox(order) } => {
+            export::proxmox(daemon, &order, output).await
+        }
+        // It is no question, or was served before a daemon is asked for.
+        _ => Ok(()),
+    }
+}
+
+async fn ask(command: Command, daemon: &Daemon, output: &Output) -> Result<(), Failure> {
+    match command {
         Command::Attach(order) if order.print => attach::print(daemon, order, output).await,
         Command::Attach(order) => attach::attach(daemon, order, output).await,
         Command::Detach { domain, name, live, config } => {
@@ -101,16 +126,17 @@ async fn ask(command: Command, daemon: &Daemon, output: &Output) -> Result<(), F
         Command::Uncordon { parent } => {
             orders::done(daemon.call(request::Command::Uncordon { parent }).await?, output)
         }
-        Command::Explain { what: Some(what) } => explain::object(daemon, &what, output).await,
         Command::Events => events::events(daemon, output).await,
-        Command::Export { what: Export::Proxmox(order) } => {
-            export::proxmox(daemon, &order, output).await
-        }
+        Command::Status
+        | Command::Gpus
+        | Command::Profiles { .. }
+        | Command::Slices
+        | Command::Claims
+        | Command::History { .. }
+        | Command::Explain { .. }
+        | Command::Export { .. } => read(command, daemon, output).await,
         // Served before a daemon is asked for.
-        Command::Completions { .. }
-        | Command::Man { .. }
-        | Command::Doctor { .. }
-        | Command::Explain { what: None } => Ok(()),
+        Command::Completions { .. } | Command::Man { .. } | Command::Doctor { .. } => Ok(()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The socket side of the client: one JSON line asks, one answers.
 
+use super::blocking;
 use super::error::{CallError, DAEMON};
 use super::list::{List, Listing};
 use crate::refused::chain;
@@ -9,8 +10,10 @@ use gpuslice_core::request::{Answer, Command};
 use gpuslice_hook_proto::{
     Body, DecodeError, Lines, REPLY_LIMIT, Reply, ReplyBody, Request, Served,
 };
+use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use uuid::Uuid;
@@ -18,21 +21,55 @@ use uuid::Uuid;
 /// Bytes asked for at once: a list of hundreds of rows.
 const READ_AT_ONCE: usize = 64 * 1024;
 
+/// What the lines go through.
+pub(super) trait Stream {
+    fn write_all(&mut self, bytes: &[u8]) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// Appends what comes next, up to the room there is; 0 at the end.
+    fn read_into(&mut self, bytes: &mut Vec<u8>) -> impl Future<Output = io::Result<usize>> + Send;
+}
+
+impl Stream for UnixStream {
+    async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        AsyncWriteExt::write_all(self, bytes).await
+    }
+
+    async fn read_into(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
+        self.read_buf(bytes).await
+    }
+}
+
 /// A connection to the daemon's socket.
 #[derive(Debug)]
-pub(super) struct SocketLink {
+pub(super) struct SocketLink<S> {
     path: PathBuf,
-    stream: UnixStream,
+    stream: S,
     lines: Lines,
 }
 
-impl SocketLink {
+impl SocketLink<UnixStream> {
     pub(super) async fn connect(path: &Path) -> Result<Self, CallError> {
         let stream =
             UnixStream::connect(path).await.map_err(|error| cannot_connect(path, &error))?;
         Ok(Self { path: path.to_owned(), stream, lines: Lines::new(REPLY_LIMIT) })
     }
+}
 
+impl SocketLink<blocking::Stream> {
+    /// One whose calls never wait but in the kernel, so that no runtime is needed.
+    pub(super) fn connect_blocking(path: &Path) -> Result<Self, CallError> {
+        let stream =
+            blocking::Stream::connect(path).map_err(|error| cannot_connect(path, &error))?;
+        Ok(Self { path: path.to_owned(), stream, lines: Lines::new(REPLY_LIMIT) })
+    }
+
+    /// From now on gives up on a peer that is silent for so long.
+    pub(super) fn patience(&mut self, patience: Option<Duration>) {
+        self.stream.patience = patience;
+    }
+}
+
+impl<S: Stream> SocketLink<S> {
     pub(super) async fn command(&mut self, command: Command) -> Result<Answer, CallError> {
         let id = self.send(command).await?;
         loop {
@@ -67,7 +104,7 @@ impl SocketLink {
             if let Some(line) = self.lines.next_line().map_err(|e| protocol(&e))? {
                 return Ok(line);
             }
-            let read = self.stream.read_buf(self.lines.room(READ_AT_ONCE)).await;
+            let read = self.stream.read_into(self.lines.room(READ_AT_ONCE)).await;
             let read = read.map_err(|e| self.broke_off(&e.to_string()))?;
             if read == 0 {
                 return Err(self.broke_off("closed before it answered"));
