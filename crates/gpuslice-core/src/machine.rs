@@ -39,18 +39,18 @@ pub use event::{
 pub use start::Start;
 
 use crate::config::{Config, ConfigError};
-use crate::domain::Domain;
+use crate::domain::{ClaimRequest, Domain};
 use crate::guest::GuestCall;
 use crate::health::Said;
 use crate::hint;
 use crate::holders::Holder;
-use crate::ids::{MdevUuid, ParentId, SliceId};
+use crate::ids::{ClaimKey, MdevUuid, ParentId, SliceId};
 use crate::layout::Layout;
 use crate::mechanism::Mechanism;
 use crate::observation::Observation;
 use crate::refusal::{Code, Refusal};
 use crate::request::{ChangeNote, PlanRow};
-use crate::state::{Assignment, Durable, Runtime};
+use crate::state::{Assignment, Claim, Durable, Runtime};
 use ops::Op;
 use plug::{Order as PlugOrder, Plugging};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -94,6 +94,8 @@ pub struct Machine {
     parked_runs: Vec<(RequestId, Domain)>,
     /// Hot-plugs whose slices are being prepared.
     plugs: BTreeMap<RequestId, Plugging>,
+    /// Claims that are to be as before a refused hot-plug when its slices are back: what they ask until then, and as before.
+    undone_plugs: BTreeMap<ClaimKey, (ClaimRequest, Claim)>,
     /// What domains that are about to come in were told to carry.
     expected: BTreeMap<Uuid, incoming::Expected>,
     /// Who waits until parents are free.

@@ -150,25 +150,44 @@ impl Machine {
 
     /// The claim is as before; its slices are on their way back already.
     pub(super) fn plug_refused(&mut self, request: RequestId, plug: Plugging, refusal: Refusal) {
-        if self.restore_claim(&plug.key, plug.before) {
-            self.note("claim", &plug.key, "as before: the hot-plug was refused");
-        }
+        self.restore_claim(&plug.key, plug.before);
         let text = format!("hot-plug for {} refused: {refusal}", plug.key);
         self.push(Effect::Log { warning: true, text });
         self.push(Effect::Answer { request, outcome: Err(refusal) });
     }
 
-    /// Whether the claim was another one meanwhile.
-    fn restore_claim(&mut self, key: &ClaimKey, before: Option<Claim>) -> bool {
-        if self.durable.claims.get(key) == before.as_ref() {
-            return false;
+    /// A claim that was another one meanwhile is as before. As long as a slice is not back that it would not name then, it stays as
+    /// it is, since it alone tells whose that is, should the record of the boot be lost.
+    fn restore_claim(&mut self, key: &ClaimKey, before: Option<Claim>) {
+        let now = self.durable.claims.get(key);
+        if now == before.as_ref() {
+            return;
         }
-        match before {
-            Some(before) => drop(self.durable.claims.insert(key.clone(), before)),
-            None => drop(self.end_claim(key)),
+        match (before, now) {
+            (Some(before), Some(now)) if self.has_more_than(key, &before) => {
+                self.undone_plugs.insert(key.clone(), (now.request.clone(), before));
+                return;
+            }
+            (Some(before), _) => drop(self.durable.claims.insert(key.clone(), before)),
+            (None, _) => drop(self.end_claim(key)),
         }
         self.persist(Stored::Durable);
-        true
+        self.note("claim", key, "as before: the hot-plug was refused");
+    }
+
+    fn has_more_than(&self, key: &ClaimKey, claim: &Claim) -> bool {
+        let named = devices_of(key, claim);
+        let mut bound = self.run.assignments.iter().filter(|(_, a)| a.claim == *key);
+        bound.any(|(slice, _)| named.iter().all(|device| device.source.slice() != *slice))
+    }
+
+    /// A slice of a claim is back.
+    pub(super) fn undo_plug(&mut self, key: &ClaimKey) {
+        if let Some((request, before)) = self.undone_plugs.remove(key)
+            && self.durable.claims.get(key).is_some_and(|now| now.request == request)
+        {
+            self.restore_claim(key, Some(before));
+        }
     }
 
     /// What no VM was given is taken back; whatever libvirt had plugged in all the same is held until it is out.
