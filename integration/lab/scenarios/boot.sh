@@ -31,3 +31,16 @@ for pf in 0001:00:00.0 0000:01:00.0; do
 done
 say "$(((ready - last) / 1000)) ms from the last PF's event to ready"
 expect "libvirtd came after" [ "$(usec libvirtd.socket ActiveEnterTimestampMonotonic)" -gt 0 ]
+
+say "gpuslice doctor"
+# The GPU without a layout has no VFs, and a card of gpusim no BARs for any: that is so, and all that is found.
+hook=/etc/libvirt/hooks/qemu.d/10-gpuslice t4=0003:00:00.0 stray=b0000000-0000-4000-8000-000000000001
+expect_eq "of this host" vf-bars "$(doctors)"
+rm $hook
+expect_eq "without the hook" "hook-missing vf-bars" "$(doctors)"
+expect_eq "gpuslice doctor --fix" "true 2" "$(gpuslice doctor --fix --json | jq -r '"\(.changed) \(.fixed | length)"')"
+expect_eq "the hook" /usr/sbin/gpuslice-qemu-hook "$(readlink $hook)"
+mdevctl define --auto --uuid $stray --parent $t4 --type nvidia-558
+expect_eq "with an mdev that mdevctl makes at each boot" "mdevctl-auto vf-bars" "$(doctors)"
+mdevctl undefine --uuid $stray --parent $t4
+expect_eq "of this host" vf-bars "$(doctors)"

@@ -44,6 +44,9 @@ expect "gpuslice attach" q gpuslice attach vgpu1 nvidia-a40-12q
 with_parameters vgpu1
 address=$(home_of vgpu1)
 expect "the domain names a VF with managed='no'" [ -n "$address" ]
+expect_eq "gpuslice doctor of this host and of it" " " "$(doctors) $(doctors vgpu1)"
+virsh dumpxml --inactive vgpu1 | sed "s/managed='no'/managed='yes'/" > managed.xml
+expect_eq "if libvirt were to manage the VF" guest-managed "$(doctors ./managed.xml)"
 expect_eq "its type before the start" 0 "$(type_of "$address")"
 start vgpu1
 expect_eq "its type" 563 "$(type_of "$address")"
