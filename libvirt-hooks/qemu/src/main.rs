@@ -23,7 +23,7 @@ const USAGE: &str = concat!(
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     // libvirt names a domain and an operation in every version; fewer arguments are a person's.
-    let [_domain, operation, rest @ ..] = arguments.as_slice() else {
+    let [domain, operation, rest @ ..] = arguments.as_slice() else {
         complain(USAGE);
         return ExitCode::from(2);
     };
@@ -36,7 +36,8 @@ fn main() -> ExitCode {
     let Some(operation) = operation.filter(|operation| *operation != Operation::Start) else {
         return ExitCode::SUCCESS;
     };
-    match verdict::judge(operation, word(0), word(1), &xml) {
+    let domain = domain.to_string_lossy();
+    match verdict::judge(&domain, operation, word(0), word(1), &xml) {
         Verdict::Pass => ExitCode::SUCCESS,
         Verdict::Edited(xml) => match stdio::write_all(&xml) {
             Ok(()) => ExitCode::SUCCESS,

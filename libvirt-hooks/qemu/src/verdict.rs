@@ -20,13 +20,13 @@ pub enum Verdict {
     Refused(Refusal),
 }
 
-/// Judges one call.
-pub fn judge(operation: Operation, sub: String, extra: String, xml: &[u8]) -> Verdict {
+/// Judges one call about the domain of this name.
+pub fn judge(name: &str, operation: Operation, sub: String, extra: String, xml: &[u8]) -> Verdict {
     let found = scan(xml);
     if !found.concerns_us() {
         return Verdict::Pass;
     }
-    let verdict = consult(operation, sub, extra, xml, found);
+    let verdict = consult(name, operation, sub, extra, xml, found);
     match verdict {
         // A failing hook of any other operation does harm and mends nothing.
         Verdict::Refused(_) if !operation.may_fail() => Verdict::Pass,
@@ -34,13 +34,20 @@ pub fn judge(operation: Operation, sub: String, extra: String, xml: &[u8]) -> Ve
     }
 }
 
-fn consult(operation: Operation, sub: String, extra: String, xml: &[u8], found: Scan) -> Verdict {
+fn consult(
+    name: &str,
+    operation: Operation,
+    sub: String,
+    extra: String,
+    xml: &[u8],
+    found: Scan,
+) -> Verdict {
     if !rustix::process::geteuid().is_root() {
         return if found.ours { Verdict::Refused(not_root()) } else { Verdict::Pass };
     }
     let text = String::from_utf8_lossy(xml);
     let read = match std::str::from_utf8(xml) {
-        Ok(text) => read_domain(text).map_err(|error| unreadable(&error)),
+        Ok(text) => read_domain(text).map_err(|error| unreadable(name, &error)),
         Err(error) => Err(Refusal::new(
             Code::BadRequest,
             format!("domain XML is not UTF-8 at byte {}", error.valid_up_to()),
@@ -67,13 +74,13 @@ fn consult(operation: Operation, sub: String, extra: String, xml: &[u8], found: 
         ask(&settings.socket, &request, deadline, needed)
     });
     match reply {
-        Ok(reply) => heed(reply, operation, &text, found),
+        Ok(reply) => heed(reply, name, operation, &text, found),
         Err(failure) if found.ours => Verdict::Refused(without_answer(&failure, &settings)),
         Err(_) => Verdict::Pass,
     }
 }
 
-fn heed(reply: Reply, operation: Operation, xml: &str, found: Scan) -> Verdict {
+fn heed(reply: Reply, name: &str, operation: Operation, xml: &str, found: Scan) -> Verdict {
     match reply.body {
         ReplyBody::Ok(Served::Hook(HookDone { edits }))
             if operation.may_edit() && !edits.is_empty() =>
@@ -81,7 +88,7 @@ fn heed(reply: Reply, operation: Operation, xml: &str, found: Scan) -> Verdict {
             match remap_pci(xml, &edits) {
                 Ok(edited) if edited == xml => Verdict::Pass,
                 Ok(edited) => Verdict::Edited(edited),
-                Err(error) => Verdict::Refused(unreadable(&error)),
+                Err(error) => Verdict::Refused(unreadable(name, &error)),
             }
         }
         ReplyBody::Ok(Served::Hook(_)) => Verdict::Pass,
@@ -107,9 +114,9 @@ fn not_root() -> Refusal {
 }
 
 /// The parser's own words are left out: they quote the document.
-fn unreadable(error: &DomXmlError) -> Refusal {
-    Refusal::new(Code::BadRequest, error.to_string())
-        .hint(hint!("virsh edit the domain: correct what is named there"))
+fn unreadable(name: &str, error: &DomXmlError) -> Refusal {
+    let hint = hint!("virsh edit {}: correct what is named here", name);
+    Refusal::new(Code::BadRequest, error.to_string()).hint(hint)
 }
 
 fn without_answer(failure: &NoAnswer, settings: &Settings) -> Refusal {

@@ -187,7 +187,7 @@ checks! {
         mend "`virsh edit DOMAIN`: <cpu mode='host-passthrough'><maxphysaddr mode='passthrough'/></cpu>, or the argument -fw_cfg name=opt/ovmf/X-PciMmio64Mb,string=262144 in <qemu:commandline>.";
     GuestHardLimit = "guest-hard-limit", "the VM may lock less memory than it has",
         why "A passed device needs all memory of the VM locked, and some for QEMU. <hard_limit> becomes that limit: the start fails, or QEMU is killed later.",
-        looks "<memtune><hard_limit> against <memory> and 1 GiB.",
+        looks "<memtune><hard_limit> against <memory> and 1 GiB; where the VM has an IOMMU of its own, <memory> counts once for each device.",
         mend "`virsh edit DOMAIN`: take <hard_limit> out, and libvirt sets what is needed.";
     GuestManaged = "guest-managed", "managed='yes' takes a VF off the driver that serves it",
         why "A VF with a chosen type (NVIDIA's vendor-specific VFIO) is passed by its own driver. Taken off it, it has no device for VMs until all VFs of its GPU are made anew. After a VM, libvirt also has the host's driver take any other VF, where autoprobe lets it.",

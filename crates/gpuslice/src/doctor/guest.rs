@@ -43,7 +43,7 @@ pub fn check(guest: &Guest, host: &Host) -> Vec<Finding> {
         found.push(Finding::warning(Check::GuestNoFreePort, text, mend));
     }
     found.extend(window(guest, domain, host));
-    found.extend(hard_limit(guest));
+    found.extend(hard_limit(guest, domain));
     found.extend(
         functions(domain, host)
             .filter_map(|(device, function)| judge(host, name, device, function)),
@@ -79,9 +79,12 @@ fn window(guest: &Guest, domain: &Domain, host: &Host) -> Option<Finding> {
     Some(Finding::error(Check::GuestUefiWindow, text, mend))
 }
 
-fn hard_limit(guest: &Guest) -> Option<Finding> {
+fn hard_limit(guest: &Guest, domain: &Domain) -> Option<Finding> {
     let (limit, memory) = guest.hard_limit.zip(guest.memory)?;
-    if limit >= memory.saturating_add(LOCKED_BESIDE) {
+    // Behind an IOMMU of the VM's own each device has the memory mapped, and counted, for itself.
+    let times = if guest.viommu { domain.devices.len().max(1) } else { 1 };
+    let times = u64::try_from(times).unwrap_or(u64::MAX);
+    if limit >= memory.saturating_mul(times).saturating_add(LOCKED_BESIDE) {
         return None;
     }
     let name = &quoted(&guest.name);

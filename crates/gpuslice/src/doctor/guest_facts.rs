@@ -27,6 +27,8 @@ pub struct Guest {
     pub memory: Option<u64>,
     /// KiB.
     pub hard_limit: Option<u64>,
+    /// It has an IOMMU of its own.
+    pub viommu: bool,
     /// It has pcie-root-ports, and how many are free.
     pub free_ports: usize,
 }
@@ -83,6 +85,7 @@ fn read(name: &str, text: &str) -> Result<Guest, Refusal> {
         wide: wide(root),
         memory: child(root, "memory").and_then(kib),
         hard_limit: memtune.and_then(kib),
+        viommu: child(root, "devices").is_some_and(|devices| child(devices, "iommu").is_some()),
         free_ports: free_ports(root),
     })
 }

@@ -333,8 +333,8 @@ fn secrets_of_migrate_and_restore_are_never_shown() {
     for operation in ["migrate", "restore"] {
         let place = Place::new();
         let ended = place.run(operation, xml.as_bytes());
-        let told = "gpuslice: bad-request: domain XML at 5:36 is not well-formed; try: virsh edit the domain: \
-                    correct what is named there";
+        let told = "gpuslice: bad-request: domain XML at 5:36 is not well-formed; try: virsh edit win11: \
+                    correct what is named here";
         assert_eq!(ended, refused(told));
         let xml = xml.replace("&bad;", "");
         let (ended, daemon) = run_with(Act::Answer(no_capacity), operation, &xml);
