@@ -6,7 +6,9 @@ use crate::invariants::vfs_of;
 use crate::world::World;
 use gpuslice_core::domain::HostDeviceSource;
 use gpuslice_core::errno::Errno;
+use gpuslice_core::holders::Holder;
 use gpuslice_core::ids::{MdevUuid, SliceId};
+use gpuslice_core::machine::Event;
 use gpuslice_core::plan::Step;
 use gpuslice_core::port::HostRead;
 use gpuslice_core::request::{Answer, Command, PlanRow, ProfileRow, SliceRow};
@@ -274,6 +276,27 @@ fn a_vm_that_starts_before_it_is_adopted_has_the_parked_one_for_that_run() {
     assert_eq!(carried(&world, 0), own(&world, 0));
     all(&mut world, &run(0));
     assert!(runs(&world, 0), "{:?}", world.refusals);
+    world.finish().unwrap();
+}
+
+#[test]
+fn one_that_a_process_has_is_neither_free_nor_to_be_picked() {
+    let (mut world, one) = with_one();
+    let slice = SliceId::Mdev(one);
+    let shown = |world: &mut World| {
+        let row = profile(world, "nvidia-a40-4q");
+        (row.free, row.pick)
+    };
+    let (free, pick) = shown(&mut world);
+    assert_eq!(pick, [slice]);
+    world.driver.kernel.open(77, "qemu", slice).unwrap();
+    // As who asks is told before.
+    let holder = Holder { pid: 77, comm: "qemu".to_owned() };
+    world.driver.queue.push_back(Event::Held([(slice, holder)].into()));
+    assert_eq!(shown(&mut world), (free - 1, Vec::new()));
+    world.driver.kernel.kill(77);
+    world.driver.queue.push_back(Event::Held([].into()));
+    assert_eq!(shown(&mut world), (free, vec![slice]));
     world.finish().unwrap();
 }
 

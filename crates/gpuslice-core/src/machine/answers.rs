@@ -264,8 +264,11 @@ impl Machine {
     fn spare(&self) -> Spare<'_> {
         let mut parked: Parked<'_> = BTreeMap::new();
         for uuid in self.parked() {
-            let Some(mdev) = self.seen.mdevs.get(&uuid) else { continue };
-            parked.entry((&mdev.parent, &mdev.type_id)).or_default().push(SliceId::Mdev(uuid));
+            let slice = SliceId::Mdev(uuid);
+            // One that a process has, say a VM that it was plugged into by hand, makes no room.
+            let there = self.seen.mdevs.get(&uuid).filter(|_| !self.held.contains_key(&slice));
+            let Some(mdev) = there else { continue };
+            parked.entry((&mdev.parent, &mdev.type_id)).or_default().push(slice);
         }
         Spare { held_back: self.held_back(), parked }
     }
