@@ -5,6 +5,7 @@
 #   begin NAME / end STATUS     a scenario starts and ends
 #   say TEXT, ok TEXT, FAIL TEXT
 #   monitor COMMAND             run this QEMU monitor command; the answer is QMP's JSON line
+#   window STEP                 do this in virt-manager's window; the answer is a line
 #   cut                         power cut: QEMU is killed
 #   done                        all scenarios have run
 # The end of QEMU itself comes through the same pipe as "gone STATUS", so that the host waits in one place only.
@@ -118,6 +119,7 @@ boot() {
       ok\ *) result check; say "  ok: ${line#ok }" ;;
       FAIL\ *) say "  FAILED: ${line#FAIL }" ;;
       monitor\ *) hmp "${line#monitor }" >&"$to" ;;
+      window\ *) window_step "$name" "${line#window }" >&"$to" ;;
       again) ended=again ;;
       cut) say "  power cut"; kill_qemu ;;
       done) ended=done; kill_qemu ;;
@@ -125,6 +127,7 @@ boot() {
     esac
   done
   kill_qemu
+  kill_window
   wait
   exec {from}<&- {to}<&- {from_mon}<&- {to_mon}<&-
   if [ $ended = dead ]; then

@@ -1,5 +1,6 @@
 # Which scenarios run together: those of one group share a disk and, where they can, a boot. A scenario's header says
 #   # group: NAME      # order: N (within the group)      # needs: product      # long: yes      # limit: SECONDS (of a boot)
+#   # window: yes (virt-manager's, see window.sh)
 
 scenario_file() { echo "$lab/scenarios/$1.sh"; }
 
@@ -44,7 +45,7 @@ wait_groups() { while [ "$(jobs -pr | wc -l)" -ge "$1" ]; do wait -n || true; do
 
 # However this ends, no machine is left.
 end_groups() {
-  for run in "$all"/*/; do kill_qemu; done
+  for run in "$all"/*/; do kill_qemu; kill_window; done
   kill $(jobs -p) 2> /dev/null || true
 }
 
@@ -77,11 +78,11 @@ run_group() {
   rm -f "$run/disk.qcow2" "$run/stage.tar" "$run"/share/out/qemu.log
 }
 
-# product_needed : does a wanted scenario say so?
-product_needed() {
+# needed KEY VALUE : does a wanted scenario's head say so?
+needed() {
   local name
   for name in $(scenarios | cut -d' ' -f2); do
-    if wanted "$name" && [ "$(header "$name" needs)" = product ]; then return; fi
+    if wanted "$name" && [ "$(header "$name" "$1")" = "$2" ]; then return; fi
   done
   return 1
 }
@@ -90,7 +91,7 @@ product_needed() {
 make_share() {
   local group=$1 stage=$run/stage
   rm -rf "$stage"
-  mkdir -p "$stage" "$run/share/out" "$run/share/scenarios"
+  mkdir -p "$stage" "$run/share/out" "$run/share/scenarios" "$run/window"
   cp -a "$lab/guest/root/." "$modules/." "$stage/"
   mkdir -p "$stage/etc/systemd/system/multi-user.target.wants"
   ln -s ../lab-run.service "$stage/etc/systemd/system/multi-user.target.wants/lab-run.service"
