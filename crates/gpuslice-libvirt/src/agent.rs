@@ -144,6 +144,11 @@ impl Agent {
         let seen = self.read(uuid).await.map_err(Trouble::Libvirt)?;
         if seen.as_ref().is_none_or(|seen| !seen.shut_off) {
             let live = self.runs(uuid).await.map_err(Trouble::Libvirt)?;
+            if seen.is_none() && live.is_none() {
+                // libvirt tells nobody that a migration has undefined it here.
+                self.daemon.domain_gone(uuid).await.map_err(Trouble::Daemon)?;
+                return Ok(false);
+            }
             // One that asks for nothing carries nothing of ours, but what it was started with before it was adopted.
             let parked = |d: &HostDevice| matches!(d.source, Mdev(uuid) if uuid.is_parked());
             let ours = |live: &Domain| !live.claims.is_empty() || live.devices.iter().any(parked);

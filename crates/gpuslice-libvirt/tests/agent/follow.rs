@@ -154,6 +154,20 @@ fn definitions_metadata_renames_and_ends_are_told() {
     );
 }
 
+/// So does a migration end that undefines the domain where it was: libvirt tells of its stop alone.
+#[test]
+fn one_that_is_gone_once_it_stopped_is_told() {
+    ordinary(
+        |person, _| person.create_transient(A, "a", CLAIM, ""),
+        async |mut scene| {
+            let gone = |command: &Command| matches!(command, Command::DomainGone { .. });
+            assert!(!scene.settles().await.iter().any(gone));
+            scene.person.stop(A);
+            assert_eq!(scene.asks("DomainGone", gone).await, Command::DomainGone { uuid: A });
+        },
+    );
+}
+
 #[test]
 fn what_the_daemon_needs_done_is_done_in_its_order() {
     ordinary(
