@@ -59,11 +59,14 @@ fn blocks_of(page: &str, text: &str) -> Vec<Block> {
 /// Whether a scenario, with what all scenarios share, has every command of a block, whatever its arguments.
 fn lab_runs(scenario: &str, commands: &str) -> bool {
     let folder = root().join("integration/lab/scenarios");
-    let script: String = [scenario, "product", "domains", "lib"]
-        .iter()
-        .filter_map(|name| fs::read_to_string(folder.join(format!("{name}.sh"))).ok())
-        .collect();
-    folder.join(format!("{scenario}.sh")).is_file()
+    let read =
+        |name: &str| fs::read_to_string(folder.join(format!("{name}.sh"))).unwrap_or_default();
+    let own = read(scenario);
+    let sourced =
+        own.lines().filter_map(|line| line.strip_prefix(". /lab/scenarios/")?.strip_suffix(".sh"));
+    let script: String =
+        [scenario, "domains", "lib"].into_iter().chain(sourced).map(read).collect();
+    !own.is_empty()
         && commands.lines().all(|line| {
             let words: Vec<_> = line.split(' ').take(2).collect();
             script.contains(&words.join(" "))

@@ -41,21 +41,44 @@ find_accel() {
   if [ "$accel" = kvm ] || [ "$long" = yes ]; then cpus=2; fi
 }
 
-# qemu APPEND ARGUMENT… ; no_timer_check, because an emulated timer that is late on a busy host is not a broken one
+# qemu DISK APPEND ARGUMENT… ; no_timer_check, because an emulated timer that is late on a busy host is not a broken one
 qemu() {
-  local append=$1; shift
+  local disk=$1 append=$2; shift 2
   in_tree qemu-system-x86_64 -machine "q35,accel=$accel,kernel-irqchip=split,sata=off,smbus=off" -cpu "$cpu" -smp "$cpus" -m 4G \
     -nodefaults -display none -no-reboot -device intel-iommu,intremap=on \
     -kernel /media/vmlinuz -initrd /media/initrd.img \
     -append "root=/dev/vda rw init=/usr/sbin/lab-init console=ttyS0 quiet loglevel=4 no_timer_check panic=-1 nohz=off highres=off mitigations=off intel_iommu=on iommu=pt apparmor=1 security=apparmor modprobe.blacklist=amdgpu,nouveau,i915,xe $append" \
-    -drive file=/mnt/disk.qcow2,if=virtio,cache=writeback -drive file=/mnt/stage.tar,if=virtio,format=raw,readonly=on \
+    -drive "file=/mnt/$disk.qcow2,if=virtio,cache=writeback" -drive file=/mnt/stage.tar,if=virtio,format=raw,readonly=on \
     -virtfs local,path=/mnt/share,mount_tag=host,security_model=none \
     -device pcie-root-port,id=rp1,chassis=1,slot=1 -device igb,id=igb1,bus=rp1 \
     -device pcie-root-port,id=rp2,chassis=2,slot=2 -device igb,id=igb2,bus=rp2 "$@"
 }
 
-# A throw-away disk over the image.
-new_disk() { in_tree qemu-img create -q -f qcow2 -F raw -b /media/base.img /mnt/disk.qcow2; }
+# new_disk NAME : a throw-away disk over the image.
+new_disk() { in_tree qemu-img create -q -f qcow2 -F raw -b /media/base.img "/mnt/$1.qcow2"; }
+
+# wire NUMBER OPTION : the end of the wire between two machines that is in machine NUMBER. The second listens, and the first
+# comes again, so that each may be booted when it likes.
+wire() { echo "-netdev stream,id=wire,addr.type=unix,addr.path=/mnt/wire,$2 -device virtio-net-pci,netdev=wire,mac=52:54:00:6c:61:0$1"; }
+
+# start_peer : the second machine of a group, of the same files on a disk of its own. It stays over boots of the first, has no
+# scenario and no line to the host, and does what the first asks over the wire (guest/root/usr/lib/lab/obey).
+start_peer() {
+  new_disk peer
+  rm -f "$run/wire"
+  # shellcheck disable=SC2046
+  (
+    qemu peer "lab.peer systemd.hostname=peer systemd.mask=serial-getty@ttyS0.service" -pidfile /mnt/peer.pid \
+      -serial file:/mnt/share/out/console-peer.log $(wire 2 server=on) < /dev/null > "$run/share/out/qemu-peer.log" 2>&1 || true
+    rm -f "$run/peer.pid"
+  ) &
+  peer=$!
+}
+end_peer() {
+  kill_qemu peer
+  wait "$peer"
+}
+peer=
 
 ask_monitor() {
   local line
@@ -72,28 +95,29 @@ hmp() {
   ask_monitor "{\"execute\":\"human-monitor-command\",\"arguments\":{\"command-line\":\"${c//\"/\\\"}\"}}"
 }
 
-# A power cut: nothing of the guest's unwritten state survives, what the disk was given does.
+# A power cut: nothing of the guest's unwritten state survives, what the disk was given does. Of the peer, if it is named.
 kill_qemu() {
   local pid
-  if { read -r pid < "$run/qemu.pid"; } 2> /dev/null; then kill -9 "$pid" 2> /dev/null || true; fi
+  if { read -r pid < "$run/${1:-qemu}.pid"; } 2> /dev/null; then kill -9 "$pid" 2> /dev/null || true; fi
 }
 
-# timer_lost : an emulated CPU now and then loses the end of its first timer interrupts on a host that is busy, and never gets
+# timer_lost CONSOLE : an emulated CPU now and then loses the end of its first timer interrupts on a host that is busy, and never gets
 # another. Its kernel stands still before the root disk is mounted, and says of one CPU twice that it had as many as before.
-timer_lost() { grep -o 'timer handling issue on cpu=.*' "$run/share/out/console.log" 2> /dev/null | sort | uniq -d | grep -q .; }
+timer_lost() { grep -o 'timer handling issue on cpu=.*' "$run/share/out/$1.log" 2> /dev/null | sort | uniq -d | grep -q .; }
 lost_timers=0
 
 # boot LIMIT APPEND : one boot. Sets ended to done, again or dead.
 boot() {
-  local limit=$1 append=$2 line part='' up=no name=boot from to from_mon to_mon started=$SECONDS
+  local limit=$1 append=$2 line part='' up=no name=boot from to from_mon to_mon started=$SECONDS job
   rm -f "$run"/{ask,mon}.{in,out}
   mkfifo "$run"/{ask,mon}.{in,out}
   # Opened for both directions, none of them waits for QEMU, which may fail to start.
   exec {from}<> "$run/ask.out" {to}<> "$run/ask.in" {from_mon}<> "$run/mon.out" {to_mon}<> "$run/mon.in"
   (
-    qemu "$append" -pidfile /mnt/qemu.pid -serial file:/mnt/share/out/console.log \
+    qemu disk "$append" -pidfile /mnt/qemu.pid -serial file:/mnt/share/out/console.log \
       -device virtio-serial -chardev pipe,id=ask,path=/mnt/ask -device virtserialport,chardev=ask,name=lab \
-      -chardev pipe,id=mon,path=/mnt/mon -mon chardev=mon,mode=control < /dev/null > "$run/share/out/qemu.log" 2>&1 || true
+      -chardev pipe,id=mon,path=/mnt/mon -mon chardev=mon,mode=control \
+      ${peer:+$(wire 1 reconnect-ms=500)} < /dev/null > "$run/share/out/qemu.log" 2>&1 || true
     rm -f "$run/qemu.pid"
     echo gone >&"$from"
   ) &
@@ -102,10 +126,16 @@ boot() {
   while [ $SECONDS -lt $((started + limit)) ]; do
     if ! read -r -t 10 line <&"$from"; then
       part+=$line
-      if [ $up = no ] && [ $lost_timers -lt 5 ] && timer_lost; then
+      if [ $lost_timers -lt 5 ] && [ $up = no ] && timer_lost console; then
         say "an emulated CPU has lost its timer: booting again"
         lost_timers=$((lost_timers + 1)) ended=again
         break
+      fi
+      if [ $lost_timers -lt 5 ] && [ "$peer" ] && timer_lost console-peer; then
+        say "an emulated CPU of the peer has lost its timer: booting that again"
+        lost_timers=$((lost_timers + 1))
+        end_peer
+        start_peer
       fi
       continue
     fi
@@ -128,7 +158,8 @@ boot() {
   done
   kill_qemu
   kill_window
-  wait
+  # The peer stays.
+  for job in $(jobs -p); do [ "$job" = "$peer" ] || wait "$job" || true; done
   exec {from}<&- {to}<&- {from_mon}<&- {to_mon}<&-
   if [ $ended = dead ]; then
     say "the guest went away, or took longer than $limit s; its console ends with:"

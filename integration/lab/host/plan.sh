@@ -1,6 +1,7 @@
 # Which scenarios run together: those of one group share a disk and, where they can, a boot. A scenario's header says
 #   # group: NAME      # order: N (within the group)      # needs: product      # long: yes      # limit: SECONDS (of a boot)
 #   # window: yes (virt-manager's, see window.sh)
+#   # peer: yes        with a second machine beside the group's
 
 scenario_file() { echo "$lab/scenarios/$1.sh"; }
 
@@ -45,7 +46,7 @@ wait_groups() { while [ "$(jobs -pr | wc -l)" -ge "$1" ]; do wait -n || true; do
 
 # However this ends, no machine is left.
 end_groups() {
-  for run in "$all"/*/; do kill_qemu; kill_window; done
+  for run in "$all"/*/; do kill_qemu; kill_qemu peer; kill_window; done
   kill $(jobs -p) 2> /dev/null || true
 }
 
@@ -54,7 +55,7 @@ result() { echo "$*" >> "$run/results"; }
 
 # run_group GROUP : boots the group's disk until its wanted scenarios are through.
 run_group() {
-  local group=$1 list=() name limit=600 boots=0
+  local group=$1 list=() name limit=600 boots=0 second=
   run=$all/$group who=$group
   trap - EXIT
   while read -r _ name; do
@@ -63,11 +64,13 @@ run_group() {
   [ ${#list[@]} -gt 0 ] || return 0
   for name in "${list[@]}"; do
     limit=$((limit + $(header "$name" limit | grep . || echo 120)))
+    if [ "$(header "$name" peer)" ]; then second=yes; fi
   done
   say "== ${list[*]}"
   make_share "$group"
   echo "${list[@]}" > "$run/share/plan"
-  new_disk
+  new_disk disk
+  if [ $second ]; then start_peer; fi
   ended=again
   while [ $ended = again ]; do
     boots=$((boots + 1))
@@ -75,7 +78,8 @@ run_group() {
     boot "$limit" systemd.mask=serial-getty@ttyS0.service
     mv "$run/share/out/console.log" "$run/share/out/console-$group-$boots.log"
   done
-  rm -f "$run/disk.qcow2" "$run/stage.tar" "$run"/share/out/qemu.log
+  if [ "$peer" ]; then end_peer; fi
+  rm -f "$run"/{disk,peer}.qcow2 "$run/stage.tar" "$run"/share/out/qemu*.log
 }
 
 # needed KEY VALUE : does a wanted scenario's head say so?

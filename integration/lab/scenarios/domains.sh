@@ -43,9 +43,21 @@ define_mdev() {
   domain "$1" "$(claim gpu0 "$2")" "$(mdev_device "$(mdev_uuid "$(domain_uuid "$1")" gpu0)" ua-gpuslice-gpu0)" | define
 }
 
+# define_movable NAME PROFILE : the same with one of mtty, which can migrate and has to be told so; it says that it tracks dirty
+# pages, and does not.
+define_movable() {
+  domain "$1" "$(claim gpu0 "$2")" "$(mdev_device "$(mdev_uuid "$(domain_uuid "$1")" gpu0)" ua-gpuslice-gpu0)" \
+    | sed "s,<domain type='qemu'>,<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>,
+        s,</domain>,<qemu:override><qemu:device alias='ua-gpuslice-gpu0'><qemu:frontend>\
+<qemu:property name='x-device-dirty-page-tracking' type='string' value='off'/>\
+<qemu:property name='enable-migration' type='string' value='on'/></qemu:frontend></qemu:device></qemu:override></domain>," | define
+}
+
 # libvirt's own files say at once what virsh takes a second of emulation to ask.
-# home_of DOMAIN : the VF that the agent has written into the shut-off domain
-home_of() { tr -d "\n" < "/etc/libvirt/qemu/$1.xml" | sed -nE "s/.*<hostdev mode='subsystem' type='pci' managed='no'[^>]*>.*<source> *<address domain='0x(....)' bus='0x(..)' slot='0x(..)' function='0x(.)'.*/\1:\2:\3.\4/p"; }
+# vf_of DOMAIN [MANAGED] : the VF in its definition; home_of DOMAIN : the one that the agent has written
+vf_of() { tr -d "\n" < "/etc/libvirt/qemu/$1.xml" | sed -nE "s/.*<hostdev mode='subsystem' type='pci' managed='${2:-[a-z]+}'[^>]*>.*<source> *<address domain='0x(....)' bus='0x(..)' slot='0x(..)' function='0x(.)'.*/\1:\2:\3.\4/p"; }
+home_of() { vf_of "$1" no; }
+mdev_of() { tr -d "\n" < "/etc/libvirt/qemu/$1.xml" | sed -nE "s/.*<address uuid='([0-9a-f-]+)'.*/\1/p"; }
 
 running() { grep -qs "<domstatus state='running'" "/run/libvirt/qemu/$1.xml"; }
 uuid_of() { cat "/etc/libvirt/qemu/$1.xml" "/run/libvirt/qemu/$1.xml" 2> /dev/null | sed -nE 's,.*<uuid>(.*)</uuid>.*,\1,p' | head -n 1; }

@@ -20,7 +20,7 @@ answering() {
     s|</domain>|<qemu:commandline><qemu:arg value='-global'/><qemu:arg value='ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off'/></qemu:commandline></domain>|"
 }
 
-vf_of() { virsh dumpxml "$1" | tr -d '\n' | sed -nE "s/.*<source> *<address domain='0x(....)' bus='0x(..)' slot='0x(..)' function='0x(.)'\/> *<\/source> *<alias name='ua-gpuslice-$2'.*/\1:\2:\3.\4/p"; }
+plugged_vf() { virsh dumpxml "$1" | tr -d '\n' | sed -nE "s/.*<source> *<address domain='0x(....)' bus='0x(..)' slot='0x(..)' function='0x(.)'\/> *<\/source> *<alias name='ua-gpuslice-$2'.*/\1:\2:\3.\4/p"; }
 carries() { virsh dumpxml ${3:-} "$1" | grep -q "ua-gpuslice-$2"; }
 asks() { virsh dumpxml ${3:-} "$1" | grep -q "claim name=[\"']$2[\"']"; }
 changed() { timeout 60 "$@" --json | jq -r .changed; }
@@ -56,7 +56,7 @@ expect_eq "again changes nothing" false "$(changed gpuslice attach live1 mtty-2 
 say "a VF of igb, into run and definition"
 free=$(free_of intel-10c9-vf7)
 expect "attach --live --config" q gpuslice attach live1 intel-10c9-vf7 --name net --live --config
-address=$(vf_of live1 net)
+address=$(plugged_vf live1 net)
 expect "vfio-pci has the VF" bound_to "/sys/bus/pci/devices/$address" vfio-pci
 expect_eq "the slice" attached "$(slice_state "vf:$address")"
 expect_eq "VFIO groups QEMU has open" 2 "$(open_vfio live1)"
@@ -84,7 +84,7 @@ expect_eq "the claim is over" "" "$(claim_state "$id/net")"
 
 say "unplugged behind our back"
 expect "attach --live" q gpuslice attach live1 amd-74a1-vf8 --name back --live
-address=$(vf_of live1 back)
+address=$(plugged_vf live1 back)
 expect_eq "the slice" attached "$(slice_state "vf:$address")"
 expect "virsh detach-device-alias" virsh detach-device-alias live1 ua-gpuslice-back --live
 wait_for 30 "the VF is free" is free slice_state "vf:$address"
@@ -92,7 +92,7 @@ wait_for 30 "the VF is free" is free slice_state "vf:$address"
 say "a domain destroyed with what was plugged in"
 expect "attach an mdev" q gpuslice attach live1 mtty-2 --name serial --live
 expect "attach a VF" q gpuslice attach live1 amd-74a1-vf8 --name gpu --live
-address=$(vf_of live1 gpu)
+address=$(plugged_vf live1 gpu)
 expect_eq "assigned slices" 2 "$(count_assigned)"
 destroy live1
 wait_for 20 "the mdev is gone" gone "/sys/bus/mdev/devices/$mdev"

@@ -9,9 +9,6 @@ trap cleanup EXIT
 
 # no addresses of other scenarios' cards
 mi300x=0021:00:00.0 t4=0022:00:00.0
-mdev_of() { virsh dumpxml --inactive "$1" | tr -d '\n' | sed -nE "s/.*<address uuid=['\"]([0-9a-f-]+)['\"].*/\1/p"; }
-vf_of() { virsh dumpxml --inactive "$1" | tr -d '\n' | sed -nE "s/.*<hostdev mode='subsystem' type='pci'[^>]*>.*<source> *<address domain='0x(....)' bus='0x(..)' slot='0x(..)' function='0x(.)'.*/\1:\2:\3.\4/p"; }
-uuid_of() { virsh domuuid "$1" | head -n 1; }
 own_mdev() { [ "$(mdev_of "$1")" = "$(mdev_uuid "$(uuid_of "$1")" gpu0)" ]; }
 node_of() { virsh nodedev-list --cap "$1" | grep -m 1 -F "$(tr ':.-' '___' <<< "$2")"; } # CAP ADDRESS-OR-UUID
 pick_of() { field profiles profile "$1" pick | jq -r '.[0]'; }

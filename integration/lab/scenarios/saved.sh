@@ -13,12 +13,7 @@ modprobe mtty
 wait_for 10 "mtty-2 is a profile" is 12 free_of mtty-2
 id=$(domain_uuid saved)
 mdev=/sys/bus/mdev/devices/$(mdev_uuid "$id" gpu0)
-# mtty can migrate and has to be told so; it says that it tracks dirty pages, and does not.
-domain saved "$(claim gpu0 mtty-2)" "$(mdev_device "$(mdev_uuid "$id" gpu0)" ua-gpuslice-gpu0)" \
-  | sed "s,<domain type='qemu'>,<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>,
-      s,</domain>,<qemu:override><qemu:device alias='ua-gpuslice-gpu0'><qemu:frontend>\
-<qemu:property name='x-device-dirty-page-tracking' type='string' value='off'/>\
-<qemu:property name='enable-migration' type='string' value='on'/></qemu:frontend></qemu:device></qemu:override></domain>," | define
+define_movable saved mtty-2
 given_back() {
   wait_for 20 "the mdev is gone" gone "$mdev"
   wait_for 20 "capacity is back" is 12 free_of mtty-2

@@ -1,0 +1,31 @@
+# What scenario identity does, with VFs of NVIDIA's, which take a type at each start and lose it after each
+# group: main
+# order: 71
+# needs: product
+# limit: 900
+# long: yes
+. /lab/scenarios/product.sh
+cleanup() { clear_domains; systemctl start gpuslice-libvirt-agent; modprobe -r mtty; boot_host; }
+trap cleanup EXIT
+
+# no address of other scenarios' cards
+gpu=0015:00:00.0 vf_profile=nvidia-a40-12q pool_profile=nvidia-a40-12q managed=managed
+pci=/sys/bus/pci/devices
+type_of() { cat "$pci/$1/nvidia/current_vgpu_type"; }
+given() { bound_to "$pci/$1" nvidia && is 563 type_of "$1"; }
+fallow() { is 0 type_of "$1"; }
+# One that ends sooner is taken for one that has wedged its VF, which is kept back while VMs run beside it.
+older_than() { [ "$(ps -o etimes= -p "$2")" -ge "$1" ]; } # SECONDS PID
+outlives_start() { wait_for 60 "$1 has run for a while" older_than 25 "$(qemu_of "$1")"; }
+expect "the boot's cards go" other_host
+expect "an A40 comes" load_gpusim a40:vfs=4:domain=0x15 nvidia
+cat > /etc/gpuslice/gpuslice.toml << E
+[[gpu]]
+match = { address = "$gpu" }
+layout = { vfs = "all" }
+E
+expect "gpusliced starts" daemon start
+all_up
+modprobe mtty
+wait_for 10 "mtty-2 is a profile" is 12 free_of mtty-2
+. /lab/scenarios/people.sh

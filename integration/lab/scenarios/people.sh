@@ -1,0 +1,162 @@
+# What people do to VMs with an mdev and a VF, for the scenarios that do it with VFs of one kind each. They say
+#   vf_profile, pool_profile    of the VFs; on VFs of the second, of which there are four, no other claim lives
+#   gpu                         the parent of VFs of the first
+#   given VF, fallow VF         whether it is as a VM has it, and as one that was given back
+#   managed                     code of the refusal of one with managed='yes', where it is refused
+#   outlives_start DOMAIN       returns when a VM may end without harm to its VF
+. /lab/scenarios/product.sh
+
+# owns DOMAIN MDEV-CLAIM : its definition carries the mdev of its own claim, and a VF that no other definition carries
+owns() {
+  local id vf; id=$(uuid_of "$1") vf=$(home_of "$1")
+  [ "$(mdev_of "$1")" = "$(mdev_uuid "$id" "$2")" ] && [[ $vf = *:* ]] && [ "$(claims_with "$vf")" = "$id/vf0" ]
+}
+claims_with() { rows claims | jq -r --arg a "$1" 'select(.home | index($a)) | .claim'; }
+# runs_with DOMAIN : both its claims are attached
+runs_with() {
+  expect_eq "$1: its mdev" attached "$(claim_state "$(uuid_of "$1")/gpu0")"
+  expect_eq "$1: its VF" attached "$(claim_state "$(uuid_of "$1")/vf0")"
+  expect "$1 is given it" given "$(home_of "$1")"
+}
+# ends DOMAIN : and nothing is left in its VF
+ends() {
+  outlives_start "$1"
+  destroy "$1"
+  wait_for 30 "the VF of $1 is free" is free slice_state "vf:$(home_of "$1")"
+  expect "nothing is left in it" fallow "$(home_of "$1")"
+}
+# edit DOMAIN SED-SCRIPT : what a person does with virsh edit
+edit() {
+  virsh dumpxml --inactive "$1" > edit.xml
+  sed -i "$2" edit.xml
+  expect "virsh define of the edited $1" virsh define edit.xml
+}
+claims_of() { rows claims | jq -r --arg o "$1" 'select(.claim | startswith($o)) | .claim' | sort | paste -sd ' '; }
+
+say "rename"
+define_mdev one mtty-2
+expect "attach" gpuslice attach one $vf_profile --name vf0
+wait_for 20 "one has its own" owns one gpu0
+id=$(domain_uuid one) vf=$(home_of one)
+expect "virsh domrename" virsh domrename one uno
+wait_for 20 "the claim knows the new name" is uno field claims claim "$id/gpu0" owner_name
+expect_eq "its VF" "$vf" "$(home_of uno)"
+
+say "a clone by virt-clone, both started"
+expect "virt-clone" q virt-clone --original uno --name klon --auto-clone
+wait_for 30 "klon has its own" owns klon gpu0
+expect "uno keeps its own" owns uno gpu0
+start uno
+start klon
+runs_with uno
+runs_with klon
+
+say "a copy of a running one's XML, with the agent away"
+systemctl stop gpuslice-libvirt-agent
+virsh dumpxml klon | sed "/<uuid>/d; s/<name>klon</<name>copy</" | define
+refused copy claim-copied
+systemctl start gpuslice-libvirt-agent
+wait_for 30 "copy has its own" owns copy gpu0
+expect "klon runs on" running klon
+runs_with klon
+start copy
+runs_with copy
+ends copy
+virsh undefine copy
+
+say "undefined while it runs, and defined again with its UUID"
+id=$(uuid_of klon) vf=$(home_of klon)
+virsh dumpxml --inactive klon > klon.xml
+expect "virsh undefine" virsh undefine klon
+expect_eq "it runs on, its VF" attached "$(slice_state "vf:$vf")"
+expect "virsh define" virsh define klon.xml
+wait_for 20 "it has its own" owns klon gpu0
+expect_eq "the same VF" "$vf" "$(home_of klon)"
+ends klon
+
+say "undefined while it is shut off, and defined again"
+expect "virsh undefine" virsh undefine klon
+wait_for 20 "its claims are kept" is orphaned claim_state "$id/vf0"
+expect "virsh define" virsh define klon.xml
+wait_for 20 "it has its own" owns klon gpu0
+expect_eq "the same VF" "$vf" "$(home_of klon)"
+
+say "edited by hand"
+edit klon "/<hostdev mode='subsystem' type='mdev'/,/<\/hostdev>/d"
+wait_for 20 "a device that was removed comes back" owns klon gpu0
+# to DOMAIN VF : its hostdev names that
+to() {
+  local d b s f
+  IFS=':.' read -r d b s f <<< "$2"
+  edit "$1" "/<hostdev .*type='pci'/,/<\/source>/s/<address .*/<address domain='0x$d' bus='0x$b' slot='0x$s' function='0x$f'\/>/"
+}
+to klon "$(home_of uno)"
+wait_for 20 "another's VF is exchanged for its own" is "$vf" home_of klon
+other=$(slices_of $gpu | grep -vF -e "$vf" -e "$(home_of uno)" | tail -n 1); other=${other#vf:}
+to klon "$other"
+wait_for 20 "so is one that nobody has" is "$vf" home_of klon
+edit klon "/type='pci'/s/managed='no'/managed='yes'/"
+expect_eq "managed='yes' is left as it was chosen" "$vf" "$(vf_of klon yes)"
+[ ! "${managed:-}" ] || refused klon "$managed"
+edit klon "s/managed='yes'/managed='no'/"
+wait_for 20 "klon has its own" owns klon gpu0
+say "its metadata removed"
+edit klon "/<metadata>/,/<\/metadata>/d"
+wait_for 20 "the claims are over" is "" claims_of "$id"
+wait_for 20 "and the devices with them" not has_hostdev klon
+say "metadata alone"
+expect "virsh metadata" virsh metadata klon urn:gpuslice:domain:1 --key gpuslice --config \
+  --set "<claims><claim name='vf0' profile='$vf_profile'/><claim name='gpu0' profile='mtty-2'/></claims>"
+wait_for 30 "klon has its own" owns klon gpu0
+
+say "a snapshot, reverted"
+# libvirt has nothing to snapshot without a disk
+disk=/var/lib/libvirt/images/klon.qcow2
+qemu-img create -q -f qcow2 $disk 1M
+expect "virsh attach-disk" virsh attach-disk klon $disk vda --subdriver qcow2 --config
+expect "virsh snapshot-create-as" q virsh snapshot-create-as klon before
+expect "detach" gpuslice detach klon gpu0
+wait_for 20 "the claim is over" is "" claim_state "$id/gpu0"
+expect "virsh snapshot-revert" q virsh snapshot-revert klon before
+wait_for 20 "klon has its own again" owns klon gpu0
+start klon
+runs_with klon
+ends klon
+expect "virsh snapshot-delete" virsh snapshot-delete klon before
+rm $disk
+
+say "transient"
+domain gone "$(claim gpu0 mtty-2)" "$(mdev_device "$(mdev_uuid "$(domain_uuid gone)" gpu0)" ua-gpuslice-gpu0)" > gone.xml
+expect "virsh create" q virsh create gone.xml
+expect_eq "its claim" attached "$(claim_state "$(domain_uuid gone)/gpu0")"
+destroy gone
+wait_for 20 "its claim is over" is "" claim_state "$(domain_uuid gone)/gpu0"
+
+say "saved with its VF, which cannot be"
+out=$(virsh managedsave uno 2>&1) && fail "it was saved"
+expect "it is refused: ${out##*error: }" grep -qi 'migrat' <<< "$out"
+runs_with uno
+ends uno
+virsh undefine uno; virsh undefine klon
+
+say "two of a pool on one VF, started at once"
+# Five claims share the four VFs of the second GPU.
+for n in {1..5}; do
+  domain pool$n "" "" | define
+  expect "attach --pool" gpuslice attach pool$n $pool_profile --pool
+done
+sharers() { for n in {1..5}; do echo "$(home_of pool$n) pool$n"; done | sort | awk '$1 == last { print other, $2 } { last = $1; other = $2 }'; }
+wait_for 20 "two share a VF" test "$(sharers)"
+read -r first second <<< "$(sharers)"
+vf=$(home_of "$first")
+(virsh start "$first" > first.out 2>&1) & starting=$!
+virsh start "$second" > second.out 2>&1 || true
+wait $starting || true
+cat first.out second.out
+if running "$first"; then loser=$second; else loser=$first first=$second; fi
+expect "one of them runs" running "$first"
+expect "the other was refused" not running "$loser"
+expect "because of that" grep -qE 'gpuslice: (held|taken|claim-copied): ' <(cat first.out second.out)
+expect_eq "its VF" "$(domain_uuid "$first")/gpu0" "$(slice_claim "vf:$vf")"
+wait_for 20 "the other is given another VF" not is "$vf" home_of "$loser"
+start "$loser"
