@@ -298,17 +298,20 @@ fn a_hot_plug_that_is_refused_leaves_the_claim_as_it_was() {
 /// Should the record be lost, the claim alone tells whose a slice is that comes after its hot-plug was refused.
 #[test]
 fn a_claim_is_as_before_a_refused_hot_plug_once_its_slices_are_back() {
-    for lost in [false, true] {
+    // It was a VF before, or an mdev of the same name.
+    for (before, lost) in
+        [("amd-74a1-vf8", false), ("amd-74a1-vf8", true), ("mtty-1", false), ("mtty-1", true)]
+    {
         let mut world = after(&[]);
         all(&mut world, &run(0));
         let name = "gpu1".parse().unwrap();
         let unplug = H::HotUnplug { vm: 0, name, by_hand: true };
-        all(&mut world, &[plug("amd-74a1-vf8", true), plugged(false), unplug]);
+        all(&mut world, &[plug(before, true), plugged(false), unplug]);
         let asked = |world: &World| {
             let claims = world.driver.machine.durable().claims.values();
             claims.map(|claim| claim.profile.to_string()).collect::<Vec<_>>()
         };
-        assert_eq!((asked(&world), phases(&world)), (vec!["amd-74a1-vf8".to_owned()], vec![]));
+        assert_eq!((asked(&world), phases(&world)), (vec![before.to_owned()], vec![]));
         let late = [H::Steps { on: true }, plug("nvidia-a40-4q", true), H::Advance { ms: 16_000 }];
         all(&mut world, &late);
         all(&mut world, &[plugged(false)]);
@@ -319,7 +322,7 @@ fn a_claim_is_as_before_a_refused_hot_plug_once_its_slices_are_back() {
             assert_eq!(phases(&world), [Phase::Prepared], "it is found by its name");
         } else {
             all(&mut world, &[H::Steps { on: false }, H::Advance { ms: 1000 }]);
-            assert_eq!((asked(&world), phases(&world)), (vec!["amd-74a1-vf8".to_owned()], vec![]));
+            assert_eq!((asked(&world), phases(&world)), (vec![before.to_owned()], vec![]));
         }
         world.finish().unwrap();
     }

@@ -175,10 +175,13 @@ impl Machine {
         self.note("claim", key, "as before: the hot-plug was refused");
     }
 
+    /// Whether it has a slice that a claim does not name, or not as what it is.
     fn has_more_than(&self, key: &ClaimKey, claim: &Claim) -> bool {
         let named = devices_of(key, claim);
         let mut bound = self.run.assignments.iter().filter(|(_, a)| a.claim == *key);
-        bound.any(|(slice, _)| named.iter().all(|device| device.source.slice() != *slice))
+        bound.any(|(slice, a)| {
+            a.profile != claim.profile || named.iter().all(|d| d.source.slice() != *slice)
+        })
     }
 
     /// A slice of a claim is back.
