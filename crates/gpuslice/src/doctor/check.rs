@@ -95,7 +95,7 @@ checks! {
         mend "Take the ids out, make the initramfs anew, and reboot. VFs are bound by their layout: bind = \"vfio-pci\".";
     VgpuManagerOff = "vgpu-manager-off", "NVIDIA's vGPU manager does not run",
         why "The driver asks nvidia-vgpu-mgr to serve each vGPU. Without it types may be set, and every VM with one fails at its start.",
-        looks "GPUs on NVIDIA's vGPU host driver, and no process nvidia-vgpu-mgr.",
+        looks "GPUs on NVIDIA's vGPU host driver, the unit nvidia-vgpu-mgr.service, and no process of it.",
         mend "`systemctl enable --now nvidia-vgpud nvidia-vgpu-mgr`; their log says why they ended.";
     DriverInTheWay = "driver-in-the-way", "another driver has the GPU",
         why "Only one driver has a device, and this one makes no slices.",

@@ -17,7 +17,7 @@ pub struct Host {
     pub devices: Vec<Device>,
     /// `/usr/lib/nvidia/sriov-manage` is there.
     pub sriov_manage: bool,
-    /// Whether NVIDIA's vGPU manager runs, where processes are seen at all.
+    /// Whether NVIDIA's vGPU manager runs, where it is installed and processes are seen at all.
     pub vgpu_manager: Option<bool>,
     /// Vendor and device ids that vfio-pci takes at boot, and where that is said.
     pub vfio_ids: Vec<(u16, u16, String)>,

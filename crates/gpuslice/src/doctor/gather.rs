@@ -135,8 +135,14 @@ fn mdevctl(tree: &Tree, is_so: impl Fn(&str) -> bool) -> Vec<(String, String)> {
     found
 }
 
-/// Its process has the name of its program, cut to what the kernel keeps of one.
+/// Its process has the name of its program, which is as long as the kernel keeps. Where its unit is not installed, nothing
+/// is known of what runs in its place.
 fn vgpu_manager(tree: &Tree) -> Option<bool> {
+    let folders = ["/usr/lib/systemd/system", "/etc/systemd/system"];
+    let has_unit = |folder: &str| tree.exists(&format!("{folder}/nvidia-vgpu-mgr.service"));
+    if !folders.into_iter().any(has_unit) {
+        return None;
+    }
     let numbers = tree.names("/proc").into_iter().filter(|name| name.parse::<u32>().is_ok());
     let names: Vec<String> =
         numbers.filter_map(|pid| tree.text(&format!("/proc/{pid}/comm"))).collect();
