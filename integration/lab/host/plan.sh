@@ -103,7 +103,7 @@ make_share() {
   if [ -d "$all/packages" ]; then cp -al "$all/packages" "$run/share/packages"; fi
   if [ -d "$lab/groups/$group" ]; then cp -a "$lab/groups/$group/." "$stage/"; fi
   tar --numeric-owner --owner=0 --group=0 -C "$stage" -cf "$run/stage.tar" .
-  cp "$lab"/scenarios/* "$lab"/conformance*.txt "$run/share/scenarios/"
+  cp "$lab"/scenarios/* "$lab"/*.txt "$run/share/scenarios/"
 }
 
 scenario_failed() {

@@ -99,62 +99,18 @@ pub fn general(seen: &Observation, asked: &str) -> (String, String) {
     ("host".to_owned(), asked.to_owned())
 }
 
-/// What decides whether a function is any of ours.
-const ANY: &[&str] = &["read class", "read sriov_totalvfs"];
-const VF: &[&str] = &["link driver", "link iommu_group"];
-/// `config` has the serial number.
-const GPU: &[&str] = &["read config", "read device", "read numa_node", "read vendor"];
-const PF: &[&str] = &["link virtfnN", "list .", "read sriov_drivers_autoprobe"];
-const OF_GIM: &[&str] = &[
-    "read accelerator_partition_profile",
-    "read accelerator_partition_profile_config",
-    "read memory_partition_config",
-    "read memory_partition_mode",
-];
-/// Its whole function is what it gives, so no virtfnN.
-const OF_AMDGPU: &[&str] = &[
-    "list .",
-    "read available_compute_partition",
-    "read available_memory_partition",
-    "read current_compute_partition",
-    "read current_memory_partition",
-    "read sriov_drivers_autoprobe",
-];
-const OF_NVIDIA: &[&str] = &["read subsystem_device", "read subsystem_vendor"];
-const VF_OF_NVIDIA: &[&str] =
-    &["list vfio-dev", "read nvidia/creatable_vgpu_types", "read nvidia/current_vgpu_type"];
-const MDEV_TYPE: &[&str] =
-    &["read available_instances", "read description", "read device_api", "read name"];
-const HOST: &[&str] = &[
-    "ask /usr/bin/nvidia-smi -q",
-    "ask /usr/bin/nvidia-smi vgpu -s -v",
-    "list /sys/bus/mdev/devices",
-    "list /sys/bus/pci/devices",
-    "list /sys/class/mdev_bus",
-    "list /sys/module/gim",
-    "read /etc/modprobe.d/gpuslice-gim.conf",
-    "read /sys/module/gim/parameters/fb_sharing_mode",
-    "read /sys/module/gim/parameters/pf_fb_size",
-    "read /sys/module/gim/parameters/sch_policy",
-    "seek /usr/bin/nvidia-smi -q",
-];
-
-/// What is needed of a thing of each kind, and nothing else is.
-const NEEDED: &[(&str, &[&[&str]])] = &[
-    ("host", &[HOST]),
-    ("other", &[ANY]),
-    ("GPU of amdgpu", &[ANY, VF, GPU]),
-    ("GPU of nvidia", &[ANY, VF, GPU]),
-    ("PF", &[ANY, VF, GPU, PF]),
-    ("PF of amdgpu", &[ANY, VF, GPU, OF_AMDGPU]),
-    ("PF of gim", &[ANY, VF, GPU, PF, OF_GIM]),
-    ("PF of nvidia", &[ANY, VF, GPU, PF, OF_NVIDIA]),
-    ("VF", &[VF]),
-    ("VF of nvidia", &[VF, VF_OF_NVIDIA]),
-    ("mdev", &[&["link .", "link iommu_group", "link mdev_type"]]),
-    ("mdev parent", &[&["list mdev_supported_types"]]),
-    ("mdev type", &[MDEV_TYPE]),
-];
+/// What is needed of a thing of each kind, and nothing else is. The lab holds a real kernel's daemon to the same list.
+fn needed() -> BTreeMap<String, BTreeSet<String>> {
+    let text =
+        std::fs::read_to_string(gpuslice_integration::root().join("integration/lab/reads.txt"))
+            .unwrap();
+    let mut needed: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (kind, name) = line.split_once('\t').unwrap();
+        assert!(needed.entry(kind.to_owned()).or_default().insert(name.to_owned()), "{line}");
+    }
+    needed
+}
 
 /// Of these nothing can have changed.
 const ONCE: [&str; 5] = ["read config", "read device_api", "read name", "read description", "ask "];
@@ -243,11 +199,6 @@ fn each_attribute_that_is_needed_is_read_once_and_no_other() {
             );
         }
     }
-    let needed: BTreeMap<String, BTreeSet<String>> = NEEDED
-        .iter()
-        .map(|(kind, names)| {
-            ((*kind).to_owned(), names.concat().into_iter().map(str::to_owned).collect())
-        })
-        .collect();
+    let needed = needed();
     assert_eq!(all, needed, "{all:#?}");
 }
