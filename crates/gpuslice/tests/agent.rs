@@ -172,7 +172,7 @@ async fn attach_print_resolves_a_name_but_needs_no_agent_for_a_uuid() {
     assert!(err.contains("hint: start gpuslice-libvirt-agent"), "{err}");
     let (code, _, err) = run(&bus, "attach win11 p --print").await;
     assert_eq!(code, Some(3));
-    assert!(err.contains("hint: virsh domuuid win11"), "{err}");
+    assert!(err.contains("hint: name the UUID that virsh domuuid win11 tells"), "{err}");
     let (code, out, _) = run(&bus, &format!("attach {UUID} p --print")).await;
     assert_eq!(code, Some(0));
     assert!(out.contains("ua-gpuslice-gpu0"), "{out}");
