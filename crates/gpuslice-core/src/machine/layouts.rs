@@ -172,6 +172,11 @@ impl Machine {
         }
     }
 
+    /// Whether a parent has a layout that cannot be brought about.
+    pub(super) fn layout_is_refused(&self, parent: &ParentId) -> bool {
+        self.layouts.contains_key(parent) && self.steps_to(parent, &self.layouts, false).is_err()
+    }
+
     /// A parent that was once as its layout says is waited for when it is away.
     fn expect(&mut self, parent: &ParentId, layout: &Layout) {
         if self.realised(parent, layout) && self.durable.expected.get(parent) != Some(layout) {

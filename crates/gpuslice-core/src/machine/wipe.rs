@@ -115,10 +115,15 @@ impl Machine {
     pub(super) fn wipe_again(&mut self) {
         let dirty: Vec<(SliceId, ParentId)> =
             self.run.dirty.iter().map(|(slice, dirt)| (*slice, dirt.parent.clone())).collect();
+        let parents: BTreeSet<&ParentId> = dirty.iter().map(|(_, parent)| parent).collect();
+        // One whose layout cannot be met is quarantined before this event is over.
+        let refused = parents.into_iter().filter(|parent| self.layout_is_refused(parent));
+        let refused: BTreeSet<ParentId> = refused.cloned().collect();
         for (slice, parent) in dirty {
             let taken =
                 self.run.assignments.contains_key(&slice) || self.run.foreign.contains_key(&slice);
-            if taken || self.working_on(slice) || self.reshaping(&parent) {
+            let waits = self.reshaping(&parent) || refused.contains(&parent);
+            if taken || waits || self.working_on(slice) {
                 continue;
             }
             if let Some(step) = self.wipe_now(slice, &parent)
