@@ -39,7 +39,7 @@ pub use event::{
 pub use start::Start;
 
 use crate::config::{Config, ConfigError};
-use crate::domain::{ClaimRequest, Domain};
+use crate::domain::Domain;
 use crate::guest::GuestCall;
 use crate::health::Said;
 use crate::hint;
@@ -94,8 +94,8 @@ pub struct Machine {
     parked_runs: Vec<(RequestId, Domain)>,
     /// Hot-plugs whose slices are being prepared.
     plugs: BTreeMap<RequestId, Plugging>,
-    /// Claims that are to be as before a refused hot-plug when its slices are back: what they ask until then, and as before.
-    undone_plugs: BTreeMap<ClaimKey, (ClaimRequest, Claim)>,
+    /// Claims that are to be as before a refused hot-plug when its slices are back: what they are until then, and were before.
+    undone_plugs: BTreeMap<ClaimKey, (Claim, Claim)>,
     /// What domains that are about to come in were told to carry.
     expected: BTreeMap<Uuid, incoming::Expected>,
     /// Who waits until parents are free.

@@ -200,7 +200,7 @@ expect_eq "compute and memory" "QPX NPS1" "$(partitions)"
 expect_eq "modes" "QPX NPS1" "$(modes)"
 expect "nothing is left to do" grep -q "already so" <(planned)
 metal 'compute = "QPX", memory = "NPS4"'
-apply_refused unsupported "echo NPS4 > $pci/$a/current_memory_partition; modprobe -r amdgpu; modprobe amdgpu"
+apply_refused unsupported "echo NPS4 > $pci/$a/current_memory_partition, then modprobe -r amdgpu, then modprobe amdgpu"
 echo NPS4 > $pci/$a/current_memory_partition; modprobe -r amdgpu; modprobe amdgpu
 wait_for 20 "the memory mode is in force" is "CPX NPS4" modes
 expect "gpuslice apply" q timeout 100 gpuslice apply

@@ -327,3 +327,25 @@ fn a_claim_is_as_before_a_refused_hot_plug_once_its_slices_are_back() {
         world.finish().unwrap();
     }
 }
+
+#[test]
+fn what_became_of_a_claim_since_is_not_undone_with_a_refused_hot_plug() {
+    let name = || "gpu1".parse().unwrap();
+    let ended = H::Detach { vm: 0, name: name(), force: true };
+    let profile = "nvidia-a40-4q".to_owned();
+    let anew = H::Attach { vm: 0, name: name(), profile, count: 1, pool: false, reserve: true };
+    for (then, left) in [(ended, vec![]), (anew, vec![("nvidia-a40-4q".to_owned(), true)])] {
+        let mut world = after(&[]);
+        all(&mut world, &run(0));
+        let unplug = H::HotUnplug { vm: 0, name: name(), by_hand: true };
+        all(&mut world, &[plug("amd-74a1-vf8", true), plugged(false), unplug]);
+        let late = [H::Steps { on: true }, plug("nvidia-a40-4q", true), H::Advance { ms: 16_000 }];
+        all(&mut world, &late);
+        all(&mut world, &[plugged(false), then, H::Steps { on: false }, H::Advance { ms: 1000 }]);
+        let claims = world.driver.machine.durable().claims.values();
+        let claims: Vec<_> =
+            claims.map(|claim| (claim.profile.to_string(), claim.reserve)).collect();
+        assert_eq!((claims, phases(&world)), (left, vec![]));
+        world.finish().unwrap();
+    }
+}

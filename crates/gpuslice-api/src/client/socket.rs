@@ -63,9 +63,9 @@ impl SocketLink<blocking::Stream> {
         Ok(Self { path: path.to_owned(), stream, lines: Lines::new(REPLY_LIMIT) })
     }
 
-    /// From now on gives up on a peer that is silent for so long.
+    /// From now on gives up after so long.
     pub(super) fn patience(&mut self, patience: Option<Duration>) {
-        self.stream.patience = patience;
+        self.stream.patience(patience);
     }
 }
 

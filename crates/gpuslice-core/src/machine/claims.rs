@@ -212,6 +212,10 @@ impl Machine {
         let devices = devices_of(&key, &claim);
         let warnings = self.overcommit(&key, &claim);
         let row = self.claim_row(&key, &claim);
+        if !order.dry_run {
+            // What is asked for now is not undone with an older hot-plug.
+            self.undone_plugs.remove(&key);
+        }
         if changed && !order.dry_run {
             self.durable.claims.insert(key.clone(), claim);
             self.persist(Stored::Durable);

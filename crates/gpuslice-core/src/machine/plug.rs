@@ -53,7 +53,8 @@ impl Machine {
         if self.stale || room || self.run.assignments.iter().any(on_its_way) {
             return self.parked_plugs.push((request, order));
         }
-        let before = self.durable.claims.get(&key).cloned();
+        let undone = self.undone_plugs.get(&key).map(|(_, before)| before);
+        let before = undone.or_else(|| self.durable.claims.get(&key)).cloned();
         let kept = self.run.assignments.clone();
         match self.admit_plug(&key, &order) {
             Ok((slices, steps)) => {
@@ -165,7 +166,7 @@ impl Machine {
         }
         match (before, now) {
             (Some(before), Some(now)) if self.has_more_than(key, &before) => {
-                self.undone_plugs.insert(key.clone(), (now.request.clone(), before));
+                self.undone_plugs.insert(key.clone(), (now.clone(), before));
                 return;
             }
             (Some(before), _) => drop(self.durable.claims.insert(key.clone(), before)),
@@ -175,19 +176,20 @@ impl Machine {
         self.note("claim", key, "as before: the hot-plug was refused");
     }
 
-    /// Whether it has a slice that a claim does not name, or not as what it is.
+    /// Whether a slice is on its way back to it that a claim does not name, or not as what it is.
     fn has_more_than(&self, key: &ClaimKey, claim: &Claim) -> bool {
         let named = devices_of(key, claim);
-        let mut bound = self.run.assignments.iter().filter(|(_, a)| a.claim == *key);
+        let on_its_way = |a: &Assignment| a.claim == *key && a.phase != Phase::Attached;
+        let mut bound = self.run.assignments.iter().filter(|(_, a)| on_its_way(a));
         bound.any(|(slice, a)| {
             a.profile != claim.profile || named.iter().all(|d| d.source.slice() != *slice)
         })
     }
 
-    /// A slice of a claim is back.
+    /// A slice of a claim is back. What became of the claim since is not undone: it may have ended, or be asked for anew.
     pub(super) fn undo_plug(&mut self, key: &ClaimKey) {
-        if let Some((request, before)) = self.undone_plugs.remove(key)
-            && self.durable.claims.get(key).is_some_and(|now| now.request == request)
+        if let Some((refused, before)) = self.undone_plugs.remove(key)
+            && self.durable.claims.get(key) == Some(&refused)
         {
             self.restore_claim(key, Some(before));
         }

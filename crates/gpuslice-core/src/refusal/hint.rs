@@ -83,7 +83,7 @@ impl InHint for Hint {
     }
 }
 
-/// A [`Hint`](crate::refusal::Hint): a format whose places are `{}`, and what goes there. Whatever a shell would take
+/// A [`Hint`]: a format whose places are `{}`, and what goes there. Whatever a shell would take
 /// for more than one word is quoted; another hint goes in as it is.
 #[macro_export]
 macro_rules! hint {

@@ -122,13 +122,11 @@ fn without_agent(domain: &str, cause: Option<String>) -> Refusal {
 /// What the daemon advises is done in the same way: by hand, without libvirt.
 fn printed(mut failure: Failure) -> Failure {
     failure.refusal = failure.refusal.reworded(|hint| {
-        if !hint.starts_with("gpuslice attach ") {
-            return hint.to_owned();
+        // Right behind the command, since names may hold whatever ends an order.
+        match hint.strip_prefix("gpuslice attach ") {
+            Some(rest) => format!("gpuslice attach --print {rest}"),
+            None => hint.to_owned(),
         }
-        let end = hint.find([',', '(']).unwrap_or(hint.len());
-        let (order, rest) = hint.split_at(end);
-        let gap = if order.ends_with(' ') { " " } else { "" };
-        format!("{} --print{gap}{rest}", order.trim_end())
     });
     failure
 }
