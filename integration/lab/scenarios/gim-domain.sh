@@ -206,7 +206,7 @@ wait_for 20 "the memory mode is in force" is "CPX NPS4" modes
 expect "gpuslice apply" q timeout 100 gpuslice apply
 expect_eq "compute and memory" "QPX NPS4" "$(partitions)"
 metal 'compute = "SPX"'
-apply_refused bad-config "SPX goes with NPS1"
+apply_refused bad-config "cannot be SPX beside NPS4"
 w 1 /sys/kernel/debug/amdgpu/$a/kfd_users
 metal 'compute = "CPX"'
 apply_refused held EBUSY
