@@ -7,8 +7,8 @@ use crate::daemon::ClaimTerms;
 use crate::link::{Connection, LinkError};
 use gpuslice_api::libvirt::{DetachOptions, Detached};
 use gpuslice_core::domain::{ClaimRequest, Domain};
-use gpuslice_core::hint;
 use gpuslice_core::ids::{ClaimKey, ClaimName, Owner};
+use gpuslice_core::mend;
 use gpuslice_core::refusal::{Code, Refusal};
 use uuid::Uuid;
 
@@ -111,11 +111,7 @@ pub(crate) fn meant(
         [first, ..] => {
             let names: Vec<_> = claims.iter().map(|claim| claim.name.as_str()).collect();
             let message = format!("{title} has more than one claim: {}", names.join(", "));
-            Err(Refusal::new(Code::BadRequest, message).hint(hint!(
-                "gpuslice detach {} {}",
-                title,
-                first.name
-            )))
+            Err(Refusal::new(Code::BadRequest, message).hint(mend::detach(title, &first.name)))
         }
     }
 }

@@ -127,16 +127,8 @@ async fn ask(command: Command, daemon: &Daemon, output: &Output) -> Result<(), F
             orders::done(daemon.call(request::Command::Uncordon { parent }).await?, output)
         }
         Command::Events => events::events(daemon, output).await,
-        Command::Status
-        | Command::Gpus
-        | Command::Profiles { .. }
-        | Command::Slices
-        | Command::Claims
-        | Command::History { .. }
-        | Command::Explain { .. }
-        | Command::Export { .. } => read(command, daemon, output).await,
-        // Served before a daemon is asked for.
-        Command::Completions { .. } | Command::Man { .. } | Command::Doctor { .. } => Ok(()),
+        // What only reads, and what was served before a daemon is asked for.
+        other => read(other, daemon, output).await,
     }
 }
 

@@ -67,6 +67,15 @@ ready_was_first() {
     [ "$($usec ActiveEnterTimestampMonotonic gpuslice-ready.service)" -le "$($usec ExecMainStartTimestampMonotonic libvirt-guests.service)" ]
 }
 
+# After a boot: those that ran do so again, and the shutdown before it was in order.
+back_again() {
+  trap clear_domains EXIT
+  ready_was_first
+  all_as_before
+  journalctl -b -1 -u libvirt-guests.service --no-pager | tail -n 40
+  in_order
+}
+
 case $PHASE in
   1)
     all_up
@@ -91,11 +100,7 @@ case $PHASE in
     reboot_now
     ;;
   2)
-    trap clear_domains EXIT
-    ready_was_first
-    all_as_before
-    journalctl -b -1 -u libvirt-guests.service --no-pager | tail -n 40
-    in_order
+    back_again
     for name in mdev1 vf1 vf2 saves; do expect_eq "why the tenure of $name ended" stopped "$(why_ended $name)"; done
     ends_with_the_host deaf
     on_shutdown suspend 0
@@ -104,11 +109,7 @@ case $PHASE in
     reboot_now
     ;;
   3)
-    trap clear_domains EXIT
-    ready_was_first
-    all_as_before
-    journalctl -b -1 -u libvirt-guests.service --no-pager | tail -n 40
-    in_order
+    back_again
     expect_eq "why the tenure of the one that was saved ended" stopped "$(why_ended saves)"
     expect "it goes on from what was saved" grep -q "Suspending saves: done" <(journalctl -b -1 -u libvirt-guests.service --no-pager)
     # vfio devices cannot be saved, but mtty: libvirt refuses, libvirt-guests goes on, and they end with the host.

@@ -30,6 +30,15 @@ fn mdevs(world: &World) -> usize {
     world.driver.kernel.list("/sys/bus/mdev/devices").unwrap_or_default().len()
 }
 
+/// Nobody tells, and yet a VM that runs keeps what was found and one that ends gives it back.
+fn is_kept_by_who_runs_and_given_back(mut world: World) {
+    all(&mut world, &[H::Advance { ms: 700_000 }]);
+    assert_eq!(phases(&world), [Phase::Attached]);
+    all(&mut world, &stop(0));
+    assert_eq!((phases(&world), mdevs(&world)), (vec![], 0));
+    world.finish().unwrap();
+}
+
 #[test]
 fn what_a_claim_names_and_is_there_is_its_own_at_once() {
     for begin in [attach(0), declare(0)] {
@@ -41,12 +50,7 @@ fn what_a_claim_names_and_is_there_is_its_own_at_once() {
         assert_eq!(phases(&world), [Phase::Prepared]);
         found.values_mut().for_each(|a| a.phase = Phase::Attached);
         assert_eq!(found, before);
-        // Nobody tells, and yet a VM that runs keeps it and one that ends gives it back.
-        all(&mut world, &[H::Advance { ms: 700_000 }]);
-        assert_eq!(phases(&world), [Phase::Attached]);
-        all(&mut world, &stop(0));
-        assert_eq!((phases(&world), mdevs(&world)), (vec![], 0));
-        world.finish().unwrap();
+        is_kept_by_who_runs_and_given_back(world);
     }
 }
 
@@ -278,11 +282,7 @@ fn an_mdev_that_was_there_all_the_time_is_its_own_when_it_can_be_read() {
         all(&mut world, &[H::Advance { ms: 200_000 }, H::ClearFaults, H::Lists]);
         world.driver.wake_up().unwrap();
         assert_eq!(phases(&world), [Phase::Prepared]);
-        all(&mut world, &[H::Advance { ms: 700_000 }]);
-        assert_eq!(phases(&world), [Phase::Attached]);
-        all(&mut world, &stop(0));
-        assert_eq!((phases(&world), mdevs(&world)), (vec![], 0));
-        world.finish().unwrap();
+        is_kept_by_who_runs_and_given_back(world);
     }
 }
 

@@ -215,11 +215,11 @@ impl Machine {
         if !order.dry_run {
             // What is asked for now is not undone with an older hot-plug.
             self.undone_plugs.remove(&key);
-        }
-        if changed && !order.dry_run {
-            self.durable.claims.insert(key.clone(), claim);
-            self.persist(Stored::Durable);
-            self.note("claim", &key, "claimed");
+            if changed {
+                self.durable.claims.insert(key.clone(), claim);
+                self.persist(Stored::Durable);
+                self.note("claim", &key, "claimed");
+            }
         }
         Ok(Answer::Claimed { changed, claim: row, devices, warnings })
     }

@@ -2,6 +2,7 @@
 
 use super::check::{Check, Finding};
 use super::facts::Host;
+use gpuslice_core::shell::quoted;
 
 /// All findings.
 pub fn check(host: &Host) -> Vec<Finding> {
@@ -12,7 +13,7 @@ pub fn check(host: &Host) -> Vec<Finding> {
     });
     let broken = host.mdevctl_broken.iter().map(|file| {
         let text = format!("{file} is no definition, and `mdevctl list` fails for it");
-        Finding::warning(Check::MdevctlBroken, text, format!("rm {file}"))
+        Finding::warning(Check::MdevctlBroken, text, format!("rm {}", quoted(file)))
     });
     let bound = host.driverctl.iter().filter_map(|(address, driver)| {
         let device = host.devices.iter().find(|device| device.address == *address)?;
