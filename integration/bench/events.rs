@@ -316,8 +316,8 @@ fn one_claim(of: &Domain) -> Command {
         owner: Owner::Domain(of.uuid),
         owner_name: of.name.clone(),
         request: of.claims[0].clone(),
-        pool: false,
-        reserve: false,
+        pool: None,
+        reserve: None,
         dry_run: true,
     }
 }

@@ -116,8 +116,8 @@ mod tests {
             owner: "vmid:100".parse().unwrap(),
             owner_name: String::new(),
             request: serde_json::from_str(r#"{"name":"gpu0"}"#).unwrap(),
-            pool: false,
-            reserve: false,
+            pool: None,
+            reserve: None,
             dry_run,
         };
         let parent = "0000:41:00.0".parse().unwrap();

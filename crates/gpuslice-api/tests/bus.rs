@@ -322,7 +322,7 @@ async fn the_agent_is_called_beside_the_daemon() {
     let options = AttachOptions {
         name: Some("gpu1".parse().unwrap()),
         live: true,
-        count: 2,
+        count: Some(2),
         parameters: Some("frame_rate_limiter=0,disable_vnc=1".parse().unwrap()),
         ..AttachOptions::default()
     };

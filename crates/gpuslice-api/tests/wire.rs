@@ -98,6 +98,7 @@ fn requests_round_trip() {
     round_trip::<Domain>(json!({
         "uuid": "8e2f2d4e-1b5f-4a4e-9f57-0d9c6f1c6a11", "name": "win11", "claims": [], "devices": []}));
     round_trip::<AttachOptions>(json!({"name": "gpu0", "live": true, "count": 2}));
+    round_trip::<AttachOptions>(json!({"reserve": false, "same_fabric": true}));
     round_trip::<AttachOptions>(json!({}));
     round_trip::<DetachOptions>(json!({"config": true}));
     round_trip::<Attached>(json!({
@@ -169,10 +170,10 @@ fn any_integer_type_is_taken_and_foreign_types_are_named() {
     };
     for value in [Value::U8(2), Value::I16(2), Value::U32(2), Value::I32(2), Value::I64(2)] {
         let options: AttachOptions = from_dict(&dict(value)).unwrap();
-        assert_eq!(options.count, 2);
+        assert_eq!(options.count, Some(2));
     }
     let boxed = Value::Value(Box::new(Value::U32(2)));
-    assert_eq!(from_dict::<AttachOptions>(&dict(boxed)).unwrap().count, 2);
+    assert_eq!(from_dict::<AttachOptions>(&dict(boxed)).unwrap().count, Some(2));
     for value in [Value::I32(-1), Value::from("2")] {
         let error = from_dict::<AttachOptions>(&dict(value)).unwrap_err();
         assert!(matches!(error, WireError::Shape { .. }), "{error}");

@@ -3,11 +3,15 @@
 
 use crate::ids::{ClaimName, MdevUuid, Parameters, PciAddress, ProfileName, SliceId};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use uuid::Uuid;
 
 /// Alias libvirt keeps on a hostdev of ours, followed by the claim's name; slices after the first of a claim
 /// add `--<index>` (libvirt allows letters, digits, `-` and `_` in a user alias).
 pub const ALIAS_PREFIX: &str = "ua-gpuslice-";
+
+/// Most slices of one claim: more than the buses of any guest hold.
+pub const MOST_SLICES: u32 = 64;
 
 /// Namespace of our metadata element.
 pub const NAMESPACE: &str = "urn:gpuslice:domain:1";
@@ -70,6 +74,35 @@ impl ClaimRequest {
             isolation_min: None,
             parameters: None,
         }
+    }
+
+    /// Whether it asks for anything beside a number of slices of a profile.
+    pub fn asks_for_more(&self) -> bool {
+        let plain = self.profile.as_ref().map(|profile| Self::one(&self.name, profile.clone()));
+        plain.is_none_or(|plain| *self != Self { count: self.count, ..plain })
+    }
+}
+
+/// The claim of a domain that is meant where none is named: the only one for this profile, else the first free `gpuN`.
+pub fn claim_meant<'a>(
+    claims: impl Iterator<Item = (&'a ClaimName, Option<&'a ProfileName>)>,
+    profile: &ProfileName,
+) -> ClaimName {
+    let (mut names, mut same) = (BTreeSet::new(), Vec::new());
+    for (name, of) in claims {
+        names.insert(name);
+        same.extend(Some(name).filter(|_| of == Some(profile)));
+    }
+    if let [only] = same.as_slice() {
+        return (*only).clone();
+    }
+    let mut number = 0;
+    loop {
+        let name = ClaimName::numbered(number);
+        if !names.contains(&name) {
+            return name;
+        }
+        number = number.saturating_add(1);
     }
 }
 

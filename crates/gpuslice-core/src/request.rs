@@ -41,12 +41,12 @@ pub enum Command {
         owner_name: String,
         /// What is asked.
         request: ClaimRequest,
-        /// VFs: let other claims name the same home VF.
+        /// VFs: let other claims name the same home VF. A claim that is there keeps what is left out.
         #[serde(default)]
-        pool: bool,
+        pool: Option<bool>,
         /// Hold the capacity even while the owner is stopped.
         #[serde(default)]
-        reserve: bool,
+        reserve: Option<bool>,
         /// Only say what would be done.
         #[serde(default)]
         dry_run: bool,
@@ -109,12 +109,12 @@ pub enum Command {
         domain_name: String,
         /// What is asked.
         request: ClaimRequest,
-        /// VFs: let other claims name the same home VF.
+        /// VFs: let other claims name the same home VF. A claim that is there keeps what is left out.
         #[serde(default)]
-        pool: bool,
+        pool: Option<bool>,
         /// Hold the capacity even while the owner is stopped.
         #[serde(default)]
-        reserve: bool,
+        reserve: Option<bool>,
         /// The domain's definition makes the claim too; otherwise it ends with its slices.
         #[serde(default)]
         keep: bool,
@@ -458,6 +458,9 @@ pub struct ClaimRow {
     /// Capacity is held while the owner is stopped.
     #[serde(default)]
     pub reserve: bool,
+    /// The request as domain XML says it, where it asks for more than so many of a profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Box<ClaimRequest>>,
     /// The last refusal of a start, with its age unknown to programs; for people.
     pub last_refusal: Option<Refusal>,
 }

@@ -3,12 +3,9 @@
 
 use crate::error::{DomXmlError, Position};
 use crate::read::{at, is_ours, position, shown};
-use gpuslice_core::domain::{ClaimRequest, NAMESPACE};
+use gpuslice_core::domain::{ClaimRequest, MOST_SLICES, NAMESPACE};
 use roxmltree::{Attribute, Node};
 use std::str::FromStr;
-
-/// Most slices of one claim: more than any guest's buses hold.
-const COUNT_LIMIT: u32 = 256;
 
 const CLAIM: &str = "gpuslice:claim";
 const MEMORY: &str = "gpuslice:memory";
@@ -57,8 +54,8 @@ fn read_claim(node: Node) -> Result<ClaimRequest, DomXmlError> {
     let count = value(node, CLAIM, "count", |text| {
         text.parse()
             .ok()
-            .filter(|count| (1..=COUNT_LIMIT).contains(count))
-            .ok_or_else(|| format!("not a number from 1 to {COUNT_LIMIT}"))
+            .filter(|count| (1..=MOST_SLICES).contains(count))
+            .ok_or_else(|| format!("not a number from 1 to {MOST_SLICES}"))
     })?;
     Ok(ClaimRequest {
         name,

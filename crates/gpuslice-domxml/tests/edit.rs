@@ -387,7 +387,7 @@ fn source() -> impl Strategy<Value = HostDeviceSource> {
 
 fn claim_request() -> impl Strategy<Value = ClaimRequest> {
     let isolation = proptest::option::of(proptest::sample::select(vec!["hardware", "shared"]));
-    (1..=256u32, any::<bool>(), any::<bool>(), proptest::option::of(1..u64::MAX), isolation)
+    (1..=64u32, any::<bool>(), any::<bool>(), proptest::option::of(1..u64::MAX), isolation)
         .prop_map(|(count, same_fabric, prefer_numa, memory_min, isolation)| ClaimRequest {
             count,
             same_fabric,

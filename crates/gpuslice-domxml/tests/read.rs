@@ -214,11 +214,11 @@ fn mistakes_in_a_claim_are_told_with_place_and_remedy() {
         ("<g:claim name='a' profile=''/>", "4:71: profile=\"\" in <gpuslice:claim>: empty"),
         (
             "<g:claim name='a' profile='p' count='0'/>",
-            "4:83: count=\"0\" in <gpuslice:claim>: not a number from 1 to 256",
+            "4:83: count=\"0\" in <gpuslice:claim>: not a number from 1 to 64",
         ),
         (
             "<g:claim name='a' profile='p' count='4294967297'/>",
-            "4:83: count=\"4294967297\" in <gpuslice:claim>: not a number from 1 to 256",
+            "4:83: count=\"4294967297\" in <gpuslice:claim>: not a number from 1 to 64",
         ),
         (
             "<g:claim name='a' profile='p' fabric='any'/>",

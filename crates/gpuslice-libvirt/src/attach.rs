@@ -6,9 +6,9 @@ use crate::daemon::ClaimTerms;
 use crate::edits::{Edit, edits_of_claim};
 use crate::link::{Connection, Defined, LinkError, carry};
 use gpuslice_api::libvirt::{AttachOptions, Attached};
-use gpuslice_core::domain::{ClaimRequest, Domain};
+use gpuslice_core::domain::{ClaimRequest, Domain, claim_meant};
 use gpuslice_core::ids::{ClaimKey, ClaimName, Owner, ProfileName};
-use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::refusal::Refusal;
 use gpuslice_core::request::DeviceToWrite;
 use gpuslice_domxml::{claims_for_set_metadata, read_domain};
 use uuid::Uuid;
@@ -28,7 +28,7 @@ impl Agent {
             return self.attach_live(named, profile, options).await;
         }
         let Seen { domain, shut_off } = self.named(named).await?;
-        let name = claim_name(&domain.claims, options.name.clone(), &profile)?;
+        let name = claim_name(&domain.claims, options.name.clone(), &profile);
         let old = domain.claims.iter().find(|claim| claim.name == name);
         let request = request(old, &name, profile.clone(), &options);
         let terms = ClaimTerms { pool: options.pool, reserve: options.reserve };
@@ -58,9 +58,9 @@ impl Agent {
         let changed = claimed.changed || written;
         let when = if shut_off { "" } else { "; it takes effect at the next start" };
         let message = if changed {
-            format!("attached {name} ({profile}) to {title}{when}")
+            format!("attached {} to {title}{when}", what(&request))
         } else {
-            format!("already so: {title} has {name} ({profile})")
+            format!("already so: {title} has {}", what(&request))
         };
         tracing::info!(domain = %title, changed, "{message}");
         Ok(Attached {
@@ -108,23 +108,23 @@ impl Agent {
     }
 }
 
-/// The claim that is meant: the one named; else the domain's only one for this profile; else the first free `gpuN`.
+/// The claim that is meant.
 pub(crate) fn claim_name(
     claims: &[ClaimRequest],
     named: Option<ClaimName>,
     profile: &ProfileName,
-) -> Result<ClaimName, Refusal> {
-    if let Some(name) = named {
-        return Ok(name);
+) -> ClaimName {
+    let there = claims.iter().map(|claim| (&claim.name, claim.profile.as_ref()));
+    named.unwrap_or_else(|| claim_meant(there, profile))
+}
+
+/// A claim in words, with how many slices it is of where that is not one.
+pub(crate) fn what(request: &ClaimRequest) -> String {
+    let profile = request.profile.as_ref().map_or("", ProfileName::as_str);
+    match request.count {
+        1 => format!("{} ({profile})", request.name),
+        count => format!("{} ({count} of {profile})", request.name),
     }
-    let mut same = claims.iter().filter(|claim| claim.profile.as_ref() == Some(profile));
-    if let (Some(only), None) = (same.next(), same.next()) {
-        return Ok(only.name.clone());
-    }
-    (0..=claims.len())
-        .filter_map(|n| format!("gpu{n}").parse::<ClaimName>().ok())
-        .find(|name| claims.iter().all(|claim| claim.name != *name))
-        .ok_or_else(|| Refusal::new(Code::BadRequest, "no free name for the claim"))
 }
 
 /// The claim as it is to be: what the XML says of it already stays, but for what is asked now.
@@ -136,9 +136,9 @@ pub(crate) fn request(
 ) -> ClaimRequest {
     let mut request = old.cloned().unwrap_or_else(|| ClaimRequest::one(name, profile.clone()));
     request.profile = Some(profile);
-    request.count = options.count;
-    request.same_fabric |= options.same_fabric;
-    request.prefer_numa |= options.prefer_numa;
+    request.count = options.count.unwrap_or(request.count);
+    request.same_fabric = options.same_fabric.unwrap_or(request.same_fabric);
+    request.prefer_numa = options.prefer_numa.unwrap_or(request.prefer_numa);
     if let Some(parameters) = &options.parameters {
         request.parameters = Some(parameters.clone());
     }
@@ -237,7 +237,7 @@ mod tests {
             (&others, None, "gpu1"),
         ] {
             let named = named.map(|name| name.parse().unwrap());
-            let name = claim_name(claims, named, &"p".parse().unwrap()).unwrap();
+            let name = claim_name(claims, named, &"p".parse().unwrap());
             assert_eq!(name.as_str(), expected, "{claims:?}");
         }
     }
@@ -248,13 +248,17 @@ mod tests {
         old.same_fabric = true;
         old.memory_min = Some(1 << 30);
         old.parameters = Some("frame_rate_limiter=0".parse().unwrap());
-        let mut options = AttachOptions { count: 4, prefer_numa: true, ..AttachOptions::default() };
+        old.count = 8;
+        let mut options = AttachOptions { prefer_numa: Some(true), ..AttachOptions::default() };
         let new = request(Some(&old), &old.name, "q".parse().unwrap(), &options);
         let mut expected = old.clone();
         expected.profile = Some("q".parse().unwrap());
-        expected.count = 4;
         expected.prefer_numa = true;
         assert_eq!(new, expected);
+        options.count = Some(4);
+        options.same_fabric = Some(false);
+        let new = request(Some(&old), &old.name, "q".parse().unwrap(), &options);
+        assert_eq!((new.count, new.same_fabric), (4, false));
         options.parameters = Some("disable_vnc=1".parse().unwrap());
         let new = request(Some(&old), &old.name, "q".parse().unwrap(), &options);
         assert_eq!(new.parameters, options.parameters);

@@ -37,13 +37,13 @@ pub struct Wanted {
     pub refused: Vec<Refusal>,
 }
 
-/// How to claim, beside what the XML says.
+/// How to claim, beside what the XML says. Where nothing is said a claim keeps what it has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ClaimTerms {
     /// Other claims may name the same home VF.
-    pub pool: bool,
+    pub pool: Option<bool>,
     /// Capacity is held while the domain is off.
-    pub reserve: bool,
+    pub reserve: Option<bool>,
 }
 
 impl Daemon {
@@ -137,7 +137,7 @@ impl Daemon {
         }
     }
 
-    /// On which terms a claim stands; the ordinary ones for one that does not.
+    /// On which terms a claim stands; for one that does not, none are told.
     ///
     /// # Errors
     /// Refused, or no answer.
@@ -146,7 +146,8 @@ impl Daemon {
             return Err(unexpected("ListClaims"));
         };
         let row = rows.into_iter().find(|row| row.claim == *key);
-        Ok(row.map(|row| ClaimTerms { pool: row.pool, reserve: row.reserve }).unwrap_or_default())
+        let terms = |row: ClaimRow| ClaimTerms { pool: Some(row.pool), reserve: Some(row.reserve) };
+        Ok(row.map(terms).unwrap_or_default())
     }
 
     /// Domains with claims that are not orphaned.

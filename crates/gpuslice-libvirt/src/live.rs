@@ -6,7 +6,7 @@
 //! domain tells of them; without any, the daemon finds out by itself who holds them.
 
 use crate::agent::{Agent, Turn};
-use crate::attach::{claim_name, request};
+use crate::attach::{claim_name, request, what};
 use crate::daemon::ClaimTerms;
 use crate::detach::{done, meant};
 use crate::link::{Connection, LinkError, Unplugged};
@@ -33,7 +33,7 @@ impl Agent {
             return Err(LinkError::NotKept { domain: live.name }.into());
         }
         let known = union(&live, defined.as_ref());
-        let name = claim_name(&known, options.name.clone(), &profile)?;
+        let name = claim_name(&known, options.name.clone(), &profile);
         let old = known.iter().find(|claim| claim.name == name);
         let asked = request(old, &name, profile.clone(), &options);
         let in_definition =
@@ -67,9 +67,9 @@ impl Agent {
         self.tell_runs(uuid).await;
         let changed = plugged.changed || written;
         let message = if changed {
-            format!("attached {name} ({profile}) to {title} while it runs")
+            format!("attached {} to {title} while it runs", what(&asked))
         } else {
-            format!("already so: {title} runs with {name} ({profile})")
+            format!("already so: {title} runs with {}", what(&asked))
         };
         tracing::info!(domain = %title, changed, "{message}");
         let warnings = plugged.warnings;

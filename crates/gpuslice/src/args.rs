@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use gpuslice_core::domain::MOST_SLICES;
 use gpuslice_core::ids::{ClaimName, Parameters, ParentId, ProfileName};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -92,11 +93,13 @@ Examples:
     /// Give a VM a slice
     #[command(after_help = "\
 Without --live the VM gets it at its next start; with it now, until it stops, and with --live --config both.
-Done twice it is done once.
+Done twice it is done once. A claim that is there is changed by what is given and keeps the rest: its count, fabric, NUMA
+wish, parameters, pool and reserve. To take its parameters away, detach it first.
 
 Examples:
   gpuslice attach win11 nvidia-a40-8q
   gpuslice attach win11 nvidia-a40-8q --name cad --reserve
+  gpuslice attach win11 nvidia-a40-8q --name cad --reserve=false
   gpuslice attach train amd-mi300x-vf1-spx --count 8 --fabric same
   gpuslice attach win11 nvidia-a40-8q --parameters frame_rate_limiter=0,disable_vnc=1
   gpuslice attach win11 nvidia-a40-8q --live --config
@@ -328,7 +331,7 @@ pub struct Attach {
     pub domain: String,
     /// What to give it; `gpuslice profiles` lists what there is
     pub profile: ProfileName,
-    /// Name of the claim [default: gpu0, or the next free]
+    /// Name of the claim [default: the VM's only one for this profile, else gpu0 or the next free]
     #[arg(long)]
     pub name: Option<ClaimName>,
     /// Change the definition, as the next start takes it (the default)
@@ -340,22 +343,24 @@ pub struct Attach {
     /// Record the claim and print the XML instead of writing it; needs no libvirt
     #[arg(long, conflicts_with_all = ["config", "live"])]
     pub print: bool,
-    /// Let other claims name the same virtual function
-    #[arg(long)]
-    pub pool: bool,
-    /// Hold the capacity even while the VM is off
-    #[arg(long)]
-    pub reserve: bool,
-    /// How many slices, all or none
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub count: u32,
-    /// All slices of one fabric: an XGMI hive, or one GPU where nothing tells of more
+    /// Let other claims name the same virtual function [default: as the claim has it, else false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub pool: Option<bool>,
+    /// Hold the capacity even while the VM is off [default: as the claim has it, else false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub reserve: Option<bool>,
+    /// How many slices, all or none [default: as the claim has it, else 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_SLICES)))]
+    pub count: Option<u32>,
+    /// Whether all slices have to be of one fabric: an XGMI hive, or one GPU where nothing tells of more [default: as the
+    /// claim has it, else any]
     #[arg(long)]
     pub fabric: Option<Fabric>,
-    /// All slices of one NUMA node where possible
+    /// Whether all slices are to be of one NUMA node where possible [default: as the claim has it, else any]
     #[arg(long)]
     pub numa: Option<Numa>,
-    /// For the driver of the slices, as the vendor writes them: KEY=VALUE pairs with commas between
+    /// For the driver of the slices, as the vendor writes them: KEY=VALUE pairs with commas between [default: as the claim
+    /// has it, else none]
     #[arg(long, value_name = "LIST")]
     pub parameters: Option<Parameters>,
 }
@@ -365,6 +370,8 @@ pub struct Attach {
 pub enum Fabric {
     /// They all are
     Same,
+    /// They need not
+    Any,
 }
 
 /// Whether slices are to be near each other, as domain XML says it.
@@ -372,6 +379,8 @@ pub enum Fabric {
 pub enum Numa {
     /// Where possible
     Prefer,
+    /// They need not
+    Any,
 }
 
 #[cfg(test)]
@@ -424,7 +433,8 @@ mod tests {
             "gpuslice attach win11 p --print --live",
             "gpuslice attach win11 p --count 0",
             "gpuslice attach win11 p --count 65",
-            "gpuslice attach win11 p --fabric any",
+            "gpuslice attach win11 p --pool=maybe",
+            "gpuslice attach win11 p --fabric all",
             "gpuslice attach win11 p --numa always",
             "gpuslice attach win11 p --parameters a",
             "gpuslice wait",

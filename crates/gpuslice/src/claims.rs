@@ -74,6 +74,7 @@ mod tests {
             home: Vec::new(),
             pool: false,
             reserve: false,
+            request: None,
             last_refusal: None,
         }
     }

@@ -266,15 +266,16 @@ fn attach_print_records_the_claim_and_prints_xml() {
         "devices": [{"alias": "ua-gpuslice-cad", "source": {"pci": "0000:41:00.4"}}],
         "warnings": ["9 claims for 8 slices"]});
     let typed = ["attach", UUID, "amd-v620-vf4", "--print", "--name", "cad", "--reserve"];
-    let (ran, asked) = daemon(vec![answer(claimed.clone())]).run(&typed);
+    let known = || answer(json!({"answer": "claims", "rows": []}));
+    let (ran, asked) = daemon(vec![known(), answer(claimed.clone())]).run(&typed);
     let want = json!({"command": "claim", "owner": UUID, "owner_name": "", "reserve": true,
         "request": {"name": "cad", "profile": "amd-v620-vf4"}});
-    assert_eq!(asked, [serde_json::from_value::<Order>(want).unwrap()]);
+    assert_eq!(asked, [Order::ListClaims, serde_json::from_value::<Order>(want).unwrap()]);
     assert_eq!(ran.err, "warning: 9 claims for 8 slices\n");
     for part in ["<metadata>", "name='cad'", "ua-gpuslice-cad", "bus='0x41'"] {
         assert!(ran.out.contains(part), "{part}: {}", ran.out);
     }
-    let (json, _) = daemon(vec![answer(claimed)]).run(&[&typed[..], &["--json"]].concat());
+    let (json, _) = daemon(vec![known(), answer(claimed)]).run(&[&typed[..], &["--json"]].concat());
     assert_eq!(json.json()["xml"], json!(ran.out));
 }
 

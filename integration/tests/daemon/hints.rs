@@ -46,7 +46,7 @@ cases! {
         of_commands::more_than_one_claim_is_meant, of_commands::a_domain_that_is_no_file,
         of_guests::the_cluster_s_files_do_not_answer, of_guests::the_reservations_cannot_be_read,
         of_guests::a_node_without_a_name, of_guests::mappings_that_do_not_answer,
-        of_commands::a_key_that_no_row_has;
+        of_commands::a_key_that_no_row_has, of_commands::more_slices_than_a_claim_can_have;
     ClaimCopied: of_starts::a_copy_carries_a_vf, of_starts::a_copy_carries_an_mdev,
         of_starts::a_copy_carries_the_only_vf;
     NotSettled: of_starts::the_gpu_has_not_come, of_layouts::the_layout_names_the_old_address,

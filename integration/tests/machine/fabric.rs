@@ -62,8 +62,8 @@ fn ask(driver: &mut Driver, domain: &mut Domain, request: ClaimRequest) -> Resul
         owner: Owner::Domain(domain.uuid),
         owner_name: domain.name.clone(),
         request: request.clone(),
-        pool: false,
-        reserve: false,
+        pool: None,
+        reserve: None,
         dry_run: false,
     };
     let devices = match order(driver, command)? {

@@ -322,8 +322,8 @@ fn a_gpu_that_cannot_be_sliced_says_so_and_what_works() {
         owner: Owner::Domain(Uuid::from_u128(1)),
         owner_name: "vm1".to_owned(),
         request: claim(&"gpu0".parse().unwrap(), "nvidia-a40-8q", 1),
-        pool: false,
-        reserve: false,
+        pool: None,
+        reserve: None,
         dry_run: false,
     };
     let refusal = order(&mut driver, command).unwrap_err();

@@ -32,8 +32,8 @@ impl World {
             domain: guest.domain.uuid,
             domain_name: guest.domain.name.clone(),
             request: claim.clone(),
-            pool: false,
-            reserve: false,
+            pool: None,
+            reserve: None,
             keep,
         });
         self.plugging.insert(vm, Asked { request, claim, keep });

@@ -51,8 +51,8 @@ fn domain(driver: &mut Driver, number: u32, profile: &str) -> Domain {
         owner: Owner::Domain(uuid),
         owner_name: format!("vm{number}"),
         request: request.clone(),
-        pool: true,
-        reserve: false,
+        pool: Some(true),
+        reserve: None,
         dry_run: false,
     };
     let Ok(Answer::Claimed { devices, .. }) = order(driver, command) else {

@@ -282,8 +282,8 @@ impl Story<'_> {
             owner: Owner::Domain(uuid(vm)),
             owner_name: format!("vm{vm}"),
             request: request.clone(),
-            pool: false,
-            reserve: false,
+            pool: None,
+            reserve: None,
             dry_run: false,
         })?;
         let Ok(Answer::Claimed { devices, .. }) = outcome else { return Ok(false) };

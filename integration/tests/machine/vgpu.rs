@@ -57,8 +57,8 @@ pub fn attach_several(driver: &mut Driver, vm: u128, profile: &str, count: u32) 
         owner: owner(vm),
         owner_name: format!("vm{vm}"),
         request: request.clone(),
-        pool: false,
-        reserve: false,
+        pool: None,
+        reserve: None,
         dry_run: false,
     };
     let devices = match order(driver, command).unwrap() {
@@ -372,7 +372,7 @@ fn what_is_asked_of_a_slice_decides_and_is_never_dropped() {
         request.memory_min = memory.map(|gib| gib << 30);
         request.isolation_min = isolation.map(str::to_owned);
         let (owner, owner_name) = (owner(1), "vm1".to_owned());
-        let (pool, reserve, dry_run) = (false, false, true);
+        let (pool, reserve, dry_run) = (None, None, true);
         order(&mut driver, Command::Claim { owner, owner_name, request, pool, reserve, dry_run })
     };
     let given = |outcome: Outcome| match outcome.unwrap() {

@@ -277,8 +277,8 @@ impl World {
             owner: Owner::Domain(domain.uuid),
             owner_name: domain.name,
             request: request.clone(),
-            pool,
-            reserve,
+            pool: Some(pool),
+            reserve: Some(reserve),
             dry_run: false,
         })?;
         let guest = self.guest(vm);

@@ -16,8 +16,8 @@ use zbus::{Connection, interface};
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct ClaimOptions {
-    pool: bool,
-    reserve: bool,
+    pool: Option<bool>,
+    reserve: Option<bool>,
     dry_run: bool,
 }
 
@@ -25,8 +25,8 @@ struct ClaimOptions {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct PlugOptions {
-    pool: bool,
-    reserve: bool,
+    pool: Option<bool>,
+    reserve: Option<bool>,
     keep: bool,
 }
 
@@ -144,7 +144,8 @@ impl<H: Handler> HostInterface<H> {
         self.rows(&header, connection, Command::ListHistory { about, since }, filter).await
     }
 
-    /// Makes or keeps a claim. Options: `pool`, `reserve`, `dry_run`.
+    /// Makes or keeps a claim. Options: `pool` and `reserve`, which a claim that is there keeps where they are left out, and
+    /// `dry_run`.
     #[zbus(out_args("answer"))]
     async fn claim(
         &self,
@@ -181,8 +182,8 @@ impl<H: Handler> HostInterface<H> {
         self.dict(&header, connection, command).await
     }
 
-    /// Makes or keeps a claim of a running domain, and prepares its slices for a hot-plug. Options: `pool`,
-    /// `reserve`, `keep`.
+    /// Makes or keeps a claim of a running domain, and prepares its slices for a hot-plug. Options: `pool`
+    /// and `reserve` as of `Claim`, and `keep`.
     #[zbus(out_args("answer"))]
     async fn plug(
         &self,

@@ -5,8 +5,8 @@ use gpuslice_core::request::DeviceToWrite;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// How to attach.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// How to attach. What is left out of a claim that is there stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AttachOptions {
     /// The claim's name; the first free `gpuN` when not given, and the existing claim when the domain has just one
@@ -16,34 +16,18 @@ pub struct AttachOptions {
     pub live: bool,
     /// Change the definition, as the next start takes it.
     pub config: bool,
-    /// Let other claims name the same home VF.
-    pub pool: bool,
-    /// Hold the capacity even while the VM is off.
-    pub reserve: bool,
-    /// How many slices, all or none.
-    pub count: u32,
-    /// All of one fabric; a claim that says so already keeps it.
-    pub same_fabric: bool,
-    /// All of one NUMA node where possible; a claim that says so already keeps it.
-    pub prefer_numa: bool,
-    /// For the driver of the slices; a claim that has some keeps them when none are given.
+    /// Whether other claims may name the same home VF; of a new claim they may not.
+    pub pool: Option<bool>,
+    /// Whether the capacity is held even while the VM is off; for a new claim it is not.
+    pub reserve: Option<bool>,
+    /// How many slices, all or none; of a new claim one.
+    pub count: Option<u32>,
+    /// Whether all have to be of one fabric; those of a new claim need not.
+    pub same_fabric: Option<bool>,
+    /// Whether all are to be of one NUMA node where possible; those of a new claim are not.
+    pub prefer_numa: Option<bool>,
+    /// For the driver of the slices; a new claim has none.
     pub parameters: Option<Parameters>,
-}
-
-impl Default for AttachOptions {
-    fn default() -> Self {
-        Self {
-            name: None,
-            live: false,
-            config: false,
-            pool: false,
-            reserve: false,
-            count: 1,
-            same_fabric: false,
-            prefer_numa: false,
-            parameters: None,
-        }
-    }
 }
 
 /// What `Attach` did.

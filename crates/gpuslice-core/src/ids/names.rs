@@ -55,6 +55,13 @@ name!(
     /// part of a libvirt alias (`ua-gpuslice-gpu0`), in which `--` sets off an index.
     ClaimName, "claim name", 32, b"-_", "- and _"
 );
+impl ClaimName {
+    /// What a claim is called that nobody gave a name: `gpu0`.
+    pub fn numbered(number: u32) -> Self {
+        Self(format!("gpu{number}"))
+    }
+}
+
 name!(
     /// What a VM can ask for: `nvidia-a40-8q`. At most 64 of letters, digits, `-`, `_`, `.`.
     ProfileName, "profile name", 64, b"-_.", "- _ and ."

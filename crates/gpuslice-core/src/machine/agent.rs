@@ -37,14 +37,12 @@ impl Machine {
         let mut devices = Vec::new();
         for request in &asks.claims {
             let key = ClaimKey { owner: owner.clone(), name: request.name.clone() };
-            let (pool, reserve) =
-                self.durable.claims.get(&key).map_or((false, false), |c| (c.pool, c.reserve));
             let order = Order {
                 owner: owner.clone(),
                 owner_name: domain.name.clone(),
                 request: request.clone(),
-                pool,
-                reserve,
+                pool: None,
+                reserve: None,
                 dry_run: false,
             };
             let home = self.picked_home(&key, request, &adopted);

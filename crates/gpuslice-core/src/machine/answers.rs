@@ -504,6 +504,7 @@ impl Machine {
             home: claim.home.clone(),
             pool: claim.pool,
             reserve: claim.reserve,
+            request: claim.request.asks_for_more().then(|| Box::new(claim.request.clone())),
             last_refusal: claim.last_refusal.clone(),
         }
     }
@@ -522,6 +523,7 @@ fn ended_row(key: &ClaimKey, bound: &[Bound<'_>]) -> Option<ClaimRow> {
         home: Vec::new(),
         pool: false,
         reserve: false,
+        request: None,
         last_refusal: None,
     })
 }

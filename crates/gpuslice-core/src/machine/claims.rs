@@ -2,7 +2,7 @@
 
 use super::fabric::Sought;
 use super::{ConfigRead, Effect, Machine, RequestId, Stored, Timer};
-use crate::domain::{ClaimRequest, HostDeviceSource, alias_for};
+use crate::domain::{ClaimRequest, HostDeviceSource, MOST_SLICES, alias_for};
 use crate::hint;
 use crate::history::{Ending, Wanted};
 use crate::ids::{
@@ -21,8 +21,10 @@ pub(super) struct Order {
     pub owner: Owner,
     pub owner_name: String,
     pub request: ClaimRequest,
-    pub pool: bool,
-    pub reserve: bool,
+    /// As the claim has it already, where nothing is said.
+    pub pool: Option<bool>,
+    /// The same.
+    pub reserve: Option<bool>,
     pub dry_run: bool,
 }
 
@@ -164,9 +166,11 @@ impl Machine {
 
     /// As [`Self::claim`], with the home VF a person picked for it, which is free.
     pub(super) fn claim_at(&mut self, order: Order, picked: Option<PciAddress>) -> Outcome {
-        if order.request.count == 0 || order.request.count > 64 {
-            let message = format!("count is {}; expected 1 to 64", order.request.count);
-            return Err(Refusal::new(Code::BadRequest, message));
+        if order.request.count == 0 || order.request.count > MOST_SLICES {
+            let message =
+                format!("claim {} asks for {} slices", order.request.name, order.request.count);
+            return Err(Refusal::new(Code::BadRequest, message)
+                .hint(hint!("the same with a count from 1 to {}", MOST_SLICES)));
         }
         let key = ClaimKey { owner: order.owner.clone(), name: order.request.name.clone() };
         let profile = self.profile_for(&order.owner_name, &order.request)?;
@@ -181,7 +185,11 @@ impl Machine {
             );
             return Err(Refusal::new(Code::InUse, message).hint(self.end_run(&key)));
         }
-        let (request, pool) = (&order.request, order.pool);
+        // What is over is not what is asked for now.
+        let kept = known.as_ref().filter(|claim| !claim.orphaned || claim.undefined);
+        let pool = order.pool.unwrap_or(kept.is_some_and(|claim| claim.pool));
+        let reserve = order.reserve.unwrap_or(kept.is_some_and(|claim| claim.reserve));
+        let request = &order.request;
         let had = known.as_ref().map_or(&[][..], |claim| &claim.home);
         let had = picked.as_ref().map_or(had, std::slice::from_ref);
         let home = self.homes(&Sought { key: &key, request, profile: &profile, pool }, had)?;
@@ -201,8 +209,8 @@ impl Machine {
             request: order.request,
             profile,
             home,
-            pool: order.pool,
-            reserve: order.reserve,
+            pool,
+            reserve,
             transient: false,
             orphaned: false,
             undefined: false,

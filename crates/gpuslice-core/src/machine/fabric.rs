@@ -265,7 +265,7 @@ impl Machine {
         });
         let hint = if enough {
             let attach = self.attach_again(key, profile);
-            hint!("{} --count {} (without --fabric same)", attach, count)
+            hint!("{} --count {} --fabric any", attach, count)
         } else {
             self.room_for(key, profile, sought.request.count)
         };

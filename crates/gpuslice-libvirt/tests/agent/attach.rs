@@ -164,7 +164,7 @@ fn a_claim_that_is_made_again_keeps_its_terms() {
             });
             refused(scene.client.detach("vm", None, &DetachOptions::default()).await);
             let again = |command: &Command| {
-                matches!(command, Command::Claim { reserve: true, pool: false, .. })
+                matches!(command, Command::Claim { reserve: Some(true), pool: Some(false), .. })
             };
             scene.asks("Claim with its terms", again).await;
         },

@@ -144,6 +144,7 @@ fn row(claim: ClaimKey) -> ClaimRow {
         home: Vec::new(),
         pool: false,
         reserve: false,
+        request: None,
         last_refusal: None,
     }
 }

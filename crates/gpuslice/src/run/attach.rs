@@ -8,11 +8,11 @@ use crate::output::Output;
 use crate::render;
 use gpuslice_api::CallError;
 use gpuslice_api::libvirt::{AttachOptions, DetachOptions};
-use gpuslice_core::domain::ClaimRequest;
+use gpuslice_core::domain::{ClaimRequest, claim_meant};
 use gpuslice_core::hint;
 use gpuslice_core::ids::{ClaimName, Owner};
 use gpuslice_core::refusal::{Code, Refusal};
-use gpuslice_core::request::{Answer, Command};
+use gpuslice_core::request::{Answer, ClaimRow, Command};
 use serde_json::json;
 
 pub async fn attach(daemon: &Daemon, order: Attach, output: &Output) -> Result<(), Failure> {
@@ -23,8 +23,8 @@ pub async fn attach(daemon: &Daemon, order: Attach, output: &Output) -> Result<(
         pool: order.pool,
         reserve: order.reserve,
         count: order.count,
-        same_fabric: order.fabric == Some(Fabric::Same),
-        prefer_numa: order.numa == Some(Numa::Prefer),
+        same_fabric: order.fabric.map(|fabric| fabric == Fabric::Same),
+        prefer_numa: order.numa.map(|numa| numa == Numa::Prefer),
         parameters: order.parameters,
     };
     let agent = daemon.client.libvirt()?;
@@ -52,19 +52,7 @@ pub async fn detach(
 /// Records the claim, as a home VF is only its own once that is known, and prints what the XML must carry.
 pub async fn print(daemon: &Daemon, order: Attach, output: &Output) -> Result<(), Failure> {
     let (owner, owner_name) = owner(daemon, &order.domain).await?;
-    let request = ClaimRequest {
-        name: match order.name {
-            Some(name) => name,
-            None => "gpu0".parse().map_err(|e| bad_name(&e))?,
-        },
-        profile: Some(order.profile),
-        count: order.count,
-        same_fabric: order.fabric == Some(Fabric::Same),
-        prefer_numa: order.numa == Some(Numa::Prefer),
-        memory_min: None,
-        isolation_min: None,
-        parameters: order.parameters,
-    };
+    let request = wanted(daemon, &owner, &order).await?;
     let command = Command::Claim {
         owner,
         owner_name,
@@ -131,8 +119,30 @@ fn printed(mut failure: Failure) -> Failure {
     failure
 }
 
-fn bad_name(error: &gpuslice_core::ids::ParseIdError) -> Failure {
-    Refusal::new(Code::BadRequest, error.to_string()).into()
+/// The claim as it is to be: what is known of it stays, but for what is asked now.
+async fn wanted(daemon: &Daemon, owner: &Owner, order: &Attach) -> Result<ClaimRequest, Failure> {
+    let rows = match daemon.call(Command::ListClaims).await? {
+        Answer::Claims { rows } => rows,
+        other => return Err(unexpected(&other)),
+    };
+    let of_owner: Vec<&ClaimRow> = rows.iter().filter(|row| row.claim.owner == *owner).collect();
+    let there = of_owner.iter().map(|row| (&row.claim.name, Some(&row.profile)));
+    let name = order.name.clone().unwrap_or_else(|| claim_meant(there, &order.profile));
+    let known = of_owner.into_iter().find(|row| row.claim.name == name);
+    let plain = ClaimRequest::one(&name, order.profile.clone());
+    let mut request = known.and_then(|row| row.request.as_deref().cloned()).unwrap_or(plain);
+    request.profile = Some(order.profile.clone());
+    request.count = order.count.or(known.map(|row| row.count)).unwrap_or(1);
+    if let Some(fabric) = order.fabric {
+        request.same_fabric = fabric == Fabric::Same;
+    }
+    if let Some(numa) = order.numa {
+        request.prefer_numa = numa == Numa::Prefer;
+    }
+    if order.parameters.is_some() {
+        request.parameters.clone_from(&order.parameters);
+    }
+    Ok(request)
 }
 
 fn warn(output: &Output, warnings: &[String]) {

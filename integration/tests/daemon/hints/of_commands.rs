@@ -255,6 +255,36 @@ pub fn there_is_no_bus(code: Code) {
     end(events(&host));
 }
 
+/// What a program on the bus is told that asks for more than a guest can carry; the command line lets nobody type it.
+pub fn more_slices_than_a_claim_can_have(code: Code) {
+    let person = host();
+    let claim = |count: u32| -> Result<(), zbus::Error> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let bus = person.host.bus.address();
+            let bus = zbus::connection::Builder::address(bus.as_str())?.build().await?;
+            let request: HashMap<&str, zbus::zvariant::Value<'_>> = HashMap::from([
+                ("name", "gpu0".into()),
+                ("profile", PROFILE.into()),
+                ("count", count.into()),
+            ]);
+            let options: HashMap<&str, zbus::zvariant::Value<'_>> = HashMap::new();
+            let (name, path) = ("org.gpuslice1", "/org/gpuslice1");
+            let host = Some("org.gpuslice1.Host");
+            let body = ("external:ci", "", request, options);
+            bus.call_method(Some(name), path, host, "Claim", &body).await.map(drop)
+        })
+    };
+    for count in [0, 65] {
+        let said = claim(count).unwrap_err().to_string();
+        assert!(said.contains(code.as_str()) || said.contains("BadRequest"), "{said}");
+        let hint = "the same with a count from 1 to 64";
+        assert!(said.contains(hint), "{said}");
+        super::registry::follows(hint);
+    }
+    claim(1).unwrap();
+}
+
 /// What a program on the bus is told that asks for rows by a key of its own making.
 pub fn a_key_that_no_row_has(code: Code) {
     let person = host();

@@ -17,10 +17,24 @@ fn attached(config: &str, profile: &str, vms: u8) -> Person {
 }
 
 pub fn the_profile_is_another_now(code: Code) {
-    let mut person = attached(ONE_VF, PROFILE, 1);
-    person.host.configure(&ONE_VF.replace("vfs = 1", "vfs = 2"));
+    let mut person = Person::at("sriov-8", &ONE_VF.replace("vfs = 1", "vfs = 2"), 1);
+    person.does("gpuslice attach vm1 amd-74a1-vf2 --count 2 --reserve");
+    let claim = |person: &Person| {
+        let row = person.host.only("claims");
+        (row["count"].clone(), row["reserve"].clone(), row["profile"].clone())
+    };
+    // What is not said again stays, whoever writes it: the agent or a person.
+    for again in ["vm1", "01111111-1111-4111-8111-111111111111 --print"] {
+        person.does(&format!("gpuslice attach {again} amd-74a1-vf2"));
+        assert_eq!(claim(&person), (json!(2), json!(true), json!("amd-74a1-vf2")));
+    }
+    person.host.configure(&ONE_VF.replace("vfs = 1", "vfs = 4"));
     person.does("gpuslice apply");
     person.mends(code, START);
+    assert_eq!(claim(&person), (json!(2), json!(true), json!("amd-74a1-vf4")));
+    person.does("virsh shutdown vm1");
+    person.does("gpuslice attach vm1 amd-74a1-vf4 --count 1 --reserve=false");
+    assert_eq!(claim(&person), (json!(1), json!(false), json!("amd-74a1-vf4")));
 }
 
 pub fn metadata_is_misspelt(code: Code) {
