@@ -68,9 +68,11 @@ qemu_of() { cat "/run/libvirt/qemu/$1.pid"; }
 # holds_vfio NAME : QEMU has a VFIO group open
 holds_vfio() { ls -l "/proc/$(qemu_of "$1")/fd" | grep -q '/dev/vfio/[0-9]'; }
 
-# Leaves nothing of a scenario's domains behind.
+# Leaves nothing of a scenario's domains behind. One virsh does all, since each is half a second.
 clear_domains() {
-  local name
-  for name in $(virsh list --name); do virsh destroy "$name"; done
-  for name in $(virsh list --all --name); do virsh undefine "$name" --managed-save --nvram; done
+  local file
+  {
+    for file in /run/libvirt/qemu/*.xml; do [ ! -e "$file" ] || echo "destroy $(basename "$file" .xml)"; done
+    for file in /etc/libvirt/qemu/*.xml; do [ ! -e "$file" ] || echo "undefine $(basename "$file" .xml) --managed-save --nvram"; done
+  } | virsh -q
 }
