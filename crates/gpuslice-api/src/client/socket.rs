@@ -10,6 +10,8 @@ use gpuslice_core::request::{Answer, Command};
 use gpuslice_hook_proto::{
     Body, DecodeError, Lines, REPLY_LIMIT, Reply, ReplyBody, Request, Served,
 };
+use rustix::io::retry_on_intr;
+use rustix::rand::{GetRandomFlags, getrandom};
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -140,15 +142,18 @@ fn taken<A>(id: Uuid, reply: Result<Reply<A>, DecodeError>) -> Result<Option<Box
     }
 }
 
-/// A name no other request has: the kernel's random numbers, as no crate of ours brings any.
+/// A name no other request has.
 fn request_id() -> Result<Uuid, CallError> {
-    const RANDOM: &str = "/proc/sys/kernel/random/uuid";
-    let unreadable = |what: String| CallError::Unreachable {
-        who: DAEMON,
-        tried: vec![format!("read {RANDOM}: {what}")],
-    };
-    let text = std::fs::read_to_string(RANDOM).map_err(|e| unreadable(os_text(&e)))?;
-    Uuid::try_parse(text.trim()).map_err(|e| unreadable(e.to_string()))
+    let mut bytes = uuid::Bytes::default();
+    // So few bytes come whole (getrandom(2)).
+    retry_on_intr(|| getrandom(&mut bytes, GetRandomFlags::empty())).map_err(|errno| {
+        let errno = Errno(errno.raw_os_error());
+        CallError::Unreachable {
+            who: DAEMON,
+            tried: vec![format!("ask for random bytes: {errno}")],
+        }
+    })?;
+    Ok(uuid::Builder::from_random_bytes(bytes).into_uuid())
 }
 
 fn protocol(error: &dyn std::error::Error) -> CallError {
