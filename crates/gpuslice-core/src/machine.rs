@@ -283,6 +283,7 @@ impl Machine {
 
     /// What follows from any change: layouts to realise, parked starts, settledness.
     fn after_change(&mut self) {
+        self.orphan_undefined();
         self.end_claims_without_owner();
         if self.stale {
             return;
@@ -293,6 +294,8 @@ impl Machine {
         self.run_parked_runs();
         self.run_parked_guests();
         self.run_parked_plugs();
+        // Of those that were refused nobody tells again.
+        self.orphan_undefined();
         self.realise_parking();
         self.tell_drained();
         self.tell_settled();

@@ -108,8 +108,8 @@ pub struct Claim {
     /// The owner is gone: it holds nothing any more but what its VM still has, and ends with the last of that.
     #[serde(default)]
     pub orphaned: bool,
-    /// Orphaned because its domain is undefined: kept for a while all the same, since programs that manage VMs undefine
-    /// one and define it again with the same UUID.
+    /// Its domain is undefined: orphaned for that, once no VM has a slice of it or is being started with one, and kept for a while
+    /// all the same, since programs that manage VMs undefine one and define it again with the same UUID.
     #[serde(default, skip_serializing_if = "is_false")]
     pub undefined: bool,
     /// Why the last start was refused, until one succeeds.

@@ -47,6 +47,7 @@ pub fn slice_of(device: &HostDevice) -> SliceId {
 pub fn after_event(driver: &Driver) -> Result<(), Broken> {
     never_two_owners_of_one_slice(driver)?;
     what_is_nobodys_is_clean_or_dirty(driver)?;
+    no_claim_given_up_under_its_vm(driver)?;
     sriov_numvfs_never_read(driver)
 }
 
@@ -91,6 +92,25 @@ fn never_two_owners_of_one_slice(driver: &Driver) -> Result<(), Broken> {
         }
     }
     Ok(())
+}
+
+/// A claim whose domain is undefined holds its home and its slices as long as a VM has them, or is about to.
+fn no_claim_given_up_under_its_vm(driver: &Driver) -> Result<(), Broken> {
+    // What was found after a loss may be anybody's.
+    if driver.lost_record {
+        return Ok(());
+    }
+    let durable = driver.machine.durable();
+    let given_up =
+        |key: &ClaimKey| durable.claims.get(key).is_some_and(|c| c.orphaned && c.undefined);
+    let mut given = driver.machine.runtime().assignments.iter();
+    match given.find(|(_, a)| a.phase != Phase::Releasing && given_up(&a.claim)) {
+        None => Ok(()),
+        Some((slice, a)) => {
+            let how = format!("{slice} is {} for {}", a.phase.as_str(), a.claim);
+            Err(Broken::new("no_claim_given_up_under_its_vm", how))
+        }
+    }
 }
 
 /// Where the layout asks for it, a VF that a VM had and nobody has now was reset, or is known to be dirty.

@@ -1,10 +1,10 @@
 //! Stories of domains that are undefined: programs that manage VMs undefine one and define it again.
 
-use crate::directed::{after, all, attach, phases, run, runs, stop};
+use crate::directed::{after, all, attach, declare, phases, run, runs, stop};
 use crate::happening::Happening as H;
 use crate::world::World;
 use gpuslice_core::ids::{ClaimKey, PciAddress};
-use gpuslice_core::state::Claim;
+use gpuslice_core::state::{Claim, Phase};
 
 const DAY: u64 = 24 * 60 * 60 * 1000;
 
@@ -99,6 +99,106 @@ fn one_that_runs_on_keeps_its_slice_and_then_its_home() {
     assert_eq!((phases(&world), homes(&world, 0)), (vec![], home.clone()));
     define(&mut world);
     assert_eq!(homes(&world, 0), home);
+    world.finish().unwrap();
+}
+
+/// Whether each claim of a VM is orphaned, and whether its domain is known to be undefined.
+fn gone(world: &World, vm: u8) -> Vec<(bool, bool)> {
+    let owner = gpuslice_core::ids::Owner::Domain(world.guests[&vm].domain.uuid);
+    let of_vm = claims(world).into_iter().filter(|(key, _)| key.owner == owner);
+    of_vm.map(|(_, claim)| (claim.orphaned, claim.undefined)).collect()
+}
+
+/// The agent tells late that the domain before is gone: the one that was made again by its name is on its way.
+#[test]
+fn one_that_is_being_started_anew_is_not_given_up() {
+    let steps = [H::Start { vm: 0 }, H::Next { vm: 0 }, H::Next { vm: 0 }];
+    // While the device is made, when it is ready, and when the VM has begun and runs.
+    for (lazy, done) in [(true, 1), (false, 1), (false, 2), (false, 3)] {
+        // As `virsh create` has it, and as `virsh undefine`, `define` and `start` do.
+        for begin in [declare(0), attach(0)] {
+            let transient = matches!(begin, H::Declare { .. });
+            let mut world = after(&[begin, several(1, 7), H::Lazy { on: lazy }]);
+            let (before, then) = steps.split_at(done);
+            all(&mut world, before);
+            let home = homes(&world, 0);
+            let domain = world.guests[&0].domain.clone();
+            all(&mut world, &[H::Undefine { vm: 0 }]);
+            world.guests.get_mut(&0).unwrap().domain = domain;
+            assert_eq!(gone(&world, 0), [(false, true)]);
+            // Nobody else is given its home.
+            all(&mut world, &[attach(2), H::Lazy { on: false }]);
+            all(&mut world, then);
+            assert!(runs(&world, 0), "{:?}", world.refusals);
+            assert_eq!((homes(&world, 0), gone(&world, 0)), (home, vec![(false, true)]));
+            world.driver.restart().unwrap();
+            all(&mut world, &[H::Advance { ms: 2 * DAY }]);
+            assert_eq!((phases(&world), gone(&world, 0).len()), (vec![Phase::Attached], 1));
+            all(&mut world, &stop(0));
+            all(&mut world, &[H::Advance { ms: 60_000 }]);
+            let left = if transient { vec![] } else { vec![(true, true)] };
+            assert_eq!((phases(&world), gone(&world, 0)), (vec![], left));
+            world.driver.restart().unwrap();
+            all(&mut world, &[H::Advance { ms: DAY + 1 }]);
+            assert_eq!(gone(&world, 0), []);
+            world.finish().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_start_that_comes_to_nothing_leaves_an_undefined_domain_s_claim_without_owner() {
+    for dies in [false, true] {
+        let mut world = after(&[attach(0), H::Lazy { on: true }, H::Start { vm: 0 }]);
+        let domain = world.guests[&0].domain.clone();
+        all(&mut world, &[H::Undefine { vm: 0 }]);
+        world.guests.get_mut(&0).unwrap().domain = domain;
+        assert_eq!(gone(&world, 0), [(false, true)]);
+        if dies {
+            world.driver.restart().unwrap();
+            all(&mut world, &[H::LibvirtDown]);
+        } else {
+            all(&mut world, &[H::HookDies { vm: 0 }]);
+        }
+        all(&mut world, &[H::Lazy { on: false }, H::Advance { ms: 60_000 }]);
+        assert_eq!((phases(&world), gone(&world, 0)), (vec![], vec![(true, true)]));
+        all(&mut world, &[H::LibvirtUp { tells: true }, H::Advance { ms: DAY + 1 }]);
+        assert_eq!(gone(&world, 0), []);
+        world.finish().unwrap();
+    }
+}
+
+/// A start that waits until the last run is over.
+#[test]
+fn a_start_that_waits_is_one_that_is_being_started() {
+    let mut world = after(&[attach(0), several(1, 7)]);
+    let home = homes(&world, 0);
+    all(&mut world, &run(0));
+    all(&mut world, &[H::Lazy { on: true }]);
+    all(&mut world, &stop(0));
+    all(&mut world, &[H::Start { vm: 0 }]);
+    assert_eq!(phases(&world), [Phase::Releasing]);
+    let domain = world.guests[&0].domain.clone();
+    all(&mut world, &[H::Undefine { vm: 0 }, attach(2)]);
+    world.guests.get_mut(&0).unwrap().domain = domain;
+    assert_eq!((homes(&world, 2), gone(&world, 0)), (vec![], vec![(false, true)]));
+    all(&mut world, &[H::Lazy { on: false }, H::Next { vm: 0 }, H::Next { vm: 0 }]);
+    assert!(runs(&world, 0), "{:?}", world.refusals);
+    assert_eq!((homes(&world, 0), gone(&world, 0)), (home, vec![(false, false)]));
+    world.finish().unwrap();
+}
+
+#[test]
+fn one_that_is_defined_while_it_runs_is_an_ordinary_claim_again() {
+    let mut world = after(&[attach(0)]);
+    all(&mut world, &run(0));
+    let define = undefine(&mut world, 0);
+    assert_eq!(gone(&world, 0), [(false, true)]);
+    define(&mut world);
+    assert_eq!(gone(&world, 0), [(false, false)]);
+    all(&mut world, &stop(0));
+    all(&mut world, &[H::Advance { ms: 2 * DAY }]);
+    assert_eq!(gone(&world, 0), [(false, false)]);
     world.finish().unwrap();
 }
 

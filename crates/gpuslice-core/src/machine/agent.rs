@@ -3,14 +3,14 @@
 use super::claims::Order;
 use super::fabric::Sought;
 use super::picked::Picked;
-use super::{Effect, Machine, Stored, Timer};
+use super::{Effect, HookOperation, Machine, Stored, Timer};
 use crate::domain::{ClaimRequest, Domain, HostDevice};
 use crate::ids::{ClaimKey, Owner, PciAddress, ProfileName, SliceId};
 use crate::mechanism::Form;
 use crate::placement::{self, Wanted};
 use crate::refusal::Refusal;
 use crate::request::{Answer, DeviceToWrite, Outcome};
-use crate::state::Claim;
+use crate::state::{Claim, Phase};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
@@ -69,8 +69,12 @@ impl Machine {
     /// A domain that is defined again while others have its homes: its claim is one again, and has none until one
     /// is free.
     fn defined_without_home(&mut self, key: &ClaimKey, refusal: &Refusal) {
-        let orphaned = self.durable.claims.get(key).is_some_and(|claim| claim.orphaned);
-        if !orphaned || self.claims_are_all_that_tells() {
+        let Some(claim) = self.durable.claims.get_mut(key) else { return };
+        if claim.undefined && !claim.orphaned {
+            claim.undefined = false;
+            self.dirty.insert(Stored::Durable);
+        }
+        if !claim.orphaned || self.claims_are_all_that_tells() {
             return;
         }
         let lost: Vec<PciAddress> = self.durable.claims.get(key).map_or_else(Vec::new, |claim| {
@@ -126,36 +130,61 @@ impl Machine {
         }
     }
 
-    /// The domain is undefined: its claims hold nothing any more but what its VM has while it runs on, and end when
-    /// nobody has defined it again for a day.
+    /// The domain is undefined: its claims hold nothing any more, and end when nobody has defined it again for a day. That waits
+    /// for what a VM has of them, or is being started with: a domain that was made again with its UUID can be on its way to its
+    /// slices before anybody has told of the end of the one before.
     pub(super) fn domain_gone(&mut self, uuid: Uuid) -> Answer {
         let owner = Owner::Domain(uuid);
         self.look_again.remove(&uuid);
         self.forget_start_later(uuid);
-        let of_domain = |(key, claim): (&ClaimKey, &mut Claim)| {
-            if key.owner != owner || claim.orphaned {
-                return None;
-            }
-            (claim.orphaned, claim.undefined) = (true, true);
-            Some(key.clone())
-        };
-        let orphaned: Vec<ClaimKey> =
-            self.durable.claims.iter_mut().filter_map(of_domain).collect();
-        if orphaned.is_empty() {
-            return super::claims::done(false, "it had no claims");
+        let mut news = false;
+        for (_, claim) in self.durable.claims.iter_mut().filter(|(key, _)| key.owner == owner) {
+            news |= !claim.orphaned && !claim.undefined;
+            claim.undefined |= !claim.orphaned;
+        }
+        if !news {
+            return super::claims::done(false, "it has no claims that hold anything");
         }
         self.persist(Stored::Durable);
-        self.push(Effect::Arm { timer: Timer::Undefined(uuid), after: UNDEFINED_KEPT });
-        for key in &orphaned {
+        self.orphan_undefined();
+        super::claims::done(true, "its claims are kept for a day, should it be defined again")
+    }
+
+    /// Claims whose domain is undefined are orphaned once nobody has, or is about to have, a slice of them.
+    pub(super) fn orphan_undefined(&mut self) {
+        let waits = |claim: &Claim| claim.undefined && !claim.orphaned;
+        if !self.durable.claims.values().any(waits) || self.claims_are_all_that_tells() {
+            return;
+        }
+        let given = self.run.assignments.values().filter(|a| a.phase != Phase::Releasing);
+        let given: BTreeSet<&ClaimKey> = given.map(|a| &a.claim).collect();
+        let asks = |owner: &Owner| {
+            let starts = self.parked.iter().filter(|(_, c)| c.operation == HookOperation::Prepare);
+            let mut starts = starts.map(|(_, call)| Owner::Domain(call.domain.uuid));
+            let mut plugs = self.parked_plugs.iter().map(|(_, order)| &order.claim.owner);
+            starts.any(|other| other == *owner) || plugs.any(|other| other == owner)
+        };
+        let claims = self.durable.claims.iter().filter(|(_, claim)| waits(claim));
+        let over = claims.map(|(key, _)| key).filter(|key| !given.contains(key));
+        let over: Vec<ClaimKey> = over.filter(|key| !asks(&key.owner)).cloned().collect();
+        for key in &over {
+            if let Some(claim) = self.durable.claims.get_mut(key) {
+                claim.orphaned = true;
+            }
+            self.persist(Stored::Durable);
+            if let Owner::Domain(uuid) = key.owner {
+                self.push(Effect::Arm { timer: Timer::Undefined(uuid), after: UNDEFINED_KEPT });
+            }
             self.note("claim", key, "orphaned");
         }
-        self.home_is_free();
-        super::claims::done(true, "its claims are kept for a day, should it be defined again")
+        if !over.is_empty() {
+            self.home_is_free();
+        }
     }
 
     /// After a start of the daemon, which remembers what is undefined but not since when.
     pub(super) fn wait_for_undefined(&mut self) {
-        let undefined = self.durable.claims.iter().filter(|(_, claim)| claim.undefined);
+        let undefined = self.durable.claims.iter().filter(|(_, c)| c.undefined && c.orphaned);
         let domains: BTreeSet<Uuid> = undefined
             .filter_map(|(key, _)| match key.owner {
                 Owner::Domain(uuid) => Some(uuid),
@@ -170,7 +199,7 @@ impl Machine {
     /// Nobody has defined it again: its claims end, with the last of their slices.
     pub(super) fn undefined_for_good(&mut self, uuid: Uuid) {
         for (key, claim) in &mut self.durable.claims {
-            if key.owner == Owner::Domain(uuid) && claim.undefined {
+            if key.owner == Owner::Domain(uuid) && claim.undefined && claim.orphaned {
                 claim.undefined = false;
                 self.dirty.insert(Stored::Durable);
             }
