@@ -44,13 +44,13 @@ use crate::guest::GuestCall;
 use crate::health::Said;
 use crate::hint;
 use crate::holders::Holder;
-use crate::ids::{ClaimKey, MdevUuid, ParentId, SliceId};
+use crate::ids::{MdevUuid, ParentId, SliceId};
 use crate::layout::Layout;
 use crate::mechanism::Mechanism;
 use crate::observation::Observation;
 use crate::refusal::{Code, Refusal};
 use crate::request::{ChangeNote, PlanRow};
-use crate::state::{Assignment, Claim, Durable, Runtime};
+use crate::state::{Assignment, Durable, Runtime};
 use ops::Op;
 use plug::{Order as PlugOrder, Plugging};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -94,8 +94,6 @@ pub struct Machine {
     parked_runs: Vec<(RequestId, Domain)>,
     /// Hot-plugs whose slices are being prepared.
     plugs: BTreeMap<RequestId, Plugging>,
-    /// Claims that are to be as before a refused hot-plug when its slices are back: what they are until then, and were before.
-    undone_plugs: BTreeMap<ClaimKey, (Claim, Claim)>,
     /// What domains that are about to come in were told to carry.
     expected: BTreeMap<Uuid, incoming::Expected>,
     /// Who waits until parents are free.
@@ -237,6 +235,7 @@ impl Machine {
             self.room_unrecorded(&refusal);
         }
         self.drains_unrecorded(&refusal);
+        self.settle_plugs();
         // Giving up may have produced answers of its own; none of them promises anything.
         self.unwritten.append(&mut self.dirty);
         kept.append(&mut self.effects);
@@ -283,6 +282,7 @@ impl Machine {
 
     /// What follows from any change: layouts to realise, parked starts, settledness.
     fn after_change(&mut self) {
+        self.settle_plugs();
         self.orphan_undefined();
         self.end_claims_without_owner();
         if self.stale {

@@ -36,6 +36,9 @@ pub struct Durable {
     pub expected: BTreeMap<ParentId, Layout>,
     /// What VMs asked for.
     pub claims: BTreeMap<ClaimKey, Claim>,
+    /// Hot-plugs that have changed their claims, as long as it is not known what comes of them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub plugs: BTreeMap<ClaimKey, Plug>,
     /// Where the homes of claims are, as last seen.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub places: BTreeMap<PciAddress, Place>,
@@ -63,6 +66,7 @@ impl Default for Durable {
             rules: Vec::new(),
             expected: BTreeMap::new(),
             claims: BTreeMap::new(),
+            plugs: BTreeMap::new(),
             places: BTreeMap::new(),
             cordons: BTreeMap::new(),
             quarantines: BTreeMap::new(),
@@ -115,6 +119,17 @@ pub struct Claim {
     /// Why the last start was refused, until one succeeds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_refusal: Option<Refusal>,
+}
+
+/// What a hot-plug has made of a claim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plug {
+    /// The claim since.
+    pub asked: Claim,
+    /// The claim before, if there was one: it is so again unless the VM has what was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Claim>,
 }
 
 /// Kept in /run/gpuslice/state, stamped with the boot.

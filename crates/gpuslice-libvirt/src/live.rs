@@ -168,7 +168,11 @@ impl Agent {
         let undone = match (self.daemon.plug_failed(key.clone()).await, old) {
             (Err(left), _) => Err(left),
             (Ok(()), Some((old, Some(terms)))) => {
-                self.daemon.claim(uuid, title, old.clone(), terms).await.map(drop)
+                match self.daemon.claim(uuid, title, old.clone(), terms).await {
+                    // With the last of its slices the daemon undoes it by itself.
+                    Err(left) if left.code == Code::InUse => Ok(()),
+                    made => made.map(drop),
+                }
             }
             (Ok(()), Some(_)) => Ok(()),
             (Ok(()), None) => self.daemon.unclaim(key, true).await.map(drop),

@@ -9,7 +9,7 @@ use gpuslice_core::port::{HostRead, link_name};
 use gpuslice_core::request::{Answer, Command, DeviceToWrite, Outcome, ProfileRow};
 use gpuslice_core::state::Phase;
 use gpuslice_sim::Kernel;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// An invariant that did not hold.
@@ -48,6 +48,7 @@ pub fn after_event(driver: &Driver) -> Result<(), Broken> {
     never_two_owners_of_one_slice(driver)?;
     what_is_nobodys_is_clean_or_dirty(driver)?;
     no_claim_given_up_under_its_vm(driver)?;
+    never_two_claims_with_one_home(driver)?;
     sriov_numvfs_never_read(driver)
 }
 
@@ -88,6 +89,21 @@ fn never_two_owners_of_one_slice(driver: &Driver) -> Result<(), Broken> {
                 let how =
                     format!("{slice} is open in {pid} of {}, but {owner:?} has it", vm.domain);
                 return Err(Broken::new(rule, how));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is a claim's home is nobody else's, but where both say that they share it.
+fn never_two_claims_with_one_home(driver: &Driver) -> Result<(), Broken> {
+    let mut homes: BTreeMap<PciAddress, &ClaimKey> = BTreeMap::new();
+    let durable = driver.machine.durable();
+    for (key, claim) in durable.claims.iter().filter(|(_, claim)| !claim.orphaned && !claim.pool) {
+        for home in &claim.home {
+            if let Some(other) = homes.insert(*home, key) {
+                let how = format!("VF {home} is that of {key} and of {other}");
+                return Err(Broken::new("never_two_claims_with_one_home", how));
             }
         }
     }

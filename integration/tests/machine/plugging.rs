@@ -295,37 +295,124 @@ fn a_hot_plug_that_is_refused_leaves_the_claim_as_it_was() {
     world.finish().unwrap();
 }
 
+fn asked(world: &World) -> Vec<String> {
+    let claims = world.driver.machine.durable().claims.values();
+    claims.map(|claim| claim.profile.to_string()).collect()
+}
+
+/// A VM whose claim was something else before, and is not in it now.
+fn known_before(profile: &str) -> World {
+    let mut world = after(&[]);
+    all(&mut world, &run(0));
+    let name = "gpu1".parse().unwrap();
+    let unplug = H::HotUnplug { vm: 0, name, by_hand: true };
+    all(&mut world, &[plug(profile, true), plugged(false), unplug]);
+    assert_eq!((asked(&world), phases(&world)), (vec![profile.to_owned()], vec![]));
+    world
+}
+
 /// Should the record be lost, the claim alone tells whose a slice is that comes after its hot-plug was refused.
 #[test]
 fn a_claim_is_as_before_a_refused_hot_plug_once_its_slices_are_back() {
     // It was a VF before, or an mdev of the same name.
-    for (before, lost) in
-        [("amd-74a1-vf8", false), ("amd-74a1-vf8", true), ("mtty-1", false), ("mtty-1", true)]
-    {
-        let mut world = after(&[]);
-        all(&mut world, &run(0));
-        let name = "gpu1".parse().unwrap();
-        let unplug = H::HotUnplug { vm: 0, name, by_hand: true };
-        all(&mut world, &[plug(before, true), plugged(false), unplug]);
-        let asked = |world: &World| {
-            let claims = world.driver.machine.durable().claims.values();
-            claims.map(|claim| claim.profile.to_string()).collect::<Vec<_>>()
-        };
-        assert_eq!((asked(&world), phases(&world)), (vec![before.to_owned()], vec![]));
-        let late = [H::Steps { on: true }, plug("nvidia-a40-4q", true), H::Advance { ms: 16_000 }];
-        all(&mut world, &late);
-        all(&mut world, &[plugged(false)]);
-        assert_eq!(world.plug_refused.as_ref().unwrap().code.as_str(), "device-stuck");
-        assert_eq!(asked(&world), ["nvidia-a40-4q"]);
-        if lost {
-            all(&mut world, &[H::LoseRecord { claims: false }]);
-            assert_eq!(phases(&world), [Phase::Prepared], "it is found by its name");
-        } else {
-            all(&mut world, &[H::Steps { on: false }, H::Advance { ms: 1000 }]);
+    for before in ["amd-74a1-vf8", "mtty-1"] {
+        for (restarted, lost) in [(false, false), (true, false), (true, true)] {
+            let mut world = known_before(before);
+            let plug = plug("nvidia-a40-4q", true);
+            all(&mut world, &[H::Steps { on: true }, plug, H::Advance { ms: 16_000 }]);
+            all(&mut world, &[plugged(false)]);
+            assert_eq!(world.plug_refused.as_ref().unwrap().code.as_str(), "device-stuck");
+            assert_eq!(asked(&world), ["nvidia-a40-4q"]);
+            if lost {
+                all(&mut world, &[H::LoseRecord { claims: false }]);
+                assert_eq!(phases(&world), [Phase::Prepared], "it is found by its name");
+            } else if restarted {
+                world.driver.restart().unwrap();
+                world.driver.drain().unwrap();
+            }
+            all(&mut world, &[H::Steps { on: false }, H::Advance { ms: 700_000 }]);
+            // The next daemon cannot know that what slept has ended.
+            let stuck: Vec<_> =
+                world.driver.machine.durable().quarantines.keys().cloned().collect();
+            assert_eq!(stuck.len(), usize::from(restarted));
+            for parent in stuck {
+                all(&mut world, &[H::Uncordon { parent }, H::Advance { ms: 60_000 }]);
+            }
             assert_eq!((asked(&world), phases(&world)), (vec![before.to_owned()], vec![]));
+            assert!(world.driver.disk.durable().plugs.is_empty());
+            world.finish().unwrap();
         }
+    }
+}
+
+/// libvirt does not plug in what was prepared, and the agent tells, or the daemon finds out.
+#[test]
+fn killed_at_each_write_a_hot_plug_that_libvirt_refuses_is_undone() {
+    for before in [Some("amd-74a1-vf8"), Some("mtty-1"), None] {
+        for tells in [true, false] {
+            for kill in 0..24 {
+                let mut world = match before {
+                    Some(before) => known_before(before),
+                    None => after(&run(0)),
+                };
+                all(&mut world, &[H::Kill { after: kill }, plug("nvidia-a40-4q", true)]);
+                let owner = Owner::Domain(world.guests[&0].domain.uuid);
+                let key = ClaimKey { owner, name: "gpu1".parse().unwrap() };
+                if tells {
+                    world.order(Command::PlugFailed { key }).unwrap();
+                }
+                all(&mut world, &[H::Advance { ms: 700_000 }]);
+                world.driver.dies_after = None;
+                world.driver.restart().unwrap();
+                world.driver.advance(700_000).unwrap();
+                let before: Vec<String> = before.into_iter().map(str::to_owned).collect();
+                let how = format!("{before:?}, told {tells}, killed after {kill}");
+                assert_eq!((asked(&world), phases(&world)), (before.clone(), vec![]), "{how}");
+                assert!(world.driver.disk.durable().plugs.is_empty(), "{how}");
+                if kill % 8 == 0 {
+                    world.plugging.clear();
+                    world.finish().unwrap();
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_claim_stays_as_it_was_plugged_in_over_restarts() {
+    for kill in 0..12 {
+        let mut world = known_before("amd-74a1-vf8");
+        all(&mut world, &[plug("nvidia-a40-4q", true)]);
+        assert!(!world.driver.disk.durable().plugs.is_empty());
+        all(&mut world, &[H::Kill { after: kill }, plugged(false), H::AgentComes]);
+        world.driver.dies_after = None;
+        assert!(world.driver.disk.durable().plugs.is_empty());
+        all(&mut world, &stop(0));
+        assert_eq!((asked(&world), phases(&world)), (vec!["nvidia-a40-4q".to_owned()], vec![]));
         world.finish().unwrap();
     }
+}
+
+/// Its home was nobody's while it asked for something else.
+#[test]
+fn a_home_that_was_given_away_meanwhile_is_not_had_twice() {
+    let mut world = known_before("amd-74a1-vf8");
+    let homes = |world: &World| {
+        let claims = world.driver.machine.durable().claims.values();
+        claims.flat_map(|claim| claim.home.clone()).collect::<Vec<_>>()
+    };
+    let [home] = homes(&world).try_into().unwrap();
+    all(&mut world, &[plug("nvidia-a40-4q", true)]);
+    let (name, profile) = ("gpu0".parse().unwrap(), "amd-74a1-vf8".to_owned());
+    all(&mut world, &[H::Attach { vm: 1, name, profile, count: 8, pool: false, reserve: false }]);
+    assert!(homes(&world).contains(&home) && homes(&world).len() == 8);
+    let owner = Owner::Domain(world.guests[&0].domain.uuid);
+    let key = ClaimKey { owner, name: "gpu1".parse().unwrap() };
+    world.order(Command::PlugFailed { key: key.clone() }).unwrap();
+    assert_eq!(homes(&world).len(), 8);
+    assert!(world.driver.machine.durable().claims[&key].home.is_empty());
+    world.plugging.clear();
+    world.finish().unwrap();
 }
 
 #[test]

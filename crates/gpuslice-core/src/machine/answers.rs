@@ -488,7 +488,9 @@ impl Machine {
         let (state, reason) = match (phase, missing_home) {
             _ if !gone.is_empty() => ("lost", Some(gone.join(", "))),
             (Some(phase), _) => (phase, bound.iter().find_map(|(_, a)| a.trouble.clone())),
-            _ if claim.orphaned && claim.undefined => ("orphaned", Some("its domain is undefined".to_owned())),
+            _ if claim.orphaned && claim.undefined => {
+                ("orphaned", Some("its domain is undefined".to_owned()))
+            }
             _ if claim.orphaned => ("orphaned", Some("it was given up".to_owned())),
             (None, Some(home)) => ("idle", Some(format!("its home VF {home} is not on the host"))),
             (None, None) => ("idle", None),

@@ -222,7 +222,9 @@ impl Machine {
         let row = self.claim_row(&key, &claim);
         if !order.dry_run {
             // What is asked for now is not undone with an older hot-plug.
-            self.undone_plugs.remove(&key);
+            if self.durable.plugs.remove(&key).is_some() {
+                self.persist(Stored::Durable);
+            }
             if changed {
                 self.durable.claims.insert(key.clone(), claim);
                 self.persist(Stored::Durable);

@@ -210,8 +210,8 @@ impl Machine {
         let Some(request) = request else {
             return;
         };
-        if let Some(plug) = self.plugs.remove(&request) {
-            return self.plug_refused(request, plug, refusal);
+        if self.plugs.remove(&request).is_some() {
+            return self.plug_refused(request, &refusal);
         }
         let refusal = match claim {
             Some(key @ ClaimKey { owner: Owner::Domain(uuid), .. }) => {

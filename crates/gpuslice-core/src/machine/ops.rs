@@ -567,8 +567,8 @@ impl Machine {
 
     /// Tells whoever waits for a preparation that it comes to nothing.
     pub(super) fn tell_refused(&mut self, request: RequestId, refusal: Refusal) {
-        if let Some(plug) = self.plugs.remove(&request) {
-            return self.plug_refused(request, plug, refusal);
+        if self.plugs.remove(&request).is_some() {
+            return self.plug_refused(request, &refusal);
         }
         let text = format!("start refused: {refusal}");
         self.push(Effect::Log { warning: true, text });

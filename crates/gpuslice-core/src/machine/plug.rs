@@ -13,7 +13,7 @@ use crate::ids::{ClaimKey, Owner, SliceId};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
 use crate::request::Answer;
-use crate::state::{Assignment, Claim, Phase};
+use crate::state::{self, Assignment, Claim, Phase};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A hot-plug as ordered.
@@ -24,14 +24,19 @@ pub(super) struct Order {
     pub keep: bool,
 }
 
-/// A hot-plug under way.
+/// A hot-plug whose answer is awaited.
 #[derive(Debug, Clone)]
 pub(super) struct Plugging {
     key: ClaimKey,
-    /// The claim before.
-    before: Option<Claim>,
-    /// What is being prepared.
-    slices: Vec<SliceId>,
+    /// The claim is another one than before.
+    changed: bool,
+}
+
+/// Whether a claim is still what a hot-plug asked for. Where it lives and what became of its domain does not matter.
+fn still_asks(claim: &Claim, asked: &Claim) -> bool {
+    let ended = claim.orphaned && !claim.undefined;
+    let order = |c: &Claim| (c.request.clone(), c.profile.clone(), c.pool, c.reserve, c.transient);
+    !ended && order(claim) == order(asked)
 }
 
 impl Machine {
@@ -53,14 +58,21 @@ impl Machine {
         if self.stale || room || self.run.assignments.iter().any(on_its_way) {
             return self.parked_plugs.push((request, order));
         }
-        let undone = self.undone_plugs.get(&key).map(|(_, before)| before);
-        let before = undone.or_else(|| self.durable.claims.get(&key)).cloned();
+        let claim = self.durable.claims.get(&key).cloned();
+        let undecided = self.durable.plugs.get(&key).cloned();
+        let before = undecided.as_ref().map_or_else(|| claim.clone(), |plug| plug.before.clone());
         let kept = self.run.assignments.clone();
         match self.admit_plug(&key, &order) {
             Ok((slices, steps)) => {
-                let plug = Plugging { key, before, slices: slices.clone() };
+                let asked = self.durable.claims.get(&key).cloned();
+                let changed = !slices.is_empty() || asked != before;
+                let plug = Plugging { key: key.clone(), changed };
                 if slices.is_empty() {
                     return self.plug_ready(request, &plug);
+                }
+                if let Some(asked) = asked.filter(|asked| before.as_ref() != Some(asked)) {
+                    self.durable.plugs.insert(key, state::Plug { asked, before });
+                    self.persist(Stored::Durable);
                 }
                 self.persist(Stored::Runtime);
                 self.plugs.insert(request, plug);
@@ -71,13 +83,16 @@ impl Machine {
             }
             Err(refusal) => {
                 self.run.assignments = kept;
+                // Nothing of it is recorded.
+                match claim {
+                    Some(claim) => drop(self.durable.claims.insert(key.clone(), claim)),
+                    None => drop(self.durable.claims.remove(&key)),
+                }
+                self.durable.plugs.extend(undecided.map(|plug| (key, plug)));
                 if self.make_room_for(&needed, &BTreeSet::new(), &refusal) {
-                    // The claim is made anew then.
-                    self.restore_claim(&key, before);
                     return self.parked_plugs.push((request, order));
                 }
-                let plug = Plugging { key, before, slices: Vec::new() };
-                self.plug_refused(request, plug, refusal);
+                self.plug_refused(request, &refusal);
             }
         }
     }
@@ -90,13 +105,10 @@ impl Machine {
         }
     }
 
-    /// Those that wait come to nothing, since nothing can be recorded. Their claims are as before.
+    /// Those that wait come to nothing, since nothing can be recorded.
     pub(super) fn plugs_unrecorded(&mut self, why: &Refusal) {
-        for (request, order) in std::mem::take(&mut self.parked_plugs) {
-            let name = order.claim.request.name.clone();
-            let key = ClaimKey { owner: order.claim.owner, name };
-            let before = self.durable.claims.get(&key).cloned();
-            self.plug_refused(request, Plugging { key, before, slices: Vec::new() }, why.clone());
+        for (request, _) in std::mem::take(&mut self.parked_plugs) {
+            self.plug_refused(request, why);
         }
     }
 
@@ -141,7 +153,7 @@ impl Machine {
             return self.push(Effect::Answer { request, outcome: Err(refusal) });
         };
         let answer = Answer::Claimed {
-            changed: !plug.slices.is_empty() || plug.before.as_ref() != Some(claim),
+            changed: plug.changed,
             claim: self.claim_row(&plug.key, claim),
             devices: devices_of(&plug.key, claim),
             warnings: self.overcommit(&plug.key, claim),
@@ -149,50 +161,56 @@ impl Machine {
         self.push(Effect::Answer { request, outcome: Ok(answer) });
     }
 
-    /// The claim is as before; its slices are on their way back already.
-    pub(super) fn plug_refused(&mut self, request: RequestId, plug: Plugging, refusal: Refusal) {
-        self.restore_claim(&plug.key, plug.before);
-        let text = format!("hot-plug for {} refused: {refusal}", plug.key);
+    /// Its slices are on their way back already, and with the last of them the claim is as before.
+    pub(super) fn plug_refused(&mut self, request: RequestId, refusal: &Refusal) {
+        let text = format!("hot-plug refused: {refusal}");
         self.push(Effect::Log { warning: true, text });
-        self.push(Effect::Answer { request, outcome: Err(refusal) });
+        self.push(Effect::Answer { request, outcome: Err(refusal.clone()) });
     }
 
-    /// A claim that was another one meanwhile is as before. As long as a slice is not back that it would not name then, it stays as
-    /// it is, since it alone tells whose that is, should the record of the boot be lost.
-    fn restore_claim(&mut self, key: &ClaimKey, before: Option<Claim>) {
-        let now = self.durable.claims.get(key);
-        if now == before.as_ref() {
+    /// Claims that hot-plugs have changed stay so once the VM has all of it, and else are as before. Until each slice is the VM's or
+    /// back they stay as they are, since they alone tell whose that is, should the record of the boot be lost. It makes no
+    /// difference whether libvirt has refused, the agent has died or this daemon is the next one.
+    pub(super) fn settle_plugs(&mut self) {
+        if self.durable.plugs.is_empty() || self.claims_are_all_that_tells() {
             return;
         }
-        match (before, now) {
-            (Some(before), Some(now)) if self.has_more_than(key, &before) => {
-                self.undone_plugs.insert(key.clone(), (now.clone(), before));
-                return;
+        let undecided = |a: &Assignment| {
+            a.phase != Phase::Attached && self.durable.plugs.contains_key(&a.claim)
+        };
+        let undecided = self.run.assignments.values().filter(|a| undecided(a));
+        let undecided: BTreeSet<&ClaimKey> = undecided.map(|a| &a.claim).collect();
+        let known = self.durable.plugs.keys().filter(|key| !undecided.contains(key));
+        let known: Vec<ClaimKey> = known.cloned().collect();
+        for key in known {
+            let Some(plug) = self.durable.plugs.remove(&key) else { continue };
+            self.persist(Stored::Durable);
+            // What became of the claim since is not undone: it may have ended, or be asked for anew.
+            let claim = self.durable.claims.get(&key).filter(|c| still_asks(c, &plug.asked));
+            let Some(claim) = claim.cloned() else { continue };
+            let devices = devices_of(&key, &claim);
+            if !devices.iter().all(|d| self.run.assignments.contains_key(&d.source.slice())) {
+                self.undo_plug(&key, &claim, plug.before);
             }
-            (Some(before), _) => drop(self.durable.claims.insert(key.clone(), before)),
-            (None, _) => drop(self.end_claim(key)),
         }
-        self.persist(Stored::Durable);
+    }
+
+    fn undo_plug(&mut self, key: &ClaimKey, now: &Claim, before: Option<Claim>) {
+        let Some(mut before) = before else {
+            self.end_claim(key);
+            return self.note("claim", key, "ended: the hot-plug that made it was refused");
+        };
+        (before.orphaned, before.undefined) = (now.orphaned, now.undefined);
+        // It named none in between.
+        if before.home.iter().any(|home| self.home_of_another(*home, key).is_some()) {
+            before.home.clear();
+            if let Owner::Domain(domain) = key.owner {
+                self.look_again.insert(domain);
+                self.note("agent-work", domain, "it may have a home now");
+            }
+        }
+        self.durable.claims.insert(key.clone(), before);
         self.note("claim", key, "as before: the hot-plug was refused");
-    }
-
-    /// Whether a slice is on its way back to it that a claim does not name, or not as what it is.
-    fn has_more_than(&self, key: &ClaimKey, claim: &Claim) -> bool {
-        let named = devices_of(key, claim);
-        let on_its_way = |a: &Assignment| a.claim == *key && a.phase != Phase::Attached;
-        let mut bound = self.run.assignments.iter().filter(|(_, a)| on_its_way(a));
-        bound.any(|(slice, a)| {
-            a.profile != claim.profile || named.iter().all(|d| d.source.slice() != *slice)
-        })
-    }
-
-    /// A slice of a claim is back. What became of the claim since is not undone: it may have ended, or be asked for anew.
-    pub(super) fn undo_plug(&mut self, key: &ClaimKey) {
-        if let Some((refused, before)) = self.undone_plugs.remove(key)
-            && self.durable.claims.get(key) == Some(&refused)
-        {
-            self.restore_claim(key, Some(before));
-        }
     }
 
     /// What no VM was given is taken back; whatever libvirt had plugged in all the same is held until it is out.

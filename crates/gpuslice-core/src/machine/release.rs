@@ -143,7 +143,6 @@ impl Machine {
         self.repairs.remove(&self.seen.device_of(&assignment.parent));
         self.park_failed.clear();
         self.note("slice", slice, format!("released by {}", assignment.claim));
-        self.undo_plug(&assignment.claim);
     }
 
     /// Ends a claim; whether that is all. As long as a slice of it is not back it stays, without an owner, and tells

@@ -65,7 +65,6 @@ impl Machine {
             parked_runs: Vec::new(),
             parked_guests: Vec::new(),
             plugs: BTreeMap::new(),
-            undone_plugs: BTreeMap::new(),
             expected: BTreeMap::new(),
             drains: BTreeMap::new(),
             waiting: BTreeSet::new(),
