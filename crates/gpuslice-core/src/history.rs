@@ -57,6 +57,8 @@ impl Tenure {
 pub enum Ending {
     /// The VM stopped.
     Stopped,
+    /// The VM went to another host and runs there.
+    Migrated,
     /// It was prepared for a VM that never ran.
     StartFailed,
     /// It was unplugged from the VM that ran.
@@ -84,6 +86,7 @@ impl Ending {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Stopped => "stopped",
+            Self::Migrated => "migrated",
             Self::StartFailed => "start-failed",
             Self::Detached => "detached",
             Self::Released => "released",

@@ -472,7 +472,7 @@ pub struct HistoryRow {
     pub from: Option<String>,
     /// When it was back; absent while it is given.
     pub to: Option<String>,
-    /// Why it ended: `stopped`, `start-failed`, `detached`, `released`, `vanished`, `started-again`, `gpu-gone`,
+    /// Why it ended: `stopped`, `migrated`, `start-failed`, `detached`, `released`, `vanished`, `started-again`, `gpu-gone`,
     /// `rebooted`, `mistaken`, `taken-over`, `unknown`; absent while it is given.
     pub reason: Option<String>,
     /// Whose.

@@ -73,9 +73,9 @@ Examples:
     /// List who had which slice from when to when, and why it ended
     #[command(after_help = "\
 Times are UTC. The daemon keeps it in /var/lib/gpuslice/history-*.jsonl, five files of 2 MiB, the oldest of which goes first;
-the journal has the same with fields. Why it ended: stopped, start-failed (the VM never ran), detached, released (by
-force), vanished (nobody told), started-again, gpu-gone, rebooted (the time is when the next boot began), mistaken,
-taken-over, unknown.
+the journal has the same with fields. Why it ended: stopped, migrated (to another host), start-failed (the VM never
+ran), detached, released (by force), vanished (nobody told), started-again, gpu-gone, rebooted (the time is when the
+next boot began), mistaken, taken-over, unknown.
 
 Examples:
   gpuslice history

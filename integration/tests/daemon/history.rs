@@ -58,6 +58,11 @@ fn a_tenure_from_its_begin_to_its_end() {
         host.hook(&vm, "prepare").quiet();
         host.hook(&vm, "release").quiet();
         assert_eq!(reasons(&host), [json!("stopped"), json!("start-failed")]);
+        // It goes to another host.
+        host.run_vm(&vm);
+        host.migrates_away(&vm);
+        assert_eq!(reasons(&host)[2], json!("migrated"));
+        assert!(host.log().contains("gpuslice_reason=\"migrated\""), "{}", host.log());
         assert!(host.log().contains("gpuslice_reason=\"start-failed\""), "{}", host.log());
     });
 }

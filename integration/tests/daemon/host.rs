@@ -286,11 +286,17 @@ impl Host {
     /// The hook as libvirt runs it.
     pub fn hook(&self, vm: &Vm, operation: &str) -> Ran {
         let (sub, extra) = match operation {
-            "release" | "stopped" => ("end", "shutdown"),
+            "release" => ("end", "shutdown"),
+            "stopped" => ("end", "-"),
             _ => ("begin", "-"),
         };
+        self.hook_with(vm, [operation, sub, extra])
+    }
+
+    fn hook_with(&self, vm: &Vm, arguments: [&str; 3]) -> Ran {
         let mut child = Command::new(self.program("gpuslice-qemu-hook"))
-            .args([&vm.name, operation, sub, extra])
+            .arg(&vm.name)
+            .args(arguments)
             .env_clear()
             .env("GPUSLICE_SOCKET", self.path("hook.sock"))
             .env("GPUSLICE_HOOK_CONF", self.path("hook.conf"))
@@ -313,6 +319,13 @@ impl Host {
     pub fn stop_vm(&self, vm: &Vm) {
         self.hook(vm, "stopped").quiet();
         self.hook(vm, "release").quiet();
+    }
+
+    /// As the host that it was on is told.
+    #[track_caller]
+    pub fn migrates_away(&self, vm: &Vm) {
+        self.hook(vm, "stopped").quiet();
+        self.hook_with(vm, ["release", "end", "migrated"]).quiet();
     }
 
     /// Something happens around the simulated host.

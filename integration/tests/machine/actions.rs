@@ -35,6 +35,7 @@ pub enum Kind {
     Start,
     Next,
     Stop,
+    MigrateAway,
     Gone,
     HookDies,
     LibvirtDown,
@@ -104,6 +105,7 @@ pub fn actions(longest: usize) -> impl Strategy<Value = Vec<Action>> {
         24 => Just(K::Start),
         36 => Just(K::Next),
         8 => Just(K::Stop),
+        1 => Just(K::MigrateAway),
         2 => Just(K::Gone),
         2 => Just(K::HookDies),
         1 => Just(K::LibvirtDown),
@@ -249,6 +251,9 @@ impl Action {
             K::Stop => {
                 let runs = |s| matches!(s, State::Running(_) | State::Launched(_));
                 H::Stop { vm: vm_in(world, a, runs)?, linger: c % 4 == 0 }
+            }
+            K::MigrateAway => {
+                H::MigrateAway { vm: vm_in(world, a, |s| matches!(s, State::Running(_)))? }
             }
             K::Gone => H::Gone,
             K::HookDies => H::HookDies { vm: vm_in(world, a, |s| matches!(s, State::Asking(_)))? },

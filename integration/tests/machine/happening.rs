@@ -52,6 +52,8 @@ pub enum Happening {
     Next { vm: u8 },
     /// QEMU ends. It may linger: killed, but its descriptors not closed yet.
     Stop { vm: u8, linger: bool },
+    /// virsh migrate: the VM runs on elsewhere.
+    MigrateAway { vm: u8 },
     /// What lingered is gone.
     Gone,
     /// The hook is killed while it waits.

@@ -54,6 +54,12 @@ impl World {
                 }
             }
             H::Restore { vm } => return self.restore(vm),
+            H::MigrateAway { vm } => {
+                if let State::Running(_) = self.guests[&vm].state {
+                    self.stop(vm, false);
+                    self.guests.get_mut(&vm).unwrap().state = State::Left;
+                }
+            }
             H::HostdevGone { vm } => {
                 self.edit(vm, |domain| domain.devices.retain(|d| d.our_claim().is_none()));
             }

@@ -4,10 +4,10 @@
 use crate::directed::{after, all, attach, declare, run, runs, stop};
 use crate::driver::Driver;
 use crate::happening::Happening as H;
-use crate::invariants::Broken;
+use crate::invariants::{Broken, vfs_of};
 use crate::world::World;
 use gpuslice_core::history::{Entry, Line, Point, Reader, Tenure, Wanted};
-use gpuslice_core::ids::SliceId;
+use gpuslice_core::ids::{PciAddress, SliceId};
 use gpuslice_core::request::HistoryRow;
 use gpuslice_core::state::Phase;
 use std::collections::BTreeMap;
@@ -112,6 +112,38 @@ fn a_vm_that_runs_and_stops_is_one_tenure() {
         all(&mut world, &run(0));
         assert_eq!(told(&world), of(0, &["stopped", ""]));
     }
+}
+
+#[test]
+fn a_vm_that_goes_to_another_host_has_not_stopped() {
+    let mut world = after(&[attach(0), declare(1)]);
+    let foreign = H::Plain { vm: 2, slice: SliceId::Vf(free_vf(&world)), managed: true };
+    all(&mut world, &[foreign]);
+    for vm in 0..3 {
+        all(&mut world, &run(vm));
+    }
+    all(&mut world, &[H::Advance { ms: 30_000 }]);
+    for vm in 0..3 {
+        all(&mut world, &[H::MigrateAway { vm }, H::Next { vm }]);
+    }
+    all(&mut world, &[H::Advance { ms: 30_000 }]);
+    let ended = [0, 1, 2].map(|vm| of(vm, &["migrated"])).concat();
+    let mut now = told(&world);
+    now.sort();
+    assert_eq!(now, ended);
+    // It comes back, and stops here.
+    all(&mut world, &run(0));
+    all(&mut world, &stop(0));
+    assert_eq!(told(&world).last(), of(0, &["stopped"]).last());
+    world.finish().unwrap();
+}
+
+/// One of a GPU with a layout that nobody has as its home.
+fn free_vf(world: &World) -> PciAddress {
+    let homes = world.driver.machine.durable().claims.values().flat_map(|claim| &claim.home);
+    let homes: Vec<PciAddress> = homes.copied().collect();
+    let vfs = vfs_of(&world.driver.kernel, "0000:0c:00.0".parse().unwrap());
+    vfs.into_iter().find(|vf| !homes.contains(vf)).unwrap()
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub enum State {
     Running(u32),
     /// QEMU ended or never came; `release` is not told yet.
     Ended,
+    /// The same, because the VM is on another host now.
+    Left,
 }
 
 #[derive(Debug, Clone)]
@@ -399,9 +401,12 @@ impl World {
                 self.call(vm, HookOperation::Started);
                 self.guest(vm).state = State::Running(pid);
             }
-            State::Ended => {
+            ended @ (State::Ended | State::Left) => {
                 self.give_back_managed(vm);
-                self.call(vm, HookOperation::Release);
+                let left = ended == State::Left;
+                let operation =
+                    if left { HookOperation::MigratedAway } else { HookOperation::Release };
+                self.call(vm, operation);
                 self.guest(vm).state = State::Off;
             }
         }
@@ -493,7 +498,7 @@ impl World {
         for vm in 0..VMS {
             match self.guest(vm).state {
                 State::Running(_) => drop(self.call(vm, HookOperation::Reconnect)),
-                State::Ended if !tells => self.guest(vm).state = State::Off,
+                State::Ended | State::Left if !tells => self.guest(vm).state = State::Off,
                 _ => {}
             }
         }

@@ -220,6 +220,8 @@ pub enum HookOperation {
     Started,
     /// The VM is gone and libvirt has let go of its devices.
     Release,
+    /// The same, and the VM runs on another host now.
+    MigratedAway,
     /// libvirt found a running VM again.
     Reconnect,
     /// Incoming migration, before the domain exists; may refuse.

@@ -31,7 +31,7 @@ impl Machine {
                 self.on_started(&call.domain);
                 self.proceed(request);
             }
-            HookOperation::Release => {
+            HookOperation::Release | HookOperation::MigratedAway => {
                 if self.may_be_lost(&Owner::Domain(call.domain.uuid))
                     && self.carries_unknown(&call.domain)
                 {
@@ -40,7 +40,8 @@ impl Machine {
                     }
                     self.adopt(&call.domain, false);
                 }
-                self.on_release(call.domain.uuid);
+                let migrated = call.operation == HookOperation::MigratedAway;
+                self.on_release(call.domain.uuid, migrated);
                 self.proceed(request);
             }
             HookOperation::Migrate | HookOperation::Restore => self.on_incoming(request, call),

@@ -17,7 +17,8 @@ pub(super) const GRACE: u64 = 15_000;
 const SLOWEST_RETRY: u64 = 30_000;
 
 impl Machine {
-    pub(super) fn on_release(&mut self, domain: Uuid) {
+    /// `migrated`: the VM has not ended, it has left.
+    pub(super) fn on_release(&mut self, domain: Uuid, migrated: bool) {
         let owner = Owner::Domain(domain);
         let held: Vec<SliceId> = self
             .run
@@ -27,7 +28,7 @@ impl Machine {
             .map(|(slice, _)| *slice)
             .collect();
         for slice in held {
-            self.foreign_over(slice, Ending::Stopped);
+            self.foreign_over(slice, if migrated { Ending::Migrated } else { Ending::Stopped });
         }
         let slices: Vec<SliceId> = self
             .run
@@ -38,7 +39,8 @@ impl Machine {
             .collect();
         for slice in slices {
             self.presumed_dead.remove(&slice);
-            self.begin_release(slice, self.how_it_stopped(slice));
+            let why = if migrated { Ending::Migrated } else { self.how_it_stopped(slice) };
+            self.begin_release(slice, why);
         }
     }
 

@@ -139,7 +139,7 @@ async fn answer(line: &[u8], stream: &mut UnixStream, handle: &Handle) -> Option
     };
     match request.body {
         Body::Hook(call) => {
-            let Some(operation) = operation(call.operation) else {
+            let Some(operation) = operation(call.operation, &call.extra) else {
                 return Reply::hook_done(request.id).to_line().ok();
             };
             let asked = handle.hook(HookCall { operation, domain: call.domain }).await;
@@ -186,10 +186,12 @@ async fn hook(
 }
 
 /// Operations at which nothing is to be done are answered without asking.
-fn operation(operation: Operation) -> Option<HookOperation> {
+fn operation(operation: Operation, extra: &str) -> Option<HookOperation> {
     match operation {
         Operation::Prepare => Some(HookOperation::Prepare),
         Operation::Started => Some(HookOperation::Started),
+        // Where it runs now, libvirt calls `prepare` and `started` as ever.
+        Operation::Release if extra == "migrated" => Some(HookOperation::MigratedAway),
         Operation::Release => Some(HookOperation::Release),
         Operation::Reconnect => Some(HookOperation::Reconnect),
         Operation::Migrate => Some(HookOperation::Migrate),
