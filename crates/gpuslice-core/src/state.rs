@@ -164,18 +164,43 @@ pub struct Runtime {
 
 /// How far a lost record has been made up for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(from = "RecordedLost")]
 pub struct Lost {
     /// The devices that claims name were looked at, all of them.
     pub looked: bool,
     /// Mediated devices that could not be read since then, of those that were there when their list first could: any other
-    /// came later, and is of no start that was forgotten.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// came later, and is of no start that was forgotten. `None` until the list could be read.
     pub hidden: Option<BTreeSet<MdevUuid>>,
     /// Assignments inferred from them alone: whoever knows better is believed.
     pub guessed: BTreeSet<SliceId>,
     /// Who has asked for a start since: nothing of theirs is unknown any more.
     pub asked: BTreeSet<Owner>,
+}
+
+/// As it is recorded.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecordedLost {
+    looked: bool,
+    /// Versions that did not have it took what was there when they looked.
+    #[serde(default, deserialize_with = "present")]
+    hidden: Option<Option<BTreeSet<MdevUuid>>>,
+    guessed: BTreeSet<SliceId>,
+    asked: BTreeSet<Owner>,
+}
+
+fn present<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+impl From<RecordedLost> for Lost {
+    fn from(recorded: RecordedLost) -> Self {
+        let RecordedLost { looked, hidden, guessed, asked } = recorded;
+        let hidden = hidden.unwrap_or_else(|| looked.then(BTreeSet::new));
+        Self { looked, hidden, guessed, asked }
+    }
 }
 
 impl Runtime {
@@ -441,6 +466,24 @@ mod tests {
         }
         assert_eq!(parse::<Durable>(""), Err(StateError::Empty));
         assert_eq!(parse::<Durable>(" \n"), Err(StateError::Empty));
+    }
+
+    #[test]
+    fn a_loss_that_was_recorded_without_them_hides_no_mdevs_once_it_was_looked() {
+        let read = |looked: bool, hidden: &str| {
+            let text = format!(r#"{{"looked":{looked}{hidden},"guessed":[],"asked":[]}}"#);
+            serde_json::from_str::<Lost>(&text).unwrap().hidden
+        };
+        assert_eq!((read(true, ""), read(false, "")), (Some(BTreeSet::new()), None));
+        assert_eq!(read(true, r#","hidden":null"#), None);
+        for looked in [false, true] {
+            let uuid = MdevUuid(uuid::Uuid::from_u128(7));
+            for hidden in [None, Some(BTreeSet::from([uuid]))] {
+                let lost = Lost { looked, hidden, ..Lost::default() };
+                let text = serde_json::to_string(&lost).unwrap();
+                assert_eq!(serde_json::from_str::<Lost>(&text).unwrap(), lost);
+            }
+        }
     }
 
     #[test]

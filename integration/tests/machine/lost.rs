@@ -5,12 +5,13 @@ use crate::happening::Happening as H;
 use crate::world::{State, World};
 use gpuslice_core::domain::HostDeviceSource;
 use gpuslice_core::errno::Errno;
-use gpuslice_core::ids::{Owner, SliceId};
+use gpuslice_core::ids::{ClaimName, MdevUuid, Owner, SliceId};
 use gpuslice_core::machine::{HookCall, HookOperation};
 use gpuslice_core::port::HostRead;
 use gpuslice_core::refusal::Code;
 use gpuslice_core::state::Phase;
 use gpuslice_sim::{Content, Fault};
+use serde_json::json;
 
 const LOSE: H = H::LoseRecord { claims: false };
 
@@ -297,5 +298,32 @@ fn an_mdev_of_another_profile_was_never_the_claim_s() {
     world.driver.deaths = 0;
     all(&mut world, &[H::Advance { ms: 700_000 }]);
     assert_eq!((phases(&world), mdevs(&world)), (vec![], 1));
+    world.finish().unwrap();
+}
+
+/// A record of a version that did not tell which mdevs could not be read when it looked.
+#[test]
+fn an_upgrade_after_a_loss_takes_no_mdev_that_somebody_else_has_made_since() {
+    let (name, profile): (ClaimName, _) = ("gpu0".parse().unwrap(), "nvidia-a40-4q".to_owned());
+    let attach =
+        H::Attach { vm: 0, name: name.clone(), profile, count: 1, pool: false, reserve: false };
+    let mut world = after(&[attach, H::LoseRecord { claims: false }, H::Advance { ms: 1000 }]);
+    let uuid = MdevUuid::for_claim(world.guests[&0].domain.uuid, &name, 0);
+    let parent = "0000:41:00.0".parse().unwrap();
+    let type_id = "nvidia-558".parse().unwrap();
+    all(&mut world, &[H::ForeignMdev { parent, type_id, uuid }]);
+    assert!(world.driver.foreign_mdevs.contains(&SliceId::Mdev(uuid)));
+    let record = world.driver.disk.runtime.clone().unwrap();
+    let mut record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    let hidden = record["lost"].as_object_mut().unwrap().remove("hidden");
+    assert_eq!((hidden, &record["lost"]["looked"]), (Some(json!([])), &json!(true)));
+    world.driver.disk.runtime = Some(record.to_string());
+    world.driver.restart().unwrap();
+    all(&mut world, &[H::Advance { ms: 700_000 }]);
+    assert_eq!(phases(&world), []);
+    assert!(world.driver.foreign_mdevs.contains(&SliceId::Mdev(uuid)), "it is left alone");
+    all(&mut world, &run(0));
+    let refused: Vec<&str> = world.refusals.keys().map(|code| code.as_str()).collect();
+    assert_eq!((runs(&world, 0), refused), (false, vec!["foreign"]));
     world.finish().unwrap();
 }
