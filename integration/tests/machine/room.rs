@@ -4,8 +4,8 @@ use crate::directed::{after, all, runs};
 use crate::driver::Driver;
 use crate::happening::Happening as H;
 use crate::vgpu::{attach, attach_several, call};
-use gpuslice_core::domain::Domain;
-use gpuslice_core::ids::{MdevUuid, ParentId};
+use gpuslice_core::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource, alias_for};
+use gpuslice_core::ids::{ClaimName, MdevUuid, ParentId};
 use gpuslice_core::machine::HookOperation;
 use gpuslice_core::plan::Step;
 use gpuslice_core::refusal::{Code, Refusal};
@@ -96,6 +96,49 @@ fn nothing_is_taken_away_in_vain() {
     refused(&mut driver, &whole);
     // The last half is another's to have.
     half(&mut driver, 6);
+}
+
+/// Nothing tells of a link between these cards, so each is a fabric by itself.
+#[test]
+fn what_is_to_be_of_one_fabric_has_one_emptied_and_none_in_vain() {
+    let linked = |driver: &mut Driver, vm: u128, profile: &str, count: u32| {
+        let mut domain = attach_several(driver, vm, profile, count);
+        domain.claims[0].same_fabric = true;
+        domain
+    };
+    let mut driver = full();
+    for (vm, profile, count) in [(1, EIGHT, 3), (2, WHOLE, 2)] {
+        let domain = linked(&mut driver, vm, profile, count);
+        let (executed, there) = (driver.executed, CARDS.map(|card| parked(&driver, card)));
+        let refusal = start(&mut driver, &domain).unwrap_err();
+        assert!(refusal.message.contains("of one fabric"), "{refusal}");
+        assert_eq!((driver.executed, CARDS.map(|card| parked(&driver, card))), (executed, there));
+    }
+    // Beside a VM there is room for one more on one card, and for two on the other.
+    half(&mut driver, 3);
+    let two = linked(&mut driver, 4, EIGHT, 2);
+    let before = driver.executed;
+    start(&mut driver, &two).unwrap();
+    let mut left = CARDS.map(|card| parked(&driver, card).len());
+    left.sort_unstable();
+    assert_eq!((left, driver.executed - before), ([0, 1], 4), "two taken away and two made");
+}
+
+#[test]
+fn claims_that_have_no_room_together_have_nothing_taken_away() {
+    let mut driver = full();
+    let mut domain = attach(&mut driver, 1, WHOLE);
+    let more = attach_several(&mut driver, 1, EIGHT, 3);
+    let name: ClaimName = "gpu1".parse().unwrap();
+    domain.claims.push(ClaimRequest { name: name.clone(), ..more.claims[0].clone() });
+    for index in 0..3 {
+        let alias = Some(alias_for(&name, index));
+        let source = HostDeviceSource::Mdev(MdevUuid::for_claim(domain.uuid, &name, index));
+        domain.devices.push(HostDevice { source, alias, managed: false });
+    }
+    let before = driver.executed;
+    let refusal = start(&mut driver, &domain).unwrap_err();
+    assert_eq!((refusal.code, driver.executed - before), (Code::NoCapacity, 0), "{refusal}");
 }
 
 #[test]

@@ -186,9 +186,14 @@ impl Machine {
                 .into_iter()
                 .collect();
         }
-        let own = self.run.assignments.values().filter(|a| a.claim == first.key);
+        self.fabrics_with(&first.key, &first.profile)
+    }
+
+    /// The fabrics that offer a profile and have all that a claim has already.
+    pub(super) fn fabrics_with(&self, key: &ClaimKey, profile: &ProfileName) -> Vec<Fabric> {
+        let own = self.run.assignments.values().filter(|a| a.claim == *key);
         let there: BTreeSet<ParentId> = own.map(|a| self.seen.device_of(&a.parent)).collect();
-        let mut fabrics = self.fabrics(&self.view(), &first.profile);
+        let mut fabrics = self.fabrics(&self.view(), profile);
         fabrics.retain(|fabric| there.is_subset(&fabric.parents));
         fabrics
     }

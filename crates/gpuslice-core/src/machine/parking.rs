@@ -4,13 +4,14 @@
 
 mod room;
 
+use super::claims::Order;
 use super::hook::carries_mdev;
 use super::ops::{Op, Purpose};
 use super::{Effect, HookOperation, Machine, OpId, RequestId};
 use crate::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource, alias_for};
 use crate::execute::{Meaning, StepError};
 use crate::hint;
-use crate::ids::{MdevUuid, Owner, ParentId, ProfileName, SliceId};
+use crate::ids::{ClaimKey, MdevUuid, Owner, ParentId, ProfileName, SliceId};
 use crate::layout::Layout;
 use crate::mechanism::{Fabric, Form, Layouts, Offer};
 use crate::placement::{self, View, Wanted};
@@ -31,12 +32,30 @@ fn wanted<'a>(
     indexes.map(|(profile, index)| (MdevUuid::parked(device, profile, index), profile))
 }
 
-/// How many mediated devices of each profile somebody waits for.
-pub(super) type Needed = BTreeMap<ProfileName, u32>;
+/// The mediated devices that somebody waits for.
+#[derive(Debug, Default)]
+pub(super) struct Needed(Vec<OfClaim>);
 
-/// Whether an offer is one of what is needed.
-fn of_mdevs(offer: &Offer, needed: &Needed) -> bool {
-    needed.contains_key(&offer.profile) && matches!(offer.form, Form::Mdevs { .. })
+/// Those of one claim.
+#[derive(Debug)]
+struct OfClaim {
+    profile: ProfileName,
+    /// How many are to be made.
+    count: u32,
+    /// All of them in one of these; where there is none, anywhere.
+    fabrics: Vec<Fabric>,
+}
+
+impl Needed {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether an offer is one of what is needed.
+    fn has(&self, offer: &Offer) -> bool {
+        matches!(offer.form, Form::Mdevs { .. })
+            && self.0.iter().any(|c| c.profile == offer.profile)
+    }
 }
 
 impl Machine {
@@ -82,7 +101,7 @@ impl Machine {
         if wanted.is_empty() || !self.parking_anywhere() {
             return false;
         }
-        let offers = self.offers().into_iter().filter(|offer| of_mdevs(offer, wanted));
+        let offers = self.offers().into_iter().filter(|offer| wanted.has(offer));
         let devices: BTreeSet<ParentId> =
             offers.map(|offer| self.seen.device_of(&offer.parent)).collect();
         let mut will_show = false;
@@ -139,23 +158,45 @@ impl Machine {
         domain
     }
 
-    /// The mediated devices of a domain that are to be made, by profile.
+    /// The mediated devices of a domain that are to be made.
     pub(super) fn needed(&self, domain: &Domain) -> Needed {
-        let mut needed = Needed::new();
-        for device in &domain.devices {
-            let slice = device.source.slice();
-            let has = self.run.assignments.contains_key(&slice) || self.is_parked(slice);
-            let asks = device
-                .our_claim()
-                .and_then(|(name, _)| domain.claims.iter().find(|claim| claim.name == name));
-            if matches!(device.source, HostDeviceSource::Mdev(_))
-                && let Some(profile) =
-                    asks.and_then(|claim| self.profile_for(&domain.name, claim).ok())
-            {
-                *needed.entry(profile).or_default() += u32::from(!has);
-            }
+        let mut needed = Needed::default();
+        for claim in &domain.claims {
+            let of_claim = domain.devices.iter().filter(|device| {
+                matches!(device.source, HostDeviceSource::Mdev(_))
+                    && device.our_claim().is_some_and(|(name, _)| name == claim.name)
+            });
+            let slices: Vec<SliceId> = of_claim.map(|device| device.source.slice()).collect();
+            let profile = self.profile_for(&domain.name, claim).ok();
+            let Some(profile) = profile.filter(|_| !slices.is_empty()) else { continue };
+            let missing = slices.iter().filter(|slice| {
+                !self.run.assignments.contains_key(*slice) && !self.is_parked(**slice)
+            });
+            let count = u32::try_from(missing.count()).unwrap_or(u32::MAX);
+            let owner = Owner::Domain(domain.uuid);
+            let key = ClaimKey { owner, name: claim.name.clone() };
+            needed.0.push(self.needed_for(&key, claim, profile, count));
         }
         needed
+    }
+
+    /// What a hot-plug is to have made.
+    pub(super) fn needed_to_plug(&self, key: &ClaimKey, order: &Order, count: u32) -> Needed {
+        let profile = self.profile_for(&order.owner_name, &order.request).ok();
+        let of = |profile| self.needed_for(key, &order.request, profile, count);
+        Needed(profile.map(of).into_iter().collect())
+    }
+
+    fn needed_for(
+        &self,
+        key: &ClaimKey,
+        request: &ClaimRequest,
+        profile: ProfileName,
+        count: u32,
+    ) -> OfClaim {
+        let linked = request.same_fabric && count > 0;
+        let fabrics = if linked { self.fabrics_with(key, &profile) } else { Vec::new() };
+        OfClaim { profile, count, fabrics }
     }
 
     /// Takes one parked device away for a start that was refused for want of room. The start is judged again then.
@@ -184,13 +225,12 @@ impl Machine {
         let all_idle: BTreeSet<MdevUuid> = idle.values().flatten().copied().collect();
         let emptied = room::emptied(&view, &all_idle, needed);
         // One of the same profile makes just the room that is needed. A device that was begun with is gone on with.
-        let order = |(device, parked): &(ParentId, Vec<MdevUuid>)| {
+        let order = |(of_fabric, (device, parked)): &(usize, (ParentId, Vec<MdevUuid>))| {
             let same = parked.iter().any(|uuid| emptied.is_of(*uuid));
-            (!same, emptied.shared(device), parked.len(), device.clone())
+            (*of_fabric, !same, emptied.shared(device), parked.len(), device.clone())
         };
-        let helps = |(device, _): &(ParentId, Vec<MdevUuid>)| emptied.has_room(device);
-        let best = idle.into_iter().filter(helps).min_by_key(order);
-        let found = best.and_then(|(device, parked)| {
+        let helps = idle.into_iter().filter_map(|of| Some((emptied.room_on(&of.0)?, of)));
+        let found = helps.min_by_key(order).and_then(|(_, (device, parked))| {
             let uuid = parked.into_iter().min_by_key(|uuid| (!emptied.is_of(*uuid), *uuid))?;
             Some((device, uuid))
         });

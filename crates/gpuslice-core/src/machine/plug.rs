@@ -4,7 +4,6 @@
 
 use super::claims::{self, devices_of, done};
 use super::ops::Purpose;
-use super::parking::Needed;
 use super::reserve::Want;
 use super::{Effect, Machine, RequestId, Stored, Timer};
 use crate::domain::Domain;
@@ -49,8 +48,7 @@ impl Machine {
         let has = self.run.assignments.values().filter(|a| a.claim == key).count();
         let has = u32::try_from(has).unwrap_or(u32::MAX);
         let count = order.claim.request.count.saturating_sub(has);
-        let profile = self.profile_for(&order.claim.owner_name, &order.claim.request).ok();
-        let needed: Needed = profile.into_iter().map(|profile| (profile, count)).collect();
+        let needed = self.needed_to_plug(&key, &order.claim, count);
         let room = self.room_will_show(&needed);
         let on_its_way = |(slice, a): (&SliceId, &Assignment)| {
             a.claim == key && (a.phase == Phase::Releasing || self.working_on(*slice))

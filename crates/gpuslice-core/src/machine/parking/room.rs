@@ -1,18 +1,23 @@
 //! What devices would have room for if nothing stood ready on them, as far as that can be told: a device is not emptied for a
 //! start that it could not serve even then.
 
-use super::{Needed, of_mdevs};
+use super::{Needed, OfClaim};
 use crate::ids::{MdevTypeId, MdevUuid, ParentId, ProfileName, SliceId};
-use crate::mechanism::{Form, Offer};
+use crate::mechanism::{Fabric, Form, Offer};
 use crate::placement::View;
 use crate::state::Phase;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// How many ways of dividing claims among fabrics are tried. More claims that each ask for one than any VM has could be
+/// divided in more, and have what is free.
+const MOST_TRIES: u32 = 1000;
 
 /// What came of it.
 #[derive(Default)]
 pub(super) struct Emptied {
-    /// Devices that would have room.
-    room: BTreeSet<ParentId>,
+    /// Devices that would have room, and how much stands ready in the fabric that would be emptied with them.
+    room: BTreeMap<ParentId, usize>,
     /// Devices on which something of another profile stays; not all drivers mix them.
     shared: BTreeSet<ParentId>,
     /// What stands ready of a profile that is needed.
@@ -20,8 +25,9 @@ pub(super) struct Emptied {
 }
 
 impl Emptied {
-    pub(super) fn has_room(&self, device: &ParentId) -> bool {
-        self.room.contains(device)
+    /// Of a device that would have room: the less, the sooner it is emptied, so that a fabric that was begun with is gone on with.
+    pub(super) fn room_on(&self, device: &ParentId) -> Option<usize> {
+        self.room.get(device).copied()
     }
 
     pub(super) fn shared(&self, device: &ParentId) -> bool {
@@ -33,22 +39,24 @@ impl Emptied {
     }
 }
 
-/// What a device offers as mediated devices, and what stays on it.
+/// What a device offers as mediated devices, and what is on it.
 #[derive(Default)]
 struct Device<'v> {
     types: BTreeMap<&'v MdevTypeId, &'v Offer>,
-    stays: Vec<&'v MdevTypeId>,
+    /// Of them those that are given out.
+    given: Vec<&'v Offer>,
+    there: Vec<&'v MdevTypeId>,
 }
 
-impl Device<'_> {
-    /// How many of an offer there could be beside what stays.
+impl<'v> Device<'v> {
+    /// How many of an offer there could be beside what is there.
     fn takes(&self, offer: &Offer) -> u32 {
-        let same = self.stays.iter().filter(|of| Some(**of) == offer.form.type_id()).count();
+        let same = self.there.iter().filter(|of| Some(**of) == offer.form.type_id()).count();
         let same = u32::try_from(same).unwrap_or(u32::MAX);
         let by_count = offer.max.map_or(u32::MAX, |max| max.saturating_sub(same));
         let by_memory = offer.memory.zip(self.memory()).and_then(|(size, all)| {
             let of = |type_id: &&MdevTypeId| self.types.get(*type_id).and_then(|o| o.memory);
-            let taken: u64 = self.stays.iter().filter_map(of).sum();
+            let taken: u64 = self.there.iter().filter_map(of).sum();
             all.saturating_sub(taken).checked_div(size)
         });
         by_memory.map_or(by_count, |n| by_count.min(u32::try_from(n).unwrap_or(u32::MAX)))
@@ -59,17 +67,39 @@ impl Device<'_> {
         let all = self.types.values().map(|o| o.memory?.checked_mul(u64::from(o.max?)));
         all.collect::<Option<Vec<u64>>>()?.into_iter().max()
     }
+
+    fn offer(&self, profile: &ProfileName) -> Option<&'v Offer> {
+        self.given.iter().copied().find(|offer| offer.profile == *profile)
+    }
+
+    fn takes_of(&self, profile: &ProfileName) -> u32 {
+        self.offer(profile).map_or(0, |offer| self.takes(offer))
+    }
+
+    /// Puts as many there as there is room for; answers how many.
+    fn put(&mut self, profile: &ProfileName, most: u32) -> u32 {
+        let count = self.takes_of(profile).min(most);
+        let type_id = self.offer(profile).and_then(|offer| offer.form.type_id());
+        self.there.extend((0..count).filter_map(|_| type_id));
+        count
+    }
 }
 
-/// Looks at what would be if `idle` were taken away.
-pub(super) fn emptied(view: &View<'_>, idle: &BTreeSet<MdevUuid>, needed: &Needed) -> Emptied {
-    let mut devices: BTreeMap<ParentId, Device<'_>> = BTreeMap::new();
+type Devices<'v> = BTreeMap<ParentId, Device<'v>>;
+
+/// Devices without what is `idle`.
+fn without<'v>(view: &'v View<'_>, idle: &BTreeSet<MdevUuid>) -> Devices<'v> {
+    let mut devices = Devices::new();
     for offer in &view.offers {
         if let Form::Mdevs { type_id, .. } = &offer.form {
             let device = devices.entry(view.seen.device_of(&offer.parent)).or_default();
             // Of VFs that offer the same, one that is given out.
-            if view.parent_reason(&offer.parent).is_none() || !device.types.contains_key(type_id) {
+            let given = view.parent_reason(&offer.parent).is_none();
+            if given || !device.types.contains_key(type_id) {
                 device.types.insert(type_id, offer);
+            }
+            if given && device.offer(&offer.profile).is_none() {
+                device.given.push(offer);
             }
         }
     }
@@ -83,38 +113,80 @@ pub(super) fn emptied(view: &View<'_>, idle: &BTreeSet<MdevUuid>, needed: &Neede
     });
     for (parent, type_id) in there.chain(ordered) {
         if let Some(device) = devices.get_mut(&view.seen.device_of(parent)) {
-            device.stays.push(type_id);
+            device.there.push(type_id);
         }
     }
+    devices
+}
+
+/// Whether all claims have room together, each in one fabric if it asks for that.
+fn fit(devices: &mut Devices<'_>, claims: &[&OfClaim], tries: &mut u32) -> bool {
+    let Some((claim, others)) = claims.split_first() else { return true };
+    let anywhere = claim.fabrics.is_empty().then_some(None);
+    anywhere.into_iter().chain(claim.fabrics.iter().map(Some)).any(|fabric: Option<&Fabric>| {
+        *tries += 1;
+        if *tries > MOST_TRIES {
+            return false;
+        }
+        let before: Vec<usize> = devices.values().map(|device| device.there.len()).collect();
+        let mut left = claim.count;
+        let inside = |name: &ParentId| fabric.is_none_or(|f| f.parents.contains(name));
+        for (_, device) in devices.iter_mut().filter(|(name, _)| inside(name)) {
+            left -= device.put(&claim.profile, left);
+        }
+        if left == 0 && fit(devices, others, tries) {
+            return true;
+        }
+        for (device, count) in devices.values_mut().zip(before) {
+            device.there.truncate(count);
+        }
+        false
+    })
+}
+
+/// Looks at what would be if `idle` were taken away.
+pub(super) fn emptied(view: &View<'_>, idle: &BTreeSet<MdevUuid>, needed: &Needed) -> Emptied {
+    let mut devices = without(view, idle);
     let mut emptied = Emptied::default();
-    let mut all: BTreeMap<&ProfileName, u32> = BTreeMap::new();
-    for (name, device) in &devices {
-        let of_needed =
-            |o: &&&Offer| of_mdevs(o, needed) && view.parent_reason(&o.parent).is_none();
-        for offer in device.types.values().filter(of_needed) {
-            let takes = device.takes(offer);
-            let all = all.entry(&offer.profile).or_default();
-            *all = all.saturating_add(takes);
-            if takes > 0 && needed.get(&offer.profile).is_some_and(|count| *count > 0) {
-                emptied.room.insert(name.clone());
+    let device_of = |uuid: &MdevUuid| Some(view.seen.device_of(&view.seen.mdevs.get(uuid)?.parent));
+    let idle_on: Vec<ParentId> = idle.iter().filter_map(device_of).collect();
+    for claim in needed.0.iter().filter(|claim| claim.count > 0) {
+        let takes = |name: &ParentId| devices.get(name).map_or(0, |d| d.takes_of(&claim.profile));
+        let roomy = devices.keys().filter(|name| takes(name) > 0);
+        if claim.fabrics.is_empty() {
+            emptied.room.extend(roomy.map(|name| (name.clone(), 0)));
+            continue;
+        }
+        let roomy: BTreeSet<&ParentId> = roomy.collect();
+        for fabric in &claim.fabrics {
+            let all = fabric.parents.iter().map(takes).fold(0_u32, u32::saturating_add);
+            if all >= claim.count {
+                let ready = idle_on.iter().filter(|on| fabric.parents.contains(on)).count();
+                let inside = fabric.parents.iter().filter(|name| roomy.contains(name));
+                for name in inside {
+                    emptied.room.entry(name.clone()).or_insert(ready);
+                }
             }
         }
-        let other = |of: &&MdevTypeId| device.types.get(of).is_none_or(|o| !of_mdevs(o, needed));
-        if device.stays.iter().any(other) {
+    }
+    for (name, device) in &devices {
+        let other = |of: &&MdevTypeId| device.types.get(of).is_none_or(|o| !needed.has(o));
+        if device.there.iter().any(other) {
             emptied.shared.insert(name.clone());
         }
     }
-    if needed.iter().any(|(profile, count)| all.get(profile).copied().unwrap_or_default() < *count)
-    {
-        return Emptied::default();
-    }
-    let same = idle.iter().filter(|uuid| {
-        let mdev = view.seen.mdevs.get(uuid);
-        mdev.is_some_and(|mdev| {
-            let device = devices.get(&view.seen.device_of(&mdev.parent));
-            device.and_then(|d| d.types.get(&mdev.type_id)).is_some_and(|o| of_mdevs(o, needed))
-        })
-    });
-    emptied.same = same.copied().collect();
-    emptied
+    let of_needed = |uuid: &&MdevUuid| {
+        let offer = view.seen.mdevs.get(uuid).and_then(|mdev| {
+            devices.get(&view.seen.device_of(&mdev.parent))?.types.get(&mdev.type_id).copied()
+        });
+        offer.is_some_and(|offer| needed.has(offer))
+    };
+    emptied.same = idle.iter().filter(of_needed).copied().collect();
+    // Who can have fewer places comes first, and the large before the small.
+    let mut claims: Vec<&OfClaim> = needed.0.iter().collect();
+    let size = |claim: &OfClaim| {
+        devices.values().filter_map(|device| device.offer(&claim.profile)?.memory).max()
+    };
+    claims.sort_by_cached_key(|claim| (claim.fabrics.is_empty(), Reverse(size(claim))));
+    if fit(&mut devices, &claims, &mut 0) { emptied } else { Emptied::default() }
 }
