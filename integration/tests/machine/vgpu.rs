@@ -176,6 +176,49 @@ fn a_size_that_does_not_fit_beside_the_others_is_refused_and_moves() {
 }
 
 #[test]
+fn a_home_that_another_vm_has_is_kept_as_long_as_no_other_is_better() {
+    let mut driver = one_gpu();
+    let (whole, eight) =
+        (attach(&mut driver, 1, "nvidia-a40-48q"), attach(&mut driver, 2, "nvidia-a40-8q"));
+    start(&mut driver, &whole).unwrap();
+    // Somebody has its VF, without a claim.
+    let devices = eight.devices.iter().map(|device| HostDevice { alias: None, ..device.clone() });
+    let devices = devices.collect();
+    let (uuid, name) = (Uuid::from_u128(3), "vm3".to_owned());
+    let plain = Domain { uuid, name, claims: Vec::new(), devices };
+    call(&mut driver, &plain, HookOperation::Prepare).unwrap();
+    let refusal = start(&mut driver, &eight).unwrap_err();
+    assert_eq!((refusal.code, home(&driver, 2)), (Code::Held, vf(&eight)), "{refusal:?}");
+    assert!(!refusal.hint.as_ref().unwrap().contains("another VF"), "{refusal:?}");
+    // There is room.
+    stop(&mut driver, &whole);
+    let refusal = start(&mut driver, &eight).unwrap_err();
+    assert_eq!(refusal.code, Code::Held, "{refusal:?}");
+    assert!(refusal.hint.as_ref().unwrap().contains("another VF"), "{refusal:?}");
+    assert_ne!(home(&driver, 2), vf(&eight));
+    let other = HostDeviceSource::Pci(home(&driver, 2));
+    let moved = HostDevice { source: other, ..eight.devices[0].clone() };
+    start(&mut driver, &Domain { devices: vec![moved], ..eight }).unwrap();
+}
+
+#[test]
+fn a_home_that_is_another_s_is_given_up_also_when_there_is_no_room() {
+    let mut driver = one_gpu();
+    let (whole, mut eight) =
+        (attach(&mut driver, 1, "nvidia-a40-48q"), attach(&mut driver, 2, "nvidia-a40-8q"));
+    start(&mut driver, &whole).unwrap();
+    // While its domain was undefined another was given its home, by hand.
+    let third = attach(&mut driver, 3, "nvidia-a40-8q");
+    eight.devices[0].source = third.devices[0].source;
+    let refusal = start(&mut driver, &eight).unwrap_err();
+    assert_eq!(refusal.code, Code::ClaimCopied, "{refusal:?}");
+    assert!(!refusal.hint.as_ref().unwrap().contains("the agent gives it"), "{refusal:?}");
+    stop(&mut driver, &whole);
+    let refusal = start(&mut driver, &eight).unwrap_err();
+    assert!(refusal.hint.as_ref().unwrap().contains("the agent gives it"), "{refusal:?}");
+}
+
+#[test]
 fn a_full_gpu_keeps_its_profiles_over_a_restart_of_the_daemon() {
     let mut driver = one_gpu();
     let domain = attach(&mut driver, 1, "nvidia-a40-48q");

@@ -27,6 +27,15 @@ fn carried(domain: &Domain, request: &ClaimRequest) -> Vec<DeviceToWrite> {
     domain.devices.iter().filter(of_claim).filter_map(written).collect()
 }
 
+/// What came of giving claims other homes.
+pub(super) enum Moved {
+    Not,
+    /// Where they can start.
+    Free,
+    /// Where this one cannot start before there is room.
+    WithoutRoom(ClaimKey),
+}
+
 impl Machine {
     /// The persistent XML of a domain: its metadata is the request, whoever wrote it, and so is what was picked for it.
     pub(super) fn domain_seen(&mut self, domain: &Domain, shut_off: bool) -> Outcome {
@@ -237,9 +246,9 @@ impl Machine {
         }
     }
 
-    /// Gives each home VF of an owner that is taken by somebody else another one, if there is one.
-    pub(super) fn move_homes(&mut self, owner: &Owner) -> bool {
-        let mut moved = false;
+    /// Gives each home VF that an owner's claims cannot have another one, if that is of use.
+    pub(super) fn move_homes(&mut self, owner: &Owner) -> Moved {
+        let mut moved = Moved::Not;
         let keys: Vec<ClaimKey> =
             self.durable.claims.keys().filter(|k| k.owner == *owner).cloned().collect();
         for key in keys {
@@ -247,40 +256,52 @@ impl Machine {
                 continue;
             };
             let homes = self.moved_homes(&key, &claim);
-            if homes != claim.home
-                && let Some(record) = self.durable.claims.get_mut(&key)
-            {
-                record.home = homes;
-                moved = true;
-                self.persist(Stored::Durable);
-                self.note("claim", &key, "given another home VF");
+            if homes == claim.home {
+                continue;
             }
+            let can_start = homes.iter().all(|home| self.can_have_now(&key, &claim, *home));
+            match &moved {
+                _ if !can_start => moved = Moved::WithoutRoom(key.clone()),
+                Moved::Not => moved = Moved::Free,
+                _ => {}
+            }
+            if let Some(record) = self.durable.claims.get_mut(&key) {
+                record.home = homes;
+            }
+            self.persist(Stored::Durable);
+            self.note("claim", &key, "given another home VF");
         }
         moved
     }
 
-    /// The home VFs a claim would have: those of its own that it can have now, and others for the rest.
+    fn can_have_now(&self, key: &ClaimKey, claim: &Claim, home: PciAddress) -> bool {
+        placement::vf(&self.view(), &claim.profile, key, home, false).is_ok()
+    }
+
+    /// The home VFs a claim would have: those of its own that it can have now, and others for the rest. Another one is better
+    /// when the claim can have it now, or the old one never again.
     fn moved_homes(&self, key: &ClaimKey, claim: &Claim) -> Vec<PciAddress> {
         if self.claims_are_all_that_tells() {
             return claim.home.clone();
         }
-        let fits = |address| {
-            placement::vf(&self.view(), &claim.profile, key, address, false)
-                .is_ok_and(|place| place.type_id.is_some())
-        };
+        let free = |address| self.can_have_now(key, claim, address);
         let full = |address| {
-            self.seen.vfs.get(&address).is_some_and(|vf| vf.choice.is_some()) && !fits(address)
+            self.seen.vfs.get(&address).is_some_and(|vf| vf.choice.is_some()) && !free(address)
         };
         let lost = |address| self.home_is_lost(address, key);
+        let for_good = |address| {
+            !self.seen.vfs.contains_key(&address) || self.home_of_another(address, key).is_some()
+        };
         if claim.request.same_fabric {
             // One that moves may take the others with it.
-            let any_lost = claim.home.iter().any(|home| lost(*home));
+            let any_for_good = claim.home.iter().any(|home| for_good(*home));
             let good = |home: &PciAddress| !lost(*home) && !full(*home);
             let good: Vec<PciAddress> = claim.home.iter().copied().filter(good).collect();
             let (request, profile, pool) = (&claim.request, &claim.profile, claim.pool);
             let homes = self.homes(&Sought { key, request, profile, pool }, &good);
             return match homes {
-                Ok(homes) if any_lost || homes.iter().all(|home| fits(*home)) => homes,
+                Ok(homes) if homes.iter().all(|home| free(*home)) => homes,
+                Ok(homes) if any_for_good && !homes.iter().any(|home| lost(*home)) => homes,
                 _ => claim.home.clone(),
             };
         }
@@ -289,15 +310,14 @@ impl Machine {
             let Some(address) = homes.get(index).copied() else {
                 continue;
             };
-            let lost = lost(address);
-            if !lost && !full(address) {
+            if !lost(address) && !full(address) {
                 continue;
             }
             let taken: BTreeSet<_> = homes.iter().copied().collect();
             let wanted = Wanted::anywhere(&claim.profile, key);
             let found = placement::home(&self.view(), &wanted, claim.pool, &taken);
             if let (Ok(other), Some(home)) = (found, homes.get_mut(index))
-                && (lost || fits(other.address))
+                && (free(other.address) || for_good(address) && !lost(other.address))
             {
                 *home = other.address;
             }

@@ -1,5 +1,6 @@
 //! What libvirt's hook asks: slices for a start, their return after a stop.
 
+use super::agent::Moved;
 use super::ops::Purpose;
 use super::plug::carries;
 use super::start::STARTING_GRACE;
@@ -290,11 +291,21 @@ impl Machine {
         );
         // Where a slice has no home, or its device is kept back, there is something to write only after a move.
         let elsewhere = matches!(refusal.code, Code::NoCapacity | Code::Quarantined);
-        let moved = (in_xml || elsewhere) && self.move_homes(&owner);
-        if moved {
-            refusal = refusal.hint(hint!("virsh start {} (the agent gives it another VF)", name));
+        let moved = if in_xml || elsewhere { self.move_homes(&owner) } else { Moved::Not };
+        match &moved {
+            Moved::Free => {
+                let again = hint!("virsh start {} (the agent gives it another VF)", name);
+                refusal = refusal.hint(again);
+            }
+            Moved::WithoutRoom(key) => {
+                if let Some(claim) = self.durable.claims.get(key) {
+                    let room = self.room_for(key, &claim.profile, claim.request.count);
+                    refusal = refusal.hint(room);
+                }
+            }
+            Moved::Not => {}
         }
-        if in_xml || moved {
+        if in_xml || !matches!(moved, Moved::Not) {
             self.look_again.insert(domain);
             self.note("agent-work", domain, "look at the domain again");
         }

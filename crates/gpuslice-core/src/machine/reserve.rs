@@ -226,10 +226,12 @@ impl Machine {
         })
     }
 
-    /// Whether a VF is left that a claim could have as its home.
+    /// Whether a VF is left that a claim could have as its home, and start with.
     pub(super) fn has_free_home(&self, key: &ClaimKey, profile: &ProfileName) -> bool {
         let wanted = Wanted::anywhere(profile, key);
-        placement::home(&self.view(), &wanted, false, &BTreeSet::new()).is_ok()
+        let view = self.view();
+        let home = placement::home(&view, &wanted, false, &BTreeSet::new());
+        home.is_ok_and(|home| placement::vf(&view, profile, key, home.address, false).is_ok())
     }
 
     /// A device did not make what it seemed to have room for: another may.
