@@ -393,6 +393,44 @@ fn what_is_reserved_for_a_claim_is_not_parked() {
     world.finish().unwrap();
 }
 
+#[test]
+fn who_waits_for_all_to_be_settled_waits_for_what_can_be_parked_and_for_no_more() {
+    let wait = |world: &mut World, timeout_ms| {
+        let request = world.driver.command(Command::WaitSettled { timeout_ms });
+        world.driver.drain().unwrap();
+        request
+    };
+    let mut world = after(&[H::Steps { on: true }]);
+    world.driver.config = layouts("park = { nvidia-a40-4q = 2 }", "");
+    let applied = world.driver.command(Command::Apply);
+    let (short, long) = (wait(&mut world, 1000), wait(&mut world, 14_000));
+    world.driver.advance(2000).unwrap();
+    let refusal = world.driver.answers.remove(&short).unwrap().unwrap_err();
+    assert_eq!(refusal.code.as_str(), "timeout");
+    assert_eq!(refusal.causes, [format!("waiting for what is parked on {CARD}")]);
+    assert!(!world.driver.answers.contains_key(&long));
+    all(&mut world, &[H::Steps { on: false }]);
+    assert!(world.driver.answers.remove(&long).unwrap().is_ok());
+    assert!(world.driver.answers.remove(&applied).unwrap().is_ok());
+    assert_eq!(parked(&mut world).len(), 2);
+    // A VM has all of the card: nothing is parked, and nobody waits for it. Nor for what cannot be made.
+    all(&mut world, &[whole(0)]);
+    all(&mut world, &run(0));
+    assert!(runs(&world, 0) && parked(&mut world).is_empty());
+    let at_once = wait(&mut world, 14_000);
+    assert!(world.driver.answers.remove(&at_once).unwrap().is_ok());
+    let fails =
+        Fault::Write { path: "*/create".to_owned(), nth: 1, times: u32::MAX, errno: Errno::EIO };
+    all(&mut world, &[H::Fault { fault: fails }]);
+    all(&mut world, &stop(0));
+    let at_once = wait(&mut world, 14_000);
+    assert!(
+        world.driver.answers.remove(&at_once).unwrap().is_ok() && parked(&mut world).is_empty()
+    );
+    all(&mut world, &[H::ClearFaults]);
+    world.finish().unwrap();
+}
+
 /// A VM that asks for the whole card.
 fn whole(vm: u8) -> H {
     H::Declare { vm, name: "gpu0".parse().unwrap(), profile: "nvidia-a40-8q".to_owned(), count: 1 }

@@ -39,7 +39,8 @@ impl Machine {
             Command::Plan | Command::Apply => {
                 return self.on_configured(request, matches!(command, Command::Apply), config);
             }
-            Command::WaitSettled { timeout_ms } if !self.settled() || self.parking_anywhere() => {
+            // What has just been done is read back first: it may have made room for what is to be parked.
+            Command::WaitSettled { timeout_ms } if self.stale || !self.unsettled().is_empty() => {
                 self.waiting.insert(request);
                 return self.push(Effect::Arm { timer: Timer::Settle(request), after: timeout_ms });
             }

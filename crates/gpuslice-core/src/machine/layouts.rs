@@ -474,10 +474,17 @@ impl Machine {
         self.waiting_for().is_empty()
     }
 
+    /// What people wait for: what is being parked too, as far as there is room. No start is kept waiting for that.
+    pub(super) fn unsettled(&self) -> Vec<String> {
+        let mut unsettled = self.waiting_for();
+        let parking = self.parking_on();
+        unsettled.extend(parking.map(|device| format!("what is parked on {device}")));
+        unsettled
+    }
+
     /// Answers those who wait, when it has come to be so.
     pub(super) fn tell_settled(&mut self) {
         let settled = self.settled();
-        // Who waits sees what is parked too. No start is kept waiting for that.
         if settled && !self.parking_anywhere() {
             for request in std::mem::take(&mut self.waiting) {
                 self.push(Effect::Disarm { timer: Timer::Settle(request) });
@@ -498,10 +505,13 @@ impl Machine {
 
     pub(super) fn on_settle_timeout(&mut self, request: RequestId) {
         if self.waiting.remove(&request) {
+            let unsettled = self.unsettled();
+            if unsettled.is_empty() {
+                let outcome = Ok(super::claims::done(false, "settled"));
+                return self.push(Effect::Answer { request, outcome });
+            }
             let mut refusal = Refusal::new(Code::Timeout, "not settled in the time given");
-            refusal
-                .causes
-                .extend(self.waiting_for().into_iter().map(|w| format!("waiting for {w}")));
+            refusal.causes.extend(unsettled.into_iter().map(|w| format!("waiting for {w}")));
             let outcome = Err(refusal.hint(hint!(
                 "the same again with a longer --timeout; or take what is gone for good out of \
                  /etc/gpuslice/gpuslice.toml, then gpuslice apply"

@@ -90,9 +90,17 @@ impl Machine {
         self.ops.values().any(of_device)
     }
 
+    /// Devices on which something is being parked or taken away. What the kernel does not come back from is waited for by nobody.
+    pub(super) fn parking_on(&self) -> impl Iterator<Item = &ParentId> {
+        self.ops.values().filter(|op| !op.overdue).filter_map(|op| match &op.purpose {
+            Purpose::Park { device, .. } => Some(device),
+            _ => None,
+        })
+    }
+
     /// How much room there is will be known in a moment.
     pub(super) fn parking_anywhere(&self) -> bool {
-        self.ops.values().any(|op| matches!(op.purpose, Purpose::Park { .. }) && !op.overdue)
+        self.parking_on().next().is_some()
     }
 
     /// Whether how much room there is for these profiles will be known in a moment. What is parked or taken away there beyond
