@@ -2,6 +2,7 @@
 //! host devices. The XML crate makes these, the hook sends them, the machine judges them.
 
 use crate::ids::{ClaimName, MdevUuid, Parameters, PciAddress, ProfileName, SliceId};
+use crate::numa::Pinned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use uuid::Uuid;
@@ -50,6 +51,9 @@ pub struct ClaimRequest {
     /// All of one NUMA node where possible.
     #[serde(default, skip_serializing_if = "is_false")]
     pub prefer_numa: bool,
+    /// Each on a NUMA node that its domain is on, and where that is, as the XML said when it was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub require_numa: Option<Pinned>,
     /// Least memory in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_min: Option<u64>,
@@ -70,10 +74,16 @@ impl ClaimRequest {
             count: 1,
             same_fabric: false,
             prefer_numa: false,
+            require_numa: None,
             memory_min: None,
             isolation_min: None,
             parameters: None,
         }
+    }
+
+    /// Whether the others had better be on the NUMA node of the first.
+    pub fn near_each_other(&self) -> bool {
+        self.prefer_numa || self.require_numa.is_some()
     }
 
     /// Whether it asks for anything beside a number of slices of a profile.

@@ -17,6 +17,7 @@ pub mod machine;
 pub mod mechanism;
 pub mod mend;
 pub mod mode;
+pub mod numa;
 pub mod observation;
 pub mod observe;
 pub mod placement;

@@ -22,6 +22,7 @@ mod hook;
 mod incoming;
 mod layouts;
 mod mend;
+mod numa;
 mod ops;
 mod parking;
 mod picked;

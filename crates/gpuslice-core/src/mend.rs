@@ -3,6 +3,7 @@
 use crate::hint;
 use crate::holders::{Holder, is_vm};
 use crate::ids::{ClaimName, MdevUuid, ParentId, PciAddress, ProfileName};
+use crate::numa::Numbers;
 use crate::refusal::Hint;
 use std::fmt::Display;
 
@@ -43,6 +44,18 @@ pub fn attach(name: &str, profile: &ProfileName, claim: &ClaimName) -> Hint {
 #[must_use]
 pub fn attach_linked(name: &str, profile: &ProfileName, claim: &ClaimName, count: u32) -> Hint {
     hint!("{} --count {} --fabric same", attach(name, profile, claim), count)
+}
+
+/// Has a domain's memory be on other NUMA nodes of its host.
+#[must_use]
+pub fn move_memory(name: &str, nodes: &Numbers) -> Hint {
+    hint!("virsh numatune {} --nodeset {} --config, then the same again", name, nodes)
+}
+
+/// Gives a domain's claim slices of any NUMA node.
+#[must_use]
+pub fn attach_far(name: &str, profile: &ProfileName, claim: &ClaimName, count: u32) -> Hint {
+    hint!("{} --count {} --numa prefer", attach(name, profile, claim), count)
 }
 
 /// Has a domain's claim ask for what there is.

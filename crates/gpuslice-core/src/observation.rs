@@ -3,6 +3,7 @@
 use crate::errno::Errno;
 use crate::ids::{DeviceKind, MdevTypeId, MdevUuid, ParentId, PciAddress, SliceId, VfIndex};
 use crate::mode::{Mode, ModeState, ModeValue, Modes};
+use crate::numa::Nodes;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Every device that yields or is a slice, as read.
@@ -22,6 +23,8 @@ pub struct Observation {
     pub drivers: BTreeMap<&'static str, DriverState>,
     /// Modes of parents, as far as a mechanism knows to read them.
     pub modes: BTreeMap<ParentId, BTreeMap<Mode, ModeState>>,
+    /// NUMA nodes, read once; empty where the kernel tells of none.
+    pub nodes: std::sync::Arc<Nodes>,
     /// What could not be read. A device with a problem is shown and not used.
     pub problems: Vec<ReadProblem>,
     /// Types of VFs by the kind of device, as far as they were ever seen: a driver lists a type no longer once its

@@ -3,6 +3,7 @@
 
 mod answers;
 mod mdev;
+mod nodes;
 mod pci;
 
 pub use answers::Answers;
@@ -10,6 +11,7 @@ pub use answers::Answers;
 use crate::errno::Errno;
 use crate::ids::{MdevTypeId, ParentId};
 use crate::mechanism::Mechanism;
+use crate::numa::Nodes;
 use crate::observation::{FixedType, Observation, ProblemKind, ReadProblem};
 use crate::port::{HostRead, read_text};
 use std::collections::BTreeMap;
@@ -22,6 +24,7 @@ pub struct Observer {
     mechanisms: Vec<Box<dyn Mechanism>>,
     types: BTreeMap<(ParentId, MdevTypeId), Arc<FixedType>>,
     serials: BTreeMap<crate::ids::PciAddress, ((u16, u16), Option<u64>)>,
+    nodes: Option<Arc<Nodes>>,
     answers: Answers,
 }
 
@@ -44,6 +47,7 @@ impl Observer {
     /// Reads everything once.
     pub fn observe(&mut self, host: &dyn HostRead) -> Observation {
         let mut seen = Observation::default();
+        nodes::read(host, self, &mut seen);
         pci::read(host, self, &mut seen);
         mdev::read(host, self, &mut seen);
         for mechanism in &self.mechanisms {

@@ -14,6 +14,7 @@ use crate::config::Strategy;
 use crate::holders::Holder;
 use crate::ids::{ClaimKey, MdevTypeId, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::{Fabric, Form, Offer};
+use crate::numa::Within;
 use crate::observation::{Choice, Observation};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
@@ -61,12 +62,22 @@ pub struct Wanted<'a> {
     pub numa: Option<u32>,
     /// Only here.
     pub fabric: Option<&'a Fabric>,
+    /// And only on these NUMA nodes.
+    pub within: &'a Within,
 }
 
+/// For whoever asks for no NUMA node.
+pub static ANYWHERE: Within = Within::Anywhere;
+
 impl<'a> Wanted<'a> {
+    /// A profile for nobody yet, wherever it is.
+    pub fn of(profile: &'a ProfileName) -> Self {
+        Self { profile, key: None, numa: None, fabric: None, within: &ANYWHERE }
+    }
+
     /// A profile for a claim, wherever it is.
     pub fn anywhere(profile: &'a ProfileName, key: &'a ClaimKey) -> Self {
-        Self { profile, key: Some(key), numa: None, fabric: None }
+        Self { key: Some(key), ..Self::of(profile) }
     }
 }
 
@@ -114,6 +125,19 @@ impl<'a> View<'a> {
         let seconds = step.deadline_ms() / 1000;
         let message = format!("{parent} is being reshaped ({step}), at most {seconds} s more");
         Some(Refusal::new(Code::Reshaping, message).hint(hint!("gpuslice wait --settled")))
+    }
+
+    /// Why a device is not where it has to be.
+    fn off_node(&self, parent: &ParentId, wanted: &Wanted<'_>) -> Option<Refusal> {
+        let node = self.seen.numa_node(parent);
+        if wanted.within.has(node) {
+            return None;
+        }
+        let message = match node {
+            Some(node) => format!("{parent} is on NUMA node {node}"),
+            None => format!("{parent} is on no NUMA node"),
+        };
+        Some(Refusal::new(Code::OtherNumaNode, message))
     }
 
     /// Devices of a type that are ordered but not yet visible in the kernel's count.
@@ -186,7 +210,8 @@ pub fn mdev(
             0 => 0,
             left => left.min(view.below_most(offer, type_id)),
         };
-        if let Some(reason) = view.parent_reason(&offer.parent) {
+        let off_node = || view.off_node(&offer.parent, wanted);
+        if let Some(reason) = view.parent_reason(&offer.parent).or_else(off_node) {
             reasons.push((offer.parent.clone(), reason));
         } else if let Some(why) = refused.get(&offer.parent) {
             reasons.push((offer.parent.clone(), why.clone()));
@@ -412,7 +437,8 @@ pub fn home(
         }
         let mine = taken.iter().filter(|address| vfs.contains(address)).count();
         let crowded = crowded(view, wanted, offer, mine);
-        if let Some(reason) = view.parent_reason(&offer.parent) {
+        let off_node = || view.off_node(&offer.parent, wanted);
+        if let Some(reason) = view.parent_reason(&offer.parent).or_else(off_node) {
             reasons.push((offer.parent.clone(), reason));
             continue;
         }

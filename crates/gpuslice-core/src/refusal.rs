@@ -39,6 +39,8 @@ macro_rules! codes {
 codes! {
     /// Every slice of the profile is taken.
     NoCapacity = "no-capacity";
+    /// Only GPUs on other NUMA nodes have what the claim requires on its domain's own.
+    OtherNumaNode = "other-numa-node";
     /// No device of this host offers the profile.
     NoProfile = "no-profile";
     /// The request itself is wrong.

@@ -4,6 +4,7 @@
 use crate::error::{DomXmlError, Position};
 use crate::read::{at, is_ours, position, shown};
 use gpuslice_core::domain::{ClaimRequest, MOST_SLICES, NAMESPACE};
+use gpuslice_core::numa::Pinned;
 use roxmltree::{Attribute, Node};
 use std::str::FromStr;
 
@@ -11,7 +12,11 @@ const CLAIM: &str = "gpuslice:claim";
 const MEMORY: &str = "gpuslice:memory";
 const ISOLATION: &str = "gpuslice:isolation";
 
-pub(crate) fn read_claims(element: Node) -> Result<Vec<ClaimRequest>, DomXmlError> {
+/// `pinned` is where the domain is.
+pub(crate) fn read_claims(
+    element: Node,
+    pinned: &Pinned,
+) -> Result<Vec<ClaimRequest>, DomXmlError> {
     if element.tag_name().name() != "claims" {
         return Err(unknown(
             at(element),
@@ -24,7 +29,7 @@ pub(crate) fn read_claims(element: Node) -> Result<Vec<ClaimRequest>, DomXmlErro
     check_names(element, &[], &["claim"])?;
     let mut claims: Vec<(ClaimRequest, Node)> = Vec::new();
     for node in ours(element) {
-        let claim = read_claim(node)?;
+        let claim = read_claim(node, pinned)?;
         if let Some((_, first)) = claims.iter().find(|(other, _)| other.name == claim.name) {
             return Err(DomXmlError::Twice {
                 at: at(node),
@@ -37,7 +42,7 @@ pub(crate) fn read_claims(element: Node) -> Result<Vec<ClaimRequest>, DomXmlErro
     Ok(claims.into_iter().map(|(claim, _)| claim).collect())
 }
 
-fn read_claim(node: Node) -> Result<ClaimRequest, DomXmlError> {
+fn read_claim(node: Node, pinned: &Pinned) -> Result<ClaimRequest, DomXmlError> {
     check_names(
         node,
         &["name", "profile", "count", "fabric", "numa", "parameters"],
@@ -57,12 +62,14 @@ fn read_claim(node: Node) -> Result<ClaimRequest, DomXmlError> {
             .filter(|count| (1..=MOST_SLICES).contains(count))
             .ok_or_else(|| format!("not a number from 1 to {MOST_SLICES}"))
     })?;
+    let numa = word(node, CLAIM, "numa", &["prefer", "require"])?;
     Ok(ClaimRequest {
         name,
         profile,
         count: count.unwrap_or(1),
         same_fabric: word(node, CLAIM, "fabric", &["same"])?.is_some(),
-        prefer_numa: word(node, CLAIM, "numa", &["prefer"])?.is_some(),
+        prefer_numa: numa == Some("prefer"),
+        require_numa: (numa == Some("require")).then(|| pinned.clone()),
         memory_min,
         isolation_min,
         parameters: parsed(node, CLAIM, "parameters")?,

@@ -9,6 +9,7 @@ mod claim;
 mod edit;
 mod error;
 mod hostdev;
+mod pinned;
 mod read;
 mod remap;
 mod scan;
@@ -21,6 +22,7 @@ pub use edit::{
     remove_device,
 };
 pub use error::{DomXmlError, Position};
+pub use pinned::read_pinned;
 pub use read::read_domain;
 pub use remap::remap_pci;
 pub use scan::{Scan, scan};

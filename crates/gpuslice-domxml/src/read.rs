@@ -3,6 +3,7 @@
 use crate::claim::read_claims;
 use crate::error::{DomXmlError, Position};
 use crate::hostdev::read_hostdev;
+use crate::pinned::pinned;
 use crate::shape::parse;
 use gpuslice_core::domain::{Domain, NAMESPACE};
 use roxmltree::{Document, Node};
@@ -24,7 +25,7 @@ pub fn read_domain(xml: &str) -> Result<Domain, DomXmlError> {
         text: text.chars().take(80).collect(),
     })?;
     let claims = match our_element(root)? {
-        Some(element) => read_claims(element)?,
+        Some(element) => read_claims(element, &pinned(root))?,
         None => Vec::new(),
     };
     let mut devices = Vec::new();

@@ -107,7 +107,9 @@ fn claim_lines(claim: &ClaimRequest, prefix: &str, lines: &mut Lines) {
     if claim.same_fabric {
         open.push_str(" fabric='same'");
     }
-    if claim.prefer_numa {
+    if claim.require_numa.is_some() {
+        open.push_str(" numa='require'");
+    } else if claim.prefer_numa {
         open.push_str(" numa='prefer'");
     }
     if let Some(parameters) = &claim.parameters {

@@ -3,6 +3,8 @@
 
 use gpuslice_core::domain::{ALIAS_PREFIX, ClaimRequest, HostDeviceSource, NAMESPACE, alias_for};
 use gpuslice_core::ids::{ClaimName, MdevUuid, PciAddress};
+
+use gpuslice_core::numa::Pinned;
 use gpuslice_core::request::DeviceToWrite;
 use gpuslice_domxml::{
     adopt_device, claims_for_set_metadata, claims_xml, device_xml, hostdev_xml, plain_device_xml,
@@ -94,6 +96,7 @@ fn what_we_write_looks_as_libvirt_writes_it() {
             parameters: Some("disable_vnc=1".parse().unwrap()),
             ..claim("ai")
         },
+        ClaimRequest { require_numa: Some(Pinned::default()), ..claim("near") },
         ClaimRequest {
             profile: None,
             memory_min: Some(1536 << 20),
@@ -105,6 +108,7 @@ fn what_we_write_looks_as_libvirt_writes_it() {
         claims_xml(&claims),
         "<gpuslice:claims xmlns:gpuslice='urn:gpuslice:domain:1'>
   <gpuslice:claim name='ai' profile='p' count='8' fabric='same' numa='prefer' parameters='disable_vnc=1'/>
+  <gpuslice:claim name='near' profile='p' numa='require'/>
   <gpuslice:claim name='cad'>
     <gpuslice:memory min='1536' unit='MiB'/>
     <gpuslice:isolation min='hardware'/>
@@ -387,15 +391,18 @@ fn source() -> impl Strategy<Value = HostDeviceSource> {
 
 fn claim_request() -> impl Strategy<Value = ClaimRequest> {
     let isolation = proptest::option::of(proptest::sample::select(vec!["hardware", "shared"]));
-    (1..=64u32, any::<bool>(), any::<bool>(), proptest::option::of(1..u64::MAX), isolation)
-        .prop_map(|(count, same_fabric, prefer_numa, memory_min, isolation)| ClaimRequest {
+    (1..=64u32, any::<bool>(), 0..3u8, proptest::option::of(1..u64::MAX), isolation).prop_map(
+        |(count, same_fabric, numa, memory_min, isolation)| ClaimRequest {
             count,
             same_fabric,
-            prefer_numa,
+            prefer_numa: numa == 1,
+            // Their domain is pinned nowhere.
+            require_numa: (numa == 2).then(Pinned::default),
             memory_min,
             isolation_min: isolation.map(str::to_owned),
             ..claim("a")
-        })
+        },
+    )
 }
 
 #[derive(Debug, Clone)]

@@ -68,6 +68,7 @@ fn every_example_is_read() {
                 r#"ai Some("amd-mi300x-vf1-spx") x8, console Some("nvidia-t4-2q") x1"#.to_owned(),
                 0
             ),
+            ("claim-on-its-node.xml", r#"gpu0 Some("nvidia-a40-8q") x1"#.to_owned(), 0),
             ("claim-with-mdev.xml", r#"gpu0 Some("mtty-2") x1"#.to_owned(), 1),
             ("claim-with-parameters.xml", r#"gpu0 Some("nvidia-a40-8q") x1"#.to_owned(), 0),
             ("claim-with-vf.xml", r#"gpu0 Some("amd-mi300x-vf8-cpx") x1"#.to_owned(), 1),
@@ -77,6 +78,12 @@ fn every_example_is_read() {
     let several = &read["claim-several-slices.xml"].claims;
     assert!(several[0].same_fabric && several[0].prefer_numa);
     assert!(!several[1].same_fabric && !several[1].prefer_numa);
+    assert_eq!(several[1].require_numa, None);
+    let near = read["claim-on-its-node.xml"].claims[0].require_numa.clone().unwrap();
+    assert_eq!(
+        (near.memory.to_string(), near.cpus.to_string()),
+        ("1".to_owned(), "8-11".to_owned())
+    );
     let parameters = read["claim-with-parameters.xml"].claims[0].parameters.as_ref().unwrap();
     assert_eq!(parameters.as_str(), "frame_rate_limiter=0,disable_vnc=1");
     let properties = &read["claim-by-properties.xml"].claims[0];
@@ -230,7 +237,7 @@ fn mistakes_in_a_claim_are_told_with_place_and_remedy() {
         ),
         (
             "<g:claim name='a' profile='p' numa='yes'/>",
-            "4:83: numa=\"yes\" in <gpuslice:claim>: expected prefer",
+            "4:83: numa=\"yes\" in <gpuslice:claim>: expected prefer or require",
         ),
         (
             "<g:claim name='a'><g:isolation min='hard'/></g:claim>",

@@ -9,9 +9,10 @@ use crate::edits::{Edit, edits, is_there};
 use crate::link::{Connection, LinkError, Worker};
 use gpuslice_core::domain::HostDeviceSource::{Mdev, Pci};
 use gpuslice_core::domain::{Domain, HostDevice};
+use gpuslice_core::numa::Pinned;
 use gpuslice_core::refusal::Refusal;
 use gpuslice_core::request::DeviceToWrite;
-use gpuslice_domxml::read_domain;
+use gpuslice_domxml::{read_domain, read_pinned};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -104,6 +105,31 @@ impl Agent {
         Ok(self.worker.call(what, read).await?.map(|running| running.seen))
     }
 
+    /// Where on the host a running domain is pinned.
+    ///
+    /// # Errors
+    /// libvirt failed, or it does not run.
+    pub(crate) async fn runs_on(&self, uuid: Uuid) -> Result<Pinned, Refusal> {
+        let what = format!("reading running domain {uuid}");
+        let read = move |connection: &Connection| connection.running(uuid);
+        let running = self.worker.call(what, read).await?;
+        running.map(|running| running.pinned).ok_or_else(|| gone(uuid))
+    }
+
+    /// Where on the host a domain's definition pins it.
+    ///
+    /// # Errors
+    /// libvirt failed, or keeps no definition.
+    pub(crate) async fn pinned(&self, uuid: Uuid) -> Result<Pinned, Refusal> {
+        let read = move |connection: &Connection| {
+            let Some(defined) = connection.defined(uuid)? else { return Ok(None) };
+            let pinned = read_pinned(&defined.xml);
+            pinned.map(Some).map_err(|error| LinkError::xml(&defined.name, error))
+        };
+        let pinned = self.worker.call(format!("reading domain {uuid}"), read).await?;
+        pinned.ok_or_else(|| gone(uuid))
+    }
+
     /// Domains to look at, and domains with claims that libvirt no longer knows: they were undefined while no one
     /// listened.
     ///
@@ -180,6 +206,10 @@ impl Agent {
         }
         Ok(!made.is_empty())
     }
+}
+
+fn gone(uuid: Uuid) -> Refusal {
+    LinkError::NotKept { domain: uuid.to_string() }.into()
 }
 
 fn seen(connection: &Connection, uuid: Uuid) -> Result<Option<Seen>, LinkError> {

@@ -8,6 +8,7 @@ use crate::link::{Connection, Defined, LinkError, carry};
 use gpuslice_api::libvirt::{AttachOptions, Attached};
 use gpuslice_core::domain::{ClaimRequest, Domain, claim_meant};
 use gpuslice_core::ids::{ClaimKey, ClaimName, Owner, ProfileName};
+use gpuslice_core::numa::Pinned;
 use gpuslice_core::refusal::Refusal;
 use gpuslice_core::request::DeviceToWrite;
 use gpuslice_domxml::{claims_for_set_metadata, read_domain};
@@ -30,7 +31,9 @@ impl Agent {
         let Seen { domain, shut_off } = self.named(named).await?;
         let name = claim_name(&domain.claims, options.name.clone(), &profile);
         let old = domain.claims.iter().find(|claim| claim.name == name);
-        let request = request(old, &name, profile.clone(), &options);
+        let pinned =
+            if options.require_numa == Some(true) { Some(self.pinned(domain.uuid).await?) } else { None };
+        let request = request(old, &name, profile.clone(), &options, pinned);
         let terms = ClaimTerms { pool: options.pool, reserve: options.reserve };
         let (uuid, title) = (domain.uuid, domain.name.clone());
         let key = ClaimKey { owner: Owner::Domain(uuid), name: name.clone() };
@@ -127,18 +130,24 @@ pub(crate) fn what(request: &ClaimRequest) -> String {
     }
 }
 
-/// The claim as it is to be: what the XML says of it already stays, but for what is asked now.
+/// The claim as it is to be, on nodes its domain is `pinned` to where it is to be on those alone: what the XML says of it already stays, but for what is asked now.
 pub(crate) fn request(
     old: Option<&ClaimRequest>,
     name: &ClaimName,
     profile: ProfileName,
     options: &AttachOptions,
+    pinned: Option<Pinned>,
 ) -> ClaimRequest {
     let mut request = old.cloned().unwrap_or_else(|| ClaimRequest::one(name, profile.clone()));
     request.profile = Some(profile);
     request.count = options.count.unwrap_or(request.count);
     request.same_fabric = options.same_fabric.unwrap_or(request.same_fabric);
     request.prefer_numa = options.prefer_numa.unwrap_or(request.prefer_numa);
+    request.require_numa = match options.require_numa {
+        Some(true) => pinned,
+        Some(false) => None,
+        None => request.require_numa,
+    };
     if let Some(parameters) = &options.parameters {
         request.parameters = Some(parameters.clone());
     }
@@ -216,8 +225,13 @@ mod tests {
     use super::*;
 
     fn claim(name: &str, profile: Option<&str>) -> ClaimRequest {
-        let mut claim =
-            request(None, &name.parse().unwrap(), "p".parse().unwrap(), &AttachOptions::default());
+        let mut claim = request(
+            None,
+            &name.parse().unwrap(),
+            "p".parse().unwrap(),
+            &AttachOptions::default(),
+            None,
+        );
         claim.profile = profile.map(|profile| profile.parse().unwrap());
         claim
     }
@@ -250,17 +264,27 @@ mod tests {
         old.parameters = Some("frame_rate_limiter=0".parse().unwrap());
         old.count = 8;
         let mut options = AttachOptions { prefer_numa: Some(true), ..AttachOptions::default() };
-        let new = request(Some(&old), &old.name, "q".parse().unwrap(), &options);
+        let new = request(Some(&old), &old.name, "q".parse().unwrap(), &options, None);
         let mut expected = old.clone();
         expected.profile = Some("q".parse().unwrap());
         expected.prefer_numa = true;
         assert_eq!(new, expected);
         options.count = Some(4);
         options.same_fabric = Some(false);
-        let new = request(Some(&old), &old.name, "q".parse().unwrap(), &options);
+        let new = request(Some(&old), &old.name, "q".parse().unwrap(), &options, None);
         assert_eq!((new.count, new.same_fabric), (4, false));
+        let node = Some(Pinned { memory: "1".parse().unwrap(), ..Pinned::default() });
+        let here = AttachOptions { require_numa: Some(true), prefer_numa: Some(false), ..AttachOptions::default() };
+        let new = request(Some(&new), &old.name, "q".parse().unwrap(), &here, node.clone());
+        assert_eq!((new.prefer_numa, &new.require_numa), (false, &node));
+        let again =
+            request(Some(&new), &old.name, "q".parse().unwrap(), &AttachOptions::default(), None);
+        assert_eq!(again.require_numa, node);
+        options.require_numa = Some(false);
+        let near = request(Some(&new), &old.name, "q".parse().unwrap(), &options, None);
+        assert_eq!((near.prefer_numa, near.require_numa), (true, None));
         options.parameters = Some("disable_vnc=1".parse().unwrap());
-        let new = request(Some(&old), &old.name, "q".parse().unwrap(), &options);
+        let new = request(Some(&old), &old.name, "q".parse().unwrap(), &options, None);
         assert_eq!(new.parameters, options.parameters);
     }
 }

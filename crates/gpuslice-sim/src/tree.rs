@@ -38,6 +38,9 @@ pub(crate) enum Dir {
     Parameters(Name),
     ModprobeD,
     Devices,
+    /// `/sys/devices/system/node`.
+    Nodes,
+    NumaNode(u32),
     /// `/sys/devices/pciDDDD:BB`.
     Bridge(u32, u8),
     Function(PciAddress),
@@ -77,6 +80,8 @@ pub(crate) enum Fixed {
     ProcSys,
     ProcSysKernel,
     Random,
+    /// `/sys/devices/system`.
+    System,
 }
 
 /// A file.
@@ -102,6 +107,8 @@ pub(crate) enum File {
     Settings(String),
     Process(u32, ProcessFile),
     BootId,
+    /// `/sys/devices/system/node/nodeN/cpulist`.
+    CpuList(u32),
     /// A character device.
     Node,
 }
@@ -138,6 +145,7 @@ pub(crate) const FIXED: &[(Fixed, &str, Dir)] = {
         (Mdev, "devices", Dir::MdevDevices),
         (Mdev, "drivers", Dir::MdevDrivers),
         (Class, "mdev_bus", Dir::MdevBus),
+        (System, "node", Dir::Nodes),
         (SysKernel, "iommu_groups", Dir::Groups),
         (Dev, "vfio", Dir::VfioNodes),
         (ProcSys, "kernel", Dir::Fixed(ProcSysKernel)),

@@ -356,7 +356,8 @@ pub struct Attach {
     /// claim has it, else any]
     #[arg(long)]
     pub fabric: Option<Fabric>,
-    /// Whether all slices are to be of one NUMA node where possible [default: as the claim has it, else any]
+    /// Slices on the NUMA node that the VM's memory or CPUs are pinned to, or near each other where possible [default: as
+    /// the claim has it, else any]
     #[arg(long)]
     pub numa: Option<Numa>,
     /// For the driver of the slices, as the vendor writes them: KEY=VALUE pairs with commas between [default: as the claim
@@ -377,8 +378,10 @@ pub enum Fabric {
 /// Whether slices are to be near each other, as domain XML says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Numa {
-    /// Where possible
+    /// Near each other where possible
     Prefer,
+    /// On the VM's own node, or none
+    Require,
     /// They need not
     Any,
 }

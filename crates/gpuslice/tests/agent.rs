@@ -142,6 +142,7 @@ async fn attach_and_detach_ask_the_agent() {
         count: Some(2),
         same_fabric: Some(true),
         prefer_numa: Some(true),
+        require_numa: Some(false),
         parameters: Some("disable_vnc=1".parse().unwrap()),
     };
     assert_eq!((code, out), (Some(0), format!("win11 has ai (p, {options:?})\n")));

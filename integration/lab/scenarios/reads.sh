@@ -52,9 +52,10 @@ asked() {
     # the tool opens itself
     h != "ask" && p == "/usr/bin/nvidia-smi" { next }
     n != look || p !~ /^\/(sys\/(bus|class\/mdev_bus|module|devices)\/|sys\/class\/mdev_bus$|etc\/modprobe.d\/|usr\/bin\/nvidia-smi)/ { next }
-    p ~ /^\/sys\/devices\/system\// { next }
+    p ~ /^\/sys\/devices\/system\// && p !~ /^\/sys\/devices\/system\/node/ { next }
     {
       k = "host"; name = p
+      sub(/\/node\/node[0-9]+\//, "/node/nodeN/", name)
       if (p ~ /\/mdev_supported_types\//) { k = "mdev type"; name = p; sub(/.*\//, "", name) }
       else if (p ~ /^\/sys\/class\/mdev_bus\/./) { k = "mdev parent"; name = p; sub(/^\/sys\/class\/mdev_bus\/[^\/]*\//, "", name) }
       else if (p ~ /^\/sys\/bus\/mdev\/devices\/./) { k = "mdev"; name = substr(p, 23); if (!sub(/^[^\/]*\//, "", name)) name = "." }

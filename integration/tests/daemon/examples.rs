@@ -17,6 +17,7 @@ use std::process::Command;
 use uuid::Uuid;
 
 const A40: &str = "[[gpu]]\nmatch = { address = \"0000:41:00.0\" }\nlayout = { vfs = \"all\" }\n";
+const ALL_A40: &str = "[[gpu]]\nmatch = { model = \"a40\" }\nlayout = { vfs = \"all\" }\n";
 
 /// Each example, the host that it fits and what that host's GPUs are.
 const EXAMPLES: &[(&str, &str, &str)] = &[
@@ -24,6 +25,7 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
     ("examples/domains/claim-by-profile.xml", "a40-vfio", A40),
     ("examples/domains/claim-by-properties.xml", "mi300x-8", EIGHT),
     ("examples/domains/claim-several-slices.xml", "mi300x-8", WHOLE),
+    ("examples/domains/claim-on-its-node.xml", "a40-vfio", ALL_A40),
     ("examples/domains/claim-with-mdev.xml", "mdev", ""),
     ("examples/domains/claim-with-parameters.xml", "a40-vfio", A40),
     ("examples/domains/claim-with-vf.xml", "mi300x-8", EIGHT),
@@ -195,6 +197,7 @@ examples! {
     a_claim_by_its_profile = "examples/domains/claim-by-profile.xml",
     a_claim_by_properties = "examples/domains/claim-by-properties.xml",
     a_claim_of_several_slices = "examples/domains/claim-several-slices.xml",
+    a_claim_on_the_node_of_its_vm = "examples/domains/claim-on-its-node.xml",
     a_claim_with_its_mediated_device = "examples/domains/claim-with-mdev.xml",
     a_claim_with_parameters = "examples/domains/claim-with-parameters.xml",
     a_claim_with_its_vf = "examples/domains/claim-with-vf.xml",

@@ -8,6 +8,7 @@ mod of_commands;
 mod of_devices;
 mod of_guests;
 mod of_layouts;
+mod of_nodes;
 mod of_orders;
 mod of_starts;
 mod person;
@@ -37,6 +38,8 @@ cases! {
         room::no_gpu_has_all, room::what_comes_in_has_it_promised, room::several_are_missing,
         room::there_are_not_so_many, of_layouts::more_are_parked_than_fit,
         of_guests::other_guests_have_the_mapping, of_guests::one_guest_names_a_device_twice;
+    OtherNumaNode: of_nodes::it_is_pinned_nowhere, of_nodes::its_node_has_no_gpu,
+        of_nodes::the_gpu_tells_no_node, of_nodes::its_vf_is_on_another_node;
     NoProfile: of_orders::a_name_is_misspelt, of_orders::no_gpu_has_a_layout,
         of_starts::the_profile_is_another_now, of_starts::nothing_has_what_is_asked,
         of_layouts::what_is_parked_is_misspelt, of_layouts::the_new_one_has_another_shape,

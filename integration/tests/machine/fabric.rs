@@ -10,6 +10,7 @@ use gpuslice_core::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource};
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::{ClaimName, Owner, ParentId, PciAddress, SliceId};
 use gpuslice_core::machine::HookOperation;
+use gpuslice_core::numa::Pinned;
 use gpuslice_core::port::read_text;
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command, DeviceToWrite};
@@ -304,6 +305,74 @@ fn slices_that_prefer_one_numa_node_have_it_while_there_is_room() {
     assert_eq!(nodes(&driver, &b).len(), 1);
     ask(&mut driver, &mut b, near(5)).unwrap();
     assert_eq!(nodes(&driver, &b).len(), 2);
+}
+
+/// On the node of a domain's memory, and on no other.
+fn on_node(request: ClaimRequest, memory: &str, cpus: &str) -> ClaimRequest {
+    let pinned = Pinned { memory: memory.parse().unwrap(), cpus: cpus.parse().unwrap() };
+    ClaimRequest { require_numa: Some(pinned), ..request }
+}
+
+#[test]
+fn slices_that_require_a_node_are_there_or_nowhere() {
+    let mut driver = hives(1, 8);
+    let nodes = |driver: &Driver, vm: &Domain| -> BTreeSet<u32> {
+        let seen = driver.machine.observation();
+        gpus(driver, vm)
+            .into_iter()
+            .map(|gpu| seen.numa_node(&ParentId::Pci(gpu)).unwrap())
+            .collect()
+    };
+    let (mut a, mut b, mut c) = (domain(1), domain(2), domain(3));
+    ask(&mut driver, &mut a, on_node(claim(&name("a"), SPX, 3), "1", "")).unwrap();
+    // By its CPUs: eight of each node.
+    ask(&mut driver, &mut b, on_node(claim(&name("b"), SPX, 1), "", "12-13")).unwrap();
+    assert_eq!((nodes(&driver, &a), nodes(&driver, &b)), ([1].into(), [1].into()));
+    let refusal =
+        ask(&mut driver, &mut c, on_node(claim(&name("c"), SPX, 1), "1", "")).unwrap_err();
+    assert_eq!(refusal.code, Code::NoCapacity, "{refusal:?}");
+    let hint = refusal.hint.as_deref().unwrap();
+    assert!(hint.ends_with(" --nodeset 0 --config, then the same again"), "{hint}");
+    let causes = refusal.causes.join("; ");
+    assert!(causes.contains("0000:0c:00.0 is on NUMA node 0"), "{causes}");
+    // The VM's memory moves, and with the next look at it its VFs.
+    ask(&mut driver, &mut c, on_node(claim(&name("c"), SPX, 1), "0", "")).unwrap();
+    assert_eq!(nodes(&driver, &c), [0].into());
+    call(&mut driver, &c, HookOperation::Prepare).unwrap();
+    // What the XML carries is judged at the start.
+    b.claims = vec![on_node(claim(&name("b"), SPX, 1), "0", "12-13")];
+    let refusal = call(&mut driver, &b, HookOperation::Prepare).unwrap_err();
+    assert_eq!(refusal.code, Code::OtherNumaNode, "{refusal:?}");
+    assert_eq!(bound(&driver, &b), 0);
+    let seen = order(&mut driver, Command::DomainSeen { domain: b.clone(), shut_off: true });
+    let Ok(Answer::Domain { devices, .. }) = seen else { panic!("{seen:?}") };
+    write_devices(&mut b, |_| true, devices);
+    call(&mut driver, &b, HookOperation::Prepare).unwrap();
+    assert_eq!(nodes(&driver, &b), [0].into());
+}
+
+#[test]
+fn mediated_devices_are_made_on_the_node_that_is_required() {
+    let mut driver = mdevs();
+    for (vm, node) in [(1, "0"), (2, "1"), (3, "1")] {
+        let mut vm = domain(vm);
+        ask(&mut driver, &mut vm, on_node(claim(&name("a"), "nvidia-a40-24q", 2), node, ""))
+            .unwrap();
+        call(&mut driver, &vm, HookOperation::Prepare).unwrap();
+        let seen = driver.machine.observation();
+        let of = |gpu: &ParentId| seen.numa_node(gpu).unwrap().to_string();
+        assert!(gpus_in_use(&driver, &vm).iter().all(|gpu| of(gpu) == node), "{vm:?}");
+    }
+    let mut vm = domain(4);
+    ask(&mut driver, &mut vm, on_node(claim(&name("a"), "nvidia-a40-24q", 1), "1", "")).unwrap();
+    let refusal = call(&mut driver, &vm, HookOperation::Prepare).unwrap_err();
+    assert_eq!(refusal.code, Code::NoCapacity, "{refusal:?}");
+    assert!(refusal.hint.as_ref().is_some_and(|hint| hint.contains("--nodeset 0")), "{refusal:?}");
+    // Nor are they there for one that could be anywhere.
+    let mut vm = domain(5);
+    ask(&mut driver, &mut vm, on_node(claim(&name("a"), "nvidia-a40-24q", 1), "", "")).unwrap();
+    let refusal = call(&mut driver, &vm, HookOperation::Prepare).unwrap_err();
+    assert_eq!(refusal.code, Code::OtherNumaNode, "{refusal:?}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use gpuslice_core::domain::{ClaimRequest, Domain};
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation};
 use gpuslice_core::mode::Mode;
+use gpuslice_core::numa::Pinned;
 use gpuslice_core::request::{Answer, Command};
 use gpuslice_sim::HostFile;
 use proptest::prelude::*;
@@ -21,6 +22,7 @@ enum Act {
         claim: u8,
         count: u32,
         same: bool,
+        near: Option<u8>,
     },
     Seen {
         vm: u8,
@@ -65,8 +67,8 @@ struct Plan {
 fn plans() -> impl Strategy<Value = Plan> {
     let dies = prop_oneof![2 => Just(None), 1 => (0..40u32).prop_map(Some)];
     let act = prop_oneof![
-        4 => (0..3u8, 0..2u8, 1..6u32, prop::bool::weighted(0.8))
-            .prop_map(|(vm, claim, count, same)| Act::Ask { vm, claim, count, same }),
+        4 => (0..3u8, 0..2u8, 1..6u32, prop::bool::weighted(0.8), prop::option::weighted(0.3, 0..4u8))
+            .prop_map(|(vm, claim, count, same, near)| Act::Ask { vm, claim, count, same, near }),
         1 => (0..3u8).prop_map(|vm| Act::Seen { vm }),
         4 => (0..3u8, dies.clone()).prop_map(|(vm, dies)| Act::Start { vm, dies }),
         3 => (0..3u8, dies.clone()).prop_map(|(vm, dies)| Act::Stop { vm, dies }),
@@ -85,6 +87,18 @@ fn config(spread: bool, vfs: u16, hive: usize, more: &str) -> String {
         "placement = \"{placement}\"\n[[gpu]]\nmatch = {{ model = \"mi300x\" }}\n\
          layout = {{ vfs = {vfs}, fabric-sharing = {hive}{more} }}"
     )
+}
+
+/// Where a domain is, of the two nodes that eight GPUs are on.
+fn pinned(which: u8) -> Pinned {
+    let (memory, cpus) = match which {
+        0 => ("0", ""),
+        // The memory decides.
+        1 => ("1", "0-3"),
+        2 => ("", "9"),
+        _ => ("0-1", ""),
+    };
+    Pinned { memory: memory.parse().unwrap(), cpus: cpus.parse().unwrap() }
 }
 
 struct Run {
@@ -127,8 +141,9 @@ impl Run {
 
     fn act(&mut self, act: &Act) {
         match *act {
-            Act::Ask { vm, claim, count, same } => {
+            Act::Ask { vm, claim, count, same, near } => {
                 let request = self.request(claim, count, same);
+                let request = ClaimRequest { require_numa: near.map(pinned), ..request };
                 let Self { driver, vms, .. } = self;
                 let vm = vms.get_mut(&vm).unwrap();
                 if bound(driver, vm) == 0
@@ -255,7 +270,13 @@ impl Run {
             assert!(own.is_empty() || own.len() == count, "{key}: {own:?}");
             let live = claim.home.iter().map(|home| seen.vfs[home].pf);
             let run = own.iter().filter_map(|a| a.parent.pci());
-            let mut hives: Vec<usize> = live.chain(run).map(|gpu| self.hive_of(gpu)).collect();
+            let gpus: Vec<PciAddress> = live.chain(run).collect();
+            let near = claim.request.require_numa.as_ref().map(|near| near.within(&seen.nodes));
+            for gpu in near.iter().flat_map(|near| gpus.iter().map(move |gpu| (near, gpu))) {
+                let (near, gpu) = gpu;
+                assert!(near.has(seen.numa_node(&ParentId::Pci(*gpu))), "{key}: {gpu} {near:?}");
+            }
+            let mut hives: Vec<usize> = gpus.into_iter().map(|gpu| self.hive_of(gpu)).collect();
             hives.dedup();
             assert!(!claim.request.same_fabric || hives.len() == 1, "{key}: {claim:?}");
         }

@@ -87,6 +87,10 @@ pub fn general(seen: &Observation, asked: &str) -> (String, String) {
     let below = |dir: &str| {
         path.strip_prefix(dir).map(|rest| rest.split_once('/').map_or(".", |(_, name)| name))
     };
+    if let Some(node) = path.strip_prefix("/sys/devices/system/node/node") {
+        let name = node.trim_start_matches(|c: char| c.is_ascii_digit());
+        return ("host".to_owned(), format!("{how} /sys/devices/system/node/nodeN{name}"));
+    }
     if let Some(name) = below("/sys/class/mdev_bus/") {
         return match name.split('/').nth(2) {
             Some(attribute) => ("mdev type".to_owned(), format!("{how} {attribute}")),
@@ -113,7 +117,15 @@ fn needed() -> BTreeMap<String, BTreeSet<String>> {
 }
 
 /// Of these nothing can have changed.
-const ONCE: [&str; 5] = ["read config", "read device_api", "read name", "read description", "ask "];
+const ONCE: [&str; 7] = [
+    "read config",
+    "read device_api",
+    "read name",
+    "read description",
+    "ask ",
+    "list /sys/devices/system/node",
+    "read /sys/devices/system/node",
+];
 
 fn every_vf(name: &str) -> Driver {
     let text = std::fs::read_to_string(gpuslice_integration::root().join(name)).unwrap();

@@ -44,7 +44,7 @@ fn bad_name(error: &ParseIdError) -> Refused {
 #[interface(name = "org.gpuslice1.Libvirt")]
 impl<H: LibvirtHandler> LibvirtInterface<H> {
     /// Gives a domain (name, id or UUID) a claim. Options: `name`, `live`, `config`, and what a claim that is there keeps
-    /// where it is left out: `pool`, `reserve`, `count`, `same_fabric`, `prefer_numa`, `parameters`.
+    /// where it is left out: `pool`, `reserve`, `count`, `same_fabric`, `prefer_numa`, `require_numa`, `parameters`.
     #[zbus(out_args("result"))]
     async fn attach(
         &self,

@@ -26,6 +26,8 @@ pub struct AttachOptions {
     pub same_fabric: Option<bool>,
     /// Whether all are to be of one NUMA node where possible; those of a new claim are not.
     pub prefer_numa: Option<bool>,
+    /// Whether each has to be on a NUMA node that the domain is on; those of a new claim need not.
+    pub require_numa: Option<bool>,
     /// For the driver of the slices; a new claim has none.
     pub parameters: Option<Parameters>,
 }

@@ -5,8 +5,9 @@ use super::fabric::Sought;
 use super::picked::Picked;
 use super::{Effect, HookOperation, Machine, Stored, Timer};
 use crate::domain::{ClaimRequest, Domain, HostDevice};
-use crate::ids::{ClaimKey, Owner, PciAddress, ProfileName, SliceId};
+use crate::ids::{ClaimKey, Owner, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::Form;
+use crate::numa::Within;
 use crate::placement::{self, Wanted};
 use crate::refusal::Refusal;
 use crate::request::{Answer, DeviceToWrite, Outcome};
@@ -288,7 +289,10 @@ impl Machine {
         let full = |address| {
             self.seen.vfs.get(&address).is_some_and(|vf| vf.choice.is_some()) && !free(address)
         };
-        let lost = |address| self.home_is_lost(address, key);
+        let within = self.within(&claim.request);
+        let off_node =
+            |vf| within != Within::Unknown && !self.is_within(&ParentId::Pci(vf), &within);
+        let lost = |address| self.home_is_lost(address, key) || off_node(address);
         let for_good = |address| {
             !self.seen.vfs.contains_key(&address) || self.home_of_another(address, key).is_some()
         };
@@ -314,7 +318,7 @@ impl Machine {
                 continue;
             }
             let taken: BTreeSet<_> = homes.iter().copied().collect();
-            let wanted = Wanted::anywhere(&claim.profile, key);
+            let wanted = Wanted { within: &within, ..Wanted::anywhere(&claim.profile, key) };
             let found = placement::home(&self.view(), &wanted, claim.pool, &taken);
             if let (Ok(other), Some(home)) = (found, homes.get_mut(index))
                 && (free(other.address) || for_good(address) && !lost(other.address))

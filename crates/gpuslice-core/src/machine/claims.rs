@@ -9,6 +9,7 @@ use crate::ids::{
     ClaimKey, MdevTypeId, MdevUuid, Owner, ParentId, PciAddress, ProfileName, SliceId,
 };
 use crate::mend;
+use crate::numa::Within;
 use crate::placement::{Lookup, Refused, View};
 use crate::refusal::{self, Code, Hint, Refusal};
 use crate::request::{Answer, Command, DeviceToWrite, Outcome};
@@ -380,6 +381,7 @@ impl Machine {
         key: &ClaimKey,
         profile: &ProfileName,
         count: u32,
+        within: &Within,
         refused: Refused,
     ) -> Refusal {
         let candidates = match refused {
@@ -397,6 +399,10 @@ impl Machine {
             }
             Refused::Candidates(candidates) => candidates,
         };
+        if *within != Within::Anywhere {
+            let refusal = self.not_there(key, profile, count, within, &candidates);
+            return self.or_not_settled(refusal);
+        }
         let full = candidates.iter().all(|(_, why)| why.code == Code::NoCapacity);
         let first_other = candidates.iter().find(|(_, why)| why.code != Code::NoCapacity);
         let mut refusal = match first_other {
@@ -479,7 +485,12 @@ impl Machine {
     pub(super) fn or_not_settled(&self, refusal: Refusal) -> Refusal {
         let may_come = matches!(
             refusal.code,
-            Code::NoProfile | Code::NoCapacity | Code::Absent | Code::Reshaping | Code::Foreign
+            Code::NoProfile
+                | Code::NoCapacity
+                | Code::OtherNumaNode
+                | Code::Absent
+                | Code::Reshaping
+                | Code::Foreign
         );
         let waiting = self.waiting_for();
         if !may_come || waiting.is_empty() {

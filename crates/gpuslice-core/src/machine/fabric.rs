@@ -2,12 +2,13 @@
 //! mechanism tells; a device of which nothing is told is one by itself.
 
 use super::Machine;
-use super::reserve::Want;
+use super::reserve::{Near, Want};
 use crate::config::Strategy;
 use crate::domain::{ClaimRequest, HostDeviceSource};
 use crate::hint;
 use crate::ids::{ClaimKey, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::{Fabric, Form};
+use crate::mend;
 use crate::placement::{self, Refused, View, Wanted};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
@@ -62,8 +63,9 @@ impl Machine {
             return Ok(Vec::new());
         }
         // While its domain was undefined, another claim may have found nothing else.
+        let within = self.within(sought.request);
         let fits = |a: &PciAddress| {
-            of_profile().any(|o| o.form.vfs().contains(a))
+            of_profile().any(|o| o.form.vfs().contains(a) && self.is_within(&o.parent, &within))
                 && self.home_of_another(*a, sought.key).is_none()
         };
         let count = usize::try_from(sought.request.count).unwrap_or(usize::MAX);
@@ -75,9 +77,9 @@ impl Machine {
         };
         if fabrics.is_empty() {
             let found = self.homes_in(&view, sought, None, kept);
-            let refuse = |(_, why)| {
-                self.refuse_placement(sought.key, sought.profile, sought.request.count, why)
-            };
+            let Sought { key, request, profile, .. } = sought;
+            let refuse =
+                |(_, why)| self.refuse_placement(key, profile, request.count, &within, why);
             return found.map(|(_, homes)| homes).map_err(refuse);
         }
         let (mut best, mut lacking) = (None, Vec::new());
@@ -123,12 +125,14 @@ impl Machine {
     ) -> Found {
         let count = usize::try_from(sought.request.count).unwrap_or(usize::MAX);
         let mut any_crowded = false;
+        let within = self.within(sought.request);
         while homes.len() < count {
             // The first says where the others had better be.
             let near = homes.first().and_then(|home| self.seen.pf_of(&ParentId::Pci(*home)));
-            let near = near.filter(|_| sought.request.prefer_numa);
+            let near = near.filter(|_| sought.request.near_each_other());
             let numa = near.and_then(|device| self.seen.numa_node(&device));
-            let wanted = Wanted { profile: sought.profile, key: Some(sought.key), numa, fabric };
+            let anywhere = Wanted::anywhere(sought.profile, sought.key);
+            let wanted = Wanted { numa, fabric, within: &within, ..anywhere };
             let taken: BTreeSet<_> = homes.iter().copied().collect();
             match placement::home(view, &wanted, sought.pool, &taken) {
                 Ok(home) => {
@@ -204,15 +208,16 @@ impl Machine {
         request: &ClaimRequest,
         fabric: Option<&Fabric>,
     ) -> Result<(Vec<SliceId>, Vec<Step>), (usize, Refusal)> {
-        let (mut slices, mut steps, mut numa) = (Vec::new(), Vec::new(), None);
+        let (mut slices, mut steps) = (Vec::new(), Vec::new());
+        let within = self.within(request);
+        let mut near = Near { numa: None, fabric, within: &within };
         for want in wants {
-            let (slice, more) =
-                self.reserve(want, numa, fabric).map_err(|why| (slices.len(), why))?;
+            let (slice, more) = self.reserve(want, near).map_err(|why| (slices.len(), why))?;
             slices.push(slice);
             steps.extend(more);
-            if numa.is_none() && request.prefer_numa {
+            if near.numa.is_none() && request.near_each_other() {
                 let parent = self.run.assignments.get(&slice).map(|a| &a.parent);
-                numa = parent.and_then(|parent| self.seen.numa_node(parent));
+                near.numa = parent.and_then(|parent| self.seen.numa_node(parent));
             }
         }
         Ok((slices, steps))
@@ -260,6 +265,17 @@ impl Machine {
         }
         if more != 0 {
             refusal = refusal.because(format!("and {more} more fabrics"));
+        }
+        let far = ClaimRequest { require_numa: None, ..sought.request.clone() };
+        let sought_far = Sought { key, request: &far, profile, pool };
+        if far != *sought.request && self.homes(&sought_far, &[]).is_ok_and(|h| !h.is_empty()) {
+            let name = self.owner_name(key);
+            return self.or_not_settled(refusal.hint(mend::attach_far(
+                &name,
+                profile,
+                &key.name,
+                sought.request.count,
+            )));
         }
         // Where they need not be linked there may be enough.
         let apart = ClaimRequest { same_fabric: false, ..sought.request.clone() };

@@ -284,6 +284,7 @@ impl Machine {
             refusal.code,
             Code::ClaimCopied
                 | Code::NotInXml
+                | Code::OtherNumaNode
                 | Code::Taken
                 | Code::Held
                 | Code::HostDriver

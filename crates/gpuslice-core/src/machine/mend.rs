@@ -6,6 +6,7 @@ use crate::hint;
 use crate::ids::{ClaimKey, ClaimName, Owner, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::Form;
 use crate::mend::{attach, detach, end_process, let_go, stop_mdev};
+use crate::numa::Within;
 use crate::placement::{Properties, by_properties};
 use crate::refusal::Hint;
 use crate::state::{Claim, ForeignHold};
@@ -67,26 +68,37 @@ impl Machine {
 
     /// Makes room for so many more slices of a claim: orders about those who have them, or else another GPU.
     pub(super) fn room_for(&self, key: &ClaimKey, profile: &ProfileName, count: u32) -> Hint {
+        self.room_within(key, profile, count, &Within::Anywhere)
+    }
+
+    /// The same on some NUMA nodes only.
+    pub(super) fn room_within(
+        &self,
+        key: &ClaimKey,
+        profile: &ProfileName,
+        count: u32,
+        within: &Within,
+    ) -> Hint {
         let mut offers = self.offers().into_iter().filter(|offer| offer.profile == *profile);
         let made = offers.any(|offer| matches!(offer.form, Form::Mdevs { .. }));
         let orders = if made {
-            self.room_at_start(key, profile, count, None)
+            self.room_at_start(key, profile, count, &|device| self.is_within(device, within))
         } else {
-            self.room_for_home(key, profile, count)
+            self.room_for_home(key, profile, count, within)
         };
         orders.unwrap_or_else(|| {
             hint!("lay out another GPU in /etc/gpuslice/gpuslice.toml, then gpuslice apply")
         })
     }
 
-    /// Frees slices of a profile, on one device where it is said: those who have one of the same size first, else all
+    /// Frees slices of a profile, on some devices: those who have one of the same size first, else all
     /// of the device with the fewest.
     pub(super) fn room_at_start(
         &self,
         key: &ClaimKey,
         profile: &ProfileName,
         count: u32,
-        only: Option<&ParentId>,
+        only: &dyn Fn(&ParentId) -> bool,
     ) -> Option<Hint> {
         let view = self.view();
         let devices: BTreeSet<ParentId> = view
@@ -96,7 +108,7 @@ impl Machine {
                 offer.profile == *profile && view.parent_reason(&offer.parent).is_none()
             })
             .map(|offer| self.seen.device_of(&offer.parent))
-            .filter(|device| only.is_none_or(|only| only == device))
+            .filter(|device| only(device))
             .collect();
         let mut there: BTreeMap<&ParentId, Vec<(bool, Hint)>> = BTreeMap::new();
         let mut has = |parent: &ParentId, same: bool, order: Hint| {
@@ -144,9 +156,17 @@ impl Machine {
 
     /// Frees VFs that are to be homes: those of claims that do not run first, then what came without a claim, then
     /// those of claims that run.
-    fn room_for_home(&self, key: &ClaimKey, profile: &ProfileName, count: u32) -> Option<Hint> {
+    fn room_for_home(
+        &self,
+        key: &ClaimKey,
+        profile: &ProfileName,
+        count: u32,
+        within: &Within,
+    ) -> Option<Hint> {
         let view = self.view();
-        let given = |parent: &ParentId| view.parent_reason(parent).is_none();
+        let given = |parent: &ParentId| {
+            view.parent_reason(parent).is_none() && self.is_within(parent, within)
+        };
         let vfs: BTreeSet<PciAddress> = view
             .offers
             .iter()

@@ -360,7 +360,7 @@ impl Machine {
                     full.insert(parent.clone(), Refusal::new(Code::NoCapacity, message));
                 }
             }
-            let wanted = Wanted { profile, key: None, numa: None, fabric: Some(&fabric) };
+            let wanted = Wanted { fabric: Some(&fabric), ..Wanted::of(profile) };
             let Ok((parent, type_id)) = placement::mdev(view, &wanted, &full) else {
                 no_more.insert(profile);
                 continue;
@@ -506,6 +506,6 @@ impl Machine {
 /// Whether one more of a profile can be parked on a device.
 fn has_room(view: &View<'_>, device: &ParentId, profile: &ProfileName) -> bool {
     let fabric = Fabric::alone(device.clone());
-    let wanted = Wanted { profile, key: None, numa: None, fabric: Some(&fabric) };
+    let wanted = Wanted { fabric: Some(&fabric), ..Wanted::of(profile) };
     placement::mdev(view, &wanted, &BTreeMap::new()).is_ok()
 }

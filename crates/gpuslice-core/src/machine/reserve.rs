@@ -9,6 +9,7 @@ use crate::history::Ending;
 use crate::ids::{ClaimKey, MdevUuid, Parameters, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::{Fabric, MDEV};
 use crate::mend;
+use crate::numa::Within;
 use crate::observation::Mdev;
 use crate::placement::{self, Place, Refused, Wanted};
 use crate::plan::Step;
@@ -30,13 +31,23 @@ pub(super) struct Want {
     pub hotplug: bool,
 }
 
+/// Where the slices of a claim are to be.
+#[derive(Clone, Copy)]
+pub(super) struct Near<'a> {
+    /// The NUMA node of the first, where the others had better be.
+    pub numa: Option<u32>,
+    /// Nowhere else.
+    pub fabric: Option<&'a Fabric>,
+    /// Nor on other NUMA nodes.
+    pub within: &'a Within,
+}
+
 impl Machine {
     /// Reserves one slice.
     pub(super) fn reserve(
         &mut self,
         want: &Want,
-        numa: Option<u32>,
-        fabric: Option<&Fabric>,
+        near: Near<'_>,
     ) -> Result<(SliceId, Vec<Step>), Refusal> {
         let (slice, mut assignment) = match want.source {
             HostDeviceSource::Mdev(uuid) => {
@@ -51,15 +62,18 @@ impl Machine {
                     Some(present) => {
                         Assignment { phase: Phase::Reserved, ending: None, ..present.clone() }
                     }
-                    None => self.place_mdev(want, uuid, numa, fabric)?,
+                    None => self.place_mdev(want, uuid, near)?,
                 };
                 (slice, assignment)
             }
             HostDeviceSource::Pci(address) => {
                 let assignment = self.place_vf(want, address)?;
                 let inside = |f: &Fabric| f.parents.contains(&assignment.parent);
-                if !fabric.is_none_or(inside) {
+                if !near.fabric.is_none_or(inside) {
                     return Err(self.of_another_fabric(want, address));
+                }
+                if !self.is_within(&assignment.parent, near.within) {
+                    return Err(self.of_another_node(want, address, near.within));
                 }
                 (SliceId::Vf(address), assignment)
             }
@@ -100,8 +114,7 @@ impl Machine {
         &self,
         want: &Want,
         uuid: MdevUuid,
-        numa: Option<u32>,
-        fabric: Option<&Fabric>,
+        near: Near<'_>,
     ) -> Result<Assignment, Refusal> {
         if let Some(there) = self.seen.mdevs.get(&uuid) {
             if self.is_parked(SliceId::Mdev(uuid)) {
@@ -116,7 +129,8 @@ impl Machine {
             )
             .hint(mend::stop_mdev(uuid)));
         }
-        let wanted = Wanted { numa, fabric, ..Wanted::anywhere(&want.profile, &want.key) };
+        let Near { numa, fabric, within } = near;
+        let wanted = Wanted { numa, fabric, within, ..Wanted::anywhere(&want.profile, &want.key) };
         let (parent, type_id) =
             placement::mdev(&self.view(), &wanted, &BTreeMap::new()).map_err(|refused| {
                 match refused {
@@ -125,7 +139,10 @@ impl Machine {
                     {
                         self.not_as_mdev(want)
                     }
-                    refused => self.refuse_placement(&want.key, &want.profile, want.count, refused),
+                    refused => {
+                        let Want { key, profile, count, .. } = want;
+                        self.refuse_placement(key, profile, *count, within, refused)
+                    }
                 }
             })?;
         Ok(assignment_of(want, Place { parent, mechanism: MDEV, type_id: Some(type_id) }))
@@ -182,7 +199,8 @@ impl Machine {
             Code::Held => self.run.foreign.get(&slice).map(Self::end_hold),
             Code::NoCapacity => {
                 let device = pf.map(ParentId::Pci);
-                self.room_at_start(key, profile, 1, device.as_ref())
+                let only = |other: &ParentId| device.as_ref().is_none_or(|device| device == other);
+                self.room_at_start(key, profile, 1, &only)
             }
             Code::NoProfile => Some(mend::another_profile(&self.owner_name(key), &key.name)),
             Code::Managed => Some(hint!(
@@ -228,7 +246,8 @@ impl Machine {
 
     /// Whether a VF is left that a claim could have as its home, and start with.
     pub(super) fn has_free_home(&self, key: &ClaimKey, profile: &ProfileName) -> bool {
-        let wanted = Wanted::anywhere(profile, key);
+        let within = self.within_of(key);
+        let wanted = Wanted { within: &within, ..Wanted::anywhere(profile, key) };
         let view = self.view();
         let home = placement::home(&view, &wanted, false, &BTreeSet::new());
         home.is_ok_and(|home| placement::vf(&view, profile, key, home.address, false).is_ok())
@@ -266,8 +285,9 @@ impl Machine {
         let refused = refused.clone();
         let profile = assignment.profile.clone();
         let fabric = self.fabric_of_others(slice, &assignment.claim);
-        let wanted =
-            Wanted { fabric: fabric.as_ref(), ..Wanted::anywhere(&profile, &assignment.claim) };
+        let within = self.within_of(&assignment.claim);
+        let anywhere = Wanted::anywhere(&profile, &assignment.claim);
+        let wanted = Wanted { fabric: fabric.as_ref(), within: &within, ..anywhere };
         let placed = placement::mdev(&self.view(), &wanted, &refused);
         if let Ok((other, type_id)) = &placed {
             assignment.parent = other.clone();

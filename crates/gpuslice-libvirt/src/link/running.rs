@@ -5,8 +5,9 @@ use super::connection::Connection;
 use super::error::{LinkError, Said};
 use super::ffi;
 use gpuslice_core::domain::{ClaimRequest, Domain as Seen};
+use gpuslice_core::numa::Pinned;
 use gpuslice_core::request::DeviceToWrite;
-use gpuslice_domxml::{claims_for_set_metadata, hostdev_xml, read_domain};
+use gpuslice_domxml::{claims_for_set_metadata, hostdev_xml, read_domain, read_pinned};
 use std::ffi::CString;
 use uuid::Uuid;
 use virt::domain::Domain;
@@ -42,6 +43,8 @@ pub struct Running {
     pub name: String,
     /// What it carries now.
     pub seen: Seen,
+    /// Where on the host it runs.
+    pub pinned: Pinned,
 }
 
 /// The calls that change one claim or device.
@@ -105,7 +108,8 @@ impl Connection {
             Ok(None) => Ok(None),
             Ok(Some((domain, name, xml))) => {
                 let seen = read_domain(&xml).map_err(|error| LinkError::xml(&name, error))?;
-                Ok(Some(Running { domain, name, seen }))
+                let pinned = read_pinned(&xml).map_err(|error| LinkError::xml(&name, error))?;
+                Ok(Some(Running { domain, name, seen, pinned }))
             }
             Err(error) if error.no_domain() => Ok(None),
             Err(error) => Err(error),

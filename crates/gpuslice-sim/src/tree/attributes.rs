@@ -9,6 +9,9 @@ use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::PciAddress;
 use std::sync::atomic::Ordering;
 
+/// Each NUMA node has so many.
+const CPUS_OF_NODE: u32 = 8;
+
 impl Kernel {
     pub(super) fn content(&self, file: &File) -> Result<Vec<u8>, Errno> {
         let text = match file {
@@ -48,6 +51,10 @@ impl Kernel {
                 return self.modprobe_d.get(name).cloned().ok_or(Errno::ENOENT);
             }
             File::BootId => format!("{}\n", self.boot_id),
+            File::CpuList(node) => {
+                let first = node * CPUS_OF_NODE;
+                format!("{first}-{}\n", first + CPUS_OF_NODE - 1)
+            }
             File::Process(pid, file) => {
                 let process = self.processes.get(pid).ok_or(Errno::ENOENT)?;
                 match file {

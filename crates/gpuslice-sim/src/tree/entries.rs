@@ -51,6 +51,8 @@ impl Kernel {
             Dir::Vgpu(_) => VgpuFile::ALL.iter().map(|f| f.name().to_owned()).collect(),
             Dir::MdevVgpu(_) => MdevVgpuFile::ALL.iter().map(|f| f.name().to_owned()).collect(),
             Dir::Devices => self.bridge_names(),
+            Dir::Nodes => (0..self.nodes()).map(|n| format!("node{n}")).collect(),
+            Dir::NumaNode(_) => vec![CPU_LIST.to_owned()],
             Dir::Bridge(domain, bus) => self.bridge_functions(*domain, *bus),
             Dir::Function(address) => self.function_names(*address),
             Dir::VfioDev(address) => {
@@ -148,8 +150,14 @@ impl Kernel {
             self.host.functions.iter().map(|f| bridge_name(f.address)).collect();
         bridges.sort();
         bridges.dedup();
-        bridges.push("virtual".to_owned());
+        bridges.extend(["system", "virtual"].map(str::to_owned));
         bridges
+    }
+
+    /// As many as the host's devices are on.
+    fn nodes(&self) -> u32 {
+        let of_devices = self.host.functions.iter().map(|f| f.numa_node);
+        of_devices.filter_map(|node| u32::try_from(node).ok()).max().unwrap_or(0) + 1
     }
 
     fn bridge_functions(&self, domain: u32, bus: u8) -> Vec<String> {
@@ -296,6 +304,14 @@ impl Kernel {
                 known.then(|| Node::File(File::Settings(name.to_owned())))
             }
             Dir::MdevDriver(_) | Dir::FunctionVfio(_) => None,
+            Dir::Devices if name == "system" => Some(Node::Dir(Dir::Fixed(Fixed::System))),
+            Dir::Nodes => {
+                let number = plain_number(name.strip_prefix("node")?)?;
+                (number < self.nodes()).then_some(Node::Dir(Dir::NumaNode(number)))
+            }
+            Dir::NumaNode(number) => {
+                (name == CPU_LIST).then_some(Node::File(File::CpuList(*number)))
+            }
             Dir::Devices if name == "virtual" => Some(Node::Dir(Dir::Virtual)),
             Dir::Devices => {
                 let mut addresses = self.host.functions.iter().map(|f| f.address);
@@ -497,6 +513,9 @@ impl Kernel {
         }
     }
 }
+
+/// Which CPUs a NUMA node has.
+const CPU_LIST: &str = "cpulist";
 
 fn member_name(member: &Member) -> String {
     match member {

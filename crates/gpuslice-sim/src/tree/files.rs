@@ -110,6 +110,7 @@ impl File {
             | Self::ModuleState(_)
             | Self::Parameter(_)
             | Self::GimConfig
+            | Self::CpuList(_)
             | Self::BootId => Mode::Read,
         }
     }

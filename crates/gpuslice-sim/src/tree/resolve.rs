@@ -52,6 +52,8 @@ impl Kernel {
         match dir {
             Dir::Fixed(Fixed::Root) => String::new(),
             Dir::Fixed(Fixed::ProcSys) => "/proc/sys".to_owned(),
+            Dir::Fixed(Fixed::System) => "/sys/devices/system".to_owned(),
+            Dir::NumaNode(node) => format!("/sys/devices/system/node/node{node}"),
             Dir::PciDriver(name) => format!("/sys/bus/pci/drivers/{name}"),
             Dir::MdevDriver(name) => format!("/sys/bus/mdev/drivers/{name}"),
             Dir::Group(group) => format!("/sys/kernel/iommu_groups/{group}"),

@@ -46,6 +46,7 @@ impl Kernel {
             | File::GroupType(_)
             | File::ModuleState(_)
             | File::Process(..)
+            | File::CpuList(_)
             | File::BootId => Err(Errno::EACCES),
         }
     }

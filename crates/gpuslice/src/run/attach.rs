@@ -11,6 +11,7 @@ use gpuslice_api::libvirt::{AttachOptions, DetachOptions};
 use gpuslice_core::domain::{ClaimRequest, claim_meant};
 use gpuslice_core::hint;
 use gpuslice_core::ids::{ClaimName, Owner};
+use gpuslice_core::numa::Pinned;
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, ClaimRow, Command};
 use serde_json::json;
@@ -25,6 +26,7 @@ pub async fn attach(daemon: &Daemon, order: Attach, output: &Output) -> Result<(
         count: order.count,
         same_fabric: order.fabric.map(|fabric| fabric == Fabric::Same),
         prefer_numa: order.numa.map(|numa| numa == Numa::Prefer),
+        require_numa: order.numa.map(|numa| numa == Numa::Require),
         parameters: order.parameters,
     };
     let agent = daemon.client.libvirt()?;
@@ -69,6 +71,10 @@ pub async fn print(daemon: &Daemon, order: Attach, output: &Output) -> Result<()
         other => return Err(unexpected(&other)),
     };
     warn(output, &warnings);
+    // Where the domain is pinned only its XML says; its start is judged by that.
+    let required = (order.numa == Some(Numa::Require)).then(Pinned::default);
+    let require_numa = required.or_else(|| request.require_numa.clone());
+    let request = ClaimRequest { require_numa, ..request };
     let xml = render::xml(&request, &devices);
     let value = json!({
         "changed": changed, "claim": claim, "devices": devices, "warnings": warnings, "xml": xml
@@ -138,6 +144,9 @@ async fn wanted(daemon: &Daemon, owner: &Owner, order: &Attach) -> Result<ClaimR
     }
     if let Some(numa) = order.numa {
         request.prefer_numa = numa == Numa::Prefer;
+        if numa != Numa::Require {
+            request.require_numa = None;
+        }
     }
     if order.parameters.is_some() {
         request.parameters.clone_from(&order.parameters);

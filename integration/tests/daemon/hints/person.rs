@@ -124,6 +124,10 @@ impl Person {
                 self.libvirt.define(&std::fs::read_to_string(self.host.path(file)).unwrap());
                 Ok(())
             }
+            ["virsh", "numatune", name, "--nodeset", nodes, "--config"] => {
+                self.edits(name, |xml| on_nodes(xml, nodes));
+                Ok(())
+            }
             ["virsh", "undefine", name] => {
                 self.libvirt.undefine(name);
                 Ok(())
@@ -250,6 +254,19 @@ impl Person {
         let row = rows.as_array().unwrap().iter().find(of).unwrap_or_else(|| panic!("{rows}"));
         row["home"][0].as_str().unwrap().to_owned()
     }
+}
+
+/// A domain whose memory is on these nodes.
+pub fn on_nodes(xml: &str, nodes: &str) -> String {
+    let tuned = format!("<numatune><memory mode='strict' nodeset='{nodes}'/></numatune>");
+    let (before, after) = match (xml.split_once("<numatune>"), xml.split_once("</numatune>")) {
+        (Some((before, _)), Some((_, after))) => (before, after),
+        _ => {
+            let at = xml.find("<os>").unwrap();
+            (&xml[..at], &xml[at..])
+        }
+    };
+    format!("{before}{tuned}{after}")
 }
 
 /// Parts of a text between separators that stand in no quotes.
