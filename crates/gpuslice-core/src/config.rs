@@ -2,7 +2,7 @@
 //! not understood is refused with file, line and key; nothing of a broken configuration takes effect.
 
 use crate::ids::{ParseIdError, PciAddress, ProfileName};
-use crate::layout::{Layout, Match, Rule, VfCount, Wipe};
+use crate::layout::{Layout, Match, Rule, VfCount, Wipe, by_slot};
 use crate::mode::{Mode, Modes};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +21,13 @@ pub struct Config {
     pub on_error: OnError,
     /// The `[[gpu]]` tables in order; for each device the first that matches counts.
     pub rules: Vec<Rule>,
+}
+
+impl Config {
+    /// Whether a rule asks for a slot.
+    pub fn by_slot(&self) -> bool {
+        by_slot(&self.rules)
+    }
 }
 
 /// What is done about a GPU that has failed.
@@ -184,7 +191,7 @@ impl Reader<'_> {
         let before = self.errors.len();
         self.keys(
             table,
-            &["address", "vendor-device", "model", "driver", "serial"],
+            &["address", "vendor-device", "model", "driver", "serial", "slot"],
             |this, key, value| {
                 let Some(text) = value.get_ref().as_str() else {
                     return this
@@ -203,6 +210,10 @@ impl Reader<'_> {
                         matches.model = is_module_name(text).then(|| text.to_ascii_lowercase());
                         matches.model.is_some()
                     }
+                    "slot" => {
+                        matches.slot = is_slot(text).then(|| text.to_owned());
+                        matches.slot.is_some()
+                    }
                     "serial" => {
                         matches.serial = parse_serial(text);
                         matches.serial.is_some()
@@ -218,6 +229,7 @@ impl Reader<'_> {
                         "vendor-device" => "1002:74a1",
                         "model" => "mi300x",
                         "serial" => "16 hexadecimal digits",
+                        "slot" => "3, a name below /sys/bus/pci/slots",
                         _ => "a driver's name",
                     };
                     this.fail(
@@ -337,6 +349,12 @@ impl Reader<'_> {
 fn is_module_name(text: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     !text.is_empty() && text.len() <= 64 && text.bytes().all(plain) && !text.starts_with('-')
+}
+
+/// Names of slots are the firmware's, and folders in sysfs.
+fn is_slot(text: &str) -> bool {
+    let plain = |c: char| !c.is_control() && !matches!(c, '/' | '"' | '\\');
+    !text.is_empty() && text.len() <= 64 && text.chars().all(plain) && ![".", ".."].contains(&text)
 }
 
 fn parse_ids(text: &str) -> Option<(u16, u16)> {

@@ -112,6 +112,8 @@ pub struct Match {
     pub driver: Option<String>,
     /// Device Serial Number capability.
     pub serial: Option<u64>,
+    /// Name of the physical slot it is in.
+    pub slot: Option<String>,
 }
 
 impl Match {
@@ -126,6 +128,7 @@ impl Match {
             && self.model.as_deref().is_none_or(|m| Some(m) == function.model)
             && self.driver.as_ref().is_none_or(|d| Some(d) == function.driver.as_ref())
             && self.serial.is_none_or(|s| Some(s) == function.serial)
+            && self.slot.as_ref().is_none_or(|s| Some(s) == function.slot.as_ref())
     }
 }
 
@@ -139,8 +142,14 @@ impl fmt::Display for Match {
         parts.extend(self.model.as_ref().map(|m| format!("model = \"{m}\"")));
         parts.extend(self.driver.as_ref().map(|d| format!("driver = \"{d}\"")));
         parts.extend(self.serial.map(|s| format!("serial = \"{s:016x}\"")));
+        parts.extend(self.slot.as_ref().map(|s| format!("slot = \"{s}\"")));
         write!(f, "{{ {} }}", parts.join(", "))
     }
+}
+
+/// Whether a rule asks for a slot: nobody looks for those otherwise.
+pub fn by_slot(rules: &[Rule]) -> bool {
+    rules.iter().any(|rule| rule.matches.slot.is_some())
 }
 
 /// What the rules say of the devices seen: for each device the first rule that matches it, and the rules that match

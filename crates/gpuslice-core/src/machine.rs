@@ -331,6 +331,11 @@ impl Machine {
         self.layouts = resolved.into_iter().map(|(p, rule)| (p, rule.layout.clone())).collect();
     }
 
+    /// Whether a layout that was applied asks for the slot of a GPU.
+    pub fn matches_by_slot(&self) -> bool {
+        crate::layout::by_slot(&self.durable.rules)
+    }
+
     /// One line for `systemctl status`.
     pub fn summary(&self) -> String {
         let attached = self

@@ -62,6 +62,8 @@ pub struct Function {
     pub iommu_group: Option<u32>,
     /// Device Serial Number capability (PCIe 7.9.3).
     pub serial: Option<u64>,
+    /// Name of the physical slot it is in, where a layout asks for one and the firmware tells.
+    pub slot: Option<String>,
     /// SR-IOV, if the function has the capability.
     pub sriov: Option<Sriov>,
     /// Our word for the product, from its ids: `mi300x`.

@@ -5,6 +5,7 @@ mod answers;
 mod mdev;
 mod nodes;
 mod pci;
+mod slots;
 
 pub use answers::Answers;
 
@@ -25,6 +26,7 @@ pub struct Observer {
     types: BTreeMap<(ParentId, MdevTypeId), Arc<FixedType>>,
     serials: BTreeMap<crate::ids::PciAddress, ((u16, u16), Option<u64>)>,
     nodes: Option<Arc<Nodes>>,
+    slots: bool,
     answers: Answers,
 }
 
@@ -44,12 +46,20 @@ impl Observer {
         self.answers.may_ask(may);
     }
 
+    /// Whether the slots that GPUs are in are read too: that costs reads, and only layouts that match by one need it.
+    pub fn read_slots(&mut self, wanted: bool) {
+        self.slots = wanted;
+    }
+
     /// Reads everything once.
     pub fn observe(&mut self, host: &dyn HostRead) -> Observation {
         let mut seen = Observation::default();
         nodes::read(host, self, &mut seen);
         pci::read(host, self, &mut seen);
         mdev::read(host, self, &mut seen);
+        if self.slots {
+            slots::read(host, &mut seen);
+        }
         for mechanism in &self.mechanisms {
             mechanism.observe(host, &mut self.answers, &mut seen);
         }

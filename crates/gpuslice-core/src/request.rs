@@ -318,6 +318,9 @@ pub struct ParentRow {
     pub numa_node: Option<u32>,
     /// Device serial number, if it shows one.
     pub serial: Option<String>,
+    /// Physical slot, where a layout matches by one: without, none is looked for.
+    #[serde(default)]
+    pub slot: Option<String>,
     /// VFs enabled.
     pub vfs: Option<u32>,
     /// VFs possible.

@@ -382,6 +382,7 @@ impl Serialize for Rule {
             model: self.matches.model.clone(),
             driver: self.matches.driver.clone(),
             serial: self.matches.serial,
+            slot: self.matches.slot.clone(),
             layout: self.layout.clone(),
             origin: self.origin.clone(),
         }
@@ -391,10 +392,10 @@ impl Serialize for Rule {
 
 impl<'de> Deserialize<'de> for Rule {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let StoredRule { address, vendor_device, model, driver, serial, layout, origin } =
+        let StoredRule { address, vendor_device, model, driver, serial, slot, layout, origin } =
             StoredRule::deserialize(deserializer)?;
         Ok(Self {
-            matches: Match { address, vendor_device, model, driver, serial },
+            matches: Match { address, vendor_device, model, driver, serial, slot },
             layout,
             origin,
         })
@@ -414,6 +415,8 @@ struct StoredRule {
     driver: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     serial: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    slot: Option<String>,
     layout: Layout,
     origin: String,
 }
@@ -442,8 +445,7 @@ mod tests {
                 last_refusal: None,
             },
         );
-        let rules =
-            "[[gpu]]\nmatch={driver=\"igb\",serial=\"0011223344556677\"}\nlayout={vfs=\"all\"}";
+        let rules = "[[gpu]]\nmatch={driver=\"igb\",serial=\"0011223344556677\",slot=\"3\"}\nlayout={vfs=\"all\"}";
         durable.rules = crate::config::parse(&[("a".into(), rules.into())]).unwrap().rules;
         durable
     }

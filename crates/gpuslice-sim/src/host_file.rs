@@ -157,6 +157,9 @@ pub struct FunctionShape {
     /// The driver whose id table has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
+    /// Name of the physical slot that its device is in, where the firmware tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<String>,
     /// Device Serial Number, 16 hexadecimal digits; without it the capability is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,

@@ -25,6 +25,9 @@ pub(crate) enum Dir {
     PciDevices,
     PciDrivers,
     PciDriver(Name),
+    /// `/sys/bus/pci/slots`.
+    Slots,
+    Slot(String),
     MdevDevices,
     MdevDrivers,
     MdevDriver(Name),
@@ -107,6 +110,8 @@ pub(crate) enum File {
     Settings(String),
     Process(u32, ProcessFile),
     BootId,
+    /// `/sys/bus/pci/slots/NAME/address`.
+    SlotAddress(String),
     /// `/sys/devices/system/node/nodeN/cpulist`.
     CpuList(u32),
     /// A character device.
@@ -142,6 +147,7 @@ pub(crate) const FIXED: &[(Fixed, &str, Dir)] = {
         (Bus, "mdev", Dir::Fixed(Mdev)),
         (Pci, "devices", Dir::PciDevices),
         (Pci, "drivers", Dir::PciDrivers),
+        (Pci, "slots", Dir::Slots),
         (Mdev, "devices", Dir::MdevDevices),
         (Mdev, "drivers", Dir::MdevDrivers),
         (Class, "mdev_bus", Dir::MdevBus),

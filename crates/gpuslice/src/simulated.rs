@@ -74,9 +74,12 @@ pub fn profiles(host: &Path, config: Option<&Path>) -> Result<Answer, Refusal> {
 /// Does to the kernel what `apply` would. Without rules a GPU whose driver makes no VFs stays as it is.
 fn lay_out(kernel: &mut Kernel, rules: Option<&Config>) -> Result<(), Refusal> {
     let mechanisms = gpuslice_vendors::all();
+    let mut observer = Observer::new(gpuslice_vendors::all());
+    observer.read_slots(rules.is_some_and(Config::by_slot));
     let mut given_up = BTreeSet::new();
     for _ in 0..ROUNDS {
-        let seen = Observer::new(gpuslice_vendors::all()).observe(kernel);
+        observer.forget_answers();
+        let seen = observer.observe(kernel);
         let mut layouts = layouts(&seen, rules);
         layouts.retain(|parent, _| !given_up.contains(parent));
         let mut changed = false;
@@ -162,6 +165,8 @@ fn perform(kernel: &mut Kernel, step: &Step) -> Result<(), StepError> {
 
 /// The daemon's machine, were this its host.
 fn watching(name: &str, kernel: &Kernel, config: Config) -> Machine {
+    let mut observer = Observer::new(gpuslice_vendors::all());
+    observer.read_slots(config.by_slot());
     let (mut machine, _) = Machine::start(Start {
         mechanisms: gpuslice_vendors::all(),
         host: name.to_owned(),
@@ -172,7 +177,7 @@ fn watching(name: &str, kernel: &Kernel, config: Config) -> Machine {
         history: BTreeMap::new(),
         warnings: Vec::new(),
     });
-    let seen = Observer::new(gpuslice_vendors::all()).observe(kernel);
+    let seen = observer.observe(kernel);
     machine.handle(Event::Observed(Box::new(seen)));
     machine
 }

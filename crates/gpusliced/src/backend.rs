@@ -57,11 +57,11 @@ impl Backend {
         SystemTime::now().checked_sub(Duration::try_from_secs_f64(seconds).ok()?)
     }
 
-    /// Reads everything.
-    pub fn observe(&mut self) -> Observation {
+    /// Reads everything, slots only where they are wanted.
+    pub fn observe(&mut self, slots: bool) -> Observation {
         match self {
-            Self::Real(real) => real.observe(),
-            Self::Sim(sim) => sim.observe(),
+            Self::Real(real) => real.observe(slots),
+            Self::Sim(sim) => sim.observe(slots),
         }
     }
 

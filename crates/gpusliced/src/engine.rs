@@ -57,6 +57,9 @@ pub struct Engine {
     /// How long the last one took.
     observing_takes: Duration,
     observe_now: bool,
+    /// The configuration that was last read asks for slots, and they were read.
+    slots_asked: bool,
+    slots_read: bool,
     /// Answers were given that have not left yet.
     answered: bool,
     shown: Shown,
@@ -94,6 +97,8 @@ impl Engine {
             observe_at: None,
             observing_takes: Duration::ZERO,
             observe_now: false,
+            slots_asked: false,
+            slots_read: false,
             answered: false,
             shown: Shown::default(),
             asked: None,
@@ -160,6 +165,12 @@ impl Engine {
                 }
                 let config = matches!(command, Command::Plan | Command::Apply)
                     .then(|| config_files::read(&self.config));
+                if let Some(Ok(config)) = &config {
+                    let asked = config.by_slot();
+                    // What it asks for may not have been looked for yet.
+                    self.observe_now |= asked && !self.slots_read;
+                    self.slots_asked = asked;
+                }
                 self.events.push_back(Event::Command { request, command, config });
             }
             Input::Event(event) => self.events.push_back(event),
@@ -261,7 +272,8 @@ impl Engine {
         self.observe_now = false;
         self.observe_at = None;
         let before = Instant::now();
-        let seen = self.backend.observe();
+        self.slots_read = self.slots_asked || self.machine.matches_by_slot();
+        let seen = self.backend.observe(self.slots_read);
         self.observing_takes = before.elapsed();
         self.handle(Event::Observed(Box::new(seen)));
         self.give_back_soon();

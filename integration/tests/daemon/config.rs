@@ -106,6 +106,39 @@ fn a_broken_configuration_keeps_the_applied_layout_over_restart_and_boot() {
     });
 }
 
+/// Slots are looked for as soon as a configuration asks for one, and no longer than that.
+#[test]
+fn a_gpu_is_matched_by_the_slot_it_is_in() {
+    as_root(|| {
+        let of_slot = |slot: &str| {
+            format!("[[gpu]]\nmatch = {{ slot = \"{slot}\" }}\nlayout = {{ vfs = \"all\" }}\n")
+        };
+        let path = gpuslice_integration::root().join("examples/hosts/a40-vfio.toml");
+        let mut host = Host::start(path.to_str().unwrap(), "");
+        host.settle();
+        assert_eq!(host.column("gpus", "slot"), ["null", "null", "null", "null"]);
+        host.configure(&of_slot("3"));
+        let steps = host.ask(&["plan"])["steps"].to_string();
+        assert!(steps.contains("0000:81:00.0") && !steps.contains("0000:41:00.0"), "{steps}");
+        host.ask(&["apply"]);
+        let laid_out = |host: &Host| {
+            let rows = host.ask(&["gpus"]);
+            let has = |row: &&serde_json::Value| !row["layout"].is_null();
+            let laid_out: Vec<_> = rows.as_array().unwrap().iter().filter(has).collect();
+            assert_eq!(laid_out.len(), 1, "{rows}");
+            (laid_out[0]["parent"].clone(), laid_out[0]["slot"].clone())
+        };
+        assert_eq!(laid_out(&host), (json!("0000:81:00.0"), json!("3")));
+        // What was applied asks for it again.
+        host.terminate();
+        host.start_daemon();
+        host.settle();
+        assert_eq!(laid_out(&host), (json!("0000:81:00.0"), json!("3")));
+        host.configure(&of_slot("7"));
+        assert!(host.ask(&["plan"])["unmatched"].to_string().contains("slot = "));
+    });
+}
+
 #[test]
 fn an_edit_takes_effect_at_the_next_boot_and_no_restart() {
     as_root(|| {

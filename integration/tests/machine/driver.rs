@@ -44,6 +44,7 @@ pub struct Driver {
     watches: BTreeSet<SliceId>,
     pub queue: VecDeque<Event>,
     observe: bool,
+    slots: bool,
     pub under: Vec<Under>,
     /// Steps of former daemons whose processes outlive them, and the files they sleep on.
     former: Vec<(Step, Option<String>)>,
@@ -111,6 +112,7 @@ impl Driver {
             watches: BTreeSet::new(),
             queue: VecDeque::new(),
             observe: false,
+            slots: false,
             under: Vec::new(),
             former: Vec::new(),
             writers: BTreeMap::new(),
@@ -178,8 +180,9 @@ impl Driver {
         let config = wants_config.then(|| read_config(&self.config));
         if command == Command::Apply {
             self.observer.forget_answers();
-            self.observe = true;
         }
+        self.slots = matches!(&config, Some(Ok(config)) if config.by_slot());
+        self.observe |= self.slots || command == Command::Apply;
         self.commands.insert(request, command.clone());
         self.queue.push_back(Event::Command { request, command, config });
         request
@@ -216,6 +219,7 @@ impl Driver {
             let ended = matches!(self.queue.front(), Some(Event::StepFinished { .. }));
             if self.observe && !ended {
                 self.observe = false;
+                self.observer.read_slots(self.slots || self.machine.matches_by_slot());
                 let seen = self.observer.observe(&self.kernel);
                 self.handle(Event::Observed(Box::new(seen)))?;
             } else if let Some(event) = self.queue.pop_front() {

@@ -175,6 +175,30 @@ fn one_in_use(driver: &mut Driver) {
 }
 
 #[test]
+fn slots_are_read_where_a_layout_asks_for_one_alone() {
+    let driver = every_vf("examples/hosts/a40-vfio.toml");
+    let mut observer = Observer::new(gpuslice_vendors::all());
+    observer.observe(&driver.kernel);
+    let mut of_slots = |wanted| {
+        observer.read_slots(wanted);
+        let counting = Counting { kernel: &driver.kernel, asked: RefCell::default() };
+        let seen = observer.observe(&counting);
+        let slots: Vec<_> = seen.functions.values().filter_map(|f| f.slot.clone()).collect();
+        let asked = counting.asked.into_inner();
+        let own = |what: &String| {
+            what.contains("/slots") || what.starts_with("link") && what.ends_with(":00.0")
+        };
+        (slots, asked.into_iter().filter(|(what, _)| own(what)).collect::<Vec<_>>())
+    };
+    assert_eq!(of_slots(false), (Vec::new(), Vec::new()));
+    let (slots, asked) = of_slots(true);
+    assert_eq!(slots, ["1", "2", "3", "4"]);
+    // The list, each slot, and where each GPU is.
+    assert_eq!(asked.len(), 9, "{asked:#?}");
+    assert!(asked.iter().all(|(_, times)| *times == 1), "{asked:#?}");
+}
+
+#[test]
 fn each_attribute_that_is_needed_is_read_once_and_no_other() {
     let mut hosts: Vec<_> = gpuslice_integration::files()
         .into_iter()

@@ -157,6 +157,18 @@ fn each_mistake_names_its_line_and_key() {
             "a.toml:2:19: `model` is \"mi 300x\"; expected e.g. mi300x",
         ),
         (
+            gpu("match = { slot = \"a/b\" }\nlayout = { vfs = 1 }"),
+            "a.toml:2:18: `slot` is \"a/b\"; expected e.g. 3, a name below /sys/bus/pci/slots",
+        ),
+        (
+            gpu("match = { slot = 3 }\nlayout = { vfs = 1 }"),
+            "a.toml:2:18: `slot` must be a text in quotes",
+        ),
+        (
+            gpu("match = { slots = \"3\" }\nlayout = { vfs = 1 }"),
+            "a.toml:2:11: unknown key `slots`; did you mean `slot`?",
+        ),
+        (
             gpu("match = { serial = 5 }\nlayout = { vfs = 1 }"),
             "a.toml:2:20: `serial` must be a text in quotes",
         ),

@@ -97,6 +97,7 @@ impl Machine {
                 mechanisms: Vec::new(),
                 numa_node: None,
                 serial: None,
+                slot: None,
                 vfs: None,
                 total_vfs: None,
                 modes: BTreeMap::new(),
@@ -137,6 +138,7 @@ impl Machine {
             mechanisms: mechanisms.map(|m| m.name().to_owned()).collect(),
             numa_node: function.and_then(|f| f.numa_node),
             serial: function.and_then(|f| f.serial).map(|s| format!("{s:016x}")),
+            slot: function.and_then(|f| f.slot.clone()),
             vfs: sriov.map(|s| count(&s.vfs)),
             total_vfs: sriov.map(|s| u32::from(s.total)),
             modes: self

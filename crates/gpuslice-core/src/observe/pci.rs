@@ -108,6 +108,7 @@ pub(super) fn read_common(
         numa_node,
         iommu_group: group(host, seen, &dir),
         serial: serial(host, observer, address, (vendor, device), known.config),
+        slot: None,
         sriov: None,
         model: None,
         kind: None,

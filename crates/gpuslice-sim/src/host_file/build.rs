@@ -96,6 +96,7 @@ fn plain_card(index: u32) -> FunctionShape {
         class: 0x12_0000,
         revision: 0,
         numa_node: i32::from(index % 2 == 1),
+        slot: None,
         driver: Some("gpusim".to_owned()),
         serial: Some(format!("{:016x}", 0x0011_2233_4455_0000_u64 + u64::from(index))),
         iommu_group: Grouping::Function,

@@ -51,6 +51,10 @@ impl Kernel {
                 return self.modprobe_d.get(name).cloned().ok_or(Errno::ENOENT);
             }
             File::BootId => format!("{}\n", self.boot_id),
+            File::SlotAddress(name) => {
+                let at = self.slot(name).ok_or(Errno::ENODEV)?;
+                format!("{:04x}:{:02x}:{:02x}\n", at.domain(), at.bus(), at.device())
+            }
             File::CpuList(node) => {
                 let first = node * CPUS_OF_NODE;
                 format!("{first}-{}\n", first + CPUS_OF_NODE - 1)

@@ -3,6 +3,7 @@
 
 use super::files::{DriverFile, FunctionFile, MdevFile, ProcessFile, TypeFile};
 use super::{Dir, FIXED, File, Fixed, Node};
+use crate::host_file::FunctionShape;
 use crate::kernel::function::{Function, Role};
 use crate::kernel::vendor::amdgpu::PartitionFile;
 use crate::kernel::vendor::gim::files::GimFile;
@@ -20,6 +21,8 @@ impl Kernel {
             Dir::PciDevices => self.functions.keys().map(ToString::to_string).collect(),
             Dir::PciDrivers => self.drivers.iter().map(|d| d.to_string()).collect(),
             Dir::PciDriver(name) => self.driver_names(name),
+            Dir::Slots => self.slots().map(|(name, _)| name.to_owned()).collect(),
+            Dir::Slot(_) => vec![SLOT_ADDRESS.to_owned()],
             Dir::MdevDevices => {
                 let on_bus = self.mdevs.iter().filter(|(_, mdev)| !mdev.removing);
                 on_bus.map(|(uuid, _)| uuid.to_string()).collect()
@@ -154,6 +157,18 @@ impl Kernel {
         bridges
     }
 
+    /// Slots with the functions in them; one has a slot whether its device is there or not.
+    fn slots(&self) -> impl Iterator<Item = (&str, PciAddress)> {
+        let first = |f: &&FunctionShape| f.address.function() == 0;
+        let functions = self.host.functions.iter().filter(first);
+        functions.filter_map(|f| Some((f.slot.as_deref()?, f.address)))
+    }
+
+    /// Which device a slot has.
+    pub(super) fn slot(&self, name: &str) -> Option<PciAddress> {
+        self.slots().find(|(slot, _)| *slot == name).map(|(_, address)| address)
+    }
+
     /// As many as the host's devices are on.
     fn nodes(&self) -> u32 {
         let of_devices = self.host.functions.iter().map(|f| f.numa_node);
@@ -254,6 +269,10 @@ impl Kernel {
                 self.drivers.get(name).cloned().map(|d| Node::Dir(Dir::PciDriver(d)))
             }
             Dir::PciDriver(driver) => self.driver_entry(driver, name),
+            Dir::Slots => self.slot(name).map(|_| Node::Dir(Dir::Slot(name.to_owned()))),
+            Dir::Slot(slot) => {
+                (name == SLOT_ADDRESS).then(|| Node::File(File::SlotAddress(slot.clone())))
+            }
             Dir::MdevDevices => {
                 let uuid = self.mdev_named(name)?;
                 (!self.mdevs.get(&uuid)?.removing).then_some(Node::Link(Dir::Mdev(uuid)))
@@ -513,6 +532,9 @@ impl Kernel {
         }
     }
 }
+
+/// Where the device in a slot is.
+const SLOT_ADDRESS: &str = "address";
 
 /// Which CPUs a NUMA node has.
 const CPU_LIST: &str = "cpulist";

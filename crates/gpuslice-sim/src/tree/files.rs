@@ -111,6 +111,7 @@ impl File {
             | Self::Parameter(_)
             | Self::GimConfig
             | Self::CpuList(_)
+            | Self::SlotAddress(_)
             | Self::BootId => Mode::Read,
         }
     }

@@ -55,6 +55,7 @@ impl Kernel {
             Dir::Fixed(Fixed::System) => "/sys/devices/system".to_owned(),
             Dir::NumaNode(node) => format!("/sys/devices/system/node/node{node}"),
             Dir::PciDriver(name) => format!("/sys/bus/pci/drivers/{name}"),
+            Dir::Slot(name) => format!("/sys/bus/pci/slots/{name}"),
             Dir::MdevDriver(name) => format!("/sys/bus/mdev/drivers/{name}"),
             Dir::Group(group) => format!("/sys/kernel/iommu_groups/{group}"),
             Dir::GroupDevices(group) => format!("/sys/kernel/iommu_groups/{group}/devices"),

@@ -47,6 +47,7 @@ impl Kernel {
             | File::ModuleState(_)
             | File::Process(..)
             | File::CpuList(_)
+            | File::SlotAddress(_)
             | File::BootId => Err(Errno::EACCES),
         }
     }

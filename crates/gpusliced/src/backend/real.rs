@@ -74,8 +74,9 @@ impl Real {
         format!("{}sys", self.host.root().trim_end_matches('/').to_owned() + "/")
     }
 
-    /// Reads everything.
-    pub fn observe(&mut self) -> Observation {
+    /// Reads everything, slots only where they are wanted.
+    pub fn observe(&mut self, slots: bool) -> Observation {
+        self.observer.read_slots(slots);
         // Ended first: one that ends in between is seen at the reading that follows each step.
         let ended = self.tools.ended.load(Ordering::Acquire);
         if ended != self.tools_ended {

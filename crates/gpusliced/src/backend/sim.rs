@@ -77,8 +77,9 @@ impl Sim {
         text.parse().unwrap_or(BootId(Uuid::nil()))
     }
 
-    /// Reads everything.
-    pub fn observe(&mut self) -> Observation {
+    /// Reads everything, slots only where they are wanted.
+    pub fn observe(&mut self, slots: bool) -> Observation {
+        self.observer.read_slots(slots);
         self.observer.observe(&self.kernel)
     }
 
