@@ -227,6 +227,15 @@ impl Sim {
                 self.kernel.settle();
                 said(result.map(|_| ()))
             }
+            SimOrder::Modprobe { name, remove } => {
+                let result = if remove {
+                    self.kernel.unload_module(&name).map(drop)
+                } else {
+                    self.kernel.load_module(&name)
+                };
+                self.kernel.settle();
+                said(result)
+            }
             SimOrder::Fault { fault } => {
                 self.kernel.inject(fault);
                 Ok(())

@@ -91,6 +91,13 @@ pub enum SimOrder {
         /// What.
         data: String,
     },
+    /// A person runs `modprobe`.
+    Modprobe {
+        /// Which module.
+        name: String,
+        /// With `-r`.
+        remove: bool,
+    },
     /// Something will go wrong.
     Fault {
         /// What.

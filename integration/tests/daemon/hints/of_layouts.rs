@@ -138,6 +138,18 @@ pub fn modes_that_amdgpu_does_not_join(code: Code) {
     cannot_be(code, "mi300x-amdgpu", &layout("TPX"), told, &layout("CPX"));
 }
 
+pub fn a_memory_mode_that_a_load_of_amdgpu_brings(code: Code) {
+    let mut person = Person::at(&example("mi300x-amdgpu"), "", 0);
+    person.host.configure(&of_kind("1002:74a1", "compute = \"CPX\", memory = \"NPS4\""));
+    person.mends_by(code, "gpuslice apply", 0, &mut |_, what| {
+        assert_eq!(what, "stop what computes on the GPUs");
+    });
+    let modes = person.host.ask(&["gpus"]);
+    for row in modes.as_array().unwrap() {
+        assert_eq!(row["modes"], json!({"compute": "CPX", "memory": "NPS4"}), "{modes}");
+    }
+}
+
 pub fn one_that_is_to_be_clean_need_not_be(code: Code) {
     let wiped = ONE_VF.replace("vfs = 1", "vfs = 1, wipe = \"required\"");
     let mut person = Person::at("sriov-8", &wiped, 1);

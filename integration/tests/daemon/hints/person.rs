@@ -140,6 +140,14 @@ impl Person {
                 self.host.outside(&json!({"do": "write", "file": file, "data": data}));
                 Ok(())
             }
+            ["modprobe", "-r", name] => {
+                self.host.outside(&json!({"do": "modprobe", "name": name, "remove": true}));
+                Ok(())
+            }
+            ["modprobe", name] => {
+                self.host.outside(&json!({"do": "modprobe", "name": name, "remove": false}));
+                Ok(())
+            }
             ["mdevctl", "stop", "-u", uuid] => {
                 let file = format!("/sys/bus/mdev/devices/{uuid}/remove");
                 self.host.outside(&json!({"do": "write", "file": file, "data": "1"}));
@@ -307,7 +315,8 @@ fn shell_words(line: &str) -> Vec<String> {
 
 fn is_command(step: &str) -> bool {
     let first = step.split(' ').next().unwrap_or_default();
-    ["gpuslice", "virsh", "kill", "echo", "mdevctl", "systemctl", "sudo"].contains(&first)
+    ["gpuslice", "virsh", "kill", "echo", "mdevctl", "modprobe", "systemctl", "sudo"]
+        .contains(&first)
 }
 
 fn told(ran: &Ran) -> Result<(), Refused> {

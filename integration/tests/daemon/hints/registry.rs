@@ -17,10 +17,6 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
         "a boot with another driver",
     ),
     ("blacklist {} and let gim make VFs of it", "a boot with another driver"),
-    (
-        "stop what computes on the GPUs, then echo {} > {}, then modprobe -r {}, then modprobe {}",
-        "a load of amdgpu, which the simulated kernel does not have",
-    ),
     ("gpuslice doctor (it says why no GPU is there)", "a GPU that is put in"),
     (
         "let VMs render on it: virtio video with <graphics type='egl-headless'>\
