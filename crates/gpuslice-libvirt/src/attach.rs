@@ -31,8 +31,11 @@ impl Agent {
         let Seen { domain, shut_off } = self.named(named).await?;
         let name = claim_name(&domain.claims, options.name.clone(), &profile);
         let old = domain.claims.iter().find(|claim| claim.name == name);
-        let pinned =
-            if options.require_numa == Some(true) { Some(self.pinned(domain.uuid).await?) } else { None };
+        let pinned = if options.require_numa == Some(true) {
+            Some(self.pinned(domain.uuid).await?)
+        } else {
+            None
+        };
         let request = request(old, &name, profile.clone(), &options, pinned);
         let terms = ClaimTerms { pool: options.pool, reserve: options.reserve };
         let (uuid, title) = (domain.uuid, domain.name.clone());
@@ -274,7 +277,11 @@ mod tests {
         let new = request(Some(&old), &old.name, "q".parse().unwrap(), &options, None);
         assert_eq!((new.count, new.same_fabric), (4, false));
         let node = Some(Pinned { memory: "1".parse().unwrap(), ..Pinned::default() });
-        let here = AttachOptions { require_numa: Some(true), prefer_numa: Some(false), ..AttachOptions::default() };
+        let here = AttachOptions {
+            require_numa: Some(true),
+            prefer_numa: Some(false),
+            ..AttachOptions::default()
+        };
         let new = request(Some(&new), &old.name, "q".parse().unwrap(), &here, node.clone());
         assert_eq!((new.prefer_numa, &new.require_numa), (false, &node));
         let again =

@@ -35,7 +35,11 @@ impl Agent {
         let known = union(&live, defined.as_ref());
         let name = claim_name(&known, options.name.clone(), &profile);
         let old = known.iter().find(|claim| claim.name == name);
-        let pinned = if options.require_numa == Some(true) { Some(self.runs_on(live.uuid).await?) } else { None };
+        let pinned = if options.require_numa == Some(true) {
+            Some(self.runs_on(live.uuid).await?)
+        } else {
+            None
+        };
         let asked = request(old, &name, profile.clone(), &options, pinned);
         let in_definition =
             defined.as_ref().is_some_and(|d| d.claims.iter().any(|claim| claim.name == name));
