@@ -53,7 +53,9 @@ compare() { # FAULT MS
   else
     # Where the kernel holds nobody up, neither may we.
     [ $((4 * least)) -gt "$script" ] || expect "sooner than one after the other" [ "$ours" -lt "$script" ]
-    expect "beside what the commands take ($alone ms), not longer than all at once and a tenth" [ $((10 * (ours - alone))) -le $((11 * least)) ]
+    # What the commands take differs by a fifth from one time to the next, and where the GPUs take little it is most of the time.
+    expect "beside what the commands take ($alone ms and a fifth), not longer than all at once and a tenth" \
+      [ $((10 * ours)) -le $((12 * alone + 11 * least)) ]
   fi
   : > /etc/gpuslice/gpuslice.toml
   expect "the layouts are taken back" gpuslice apply
