@@ -48,6 +48,7 @@ vf=$(home_of net)
 modprobe igbvf
 w igbvf "$pci/$vf/driver_override"; w "$vf" /sys/bus/pci/drivers_probe
 expect "igbvf has it" bound_to "$pci/$vf" igbvf
+wait_for 20 "gpusliced has seen it" is host slice_state "vf:$vf"
 left_alone net host-driver "$vf"
 give_back "$vf"
 wait_for 20 "it is free again" is free slice_state "vf:$vf"
