@@ -1,5 +1,5 @@
 //! What of this host or of a VM keeps slices from working, found without the daemon. Facts are gathered by reading
-//! (`tree`, `facts`, `pci`), judged without IO (`host`, `fights`, `guest`), and only what is ours is mended (`fix`).
+//! (`tree`, `facts`, `pci`, `gather` and beside it `kernel_facts`, `hook_facts`, `guest_facts`), judged without IO (`kernel`, `host`, `hooks`, `fights`, `guest`), and only what is ours is mended (`fix`).
 
 mod check;
 mod facts;
@@ -8,8 +8,13 @@ mod fix;
 mod gather;
 mod guest;
 mod guest_facts;
+mod hook_facts;
+mod hooks;
 mod host;
+mod kernel;
+mod kernel_facts;
 mod pci;
+mod system;
 mod tree;
 
 pub use check::{Check, Finding, Severity};
@@ -26,7 +31,9 @@ pub fn examine(tree: &Tree, domain: Option<&str>) -> Result<Vec<Finding>, Refusa
     let facts = gather::host(tree);
     let mut findings = match domain {
         None => {
-            let mut found = host::check(&facts);
+            let mut found = kernel::check(&facts);
+            found.extend(host::check(&facts));
+            found.extend(hooks::check(&facts));
             found.extend(fights::check(&facts));
             found
         }

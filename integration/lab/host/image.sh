@@ -9,27 +9,12 @@ make_image() {
   local out=$1 root=$1/root
   cp -a --reflink=auto "$trees/rootfs" "$root"
   cp "$root"/boot/vmlinuz-* "$out/vmlinuz"
-  make_initrd "$root" > "$out/initrd.img"
+  cp "$root"/boot/initrd.img-* "$out/initrd.img"
   rm -rf "$root"/boot/* "$root"/dev/* "$root"/var/lib/apt/lists/* "$root"/usr/share/doc
   bash "$lab/guest/prepare" "$root"
   truncate -s 4G "$out/base.img"
   mkfs.ext4 -q -F -E lazy_itable_init=1,lazy_journal_init=1 -d "$root" "$out/base.img"
   rm -rf "$root"
-}
-
-# make_initrd ROOT : find-root with the modules and tools that it needs, on standard output
-make_initrd() {
-  local dir=$1/initrd path n=10
-  mkdir -p "$dir"/{bin,dev,modules,proc,root,sys,usr/lib}
-  cp "$lab/guest/find-root" "$dir/init"
-  cp "$1"/usr/lib/klibc/bin/{sh,mount,insmod,sleep,run-init} "$dir/bin"
-  cp "$1"/usr/lib/klibc-*.so "$dir/usr/lib"
-  for path in $(chroot "$1" sh -c "for m in virtio_blk ext4; do modprobe -S $(kernel_version) --show-depends \$m; done" | sed -n 's/^insmod //p'); do
-    n=$((n + 1))
-    chroot "$trees/buildroot" xz -dc < "$1$path" > "$dir/modules/$n"
-  done
-  (cd "$dir" && find .) | chroot "$1" sh -c 'cd initrd && exec cpio -o -H newc --quiet'
-  rm -r "$dir"
 }
 
 kernel_version() { basename "$trees"/rootfs/usr/lib/modules/*; }
@@ -72,7 +57,7 @@ ensure_tree() {
 ensure_image() {
   prune
   ensure_tree
-  image=$cache/image-$(declare -f make_image make_initrd | key - <(echo "$trees") "$lab"/guest/{prepare,lab-init,find-root})
+  image=$cache/image-$(echo "$trees" | key - "$lab/guest/prepare" "$lab/guest/lab-init")
   [ -d "$image" ] || say "building the disk image"
   made "$image" make_image
   modules=$cache/modules-$(find "$lab/gpusim" -type f | sort | xargs -d '\n' cat | key - <(echo "$trees") "$lab/host/image.sh")

@@ -1,4 +1,4 @@
-# libvirt domains for scenarios. They boot nothing: 64 MiB, no disk, emulated, and the processor stops at its first instruction.
+# libvirt domains for scenarios. They boot nothing: 64 MiB, no disk, emulated.
 
 # domain_uuid NAME : the same name has the same UUID in every run.
 domain_uuid() { uuidgen --sha1 -n @dns -N "$1.lab"; }
@@ -6,13 +6,11 @@ domain_uuid() { uuidgen --sha1 -n @dns -N "$1.lab"; }
 # mdev_uuid DOMAIN-UUID CLAIM [INDEX] : what an mdev of that claim is called; the namespace is the domain.
 mdev_uuid() { uuidgen --sha1 -n "$1" -N "$2/${3:-0}"; }
 
-# domain NAME METADATA DEVICES : prints the XML. bios : makes it one of a domain that boots from a disk
-idle="<loader readonly='yes' type='rom'>/var/lib/libvirt/images/idle.rom</loader>"
-bios() { sed "s,$idle,,"; }
+# domain NAME METADATA DEVICES : prints the XML.
 domain() {
   cat << X
 <domain type='qemu'><name>$1</name><uuid>$(domain_uuid "$1")</uuid>${2:+<metadata>$2</metadata>}
-<memory unit='MiB'>64</memory><vcpu>1</vcpu><os><type arch='x86_64' machine='q35'>hvm</type>$idle</os><features><acpi/></features>
+<memory unit='MiB'>64</memory><vcpu>1</vcpu><os><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features>
 <devices><emulator>/usr/bin/qemu-system-x86_64</emulator><controller type='usb' model='none'/><memballoon model='none'/>
 $3</devices></domain>
 X

@@ -21,6 +21,11 @@ define_mdev f1 mtty-2
 define_mdev f2 mtty-2
 id=$(domain_uuid f1)
 
+say "QEMU is killed"
+start f1
+kill -9 "$(qemu_of f1)"
+wait_for 30 "everything is given back" clean
+
 say "gpusliced is killed at random moments of a start"
 for ((round = 1; round <= rounds; round++)); do
   (virsh start f1 > start.out 2>&1) & starting=$!
@@ -42,6 +47,16 @@ say "both are killed"
 start f1
 kill -9 "$(qemu_of f1)" "$(pid_of gpusliced.service)"
 wait_for 60 "everything is given back" clean
+
+say "restarts under a running VM"
+start f1
+pid=$(qemu_of f1)
+for unit in libvirtd gpuslice-libvirt-agent gpusliced; do
+  expect "restart of $unit" q systemctl restart $unit.service
+  wait_for 30 "gpusliced serves" serves
+  expect "f1 runs on" [ -d "/proc/$pid" ]
+  wait_for 20 "its claim is attached" is attached claim_state "$id/gpu0"
+done
 
 say "a stuck sriov_numvfs=0"
 vf=$(slices_of 0001:00:00.0 | head -n 1); vf=${vf#vf:}
@@ -66,26 +81,6 @@ hold stuck -device "vfio-pci,host=$vf"
 wait_for 10 "the write of another hangs" grep -q vfio_unregister_group_dev /proc/$writer/stack
 sed -i 's/vfs = 4/vfs = 2/' /etc/gpuslice/gpuslice.toml
 (gpuslice apply > apply.out 2>&1) & applying=$!
-
-say "QEMU is killed, while that has its minute"
-start f1
-kill -9 "$(qemu_of f1)"
-wait_for 30 "everything is given back" clean
-
-say "restarts under a running VM"
-start f1
-pid=$(qemu_of f1)
-runs_on() {
-  wait_for 30 "gpusliced serves" serves
-  expect "f1 runs on" [ -d "/proc/$pid" ]
-  wait_for 20 "its claim is attached" is attached claim_state "$id/gpu0"
-}
-for unit in libvirtd gpuslice-libvirt-agent; do
-  expect "restart of $unit" q systemctl restart $unit.service
-  runs_on
-done
-
-say "the minute is over"
 wait_for 120 "0002 is quarantined" is quarantined gpu_state 0002:00:00.0
 expect "apply says so" not wait $applying
 expect "with the reason" grep -q device-stuck apply.out
@@ -93,7 +88,6 @@ old=$(pid_of gpusliced.service)
 expect "gpusliced restarts meanwhile" q systemctl restart gpusliced.service
 wait_for 10 "and serves at once" serves
 expect "it is another process" not [ "$old" = "$(pid_of gpusliced.service)" ]
-runs_on
 processes=$(paste -sd, /sys/fs/cgroup/system.slice/gpusliced.service/cgroup.procs)
 expect "the write of the one before is still in the kernel" grep -q '^D' <(ps -o stat= -p "$processes")
 expect_eq "who has the bus name" "$(pid_of gpusliced.service)" "$(busctl status org.gpuslice1 | sed -n 's/^PID=//p')"

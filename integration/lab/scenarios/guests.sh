@@ -22,7 +22,7 @@ power_button() {
   echo "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='$image'/><target dev='sda' bus='sata'/></disk>"
 }
 vm() { # NAME PROFILE
-  domain "$1" "$(claim gpu0 "$2")" "$(power_button "$1")$(mdev_device "$(mdev_uuid "$(domain_uuid "$1")" gpu0)" ua-gpuslice-gpu0)" | bios
+  domain "$1" "$(claim gpu0 "$2")" "$(power_button "$1")$(mdev_device "$(mdev_uuid "$(domain_uuid "$1")" gpu0)" ua-gpuslice-gpu0)"
 }
 
 # The same VMs run, each with a slice that is its own, and there is no other.
@@ -82,7 +82,7 @@ case $PHASE in
     wait_for 20 "mtty-2 is a profile" is 12 free_of mtty-2
     vm mdev1 nvidia-gpusim-8q | define
     for name in vf1 vf2; do
-      domain $name "" "$(power_button $name)" | bios | define
+      domain $name "" "$(power_button $name)" | define
       expect "a VF of $name" gpuslice attach $name amd-74a1-vf8
     done
     define_mdev deaf nvidia-gpusim-8q

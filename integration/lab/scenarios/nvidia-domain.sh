@@ -102,7 +102,7 @@ beside=$(home_of vgpu5)
 start vgpu5
 # before virsh is through: on a slow host that is later than a guest needs to be well
 (virsh start vgpu1 > start.out 2>&1) & starting=$!
-wait_for 180 "its VM begins to use it" is attached slice_state "vf:$address"
+wait_for 60 "its VM begins to use it" is attached slice_state "vf:$address"
 expect "a SIGKILL" kill -9 "$(qemu_of vgpu1)"
 wait $starting || true
 wait_for 20 "its VF is kept back" is quarantined slice_state "vf:$address"

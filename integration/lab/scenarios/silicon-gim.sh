@@ -29,14 +29,6 @@ mode_in() {
 is_mode() { [ "$(mode_in "$2")" = "$1" ]; }
 in_log() { [ "$(said "$1")" ]; }
 reload() { modprobe -r gim && modprobe gim "$@"; }
-# The kernel waits a second for each GPU whose VFs it takes away: those that nobody looks at are not there meanwhile.
-are_there() {
-  local pf there=$1; shift
-  for pf; do
-    w "$there" "/sys/kernel/debug/gpusim/$pf/present"
-    [ "$there" = 0 ] || w 0 "$pci/$pf/sriov_drivers_autoprobe"
-  done
-}
 
 rm -f facts $config
 systemctl stop gpusliced.socket gpusliced.service gpuslice-libvirt-agent.service 2> /dev/null
@@ -95,7 +87,6 @@ modprobe -r gim
 fact gim.vf_num.word "$(modprobe gim vf_num=x 2>&1 | sed 's/.*: //')"
 
 say "what the driver keeps"
-are_there 0 $b $v710 $mi350
 rm -f $config
 modprobe gim vf_num=1,8; reload vf_num=8
 fact gim.config.residue "$(saved)"
@@ -111,7 +102,6 @@ fact gim.config.vf_num "$(modprobe gim; vfs $a)"
 modprobe -r gim
 
 say "partitions, one VF"
-are_there 1 $b
 rm -f $config; modprobe gim vf_num=1
 profile=$pci/$a/accelerator_partition_profile memory=$pci/$a/memory_partition_mode
 fact gim.compute.read "$(lines $profile)"
@@ -142,9 +132,7 @@ fact gim.modes.kept "$(reload vf_num=1; mode_in $memory) $(mode_in $profile)"
 fact gim.modes.other-count "$(reload vf_num=2; mode_in $memory) $(mode_in $profile); $(saved)"
 
 say "partitions, eight VFs"
-modprobe -r gim
-are_there 1 $v710 $mi350
-modprobe gim vf_num=8
+reload vf_num=8
 fact gim.compute.config.eight "$(lines $pci/$a/accelerator_partition_profile_config)"
 fact gim.compute.read.eight "$(mode_in $profile)"
 fact gim.memory.nps8 "$(errno_of NPS8 $memory)"

@@ -16,7 +16,7 @@ pick_of() { field profiles profile "$1" pick | jq -r '.[0]'; }
 listed() { tr a-f A-F <<< "${1%.*}:${1##*.}"; } # an address as virt-manager lists it
 own() { mdev_uuid "$(domain_uuid "$1")" "$2"; }
 claim_of() { claim_state "$(domain_uuid "$1")/$2"; }
-claimed_vf() { field claims claim "$(domain_uuid "$1")/$2" home | jq -r '.[0]'; }
+vf_of() { field claims claim "$(domain_uuid "$1")/$2" home | jq -r '.[0]'; }
 node_of() { virsh nodedev-list --cap mdev | grep -F "${1//-/_}"; }
 mark() { virsh dumpxml --inactive "$1" | grep -c "ua-gpuslice"; }
 
@@ -100,7 +100,7 @@ sees "it shows the VM's own" choose hw-list "MDEV $(own win11 gpu0)"
 expect_eq "which is a claim" idle "$(claim_of win11 gpu0)"
 add "PCI Host Device" "$(listed "$vf")" pci
 wait_for 20 "so is the VF" is idle claim_of win11 gpu1
-expect_eq "and stays" "$vf" "$(claimed_vf win11 gpu1)"
+expect_eq "and stays" "$vf" "$(vf_of win11 gpu1)"
 
 say "Start"
 sees "Run" press Run
@@ -119,7 +119,7 @@ add "PCI Host Device" "$(listed "$vf")"
 yes "already in use by other guests ['win11']"
 sees "a window" front "win10 on QEMU/KVM"
 wait_for 20 "it is a claim" is idle claim_of win10 gpu0
-other=$(claimed_vf win10 gpu0)
+other=$(vf_of win10 gpu0)
 expect "of another VF" not test "$other" = "$vf"
 sees "which it shows" choose hw-list "PCI $other"
 

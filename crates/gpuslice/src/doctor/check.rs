@@ -73,6 +73,22 @@ checks! {
         why "A device is given to a VM through the IOMMU, which keeps it away from all other memory. Without one no VF and no whole GPU can be passed.",
         looks "/sys/kernel/iommu_groups is empty. The kernel's arguments say whether it was switched off there; else it is off in the firmware (VT-d, AMD-Vi), or on Intel not switched on.",
         mend "Switch it on in the firmware, take iommu=off out of the kernel's arguments, on Intel add intel_iommu=on (in /etc/default/grub, then `update-grub`), and reboot.";
+    KvmMissing = "kvm-missing", "VMs cannot run on this host's processor",
+        why "QEMU runs a VM on the processor through /dev/kvm. Without it, or where QEMU's user may not open it, a VM does not start, or is emulated and far too slow for a GPU.",
+        looks "/dev/kvm and who may open it; where it is not there, the processor's flags (vmx, svm, hypervisor) and whether kvm_intel or kvm_amd is loaded. Only where there is a GPU that could be sliced.",
+        mend "Switch VT-x or SVM on in the firmware, or `modprobe` kvm_intel or kvm_amd; in a VM, have its host pass the processor through; or give /dev/kvm back to the group kvm.";
+    InterruptsUnsafe = "interrupts-unsafe", "interrupts of devices are not kept apart",
+        why "VFIO passes no device while a VM could send interrupts to the host with it: QEMU says that the container's IOMMU cannot be set, \"Operation not permitted\".",
+        looks "intremap=off or nointremap among the kernel's arguments, and vfio_iommu_type1 not told to do without.",
+        mend "Take the argument out, and reboot.";
+    ModulesGone = "modules-gone", "the running kernel's modules were removed",
+        why "After an update of the kernel no module of the old one can be loaded: not vfio-pci for a VF, nor the GPU's driver. And libvirt finds no VFIO driver for managed='yes', which fails.",
+        looks "/lib/modules, which has other kernels and not the one that runs.",
+        mend "Reboot.";
+    GvtOff = "gvt-off", "GVT-g was asked for and the GPU makes no mediated devices",
+        why "i915.enable_gvt=1 alone makes none: the module kvmgt has to be loaded, GuC submission has to be off, and only Broadwell to Comet Lake have GVT-g.",
+        looks "i915.enable_gvt=1 among the kernel's arguments, an Intel GPU on i915 without mdev_supported_types and without VFs, kvmgt, and i915.enable_guc.",
+        mend "`modprobe kvmgt`, and take i915.enable_guc out of the kernel's arguments; on another GPU take i915.enable_gvt=1 out.";
     SriovOff = "sriov-off", "the GPU has SR-IOV and does not show it",
         why "Without the SR-IOV capability the kernel offers no sriov_numvfs, so the GPU yields no VF.",
         looks "A GPU whose model has SR-IOV lacks sriov_totalvfs, or says 0 in it. It is off in the firmware, or its driver was told to make none.",
@@ -85,6 +101,14 @@ checks! {
         why "Slices are made by the GPU's driver: NVIDIA's vGPU host driver, AMD's GIM, Intel's i915 or xe.",
         looks "The GPU has no driver.",
         mend "Install and load the driver that the finding names, then `gpuslice gpus`.";
+    DriverSwitchedOff = "driver-switched-off", "the GPU's own driver was told to stay away",
+        why "Who has passed a whole GPU keeps its driver away from it, by a blacklist. Slices are made by that driver. And nomodeset, left by an installer, keeps i915 and xe from every GPU.",
+        looks "A GPU without its driver, and nomodeset, modprobe.blacklist or module_blacklist among the kernel's arguments, or blacklist and install lines in modprobe.d.",
+        mend "Take the argument or the line out, make the initramfs anew, and reboot.";
+    DriverUnbound = "driver-unbound", "the driver is loaded and has let go of the GPU",
+        why "sriov-manage takes the GPU off its driver and gives it back; interrupted between, or at a boot that goes on beside it, it leaves the GPU without one.",
+        looks "An NVIDIA GPU without a driver, while the driver nvidia is loaded.",
+        mend "`echo ADDRESS > /sys/bus/pci/drivers/nvidia/bind`, then `gpuslice apply`.";
     DriverNotBuilt = "driver-not-built", "the GPU's driver is not built for the running kernel",
         why "Drivers that come by DKMS are built for each kernel. After an update of the kernel whose headers were not there, the new one has none, and the GPU makes no slices.",
         looks "A GPU without its driver whose sources lie in /var/lib/dkms, and no module of it below /lib/modules of the running kernel.",
@@ -97,6 +121,14 @@ checks! {
         why "The driver asks nvidia-vgpu-mgr to serve each vGPU. Without it types may be set, and every VM with one fails at its start.",
         looks "GPUs on NVIDIA's vGPU host driver, the unit nvidia-vgpu-mgr.service, and no process of it.",
         mend "`systemctl enable --now nvidia-vgpud nvidia-vgpu-mgr`; their log says why they ended.";
+    VgpuNoTypes = "vgpu-no-types", "VFs of an NVIDIA GPU offer no vGPU types",
+        why "A VF becomes a vGPU by a type, through mdev_supported_types or, since kernel 6.8, nvidia/current_vgpu_type. A VF with neither is of no use: its driver came without the module that serves VFIO, or the VF was taken off it.",
+        looks "A GPU on NVIDIA's vGPU host driver, all of whose VFs lack both, while nvidia-vgpu-mgr runs.",
+        mend "`modprobe nvidia-vgpu-vfio`; if that fails, install the vGPU release that goes with the kernel. If it is loaded, have the VFs made anew by `sriov-manage -d` and `-e`.";
+    GpuWatched = "gpu-watched", "a program has the GPU open, and it has no VFs yet",
+        why "sriov-manage makes VFs only while nobody has the GPU open (\"Cannot obtain unbindLock\"). DCGM has every GPU open for as long as it runs.",
+        looks "nv-hostengine or dcgm-exporter among the processes, and an NVIDIA GPU with SR-IOV and no VFs.",
+        mend "Stop it, `gpuslice apply`, and start it again.";
     DriverInTheWay = "driver-in-the-way", "another driver has the GPU",
         why "Only one driver has a device, and this one makes no slices.",
         looks "nouveau on an NVIDIA GPU, amdgpu on a GPU that GIM slices.",
@@ -121,6 +153,14 @@ checks! {
         why "libvirt passes over hooks that are no executable files, without a word.",
         looks "The file that /etc/libvirt/hooks/qemu.d/10-gpuslice leads to has no x bit.",
         mend "`chmod 755` the file that the finding names.";
+    HookLabel = "hook-label", "a file on the way to the hook has the wrong label",
+        why "SELinux lets libvirt run hooks by their label. A folder that was made by a script, or a program that was moved from a home, keeps the label it had.",
+        looks "What `restorecon -n -v` would change of /etc/libvirt/hooks, qemu.d, the link and what it leads to, while SELinux enforces.",
+        mend "`restorecon -v` what the finding names; `gpuslice doctor --fix` does it.";
+    HookBroken = "hook-broken", "another hook cannot run",
+        why "libvirt calls every hook for every VM, and a hook that fails refuses the start. One whose first line names what is not there fails always.",
+        looks "The first lines of /etc/libvirt/hooks/qemu and of the files in qemu.d; behind env, the PATH of libvirt's own process, where it may be read.",
+        mend "Write the path of a shell that is there into the first line; NixOS has /run/current-system/sw/bin/bash. Lines that end as on Windows: `sed -i 's/\\r$//'` the file.";
     HookNotSeen = "hook-not-seen", "libvirt has not looked for hooks since the hook is there",
         why "libvirt looks whether there are hooks at its start and when it is told to reload; what is put there later does not run.",
         looks "The hook is newer than the last start or reload of libvirtd and virtqemud.",
@@ -167,8 +207,12 @@ checks! {
         mend "Take the line out, and say the number in /etc/gpuslice/gpuslice.toml.";
     SriovUnit = "sriov-unit", "a unit, rule or script makes VFs beside gpuslice",
         why "Two writers of the same attribute fight; and sriov-manage run at the wrong moment takes VFs away that VMs are about to get.",
-        looks "Units in /etc/systemd/system and those that are enabled there, rules in /etc/udev/rules.d, /etc/rc.local and /etc/cron.d that name sriov_numvfs or sriov-manage.",
+        looks "Units that are enabled in /etc/systemd/system, rules in /etc/udev/rules.d, /etc/tmpfiles.d, /etc/rc.local, crontabs and libvirt's hooks that name sriov_numvfs or sriov-manage.",
         mend "Disable it (`systemctl disable --now UNIT`, or take the line out), and say the number in /etc/gpuslice/gpuslice.toml.";
+    MappingStale = "mapping-stale", "a resource mapping of Proxmox VE names what is not there",
+        why "Proxmox compares each device of a mapping with the node, and starts no guest with that mapping as long as one is missing or another: after VFs were lost, or addresses were given out anew.",
+        looks "The entries of this node in /etc/pve/mapping/pci.cfg: address, id and IOMMU group.",
+        mend "`gpuslice export proxmox` prints the command for its own mappings; others are corrected in Datacenter, Resource Mappings.";
     GuestXml = "guest-xml", "what the domain asks of gpuslice has no meaning",
         why "A start with it is refused: it cannot be known what was meant.",
         looks "The domain's metadata and devices, as the hook reads them.",
@@ -197,6 +241,14 @@ checks! {
         why "Taken off its driver, a GPU loses all its VFs at once, also those that VMs use.",
         looks "Hostdevs whose function has VFs on this host.",
         mend "`virsh detach-device` it, and give the VM a VF: `gpuslice attach DOMAIN PROFILE`.";
+    GuestDeviceGone = "guest-device-gone", "the VM carries a device that is not there",
+        why "libvirt starts no VM with it, and may say no more than that the cause is unknown. VFs are gone after a reboot or an update of their driver until somebody makes them, and addresses change with the slots.",
+        looks "The addresses of PCI hostdevs on this host, and the UUIDs of mediated ones that no claim and no hook makes.",
+        mend "For a claim's VF `gpuslice apply`; a mediated device that mdevctl knows, `mdevctl start -u UUID`; else `gpuslice attach DOMAIN PROFILE` in its place.";
+    GuestCommandLine = "guest-command-line", "a device is passed behind libvirt's back",
+        why "Of a vfio-pci device in <qemu:commandline> libvirt knows nothing: it raises no limit for locked memory, lets QEMU open no /dev/vfio in its namespace, cgroup and AppArmor profile, and gives the same device to another VM.",
+        looks "Arguments in <qemu:commandline> that make a vfio-pci device.",
+        mend "`virsh edit DOMAIN`: take the argument out, then `gpuslice attach DOMAIN PROFILE`, or a <hostdev>.";
 }
 
 impl Serialize for Check {

@@ -1,14 +1,35 @@
 //! What is known of a host before anything is judged.
 
 use super::pci::Device;
+use super::system::System;
+use gpuslice_core::guest::mapping::Mapping;
+use std::collections::BTreeSet;
 
 /// A host.
 #[derive(Debug, Default)]
 pub struct Host {
+    /// What kind of system it is.
+    pub system: System,
     /// `/proc/cmdline`.
     pub arguments: Vec<String>,
     /// The processor is Intel's, whose IOMMU has to be asked for.
     pub intel: bool,
+    /// It is a VM itself (`hypervisor` among the processor's flags).
+    pub is_guest: bool,
+    /// Whether VMs can run on the processor.
+    pub kvm: Kvm,
+    /// The running kernel, when its modules are there no longer.
+    pub modules_gone: Option<String>,
+    /// Names below `/sys/bus/pci/drivers`.
+    pub drivers: BTreeSet<String>,
+    /// GVT-g's module is loaded.
+    pub kvmgt: bool,
+    /// VFIO passes devices whose interrupts are not kept apart, since it was told to.
+    pub unsafe_interrupts: bool,
+    /// NVIDIA's module that serves vGPUs to VFIO is loaded.
+    pub vgpu_vfio: bool,
+    /// Modules that are not to be loaded, and where that is said.
+    pub switched_off: Vec<(String, String)>,
     /// `/sys/kernel/iommu_groups` has any.
     pub iommu: bool,
     /// Lockdown's mode, when it is on: `integrity`, `confidentiality`.
@@ -23,14 +44,18 @@ pub struct Host {
     pub vfio_ids: Vec<(u16, u16, String)>,
     /// Packages of DKMS, and modules that are there for the running kernel.
     pub dkms: Dkms,
-    /// libvirt is installed, and which.
+    /// A daemon of libvirt's that runs VMs is installed.
+    pub runs_libvirt: bool,
+    /// Which libvirt, where its library tells.
     pub libvirt: Option<Libvirt>,
     /// The hook in libvirt's folder.
     pub hook: Hook,
-    /// The daemon's socket is there.
-    pub socket: bool,
+    /// The daemon's socket is not there, for certain.
+    pub no_socket: bool,
     /// SELinux enforces and its boolean for hooks is off.
     pub selinux_refuses: bool,
+    /// Files on libvirt's way to the hook with another label than SELinux's policy has for them, while it enforces.
+    pub mislabelled: Vec<String>,
     /// AppArmor enforces a profile for libvirt.
     pub apparmor: bool,
     /// libvirt's daemons that run.
@@ -41,12 +66,48 @@ pub struct Host {
     pub mdevctl_broken: Vec<String>,
     /// Address and driver of what driverctl binds at boot.
     pub driverctl: Vec<(String, String)>,
-    /// Hooks beside ours that call virsh.
-    pub hooks_with_virsh: Vec<String>,
+    /// Definitions of mdevctl, each by its UUID.
+    pub mdevctl_known: BTreeSet<String>,
+    /// Mediated devices that are there, each by its UUID.
+    pub mdevs: BTreeSet<String>,
+    /// Hooks beside ours.
+    pub other_hooks: Vec<OtherHook>,
+    /// Programs that hold NVIDIA's GPUs open all the time.
+    pub watchers: BTreeSet<String>,
+    /// This node's name, and the mappings of its cluster, where it is one of Proxmox VE.
+    pub mappings: Option<(String, Vec<Mapping>)>,
     /// Files of sysfsutils that write the number of VFs.
     pub sysfsutils: Vec<String>,
     /// Other files that make VFs.
     pub writers: Vec<String>,
+}
+
+/// Whether VMs can run on the processor.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Kvm {
+    /// /dev/kvm is there for who runs QEMU, or cannot be looked at.
+    #[default]
+    Ready,
+    /// It is there for root alone.
+    Closed,
+    /// It is not there.
+    Absent {
+        /// The processor says that it can.
+        virtualizes: bool,
+        /// Its module is loaded.
+        loaded: bool,
+    },
+}
+
+/// A hook that is not ours.
+#[derive(Debug, Default)]
+pub struct OtherHook {
+    /// Where it lies.
+    pub file: String,
+    /// What it says, without comments.
+    pub text: String,
+    /// What its first line wants it run by, when that is not there.
+    pub lacks: Option<String>,
 }
 
 /// Drivers that are built on the host.
@@ -60,6 +121,13 @@ pub struct Dkms {
     pub built: Vec<String>,
 }
 
+impl Host {
+    /// Whether a PCI driver of this name is loaded.
+    pub fn has_driver(&self, name: &str) -> bool {
+        self.drivers.contains(name)
+    }
+}
+
 /// libvirt's version, in its three numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Libvirt(pub u32, pub u32, pub u32);
@@ -67,8 +135,12 @@ pub struct Libvirt(pub u32, pub u32, pub u32);
 /// The hook as libvirt finds it.
 #[derive(Debug, Default)]
 pub struct Hook {
+    /// Its folder may not be looked at, so that nothing is known of it.
+    pub unknown: bool,
     /// Whether the entry is there.
     pub present: bool,
+    /// Whether the program is there that the entry is to lead to.
+    pub installed: bool,
     /// Where it leads, if anywhere.
     pub target: Option<String>,
     /// Whether that may be executed.

@@ -2,6 +2,9 @@
 
 use super::check::{Check, Finding};
 use super::facts::Host;
+use super::gather::MAKING_VFS;
+use super::pci::Device;
+use gpuslice_core::guest::mapping::Entry;
 use gpuslice_core::shell::quoted;
 
 /// All findings.
@@ -39,5 +42,68 @@ pub fn check(host: &Host) -> Vec<Finding> {
         );
         Finding::warning(Check::SriovUnit, format!("{file} makes VFs beside gpuslice"), mend)
     });
-    mdevs.chain(broken).chain(bound).chain(sysfs).chain(writers).collect()
+    let hooks = host.other_hooks.iter().filter_map(|hook| {
+        let word = MAKING_VFS.iter().find(|word| hook.text.contains(*word))?;
+        let text = format!("the hook {} makes or takes VFs away beside gpuslice", hook.file);
+        let mend = format!("take the lines with {word} out of {}", hook.file);
+        Some(Finding::warning(Check::SriovUnit, text, mend))
+    });
+    let all = mdevs.chain(broken).chain(bound).chain(sysfs).chain(writers).chain(hooks);
+    all.chain(mappings(host)).chain(watched(host)).collect()
+}
+
+/// Mappings of Proxmox VE that name what is not there on this node: each guest with one fails at its start.
+fn mappings(host: &Host) -> Vec<Finding> {
+    let Some((node, mappings)) = &host.mappings else { return Vec::new() };
+    let finding = |id: &String, entry: &Entry| {
+        let wrong = entry.path().into_iter().find_map(|address| stale(host, entry, &address))?;
+        let text = format!("the mapping {id} of Proxmox VE says that {wrong}");
+        let mend = format!(
+            "gpuslice export proxmox, if {id} is one of its mappings; else correct it in Datacenter, Resource Mappings"
+        );
+        Some(Finding::error(Check::MappingStale, text, mend))
+    };
+    let stale = mappings.iter().filter_map(|mapping| {
+        let mut here = mapping.entries.iter().filter(|entry| entry.is_on(node));
+        here.find_map(|entry| finding(&mapping.id, entry))
+    });
+    stale.collect()
+}
+
+/// How a device differs from what a mapping says of it.
+fn stale(host: &Host, entry: &Entry, address: &str) -> Option<String> {
+    // Nothing can be said where no device is seen at all.
+    host.devices.first()?;
+    let Some(device) = host.devices.iter().find(|device| device.address == address) else {
+        return Some(format!("{address} is there, which it is not"));
+    };
+    let Device { vendor, device: model, group, .. } = device;
+    let is = format!("{vendor:04x}:{model:04x}");
+    // Proxmox compares ids and groups with the first function alone.
+    if entry.path().first().is_none_or(|first| first != address) {
+        return None;
+    }
+    let says = |key: &str| entry.keys.get(key);
+    if let Some(id) = says("id").filter(|id| !id.eq_ignore_ascii_case(&is)) {
+        return Some(format!("{address} is {id}, and it is {is}"));
+    }
+    let (said, is) = says("iommugroup").zip(group.as_ref())?;
+    (said != is).then(|| format!("{address} is in IOMMU group {said}, and it is in {is}"))
+}
+
+/// NVIDIA's tool makes VFs only while nobody has the GPU open.
+fn watched(host: &Host) -> Option<Finding> {
+    let waits = |gpu: &&Device| {
+        gpu.is_gpu()
+            && gpu.driver.as_deref() == Some("nvidia")
+            && gpu.total_vfs.unwrap_or(0) > 0
+            && gpu.vfs == 0
+            && !gpu.mdevs
+    };
+    let gpu = host.devices.iter().find(waits).filter(|_| host.sriov_manage)?;
+    let name = host.watchers.first()?;
+    let unit = if name == "nv-hostengine" { "nvidia-dcgm" } else { name };
+    let text = format!("{name} has GPU {} open, and it has no VFs yet", gpu.address);
+    let mend = format!("systemctl stop {unit}; gpuslice apply; systemctl start {unit}");
+    Some(Finding::warning(Check::GpuWatched, text, mend))
 }

@@ -1,45 +1,72 @@
 //! The facts of a host, read and not judged.
 
-use super::facts::{Dkms, Hook, Host, Libvirt, Service};
-use super::pci;
+use super::facts::{Dkms, Host, Libvirt, Service};
+use super::system::System;
 use super::tree::Tree;
+use super::{hook_facts, kernel_facts, pci};
+use gpuslice_core::guest::mapping;
 use serde_json::Value as Json;
+use std::collections::BTreeSet;
 
-/// Where libvirt looks for the hook.
-pub const HOOK: &str = "/etc/libvirt/hooks/qemu.d/10-gpuslice";
-
-/// Its daemons that run VMs, and where each writes its process id.
+/// libvirt's daemons that run VMs, and where each writes its process id.
 pub const DAEMONS: [(&str, &str); 2] =
     [("libvirtd", "/run/libvirtd.pid"), ("virtqemud", "/run/virtqemud.pid")];
+
+/// Where programs of the system lie; the last is NixOS's.
+const PROGRAMS: [&str; 3] = ["/usr/sbin", "/usr/bin", "/run/current-system/sw/bin"];
 
 const MDEVCTL: &str = "/etc/mdevctl.d";
 
 /// Proxmox VE's unit, whose program calls NVIDIA's tool.
 const PVE_UNIT: &str = "/pve-nvidia-sriov@";
 
-const SELINUX: &str = "/sys/fs/selinux";
+/// Proxmox VE's mappings of its cluster.
+const MAPPINGS: &str = "/etc/pve/mapping/pci.cfg";
+
+/// Programs of NVIDIA's monitoring, which keep every GPU open.
+const WATCHERS: [&str; 2] = ["nv-hostengine", "dcgm-exporter"];
 
 /// Reads everything.
 pub fn host(tree: &Tree) -> Host {
     let text = |path: &str| tree.text(path).unwrap_or_default();
+    let system = System::of(tree);
+    let arguments: Vec<String> =
+        text("/proc/cmdline").split_whitespace().map(str::to_owned).collect();
+    let hook = hook_facts::own(tree, &system);
+    let enforces = hook_facts::enforces(tree);
+    let processes = processes(tree);
     Host {
-        arguments: text("/proc/cmdline").split_whitespace().map(str::to_owned).collect(),
         intel: text("/proc/cpuinfo").contains("GenuineIntel"),
-        iommu: !tree.names("/sys/kernel/iommu_groups").is_empty(),
+        is_guest: kernel_facts::has_flag(tree, &["hypervisor"]),
+        kvm: kernel_facts::kvm(tree),
+        modules_gone: kernel_facts::modules_gone(tree),
+        drivers: tree.names("/sys/bus/pci/drivers").into_iter().collect(),
+        kvmgt: tree.exists("/sys/module/kvmgt"),
+        unsafe_interrupts: text("/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts")
+            == "Y",
+        vgpu_vfio: tree.exists("/sys/module/nvidia_vgpu_vfio"),
+        switched_off: kernel_facts::switched_off(tree, &arguments),
+        iommu: !tree.empty("/sys/kernel/iommu_groups"),
         lockdown: chosen(&text("/sys/kernel/security/lockdown")).filter(|mode| mode != "none"),
         devices: pci::all(tree),
         sriov_manage: tree.exists("/usr/lib/nvidia/sriov-manage"),
-        vgpu_manager: vgpu_manager(tree),
+        vgpu_manager: vgpu_manager(tree, &processes),
+        watchers: processes.into_iter().filter(|p| WATCHERS.contains(&p.as_str())).collect(),
         vfio_ids: vfio_ids(tree),
         dkms: dkms(tree),
-        libvirt: libvirt(tree).filter(|_| {
-            // Its library alone is there for programs that speak with another host's.
-            DAEMONS.iter().any(|(name, _)| tree.exists(&format!("/usr/sbin/{name}")))
-        }),
-        hook: hook(tree),
-        socket: tree.exists("/run/gpuslice/hook.sock"),
-        selinux_refuses: text(&format!("{SELINUX}/enforce")) == "1"
-            && text(&format!("{SELINUX}/booleans/virt_hooks_unconfined")).starts_with('0'),
+        // The library alone is there for programs that speak with another host's.
+        runs_libvirt: PROGRAMS
+            .iter()
+            .any(|folder| DAEMONS.iter().any(|(name, _)| tree.exists(&format!("{folder}/{name}")))),
+        libvirt: libvirt(tree),
+        no_socket: tree.absent("/run/gpuslice/hook.sock"),
+        selinux_refuses: enforces && hook_facts::boolean_is_off(tree),
+        mislabelled: if enforces {
+            hook_facts::mislabelled(tree, &hook_facts::way(&hook, &system))
+        } else {
+            Vec::new()
+        },
+        hook,
         apparmor: text("/sys/kernel/security/apparmor/profiles").lines().any(|profile| {
             (profile.starts_with("libvirtd ") || profile.starts_with("virtqemud "))
                 && profile.ends_with("(enforce)")
@@ -53,14 +80,35 @@ pub fn host(tree: &Tree) -> Host {
             .into_iter()
             .map(|(parent, uuid)| format!("{MDEVCTL}/{parent}/{uuid}"))
             .collect(),
+        mdevctl_known: mdevctl(tree, |_| true).into_iter().map(|(_, u)| u.to_lowercase()).collect(),
+        mdevs: tree.names("/sys/bus/mdev/devices").into_iter().collect(),
         driverctl: driverctl(tree),
-        hooks_with_virsh: hooks_with_virsh(tree),
-        sysfsutils: files(tree, "/etc/sysfs.d", ".conf")
+        other_hooks: hook_facts::others(tree, &system, search_path(tree).as_deref()),
+        sysfsutils: tree
+            .files("/etc/sysfs.d", ".conf")
             .chain(["/etc/sysfs.conf".to_owned()])
             .filter(|file| says(&text(file), &["sriov_numvfs"]))
             .collect(),
         writers: writers(tree),
+        mappings: tree.host_name().filter(|_| tree.exists("/etc/pve")).map(|name| {
+            (name, tree.text(MAPPINGS).map(|text| mapping::read(&text)).unwrap_or_default())
+        }),
+        system,
+        arguments,
     }
+}
+
+/// Names of the processes that are seen.
+fn processes(tree: &Tree) -> BTreeSet<String> {
+    let numbers = tree.names("/proc").into_iter().filter(|name| name.parse::<u32>().is_ok());
+    numbers.filter_map(|pid| tree.text(&format!("/proc/{pid}/comm"))).collect()
+}
+
+/// Where libvirt's daemon looks for programs, as far as that may be read.
+fn search_path(tree: &Tree) -> Option<String> {
+    let pid = DAEMONS.iter().find_map(|(_, file)| tree.text(file))?;
+    let environment = tree.text(&format!("/proc/{pid}/environ"))?;
+    environment.split('\0').find_map(|pair| pair.strip_prefix("PATH=")).map(str::to_owned)
 }
 
 /// The word in brackets: `none [integrity] confidentiality`.
@@ -81,16 +129,6 @@ fn libvirt(tree: &Tree) -> Option<Libvirt> {
         Some(Libvirt(version / 1000, version % 1000, micro))
     };
     versions.filter_map(|folder| tree.names(&folder).iter().filter_map(named).max()).max()
-}
-
-fn hook(tree: &Tree) -> Hook {
-    let target = tree.resolved(HOOK).filter(|target| tree.exists(target));
-    Hook {
-        present: tree.exists(HOOK),
-        executable: target.as_ref().is_some_and(|target| tree.executable(target)),
-        made_at: tree.changed_at(HOOK),
-        target,
-    }
 }
 
 fn service(tree: &Tree, unit: &'static str, pid_file: &str) -> Option<Service> {
@@ -137,16 +175,11 @@ fn mdevctl(tree: &Tree, is_so: impl Fn(&str) -> bool) -> Vec<(String, String)> {
 
 /// Its process has the name of its program, which is as long as the kernel keeps. Where its unit is not installed, nothing
 /// is known of what runs in its place.
-fn vgpu_manager(tree: &Tree) -> Option<bool> {
+fn vgpu_manager(tree: &Tree, processes: &BTreeSet<String>) -> Option<bool> {
     let folders = ["/usr/lib/systemd/system", "/etc/systemd/system"];
     let has_unit = |folder: &str| tree.exists(&format!("{folder}/nvidia-vgpu-mgr.service"));
-    if !folders.into_iter().any(has_unit) {
-        return None;
-    }
-    let numbers = tree.names("/proc").into_iter().filter(|name| name.parse::<u32>().is_ok());
-    let names: Vec<String> =
-        numbers.filter_map(|pid| tree.text(&format!("/proc/{pid}/comm"))).collect();
-    (!names.is_empty()).then(|| names.iter().any(|name| name == "nvidia-vgpu-mgr"))
+    let known = folders.into_iter().any(has_unit) && !processes.is_empty();
+    known.then(|| processes.contains("nvidia-vgpu-mgr"))
 }
 
 /// In the kernel's arguments and in modprobe's files.
@@ -166,7 +199,7 @@ fn vfio_ids(tree: &Tree) -> Vec<(u16, u16, String)> {
             take(list, "the kernel's arguments");
         }
     }
-    for file in files(tree, "/etc/modprobe.d", ".conf") {
+    for file in tree.files("/etc/modprobe.d", ".conf") {
         for line in tree.text(&file).unwrap_or_default().lines() {
             let mut words = line.split_whitespace();
             let (first, module) = (words.next(), words.next());
@@ -193,50 +226,42 @@ fn driverctl(tree: &Tree) -> Vec<(String, String)> {
     found.map(|(driver, address)| (address, driver)).collect()
 }
 
-fn hooks_with_virsh(tree: &Tree) -> Vec<String> {
-    let beside = files(tree, "/etc/libvirt/hooks/qemu.d", "").filter(|file| file != HOOK);
-    let all = beside.chain(["/etc/libvirt/hooks/qemu".to_owned()]);
-    let calls = |file: &String| says(&tree.text(file).unwrap_or_default(), &["virsh "]);
-    all.filter(|file| tree.executable(file)).filter(calls).collect()
-}
-
-/// Units that a target wants, wherever they lie.
+/// Units that are started at boot: the links in folders of what wants or requires them.
 fn enabled(tree: &Tree) -> Vec<String> {
     const FOLDER: &str = "/etc/systemd/system";
-    let wants = tree.names(FOLDER).into_iter().filter(|name| name.ends_with(".wants"));
-    let wants: Vec<String> = wants.map(|wants| format!("{FOLDER}/{wants}")).collect();
-    let units = |folder: &String| {
-        let units = tree.names(folder).into_iter();
-        units.map(|unit| format!("{folder}/{unit}")).collect::<Vec<_>>()
-    };
-    wants.iter().flat_map(units).collect()
+    let of = |name: &String| name.ends_with(".wants") || name.ends_with(".requires");
+    let folders = tree.names(FOLDER).into_iter().filter(of);
+    let folders: Vec<String> = folders.map(|name| format!("{FOLDER}/{name}")).collect();
+    folders.iter().flat_map(|folder| tree.files(folder, "").collect::<Vec<_>>()).collect()
 }
 
+/// Files that write the number of VFs, at boot or at times of their own.
 fn writers(tree: &Tree) -> Vec<String> {
-    let units = files(tree, "/etc/systemd/system", ".service");
-    let rules = files(tree, "/etc/udev/rules.d", ".rules");
-    let jobs = files(tree, "/etc/cron.d", "");
-    let all = units.chain(enabled(tree)).chain(rules).chain(jobs);
-    let all = all.chain(["/etc/rc.local".to_owned()]);
+    let rules = tree.files("/etc/udev/rules.d", ".rules");
+    let written = tree.files("/etc/tmpfiles.d", ".conf");
+    let jobs = ["/etc/cron.d", "/var/spool/cron/crontabs", "/var/spool/cron"];
+    let jobs = jobs.into_iter().flat_map(|folder| tree.files(folder, ""));
+    let all = enabled(tree).into_iter().chain(rules).chain(written).chain(jobs);
+    let all = all.chain(["/etc/rc.local".to_owned(), "/etc/crontab".to_owned()]);
     let makes = |file: &String| {
         let text = tree.resolved(file).and_then(|file| tree.text(&file)).unwrap_or_default();
-        says(&text, &["sriov_numvfs", "sriov-manage"]) || file.contains(PVE_UNIT)
+        says(&text, MAKING_VFS) || file.contains(PVE_UNIT)
     };
     let ours = |file: &String| file.rsplit('/').next().is_some_and(|n| n.starts_with("gpuslice"));
     all.filter(|file| !ours(file)).filter(makes).collect()
 }
 
-fn files<'a>(
-    tree: &Tree,
-    folder: &'a str,
-    ending: &'a str,
-) -> impl Iterator<Item = String> + use<'a> {
-    let names = tree.names(folder).into_iter();
-    names.filter(move |name| name.ends_with(ending)).map(move |name| format!("{folder}/{name}"))
+/// Words of whoever makes VFs.
+pub const MAKING_VFS: &[&str] = &["sriov_numvfs", "sriov-manage"];
+
+/// A script's lines that are no comments.
+pub fn without_comments(text: &str) -> String {
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with(['#', ';']));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// Whether a line that is no comment has one of the words.
 fn says(text: &str, words: &[&str]) -> bool {
-    let lines = text.lines().map(str::trim_start).filter(|line| !line.starts_with(['#', ';']));
-    lines.flat_map(|line| words.iter().map(move |word| line.contains(word))).any(|found| found)
+    let text = without_comments(text);
+    words.iter().any(|word| text.contains(word))
 }

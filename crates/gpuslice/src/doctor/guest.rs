@@ -6,6 +6,7 @@ use super::facts::Host;
 use super::guest_facts::Guest;
 use super::pci::Device;
 use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource};
+use gpuslice_core::ids::MdevUuid;
 use gpuslice_core::shell::quoted;
 
 /// What UEFI firmware keeps for 64-bit BARs by itself (edk2, OvmfPkg: PcdPciMmio64Size).
@@ -27,21 +28,29 @@ pub fn check(guest: &Guest, host: &Host) -> Vec<Finding> {
             )];
         }
     };
-    if domain.claims.is_empty() && domain.devices.is_empty() {
-        return Vec::new();
-    }
     let mut found = Vec::new();
+    if guest.behind_libvirt {
+        let text = format!("{name} is given a device of VFIO's by <qemu:commandline>");
+        let mend = format!(
+            "virsh edit {name}: take the vfio-pci argument out of <qemu:commandline>; then gpuslice attach {name} PROFILE"
+        );
+        found.push(Finding::warning(Check::GuestCommandLine, text, mend));
+    }
+    if domain.claims.is_empty() && domain.devices.is_empty() {
+        return found;
+    }
     if guest.machine.starts_with("pc-i440fx") || guest.machine == "pc" {
         let text = format!("{name} is of machine type {}, which has no PCI Express", guest.machine);
         let mend = "define it anew with machine type q35, as virt-install --machine q35 does";
         found.push(Finding::warning(Check::GuestMachine, text, mend));
-    } else if guest.machine.contains("q35") && guest.free_ports == 0 {
+    } else if guest.machine.contains("q35") && guest.free_ports == Some(0) {
         let text = format!("{name} has no free pcie-root-port");
         let mend = format!(
             "virsh edit {name}, add <controller type='pci' model='pcie-root-port'/> for each device to come"
         );
         found.push(Finding::warning(Check::GuestNoFreePort, text, mend));
     }
+    found.extend(domain.devices.iter().filter_map(|device| gone(guest, domain, host, device)));
     found.extend(window(guest, domain, host));
     found.extend(hard_limit(guest, domain));
     found.extend(
@@ -64,6 +73,47 @@ fn functions<'a>(
         }
         HostDeviceSource::Mdev(_) => None,
     })
+}
+
+/// A device that the VM carries, that is not there, and that nobody makes for it at its start.
+fn gone(guest: &Guest, domain: &Domain, host: &Host, device: &HostDevice) -> Option<Finding> {
+    let name = &quoted(&guest.name);
+    // A hook of somebody's may make it, and then names it, or how such a device is made.
+    let made_by_hook = |words: &[&str]| {
+        let mut hooks = host.other_hooks.iter();
+        hooks.any(|hook| words.iter().any(|word| hook.text.contains(word)))
+    };
+    let attach =
+        format!("take its hostdev out with virsh edit {name}; then gpuslice attach {name} PROFILE");
+    let (what, mend) = match device.source {
+        HostDeviceSource::Pci(address) => {
+            let address = address.to_string();
+            let is_there = host.devices.iter().any(|function| function.address == address);
+            if host.devices.is_empty() || is_there || made_by_hook(&[&address, "sriov_numvfs"]) {
+                return None;
+            }
+            let mend = match device.our_claim() {
+                Some(_) => format!("gpuslice apply; then gpuslice explain {name}"),
+                None => attach,
+            };
+            (format!("PCI function {address}"), mend)
+        }
+        HostDeviceSource::Mdev(uuid) => {
+            let key = uuid.to_string().to_lowercase();
+            let of_claim = domain.claims.iter().any(|claim| {
+                (0..claim.count).any(|i| MdevUuid::for_claim(domain.uuid, &claim.name, i) == uuid)
+            });
+            let comes = of_claim || uuid.is_parked() || device.our_claim().is_some();
+            if comes || host.mdevs.contains(&key) || made_by_hook(&[&key, "mdev"]) {
+                return None;
+            }
+            let known = host.mdevctl_known.contains(&key);
+            let mend = if known { format!("mdevctl start -u {key}") } else { attach };
+            (format!("mediated device {key}"), mend)
+        }
+    };
+    let text = format!("{name} carries {what}, which is not there");
+    Some(Finding::error(Check::GuestDeviceGone, text, mend))
 }
 
 fn window(guest: &Guest, domain: &Domain, host: &Host) -> Option<Finding> {

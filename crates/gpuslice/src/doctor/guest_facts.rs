@@ -1,14 +1,12 @@
 //! A VM as its XML says it. Read from libvirt's own folder, so that libvirt need not answer.
 
+use super::system::System;
 use super::tree::Tree;
 use gpuslice_core::domain::Domain;
 use gpuslice_core::hint;
 use gpuslice_core::refusal::{Code, Refusal};
 use roxmltree::{Document, Node, ParsingOptions};
 use std::collections::BTreeSet;
-
-/// Where libvirt keeps domains.
-const DOMAINS: &str = "/etc/libvirt/qemu";
 
 /// A VM.
 #[derive(Debug)]
@@ -29,8 +27,10 @@ pub struct Guest {
     pub hard_limit: Option<u64>,
     /// It has an IOMMU of its own.
     pub viommu: bool,
-    /// It has pcie-root-ports, and how many are free.
-    pub free_ports: usize,
+    /// It makes a device of VFIO's in `<qemu:commandline>`.
+    pub behind_libvirt: bool,
+    /// How many pcie-root-ports are free, where any is written: libvirt adds some to a domain that it is given without.
+    pub free_ports: Option<usize>,
 }
 
 /// Finds a VM by name, UUID, or as a file with its XML.
@@ -47,21 +47,21 @@ pub fn find(tree: &Tree, domain: &str) -> Result<Guest, Refusal> {
         })?;
         return read(domain, &text);
     }
-    let named = tree.text(&format!("{DOMAINS}/{domain}.xml"));
+    let folder = System::of(tree).domains();
+    let named = tree.text(&format!("{folder}/{domain}.xml"));
     let by_uuid = || {
-        let files = tree.names(DOMAINS).into_iter().filter(|name| name.ends_with(".xml"));
-        let mut texts = files.filter_map(|name| tree.text(&format!("{DOMAINS}/{name}")));
+        let mut texts = tree.files(folder, ".xml").filter_map(|file| tree.text(&file));
         texts.find(|text| text.contains(&format!("<uuid>{domain}</uuid>")))
     };
     match named.or_else(by_uuid) {
         Some(text) => read(domain, &text),
         None if !tree.denied().is_empty() => {
-            let message = format!("{DOMAINS} may not be read");
+            let message = format!("{folder} may not be read");
             Err(Refusal::new(Code::NotPermitted, message)
                 .hint(hint!("sudo gpuslice doctor {}", domain)))
         }
         None => {
-            let message = format!("no domain {domain} is defined below {DOMAINS}");
+            let message = format!("no domain {domain} is defined below {folder}");
             Err(Refusal::new(Code::Unknown, message).hint(hint!("name one of virsh list --all")))
         }
     }
@@ -86,6 +86,9 @@ fn read(name: &str, text: &str) -> Result<Guest, Refusal> {
         memory: child(root, "memory").and_then(kib),
         hard_limit: memtune.and_then(kib),
         viommu: child(root, "devices").is_some_and(|devices| child(devices, "iommu").is_some()),
+        behind_libvirt: arguments(root).any(|argument| {
+            argument.starts_with("vfio-pci,") || argument.contains("\"driver\":\"vfio-pci")
+        }),
         free_ports: free_ports(root),
     })
 }
@@ -118,14 +121,19 @@ fn wide(root: Node) -> bool {
     let host = cpu
         .is_some_and(|cpu| matches!(cpu.attribute("mode"), Some("host-passthrough" | "maximum")));
     let width = cpu.and_then(|cpu| child(cpu, "maxphysaddr")).is_some();
-    let told = root.descendants().filter(|node| node.tag_name().name() == "arg");
-    let told = told.filter_map(|arg| arg.attribute("value")).any(|v| v.contains("X-PciMmio64Mb"));
+    let told = arguments(root).any(|argument| argument.contains("X-PciMmio64Mb"));
     host || width || told
 }
 
+/// What QEMU is told past libvirt.
+fn arguments<'a>(root: Node<'a, '_>) -> impl Iterator<Item = &'a str> {
+    let told = root.descendants().filter(|node| node.tag_name().name() == "arg");
+    told.filter_map(|argument| argument.attribute("value"))
+}
+
 /// Root ports that no device sits on.
-fn free_ports(root: Node) -> usize {
-    let Some(devices) = child(root, "devices") else { return 0 };
+fn free_ports(root: Node) -> Option<usize> {
+    let devices = child(root, "devices")?;
     let ports = devices.children().filter(|node| {
         node.has_tag_name("controller") && node.attribute("model") == Some("pcie-root-port")
     });
@@ -136,5 +144,5 @@ fn free_ports(root: Node) -> usize {
         .filter_map(|device| child(device, "address")?.attribute("bus"))
         .filter_map(|bus| u32::from_str_radix(bus.trim_start_matches("0x"), 16).ok())
         .collect();
-    indexes.difference(&used).count()
+    (!indexes.is_empty()).then(|| indexes.difference(&used).count())
 }

@@ -1,17 +1,11 @@
 //! What of the host keeps its GPUs from being sliced, or its VMs from being given a slice.
 
 use super::check::{Check, Finding};
-use super::facts::{Dkms, Host, Libvirt, Service};
-use super::gather::HOOK;
+use super::facts::{Dkms, Host};
+use super::kernel_facts::NO_MODESET;
 use super::pci::Device;
 use gpuslice_vendors::makers::{Maker, maker};
 use std::collections::BTreeMap;
-
-/// libvirt reads `qemu.d` since then.
-const FIRST_WITH_FOLDER: Libvirt = Libvirt(6, 5, 0);
-
-/// It takes an unmanaged function on any driver with a VFIO device since then.
-const FIRST_WITH_VENDOR_VFIO: Libvirt = Libvirt(9, 7, 0);
 
 /// All findings, those first that make others.
 pub fn check(host: &Host) -> Vec<Finding> {
@@ -20,22 +14,15 @@ pub fn check(host: &Host) -> Vec<Finding> {
     for gpu in host.devices.iter().filter(|device| device.is_gpu()) {
         if let Some(maker) = maker(gpu.vendor, gpu.device) {
             found.extend(sliceable(host, gpu, &maker));
+        } else {
+            found.extend(built_here(host, gpu));
         }
         found.extend(vfs(host, gpu));
+        found.extend(vgpu_types(host, gpu));
     }
     found.extend(vgpu_manager(host));
     found.extend(groups(host));
     found.extend(lockdown(host));
-    if let Some(version) = host.libvirt {
-        found.extend(libvirt(host, version));
-        found.extend(hook(host));
-        found.extend(host.hooks_with_virsh.iter().map(|file| {
-            let text = format!("the hook {file} calls virsh, which waits for the hook");
-            let mend = format!("take the calls of virsh out of {file}");
-            Finding::warning(Check::HookCallsVirsh, text, mend)
-        }));
-    }
-    found.extend(host.services.iter().filter_map(memlock));
     found
 }
 
@@ -56,15 +43,8 @@ fn iommu(host: &Host) -> Option<Finding> {
     });
     let asked = host.arguments.iter().any(|a| a.starts_with("intel_iommu=on"));
     let mend = match off {
-        Some(argument) => {
-            format!(
-                "take {argument} out of GRUB_CMDLINE_LINUX in /etc/default/grub; update-grub; reboot"
-            )
-        }
-        None if host.intel && !asked => {
-            "add intel_iommu=on to GRUB_CMDLINE_LINUX in /etc/default/grub; update-grub; reboot"
-                .to_owned()
-        }
+        Some(argument) => host.system.take_argument(argument),
+        None if host.intel && !asked => host.system.add_argument("intel_iommu=on"),
         None if host.intel => "switch VT-d on in the firmware, and reboot".to_owned(),
         None => "switch the IOMMU (AMD-Vi) on in the firmware, and reboot".to_owned(),
     };
@@ -83,33 +63,20 @@ fn sliceable(host: &Host, gpu: &Device, maker: &Maker) -> Vec<Finding> {
     if gpu.total_vfs.unwrap_or(0) == 0 {
         let what = gpu.total_vfs.map_or("has no sriov_totalvfs", |_| "says sriov_totalvfs 0");
         let mend = if maker.driver == "xe" && gpu.total_vfs.is_some() {
-            "add i915.max_vfs=7 (or xe.max_vfs=7) to GRUB_CMDLINE_LINUX in /etc/default/grub; update-grub; reboot"
+            max_vfs(host, gpu)
         } else {
-            "switch SR-IOV on in the firmware, and boot the machine cold"
+            "switch SR-IOV on in the firmware, and boot the machine cold".to_owned()
         };
         let text = format!("GPU {address} has SR-IOV and {what}");
         found.push(Finding::error(Check::SriovOff, text, mend));
     }
     match &gpu.driver {
-        None if not_built(host, maker.driver).is_some() => {
-            let Dkms { kernel, .. } = &host.dkms;
-            let name = not_built(host, maker.driver).unwrap_or_default();
-            let text = format!("GPU {address} has no driver; {name} is not built for {kernel}");
-            let mend = format!(
-                "apt install linux-headers-{kernel}; dkms autoinstall; modprobe {}",
-                maker.driver
-            );
-            found.push(Finding::error(Check::DriverNotBuilt, text, mend));
-        }
-        None => {
-            let text = format!("GPU {address} has no driver; {} makes its slices", maker.name);
-            let mend = format!("install {}, then modprobe {}", maker.name, maker.driver);
-            found.push(Finding::error(Check::DriverMissing, text, mend));
-        }
+        None => found.push(without_driver(host, gpu, maker)),
         Some(driver) if Some(driver.as_str()) == maker.rival => {
             let text = format!("GPU {address} is on {driver}; {} makes its slices", maker.name);
             let mend = format!(
-                "echo blacklist {driver} > /etc/modprobe.d/{driver}-off.conf; update-initramfs -u; reboot"
+                "echo blacklist {driver} > /etc/modprobe.d/{driver}-off.conf; {}",
+                host.system.at_next_boot()
             );
             found.push(Finding::error(Check::DriverInTheWay, text, mend));
         }
@@ -127,11 +94,76 @@ fn sliceable(host: &Host, gpu: &Device, maker: &Maker) -> Vec<Finding> {
         let text =
             format!("vfio-pci takes GPU {address} at boot, by ids={vendor:04x}:{device:04x}");
         let mend = format!(
-            "take {vendor:04x}:{device:04x} out of vfio-pci's ids in {place}; update-initramfs -u; reboot"
+            "take {vendor:04x}:{device:04x} out of vfio-pci's ids in {place}; {}",
+            host.system.at_next_boot()
         );
         found.push(Finding::warning(Check::VfioIds, text, mend));
     }
     found
+}
+
+/// Why it has none: the first that holds.
+fn without_driver(host: &Host, gpu: &Device, maker: &Maker) -> Finding {
+    let (address, driver) = (&gpu.address, maker.driver);
+    if let Some(name) = not_built(host, driver) {
+        return is_not_built(host, &format!("GPU {address} has no driver"), name, driver);
+    }
+    let screens = host.arguments.iter().find(|a| *a == NO_MODESET && driver == "xe");
+    if let Some(argument) = screens {
+        let text = format!("GPU {address} has no driver: the kernel was started with {argument}");
+        let mend = host.system.take_argument(argument);
+        return Finding::error(Check::DriverSwitchedOff, text, mend);
+    }
+    let ours = |name: &str| name == driver || driver == "xe" && name == "i915";
+    if let Some((name, place)) = host.switched_off.iter().find(|(name, _)| ours(name)) {
+        let text = format!("GPU {address} has no driver: {place} keeps {name} away");
+        let mend = if place.starts_with('/') {
+            format!("take {name} out of {place}; {}", host.system.at_next_boot())
+        } else {
+            host.system.take_argument(place)
+        };
+        return Finding::error(Check::DriverSwitchedOff, text, mend);
+    }
+    if driver == "nvidia" && host.has_driver(driver) {
+        let text = format!("GPU {address} has no driver, though {driver} is loaded");
+        let mend = format!("echo {address} > /sys/bus/pci/drivers/{driver}/bind");
+        return Finding::error(Check::DriverUnbound, text, mend);
+    }
+    let text = format!("GPU {address} has no driver; {} makes its slices", maker.name);
+    let mend = format!("install {}, then modprobe {driver}", maker.name);
+    Finding::error(Check::DriverMissing, text, mend)
+}
+
+fn is_not_built(host: &Host, lead: &str, package: &str, driver: &str) -> Finding {
+    let Dkms { kernel, .. } = &host.dkms;
+    let text = format!("{lead}; {package} is not built for {kernel}");
+    let mend = format!("apt install linux-headers-{kernel}; dkms autoinstall; modprobe {driver}");
+    Finding::error(Check::DriverNotBuilt, text, mend)
+}
+
+/// An integrated GPU of Intel's makes VFs by a driver that is built on the host alone: whoever installed that wants them.
+fn built_here(host: &Host, gpu: &Device) -> Option<Finding> {
+    let package = "i915-sriov-dkms";
+    let driver = gpu.driver.as_deref().filter(|driver| matches!(*driver, "i915" | "xe"))?;
+    if gpu.vfs > 0 || !host.dkms.sources.iter().any(|name| name == package) {
+        return None;
+    }
+    let address = &gpu.address;
+    if not_built(host, "xe").is_some() {
+        let lead = format!("GPU {address} is on the kernel's own {driver}, which makes no VFs");
+        let mut found = is_not_built(host, &lead, package, driver);
+        found.mend = found.mend.replace(&format!("modprobe {driver}"), "reboot");
+        return Some(found);
+    }
+    (gpu.total_vfs == Some(0)).then(|| {
+        let text = format!("GPU {address} has SR-IOV and says sriov_totalvfs 0");
+        Finding::error(Check::SriovOff, text, max_vfs(host, gpu))
+    })
+}
+
+fn max_vfs(host: &Host, gpu: &Device) -> String {
+    let driver = gpu.driver.as_deref().filter(|driver| *driver == "xe").unwrap_or("i915");
+    host.system.add_argument(&format!("{driver}.max_vfs=7"))
 }
 
 /// The package of DKMS that brings a driver and was not built for this kernel.
@@ -147,6 +179,29 @@ fn not_built<'a>(host: &'a Host, driver: &str) -> Option<&'a str> {
     };
     let name = sources.iter().find(brings)?;
     (!built.iter().any(module)).then_some(name)
+}
+
+/// VFs that could be vGPUs and offer no types.
+fn vgpu_types(host: &Host, gpu: &Device) -> Option<Finding> {
+    let nvidia = gpu.driver.as_deref() == Some("nvidia") && host.sriov_manage && !gpu.mdevs;
+    if !nvidia || host.vgpu_manager == Some(false) {
+        return None;
+    }
+    let mut vfs = host.devices.iter().filter(|vf| vf.pf.as_ref() == Some(&gpu.address)).peekable();
+    let is_none = |vf: &Device| !vf.typed && !vf.mdevs;
+    if vfs.peek().is_none() || !vfs.all(is_none) {
+        return None;
+    }
+    let address = &gpu.address;
+    let text = format!("the VFs of GPU {address} offer no vGPU types");
+    let mend = if host.vgpu_vfio {
+        format!(
+            "with no VM on them: /usr/lib/nvidia/sriov-manage -d {address}; /usr/lib/nvidia/sriov-manage -e {address}"
+        )
+    } else {
+        "modprobe nvidia-vgpu-vfio; if that fails, install the vGPU release that goes with this kernel".to_owned()
+    };
+    Some(Finding::error(Check::VgpuNoTypes, text, mend))
 }
 
 /// What serves each vGPU of NVIDIA's.
@@ -173,7 +228,10 @@ fn vfs(host: &Host, gpu: &Device) -> Vec<Finding> {
         let mend = "switch \"Above 4G decoding\" on in the firmware, or add pci=realloc to the kernel's arguments; reboot";
         found.push(Finding::error(Check::VfBars, text, mend));
     }
-    let mut taken = host.devices.iter().filter(|vf| vf.pf.as_ref() == Some(address));
+    // NVIDIA's VFs are its own driver's, also those that offer nothing: taken off it they offer less.
+    let vendors = |vf: &Device| gpu.driver.as_deref() == Some("nvidia") && vf.driver == gpu.driver;
+    let mut taken =
+        host.devices.iter().filter(|vf| vf.pf.as_ref() == Some(address) && !vendors(vf));
     let taken = taken.find_map(|vf| Some((&vf.address, vf.used_by_host()?)));
     if let Some((vf, driver)) = taken.filter(|_| gpu.autoprobe) {
         let text = format!(
@@ -240,84 +298,4 @@ fn lockdown(host: &Host) -> Option<Finding> {
     });
     let (text, mend) = bitten?;
     Some(Finding::warning(Check::Lockdown, format!("lockdown is {mode}, and {text}"), mend))
-}
-
-fn libvirt(host: &Host, version: Libvirt) -> Option<Finding> {
-    let Libvirt(major, minor, micro) = version;
-    let typed = host.devices.iter().find(|device| device.typed);
-    let text = if version < FIRST_WITH_FOLDER {
-        "it reads no hooks from qemu.d before 6.5".to_owned()
-    } else {
-        let vf = typed.filter(|_| version < FIRST_WITH_VENDOR_VFIO)?;
-        format!("VF {} stays on its own driver, which it takes from 9.7 on", vf.address)
-    };
-    let text = format!("libvirt is {major}.{minor}.{micro}: {text}");
-    let mend =
-        "apt install -t bookworm-backports libvirt-daemon-system, or a newer release of the system";
-    Some(Finding::error(Check::LibvirtOld, text, mend))
-}
-
-/// Installed, then executable, then allowed, then seen: the first that fails hides the rest.
-fn hook(host: &Host) -> Vec<Finding> {
-    let hook = &host.hook;
-    let Some(target) = &hook.target else {
-        let text = if hook.present {
-            format!("{HOOK} leads nowhere")
-        } else {
-            format!("{HOOK} is not there")
-        };
-        let mend = format!("ln -sfn /usr/sbin/gpuslice-qemu-hook {HOOK}; {}", reload(host));
-        return vec![Finding::error(Check::HookMissing, text, mend).fixable()];
-    };
-    if !hook.executable {
-        let text = format!("{target} may not be executed");
-        return vec![Finding::error(Check::HookNotExecutable, text, format!("chmod 755 {target}"))];
-    }
-    let mut found = Vec::new();
-    if host.selinux_refuses {
-        let text = "SELinux enforces, and virt_hooks_unconfined is off";
-        found.push(Finding::error(
-            Check::HookNotAllowed,
-            text,
-            "setsebool -P virt_hooks_unconfined on",
-        ));
-    }
-    let allowed = ["/etc/libvirt/hooks/", "/usr/bin/", "/usr/sbin/"];
-    if host.apparmor && !allowed.iter().any(|folder| target.starts_with(folder)) {
-        let text =
-            format!("AppArmor enforces a profile for libvirt, which may not execute {target}");
-        let mend = format!("ln -sfn /usr/sbin/gpuslice-qemu-hook {HOOK}");
-        found.push(Finding::error(Check::HookNotAllowed, text, mend));
-    }
-    if let Some(service) = host.services.iter().find(|service| not_seen(service, hook.made_at)) {
-        let text =
-            format!("{} was last started or reloaded before the hook was there", service.unit);
-        let mend = format!("systemctl reload {}", service.unit);
-        found.push(Finding::error(Check::HookNotSeen, text, mend).fixable());
-    }
-    if !host.socket {
-        let text = "the hook is there, and /run/gpuslice/hook.sock is not";
-        let mend = "systemctl enable --now gpusliced.socket gpusliced.service";
-        found.push(Finding::error(Check::DaemonOff, text, mend));
-    }
-    found
-}
-
-/// Whether a daemon cannot know of the hook.
-pub fn not_seen(service: &Service, made_at: Option<i64>) -> bool {
-    service.looked_at.zip(made_at).is_some_and(|(looked, made)| looked < made)
-}
-
-fn reload(host: &Host) -> String {
-    let unit = host.services.first().map_or("libvirtd", |service| service.unit);
-    format!("systemctl reload {unit}")
-}
-
-fn memlock(service: &Service) -> Option<Finding> {
-    let limit = service.memlock?;
-    let unit = service.unit;
-    let text = format!("{unit} may lock {} MiB for a VM and not raise that", limit >> 20);
-    let mend =
-        format!("systemctl edit {unit}: [Service] LimitMEMLOCK=infinity; systemctl restart {unit}");
-    Some(Finding::error(Check::MemlockLow, text, mend))
 }

@@ -61,7 +61,7 @@ impl Device {
 
     /// A driver of the host has it that is not there to pass it to VMs.
     pub fn used_by_host(&self) -> Option<&str> {
-        self.driver.as_deref().filter(|driver| !is_vfio(driver) && !self.typed)
+        self.driver.as_deref().filter(|driver| !is_vfio(driver) && !self.typed && !self.mdevs)
     }
 }
 

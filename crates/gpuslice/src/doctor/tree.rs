@@ -5,6 +5,7 @@ use gpuslice_core::errno::Errno;
 use gpuslice_core::port::{HostRead, LogLine};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::fs::Metadata;
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
@@ -72,6 +73,16 @@ impl Tree {
         names
     }
 
+    /// Paths of the files in a folder whose names end so.
+    pub fn files<'a>(
+        &self,
+        folder: &'a str,
+        ending: &'a str,
+    ) -> impl Iterator<Item = String> + use<'a> {
+        let names = self.names(folder).into_iter();
+        names.filter(move |name| name.ends_with(ending)).map(move |name| format!("{folder}/{name}"))
+    }
+
     /// Last part of a link's target, as sysfs names a driver or a group.
     pub fn link_name(&self, path: &str) -> Option<String> {
         let target = std::fs::read_link(self.place(path)).ok()?;
@@ -81,6 +92,42 @@ impl Tree {
     /// Whether something is there, be it a link that leads nowhere.
     pub fn exists(&self, path: &str) -> bool {
         self.noted(path, std::fs::symlink_metadata(self.place(path))).is_some()
+    }
+
+    /// Whether it is certain that nothing is there, also where links lead. What may not be looked at is not absent.
+    pub fn absent(&self, path: &str) -> bool {
+        use ErrorKind::{NotADirectory, NotFound};
+        let found = self.end_of(path);
+        let absent = found.as_ref().is_err_and(|e| matches!(e.kind(), NotFound | NotADirectory));
+        self.noted(path, found);
+        absent
+    }
+
+    /// Whether it is certain that a folder has nothing in it, or is not there.
+    pub fn empty(&self, path: &str) -> bool {
+        match self.noted(path, std::fs::read_dir(self.place(path))) {
+            Some(mut entries) => entries.next().is_none(),
+            None => self.absent(path),
+        }
+    }
+
+    /// Who may do what with a file.
+    pub fn mode(&self, path: &str) -> Option<u32> {
+        Some(self.noted(path, self.end_of(path))?.permissions().mode())
+    }
+
+    /// What links lead to, below this root.
+    fn end_of(&self, path: &str) -> std::io::Result<Metadata> {
+        let mut path = path.to_owned();
+        for _ in 0..LINKS {
+            let place = self.place(&path);
+            let metadata = std::fs::symlink_metadata(&place)?;
+            if !metadata.is_symlink() {
+                return Ok(metadata);
+            }
+            path = joined(&path, &std::fs::read_link(place)?);
+        }
+        Err(ErrorKind::NotFound.into())
     }
 
     /// The path that links lead to, as the host itself would follow them.

@@ -1,0 +1,88 @@
+//! The facts of libvirt's hooks, ours and those beside it.
+
+use super::facts::{Hook, OtherHook};
+use super::fix::PROGRAM;
+use super::gather::without_comments;
+use super::system::System;
+use super::tree::Tree;
+
+const SELINUX: &str = "/sys/fs/selinux";
+
+/// Ours.
+pub fn own(tree: &Tree, system: &System) -> Hook {
+    let place = &system.hook();
+    let target = tree.resolved(place).filter(|target| tree.exists(target));
+    Hook {
+        unknown: target.is_none() && !tree.absent(place),
+        present: tree.exists(place),
+        installed: tree.executable(PROGRAM),
+        executable: target.as_ref().is_some_and(|target| tree.executable(target)),
+        made_at: tree.changed_at(place),
+        target,
+    }
+}
+
+/// Those beside it that libvirt executes.
+pub fn others(tree: &Tree, system: &System, path: Option<&str>) -> Vec<OtherHook> {
+    let own = system.hook();
+    let folder = format!("{}/qemu.d", system.hooks());
+    let beside = tree.files(&folder, "").filter(|file| *file != own);
+    let all = beside.chain([format!("{}/qemu", system.hooks())]);
+    let all = all.filter(|file| tree.executable(file));
+    all.map(|file| {
+        let text = tree.text(&file).unwrap_or_default();
+        OtherHook { lacks: lacks(tree, &text, path), text: without_comments(&text), file }
+    })
+    .collect()
+}
+
+/// What a script's first line wants it run by, when that is not there. A program is looked for where libvirt's own environment
+/// says, as far as that may be read.
+fn lacks(tree: &Tree, text: &str, path: Option<&str>) -> Option<String> {
+    let line = text.split('\n').next()?.strip_prefix("#!")?;
+    let mut words = line.split([' ', '\t']).filter(|word| !word.is_empty());
+    let interpreter = words.next()?;
+    if tree.absent(interpreter) {
+        return Some(interpreter.to_owned());
+    }
+    let program = words.find(|word| !word.starts_with('-'))?;
+    if !interpreter.ends_with("/env") || program.contains(['/', '=']) {
+        return None;
+    }
+    let nowhere = path?.split(':').all(|folder| tree.absent(&format!("{folder}/{program}")));
+    nowhere.then(|| program.to_owned())
+}
+
+/// SELinux enforces.
+pub fn enforces(tree: &Tree) -> bool {
+    tree.text(&format!("{SELINUX}/enforce")).as_deref() == Some("1")
+}
+
+/// Its boolean for hooks is there and off.
+pub fn boolean_is_off(tree: &Tree) -> bool {
+    let boolean = tree.text(&format!("{SELINUX}/booleans/virt_hooks_unconfined"));
+    boolean.is_some_and(|text| text.starts_with('0'))
+}
+
+/// What libvirt passes on its way to the hook, the hook last.
+pub fn way(hook: &Hook, system: &System) -> Vec<String> {
+    let folder = system.hooks();
+    let link = system.hook();
+    let target = hook.target.clone().filter(|target| *target != link);
+    [folder.to_owned(), format!("{folder}/qemu.d"), link].into_iter().chain(target).collect()
+}
+
+/// What of it has another label than the policy has for it. Which that is, restorecon knows, and with -n it changes nothing.
+pub fn mislabelled(tree: &Tree, way: &[String]) -> Vec<String> {
+    let there: Vec<&str> = way.iter().filter(|p| tree.exists(p)).map(String::as_str).collect();
+    let arguments: Vec<&str> = ["-n", "-v"].into_iter().chain(there).collect();
+    let said = tree.ask(RESTORECON, &arguments).unwrap_or_default();
+    let path = |line: &str| {
+        let rest = line.strip_prefix("Would relabel ")?;
+        Some(rest.split_once(" from ")?.0.to_owned())
+    };
+    said.lines().filter_map(path).collect()
+}
+
+/// Gives files the labels of SELinux's policy.
+pub const RESTORECON: &str = "/usr/sbin/restorecon";

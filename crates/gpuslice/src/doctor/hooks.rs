@@ -1,0 +1,157 @@
+//! What keeps libvirt from calling gpuslice's hook, and what other hooks do to VMs with slices.
+
+use super::check::{Check, Finding};
+use super::facts::{Host, Libvirt, OtherHook, Service};
+use super::fix::PROGRAM;
+use super::system::Boot;
+use gpuslice_core::shell::quoted;
+
+/// libvirt reads `qemu.d` since then.
+const FIRST_WITH_FOLDER: Libvirt = Libvirt(6, 5, 0);
+
+/// It takes an unmanaged function on any driver with a VFIO device since then.
+const FIRST_WITH_VENDOR_VFIO: Libvirt = Libvirt(9, 7, 0);
+
+/// All findings.
+pub fn check(host: &Host) -> Vec<Finding> {
+    if !host.runs_libvirt {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    found.extend(host.libvirt.and_then(|version| libvirt(host, version)));
+    found.extend(hook(host));
+    found.extend(host.other_hooks.iter().flat_map(other));
+    found.extend(host.services.iter().filter_map(memlock));
+    found
+}
+
+fn libvirt(host: &Host, version: Libvirt) -> Option<Finding> {
+    let Libvirt(major, minor, micro) = version;
+    let typed = host.devices.iter().find(|device| device.typed);
+    let text = if version < FIRST_WITH_FOLDER {
+        "it reads no hooks from qemu.d before 6.5".to_owned()
+    } else {
+        let vf = typed.filter(|_| version < FIRST_WITH_VENDOR_VFIO)?;
+        format!("VF {} stays on its own driver, which it takes from 9.7 on", vf.address)
+    };
+    let text = format!("libvirt is {major}.{minor}.{micro}: {text}");
+    let mend =
+        "apt install -t bookworm-backports libvirt-daemon-system, or a newer release of the system";
+    Some(Finding::error(Check::LibvirtOld, text, mend))
+}
+
+/// Installed, then executable, then allowed, then seen: the first that fails hides the rest.
+fn hook(host: &Host) -> Vec<Finding> {
+    let hook = &host.hook;
+    if hook.unknown {
+        return Vec::new();
+    }
+    let place = host.system.hook();
+    let Some(target) = &hook.target else {
+        return vec![missing(host, &place)];
+    };
+    if !hook.executable {
+        let text = format!("{target} may not be executed");
+        let mend = format!("chmod 755 {target}; {}", reload(host));
+        let found = Finding::error(Check::HookNotExecutable, text, mend);
+        return vec![if target == PROGRAM { found.fixable() } else { found }];
+    }
+    let mut found = Vec::new();
+    if host.selinux_refuses {
+        let text = "SELinux enforces, and virt_hooks_unconfined is off";
+        found.push(Finding::error(
+            Check::HookNotAllowed,
+            text,
+            "setsebool -P virt_hooks_unconfined on",
+        ));
+    }
+    if let Some(first) = host.mislabelled.first() {
+        let text = format!("SELinux enforces, and {first} has another label than its policy says");
+        let mend = format!("restorecon -v {}", host.mislabelled.join(" "));
+        found.push(Finding::warning(Check::HookLabel, text, mend).fixable());
+    }
+    let allowed = ["/etc/libvirt/hooks/", "/usr/bin/", "/usr/sbin/"];
+    if host.apparmor && !allowed.iter().any(|folder| target.starts_with(folder)) {
+        let text =
+            format!("AppArmor enforces a profile for libvirt, which may not execute {target}");
+        let mend = format!("ln -sfn {PROGRAM} {place}");
+        found.push(Finding::error(Check::HookNotAllowed, text, mend));
+    }
+    if let Some(service) = host.services.iter().find(|service| not_seen(service, hook.made_at)) {
+        let text =
+            format!("{} was last started or reloaded before the hook was there", service.unit);
+        let mend = format!("systemctl reload {}", service.unit);
+        found.push(Finding::error(Check::HookNotSeen, text, mend).fixable());
+    }
+    if host.no_socket {
+        let text = "the hook is there, and /run/gpuslice/hook.sock is not";
+        let mend = "systemctl enable --now gpusliced.socket gpusliced.service";
+        found.push(Finding::error(Check::DaemonOff, text, mend));
+    }
+    found
+}
+
+fn missing(host: &Host, place: &str) -> Finding {
+    let text = match host.hook.present {
+        true => format!("{place} leads nowhere"),
+        false => format!("{place} is not there"),
+    };
+    if host.system.boot == Boot::Nix {
+        // What is linked by hand there, the next boot takes away.
+        let mend = format!(
+            "add virtualisation.libvirtd.hooks.qemu.\"10-gpuslice\" = \"{PROGRAM}\"; to /etc/nixos/configuration.nix; nixos-rebuild switch; systemctl restart libvirtd-config; {}",
+            reload(host)
+        );
+        return Finding::error(Check::HookMissing, text, mend);
+    }
+    if !host.hook.installed {
+        let mend = format!("apt install --reinstall gpuslice; {}", reload(host));
+        return Finding::error(Check::HookMissing, text, mend);
+    }
+    let mend = format!("ln -sfn {PROGRAM} {place}; {}", reload(host));
+    Finding::error(Check::HookMissing, text, mend).fixable()
+}
+
+/// Whether a daemon cannot know of the hook.
+pub fn not_seen(service: &Service, made_at: Option<i64>) -> bool {
+    service.looked_at.zip(made_at).is_some_and(|(looked, made)| looked < made)
+}
+
+fn reload(host: &Host) -> String {
+    let unit = host.services.first().map_or("libvirtd", |service| service.unit);
+    format!("systemctl reload {unit}")
+}
+
+/// Every hook is called for every VM, and one that fails refuses the start.
+fn other(hook: &OtherHook) -> Vec<Finding> {
+    let file = &hook.file;
+    let mut found = Vec::new();
+    if let Some(lacks) = &hook.lacks {
+        let (text, mend) = match lacks.strip_suffix('\r') {
+            Some(_) => (
+                format!("the hook {file} has lines that end as on Windows"),
+                format!("sed -i 's/\\r$//' {}", quoted(file)),
+            ),
+            None => (
+                format!("the hook {file} is to be run by {lacks}, which is not there"),
+                format!("write the path of a shell that is there into the first line of {file}"),
+            ),
+        };
+        found.push(Finding::error(Check::HookBroken, text, mend));
+    }
+    if hook.text.contains("virsh ") {
+        let text = format!("the hook {file} calls virsh, which waits for the hook");
+        let mend = format!("take the calls of virsh out of {file}");
+        found.push(Finding::warning(Check::HookCallsVirsh, text, mend));
+    }
+    found
+}
+
+fn memlock(service: &Service) -> Option<Finding> {
+    let limit = service.memlock?;
+    let unit = service.unit;
+    let text = format!("{unit} may lock {} MiB for a VM and not raise that", limit >> 20);
+    let mend =
+        format!("systemctl edit {unit}: [Service] LimitMEMLOCK=infinity; systemctl restart {unit}");
+    Some(Finding::error(Check::MemlockLow, text, mend))
+}

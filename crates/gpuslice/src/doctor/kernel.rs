@@ -1,0 +1,87 @@
+//! What of the kernel and its modules keeps VMs from slices, whoever made the GPU.
+
+use super::check::{Check, Finding};
+use super::facts::{Host, Kvm};
+
+/// All findings.
+pub fn check(host: &Host) -> Vec<Finding> {
+    // A host without a GPU that could be sliced is none of our business.
+    if !host.devices.iter().any(|device| device.is_sliced()) {
+        return Vec::new();
+    }
+    let all = [kvm(host), modules(host), interrupts(host), gvt(host)];
+    all.into_iter().flatten().collect()
+}
+
+fn kvm(host: &Host) -> Option<Finding> {
+    let module = if host.intel { "kvm_intel" } else { "kvm_amd" };
+    let (text, mend) = match host.kvm {
+        Kvm::Ready => return None,
+        Kvm::Closed => {
+            ("/dev/kvm may be opened by root alone, and QEMU runs as another user".to_owned(), {
+                "chown root:kvm /dev/kvm; chmod 660 /dev/kvm".to_owned()
+            })
+        }
+        Kvm::Absent { virtualizes: true, loaded: false } => {
+            let text = format!("/dev/kvm is not there: {module} is not loaded");
+            (text, format!("modprobe {module}; journalctl -k -g kvm says why not, if it fails"))
+        }
+        Kvm::Absent { .. } if host.is_guest => {
+            let text = "/dev/kvm is not there: this host is a VM itself, without nesting";
+            let mend = "on the host of this VM: virsh edit it with <cpu mode='host-passthrough'/>, and options kvm_intel nested=1 (kvm_amd) in /etc/modprobe.d";
+            (text.to_owned(), mend.to_owned())
+        }
+        Kvm::Absent { .. } => {
+            let name = if host.intel { "VT-x" } else { "SVM" };
+            let text = format!("/dev/kvm is not there: the firmware keeps {name} off");
+            (text, format!("switch {name} on in the firmware, and reboot"))
+        }
+    };
+    Some(Finding::error(Check::KvmMissing, text, mend))
+}
+
+/// The kernel that runs was updated away.
+fn modules(host: &Host) -> Option<Finding> {
+    let kernel = host.modules_gone.as_ref()?;
+    let text = format!("/lib/modules/{kernel} is gone, and the kernel {kernel} runs");
+    let finding = if host.has_driver("vfio-pci") { Finding::warning } else { Finding::error };
+    Some(finding(Check::ModulesGone, text, "reboot".to_owned()))
+}
+
+fn interrupts(host: &Host) -> Option<Finding> {
+    let told = |argument: &&String| {
+        *argument == "nointremap"
+            || argument.strip_prefix("intremap=").is_some_and(|to| to.contains("off"))
+    };
+    let argument = host.arguments.iter().find(told).filter(|_| !host.unsafe_interrupts)?;
+    let text = format!("the kernel was started with {argument}");
+    Some(Finding::error(Check::InterruptsUnsafe, text, host.system.take_argument(argument)))
+}
+
+/// GVT-g was asked for, and the GPU shows no types.
+fn gvt(host: &Host) -> Option<Finding> {
+    let asked = host.arguments.iter().any(|argument| argument == "i915.enable_gvt=1");
+    let idle = |gpu: &&super::pci::Device| {
+        gpu.is_gpu() && gpu.driver.as_deref() == Some("i915") && !gpu.mdevs && gpu.vfs == 0
+    };
+    let gpu = host.devices.iter().find(idle).filter(|_| asked)?;
+    let guc = host.arguments.iter().find(|argument| {
+        argument.strip_prefix("i915.enable_guc=").is_some_and(|to| to != "0" && to != "-1")
+    });
+    let (why, mend) = match guc {
+        _ if !host.kvmgt => (
+            "kvmgt is not loaded",
+            "modprobe kvmgt; echo kvmgt > /etc/modules-load.d/kvmgt.conf".to_owned(),
+        ),
+        Some(argument) => ("it goes with no GuC", host.system.take_argument(argument)),
+        None => (
+            "this GPU is not of Broadwell to Comet Lake, or its aperture is too small",
+            "raise the GPU's aperture in the firmware; a newer GPU has no GVT-g: take i915.enable_gvt=1 out".to_owned(),
+        ),
+    };
+    let text = format!(
+        "i915.enable_gvt=1 is said, and GPU {} makes no mediated devices: {why}",
+        gpu.address
+    );
+    Some(Finding::warning(Check::GvtOff, text, mend))
+}

@@ -1,0 +1,74 @@
+//! The facts of a host's kernel: what it was told, which modules it has, whether VMs run on its processor.
+
+use super::facts::Kvm;
+use super::tree::Tree;
+
+/// Folders of modprobe's files.
+pub const MODPROBE: [&str; 3] = ["/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d"];
+
+/// The word that a kernel was not to draw on screens by its drivers, which keeps i915 and xe from their GPUs.
+pub const NO_MODESET: &str = "nomodeset";
+
+/// Whether a word stands among the processor's flags.
+pub fn has_flag(tree: &Tree, words: &[&str]) -> bool {
+    let text = tree.text("/proc/cpuinfo").unwrap_or_default();
+    let flags = text.lines().find(|line| line.starts_with("flags"));
+    flags.unwrap_or_default().split_whitespace().any(|flag| words.contains(&flag))
+}
+
+/// Whether /dev/kvm is there for who runs QEMU.
+pub fn kvm(tree: &Tree) -> Kvm {
+    const NODE: &str = "/dev/kvm";
+    if tree.absent(NODE) {
+        let loaded = ["kvm_intel", "kvm_amd"].iter();
+        return Kvm::Absent {
+            virtualizes: has_flag(tree, &["vmx", "svm"]),
+            loaded: loaded.map(|name| format!("/sys/module/{name}")).any(|path| tree.exists(&path)),
+        };
+    }
+    // libvirt's qemu.conf says whom QEMU runs as; as root it needs no more.
+    let own = tree.text("/etc/libvirt/qemu.conf").unwrap_or_default();
+    let as_root = own.lines().any(|line| {
+        let mut words = line.split(['=', ' ', '"']).filter(|word| !word.is_empty());
+        words.next() == Some("user") && matches!(words.next(), Some("root" | "+0" | "0"))
+    });
+    match tree.mode(NODE) {
+        Some(mode) if mode & 0o022 == 0 && !as_root => Kvm::Closed,
+        _ => Kvm::Ready,
+    }
+}
+
+/// The running kernel, when its modules were removed. Other kernels' have to be there: a container has none at all.
+pub fn modules_gone(tree: &Tree) -> Option<String> {
+    let kernel = tree.text("/proc/sys/kernel/osrelease").filter(|kernel| !kernel.is_empty())?;
+    let gone =
+        !tree.names("/lib/modules").is_empty() && tree.absent(&format!("/lib/modules/{kernel}"));
+    gone.then_some(kernel)
+}
+
+/// Modules that are not to be loaded, and where that is said.
+pub fn switched_off(tree: &Tree, arguments: &[String]) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for argument in arguments {
+        let lists = ["modprobe.blacklist=", "module_blacklist=", "rd.driver.blacklist="];
+        let list = lists.iter().find_map(|lead| argument.strip_prefix(lead)).unwrap_or_default();
+        let names = list.split(',').filter(|name| !name.is_empty());
+        found.extend(names.map(|name| (name.replace('-', "_"), argument.clone())));
+    }
+    for file in MODPROBE.iter().flat_map(|folder| tree.files(folder, ".conf")) {
+        for line in tree.text(&file).unwrap_or_default().lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let name = match words.as_slice() {
+                ["blacklist", name] => name,
+                [
+                    "install",
+                    name,
+                    "/bin/false" | "/bin/true" | "/usr/bin/false" | "/usr/bin/true",
+                ] => name,
+                _ => continue,
+            };
+            found.push((name.replace('-', "_"), file.clone()));
+        }
+    }
+    found
+}

@@ -1,0 +1,103 @@
+//! What kind of system a host is: where its libvirt keeps things, and the words by which a person changes how it boots.
+
+use super::tree::Tree;
+
+/// What sets the kernel's arguments.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Boot {
+    /// /etc/default/grub and `update-grub`, as Debian has it.
+    #[default]
+    Grub,
+    /// The same file and `grub-mkconfig`.
+    GrubMkconfig,
+    /// `grubby`, as Fedora and its kin have it.
+    Grubby,
+    /// /etc/kernel/cmdline and `proxmox-boot-tool`, where Proxmox VE boots by systemd-boot.
+    Proxmox,
+    /// The configuration of NixOS.
+    Nix,
+}
+
+/// A host's kind.
+#[derive(Debug, Clone, Default)]
+pub struct System {
+    /// What sets the kernel's arguments.
+    pub boot: Boot,
+    /// What makes the initramfs anew; empty where booting anew does.
+    initramfs: &'static str,
+}
+
+impl System {
+    /// By the tools that are there.
+    pub fn of(tree: &Tree) -> Self {
+        let has = |name: &str| {
+            ["/usr/sbin/", "/usr/bin/"].iter().any(|folder| tree.exists(&format!("{folder}{name}")))
+        };
+        let boot = if tree.exists("/etc/NIXOS") {
+            Boot::Nix
+        } else if tree.exists("/etc/kernel/cmdline") && has("proxmox-boot-tool") {
+            Boot::Proxmox
+        } else if has("grubby") {
+            Boot::Grubby
+        } else if has("grub-mkconfig") && !has("update-grub") {
+            Boot::GrubMkconfig
+        } else {
+            Boot::Grub
+        };
+        let initramfs = match boot {
+            Boot::Nix => "",
+            _ if has("update-initramfs") => "update-initramfs -u; ",
+            _ if has("mkinitcpio") => "mkinitcpio -P; ",
+            _ if has("dracut") => "dracut --force; ",
+            _ => "update-initramfs -u; ",
+        };
+        Self { boot, initramfs }
+    }
+
+    /// Where libvirt looks for hooks. NixOS builds it with /var/lib in place of /etc.
+    pub fn hooks(&self) -> &'static str {
+        if self.boot == Boot::Nix { "/var/lib/libvirt/hooks" } else { "/etc/libvirt/hooks" }
+    }
+
+    /// Where libvirt keeps domains.
+    pub fn domains(&self) -> &'static str {
+        if self.boot == Boot::Nix { "/var/lib/libvirt/qemu" } else { "/etc/libvirt/qemu" }
+    }
+
+    /// The hook's link.
+    pub fn hook(&self) -> String {
+        format!("{}/qemu.d/10-gpuslice", self.hooks())
+    }
+
+    /// How an argument comes to the kernel.
+    pub fn add_argument(&self, argument: &str) -> String {
+        match self.boot {
+            Boot::Grubby => format!("grubby --update-kernel=ALL --args={argument}; reboot"),
+            _ => format!("add {argument} to {}; reboot", self.arguments()),
+        }
+    }
+
+    /// How an argument is taken from it.
+    pub fn take_argument(&self, argument: &str) -> String {
+        match self.boot {
+            Boot::Grubby => format!("grubby --update-kernel=ALL --remove-args={argument}; reboot"),
+            _ => format!("take {argument} out of {}; reboot", self.arguments()),
+        }
+    }
+
+    fn arguments(&self) -> &'static str {
+        match self.boot {
+            Boot::Grub | Boot::Grubby => "GRUB_CMDLINE_LINUX in /etc/default/grub; update-grub",
+            Boot::GrubMkconfig => {
+                "GRUB_CMDLINE_LINUX in /etc/default/grub; grub-mkconfig -o /boot/grub/grub.cfg"
+            }
+            Boot::Proxmox => "/etc/kernel/cmdline; proxmox-boot-tool refresh",
+            Boot::Nix => "boot.kernelParams in /etc/nixos/configuration.nix; nixos-rebuild boot",
+        }
+    }
+
+    /// How what is told to modprobe holds from the next boot on.
+    pub fn at_next_boot(&self) -> String {
+        format!("{}reboot", self.initramfs)
+    }
+}

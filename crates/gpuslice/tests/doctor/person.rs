@@ -1,0 +1,280 @@
+//! Does what doctor says, word for word, on a host that is written down: commands by what they change there, edits as a
+//! person makes them, and of a boot what the kernel then makes of them. Firmware and other drivers are out of reach.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// How steps begin that nobody can follow here.
+const OUT_OF_REACH: &[&str] = &[
+    // The machine, its firmware, another kernel or driver.
+    "switch ",
+    "put ",
+    "raise ",
+    "remove the driver",
+    "install ",
+    "take kernel ",
+    "on the host of this VM",
+    "dkms ",
+    "apt ",
+    "mokutil ",
+    "with no VM on them",
+    // An editor, or what takes a decision.
+    "virsh edit ",
+    "take its hostdev out",
+    "define it anew",
+    "systemctl edit ",
+    "write the path ",
+    "add virtualisation.",
+    "restart it",
+    "else correct it",
+    // The daemon; see the hints that integration/tests/daemon follows.
+    "gpuslice ",
+];
+
+/// Steps that change nothing which is seen before the next boot, or are for when another failed.
+const NOTHING_SEEN: &[&str] = &[
+    "update-initramfs -u",
+    "update-grub",
+    "proxmox-boot-tool refresh",
+    "nixos-rebuild boot",
+    "chown root:kvm /dev/kvm",
+    "journalctl ",
+    "if that fails",
+];
+
+/// A person at a host.
+pub struct Person<'a>(pub &'a Path);
+
+impl Person<'_> {
+    /// Follows all steps; whether that could be done.
+    pub fn follows(&self, mend: &str) -> bool {
+        mend.split("; ").all(|step| self.follows_step(step))
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.0.join(path.trim_start_matches('/'))
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        fs::create_dir_all(self.at(path).parent().unwrap()).unwrap();
+        fs::write(self.at(path), text).unwrap();
+    }
+
+    /// Leaves of a file the lines that are wanted.
+    fn keep(&self, path: &str, wanted: impl Fn(&str) -> bool) {
+        let text = fs::read_to_string(self.at(path)).unwrap();
+        let lines: Vec<&str> = text.lines().filter(|line| wanted(line)).collect();
+        assert!(lines.len() < text.lines().count(), "{path} has no such line");
+        fs::write(self.at(path), lines.join("\n") + "\n").unwrap();
+    }
+
+    fn replace(&self, path: &str, what: &str, by: &str) {
+        let text = fs::read_to_string(self.at(path)).unwrap();
+        assert!(text.contains(what), "{path} lacks {what}");
+        fs::write(self.at(path), text.replace(what, by)).unwrap();
+    }
+
+    fn follows_step(&self, step: &str) -> bool {
+        if OUT_OF_REACH.iter().any(|lead| step.starts_with(lead)) {
+            return false;
+        }
+        if NOTHING_SEEN.iter().any(|lead| step.starts_with(lead)) {
+            return true;
+        }
+        if let Some((what, place)) =
+            step.strip_prefix("take ").and_then(|rest| rest.split_once(" out of "))
+        {
+            return self.takes_out(what, place);
+        }
+        if let Some((argument, _)) =
+            step.strip_prefix("add ").and_then(|rest| rest.split_once(" to "))
+        {
+            self.adds_argument(argument);
+            return true;
+        }
+        let words: Vec<&str> = step.split(' ').collect();
+        match words.as_slice() {
+            ["echo", text @ .., ">", path] => self.echoes(&text.join(" "), path),
+            ["reboot"] => self.boots(),
+            ["grubby", "--update-kernel=ALL", added] => {
+                self.adds_argument(added.strip_prefix("--args=").unwrap());
+            }
+            ["rm", path] => fs::remove_file(self.at(path)).unwrap(),
+            ["chmod", bits, path] => {
+                let bits = u32::from_str_radix(bits, 8).unwrap();
+                fs::set_permissions(self.at(path), fs::Permissions::from_mode(bits)).unwrap();
+            }
+            ["ln", "-sfn", target, path] => {
+                let _ = fs::remove_file(self.at(path));
+                symlink(target, self.at(path)).unwrap();
+            }
+            ["sed", "-i", script, path] => {
+                let script = script.trim_matches('\'');
+                let done = Command::new("sed").args(["-i", script]).arg(self.at(path)).status();
+                assert!(done.unwrap().success());
+            }
+            ["restorecon", ..] => self.runs("/usr/sbin/restorecon", &words[1..]),
+            ["setsebool", "-P", name, "on"] => {
+                self.write(&format!("/sys/fs/selinux/booleans/{name}"), "1 1\n");
+            }
+            ["driverctl", "unset-override", address] => {
+                fs::remove_file(self.at(&format!("/etc/driverctl.d/{address}"))).unwrap();
+            }
+            ["mdevctl", "modify", "--uuid", uuid, "--parent", parent, "--manual"] => {
+                self.replace(&format!("/etc/mdevctl.d/{parent}/{uuid}"), "auto", "manual");
+            }
+            ["mdevctl", "start", "-u", uuid] => {
+                self.write(&format!("/sys/bus/mdev/devices/{uuid}/remove"), "");
+            }
+            ["modprobe", module] => self.loads(module),
+            ["systemctl", order @ ..] => self.orders(order),
+            ["virsh", "memtune", name, "--hard-limit", "-1", "--config"] => {
+                let path = format!("/etc/libvirt/qemu/{name}.xml");
+                let text = fs::read_to_string(self.at(&path)).unwrap();
+                let (before, rest) = text.split_once("<memtune>").unwrap();
+                let (_, after) = rest.split_once("</memtune>").unwrap();
+                self.write(&path, &format!("{before}{after}"));
+            }
+            _ => panic!("nobody knows how to follow {step:?}"),
+        }
+        true
+    }
+
+    fn takes_out(&self, what: &str, place: &str) -> bool {
+        let file = if place.starts_with("GRUB_CMDLINE_LINUX ") { "/proc/cmdline" } else { place };
+        let (file, what) = match place.strip_prefix("vfio-pci's ids in ") {
+            Some("the kernel's arguments") => ("/proc/cmdline", what),
+            Some(file) => (file, what),
+            None => (file, what),
+        };
+        if !file.starts_with('/') {
+            return false;
+        }
+        let lines = what.strip_prefix("the lines with ").or(match what {
+            "the line" => Some("sriov_numvfs"),
+            "the calls of virsh" => Some("virsh "),
+            _ => None,
+        });
+        match lines {
+            Some(word) => self.keep(file, |line| !line.contains(word)),
+            None if file.contains("/modprobe.d/") => {
+                self.keep(file, |line| line.starts_with('#') || !line.contains(what));
+            }
+            None => self.replace(file, what, ""),
+        }
+        true
+    }
+
+    fn text(&self, path: &str) -> String {
+        fs::read_to_string(self.at(path)).unwrap_or_default()
+    }
+
+    fn adds_argument(&self, argument: &str) {
+        let told = self.text("/proc/cmdline");
+        self.write("/proc/cmdline", &format!("{} {argument}\n", told.trim()));
+    }
+
+    /// What a kernel makes of what it and modprobe were told, on the hosts that are written down.
+    fn boots(&self) {
+        let told = self.text("/proc/cmdline");
+        let files = fs::read_dir(self.at("/etc/modprobe.d")).unwrap();
+        let files = files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap());
+        let files: String = files.collect();
+        let lines: Vec<&str> = files.lines().collect();
+        let away = |driver: &str| {
+            lines.contains(&format!("blacklist {driver}").as_str())
+                || told.split(' ').any(|a| a.contains("blacklist=") && a.contains(driver))
+        };
+        let gpus = [
+            ("0000:41:00.0", "nouveau", "nvidia"),
+            ("0000:0c:00.0", "amdgpu", "gim"),
+            ("0000:51:00.0", "", "i915"),
+        ];
+        for (address, rival, driver) in gpus {
+            let link = self.at(&format!("/sys/bus/pci/devices/{address}/driver"));
+            let now = fs::read_link(&link).unwrap_or_default();
+            let free = now.as_os_str().is_empty() || now.ends_with(rival) && away(rival);
+            let shown = driver != "i915" || !told.contains("nomodeset");
+            if free && shown && !away(driver) {
+                let _ = fs::remove_file(&link);
+                symlink(format!("../../../bus/pci/drivers/{driver}"), link).unwrap();
+            }
+        }
+        let off = told.split_whitespace().any(|a| a.contains("iommu=off"));
+        if !off && (told.contains("iommu=on") || self.text("/proc/cpuinfo").contains("AMD")) {
+            self.write("/sys/kernel/iommu_groups/1/type", "DMA\n");
+        }
+        let integrated = "/sys/bus/pci/devices/0000:00:02.0";
+        if told.contains("enable_gvt=1") && !told.contains("enable_guc") {
+            self.write(&format!("{integrated}/mdev_supported_types/i915-GVTg_V5_4/create"), "");
+        }
+        if told.contains("i915.max_vfs=7") {
+            for device in [integrated, "/sys/bus/pci/devices/0000:51:00.0"] {
+                if self.at(device).exists() {
+                    self.write(&format!("{device}/sriov_totalvfs"), "7\n");
+                }
+            }
+        }
+        if let Ok(kernels) = fs::read_dir(self.at("/lib/modules")) {
+            let newest = kernels.map(|kernel| kernel.unwrap().file_name()).max().unwrap();
+            self.write("/proc/sys/kernel/osrelease", newest.to_str().unwrap());
+        }
+    }
+
+    /// Writes into a file, which may be the kernel's.
+    fn echoes(&self, text: &str, path: &str) {
+        if let Some(driver) = path.strip_suffix("/bind") {
+            let link = self.at(&format!("/sys/bus/pci/devices/{text}/driver"));
+            symlink(format!("../../..{}", driver.trim_start_matches("/sys")), link).unwrap();
+        } else if path.ends_with("/unbind") {
+            fs::remove_file(self.at(&format!("/sys/bus/pci/devices/{text}/driver"))).unwrap();
+        } else {
+            self.write(path, &format!("{text}\n"));
+        }
+    }
+
+    fn loads(&self, module: &str) {
+        let made = match module {
+            "kvm_amd" => {
+                self.write("/dev/kvm", "");
+                return self.echo_mode("/dev/kvm");
+            }
+            "kvmgt" => {
+                "/sys/bus/pci/devices/0000:00:02.0/mdev_supported_types/i915-GVTg_V5_4/create"
+            }
+            "nvidia-vgpu-vfio" => "/sys/bus/pci/devices/0000:41:00.4/nvidia/current_vgpu_type",
+            _ => panic!("{module}"),
+        };
+        self.write(made, "0\n");
+    }
+
+    fn echo_mode(&self, path: &str) {
+        fs::set_permissions(self.at(path), fs::Permissions::from_mode(0o666)).unwrap();
+    }
+
+    fn orders(&self, order: &[&str]) {
+        match order {
+            ["enable", "--now", "gpusliced.socket", ..] => {
+                self.write("/run/gpuslice/hook.sock", "");
+            }
+            ["enable", "--now", "nvidia-vgpud", "nvidia-vgpu-mgr"] => {
+                self.write("/proc/902/comm", "nvidia-vgpu-mgr\n");
+            }
+            ["disable", "--now", unit] => {
+                let wants = "/etc/systemd/system/multi-user.target.wants";
+                fs::remove_file(self.at(&format!("{wants}/{unit}"))).unwrap();
+            }
+            ["stop", "nvidia-dcgm"] => fs::remove_dir_all(self.at("/proc/950")).unwrap(),
+            ["reload", _] => self.runs("/usr/bin/systemctl", order),
+            _ => panic!("systemctl {order:?}"),
+        }
+    }
+
+    /// A program that the host itself has.
+    fn runs(&self, program: &str, arguments: &[&str]) {
+        // Where the host's own has nothing to do for it, it does nothing.
+        let _ = Command::new(self.at(program)).args(arguments).status().unwrap();
+    }
+}

@@ -1,0 +1,178 @@
+//! What keeps people's slices from working, and which written-down host shows that doctor sees it. Where it does not, why
+//! it cannot or must not. Whoever adds a host adds its trap here, and whoever meets a new trap begins with a line.
+
+use Seen::{By, Not};
+
+/// Whether doctor sees it.
+pub enum Seen {
+    /// On these hosts.
+    By(&'static [&'static str]),
+    /// It does not, for this reason.
+    Not(&'static str),
+}
+
+/// Trap by trap.
+pub const TRAPS: &[(&str, Seen)] = &[
+    // Of the host.
+    (
+        "VMs do not run on the processor",
+        By(&["kvm-missing-firmware", "kvm-missing-module", "kvm-missing-nested", "kvm-closed"]),
+    ),
+    (
+        "the IOMMU is off",
+        By(&[
+            "iommu-off-firmware",
+            "iommu-off-argument",
+            "iommu-off-intel",
+            "iommu-off-fedora",
+            "iommu-off-nixos",
+            "iommu-off-proxmox",
+        ]),
+    ),
+    ("no interrupt remapping", By(&["interrupts-unsafe"])),
+    ("a group is not viable", By(&["group-not-viable"])),
+    (
+        "SR-IOV is off in the firmware, or max_vfs was not said",
+        By(&["sriov-off-firmware", "sriov-off-max-vfs", "integrated-max-vfs"]),
+    ),
+    ("no address space for VFs", By(&["vf-bars"])),
+    (
+        "an update of the kernel left the driver behind",
+        By(&["driver-not-built", "integrated-not-built"]),
+    ),
+    (
+        "an update of the kernel took the running one's modules",
+        By(&["modules-gone", "modules-gone-later"]),
+    ),
+    ("the GPU has no driver", By(&["driver-missing", "driver-built"])),
+    (
+        "a blacklist or nomodeset keeps the driver away",
+        By(&[
+            "driver-switched-off-argument",
+            "driver-switched-off-blacklist",
+            "driver-switched-off-boot",
+        ]),
+    ),
+    ("sriov-manage left the GPU without a driver", By(&["driver-unbound"])),
+    ("nouveau or amdgpu came first", By(&["driver-in-the-way", "driver-amdgpu"])),
+    ("NVIDIA's ordinary driver in place of the host driver", By(&["vgpu-driver-missing"])),
+    ("NVIDIA's vGPU manager does not run", By(&["vgpu-manager-off"])),
+    (
+        "no vGPU types: driver and kernel do not go together, or the VF was unbound",
+        By(&["vgpu-no-types", "vgpu-no-types-taken-off"]),
+    ),
+    ("monitoring holds the GPU while VFs are to be made", By(&["gpu-watched"])),
+    ("GVT-g shows no types", By(&["gvt-off-kvmgt", "gvt-off-guc", "gvt-off-gpu"])),
+    ("vfio-pci takes the GPU, and VFs of the same id", By(&["vfio-ids", "vfio-ids-modprobe"])),
+    ("the host's driver takes VFs", By(&["autoprobe-on", "guest-managed-autoprobe"])),
+    ("Secure Boot keeps a module or debugfs away", By(&["lockdown-module", "lockdown-xe"])),
+    // Of libvirt.
+    (
+        "the hook is not there, or where libvirt does not look",
+        By(&["hook-missing", "hook-dangling", "hook-missing-nixos"]),
+    ),
+    ("the hook has no x bit", By(&["hook-not-executable"])),
+    ("SELinux's boolean for hooks is off", By(&["hook-not-allowed-selinux"])),
+    ("SELinux's label of the hook is wrong", By(&["hook-label"])),
+    ("AppArmor lets libvirt not execute it there", By(&["hook-not-allowed-apparmor"])),
+    ("libvirt has not looked since", By(&["hook-not-seen"])),
+    (
+        "another hook's shell is not there",
+        By(&["hook-broken", "hook-broken-env", "hook-broken-lines"]),
+    ),
+    ("another hook calls virsh, and libvirt waits for itself", By(&["hook-calls-virsh"])),
+    ("the daemon does not run", By(&["daemon-off"])),
+    ("libvirt is too old", By(&["libvirt-old-hooks", "libvirt-old-vfio"])),
+    (
+        "memory may not be locked",
+        By(&["memlock-low", "guest-hard-limit", "guest-hard-limit-iommu"]),
+    ),
+    // Who else makes slices.
+    ("mdevctl starts a device by itself", By(&["mdevctl-auto"])),
+    ("one broken definition hides all of mdevctl's", By(&["mdevctl-broken"])),
+    ("driverctl binds it to another driver", By(&["driverctl"])),
+    (
+        "a unit, rule, job or hook writes the number of VFs",
+        By(&[
+            "sysfsutils",
+            "sriov-unit",
+            "sriov-unit-proxmox",
+            "sriov-rule",
+            "sriov-tmpfiles",
+            "sriov-cron",
+            "sriov-hook",
+        ]),
+    ),
+    (
+        "a mapping of Proxmox VE names what is not there",
+        By(&["mapping-stale", "mapping-stale-moved", "mapping-stale-group"]),
+    ),
+    // Of the VM.
+    (
+        "the device is gone: a reboot, other addresses, a device made by hand",
+        By(&["guest-device-gone", "guest-device-moved", "guest-mdev-gone", "guest-mdev-known"]),
+    ),
+    ("managed='yes' takes a VF off its driver", By(&["guest-managed"])),
+    ("the whole GPU is passed, and its VFs vanish", By(&["guest-takes-pf"])),
+    ("a device on QEMU's command line", By(&["guest-command-line"])),
+    (
+        "no PCI Express, no free port, no room for large BARs",
+        By(&["guest-machine", "guest-no-free-port", "guest-uefi-window"]),
+    ),
+    ("the metadata cannot be understood", By(&["guest-xml"])),
+    // What doctor does not see.
+    (
+        "VFs, types and modes are gone after a reboot",
+        Not("the daemon makes them anew; what failed then is in `gpuslice gpus`"),
+    ),
+    ("there is no moment at which slices are ready", Not("gpuslice-ready.service is it")),
+    (
+        "a slice was not given back, or is held",
+        Not("the daemon knows who has it: `gpuslice explain SLICE`"),
+    ),
+    (
+        "the last size does not fit beside the others, or types shift",
+        Not("`gpuslice explain no-capacity`, of the daemon's own reading"),
+    ),
+    (
+        "a VF is wedged after its VM was killed",
+        Not("it looks well; the daemon remembers how its VM ended"),
+    ),
+    (
+        "another device has the address that a VM names",
+        Not("the XML does not say which device was meant; a claim does"),
+    ),
+    (
+        "two VMs name the same device",
+        Not("many people use them in turn; the second start is refused, with the reason"),
+    ),
+    (
+        "no Secure Boot key, licence or driver in the guest",
+        Not("nothing of the guest's inside is seen"),
+    ),
+    (
+        "the GPU does not reset",
+        Not("a kernel's log tells, which the daemon reads; a VF that could not be reset is dirty"),
+    ),
+    (
+        "a vGPU's VM does not migrate",
+        Not("the other host's types are not seen here; its own hook refuses"),
+    ),
+    (
+        "VMs of a user's own libvirt",
+        Not("its files are in that user's home, and it may pass no device"),
+    ),
+    (
+        "vfio nodes belong to another user",
+        Not("libvirt gives QEMU each node when it starts, so their owner at rest says nothing"),
+    ),
+    (
+        "ACS was overridden by an argument",
+        Not("it works, and how far to trust it is the owner's decision"),
+    ),
+    ("GIM is not loaded at boot", Not("the daemon loads it, as the layout says")),
+    (
+        "reading reset_gpu resets a GPU",
+        Not("doctor reads single files that it knows, never a folder's"),
+    ),
+];
