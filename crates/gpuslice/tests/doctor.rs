@@ -300,6 +300,11 @@ fn fix_gives_the_hook_its_label_and_its_x_bit() {
     let restored = fs::read_to_string(root.path().join("usr/sbin/restored")).unwrap();
     assert_eq!(restored, "/etc/libvirt/hooks\n");
 
+    let root = host("hook-not-allowed-apparmor");
+    lay_out(root.path(), SYSTEMCTL);
+    let fixed = json(&gpuslice(root.path(), &["doctor", "--fix", "--json"]));
+    assert_eq!((codes(&fixed), &fixed["changed"]), (vec![], &Json::Bool(true)), "{fixed:#}");
+
     let root = host("hook-not-executable");
     lay_out(root.path(), SYSTEMCTL);
     let fixed = json(&gpuslice(root.path(), &["doctor", "--fix", "--json"]));

@@ -20,7 +20,7 @@ pub const PROGRAM: &str = "/usr/sbin/gpuslice-qemu-hook";
 pub fn mend(tree: &Tree, findings: &[Finding]) -> Result<Vec<String>, Refusal> {
     let has = |code: Check| findings.iter().any(|finding| finding.fixable && finding.code == code);
     let mut done = Vec::new();
-    if has(Check::HookMissing) {
+    if has(Check::HookMissing) || has(Check::HookNotAllowed) {
         let hook = System::of(tree).hook();
         link(tree, &hook).map_err(|refusal| refusal.hint(hint!("sudo gpuslice doctor --fix")))?;
         done.push(format!("{hook} leads to {PROGRAM}"));
@@ -63,7 +63,7 @@ fn link(tree: &Tree, hook: &str) -> Result<(), Refusal> {
     let place = tree.place(hook);
     let folder = place.parent().unwrap_or(&place).to_owned();
     let made = std::fs::create_dir_all(folder).and_then(|()| {
-        // A link that leads nowhere is ours to replace by its name; a file would have been found to be there.
+        // A link that leads nowhere, or where it must not, is ours to replace by its name; a file would have been found to be there.
         match std::fs::remove_file(&place) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
             _ => std::os::unix::fs::symlink(PROGRAM, &place),

@@ -35,10 +35,13 @@ pub fn host(tree: &Tree) -> Host {
     let hook = hook_facts::own(tree, &system);
     let enforces = hook_facts::enforces(tree);
     let processes = processes(tree);
+    // The library alone is there for programs that speak with another host's.
+    let has = |name: &str| PROGRAMS.iter().any(|folder| tree.exists(&format!("{folder}/{name}")));
+    let runs_libvirt = DAEMONS.iter().any(|(name, _)| has(name));
     Host {
         intel: text("/proc/cpuinfo").contains("GenuineIntel"),
         is_guest: kernel_facts::has_flag(tree, &["hypervisor"]),
-        kvm: kernel_facts::kvm(tree),
+        kvm: kernel_facts::kvm(tree, runs_libvirt),
         modules_gone: kernel_facts::modules_gone(tree),
         drivers: tree.names("/sys/bus/pci/drivers").into_iter().collect(),
         kvmgt: tree.exists("/sys/module/kvmgt"),

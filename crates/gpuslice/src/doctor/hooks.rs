@@ -75,7 +75,8 @@ fn hook(host: &Host) -> Vec<Finding> {
         let text =
             format!("AppArmor enforces a profile for libvirt, which may not execute {target}");
         let mend = format!("ln -sfn {PROGRAM} {place}");
-        found.push(Finding::error(Check::HookNotAllowed, text, mend));
+        let finding = Finding::error(Check::HookNotAllowed, text, mend);
+        found.push(if hook.installed { finding.fixable() } else { finding });
     }
     if let Some(service) = host.services.iter().find(|service| not_seen(service, hook.made_at)) {
         let text =

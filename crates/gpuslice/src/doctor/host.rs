@@ -137,7 +137,8 @@ fn without_driver(host: &Host, gpu: &Device, maker: &Maker) -> Finding {
 fn is_not_built(host: &Host, lead: &str, package: &str, driver: &str) -> Finding {
     let Dkms { kernel, .. } = &host.dkms;
     let text = format!("{lead}; {package} is not built for {kernel}");
-    let mend = format!("apt install linux-headers-{kernel}; dkms autoinstall; modprobe {driver}");
+    let headers = host.system.headers(kernel);
+    let mend = format!("{headers}; dkms autoinstall; modprobe {driver}");
     Finding::error(Check::DriverNotBuilt, text, mend)
 }
 

@@ -16,8 +16,8 @@ pub fn has_flag(tree: &Tree, words: &[&str]) -> bool {
     flags.unwrap_or_default().split_whitespace().any(|flag| words.contains(&flag))
 }
 
-/// Whether /dev/kvm is there for who runs QEMU.
-pub fn kvm(tree: &Tree) -> Kvm {
+/// Whether /dev/kvm is there for who runs QEMU: libvirt runs it as a user of its own, Proxmox VE as root.
+pub fn kvm(tree: &Tree, libvirt: bool) -> Kvm {
     const NODE: &str = "/dev/kvm";
     if tree.absent(NODE) {
         let loaded = ["kvm_intel", "kvm_amd"].iter();
@@ -26,16 +26,18 @@ pub fn kvm(tree: &Tree) -> Kvm {
             loaded: loaded.map(|name| format!("/sys/module/{name}")).any(|path| tree.exists(&path)),
         };
     }
-    // libvirt's qemu.conf says whom QEMU runs as; as root it needs no more.
-    let own = tree.text("/etc/libvirt/qemu.conf").unwrap_or_default();
-    let as_root = own.lines().any(|line| {
+    let closed = tree.mode(NODE).is_some_and(|mode| mode & 0o022 == 0);
+    if closed && libvirt && !runs_as_root(tree) { Kvm::Closed } else { Kvm::Ready }
+}
+
+/// Whether libvirt's qemu.conf has QEMU run as root, or may not be read.
+fn runs_as_root(tree: &Tree) -> bool {
+    const FILE: &str = "/etc/libvirt/qemu.conf";
+    let Some(text) = tree.text(FILE) else { return !tree.absent(FILE) };
+    text.lines().any(|line| {
         let mut words = line.split(['=', ' ', '"']).filter(|word| !word.is_empty());
         words.next() == Some("user") && matches!(words.next(), Some("root" | "+0" | "0"))
-    });
-    match tree.mode(NODE) {
-        Some(mode) if mode & 0o022 == 0 && !as_root => Kvm::Closed,
-        _ => Kvm::Ready,
-    }
+    })
 }
 
 /// The running kernel, when its modules were removed. Other kernels' have to be there: a container has none at all.

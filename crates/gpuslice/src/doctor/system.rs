@@ -96,6 +96,26 @@ impl System {
         }
     }
 
+    /// How the headers of a kernel come, which DKMS builds with.
+    pub fn headers(&self, kernel: &str) -> String {
+        let older = |parts: Vec<&str>| match parts.as_slice() {
+            [major, minor, ..] => {
+                (major.parse().ok(), minor.parse().ok()) < (Some(6_u32), Some(5_u32))
+            }
+            _ => false,
+        };
+        match self.boot {
+            Boot::Grubby => format!("dnf install kernel-devel-{kernel}"),
+            Boot::GrubMkconfig => "pacman -S linux-headers".to_owned(),
+            // Proxmox VE's packages took its own name with kernel 6.5.
+            _ if kernel.ends_with("-pve") && older(kernel.split(['.', '-']).collect()) => {
+                format!("apt install pve-headers-{kernel}")
+            }
+            _ if kernel.ends_with("-pve") => format!("apt install proxmox-headers-{kernel}"),
+            _ => format!("apt install linux-headers-{kernel}"),
+        }
+    }
+
     /// How what is told to modprobe holds from the next boot on.
     pub fn at_next_boot(&self) -> String {
         format!("{}reboot", self.initramfs)

@@ -17,6 +17,7 @@ const OUT_OF_REACH: &[&str] = &[
     "take kernel ",
     "on the host of this VM",
     "dkms ",
+    "dnf ",
     "apt ",
     "mokutil ",
     "with no VM on them",

@@ -38,7 +38,7 @@ pub const TRAPS: &[(&str, Seen)] = &[
     ("no address space for VFs", By(&["vf-bars"])),
     (
         "an update of the kernel left the driver behind",
-        By(&["driver-not-built", "integrated-not-built"]),
+        By(&["driver-not-built", "driver-not-built-fedora", "integrated-not-built"]),
     ),
     (
         "an update of the kernel took the running one's modules",
