@@ -391,6 +391,14 @@ fn a_vm_that_is_not_there_is_no_clean_vm() {
         assert_eq!(out.status.code(), Some(1), "{name}");
         assert_eq!(json(&out)["refusal"]["code"], code, "{name}");
     }
+    // Nor is a guest of Proxmox VE one of libvirt's.
+    let node = host("clean-kvm-proxmox");
+    let out = json(&gpuslice(node.path(), &["doctor", "100", "--json"]));
+    assert_eq!(out["refusal"]["code"], "unsupported", "{out:#}");
+    assert_eq!(
+        json(&gpuslice(node.path(), &["doctor", "101", "--json"]))["refusal"]["code"],
+        "unknown"
+    );
     lay_out(root.path(), "/etc/libvirt/qemu/broken.xml = <domain><name>broken</name>");
     let out = gpuslice(root.path(), &["doctor", "broken", "--json"]);
     assert_eq!(json(&out)["refusal"]["code"], "bad-request");

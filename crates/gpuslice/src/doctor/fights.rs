@@ -56,7 +56,8 @@ pub fn check(host: &Host) -> Vec<Finding> {
 fn mappings(host: &Host) -> Vec<Finding> {
     let Some((node, mappings)) = &host.mappings else { return Vec::new() };
     let finding = |id: &String, entry: &Entry| {
-        let wrong = entry.path().into_iter().find_map(|address| stale(host, entry, &address))?;
+        let mut path = entry.path().into_iter().enumerate();
+        let wrong = path.find_map(|(at, address)| stale(host, entry, &address, at == 0))?;
         let text = format!("the mapping {id} of Proxmox VE says that {wrong}");
         let mend = format!(
             "gpuslice export proxmox, if {id} is one of its mappings; else correct it in Datacenter, Resource Mappings"
@@ -70,24 +71,24 @@ fn mappings(host: &Host) -> Vec<Finding> {
     stale.collect()
 }
 
-/// How a device differs from what a mapping says of it.
-fn stale(host: &Host, entry: &Entry, address: &str) -> Option<String> {
+/// How a device differs from what a mapping says of it. Its id and group are those of its first function; a device that is
+/// named without a function is meant as a whole, and known by function 0.
+fn stale(host: &Host, entry: &Entry, address: &str, first: bool) -> Option<String> {
     // Nothing can be said where no device is seen at all.
     host.devices.first()?;
-    let Some(device) = host.devices.iter().find(|device| device.address == address) else {
+    let whole = if address.contains('.') { address.to_owned() } else { format!("{address}.0") };
+    let Some(device) = host.devices.iter().find(|device| device.address == whole) else {
         return Some(format!("{address} is there, which it is not"));
     };
-    let Device { vendor, device: model, group, .. } = device;
-    let is = format!("{vendor:04x}:{model:04x}");
-    // Proxmox compares ids and groups with the first function alone.
-    if entry.path().first().is_none_or(|first| first != address) {
+    if !first {
         return None;
     }
+    let is = format!("{:04x}:{:04x}", device.vendor, device.device);
     let says = |key: &str| entry.keys.get(key);
     if let Some(id) = says("id").filter(|id| !id.eq_ignore_ascii_case(&is)) {
         return Some(format!("{address} is {id}, and it is {is}"));
     }
-    let (said, is) = says("iommugroup").zip(group.as_ref())?;
+    let (said, is) = says("iommugroup").zip(device.group.as_ref())?;
     (said != is).then(|| format!("{address} is in IOMMU group {said}, and it is in {is}"))
 }
 

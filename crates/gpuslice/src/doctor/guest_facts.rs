@@ -60,6 +60,11 @@ pub fn find(tree: &Tree, domain: &str) -> Result<Guest, Refusal> {
             Err(Refusal::new(Code::NotPermitted, message)
                 .hint(hint!("sudo gpuslice doctor {}", domain)))
         }
+        None if tree.exists(&format!("/etc/pve/qemu-server/{domain}.conf")) => {
+            let message = format!("{domain} is a guest of Proxmox VE, which is not looked at");
+            Err(Refusal::new(Code::Unsupported, message)
+                .hint(hint!("gpuslice doctor (it looks at the mappings of Proxmox VE)")))
+        }
         None => {
             let message = format!("no domain {domain} is defined below {folder}");
             Err(Refusal::new(Code::Unknown, message).hint(hint!("name one of virsh list --all")))

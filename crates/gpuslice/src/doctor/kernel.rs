@@ -32,9 +32,9 @@ fn kvm(host: &Host) -> Option<Finding> {
             (text.to_owned(), mend.to_owned())
         }
         Kvm::Absent { .. } => {
-            let name = if host.intel { "VT-x" } else { "SVM" };
-            let text = format!("/dev/kvm is not there: the firmware keeps {name} off");
-            (text, format!("switch {name} on in the firmware, and reboot"))
+            let text = "/dev/kvm is not there: the processor does not say that it runs VMs";
+            let mend = "switch VT-x (Intel) or SVM (AMD) on in the firmware, and reboot";
+            (text.to_owned(), mend.to_owned())
         }
     };
     Some(Finding::error(Check::KvmMissing, text, mend))
@@ -64,7 +64,9 @@ fn gvt(host: &Host) -> Option<Finding> {
     let idle = |gpu: &&super::pci::Device| {
         gpu.is_gpu() && gpu.driver.as_deref() == Some("i915") && !gpu.mdevs && gpu.vfs == 0
     };
-    let gpu = host.devices.iter().find(idle).filter(|_| asked)?;
+    // One GPU has it; another of Intel's beside it need not.
+    let works = host.devices.iter().any(|gpu| gpu.vendor == 0x8086 && gpu.mdevs);
+    let gpu = host.devices.iter().find(idle).filter(|_| asked && !works)?;
     let guc = host.arguments.iter().find(|argument| {
         argument.strip_prefix("i915.enable_guc=").is_some_and(|to| to != "0" && to != "-1")
     });
