@@ -39,8 +39,12 @@ pub(super) fn create(
     match write(host, &format!("{of_type}/create"), &uuid.to_string()) {
         Ok(Written::Blocked) => Ok(Performed::Blocked),
         Ok(Written::Done) => check_created(host, uuid),
-        // Drivers answer a fault and a lack of room alike, and tell which it was only in the kernel log.
-        Err(StepError::Errno { operation, errno: errno @ Errno::EIO }) => {
+        // Drivers answer a fault and a lack of room alike (NVIDIA's EIO, EPERM or EINVAL, mdpy before Linux 6.1 ENOMEM), and
+        // tell which it was only in the kernel log.
+        Err(StepError::Errno {
+            operation,
+            errno: errno @ (Errno::EIO | Errno::EPERM | Errno::EINVAL | Errno::ENOMEM),
+        }) => {
             let left = read_text(host, &format!("{of_type}/available_instances"));
             Err(match left.as_deref() {
                 Ok("0") => StepError::NoneLeft { operation, errno },

@@ -15,6 +15,8 @@ pub(super) enum Asked {
     CreateMdev,
     /// An mdev's `remove`.
     RemoveMdev,
+    /// A PF's `sriov_numvfs`.
+    Count,
     /// The attribute that holds a VF's type.
     VfType,
     /// The attribute that holds a mode of a device.
@@ -32,6 +34,8 @@ pub enum Meaning {
     Others,
     /// What was to be changed is not there any more.
     Gone,
+    /// The driver is at work on the device by itself: it passes.
+    Later,
     /// The device or its driver has a fault.
     Fault,
 }
@@ -47,8 +51,11 @@ pub(super) fn meaning(asked: Asked, errno: Errno) -> Meaning {
         // NVIDIA's driver: EPERM for a VF that has a type, EIO when its plugin finds no room or no GPU instance.
         (Asked::VfType, Errno::EPERM) => Meaning::Others,
         (Asked::VfType, Errno::EIO | Errno::ENOSPC) => Meaning::Full,
-        // amdgpu: a process computes on the GPU.
+        // amdgpu: a process computes on the GPU; or the GPU is being reset.
         (Asked::Mode, Errno::EBUSY) => Meaning::Others,
+        (Asked::Mode, Errno::EPERM) => Meaning::Later,
+        // i915: the PF is being initialised. Of VFs that somebody else has just enabled, the next look tells.
+        (Asked::Count, Errno::EBUSY) => Meaning::Later,
         (Asked::VfType, Errno::ENODEV | Errno::ENOENT) => Meaning::Gone,
         // drivers/base/bus.c: the driver has no such device, somebody else unbound it.
         (Asked::Unbind, Errno::ENODEV) => Meaning::Gone,
@@ -62,6 +69,7 @@ impl StepError {
     pub fn meaning(&self, step: &Step) -> Meaning {
         let asked = match step {
             Step::CreateMdev { .. } => Asked::CreateMdev,
+            Step::SetNumVfs { .. } => Asked::Count,
             Step::GiveVfType { .. } => Asked::VfType,
             Step::SetMode { .. } => Asked::Mode,
             _ => Asked::Other,

@@ -391,11 +391,17 @@ impl Machine {
                 }
                 let refusal =
                     Refusal::new(Code::NoProfile, format!("no device here offers {profile}"));
-                let hint = match nearest {
-                    Some(nearest) => self.attach_again(key, &nearest),
-                    None => self.other_profile(key),
+                let mut kept = self.quarantined_bare().peekable();
+                let way_out = kept.peek().and_then(|(_, why)| why.way_out());
+                let hint = match (nearest, way_out) {
+                    (Some(nearest), _) => self.attach_again(key, &nearest),
+                    (None, Some(way_out)) => way_out,
+                    (None, None) => self.other_profile(key),
                 };
-                return self.or_not_settled(refusal.hint(hint));
+                let refusal = kept.fold(refusal.hint(hint), |refusal, (parent, why)| {
+                    refusal.because(format!("{parent} is quarantined: {}", why.message))
+                });
+                return self.or_not_settled(refusal);
             }
             Refused::Candidates(candidates) => candidates,
         };
@@ -468,6 +474,15 @@ impl Machine {
             a.claim.owner != key.owner && devices.contains(&self.seen.device_of(&a.parent))
         });
         there.map(|a| &a.claim).collect()
+    }
+
+    /// Devices that offer nothing as long as nothing is done to them.
+    fn quarantined_bare(&self) -> impl Iterator<Item = (&ParentId, &Refusal)> {
+        let offers = self.offers();
+        let offering: BTreeSet<ParentId> =
+            offers.iter().map(|offer| self.seen.device_of(&offer.parent)).collect();
+        let here = self.durable.quarantines.iter().filter(|(p, _)| self.seen.has_parent(p));
+        here.filter(move |(parent, _)| !offering.contains(parent))
     }
 
     /// Where no name is near to the one that was asked for.

@@ -229,7 +229,7 @@ impl Machine {
             (StepError::Held { .. }, _) => Code::Held,
             (_, Meaning::Others) => Code::Foreign,
             (_, Meaning::Full) => Code::NoCapacity,
-            (_, Meaning::Gone | Meaning::Fault) => Code::DeviceFailed,
+            (_, Meaning::Gone | Meaning::Later | Meaning::Fault) => Code::DeviceFailed,
         };
         let refusal = Refusal::new(code, format!("cannot {step}")).because(error.to_string());
         if let (Code::Foreign, Step::CreateMdev { uuid, .. }) = (code, step) {

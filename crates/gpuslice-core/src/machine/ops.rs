@@ -12,11 +12,11 @@ use crate::refusal::{Code, Hint, Refusal};
 use crate::state::Phase;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// How often a vendor's tool is run before its failure counts.
-const TOOL_TRIES: u32 = 5;
+/// How often what fails for a passing reason is tried before its failure counts.
+const PASSING_TRIES: u32 = 5;
 
 /// Milliseconds between two of them.
-const TOOL_PAUSE: u64 = 1000;
+const PASSING_PAUSE: u64 = 1000;
 
 /// Where the reason of a failed layout is to be found, and how it is tried again: of several devices by `apply` alone,
 /// since all have to be lifted.
@@ -25,14 +25,16 @@ fn what_to_look_at(step: &Step, error: &StepError, parents: &BTreeSet<ParentId>)
         (Some(parent), 1) => mend::uncordon(parent),
         _ => hint!("gpuslice apply"),
     };
+    let missing = |what: &str| hint!("install the vendor's host driver that brings {}", what);
     let look = match (step, error.errno()) {
         (
             Step::RunVfTool { command, .. } | Step::RunModeTool { command, .. },
             Some(Errno::ENOENT),
         ) => {
             let tool = command.first().map(String::as_str).unwrap_or_default();
-            hint!("install the vendor's host driver that brings {}", tool)
+            missing(tool)
         }
+        (Step::LoadDriver { name, .. }, Some(Errno::ENOENT)) => missing(name),
         _ => hint!("dmesg | grep {}", step.named_in_kernel_log(parents)),
     };
     hint!("{}; then {}", look, again)
@@ -209,21 +211,21 @@ impl Machine {
                 }
                 self.next_step(id);
             }
-            Err(error) if self.try_again(id, &error) => {
-                self.push(Effect::Arm { timer: Timer::RetryStep(id), after: TOOL_PAUSE });
+            Err(error) if self.try_again(id, &step, &error) => {
+                self.push(Effect::Arm { timer: Timer::RetryStep(id), after: PASSING_PAUSE });
             }
             Err(error) => self.step_failed(id, &step, &error),
         }
     }
 
-    /// A vendor's tool fails for as long as anybody looks at the device, a monitor in passing among them.
-    fn try_again(&mut self, id: OpId, error: &StepError) -> bool {
-        let Some(op) = self.ops.get_mut(&id).filter(|_| matches!(error, StepError::Tool { .. }))
-        else {
-            return false;
-        };
+    /// A vendor's tool fails for as long as anybody looks at the device, a monitor in passing among them; and a driver
+    /// may be at work on it by itself.
+    fn try_again(&mut self, id: OpId, step: &Step, error: &StepError) -> bool {
+        let passes =
+            matches!(error, StepError::Tool { .. }) || error.meaning(step) == Meaning::Later;
+        let Some(op) = self.ops.get_mut(&id).filter(|_| passes) else { return false };
         op.tries += 1;
-        op.tries < TOOL_TRIES
+        op.tries < PASSING_TRIES
     }
 
     /// A device that was nobody's and exists before it is made is somebody else's.
