@@ -7,6 +7,8 @@
 
 #[path = "machine/actions.rs"]
 mod actions;
+#[path = "machine/answers.rs"]
+mod answers;
 #[path = "machine/directed.rs"]
 mod directed;
 #[path = "machine/disk.rs"]

@@ -211,6 +211,11 @@ impl Kernel {
 
     fn run_tool(&mut self, command: &[String]) -> Result<Ran, Errno> {
         let (program, arguments) = command.split_first().ok_or(Errno::EINVAL)?;
+        let line = command.join(" ");
+        self.write_fault(&line).map_or(Ok(()), Err)?;
+        if let Some(code) = self.exit_fault(&line) {
+            return Ok(Ran { code, said: format!("{program}: failed\n") });
+        }
         let host = Arc::clone(&self.host);
         let is = |tool: &Option<String>| tool.as_ref() == Some(program);
         if host.drivers.iter().any(|d| is(&d.vf_tool)) {
@@ -470,6 +475,7 @@ impl HostRead for Kernel {
     }
 
     fn kernel_log(&self) -> Result<Vec<LogLine>, Errno> {
+        self.read_fault("/dev/kmsg").map_or(Ok(()), Err)?;
         Ok(self.dmesg.clone())
     }
 }

@@ -1,7 +1,7 @@
 //! The thin loop of the daemon, without tasks or clock: performs effects in order and feeds back what happened.
 
 use crate::disk::Disk;
-use crate::hand::Hand;
+use crate::hand::{Asked, Hand};
 use crate::invariants::{self, Broken, Vm};
 use crate::past;
 use crate::waking::{read_config, wake};
@@ -91,6 +91,8 @@ pub struct Driver {
     /// Lines of the kernel's log that this daemon has heard.
     heard: usize,
     mechanisms: Vec<Box<dyn Mechanism>>,
+    /// What steps ask of the kernel, where somebody wants to know.
+    pub asked: Option<Asked>,
 }
 
 impl Driver {
@@ -141,6 +143,7 @@ impl Driver {
             used: BTreeMap::new(),
             heard: 0,
             mechanisms: gpuslice_vendors::all(),
+            asked: None,
         };
         driver.perform(effects)?;
         driver.drain()?;
@@ -488,7 +491,8 @@ impl Driver {
         self.executed += 1;
         let before = invariants::Before::look(self, &step);
         let mut sleepers = self.kernel.blocked();
-        let mut hand = Hand { kernel: &mut self.kernel, left: self.dies_after, died: false };
+        let (left, asked) = (self.dies_after, self.asked.as_ref());
+        let mut hand = Hand { kernel: &mut self.kernel, asked, left, died: false };
         let mut result = execute::perform(&mut hand, &step);
         let died = hand.died;
         self.dies_after = hand.left;

@@ -2,14 +2,16 @@
 //! that never returns, and a GPU, a driver or a host that goes in mid-plan. Each failure is told with what to do; nothing
 //! is given twice, nothing lost, no VM disturbed; and once it is mended all is as wished.
 
+use crate::answers::{fails, written_by};
 use crate::invariants::{Broken, slice_of};
-use crate::reads::{Counting, general};
+use crate::reads::{Counting, general, needed};
 use crate::story::{Ready, Scene, Story, scenes};
 use gpuslice_core::errno::Errno;
+use gpuslice_core::observation::Observation;
 use gpuslice_core::observe::Observer;
 use gpuslice_sim::{Content, Fault, Kernel};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// No story here does as many things.
 const MOST_POINTS: u32 = 400;
@@ -63,27 +65,56 @@ fn said_once(path: &str) -> bool {
     path.contains("/mdev_supported_types/") && !path.ends_with("/available_instances")
 }
 
-/// What a reading asks of a host, one of each kind of thing: that of the VM that runs, if it has one.
-fn asked(scene: &Scene, ready: &Ready) -> Vec<String> {
-    let story = scene.with_vm(ready).unwrap();
-    let counting = Counting { kernel: &story.driver.kernel, asked: RefCell::default() };
-    let seen = Observer::new(gpuslice_vendors::all()).observe(&counting);
-    let of_vm = story.domain_of_first().map(|d| slice_of(&d.devices[0]).to_string());
-    let mut one_of_each: BTreeMap<(String, String), String> = BTreeMap::new();
-    for asked in counting.asked.into_inner().into_keys() {
+/// One of each kind of thing that is asked for, by how and what: that of the VM that runs, if it has one.
+type Things = BTreeMap<(String, String), String>;
+
+fn one_of_each(seen: &Observation, of_vm: Option<&str>, asked: BTreeSet<String>) -> Things {
+    let mut things = Things::new();
+    for asked in asked {
         let (how, path) = asked.split_once(' ').unwrap();
         let path = if how == "ask" { path.split(' ').next().unwrap() } else { path };
-        let kind = general(&seen, &asked);
-        let preferred = of_vm.as_ref().is_some_and(|of| path.contains(of));
-        let entry = one_of_each.entry(kind).or_insert_with(|| path.to_owned());
+        let kind = general(seen, &asked);
+        let preferred = of_vm.is_some_and(|of| path.contains(of));
+        let entry = things.entry(kind).or_insert_with(|| path.to_owned());
         if preferred {
             path.clone_into(entry);
         }
     }
-    let mut paths: Vec<String> = one_of_each.into_values().collect();
-    paths.sort();
-    paths.dedup();
-    paths
+    things
+}
+
+fn slice_of_first(story: &Story<'_>) -> Option<String> {
+    story.domain_of_first().map(|domain| slice_of(&domain.devices[0]).to_string())
+}
+
+/// What a look at a host asks for.
+fn looked_at(scene: &Scene, ready: &Ready) -> Things {
+    let story = scene.with_vm(ready).unwrap();
+    let counting = Counting { kernel: &story.driver.kernel, asked: RefCell::default() };
+    let seen = Observer::new(gpuslice_vendors::all()).observe(&counting);
+    let asked = counting.asked.into_inner().into_keys().collect();
+    one_of_each(&seen, slice_of_first(&story).as_deref(), asked)
+}
+
+/// What only steps ask for. Of processes there is no list: one that cannot be looked into holds whatever there is.
+fn looked_at_by_steps(scene: &Scene, ready: &Ready) -> BTreeSet<String> {
+    let mut things = Things::new();
+    let mut up = scene.begun(None).unwrap();
+    let mut change = scene.with_vm(ready).unwrap();
+    for story in [&mut up, &mut change] {
+        story.driver.asked = Some(RefCell::default());
+    }
+    people(&mut up).unwrap();
+    changed(&mut change, None).unwrap();
+    for mut story in [up, change] {
+        let asked = story.driver.asked.take().unwrap_or_default().into_inner();
+        let of_vm = slice_of_first(&story);
+        let seen = story.driver.machine.observation();
+        things.extend(one_of_each(seen, of_vm.as_deref(), asked));
+    }
+    let known = looked_at(scene, ready);
+    things.retain(|kind, path| !known.contains_key(kind) && !path.starts_with("/proc"));
+    things.into_values().collect()
 }
 
 /// All that failed, told together.
@@ -147,7 +178,7 @@ fn mended(mut story: Story<'_>, ready: &Ready, fault: &Fault) -> Result<(), Brok
     story.finish(ready)
 }
 
-fn people(story: &mut Story<'_>) -> Result<(), Broken> {
+pub fn people(story: &mut Story<'_>) -> Result<(), Broken> {
     drop(story.apply()?);
     for vm in 0..2 {
         story.attach(vm)?;
@@ -184,7 +215,8 @@ fn each_attribute_may_read_wrong() {
     let mut failures = Failures::new(7);
     for scene in scenes() {
         let ready = scene.ready();
-        for path in asked(&scene, &ready) {
+        let by_looks: BTreeSet<String> = looked_at(&scene, &ready).into_values().collect();
+        for path in by_looks {
             for fault in wrong(&path).into_iter().filter(|fault| !believed(&path, fault)) {
                 let what = format!("{fault:?}");
                 failures.story(&scene, &format!("{what} from the start"), || {
@@ -195,42 +227,57 @@ fn each_attribute_may_read_wrong() {
                 });
             }
         }
+        for path in looked_at_by_steps(&scene, &ready) {
+            for fault in wrong(&path).into_iter().filter(|fault| !believed(&path, fault)) {
+                let what = format!("{fault:?}");
+                failures.story(&scene, &format!("{what} over a change"), || {
+                    over_a_change(&scene, &ready, &fault)
+                });
+                failures.story(&scene, &format!("{what} under a VM"), || {
+                    under_a_vm(&scene, &ready, &fault)
+                });
+            }
+        }
     }
     failures.none(2000);
 }
 
-/// What the drivers' own writes may answer beside what is said in `exhaustive`.
-fn errnos(file: &str) -> &'static [Errno] {
-    let name = file.rsplit('/').next().unwrap_or_default();
-    match name {
-        "sriov_numvfs" => &[Errno::ENOENT, Errno::ERANGE, Errno::EBUSY, Errno::ENOMEM, Errno::EIO],
-        "current_vgpu_type" => {
-            &[Errno::EPERM, Errno::EIO, Errno::EINVAL, Errno::ENODEV, Errno::ENOSPC, Errno::EBUSY]
+/// Whatever a look at any host asks for is in one of the stories, so what is new there has to be in a scene.
+#[test]
+fn each_attribute_that_is_read_is_in_a_story() {
+    let mut told: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for scene in scenes() {
+        for (kind, name) in looked_at(&scene, &scene.ready()).into_keys() {
+            told.entry(kind).or_default().insert(name);
         }
-        "current_compute_partition" => &[Errno::EBUSY, Errno::EPERM, Errno::EINVAL],
-        "create" => &[Errno::EINVAL, Errno::EPERM, Errno::EIO, Errno::ENOSPC, Errno::ENODEV],
-        "remove" => &[Errno::EINVAL, Errno::ENODEV, Errno::EAGAIN],
-        // ENOTTY
-        "reset" => &[Errno(25), Errno::EIO],
-        _ => &[Errno::EINVAL, Errno::EIO, Errno::ENODEV, Errno::EBUSY],
+    }
+    let mut needed = needed();
+    // It is not there: nothing can be wrong with what it says.
+    needed.get_mut("host").unwrap().remove("seek /usr/bin/nvidia-smi -q");
+    for (kind, names) in needed {
+        let of_kind = told.remove(&kind).unwrap_or_default();
+        let missing: Vec<_> = names.difference(&of_kind).collect();
+        assert!(missing.is_empty(), "{kind}: no scene asks for {missing:?}");
     }
 }
 
-/// Files that a clean story writes, in the order of their first writes.
-fn written(kernel: &Kernel) -> Vec<String> {
-    let mut files = Vec::new();
-    for line in kernel.log_lines() {
+/// What a daemon and its former ones wrote to: files, command lines of tools, modules.
+pub fn done_to(kernel: &Kernel) -> BTreeSet<String> {
+    let lines = kernel.log_lines().into_iter();
+    let done = lines.filter_map(|line| {
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
         let did = &line["did"][0];
         let file = did["write"]["file"].as_str().or_else(|| did["replace"]["file"].as_str());
-        let module = did["load-module"].as_str().map(|name| format!("modprobe {name}"));
-        if let Some(file) = file.map(str::to_owned).or(module)
-            && !files.contains(&file)
-        {
-            files.push(file);
-        }
-    }
-    files
+        let module = |how: &str, what| did[what].as_str().map(|name| format!("{how} {name}"));
+        let words = did["run"].as_array().map(|words| {
+            let words: Vec<&str> = words.iter().filter_map(|word| word.as_str()).collect();
+            words.join(" ")
+        });
+        let module =
+            module("modprobe", "load-module").or_else(|| module("modprobe -r", "unload-module"));
+        file.map(str::to_owned).or(module).or(words)
+    });
+    done.collect()
 }
 
 /// How many things a daemon did to the host, plans and all.
@@ -243,10 +290,32 @@ fn done(kernel: &Kernel) -> u32 {
     u32::try_from(lines).unwrap()
 }
 
-fn whole_story(scene: &Scene) -> Story<'_> {
+/// What people do where all is well.
+pub fn whole_story(scene: &Scene) -> Story<'_> {
     let mut story = scene.begun(None).unwrap();
     people(&mut story).unwrap();
     story
+}
+
+/// The layout becomes another, and what it was.
+pub fn changed(story: &mut Story<'_>, fault: Option<&Fault>) -> Result<(), Broken> {
+    story.stop(0)?;
+    story.driver.advance(60_000)?;
+    if let Some(fault) = fault {
+        story.driver.kernel.inject(fault.clone());
+    }
+    for config in [&story.scene.other, &story.scene.config] {
+        story.driver.config.clone_from(config);
+        drop(story.apply()?);
+        story.driver.advance(60_000)?;
+    }
+    Ok(())
+}
+
+fn over_a_change(scene: &Scene, ready: &Ready, fault: &Fault) -> Result<(), Broken> {
+    let mut story = scene.with_vm(ready)?;
+    changed(&mut story, Some(fault))?;
+    mended(story, ready, fault)
 }
 
 #[test]
@@ -254,26 +323,26 @@ fn each_write_may_fail_or_never_return() {
     let mut failures = Failures::new(5);
     for scene in scenes() {
         let ready = scene.ready();
-        for path in written(&whole_story(&scene).driver.kernel) {
-            let mut faults = vec![
-                Fault::Sleeps { path: path.clone(), nth: 1 },
-                Fault::Sleeps { path: path.clone(), nth: 2 },
-            ];
-            for errno in errnos(&path) {
-                for (nth, times) in [(1, 1), (1, u32::MAX), (2, 1)] {
-                    faults.push(Fault::Write { path: path.clone(), nth, times, errno: *errno });
-                }
-            }
-            for fault in faults {
-                let what = format!("{fault:?}");
-                failures.story(&scene, &what, || from_the_start(&scene, &ready, &fault));
-                failures.story(&scene, &format!("{what} under a VM"), || {
-                    under_a_vm(&scene, &ready, &fault)
-                });
-            }
+        let (up, more) = written_by(&scene, &ready);
+        let faults = |written: &String| {
+            let sleeps = [1, 2].map(|nth| Fault::Sleeps { path: written.clone(), nth });
+            let fails = [(1, 1), (1, u32::MAX), (2, 1)].map(|(nth, n)| fails(written, nth, n));
+            sleeps.into_iter().chain(fails.into_iter().flatten()).collect::<Vec<_>>()
+        };
+        for fault in up.iter().flat_map(faults) {
+            let what = format!("{fault:?}");
+            failures.story(&scene, &what, || from_the_start(&scene, &ready, &fault));
+            failures.story(&scene, &format!("{what} under a VM"), || {
+                under_a_vm(&scene, &ready, &fault)
+            });
+        }
+        let refusals = scene.refusals();
+        for fault in more.iter().chain(&up).flat_map(faults).chain(refusals) {
+            let what = format!("{fault:?} over a change");
+            failures.story(&scene, &what, || over_a_change(&scene, &ready, &fault));
         }
     }
-    failures.none(500);
+    failures.none(2000);
 }
 
 #[test]

@@ -3,15 +3,28 @@
 use gpuslice_core::errno::Errno;
 use gpuslice_core::port::{HostRead, HostWrite, LogLine, Ran, Written};
 use gpuslice_sim::Kernel;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+/// What steps have asked of a kernel: how, and what.
+pub type Asked = RefCell<BTreeSet<String>>;
 
 pub struct Hand<'a> {
     pub kernel: &'a mut Kernel,
+    /// Where what it reads is noted, if somebody wants to know.
+    pub asked: Option<&'a Asked>,
     /// Writes left to live.
     pub left: Option<u32>,
     pub died: bool,
 }
 
 impl Hand<'_> {
+    fn note(&self, how: &str, what: &str) {
+        if let Some(asked) = self.asked {
+            asked.borrow_mut().insert(format!("{how} {what}"));
+        }
+    }
+
     fn alive(&mut self) -> Result<(), Errno> {
         match &mut self.left {
             Some(0) => {
@@ -29,22 +42,27 @@ impl Hand<'_> {
 
 impl HostRead for Hand<'_> {
     fn list(&self, dir: &str) -> Result<Vec<String>, Errno> {
+        self.note("list", dir);
         self.kernel.list(dir)
     }
 
     fn read(&self, file: &str) -> Result<Vec<u8>, Errno> {
+        self.note("read", file);
         self.kernel.read(file)
     }
 
     fn link(&self, path: &str) -> Result<String, Errno> {
+        self.note("link", path);
         self.kernel.link(path)
     }
 
     fn ask(&self, command: &[String]) -> Result<Ran, Errno> {
+        self.note("ask", &command.join(" "));
         self.kernel.ask(command)
     }
 
     fn kernel_log(&self) -> Result<Vec<LogLine>, Errno> {
+        self.note("read", "/dev/kmsg");
         self.kernel.kernel_log()
     }
 }

@@ -104,7 +104,7 @@ pub fn general(seen: &Observation, asked: &str) -> (String, String) {
 }
 
 /// What is needed of a thing of each kind, and nothing else is. The lab holds a real kernel's daemon to the same list.
-fn needed() -> BTreeMap<String, BTreeSet<String>> {
+pub fn needed() -> BTreeMap<String, BTreeSet<String>> {
     let text =
         std::fs::read_to_string(gpuslice_integration::root().join("integration/lab/reads.txt"))
             .unwrap();

@@ -5,7 +5,7 @@ use crate::disk::Disk;
 use crate::domains::{claim, write_devices};
 use crate::driver::Driver;
 use crate::invariants::{Broken, Vm, slice_of};
-use gpuslice_core::domain::{Domain, HostDevice};
+use gpuslice_core::domain::{ClaimRequest, Domain, HostDevice};
 use gpuslice_core::ids::{ClaimKey, Owner, SliceId};
 use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation};
 use gpuslice_core::port::{HostRead, link_name, read_text};
@@ -22,17 +22,20 @@ const LONG: u64 = 1_300_000;
 pub struct Scene {
     pub name: &'static str,
     host: HostFile,
-    config: String,
+    pub config: String,
+    /// Another layout; the same where there is none.
+    pub other: String,
     /// A slice's profile; `None` where there are none.
     profile: Option<&'static str>,
 }
 
 macro_rules! scene {
-    ($name:literal, $file:literal, $gpus:literal, $match:literal, $layout:literal, $profile:expr) => {
+    ($name:literal, $file:literal, $gpus:literal, $match:literal, $layout:literal, $other:literal, $profile:expr) => {
         Scene {
             name: $name,
             host: small(include_str!(concat!("../../../examples/hosts/", $file)), $gpus),
             config: format!("[[gpu]]\nmatch = {{ {} }}\nlayout = {{ {} }}\n", $match, $layout),
+            other: format!("[[gpu]]\nmatch = {{ {} }}\nlayout = {{ {} }}\n", $match, $other),
             profile: $profile,
         }
     };
@@ -62,6 +65,7 @@ pub fn scenes() -> Vec<Scene> {
             1,
             "driver = \"gpusim\"",
             "vfs = 4, wipe = \"required\"",
+            "vfs = 2",
             Some("amd-74a1-vf4")
         ),
         scene!(
@@ -70,6 +74,7 @@ pub fn scenes() -> Vec<Scene> {
             2,
             "vendor-device = \"1002:74a1\"",
             "vfs = 8, compute = \"CPX\", memory = \"NPS4\", wipe = \"required\"",
+            "vfs = 4, compute = \"CPX\"",
             Some("amd-mi300x-vf8-cpx-nps4")
         ),
         scene!(
@@ -78,6 +83,7 @@ pub fn scenes() -> Vec<Scene> {
             1,
             "vendor-device = \"1002:7ff0\"",
             "vfs = 2",
+            "vfs = 1",
             Some("amd-7ff0-vf2")
         ),
         scene!(
@@ -86,6 +92,7 @@ pub fn scenes() -> Vec<Scene> {
             2,
             "driver = \"amdgpu\"",
             "vfs = 0, compute = \"QPX\"",
+            "vfs = 0, compute = \"SPX\"",
             None
         ),
         scene!(
@@ -94,6 +101,7 @@ pub fn scenes() -> Vec<Scene> {
             1,
             "vendor-device = \"10de:2235\"",
             "vfs = \"all\", sizes = \"mixed\"",
+            "vfs = 0",
             Some("nvidia-a40-8q")
         ),
         scene!(
@@ -102,6 +110,7 @@ pub fn scenes() -> Vec<Scene> {
             1,
             "vendor-device = \"10de:20b5\"",
             "vfs = \"all\", instances = [\"3g.40gb\", \"3g.40gb\"]",
+            "vfs = \"all\", instances = [\"2g.20gb\"]",
             Some("nvidia-a100d-3-40c")
         ),
         scene!(
@@ -110,6 +119,7 @@ pub fn scenes() -> Vec<Scene> {
             1,
             "vendor-device = \"10de:2235\"",
             "vfs = \"all\"",
+            "vfs = 0",
             Some("nvidia-a40-8q")
         ),
         Scene {
@@ -120,7 +130,15 @@ pub fn scenes() -> Vec<Scene> {
                 host
             },
             config: String::new(),
+            other: String::new(),
             profile: Some("nvidia-t4-8q"),
+        },
+        Scene {
+            name: "GPUs that stay whole",
+            host: small(include_str!("../../../examples/hosts/consumer.toml"), 3),
+            config: String::new(),
+            other: String::new(),
+            profile: None,
         },
     ]
 }
@@ -137,11 +155,11 @@ pub struct Ready {
 /// A host while something is wrong with it.
 pub struct Story<'a> {
     pub driver: Driver,
-    scene: &'a Scene,
+    pub scene: &'a Scene,
     domains: [Option<Domain>; 2],
     running: BTreeSet<usize>,
-    /// Why the last start was not.
-    refused: Option<Refusal>,
+    /// What people were told that was not done.
+    pub refused: Vec<Refusal>,
 }
 
 fn uuid(vm: usize) -> Uuid {
@@ -174,15 +192,42 @@ impl Scene {
             scene: self,
             domains: [None, None],
             running: BTreeSet::new(),
-            refused: None,
+            refused: Vec::new(),
         })
     }
 
-    /// What may happen to the GPU while something is done to it.
+    /// What may happen to GPUs while something is done to one.
     pub fn hazards(&self) -> Vec<Hazard> {
+        let gpus = &self.host.functions;
+        let unplugged = gpus.iter().map(|gpu| Hazard::Unplug(gpu.address));
+        unplugged.chain(gpus[0].driver.clone().map(Hazard::ReloadDriver)).collect()
+    }
+
+    /// How its driver refuses without an error, or because of what else happens on the host.
+    pub fn refusals(&self) -> Vec<Fault> {
         let gpu = &self.host.functions[0];
-        let reload = gpu.driver.clone().map(Hazard::ReloadDriver);
-        std::iter::once(Hazard::Unplug(gpu.address)).chain(reload).collect()
+        let (pf, times) = (gpu.address, 1);
+        match gpu.driver.as_deref() {
+            Some("gim") => vec![
+                Fault::Refuses { pf, nth: 1, times },
+                Fault::Refuses { pf, nth: 2, times },
+                Fault::Refuses { pf, nth: 1, times: u32::MAX },
+            ],
+            Some("amdgpu") => vec![Fault::Computes { pf }],
+            Some("nvidia") => [false, true]
+                .into_iter()
+                .flat_map(|unbinds| {
+                    [1, 2, u32::MAX].map(|times| Fault::Tool { pf, nth: 1, times, unbinds })
+                })
+                .collect(),
+            _ => vec![Fault::Fewer { pf, vfs: 1 }, Fault::FallsOff { pf, after: 1 }],
+        }
+    }
+
+    fn request(&self, profile: &str) -> ClaimRequest {
+        let takes = self.host.drivers.iter().any(|driver| driver.smi_tool.is_some());
+        let parameters = takes.then(|| "frame_rate_limiter=0".parse().unwrap());
+        ClaimRequest { parameters, ..claim(&"gpu0".parse().unwrap(), profile, 1) }
     }
 
     pub fn ready(&self) -> Ready {
@@ -195,7 +240,7 @@ impl Scene {
         }
         let free = story.free().unwrap();
         if self.profile.is_some() {
-            assert!(story.start(0).unwrap(), "{}", self.name);
+            assert!(story.start(0).unwrap(), "{}: {:?}", self.name, story.refused);
         }
         story.driver.advance(60_000).unwrap();
         Ready {
@@ -213,7 +258,7 @@ impl Scene {
         let mut domains = ready.domains.iter().cloned();
         let domains = [domains.next(), domains.next()];
         let mut story =
-            Story { driver, scene: self, domains, running: BTreeSet::new(), refused: None };
+            Story { driver, scene: self, domains, running: BTreeSet::new(), refused: Vec::new() };
         if story.domains[0].is_some() {
             story.runs(0);
         }
@@ -242,6 +287,7 @@ impl Story<'_> {
             if let Some(outcome) = self.driver.answers.remove(&request) {
                 if let Err(refusal) = &outcome {
                     helps(refusal)?;
+                    self.refused.push(refusal.clone());
                 }
                 return Ok(outcome);
             }
@@ -277,7 +323,7 @@ impl Story<'_> {
     /// Whether the VM has its claim now.
     pub fn attach(&mut self, vm: usize) -> Result<bool, Broken> {
         let Some(profile) = self.scene.profile else { return Ok(false) };
-        let request = claim(&"gpu0".parse().unwrap(), profile, 1);
+        let request = self.scene.request(profile);
         let outcome = self.order(Command::Claim {
             owner: Owner::Domain(uuid(vm)),
             owner_name: format!("vm{vm}"),
@@ -356,7 +402,7 @@ impl Story<'_> {
         match answer {
             HookAnswer::Refuse(refusal) => {
                 helps(&refusal)?;
-                self.refused = Some(refusal);
+                self.refused.push(refusal);
                 self.call(vm, HookOperation::Release)?;
                 return Ok(false);
             }
@@ -519,7 +565,7 @@ impl Story<'_> {
         }
         for vm in 0..2 {
             if self.scene.profile.is_some() && !self.start(vm)? {
-                let how = format!("vm{vm}: {:?}", self.refused);
+                let how = format!("vm{vm}: {:?}", self.refused.last());
                 return Err(Broken::new("what_was_refused_starts_now", how));
             }
         }

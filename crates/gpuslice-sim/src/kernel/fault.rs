@@ -34,7 +34,8 @@ pub enum Content {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fault {
-    /// The `nth` (from 1) and the following `times - 1` writes to the path fail and do nothing.
+    /// The `nth` (from 1) and the following `times - 1` writes to the path fail and do nothing. A run of a tool is one to
+    /// its command line, a load of a module one to `modprobe NAME`, and an unload one to `modprobe -r NAME`.
     Write {
         /// Which.
         path: String,
@@ -120,6 +121,17 @@ pub enum Fault {
         times: u32,
         /// It leaves the PF without its driver.
         unbinds: bool,
+    },
+    /// Likewise for command lines: the tool does nothing and ends so.
+    Exits {
+        /// Which: its path and arguments, with a blank between two.
+        command: String,
+        /// First run that fails.
+        nth: u32,
+        /// How many fail.
+        times: u32,
+        /// Exit status.
+        code: i32,
     },
     /// The driver takes a change of a mode, refuses it, and says so in the kernel's log alone.
     Refuses {
@@ -226,6 +238,16 @@ impl Kernel {
             self.run();
         }
         found.is_some()
+    }
+
+    /// How a tool ends that fails before it did anything.
+    pub(crate) fn exit_fault(&self, line: &str) -> Option<i32> {
+        self.faults.iter().find_map(|armed| match &armed.fault {
+            Fault::Exits { command, nth, times, code } if matches(command, line) => {
+                armed.strikes(*nth, *times).then_some(*code)
+            }
+            _ => None,
+        })
     }
 
     /// What a read of `file` gives instead of `content`.

@@ -140,6 +140,9 @@ impl Kernel {
         if let Some(errno) = self.write_fault(&file) {
             return Err(errno);
         }
+        if self.sleep_fault(&file) {
+            return self.start_write(&file, b"", vec![Task::Stuck(file.clone())]);
+        }
         let name = self.modules.get(name).cloned().ok_or(Errno::ENOENT)?;
         self.start_write(&file, b"", vec![Task::Unload(name)])
     }
