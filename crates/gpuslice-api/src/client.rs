@@ -64,6 +64,15 @@ impl Client {
         Err(CallError::Unreachable { who: error::DAEMON, tried })
     }
 
+    /// A way to a daemon that runs. Where there is none, none is started: neither by the bus, nor by the socket that systemd
+    /// listens at. A socket that the environment names is somebody's own.
+    pub async fn running(transport: &Transport) -> Option<Self> {
+        match transport.bus() {
+            Some(bus) => bus::running(bus).await.map(Self::over),
+            None => Self::to_read(transport),
+        }
+    }
+
     /// A way for questions that only read, where the socket is allowed and somebody listens. Thousands of rows are
     /// several times faster there than as `a{sv}` over the bus. Its calls block until they are answered, so they
     /// never wait for an executor and need none.

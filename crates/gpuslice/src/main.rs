@@ -17,11 +17,17 @@ mod simulated;
 mod since;
 mod style;
 mod table;
+mod words;
 
 use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if std::env::var_os(words::ENV).is_some() {
+        let typed = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+        words::print(&typed.collect::<Vec<_>>());
+        return ExitCode::SUCCESS;
+    }
     let arguments = args::Arguments::parse();
     let output = output::Output::new(arguments.json);
     let done = run::run(arguments.command, &output);

@@ -6,9 +6,16 @@
     reason = "a test fails by panicking; its shared functions are not marked as tests"
 )]
 
+use gpuslice_core::request::{Answer, Command as Order};
+use gpuslice_hook_proto::{Body, Reply, ReplyBody, Request, Served};
+use serde_json::{Value as Json, json};
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
+
+const UUID: &str = "8e2f2d4e-1b5f-4a4e-9f57-0d9c6f1c6a11";
 
 /// What is typed, and the only word that its end can become.
 const TYPED: [(&str, &str); 5] = [
@@ -18,6 +25,58 @@ const TYPED: [(&str, &str); 5] = [
     ("gpuslice attach --fab", "--fabric"),
     ("gpuslice attach --fabric s", "same"),
 ];
+
+/// The same of names that only the host knows.
+const NAMES: [(&str, &str); 9] = [
+    ("gpuslice attach we", "web"),
+    ("gpuslice attach ma", "mail"),
+    ("gpuslice attach web nvi", "nvidia-a40-8q"),
+    ("gpuslice attach mail nvidia-a40-8q --name ca", "cad"),
+    ("gpuslice detach mail/", "mail/cad"),
+    ("gpuslice release mail c", "cad"),
+    ("gpuslice cordon 0000:41:0", "0000:41:00.0"),
+    ("gpuslice explain vf:0000:4", "vf:0000:41:00.4"),
+    ("gpuslice explain unsl", "unsliceable"),
+];
+
+/// What a daemon says to each question.
+fn told(order: &Order) -> Json {
+    let slice = "vf:0000:41:00.4";
+    match order {
+        Order::ListClaims => json!({"answer": "claims", "rows": [
+            {"claim": format!("{UUID}/cad"), "owner_name": "mail", "profile": "nvidia-a40-8q",
+             "count": 1, "state": "idle", "slices": [], "home": []}]}),
+        Order::ListParents => json!({"answer": "parents", "rows": [
+            {"parent": "0000:41:00.0", "pci_id": "10de:2235", "mechanisms": [], "state": "ok",
+             "assigned": 0}]}),
+        Order::ListProfiles => json!({"answer": "profiles", "rows": [
+            {"profile": "nvidia-a40-8q", "mechanism": "mdev", "isolation": "shared", "free": 1,
+             "used": 0, "parents": []}]}),
+        Order::ListSlices => json!({"answer": "slices", "rows": [
+            {"slice": slice, "parent": "0000:41:00.0", "mechanism": "sriov", "state": "free"}]}),
+        other => panic!("no list: {other:?}"),
+    }
+}
+
+/// Answers whoever comes, until the test is over.
+fn daemon(socket: &Path) {
+    let listener = UnixListener::bind(socket).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut reader = BufReader::new(stream.unwrap());
+            let mut line = String::new();
+            while reader.read_line(&mut line).unwrap_or_default() > 0 {
+                let request = Request::from_line(line.as_bytes()).unwrap();
+                let Body::Command(order) = request.body else { panic!("no command: {line}") };
+                let answer: Answer = serde_json::from_value(told(&order)).unwrap();
+                let body = ReplyBody::Ok(Served::Command(Box::new(answer)));
+                let reply = Reply::new(request.id, body).to_line().unwrap();
+                reader.get_mut().write_all(reply.as_bytes()).unwrap();
+                line.clear();
+            }
+        }
+    });
+}
 
 /// In bash the completion is a function that is called with what was typed.
 const BASH: &str = r#"
@@ -40,12 +99,13 @@ const ZSH: &str = r#"
 zmodload zsh/zpty
 zpty -b shell TERM=vt100 zsh -f -i
 zpty -w shell "fpath=($1 \$fpath); autoload -Uz compinit; compinit -u -d $1/dump"
-zpty -w shell 'gpuslice() { print -r -- "GO""T:$argv[-1]:" }; PS1=; print REA""DY'
+zpty -w shell "path=($3 \$path)"
+zpty -w shell 'gpuslice() { print -r -- "GO""T=$argv[-1]=" }; PS1=; print REA""DY'
 zpty -r shell said '*READY*'
 zpty -w -n shell "$2"$'\t\n'
-zpty -r shell said '*GOT:*:*'
-said=${said##*GOT:}
-print -r -- ${said%%:*}
+zpty -r shell said '*GOT=*=*'
+said=${said##*GOT=}
+print -r -- ${said%%=*}
 "#;
 
 /// Has a shell complete everything, or says that it is not there.
@@ -56,18 +116,33 @@ fn completes(shell: &str, file: &str, options: &[&str], script: &str) {
     let dir = tempfile::tempdir().unwrap();
     let made = Command::new(env!("CARGO_BIN_EXE_gpuslice")).args(["completions", shell]).output();
     fs::write(dir.path().join(file), made.unwrap().stdout).unwrap();
+    // While no daemon runs there are no names, and nothing is said of that.
     for (typed, want) in TYPED {
         assert_eq!(said(shell, options, script, dir.path(), typed), [want], "{shell}: {typed}");
+    }
+    fs::create_dir_all(dir.path().join("etc/libvirt/qemu/networks")).unwrap();
+    fs::write(dir.path().join("etc/libvirt/qemu/web.xml"), "").unwrap();
+    daemon(&dir.path().join("sock"));
+    for (typed, want) in NAMES.into_iter().chain(TYPED) {
+        let said = said(shell, options, script, dir.path(), typed);
+        // For bash a word begins behind each colon.
+        let want = if shell == "bash" { want.rsplit(':').next().unwrap() } else { want };
+        assert_eq!(said, [want], "{shell}: {typed}");
     }
 }
 
 fn said(shell: &str, options: &[&str], script: &str, dir: &Path, typed: &str) -> Vec<String> {
+    let programs = Path::new(env!("CARGO_BIN_EXE_gpuslice")).parent().unwrap();
     let mut command = Command::new("timeout");
     command.args(["60", shell]).args(options).args(["-c", script]);
     if shell != "fish" {
         command.arg(shell);
     }
-    let command = command.arg(dir).arg(typed).env("HOME", dir).stdin(Stdio::null());
+    let path = std::env::var("PATH").unwrap();
+    command.arg(dir).arg(typed).arg(programs).stdin(Stdio::null());
+    command.env("HOME", dir).env("PATH", format!("{}:{path}", programs.display()));
+    // A daemon of nobody, and the domains of a host of its own.
+    command.env("GPUSLICE_SOCKET", dir.join("sock")).env("GPUSLICE_ROOT", dir);
     let out = command.output().unwrap();
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     let words: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();

@@ -28,14 +28,25 @@ pub(crate) struct BusLink {
     interface: &'static str,
 }
 
+fn way_and_builder(bus: &Bus) -> (&str, zbus::Result<zbus::connection::Builder<'_>>) {
+    use zbus::connection::Builder;
+    match bus {
+        Bus::System => ("system bus", Builder::system()),
+        Bus::Address(address) => (address.as_str(), Builder::address(address.as_str())),
+    }
+}
+
+/// Connects, if the daemon is there.
+pub(super) async fn running(bus: &Bus) -> Option<Connection> {
+    let connection = way_and_builder(bus).1.ok()?.build().await.ok()?;
+    let proxy = fdo::DBusProxy::new(&connection).await.ok()?;
+    let name = zbus::names::WellKnownName::from_static_str(BUS_NAME).ok()?;
+    proxy.name_has_owner(name.into()).await.ok()?.then_some(connection)
+}
+
 /// Connects and makes sure that the daemon is there, started by the bus if need be.
 pub(super) async fn connect(bus: &Bus) -> Result<Connection, CallError> {
-    let (way, builder) = match bus {
-        Bus::System => ("system bus", zbus::connection::Builder::system()),
-        Bus::Address(address) => {
-            (address.as_str(), zbus::connection::Builder::address(address.as_str()))
-        }
-    };
+    let (way, builder) = way_and_builder(bus);
     let failed = |error: zbus::Error| from_bus(DAEMON, way, &error);
     let connection = within(way, LET_IN, builder.map_err(failed)?.build()).await?;
     let present = async {

@@ -10,10 +10,67 @@ use gpuslice_core::refusal::{Code, Refusal};
 use std::io;
 use std::path::Path;
 
+/// Names are asked for first, and where there are none, what can be typed anywhere. Between colons, of which addresses are made,
+/// bash takes each part for a word.
+const BASH: &str = r#"
+_gpuslice_names() {
+    local typed=() words=() word cut=""
+    read -ra typed <<< "${COMP_LINE:0:COMP_POINT}"
+    [[ ${COMP_LINE:0:COMP_POINT} == *[[:space:]] ]] && typed+=("")
+    if [[ ${typed[-1]} != -* ]]; then
+        mapfile -t words < <(GPUSLICE_COMPLETE=1 command gpuslice "${typed[@]:1}" 2>/dev/null)
+    fi
+    if ((${#words[@]} == 0)); then
+        _gpuslice "$@"
+        return
+    fi
+    [[ $COMP_WORDBREAKS == *:* && ${typed[-1]} == *:* ]] && cut=${typed[-1]%"${typed[-1]##*:}"}
+    COMPREPLY=()
+    for word in "${words[@]}"; do
+        printf -v word %q "${word#"$cut"}"
+        COMPREPLY+=("$word")
+    done
+}
+complete -F _gpuslice_names -o bashdefault -o default gpuslice
+"#;
+
+/// The condition asks, so that files are offered where there are no names.
+const FISH: &str = r#"
+function __gpuslice_names
+    set -l typed (commandline -opc) (commandline -ct)
+    set -g __gpuslice_found (GPUSLICE_COMPLETE=1 command gpuslice $typed[2..-1] 2>/dev/null)
+    test (count $__gpuslice_found) -gt 0
+end
+complete -c gpuslice -n __gpuslice_names -f -a '$__gpuslice_found'
+"#;
+
+const ZSH: &str = r#"
+_gpuslice() {
+    local -a found
+    if [[ $words[CURRENT] != -* ]]; then
+        found=(${(f)"$(GPUSLICE_COMPLETE=1 command gpuslice "${(@Q)words[2,CURRENT]}" 2>/dev/null)"})
+    fi
+    if (( $#found )); then
+        compadd -a found
+    else
+        _gpuslice_typed "$@"
+    fi
+}
+
+"#;
+
 pub fn completions(shell: Shell, output: &Output) -> Result<(), Failure> {
     let mut bytes = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "gpuslice", &mut bytes);
-    output.bytes(&bytes)
+    let typed = String::from_utf8_lossy(&bytes);
+    let whole = match shell {
+        Shell::Bash => format!("{typed}{BASH}"),
+        Shell::Fish => format!("{typed}{FISH}"),
+        // The name by which zsh loads and calls it.
+        Shell::Zsh => typed.replacen("\n_gpuslice() {", &format!("{ZSH}_gpuslice_typed() {{"), 1),
+        _ => typed.into_owned(),
+    };
+    output.bytes(whole.as_bytes())
 }
 
 /// One page to stdout, or all of them as files.
