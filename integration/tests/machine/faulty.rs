@@ -358,8 +358,23 @@ fn a_gpu_or_its_driver_goes_in_mid_plan() {
                 failures.story(&scene, &what, || from_the_start(&scene, &ready, &fault));
             }
         }
+        for nth in 1..=changes(&scene, &ready) {
+            for does in scene.hazards() {
+                let what = format!("{does:?} before the {nth}th write of a change");
+                let fault = Fault::Before { nth, does: Box::new(does) };
+                failures.story(&scene, &what, || over_a_change(&scene, &ready, &fault));
+            }
+        }
     }
-    failures.none(100);
+    failures.none(200);
+}
+
+/// How many things a change of the layout does to the host.
+fn changes(scene: &Scene, ready: &Ready) -> u32 {
+    let mut story = scene.with_vm(ready).unwrap();
+    let before = done(&story.driver.kernel);
+    changed(&mut story, None).unwrap();
+    done(&story.driver.kernel) - before
 }
 
 /// And one who asks people to start all anew.
@@ -379,6 +394,21 @@ fn the_host_reboots_in_mid_plan() {
                 story.finish(&ready)
             };
             failures.story(&scene, &format!("a reboot after {after}"), go);
+            if !*reached.borrow() {
+                break;
+            }
+        }
+        for after in 0..MOST_POINTS {
+            let reached = RefCell::new(true);
+            let go = || -> Result<(), Broken> {
+                let mut story = scene.with_vm(&ready)?;
+                story.driver.dies_after = Some(after);
+                story.driver.dies_by_reboot = true;
+                changed(&mut story, None)?;
+                *reached.borrow_mut() = story.driver.dies_after.is_none();
+                story.finish(&ready)
+            };
+            failures.story(&scene, &format!("a reboot after {after} of a change"), go);
             if !*reached.borrow() {
                 break;
             }
