@@ -92,6 +92,8 @@ printf '%s\n' "${COMPREPLY[@]}"
 const FISH: &str = r#"
 source $argv[1]/gpuslice
 complete -C $argv[2] | string split -f 1 \t
+# Names have no remark behind them to be cut off.
+true
 "#;
 
 /// zsh completes only at a terminal: it is given one, with a command of this name that says what it was called with.
@@ -123,10 +125,14 @@ fn completes(shell: &str, file: &str, options: &[&str], script: &str) {
     fs::create_dir_all(dir.path().join("etc/libvirt/qemu/networks")).unwrap();
     fs::write(dir.path().join("etc/libvirt/qemu/web.xml"), "").unwrap();
     daemon(&dir.path().join("sock"));
-    for (typed, want) in NAMES.into_iter().chain(TYPED) {
+    // An option's value fish takes from what is said of that option alone.
+    let asked = |(typed, _): &(&str, &str)| shell != "fish" || !typed.contains(" --name ");
+    for (typed, want) in NAMES.into_iter().filter(asked).chain(TYPED) {
         let said = said(shell, options, script, dir.path(), typed);
-        // For bash a word begins behind each colon.
-        let want = if shell == "bash" { want.rsplit(':').next().unwrap() } else { want };
+        // For bash a word begins behind each colon that is typed.
+        let typed_word = typed.rsplit(' ').next().unwrap();
+        let cut = typed_word.rfind(':').filter(|_| shell == "bash").map_or(0, |at| at + 1);
+        let want = &want[cut..];
         assert_eq!(said, [want], "{shell}: {typed}");
     }
 }
