@@ -1,7 +1,7 @@
 //! The thin loop of the daemon, without tasks or clock: performs effects in order and feeds back what happened.
 
 use crate::disk::Disk;
-use crate::hand::{Asked, Hand};
+use crate::hand::{Asked, Hand, brief};
 use crate::invariants::{self, Broken, Vm};
 use crate::past;
 use crate::waking::{read_config, wake};
@@ -596,9 +596,4 @@ impl Driver {
     pub fn unanswered(&self, request: RequestId) -> bool {
         self.hooks.contains_key(&request)
     }
-}
-
-fn brief(what: &impl std::fmt::Debug) -> String {
-    let text = format!("{what:?}");
-    text.chars().take(220).collect()
 }

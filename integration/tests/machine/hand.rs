@@ -93,3 +93,9 @@ impl HostWrite for Hand<'_> {
         self.kernel.replace(file, content)
     }
 }
+
+/// As much of what it is told and does as a person reads.
+pub fn brief(what: &impl std::fmt::Debug) -> String {
+    let text = format!("{what:?}");
+    text.chars().take(220).collect()
+}
