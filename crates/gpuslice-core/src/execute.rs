@@ -93,6 +93,14 @@ pub enum StepError {
         /// What it said.
         said: String,
     },
+    /// A driver of the host took it since it was looked at: it is no longer anybody's to give away.
+    #[error("{function} is used by the host's driver {driver}")]
+    HostDriver {
+        /// What it took.
+        function: crate::ids::PciAddress,
+        /// Its name.
+        driver: String,
+    },
     /// It is taken already, by something that was not made by us.
     #[error("{object} {state}")]
     Occupied {

@@ -128,7 +128,7 @@ pub enum Step {
         /// What it was given: what has another type by now is not ours to clear.
         value: String,
     },
-    /// Binds a driver by `driver_override`, after unbinding a present one.
+    /// Binds a driver by `driver_override`, after unbinding one that hands the function to VMs.
     Bind {
         /// The function.
         function: PciAddress,

@@ -7,7 +7,7 @@ use gpuslice_core::domain::HostDeviceSource;
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::{ClaimKey, ClaimName, Owner, ParentId, PciAddress, SliceId};
 use gpuslice_core::machine::HookAnswer;
-use gpuslice_core::port::HostRead;
+use gpuslice_core::port::{HostRead, HostWrite as _, link_name};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command};
 use gpuslice_core::state::Phase;
@@ -264,16 +264,48 @@ fn a_home_that_another_vm_has_is_left_to_it() {
     the_next_start_has_another_vf(PF, "amd-74a1-vf2", plain, "held");
 }
 
+const IGB: (&str, &str) = ("0000:01:00.0", "intel-10c9-vf3");
+
+fn host_s_driver_takes(vf: PciAddress) -> Vec<H> {
+    let other = |file: String, data: &str| H::Other { file, data: data.to_owned() };
+    vec![
+        other(format!("/sys/bus/pci/devices/{vf}/driver_override"), "igbvf"),
+        other("/sys/bus/pci/drivers_probe".to_owned(), &vf.to_string()),
+    ]
+}
+
 #[test]
 fn a_home_on_a_host_s_driver_is_left_to_it() {
-    let bind = |vf: PciAddress| {
-        let other = |file: String, data: &str| H::Other { file, data: data.to_owned() };
-        vec![
-            other(format!("/sys/bus/pci/devices/{vf}/driver_override"), "igbvf"),
-            other("/sys/bus/pci/drivers_probe".to_owned(), &vf.to_string()),
-        ]
+    the_next_start_has_another_vf(IGB.0, IGB.1, host_s_driver_takes, "host-driver");
+}
+
+#[test]
+fn a_home_that_a_host_s_driver_takes_while_its_vm_starts_is_left_to_it() {
+    let attach = H::Attach {
+        vm: 0,
+        name: name(),
+        profile: IGB.1.to_owned(),
+        count: 1,
+        pool: false,
+        reserve: false,
     };
-    the_next_start_has_another_vf("0000:01:00.0", "intel-10c9-vf3", bind, "host-driver");
+    let mut world = after(&[H::Edit { config: 2 }, H::Apply, attach]);
+    let HostDeviceSource::Pci(home) = world.guests[&0].domain.devices[0].source else {
+        panic!("no VF");
+    };
+    // Nothing has told the daemon of it when it comes to bind the VF.
+    for happening in host_s_driver_takes(home) {
+        let H::Other { file, data } = happening else { panic!("{happening:?}") };
+        world.driver.kernel.write(&file, data.as_bytes()).unwrap();
+    }
+    all(&mut world, &run(0));
+    assert_eq!((runs(&world, 0), refusals(&world)), (false, vec!["host-driver"]));
+    let driver = link_name(&world.driver.kernel, &format!("/sys/bus/pci/devices/{home}/driver"));
+    assert_eq!(driver.unwrap().as_deref(), Some("igbvf"));
+    all(&mut world, &[H::Seen { vm: 0 }]);
+    all(&mut world, &run(0));
+    assert!(runs(&world, 0), "{:?}", world.refusals);
+    world.finish().unwrap();
 }
 
 #[test]

@@ -6,6 +6,7 @@ use super::{Performed, StepError, failed, require_unheld, write};
 use crate::errno::Errno;
 use crate::holders;
 use crate::ids::PciAddress;
+use crate::observation::is_vfio;
 use crate::port::{HostRead, HostWrite, Written, link_name, read_text};
 
 pub(super) fn dir(function: PciAddress) -> String {
@@ -22,6 +23,7 @@ pub(super) fn driver(
     link_name(host, &format!("{dir}/driver")).map_err(failed(format!("read {dir}/driver")))
 }
 
+/// A function that a driver of the host has is left to it: only one that hands functions to VMs gives way.
 pub(super) fn bind(
     host: &mut dyn HostWrite,
     function: PciAddress,
@@ -32,6 +34,9 @@ pub(super) fn bind(
     require_unheld(host, &function.to_string(), holders::nodes_of_group(host, function))?;
     if present.as_deref() == Some(wanted) {
         return Ok(Performed::Already);
+    }
+    if let Some(driver) = present.clone().filter(|driver| !is_vfio(driver)) {
+        return Err(StepError::HostDriver { function, driver });
     }
     write(host, &format!("{}/driver_override", dir(function)), wanted)?;
     if let Some(present) = present

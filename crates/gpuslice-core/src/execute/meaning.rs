@@ -75,7 +75,7 @@ impl StepError {
             _ => Asked::Other,
         };
         match self {
-            Self::Held { .. } | Self::Occupied { .. } => Meaning::Others,
+            Self::Held { .. } | Self::HostDriver { .. } | Self::Occupied { .. } => Meaning::Others,
             Self::Errno { errno, .. } => meaning(asked, *errno),
             Self::NoneLeft { .. } => Meaning::Full,
             Self::Unchanged { .. }

@@ -227,6 +227,7 @@ impl Machine {
     pub(super) fn explain_failed_prepare(&self, step: &Step, error: &StepError) -> Refusal {
         let code = match (error, error.meaning(step)) {
             (StepError::Held { .. }, _) => Code::Held,
+            (StepError::HostDriver { .. }, _) => Code::HostDriver,
             (_, Meaning::Others) => Code::Foreign,
             (_, Meaning::Full) => Code::NoCapacity,
             (_, Meaning::Gone | Meaning::Later | Meaning::Fault) => Code::DeviceFailed,
@@ -246,6 +247,9 @@ impl Machine {
                      then systemctl restart gpusliced"
                 )),
             },
+            StepError::HostDriver { function, driver } => {
+                refusal.hint(mend::let_go(*function, driver))
+            }
             _ => refusal.hint(hint!("journalctl -k -n 20, mend what it says, then start it again")),
         }
     }
