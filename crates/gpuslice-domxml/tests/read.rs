@@ -63,12 +63,12 @@ fn every_example_is_read() {
         [
             ("claim-by-profile.xml", r#"gpu0 Some("nvidia-a40-8q") x1"#.to_owned(), 0),
             ("claim-by-properties.xml", "cad None x1".to_owned(), 0),
+            ("claim-on-its-node.xml", r#"gpu0 Some("nvidia-a40-8q") x1"#.to_owned(), 0),
             (
                 "claim-several-slices.xml",
                 r#"ai Some("amd-mi300x-vf1-spx") x8, console Some("nvidia-t4-2q") x1"#.to_owned(),
                 0
             ),
-            ("claim-on-its-node.xml", r#"gpu0 Some("nvidia-a40-8q") x1"#.to_owned(), 0),
             ("claim-with-mdev.xml", r#"gpu0 Some("mtty-2") x1"#.to_owned(), 1),
             ("claim-with-parameters.xml", r#"gpu0 Some("nvidia-a40-8q") x1"#.to_owned(), 0),
             ("claim-with-vf.xml", r#"gpu0 Some("amd-mi300x-vf8-cpx") x1"#.to_owned(), 1),
