@@ -141,12 +141,12 @@ impl<'a> View<'a> {
     }
 
     /// Devices of a type that are ordered but not yet visible in the kernel's count.
-    fn under_way(&self, parent: &ParentId) -> u32 {
+    pub(crate) fn under_way(&self, parent: &ParentId) -> u32 {
         self.lookup.ordered(self).get(parent).copied().unwrap_or_default()
     }
 
     /// How many more of a type the device of a parent could have at the most: a VF that makes one tells of itself alone.
-    fn below_most(&self, offer: &Offer, type_id: &MdevTypeId) -> u32 {
+    pub(crate) fn below_most(&self, offer: &Offer, type_id: &MdevTypeId) -> u32 {
         let Some((max, device)) = offer.max.zip(self.seen.pf_of(&offer.parent)) else {
             return u32::MAX;
         };

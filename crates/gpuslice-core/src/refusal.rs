@@ -2,9 +2,11 @@
 //! and the next command.
 
 mod hint;
+mod holders;
 mod page;
 
 pub use hint::{Hint, InHint};
+pub use holders::Holders;
 pub use page::{Page, SECTIONS};
 
 use crate::ids::ParseIdError;
@@ -95,15 +97,6 @@ codes! {
     Unsliceable = "unsliceable";
     /// Not supported by this mechanism or version.
     Unsupported = "unsupported";
-}
-
-/// Who has all there is, for a sentence: the first few, and how many more.
-pub fn holders_in_words(mut names: Vec<String>) -> String {
-    const MOST: usize = 4;
-    let more = names.len().saturating_sub(MOST);
-    names.truncate(MOST);
-    let named = if names.is_empty() { "nobody here".to_owned() } else { names.join(", ") };
-    if more == 0 { named } else { format!("{named} and {more} more") }
 }
 
 impl Code {

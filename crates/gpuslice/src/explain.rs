@@ -14,7 +14,7 @@ use gpuslice_core::shell::quoted;
 use serde::Serialize;
 
 /// Everything there is to know.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Rows {
     /// Of the daemon.
     pub status: StatusRow,

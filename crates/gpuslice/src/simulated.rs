@@ -4,6 +4,7 @@
 
 use gpuslice_core::config::{self, Config};
 use gpuslice_core::execute::{self, Performed, StepError};
+use gpuslice_core::hint;
 use gpuslice_core::ids::{BootId, ParentId};
 use gpuslice_core::layout::{Layout, VfCount, Wipe, resolve};
 use gpuslice_core::machine::{Effect, Event, Machine, RequestId, Start};
@@ -12,7 +13,7 @@ use gpuslice_core::mode::Modes;
 use gpuslice_core::observation::Observation;
 use gpuslice_core::observe::Observer;
 use gpuslice_core::plan::Step;
-use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::refusal::{Code, Hint, Refusal};
 use gpuslice_core::request::{Answer, Command, Outcome};
 use gpuslice_core::state::Durable;
 use gpuslice_sim::{HostFile, Kernel};
@@ -41,12 +42,16 @@ impl Simulated {
     pub fn new(host: &Path, config: Option<&Path>) -> Result<Self, Refusal> {
         let shape = HostFile::parse(&text_of(host)?).map_err(|error| {
             let message = format!("{} is not a host", host.display());
-            Refusal::new(Code::BadRequest, message).because(error.to_string())
+            Refusal::new(Code::BadRequest, message).because(error.to_string()).hint(edit(host))
         })?;
         let rules = config.map(rules).transpose()?;
         let mut kernel = Kernel::from_host(&shape);
         kernel.advance(SETTLED);
-        lay_out(&mut kernel, rules.as_ref())?;
+        let laid_out = lay_out(&mut kernel, rules.as_ref());
+        laid_out.map_err(|refusal| match refusal.hint {
+            None => refusal.hint(edit(config.unwrap_or(host))),
+            Some(_) => refusal,
+        })?;
         let machine = watching(&shape.name, &kernel, rules.unwrap_or_default());
         Ok(Self { kernel, machine })
     }
@@ -102,10 +107,17 @@ fn lay_out(kernel: &mut Kernel, rules: Option<&Config>) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Has a file say what can be.
+fn edit(path: &Path) -> Hint {
+    hint!("edit {}, then the same again", path.display())
+}
+
 fn text_of(path: &Path) -> Result<String, Refusal> {
     std::fs::read_to_string(path).map_err(|error| {
         let message = format!("{} cannot be read", path.display());
-        Refusal::new(Code::BadRequest, message).because(error.to_string())
+        Refusal::new(Code::BadRequest, message)
+            .because(error.to_string())
+            .hint(hint!("name a file that exists and that you may read"))
     })
 }
 
@@ -113,6 +125,7 @@ fn rules(path: &Path) -> Result<Config, Refusal> {
     let file = (path.display().to_string(), text_of(path)?);
     config::parse(&[file]).map_err(|errors| {
         let refusal = Refusal::new(Code::BadConfig, "the configuration is broken");
+        let refusal = refusal.hint(edit(path));
         errors.iter().fold(refusal, |refusal, error| refusal.because(error.to_string()))
     })
 }

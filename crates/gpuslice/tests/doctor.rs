@@ -319,9 +319,11 @@ fn as_anybody(root: &Path, arguments: &[&str]) -> Output {
     use std::os::unix::process::CommandExt;
     let mut command = Command::new(env!("CARGO_BIN_EXE_gpuslice"));
     if fs::metadata(root).unwrap().uid() == 0 {
-        // The folder of what is built may be root's alone.
+        // The folder of what is built may be root's alone. Copied by another program, as a child that is forked beside us
+        // would have the copy open for writing, and what is, cannot be run (execve(2), ETXTBSY).
         let program = root.join("gpuslice");
-        fs::copy(env!("CARGO_BIN_EXE_gpuslice"), &program).unwrap();
+        let from = Path::new(env!("CARGO_BIN_EXE_gpuslice"));
+        assert!(Command::new("cp").args([from, &program]).status().unwrap().success());
         fs::set_permissions(root, fs::Permissions::from_mode(0o755)).unwrap();
         command = Command::new(program);
         command.uid(65534).gid(65534);

@@ -36,17 +36,21 @@ cases! {
         room::a_vm_without_a_claim_has_the_vf, room::all_mdevs_run, room::mdevs_of_another_size_run,
         room::the_last_are_reserved, room::mdevs_of_another_program, room::types_of_another_size_run,
         room::no_gpu_has_all, room::what_comes_in_has_it_promised, room::several_are_missing,
-        room::there_are_not_so_many, of_layouts::more_are_parked_than_fit,
+        room::there_are_not_so_many, room::there_are_not_so_many_of_a_driver,
+        room::the_vm_itself_has_all, of_layouts::more_are_parked_than_fit,
         of_guests::other_guests_have_the_mapping, of_guests::one_guest_names_a_device_twice;
     OtherNumaNode: of_nodes::it_is_pinned_nowhere, of_nodes::its_node_has_no_gpu,
         of_nodes::the_gpu_tells_no_node, of_nodes::its_vf_is_on_another_node;
     NoProfile: of_orders::a_name_is_misspelt, of_orders::no_gpu_has_a_layout,
+        of_orders::no_driver_makes_it,
         of_starts::the_profile_is_another_now, of_starts::nothing_has_what_is_asked,
         of_layouts::what_is_parked_is_misspelt, of_layouts::the_new_one_has_another_shape,
         of_commands::a_profile_to_export_is_misspelt;
     BadRequest: of_starts::metadata_is_misspelt, of_agent::nothing_runs_to_be_plugged_into,
         of_agent::metadata_that_the_agent_cannot_read, of_agent::a_domain_that_libvirt_does_not_keep,
         of_commands::more_than_one_claim_is_meant, of_commands::a_domain_that_is_no_file,
+        of_commands::a_file_that_is_no_domain, of_commands::a_host_that_is_no_file,
+        of_commands::a_host_file_that_is_misspelt,
         of_guests::the_cluster_s_files_do_not_answer, of_guests::the_reservations_cannot_be_read,
         of_guests::a_node_without_a_name, of_guests::mappings_that_do_not_answer,
         of_commands::a_key_that_no_row_has, of_commands::more_slices_than_a_claim_can_have;
@@ -80,7 +84,7 @@ cases! {
         of_commands::the_history_is_no_file;
     OutputUnwritable: of_orders::there_is_no_room_for_the_answer,
         of_commands::a_folder_for_pages_that_is_not_there;
-    BadConfig: of_orders::a_key_is_misspelt, of_orders::more_vfs_than_there_are,
+    BadConfig: of_orders::a_key_is_misspelt, of_commands::a_configuration_for_it_that_is_misspelt, of_orders::more_vfs_than_there_are,
         of_layouts::numbers_that_gim_cannot_make, of_layouts::a_policy_that_gim_does_not_have,
         of_layouts::one_policy_is_for_all, of_layouts::modes_that_gim_does_not_join,
         of_layouts::some_vfs_of_a_gpu_that_makes_all,

@@ -3,14 +3,15 @@
 use crate::directed::{after, all, runs};
 use crate::driver::Driver;
 use crate::happening::Happening as H;
-use crate::vgpu::{attach, attach_several, call};
+use crate::vgpu::{attach, attach_several, call, order};
 use gpuslice_core::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource, alias_for};
 use gpuslice_core::ids::{ClaimName, MdevUuid, ParentId};
 use gpuslice_core::machine::HookOperation;
 use gpuslice_core::plan::Step;
 use gpuslice_core::refusal::{Code, Refusal};
-use gpuslice_core::request::Command;
+use gpuslice_core::request::{Answer, Command};
 use gpuslice_sim::HostFile;
+use std::collections::BTreeMap;
 
 const CARDS: [&str; 2] = ["0000:3b:00.0", "0000:5e:00.0"];
 const EIGHT: &str = "nvidia-t4-8q";
@@ -160,4 +161,71 @@ fn a_start_waits_for_no_device_that_does_not_offer_what_it_asks_for() {
     all(&mut world, &[H::Lazy { on: false }, H::Advance { ms: 1000 }]);
     assert!(world.driver.answers.remove(&request).unwrap().is_ok());
     world.finish().unwrap();
+}
+
+/// FREE of each profile that is made as mediated devices.
+fn free(driver: &mut Driver) -> BTreeMap<String, u32> {
+    let Answer::Profiles { rows } = order(driver, Command::ListProfiles).unwrap() else {
+        panic!("other rows")
+    };
+    let made = rows.into_iter().filter(|row| row.mechanism == "mdev");
+    made.map(|row| (row.profile.to_string(), row.free)).collect()
+}
+
+/// Starts VMs of each profile until one is refused, each profile on a host of its own.
+fn free_is_what_starts_get(host: impl Fn() -> Driver, runs: &[&str]) {
+    let at_work = || {
+        let mut driver = host();
+        for (vm, profile) in (1..).zip(runs) {
+            let domain = attach(&mut driver, vm, profile);
+            start(&mut driver, &domain).unwrap();
+        }
+        driver.advance(10_000).unwrap();
+        driver
+    };
+    for (profile, all) in free(&mut at_work()) {
+        let mut driver = at_work();
+        let mut left = all;
+        for vm in 100_u128.. {
+            let domain = attach(&mut driver, vm, &profile);
+            match start(&mut driver, &domain) {
+                Ok(()) => left = left.checked_sub(1).expect(&profile),
+                Err(refusal) => {
+                    assert_eq!((refusal.code, left), (Code::NoCapacity, 0), "{profile} of {all}");
+                    assert!(
+                        refusal.message.contains("none free") || refusal.message.contains(" 0 of "),
+                        "{refusal}"
+                    );
+                    break;
+                }
+            }
+            driver.advance(10_000).unwrap();
+            assert_eq!(free(&mut driver)[&profile], left, "{profile} of {all}");
+        }
+    }
+}
+
+#[test]
+fn what_is_free_is_what_starts_get_beside_what_is_parked() {
+    free_is_what_starts_get(full, &[]);
+    free_is_what_starts_get(full, &[EIGHT]);
+    free_is_what_starts_get(full, &[WHOLE]);
+    let of = |text: &str, layout: &str| {
+        let (host, layout) = (HostFile::parse(text).unwrap(), layout.to_owned());
+        move || {
+            let mut driver = Driver::new(&host, &layout).unwrap();
+            driver.advance(30_000).unwrap();
+            driver
+        }
+    };
+    let text = include_str!("../../../examples/hosts/a40-mdev.toml");
+    let text = text.split("[[function]]").take(2).collect::<Vec<_>>().join("[[function]]");
+    let on = |layout| format!("[[gpu]]\nmatch = {{ model = \"a40\" }}\nlayout = {{ {layout} }}\n");
+    let vfs = of(&text, &on("vfs = \"all\", park = { nvidia-a40-16q = 2 }"));
+    free_is_what_starts_get(&vfs, &[]);
+    free_is_what_starts_get(&vfs, &["nvidia-a40-16q"]);
+    let text = include_str!("../../../examples/hosts/mdev.toml");
+    let mdev = of(text, &on("park = { nvidia-a40-8q = 1 }"));
+    free_is_what_starts_get(&mdev, &[]);
+    free_is_what_starts_get(&mdev, &["nvidia-a40-8q"]);
 }

@@ -1,10 +1,10 @@
 //! Lists: what is known, as rows.
 
-use super::Machine;
+use super::{Machine, parking};
 use crate::ids::{ClaimKey, MdevTypeId, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::{Form, Offer};
 use crate::observation::{Function, Vf};
-use crate::placement;
+use crate::placement::{self, View};
 use crate::refusal::{Code, Refusal};
 use crate::request::{Answer, ClaimRow, ParentRow, ProfileRow, SliceRow, StatusRow, TypeRow};
 use crate::state::{Assignment, Claim, Phase};
@@ -22,8 +22,7 @@ type Parked<'a> = BTreeMap<(&'a ParentId, &'a MdevTypeId), Vec<SliceId>>;
 
 /// What decides how much of an offer is free, looked up once for all offers.
 struct Spare<'a> {
-    /// Slices that nobody is given now.
-    held_back: BTreeMap<SliceId, Refusal>,
+    view: View<'a>,
     parked: Parked<'a>,
 }
 
@@ -235,10 +234,15 @@ impl Machine {
         }
         let mut rows: BTreeMap<ProfileName, ProfileRow> = BTreeMap::new();
         let spare = self.spare();
+        let mut mdevs = self.free_mdevs(&spare);
+        let mut counted = BTreeSet::new();
         let living = self.durable.claims.values().filter(|claim| !claim.orphaned);
         let homes: BTreeSet<PciAddress> = living.flat_map(|claim| claim.home.clone()).collect();
-        for offer in self.offers() {
-            let free = self.free_of(&offer, &spare);
+        for offer in &spare.view.offers {
+            // VFs that make one mediated device each share what their GPU can have.
+            let vf = self.seen.pf_of(&offer.parent).filter(|_| offer.form.vfs().is_empty());
+            let anew = vf.is_none_or(|device| counted.insert((device, &offer.profile)));
+            let free = self.free_of(offer, &spare);
             let row = rows.entry(offer.profile.clone()).or_insert_with(|| ProfileRow {
                 profile: offer.profile.clone(),
                 mechanism: offer.mechanism.to_owned(),
@@ -250,15 +254,17 @@ impl Machine {
                 heads: offer.heads,
                 edition: offer.edition.clone(),
                 max: Some(0),
-                free: 0,
+                free: mdevs.remove(&offer.profile).unwrap_or_default(),
                 used: used.get(&offer.profile).copied().unwrap_or_default(),
                 parents: Vec::new(),
                 pick: Vec::new(),
             });
-            row.pick.extend(self.to_pick(&offer, &spare, &homes));
+            row.pick.extend(self.to_pick(offer, &spare, &homes));
             row.free = row.free.saturating_add(free);
-            row.max = row.max.zip(offer.max).map(|(a, b)| a.saturating_add(b));
-            row.parents.push(offer.parent);
+            if anew {
+                row.max = row.max.zip(offer.max).map(|(a, b)| a.saturating_add(b));
+            }
+            row.parents.push(offer.parent.clone());
         }
         rows.into_values().collect()
     }
@@ -272,25 +278,53 @@ impl Machine {
             let Some(mdev) = there else { continue };
             parked.entry((&mdev.parent, &mdev.type_id)).or_default().push(slice);
         }
-        Spare { held_back: self.held_back(), parked }
+        Spare { view: self.view(), parked }
+    }
+
+    /// How many more of each profile starts could have as mediated devices: what is parked makes room for them.
+    fn free_mdevs<'s>(&self, spare: &'s Spare<'_>) -> BTreeMap<&'s ProfileName, u32> {
+        let parked = spare.parked.values().flatten();
+        let uuids = parked.filter_map(|slice| match slice {
+            SliceId::Mdev(uuid) => Some(*uuid),
+            SliceId::Vf(_) | SliceId::Function(_) => None,
+        });
+        let idle = uuids.filter(|uuid| !self.park_failed.contains_key(uuid)).collect();
+        parking::free_mdevs(&spare.view, &idle)
     }
 
     /// How many slices of a profile are nobody's, and how many are somebody's; `None` when no device offers it.
     pub(super) fn free_and_used(&self, profile: &ProfileName) -> Option<(u32, u32)> {
         let spare = self.spare();
-        let offers = self.offers().into_iter().filter(|offer| offer.profile == *profile);
-        let free = offers.map(|offer| self.free_of(&offer, &spare)).reduce(u32::saturating_add)?;
+        let offers = || spare.view.offers.iter().filter(|offer| offer.profile == *profile);
+        let vfs = offers().map(|offer| self.free_of(offer, &spare)).reduce(u32::saturating_add)?;
+        let made = offers().any(|offer| matches!(offer.form, Form::Mdevs { .. }));
+        let mdevs = made.then(|| self.free_mdevs(&spare).remove(profile)).flatten();
+        let free = vfs.saturating_add(mdevs.unwrap_or_default());
         let used = count(self.run.assignments.values().filter(|a| a.profile == *profile));
         Some((free, used))
     }
 
+    /// The most that can exist of a profile at a time on this host, if that is known.
+    pub(super) fn most(&self, profile: &ProfileName) -> Option<u32> {
+        let mut counted = BTreeSet::new();
+        let offers = self.offers().into_iter().filter(|offer| offer.profile == *profile);
+        let each = offers.map(|offer| match &offer.form {
+            Form::Vfs(vfs) => Some(count(vfs)),
+            Form::TypedVfs { vfs, .. } => {
+                let vfs = count(vfs.iter());
+                Some(offer.max.map_or(vfs, |max| max.min(vfs)))
+            }
+            Form::Mdevs { .. } if counted.insert(self.seen.device_of(&offer.parent)) => offer.max,
+            Form::Mdevs { .. } => Some(0),
+        });
+        each.reduce(|all, more| Some(all?.saturating_add(more?)))?
+    }
+
+    /// How many more VFs of an offer can be given. Mediated devices of all offers share what there is.
     fn free_of(&self, offer: &Offer, spare: &Spare<'_>) -> u32 {
         match &offer.form {
             _ if !self.is_given_out(&offer.parent) => 0,
-            // What is parked makes room for a start.
-            Form::Mdevs { available, .. } => {
-                available.saturating_add(count(spare.parked_as(offer)))
-            }
+            Form::Mdevs { .. } => 0,
             Form::TypedVfs { left, .. } => *left,
             Form::Vfs(vfs) => count(vfs.iter().filter(|vf| self.is_free(**vf, spare))),
         }
@@ -310,7 +344,7 @@ impl Machine {
         let given = self.run.assignments.contains_key(&slice)
             || self.run.foreign.contains_key(&slice)
             || self.held.contains_key(&slice)
-            || spare.held_back.contains_key(&slice);
+            || spare.view.held_back.contains_key(&slice);
         let vf = self.seen.vfs.get(&address);
         !given && vf.is_some_and(|vf| vf.driver.is_none() || vf.on_vfio())
     }
@@ -417,6 +451,22 @@ impl Machine {
             }
         }));
         rows
+    }
+
+    /// Slices that are given to nobody of ours, with who has each, as the list of slices says it.
+    pub(super) fn without_a_claim(&self) -> impl Iterator<Item = (SliceId, ParentId, String)> {
+        let vfs = self.seen.vfs.iter().filter_map(|(address, vf)| {
+            let slice = SliceId::Vf(*address);
+            let known = self.run.foreign.contains_key(&slice) || self.held.contains_key(&slice);
+            known.then_some((slice, ParentId::Pci(vf.pf), Some(vf)))
+        });
+        let mdevs = self.seen.mdevs.iter();
+        let mdevs = mdevs.map(|(uuid, mdev)| (SliceId::Mdev(*uuid), mdev.parent.clone(), None));
+        vfs.chain(mdevs).filter_map(|(slice, parent, vf)| {
+            let (state, claim, holder) = self.slice_state(slice, &parent, vf);
+            let foreign = state == "foreign" && claim.is_none();
+            foreign.then(|| (slice, parent, holder.unwrap_or_else(|| "another program".to_owned())))
+        })
     }
 
     fn slice_state(

@@ -10,8 +10,9 @@ use crate::ids::{
 };
 use crate::mend;
 use crate::numa::Within;
+use crate::observation::Function;
 use crate::placement::{Lookup, Refused, View};
-use crate::refusal::{self, Code, Hint, Refusal};
+use crate::refusal::{Code, Hint, Holders, Refusal};
 use crate::request::{Answer, Command, DeviceToWrite, Outcome};
 use crate::state::{Claim, Phase};
 use std::collections::BTreeSet;
@@ -238,21 +239,27 @@ impl Machine {
 
     /// A claim reserves nothing, so more may be asked than there is; that is said, not refused.
     pub(super) fn overcommit(&self, key: &ClaimKey, claim: &Claim) -> Vec<String> {
-        let asked: u32 = self
-            .durable
-            .claims
-            .iter()
-            .filter(|(k, c)| *k != key && !c.orphaned && c.profile == claim.profile)
-            .map(|(_, c)| c.request.count)
-            .sum::<u32>()
-            .saturating_add(claim.request.count);
-        match self.free_and_used(&claim.profile).map(|(free, used)| free.saturating_add(used)) {
-            Some(most) if asked > most => vec![format!(
-                "{asked} of {} are claimed, and {most} can run at once here",
-                claim.profile
-            )],
-            _ => Vec::new(),
+        let profile = &claim.profile;
+        let others = self.durable.claims.iter();
+        let others = others.filter(|(k, c)| *k != key && !c.orphaned && c.profile == *profile);
+        let asked =
+            others.map(|(_, c)| c.request.count).fold(claim.request.count, u32::saturating_add);
+        let Some((free, used)) = self.free_and_used(profile) else { return Vec::new() };
+        let now = free.saturating_add(used);
+        let most = self.most(profile).unwrap_or(now).max(now);
+        let mut said = match asked > most {
+            true => format!(
+                "{asked} of {profile} are claimed, more than the {most} that this host can run at once"
+            ),
+            false if asked > now => {
+                format!("{asked} of {profile} are claimed, and this host can run {most} at once")
+            }
+            false => return Vec::new(),
+        };
+        if now < most {
+            said += &format!(", of which {now} beside what runs now");
         }
+        vec![said]
     }
 
     fn unclaim(&mut self, key: &ClaimKey, force: bool) -> Outcome {
@@ -396,7 +403,7 @@ impl Machine {
                 let hint = match (nearest, way_out) {
                     (Some(nearest), _) => self.attach_again(key, &nearest),
                     (None, Some(way_out)) => way_out,
-                    (None, None) => self.other_profile(key),
+                    (None, None) => self.other_profile(key, profile),
                 };
                 let refusal = kept.fold(refusal.hint(hint), |refusal, (parent, why)| {
                     refusal.because(format!("{parent} is quarantined: {}", why.message))
@@ -431,12 +438,9 @@ impl Machine {
         Refusal::new(Code::NoCapacity, message).hint(self.room_for(key, profile, count))
     }
 
-    /// Who has slices of a profile, whose homes the others are, and to whom they are promised.
-    fn who_has(&self, key: &ClaimKey, profile: &ProfileName) -> String {
-        let names = |keys: BTreeSet<&ClaimKey>| {
-            let names: BTreeSet<String> = keys.into_iter().map(|k| self.owner_name(k)).collect();
-            refusal::holders_in_words(names.into_iter().collect())
-        };
+    /// Who has slices of a profile, whose homes the others are, and to whom they are promised; where it is none of these, who has
+    /// slices of other profiles on the devices that could be cut into this one.
+    fn who_has(&self, key: &ClaimKey, profile: &ProfileName) -> Holders {
         let have = self.run.assignments.values().filter(|a| a.profile == *profile);
         let have: BTreeSet<&ClaimKey> = have.map(|a| &a.claim).collect();
         let living = self.durable.claims.iter().filter(|(other, claim)| {
@@ -445,35 +449,41 @@ impl Machine {
         let (promised, living): (Vec<_>, Vec<_>) =
             living.partition(|(other, _)| self.is_promised(other));
         let homes = living.into_iter().filter(|(_, claim)| !claim.home.is_empty() || claim.reserve);
-        let homes: BTreeSet<&ClaimKey> = homes.map(|(other, _)| other).collect();
-        let promised: BTreeSet<&ClaimKey> = promised.into_iter().map(|(other, _)| other).collect();
-        let mut parts = Vec::new();
-        if have.is_empty() && homes.is_empty() && promised.is_empty() {
-            parts.push(match self.who_has_the_room(key, profile) {
-                others if others.is_empty() => "held by nobody here".to_owned(),
-                others => format!("the room is held by {}", names(others)),
-            });
-        } else if !have.is_empty() {
-            parts.push(format!("held by {}", names(have)));
-        }
-        if !homes.is_empty() {
-            parts.push(format!("kept for claims of {}", names(homes)));
-        }
-        if !promised.is_empty() {
-            parts.push(format!("promised to what comes in: {}", names(promised)));
-        }
-        parts.join(", ")
-    }
-
-    /// Who has slices of other profiles on the devices that could be cut into this one.
-    fn who_has_the_room(&self, key: &ClaimKey, profile: &ProfileName) -> BTreeSet<&ClaimKey> {
         let offers = self.offers().into_iter().filter(|offer| offer.profile == *profile);
-        let devices: BTreeSet<ParentId> =
-            offers.map(|offer| self.seen.device_of(&offer.parent)).collect();
-        let there = self.run.assignments.values().filter(|a| {
-            a.claim.owner != key.owner && devices.contains(&self.seen.device_of(&a.parent))
-        });
-        there.map(|a| &a.claim).collect()
+        let (mut devices, mut vfs) = (BTreeSet::new(), BTreeSet::new());
+        for offer in offers {
+            vfs.extend(offer.form.vfs().iter().copied());
+            devices.insert(self.seen.device_of(&offer.parent));
+        }
+        let mut holders = Holders {
+            have: have.into_iter().map(|k| self.owner_name(k)).collect(),
+            room: BTreeSet::new(),
+            kept: homes.map(|(other, _)| self.owner_name(other)).collect(),
+            promised: promised.into_iter().map(|(other, _)| self.owner_name(other)).collect(),
+        };
+        for (slice, parent, who) in self.without_a_claim() {
+            let of = match slice {
+                SliceId::Mdev(uuid) => self.seen.mdevs.get(&uuid).is_some_and(|mdev| {
+                    self.profile_of(&mdev.parent, &mdev.type_id).as_ref() == Some(profile)
+                }),
+                SliceId::Vf(vf) => vfs.contains(&vf),
+                SliceId::Function(_) => false,
+            };
+            if of {
+                holders.have.insert(who);
+            } else if devices.contains(&self.seen.device_of(&parent)) {
+                holders.room.insert(who);
+            }
+        }
+        if holders.have.is_empty() && holders.kept.is_empty() && holders.promised.is_empty() {
+            let there = self.run.assignments.values().filter(|a| {
+                a.claim.owner != key.owner && devices.contains(&self.seen.device_of(&a.parent))
+            });
+            holders.room.extend(there.map(|a| self.owner_name(&a.claim)));
+        } else {
+            holders.room.clear();
+        }
+        holders
     }
 
     /// Devices that offer nothing as long as nothing is done to them.
@@ -486,14 +496,26 @@ impl Machine {
     }
 
     /// Where no name is near to the one that was asked for.
-    fn other_profile(&self, key: &ClaimKey) -> Hint {
-        let bare = self.seen.functions.iter().find(|(pf, function)| {
-            function.sriov.is_some() && !self.layouts.contains_key(&ParentId::Pci(**pf))
-        });
-        match bare.filter(|_| self.offers().is_empty()) {
+    fn other_profile(&self, key: &ClaimKey, profile: &ProfileName) -> Hint {
+        let nothing = self.offers().is_empty();
+        let bare = self.bare().next().filter(|_| nothing);
+        let other = match bare {
             Some((pf, _)) => mend::write_layout(pf),
             None => mend::another_profile(&self.owner_name(key), &key.name),
+        };
+        match driver_of(profile) {
+            Some(driver) if nothing => hint!("modprobe {}, then the same again", driver),
+            Some(driver) => hint!("modprobe {}, then the same again; or {}", driver, other),
+            None => other,
         }
+    }
+
+    /// GPUs that could be cut into VFs, and that no layout names.
+    pub(super) fn bare(&self) -> impl Iterator<Item = (PciAddress, &Function)> {
+        let functions = self.seen.functions.iter().map(|(pf, function)| (*pf, function));
+        functions.filter(|(pf, function)| {
+            function.sriov.is_some() && !self.layouts.contains_key(&ParentId::Pci(*pf))
+        })
     }
 
     /// Before all is settled, what is missing may yet come.
@@ -537,6 +559,15 @@ impl Machine {
         let named = self.durable.claims.get(key).map(|claim| &claim.owner_name);
         named.filter(|name| !name.is_empty()).cloned().unwrap_or_else(|| key.owner.to_string())
     }
+}
+
+/// The driver whose type of mediated devices a profile is, by the kernel's name for it, which begins with the driver's. Profiles
+/// of functions begin with a vendor.
+fn driver_of(profile: &ProfileName) -> Option<&str> {
+    let (driver, _) = profile.as_str().split_once('-')?;
+    let vendor = ["amd", "nvidia", "intel"].contains(&driver)
+        || driver.len() == 4 && driver.bytes().all(|b| b.is_ascii_hexdigit());
+    (!vendor && !driver.contains('.')).then_some(driver)
 }
 
 fn join(slices: &[SliceId]) -> String {

@@ -76,8 +76,8 @@ impl Machine {
         parent.is_some_and(|parent| parents.contains(&self.seen.device_of(&parent)))
     }
 
-    /// What keeps them from being free.
-    fn not_drained<'a>(
+    /// Who has slices of them.
+    pub(super) fn not_drained<'a>(
         &'a self,
         parents: &'a BTreeSet<ParentId>,
     ) -> impl Iterator<Item = Refusal> + 'a {

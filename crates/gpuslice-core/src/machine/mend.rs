@@ -7,6 +7,7 @@ use crate::ids::{ClaimKey, ClaimName, Owner, ParentId, PciAddress, ProfileName, 
 use crate::mechanism::Form;
 use crate::mend::{attach, detach, end_process, let_go, stop_mdev};
 use crate::numa::Within;
+use crate::observation::Function;
 use crate::placement::{Properties, by_properties};
 use crate::refusal::Hint;
 use crate::state::{Claim, ForeignHold};
@@ -86,9 +87,25 @@ impl Machine {
         } else {
             self.room_for_home(key, profile, count, within)
         };
-        orders.unwrap_or_else(|| {
-            hint!("lay out another GPU in /etc/gpuslice/gpuslice.toml, then gpuslice apply")
-        })
+        orders.unwrap_or_else(|| self.more_or_fewer(key, profile, count))
+    }
+
+    /// Where nobody's end makes room there are not so many: another GPU of the kind has them, or the claim asks for fewer.
+    fn more_or_fewer(&self, key: &ClaimKey, profile: &ProfileName, count: u32) -> Hint {
+        let offers = self.offers().into_iter().filter(|offer| offer.profile == *profile);
+        let devices = offers.filter_map(|offer| self.seen.device_of(&offer.parent).pci());
+        let kind = |function: &Function| (function.vendor, function.device);
+        let functions = devices.filter_map(|device| self.seen.functions.get(&device));
+        let kinds: BTreeSet<_> = functions.map(kind).collect();
+        let another = self.bare().any(|(_, function)| kinds.contains(&kind(function)));
+        let all = self.free_and_used(profile).map_or(0, |(free, used)| free.saturating_add(used));
+        if !another && (1..count).contains(&all) {
+            return hint!("{} --count {}", self.attach_again(key, profile), all);
+        }
+        if !another && self.durable.claims.contains_key(key) {
+            return self.end_for_good(key);
+        }
+        hint!("lay out another GPU in /etc/gpuslice/gpuslice.toml, then gpuslice apply")
     }
 
     /// Frees slices of a profile, on some devices: those who have one of the same size first, else all

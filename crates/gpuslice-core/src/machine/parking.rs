@@ -4,6 +4,8 @@
 
 mod room;
 
+pub(super) use room::free as free_mdevs;
+
 use super::claims::Order;
 use super::hook::carries_mdev;
 use super::ops::{Op, Purpose};

@@ -80,15 +80,8 @@ impl Machine {
     /// Nobody has a slice of it, and nothing is being done to it.
     fn require_idle(&self, parent: &ParentId) -> Result<(), Refusal> {
         let parents = BTreeSet::from([parent.clone()]);
-        if let Some(blocker) = self.in_the_way(&parents).next() {
+        if let Some(blocker) = self.not_drained(&parents).next() {
             return Err(blocker);
-        }
-        if let Some((slice, holder)) =
-            self.held.iter().find(|(slice, _)| self.is_of(**slice, &parents))
-        {
-            let message = format!("{} (pid {}) uses {slice} of {parent}", holder.comm, holder.pid);
-            let refusal = Refusal::new(Code::InUse, message);
-            return Err(refusal.hint(mend::end_process(holder)));
         }
         if self.reshaping(parent) {
             let refusal = Refusal::new(Code::Reshaping, format!("{parent} is being reshaped"));

@@ -75,7 +75,9 @@ pub fn find(tree: &Tree, domain: &str) -> Result<Guest, Refusal> {
 fn read(name: &str, text: &str) -> Result<Guest, Refusal> {
     let options = ParsingOptions { allow_dtd: false, ..ParsingOptions::default() };
     let document = Document::parse_with_options(text, options).map_err(|error| {
-        Refusal::new(Code::BadRequest, format!("{name} is no XML")).because(error.to_string())
+        Refusal::new(Code::BadRequest, format!("{name} is no XML"))
+            .because(error.to_string())
+            .hint(hint!("name a file that virsh dumpxml wrote"))
     })?;
     let root = document.root_element();
     let os = child(root, "os");

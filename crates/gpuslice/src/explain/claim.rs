@@ -2,9 +2,11 @@
 
 use super::{Explained, Reason, Rows, end, named, parent, row_of, slice};
 use crate::claims;
-use gpuslice_core::ids::SliceId;
-use gpuslice_core::refusal::{Code, holders_in_words};
+use gpuslice_core::ids::{ClaimKey, Owner, ParentId, SliceId};
+use gpuslice_core::refusal::{Code, Holders};
 use gpuslice_core::request::{ClaimRow, ProfileRow};
+use gpuslice_core::shell::quoted;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// GPUs whose reasons are told.
 const MOST: usize = 4;
@@ -122,15 +124,70 @@ fn nowhere(rows: &Rows, row: &ClaimRow) -> Vec<Reason> {
     reasons
 }
 
+/// Who has the slices, or the room for them.
 fn full(rows: &Rows, row: &ClaimRow, profile: &ProfileRow) -> Reason {
-    let has = |other: &&ClaimRow| other.profile == row.profile && !other.slices.is_empty();
-    let owners: Vec<&ClaimRow> = rows.claims.iter().filter(has).collect();
-    let held = holders_in_words(owners.iter().map(|other| claims::shown(other)).collect());
-    let text =
-        format!("{}: wanted {}, {} free, held by {held}", row.profile, row.count, profile.free);
-    let next = owners.first().map_or_else(
-        || "lay out another GPU in /etc/gpuslice/gpuslice.toml, then gpuslice apply".to_owned(),
-        |owner| end(owner),
-    );
+    let pf_of: BTreeMap<String, &ParentId> = rows
+        .slices
+        .iter()
+        .filter_map(|slice| Some((slice.address?.to_string(), &slice.parent)))
+        .collect();
+    // A parent of mediated devices may be a VF.
+    let device = |parent: &ParentId| {
+        pf_of.get(&parent.to_string()).map_or_else(|| parent.clone(), |pf| (*pf).clone())
+    };
+    let devices: BTreeSet<ParentId> = profile.parents.iter().map(device).collect();
+    let claims: BTreeMap<&ClaimKey, &ClaimRow> =
+        rows.claims.iter().map(|claim| (&claim.claim, claim)).collect();
+    let mut holders = Holders::default();
+    let (mut same, mut other) = (None, None);
+    for slice in &rows.slices {
+        let claim = slice.claim.as_ref().and_then(|key| claims.get(key));
+        let who = match (claim, slice.state.as_str()) {
+            (Some(claim), _) if claim.claim == row.claim => continue,
+            (Some(claim), _) => claims::shown(claim),
+            (None, "foreign") => {
+                slice.holder.clone().unwrap_or_else(|| "another program".to_owned())
+            }
+            (None, _) => continue,
+        };
+        if slice.profile.as_ref() == Some(&row.profile) {
+            holders.have.insert(who);
+            same = same.or(Some(slice));
+        } else if devices.contains(&device(&slice.parent)) {
+            holders.room.insert(who);
+            other = other.or(Some(slice));
+        }
+    }
+    let kept = rows.claims.iter().filter(|other| {
+        let idle = other.profile == row.profile && other.state == "idle";
+        idle && other.reserve && other.claim != row.claim
+    });
+    let kept: Vec<&ClaimRow> = kept.collect();
+    holders.kept.extend(kept.iter().map(|other| claims::shown(other)));
+    if !holders.have.is_empty() || !holders.kept.is_empty() {
+        holders.room.clear();
+    }
+    let text = format!("{}: wanted {}, {} free, {holders}", row.profile, row.count, profile.free);
+    let end =
+        same.or(other.filter(|_| kept.is_empty())).and_then(|slice| slice::state(rows, slice));
+    let next = match (end, kept.first(), profile.free) {
+        (Some(reason), ..) => reason.next,
+        (None, Some(other), _) => detach(other),
+        (None, None, 0) => detach(row),
+        (None, None, fewer) => format!(
+            "gpuslice attach {} {} --name {} --count {fewer}",
+            quoted(&named(row)),
+            row.profile,
+            row.claim.name
+        ),
+    };
     Reason::new(Code::NoCapacity, text, next)
+}
+
+/// How a claim is ended.
+fn detach(row: &ClaimRow) -> String {
+    match &row.claim.owner {
+        Owner::Domain(_) => format!("gpuslice detach {} {}", quoted(&named(row)), row.claim.name),
+        Owner::Vmid(_) | Owner::External(_) => format!("gpuslice release {}", row.claim),
+    }
 }

@@ -159,13 +159,59 @@ fn a_vm_says_why_it_would_not_get_its_slice() {
     rows.status.waiting_for.clear();
     rows.claims[0].home.clear();
     rows.profiles[0].free = 0;
-    let mut other = claim("vmid:100/gpu0", "mail", "attached");
-    other.slices = vec![format!("vf:{VF}").parse().unwrap()];
-    rows.claims.push(other);
-    assert_eq!(
-        reasons(&rows, "win11"),
-        [(Some(Code::NoCapacity), "gpuslice release vmid:100/gpu0".to_owned())]
-    );
+    let of = |state: &str, profile: &str| SliceRow {
+        profile: Some(profile.parse().unwrap()),
+        ..slice(state)
+    };
+    let with = |rows: &Rows, slice: SliceRow| {
+        let rows = Rows { slices: vec![slice], ..rows.clone() };
+        let found = object(&rows, "win11").unwrap().remove(0).reasons.remove(0);
+        (found.text, found.next)
+    };
+    rows.claims.push(claim("vmid:100/gpu0", "mail", "attached"));
+    let key = rows.claims[1].claim.clone();
+    let told = |how: &str| format!("p: wanted 1, 0 free, {how}");
+    for (slice, how, next) in [
+        (
+            SliceRow { claim: Some(key.clone()), ..of("attached", "p") },
+            "held by mail/gpu0",
+            "gpuslice release vmid:100/gpu0",
+        ),
+        (
+            SliceRow { claim: Some(key), ..of("attached", "q") },
+            "the room is held by mail/gpu0",
+            "gpuslice release vmid:100/gpu0",
+        ),
+        (
+            SliceRow { holder: Some("web".to_owned()), ..of("foreign", "p") },
+            "held by web",
+            "virsh shutdown web",
+        ),
+        (
+            SliceRow { holder: Some("dpdk (pid 7)".to_owned()), ..of("foreign", "q") },
+            "the room is held by dpdk (pid 7)",
+            "kill 7 (ps -fp 7 shows it)",
+        ),
+        (
+            of("foreign", "p"),
+            "held by another program",
+            "take its type away with the tool that set it",
+        ),
+        (of("free", "p"), "held by nobody here", "gpuslice detach win11 gpu0"),
+    ] {
+        assert_eq!(with(&rows, slice), (told(how), next.to_owned()));
+    }
+    let mut kept = claim("4be47ad5-6e2f-4e0c-9d4a-1f6a3f0e1a01/ai", "cad", "idle");
+    kept.reserve = true;
+    rows.claims.push(kept);
+    let said = with(&rows, of("free", "p"));
+    assert_eq!(said, (told("kept for claims of cad/ai"), "gpuslice detach cad ai".to_owned()));
+    rows.claims.truncate(1);
+    rows.claims[0].count = 3;
+    rows.profiles[0].free = 2;
+    let (_, next) = with(&rows, of("free", "p"));
+    assert_eq!(next, "gpuslice attach win11 p --name gpu0 --count 2");
+    rows.profiles[0].free = 0;
     rows.parents[0] = parent("cordoned", None);
     assert_eq!(reasons(&rows, "win11")[0].0, Some(Code::Cordoned), "its GPU first");
     rows.profiles.clear();

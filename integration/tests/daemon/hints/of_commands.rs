@@ -121,6 +121,54 @@ pub fn a_domain_that_is_no_file(code: Code) {
     });
 }
 
+pub fn a_file_that_is_no_domain(code: Code) {
+    let mut person = host();
+    let file = person.host.path("vm1.xml");
+    std::fs::write(&file, "[[gpu]]").unwrap();
+    let xml = person.libvirt.xml("vm1");
+    person.mends_by(code, &format!("gpuslice doctor {}", file.display()), 0, &mut |_, what| {
+        assert_eq!(what, "name a file that virsh dumpxml wrote");
+        std::fs::write(&file, &xml).unwrap();
+    });
+}
+
+/// What `--host` and `--config` name, put right by an edit of this file.
+fn a_file_is_put_right(code: Code, wrong: &str, name: &str, text: &str) {
+    let mut person = host();
+    let file = person.host.path("given.toml");
+    std::fs::write(&file, wrong).unwrap();
+    let known = gpuslice_integration::root().join("examples/hosts/sriov-8.toml");
+    let order = match name {
+        "--host" => format!("gpuslice profiles --host {}", file.display()),
+        other => format!("gpuslice profiles --host {} {other} {}", known.display(), file.display()),
+    };
+    person.mends_by(code, &order, 0, &mut |_, what| {
+        assert_eq!(what, format!("edit {}", file.display()));
+        std::fs::write(&file, text).unwrap();
+    });
+}
+
+pub fn a_host_file_that_is_misspelt(code: Code) {
+    let known = gpuslice_integration::root().join("examples/hosts/sriov-8.toml");
+    let text = std::fs::read_to_string(known).unwrap();
+    a_file_is_put_right(code, &text.replace("[kernel]", "[kernle]"), "--host", &text);
+}
+
+pub fn a_configuration_for_it_that_is_misspelt(code: Code) {
+    a_file_is_put_right(code, &ONE_VF.replace("vfs", "vsf"), "--config", ONE_VF);
+}
+
+pub fn a_host_that_is_no_file(code: Code) {
+    let mut person = host();
+    let file = person.host.path("given.toml");
+    let known = gpuslice_integration::root().join("examples/hosts/sriov-8.toml");
+    let order = format!("gpuslice profiles --host {}", file.display());
+    person.mends_by(code, &order, 0, &mut |_, what| {
+        assert_eq!(what, "name a file that exists and that you may read");
+        std::fs::copy(&known, &file).unwrap();
+    });
+}
+
 pub fn a_folder_for_pages_that_is_not_there(code: Code) {
     let mut person = host();
     let folder = person.host.path("pages");

@@ -21,6 +21,14 @@ pub fn no_gpu_has_a_layout(code: Code) {
     });
 }
 
+pub fn no_driver_makes_it(code: Code) {
+    let mut person = Person::at("mdev", "", 1);
+    let refused = person.refused(code, "gpuslice attach vm1 mdpy-vga");
+    assert!(refused.hint.starts_with("modprobe mdpy, then the same again; or "), "{refused:?}");
+    person.follows(&refused.hint, "gpuslice attach vm1 mdpy-vga", 1, &mut no_edit);
+    person.does("virsh start vm1");
+}
+
 pub fn no_such_gpu(code: Code) {
     let mut person = Person::at("sriov-8", ONE_VF, 0);
     let refused = person.refused(code, "gpuslice cordon 0000:ff:00.0");

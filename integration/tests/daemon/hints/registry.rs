@@ -53,6 +53,10 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
     ),
     ("allow {} to your user in /etc/polkit-1/rules.d", "polkit"),
     ("run it as root", "for other programs on the bus; the command line says `sudo gpuslice …`"),
+    (
+        "modprobe {}, then the same again",
+        "a driver that is not there yet; the simulated kernel's are, or never come",
+    ),
     // A guest.
     (
         "stop what uses it inside the guest, then gpuslice detach {} {} --live",

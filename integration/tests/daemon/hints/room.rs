@@ -153,3 +153,19 @@ pub fn there_are_not_so_many(code: Code) {
     });
     person.does("virsh start vm1");
 }
+
+/// Devices of a driver that needs no layout.
+pub fn there_are_not_so_many_of_a_driver(code: Code) {
+    let mut person = Person::at("mdev", "", 1);
+    person.does("gpuslice attach vm1 mtty-2 --count 13");
+    person.mends(code, "virsh start vm1");
+    assert_eq!(person.host.only("claims")["count"], json!(12));
+}
+
+/// Its own other claim has all there are.
+pub fn the_vm_itself_has_all(code: Code) {
+    let mut person = Person::at("mdev", "", 1);
+    person.does(&format!("gpuslice attach vm1 {Q24} --count 4"));
+    person.does(&format!("gpuslice attach vm1 {Q24} --name more"));
+    person.mends(code, "virsh start vm1");
+}

@@ -1,9 +1,10 @@
 //! What devices would have room for if nothing stood ready on them, as far as that can be told: a device is not emptied for a
-//! start that it could not serve even then.
+//! start that it could not serve even then, and what it could serve is free.
 
 use super::{Needed, OfClaim};
 use crate::ids::{MdevTypeId, MdevUuid, ParentId, ProfileName, SliceId};
 use crate::mechanism::{Fabric, Form, Offer};
+use crate::mode::Mode;
 use crate::placement::View;
 use crate::state::Phase;
 use std::cmp::Reverse;
@@ -189,4 +190,90 @@ pub(super) fn emptied(view: &View<'_>, idle: &BTreeSet<MdevUuid>, needed: &Neede
     };
     claims.sort_by_cached_key(|claim| (claim.fabrics.is_empty(), Reverse(size(claim))));
     if fit(&mut devices, &claims, &mut 0) { emptied } else { Emptied::default() }
+}
+
+/// What of a device decides how much is free, beside what stays on it.
+#[derive(Default)]
+struct Now<'v> {
+    goes: Vec<&'v MdevTypeId>,
+    /// How many more of each type there can be as it is.
+    left: BTreeMap<&'v MdevTypeId, u32>,
+    /// Where its VFs make one each: those on which none stays.
+    bare: Option<BTreeSet<&'v ParentId>>,
+    /// It is set to have different sizes side by side.
+    mixed: bool,
+}
+
+impl<'v> Now<'v> {
+    /// How many more of an offer starts could have, what goes giving way to them. As it is `most` may be added.
+    fn free(&self, device: &Device<'v>, type_id: &'v MdevTypeId, offer: &Offer, most: u32) -> u32 {
+        let left = self.left.get(type_id).copied().unwrap_or_default().min(most);
+        // One of the same type makes room for one, whatever else a driver counts.
+        let same = self.goes.iter().filter(|of| **of == type_id).count();
+        let free = left.saturating_add(u32::try_from(same).unwrap_or(u32::MAX));
+        let alike = device.there.iter().all(|of| *of == type_id);
+        let told = alike && offer.max.is_some() || self.mixes(device) && device.memory().is_some();
+        if self.goes.is_empty() || !told {
+            return free;
+        }
+        let one_each = self.bare.as_ref().map(|bare| u32::try_from(bare.len()).unwrap_or(u32::MAX));
+        free.max(device.takes(offer).min(one_each.unwrap_or(u32::MAX)))
+    }
+
+    /// Whether different sizes can be side by side: it is set to that, they are, or the driver would make one.
+    fn mixes(&self, device: &Device<'v>) -> bool {
+        let there: BTreeSet<&MdevTypeId> = device.there.iter().chain(&self.goes).copied().collect();
+        let beside = |(of, left): (&&MdevTypeId, &u32)| *left > 0 && !there.contains(*of);
+        self.mixed || there.len() > 1 || !there.is_empty() && self.left.iter().any(beside)
+    }
+}
+
+/// How many more of each profile starts could have as mediated devices, if `idle` gives way to them.
+pub(in crate::machine) fn free<'v>(
+    view: &'v View<'_>,
+    idle: &BTreeSet<MdevUuid>,
+) -> BTreeMap<&'v ProfileName, u32> {
+    let mut all: BTreeMap<ParentId, Now<'_>> = BTreeMap::new();
+    for offer in &view.offers {
+        let Form::Mdevs { type_id, available } = &offer.form else { continue };
+        if view.parent_reason(&offer.parent).is_some() {
+            continue;
+        }
+        let name = view.seen.device_of(&offer.parent);
+        let is_vf = name != offer.parent;
+        let mixed = view.seen.mode(&name, Mode::Sizes).is_some_and(|sizes| sizes.is("mixed"));
+        let now = all.entry(name).or_default();
+        now.mixed = mixed;
+        let left = now.left.entry(type_id).or_default();
+        *left = left.saturating_add(available.saturating_sub(view.under_way(&offer.parent)));
+        if is_vf {
+            now.bare.get_or_insert_default().insert(&offer.parent);
+        }
+    }
+    let mdevs = view.seen.mdevs.iter();
+    let mdevs = mdevs.map(|(uuid, mdev)| (idle.contains(uuid), &mdev.parent, &mdev.type_id));
+    let ordered = view
+        .assignments
+        .iter()
+        .filter(|(slice, a)| a.phase == Phase::Reserved && !view.seen.has_slice(**slice));
+    let ordered = ordered.filter_map(|(_, a)| Some((false, &a.parent, a.type_id.as_ref()?)));
+    for (goes, parent, type_id) in mdevs.chain(ordered) {
+        let Some(now) = all.get_mut(&view.seen.device_of(parent)) else { continue };
+        if goes {
+            now.goes.push(type_id);
+        } else if let Some(bare) = &mut now.bare {
+            bare.remove(parent);
+        }
+    }
+    let mut free: BTreeMap<&ProfileName, u32> = BTreeMap::new();
+    let devices = without(view, idle);
+    for (name, now) in &all {
+        let Some(device) = devices.get(name) else { continue };
+        for (type_id, offer) in &device.types {
+            let more = now.free(device, type_id, offer, view.below_most(offer, type_id));
+            let sum = free.entry(&offer.profile).or_default();
+            *sum = sum.saturating_add(more);
+        }
+    }
+    free
 }
