@@ -233,7 +233,7 @@ Examples:
 Each finding has a code (gpuslice explain CODE), what was found, why it matters and how to mend it. Exit code 1 says that
 something was found that breaks slices. --fix links the hook, sets its x bit and label, and has libvirt look for it; the
 rest is left to a person. What may not be read is named, and not judged.
-Environment: GPUSLICE_ROOT names a folder that is looked at instead of /.
+Environment: GPUSLICE_ROOT names a folder that is looked at instead of /. No program below it is run.
 
 Examples:
   gpuslice doctor

@@ -100,8 +100,15 @@ fn host(name: &str) -> TempDir {
     root
 }
 
+/// Runs it on a host whose programs it may run, as they are ours.
 fn gpuslice(root: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_gpuslice"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gpuslice"));
+    command.env("GPUSLICE_ROOT_PROGRAMS", "1");
+    output(command, root, arguments)
+}
+
+fn output(mut command: Command, root: &Path, arguments: &[&str]) -> Output {
+    command
         .args(arguments)
         .env("GPUSLICE_ROOT", root)
         .env("GPUSLICE_SOCKET", "/nonexistent")
@@ -162,7 +169,7 @@ fn who_does_what_it_says_hears_no_more_of_it() {
         arguments.extend(field(&text, "run:"));
         let before = json(&gpuslice(root.path(), &arguments));
         let findings = before["findings"].as_array().unwrap();
-        let person = Person(root.path());
+        let person = Person::at_host(root.path());
         let mended = findings.iter().all(|f| person.follows(f["mend"].as_str().unwrap()));
         if findings.is_empty() || !mended {
             return None;
@@ -294,7 +301,21 @@ fn fix_links_the_hook_has_libvirt_look_and_leaves_the_rest() {
 
 #[test]
 fn fix_gives_the_hook_its_label_and_its_x_bit() {
+    let root = host("hook-label-link");
+    let fixed = json(&gpuslice(root.path(), &["doctor", "--fix", "--json"]));
+    assert_eq!((codes(&fixed), &fixed["changed"]), (vec![], &Json::Bool(true)), "{fixed:#}");
+    let restored = fs::read_to_string(root.path().join("usr/sbin/restored")).unwrap();
+    assert_eq!(restored, "/etc/libvirt/hooks/qemu.d/10-gpuslice\n");
+
+    // libvirt's folder is not ours, unless we made it.
     let root = host("hook-label");
+    let fixed = json(&gpuslice(root.path(), &["doctor", "--fix", "--json"]));
+    assert_eq!(
+        (codes(&fixed), &fixed["changed"]),
+        (vec!["hook-label".to_owned()], &Json::Bool(false))
+    );
+    assert!(!root.path().join("usr/sbin/restored").exists());
+    lay_out(root.path(), "- /etc/libvirt/hooks");
     let fixed = json(&gpuslice(root.path(), &["doctor", "--fix", "--json"]));
     assert_eq!((codes(&fixed), &fixed["changed"]), (vec![], &Json::Bool(true)), "{fixed:#}");
     let restored = fs::read_to_string(root.path().join("usr/sbin/restored")).unwrap();
@@ -312,6 +333,47 @@ fn fix_gives_the_hook_its_label_and_its_x_bit() {
     // It may have found no hook that it could execute.
     let reloads = fs::read_to_string(root.path().join("usr/bin/reloads")).unwrap();
     assert_eq!(reloads, "libvirtd\n");
+}
+
+#[test]
+fn programs_of_a_folder_that_is_looked_at_are_not_run() {
+    let root = host("hook-missing");
+    let run = r#"#!/bin/sh\necho "$0" >> "$(dirname "$0")/run""#;
+    for program in ["/usr/bin/systemctl", "/usr/sbin/restorecon"] {
+        lay_out(root.path(), &format!("{program} ! {run}"));
+    }
+    lay_out(root.path(), "/sys/fs/selinux/enforce = 1");
+    let ran = |folder: &str| root.path().join(folder).join("run").exists();
+    let command = Command::new(env!("CARGO_BIN_EXE_gpuslice"));
+    let fixed = json(&output(command, root.path(), &["doctor", "--fix", "--json"]));
+    assert_eq!((codes(&fixed), &fixed["changed"]), (vec![], &Json::Bool(true)), "{fixed:#}");
+    assert_eq!((ran("usr/bin"), ran("usr/sbin")), (false, false));
+    // They would have been seen.
+    gpuslice(root.path(), &["doctor", "--json"]);
+    assert_eq!((ran("usr/bin"), ran("usr/sbin")), (true, true));
+}
+
+#[test]
+fn a_device_that_a_hook_may_make_is_no_error_and_a_claims_is() {
+    let of = |root: &Path| {
+        let answer = json(&gpuslice(root, &["doctor", "win11", "--json"]));
+        let finding = answer["findings"][0].clone();
+        let said = format!("{} {}", finding["found"], finding["mend"]);
+        (finding["severity"].as_str().unwrap_or_default().to_owned(), said)
+    };
+    for (name, with_hook) in [
+        ("guest-device-gone", "error"),
+        ("guest-device-vf", "warning"),
+        ("guest-device-nic", "warning"),
+    ] {
+        let root = host(name);
+        let (severity, said) = of(root.path());
+        assert_eq!(severity, with_hook, "{name}: {said}");
+        assert_eq!(said.contains("unless the hook"), with_hook == "warning", "{name}: {said}");
+        assert_eq!(said.contains("gpuslice attach"), name == "guest-device-vf", "{said}");
+        lay_out(root.path(), "- /etc/libvirt/hooks/qemu");
+        assert_eq!(of(root.path()).0, "error", "{name}");
+    }
 }
 
 /// What somebody without rights reads of a host.

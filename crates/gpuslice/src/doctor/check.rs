@@ -76,11 +76,11 @@ checks! {
     KvmMissing = "kvm-missing", "VMs cannot run on this host's processor",
         why "QEMU runs a VM on the processor through /dev/kvm. Without it, or where QEMU's user may not open it, a VM does not start, or is emulated and far too slow for a GPU.",
         looks "/dev/kvm and who may open it; where it is not there, the processor's flags (vmx, svm, hypervisor) and whether kvm_intel or kvm_amd is loaded. Only where there is a GPU that could be sliced.",
-        mend "Switch VT-x or SVM on in the firmware, or `modprobe` kvm_intel or kvm_amd; in a VM, have its host pass the processor through; or give /dev/kvm back to the group kvm.";
+        mend "Switch VT-x or SVM on in the firmware, or `modprobe` kvm_intel or kvm_amd; in a VM, have its host pass the processor through; in a container, pass /dev/kvm in; or make the node anew (`mknod -m 660 /dev/kvm c 10 232`) and give it back to the group kvm.";
     InterruptsUnsafe = "interrupts-unsafe", "interrupts of devices are not kept apart",
         why "VFIO passes no device while a VM could send interrupts to the host with it: QEMU says that the container's IOMMU cannot be set, \"Operation not permitted\".",
-        looks "intremap=off or nointremap among the kernel's arguments, and vfio_iommu_type1 not told to do without.",
-        mend "Take the argument out, and reboot.";
+        looks "intremap=off or nointremap among the kernel's arguments, and vfio_iommu_type1 not told to do without: in its own parameter, and before it is loaded in modprobe.d and the kernel's arguments.",
+        mend "Take the argument out, run the boot loader's step (`update-grub` and others), and reboot.";
     ModulesGone = "modules-gone", "the running kernel's modules were removed",
         why "After an update of the kernel no module of the old one can be loaded: not vfio-pci for a VF, nor the GPU's driver. And libvirt finds no VFIO driver for managed='yes', which fails.",
         looks "/lib/modules, which has other kernels and not the one that runs.",
@@ -88,7 +88,7 @@ checks! {
     GvtOff = "gvt-off", "GVT-g was asked for and the GPU makes no mediated devices",
         why "i915.enable_gvt=1 alone makes none: the module kvmgt has to be loaded, GuC submission has to be off, and only Broadwell to Comet Lake have GVT-g.",
         looks "i915.enable_gvt=1 among the kernel's arguments, an Intel GPU on i915 without mdev_supported_types and without VFs, kvmgt, and i915.enable_guc.",
-        mend "`modprobe kvmgt`, and take i915.enable_guc out of the kernel's arguments; on another GPU take i915.enable_gvt=1 out.";
+        mend "`modprobe kvmgt`, and take i915.enable_guc out of the kernel's arguments; on another GPU take i915.enable_gvt=1 out. Then the boot loader's step (`update-grub` and others).";
     SriovOff = "sriov-off", "the GPU has SR-IOV and does not show it",
         why "Without the SR-IOV capability the kernel offers no sriov_numvfs, so the GPU yields no VF.",
         looks "A GPU whose model has SR-IOV lacks sriov_totalvfs, or says 0 in it. It is off in the firmware, or its driver was told to make none.",
@@ -96,7 +96,7 @@ checks! {
     VfBars = "vf-bars", "the firmware left no room for the memory of VFs",
         why "Each VF needs address space for its BARs. Where the firmware gave none, enabling VFs fails with \"not enough MMIO resources for SR-IOV\".",
         looks "All SR-IOV lines of the GPU's `resource` file are zero, it has no VF, and it makes no mediated devices itself.",
-        mend "Switch on \"Above 4G decoding\" and large MMIO in the firmware, or add pci=realloc to the kernel's arguments, and reboot.";
+        mend "Switch on \"Above 4G decoding\" and large MMIO in the firmware, or add pci=realloc to the kernel's arguments (in /etc/default/grub, then `update-grub`), and reboot.";
     DriverMissing = "driver-missing", "no driver is bound to a GPU that could be sliced",
         why "Slices are made by the GPU's driver: NVIDIA's vGPU host driver, AMD's GIM, Intel's i915 or xe.",
         looks "The GPU has no driver.",
@@ -104,7 +104,7 @@ checks! {
     DriverSwitchedOff = "driver-switched-off", "the GPU's own driver was told to stay away",
         why "Who has passed a whole GPU keeps its driver away from it, by a blacklist. Slices are made by that driver. And nomodeset, left by an installer, keeps i915 and xe from every GPU.",
         looks "A GPU without its driver, and nomodeset, modprobe.blacklist or module_blacklist among the kernel's arguments, or blacklist and install lines in modprobe.d.",
-        mend "Take the argument or the line out, make the initramfs anew, and reboot.";
+        mend "Take the argument out and run the boot loader's step (`update-grub` and others), or the line, and make the initramfs anew; then reboot.";
     DriverUnbound = "driver-unbound", "the driver is loaded and has let go of the GPU",
         why "sriov-manage takes the GPU off its driver and gives it back; interrupted between, or at a boot that goes on beside it, it leaves the GPU without one.",
         looks "An NVIDIA GPU without a driver, while the driver nvidia is loaded.",
@@ -116,7 +116,7 @@ checks! {
     VfioIds = "vfio-ids", "vfio-pci is told to take the GPU at boot",
         why "VFIO takes every function with the ids that it is told, before the GPU's own driver; and many VFs have the ids of their GPU. The GPU then makes no slices.",
         looks "vfio-pci.ids in the kernel's arguments, and options vfio-pci ids= in /etc/modprobe.d, with the ids of a GPU whose driver makes slices.",
-        mend "Take the ids out, make the initramfs anew, and reboot. VFs are bound by their layout: bind = \"vfio-pci\".";
+        mend "Take the ids out of the file and make the initramfs anew, or out of the kernel's arguments and run the boot loader's step (`update-grub` and others); then reboot. VFs are bound by their layout: bind = \"vfio-pci\".";
     VgpuManagerOff = "vgpu-manager-off", "NVIDIA's vGPU manager does not run",
         why "The driver asks nvidia-vgpu-mgr to serve each vGPU. Without it types may be set, and every VM with one fails at its start.",
         looks "GPUs on NVIDIA's vGPU host driver, the unit nvidia-vgpu-mgr.service, and no process of it.",
@@ -156,7 +156,7 @@ checks! {
     HookLabel = "hook-label", "a file on the way to the hook has the wrong label",
         why "SELinux lets libvirt run hooks by their label. A folder that was made by a script, or a program that was moved from a home, keeps the label it had.",
         looks "What `restorecon -n -v` would change of /etc/libvirt/hooks, qemu.d, the link and what it leads to, while SELinux enforces.",
-        mend "`restorecon -v` what the finding names; `gpuslice doctor --fix` does it.";
+        mend "`restorecon -v` what the finding names; `gpuslice doctor --fix` does it for the hook's link and program.";
     HookBroken = "hook-broken", "another hook cannot run",
         why "libvirt calls every hook for every VM, and a hook that fails refuses the start. One whose first line names what is not there fails always.",
         looks "The first lines of /etc/libvirt/hooks/qemu and of the files in qemu.d; behind env, the PATH of libvirt's own process, where it may be read.",
@@ -203,16 +203,16 @@ checks! {
         mend "`driverctl unset-override ADDRESS`, and say bind = \"DRIVER\" in the GPU's layout.";
     Sysfsutils = "sysfsutils", "sysfsutils writes sriov_numvfs at boot",
         why "Two writers of the same attribute fight: the number of VFs changes under gpuslice's layout, and all VFs of the GPU with it.",
-        looks "Lines with sriov_numvfs in /etc/sysfs.conf and /etc/sysfs.d.",
+        looks "Lines with sriov_numvfs in /etc/sysfs.conf and /etc/sysfs.d, that name a GPU of this host or do not say whose VFs are meant. A network card's are left alone.",
         mend "Take the line out, and say the number in /etc/gpuslice/gpuslice.toml.";
     SriovUnit = "sriov-unit", "a unit, rule or script makes VFs beside gpuslice",
         why "Two writers of the same attribute fight; and sriov-manage run at the wrong moment takes VFs away that VMs are about to get.",
-        looks "Units that are enabled in /etc/systemd/system, rules in /etc/udev/rules.d, /etc/tmpfiles.d, /etc/rc.local, crontabs and libvirt's hooks that name sriov_numvfs or sriov-manage.",
-        mend "Disable it (`systemctl disable --now UNIT`, or take the line out), and say the number in /etc/gpuslice/gpuslice.toml.";
+        looks "Units that are enabled in /etc/systemd/system, rules in /etc/udev/rules.d, /etc/tmpfiles.d, /etc/rc.local, crontabs and libvirt's hooks that name sriov-manage, or sriov_numvfs of a GPU of this host or of what they do not say. A network card's VFs are left alone.",
+        mend "Disable it (`systemctl disable UNIT`, without --now: what it does when it is stopped may take VFs from VMs that run), or take the line out, and say the number in /etc/gpuslice/gpuslice.toml.";
     MappingStale = "mapping-stale", "a resource mapping of Proxmox VE names what is not there",
         why "Proxmox compares each device of a mapping with the node, and starts no guest with that mapping as long as one is missing or another: after VFs were lost, or addresses were given out anew.",
         looks "The entries of this node in /etc/pve/mapping/pci.cfg: address, id and IOMMU group.",
-        mend "`gpuslice export proxmox` prints the command for its own mappings; others are corrected in Datacenter, Resource Mappings.";
+        mend "`gpuslice apply` where VFs are missing, then `gpuslice export proxmox | sh` for its own mappings; others are corrected in Datacenter, Resource Mappings.";
     GuestXml = "guest-xml", "what the domain asks of gpuslice has no meaning",
         why "A start with it is refused: it cannot be known what was meant.",
         looks "The domain's metadata and devices, as the hook reads them.",
@@ -243,8 +243,8 @@ checks! {
         mend "`virsh detach-device` it, and give the VM a VF: `gpuslice attach DOMAIN PROFILE`.";
     GuestDeviceGone = "guest-device-gone", "the VM carries a device that is not there",
         why "libvirt starts no VM with it, and may say no more than that the cause is unknown. VFs are gone after a reboot or an update of their driver until somebody makes them, and addresses change with the slots.",
-        looks "The addresses of PCI hostdevs on this host, and the UUIDs of mediated ones that no claim and no hook makes.",
-        mend "For a claim's VF `gpuslice apply`; a mediated device that mdevctl knows, `mdevctl start -u UUID`; else `gpuslice attach DOMAIN PROFILE` in its place.";
+        looks "The addresses of PCI hostdevs on this host, and the UUIDs of mediated ones that no claim and no hook makes. Other hooks, and scripts in qemu.d/DOMAIN that they call, may make it in ways that are not understood: then it is a warning.",
+        mend "For a claim's VF `gpuslice apply`; a mediated device that mdevctl knows, `mdevctl start -u UUID`; for another slice of a GPU `gpuslice attach DOMAIN PROFILE` in its place; any other device, `virsh edit DOMAIN`.";
     GuestCommandLine = "guest-command-line", "a device is passed behind libvirt's back",
         why "Of a vfio-pci device in <qemu:commandline> libvirt knows nothing: it raises no limit for locked memory, lets QEMU open no /dev/vfio in its namespace, cgroup and AppArmor profile, and gives the same device to another VM.",
         looks "Arguments in <qemu:commandline> that make a vfio-pci device.",

@@ -40,7 +40,7 @@ pub struct Host {
     pub sriov_manage: bool,
     /// Whether NVIDIA's vGPU manager runs, where it is installed and processes are seen at all.
     pub vgpu_manager: Option<bool>,
-    /// Vendor and device ids that vfio-pci takes at boot, and where that is said.
+    /// Vendor and device ids that vfio-pci takes at boot, and where that is said: a file, or the kernel's argument.
     pub vfio_ids: Vec<(u16, u16, String)>,
     /// Packages of DKMS, and modules that are there for the running kernel.
     pub dkms: Dkms,
@@ -72,14 +72,27 @@ pub struct Host {
     pub mdevs: BTreeSet<String>,
     /// Hooks beside ours.
     pub other_hooks: Vec<OtherHook>,
+    /// Scripts below qemu.d/DOMAIN, which a hook may call that looks for them there.
+    pub dispatched: Vec<OtherHook>,
     /// Programs that hold NVIDIA's GPUs open all the time.
     pub watchers: BTreeSet<String>,
     /// This node's name, and the mappings of its cluster, where it is one of Proxmox VE.
     pub mappings: Option<(String, Vec<Mapping>)>,
     /// Files of sysfsutils that write the number of VFs.
-    pub sysfsutils: Vec<String>,
+    pub sysfsutils: Vec<Writer>,
     /// Other files that make VFs.
-    pub writers: Vec<String>,
+    pub writers: Vec<Writer>,
+    /// Names of network interfaces.
+    pub interfaces: BTreeSet<String>,
+}
+
+/// A file by which somebody makes VFs of something.
+#[derive(Debug, Default)]
+pub struct Writer {
+    /// Where it lies.
+    pub file: String,
+    /// What it says, without comments.
+    pub text: String,
 }
 
 /// Whether VMs can run on the processor.
@@ -92,10 +105,13 @@ pub enum Kvm {
     Closed,
     /// It is not there.
     Absent {
-        /// The processor says that it can.
+        /// The processor says that it can, and its module is not loaded.
         virtualizes: bool,
-        /// Its module is loaded.
-        loaded: bool,
+    },
+    /// The processor can and its module is loaded, but this system has no node for it.
+    NoNode {
+        /// It is a container, which is given its nodes from outside.
+        container: bool,
     },
 }
 

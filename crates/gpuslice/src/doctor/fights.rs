@@ -1,9 +1,9 @@
 //! Who else makes slices on this host, by itself and at times of its own.
 
 use super::check::{Check, Finding};
-use super::facts::Host;
-use super::gather::MAKING_VFS;
+use super::facts::{Host, Writer};
 use super::pci::Device;
+use super::writers::{Lines, PVE_UNIT, lines};
 use gpuslice_core::guest::mapping::Entry;
 use gpuslice_core::shell::quoted;
 
@@ -29,27 +29,36 @@ pub fn check(host: &Host) -> Vec<Finding> {
         let mend = format!("driverctl unset-override {address}");
         Some(Finding::warning(Check::Driverctl, text, mend))
     });
-    let sysfs = host.sysfsutils.iter().map(|file| {
-        let mend = format!("take the lines with sriov_numvfs out of {file}");
-        Finding::warning(Check::Sysfsutils, format!("{file} writes sriov_numvfs at boot"), mend)
+    let sysfs = host.sysfsutils.iter().filter_map(|Writer { file, text }| {
+        let mend = lines(host, text)?.mend(file);
+        let text = format!("{file} writes sriov_numvfs at boot");
+        Some(Finding::warning(Check::Sysfsutils, text, mend))
     });
-    let writers = host.writers.iter().map(|file| {
-        let unit = file.starts_with("/etc/systemd/system/").then(|| file.rsplit('/').next());
-        let unit = unit.flatten();
-        let mend = unit.map_or_else(
-            || format!("take the line out of {file}"),
-            |unit| format!("systemctl disable --now {unit}"),
-        );
-        Finding::warning(Check::SriovUnit, format!("{file} makes VFs beside gpuslice"), mend)
-    });
-    let hooks = host.other_hooks.iter().filter_map(|hook| {
-        let word = MAKING_VFS.iter().find(|word| hook.text.contains(*word))?;
+    let writers = host.writers.iter().filter_map(|writer| writes(host, writer));
+    let hooks = host.other_hooks.iter().chain(&host.dispatched).filter_map(|hook| {
+        let mend = lines(host, &hook.text)?.mend(&hook.file);
         let text = format!("the hook {} makes or takes VFs away beside gpuslice", hook.file);
-        let mend = format!("take the lines with {word} out of {}", hook.file);
         Some(Finding::warning(Check::SriovUnit, text, mend))
     });
     let all = mdevs.chain(broken).chain(bound).chain(sysfs).chain(writers).chain(hooks);
     all.chain(mappings(host)).chain(watched(host)).collect()
+}
+
+/// A unit, rule or job that makes VFs of a GPU.
+fn writes(host: &Host, Writer { file, text }: &Writer) -> Option<Finding> {
+    let calls_nvidias = file.contains(PVE_UNIT);
+    let text = if calls_nvidias { "sriov-manage" } else { text };
+    let made: Lines = lines(host, text)?;
+    let unit = file.strip_prefix("/etc/systemd/system/").and_then(|path| path.rsplit('/').next());
+    // Stopped now, it might take the VFs of VMs that run away; and what else it makes is to stay.
+    let mend = match unit.filter(|_| !made.mixed) {
+        Some(unit) => {
+            format!("systemctl disable {}; from the next boot on that holds", quoted(unit))
+        }
+        None => made.mend(file),
+    };
+    let found = format!("{file} makes VFs beside gpuslice");
+    Some(Finding::warning(Check::SriovUnit, found, mend))
 }
 
 /// Mappings of Proxmox VE that name what is not there on this node: each guest with one fails at its start.
@@ -58,9 +67,11 @@ fn mappings(host: &Host) -> Vec<Finding> {
     let finding = |id: &String, entry: &Entry| {
         let mut path = entry.path().into_iter().enumerate();
         let wrong = path.find_map(|(at, address)| stale(host, entry, &address, at == 0))?;
+        // VFs that are to be there come first, or their mapping would lose them.
+        let first = if wrong.ends_with(IS_NOT) { "gpuslice apply; " } else { "" };
         let text = format!("the mapping {id} of Proxmox VE says that {wrong}");
         let mend = format!(
-            "gpuslice export proxmox, if {id} is one of its mappings; else correct it in Datacenter, Resource Mappings"
+            "{first}gpuslice export proxmox | sh, if {id} is one of its mappings; else correct it in Datacenter, Resource Mappings"
         );
         Some(Finding::error(Check::MappingStale, text, mend))
     };
@@ -71,6 +82,9 @@ fn mappings(host: &Host) -> Vec<Finding> {
     stale.collect()
 }
 
+/// How it is said that a mapping's device is missing.
+const IS_NOT: &str = "which it is not";
+
 /// How a device differs from what a mapping says of it. Its id and group are those of its first function; a device that is
 /// named without a function is meant as a whole, and known by function 0.
 fn stale(host: &Host, entry: &Entry, address: &str, first: bool) -> Option<String> {
@@ -78,7 +92,7 @@ fn stale(host: &Host, entry: &Entry, address: &str, first: bool) -> Option<Strin
     host.devices.first()?;
     let whole = if address.contains('.') { address.to_owned() } else { format!("{address}.0") };
     let Some(device) = host.devices.iter().find(|device| device.address == whole) else {
-        return Some(format!("{address} is there, which it is not"));
+        return Some(format!("{address} is there, {IS_NOT}"));
     };
     if !first {
         return None;

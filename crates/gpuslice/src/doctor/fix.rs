@@ -4,7 +4,7 @@
 use super::check::{Check, Finding};
 use super::gather;
 use super::hook_facts::RESTORECON;
-use super::hooks::not_seen;
+use super::hooks::{is_ours, not_seen};
 use super::system::System;
 use super::tree::Tree;
 use gpuslice_core::hint;
@@ -20,6 +20,9 @@ pub const PROGRAM: &str = "/usr/sbin/gpuslice-qemu-hook";
 pub fn mend(tree: &Tree, findings: &[Finding]) -> Result<Vec<String>, Refusal> {
     let has = |code: Check| findings.iter().any(|finding| finding.fixable && finding.code == code);
     let mut done = Vec::new();
+    let hooks = System::of(tree).hooks();
+    let folders = [hooks.to_owned(), format!("{hooks}/qemu.d")];
+    let folders: Vec<String> = folders.into_iter().filter(|path| !tree.exists(path)).collect();
     if has(Check::HookMissing) || has(Check::HookNotAllowed) {
         let hook = System::of(tree).hook();
         link(tree, &hook).map_err(|refusal| refusal.hint(hint!("sudo gpuslice doctor --fix")))?;
@@ -32,9 +35,12 @@ pub fn mend(tree: &Tree, findings: &[Finding]) -> Result<Vec<String>, Refusal> {
     // libvirt may have found no hook that it could execute.
     let all = has(Check::HookNotExecutable);
     let mut facts = gather::host(tree);
-    if facts.runs_libvirt && !facts.mislabelled.is_empty() {
-        // A link that was just made has its folder's label.
-        let paths: Vec<&str> = facts.mislabelled.iter().map(String::as_str).collect();
+    // A link that was just made has its folder's label, and a folder that of the one above it.
+    let place = facts.system.hook();
+    let ours = |path: &&String| is_ours(path, &place) || folders.contains(path);
+    let labels: Vec<String> = facts.mislabelled.iter().filter(ours).cloned().collect();
+    if facts.runs_libvirt && !labels.is_empty() {
+        let paths: Vec<&str> = labels.iter().map(String::as_str).collect();
         if tree.ask(RESTORECON, &paths).is_none() {
             let message = format!("{} cannot be given its label", paths.join(" "));
             return Err(
@@ -44,7 +50,7 @@ pub fn mend(tree: &Tree, findings: &[Finding]) -> Result<Vec<String>, Refusal> {
         done.push(format!("{} has its label", paths.join(", ")));
         facts = gather::host(tree);
     }
-    if !done.is_empty() || has(Check::HookNotSeen) {
+    if tree.runs_programs() && (!done.is_empty() || has(Check::HookNotSeen)) {
         let unaware = facts.services.iter().filter(|s| all || not_seen(s, facts.hook.made_at));
         for service in unaware {
             let unit = service.unit;

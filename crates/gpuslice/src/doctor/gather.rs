@@ -1,8 +1,9 @@
 //! The facts of a host, read and not judged.
 
-use super::facts::{Dkms, Host, Libvirt, Service};
+use super::facts::{Dkms, Host, Libvirt, Service, Writer};
 use super::system::System;
 use super::tree::Tree;
+use super::writers::{MAKING_VFS, PVE_UNIT};
 use super::{hook_facts, kernel_facts, pci};
 use gpuslice_core::guest::mapping;
 use serde_json::Value as Json;
@@ -16,9 +17,6 @@ pub const DAEMONS: [(&str, &str); 2] =
 const PROGRAMS: [&str; 3] = ["/usr/sbin", "/usr/bin", "/run/current-system/sw/bin"];
 
 const MDEVCTL: &str = "/etc/mdevctl.d";
-
-/// Proxmox VE's unit, whose program calls NVIDIA's tool.
-const PVE_UNIT: &str = "/pve-nvidia-sriov@";
 
 /// Proxmox VE's mappings of its cluster.
 const MAPPINGS: &str = "/etc/pve/mapping/pci.cfg";
@@ -45,8 +43,7 @@ pub fn host(tree: &Tree) -> Host {
         modules_gone: kernel_facts::modules_gone(tree),
         drivers: tree.names("/sys/bus/pci/drivers").into_iter().collect(),
         kvmgt: tree.exists("/sys/module/kvmgt"),
-        unsafe_interrupts: text("/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts")
-            == "Y",
+        unsafe_interrupts: kernel_facts::unsafe_interrupts(tree, &arguments),
         vgpu_vfio: tree.exists("/sys/module/nvidia_vgpu_vfio"),
         switched_off: kernel_facts::switched_off(tree, &arguments),
         iommu: !tree.empty("/sys/kernel/iommu_groups"),
@@ -87,11 +84,14 @@ pub fn host(tree: &Tree) -> Host {
         mdevs: tree.names("/sys/bus/mdev/devices").into_iter().collect(),
         driverctl: driverctl(tree),
         other_hooks: hook_facts::others(tree, &system, search_path(tree).as_deref()),
+        dispatched: hook_facts::dispatched(tree, &system),
         sysfsutils: tree
             .files("/etc/sysfs.d", ".conf")
             .chain(["/etc/sysfs.conf".to_owned()])
-            .filter(|file| says(&text(file), &["sriov_numvfs"]))
+            .map(|file| Writer { text: without_comments(&text(&file)), file })
+            .filter(|writer| writer.text.contains("sriov_numvfs"))
             .collect(),
+        interfaces: tree.names("/sys/class/net").into_iter().filter(|n| n != "lo").collect(),
         writers: writers(tree),
         mappings: tree.host_name().filter(|_| tree.exists("/etc/pve")).map(|name| {
             (name, tree.text(MAPPINGS).map(|text| mapping::read(&text)).unwrap_or_default())
@@ -199,7 +199,7 @@ fn vfio_ids(tree: &Tree) -> Vec<(u16, u16, String)> {
     for argument in tree.text("/proc/cmdline").unwrap_or_default().split_whitespace() {
         let list = ["vfio-pci.ids=", "vfio_pci.ids="].iter().find_map(|a| argument.strip_prefix(a));
         if let Some(list) = list {
-            take(list, "the kernel's arguments");
+            take(list, argument);
         }
     }
     for file in tree.files("/etc/modprobe.d", ".conf") {
@@ -239,32 +239,30 @@ fn enabled(tree: &Tree) -> Vec<String> {
 }
 
 /// Files that write the number of VFs, at boot or at times of their own.
-fn writers(tree: &Tree) -> Vec<String> {
+fn writers(tree: &Tree) -> Vec<Writer> {
     let rules = tree.files("/etc/udev/rules.d", ".rules");
     let written = tree.files("/etc/tmpfiles.d", ".conf");
     let jobs = ["/etc/cron.d", "/var/spool/cron/crontabs", "/var/spool/cron"];
     let jobs = jobs.into_iter().flat_map(|folder| tree.files(folder, ""));
     let all = enabled(tree).into_iter().chain(rules).chain(written).chain(jobs);
     let all = all.chain(["/etc/rc.local".to_owned(), "/etc/crontab".to_owned()]);
-    let makes = |file: &String| {
-        let text = tree.resolved(file).and_then(|file| tree.text(&file)).unwrap_or_default();
-        says(&text, MAKING_VFS) || file.contains(PVE_UNIT)
+    let writer = |file: String| {
+        let text = tree.resolved(&file).and_then(|file| tree.text(&file)).unwrap_or_default();
+        let instance = file.rsplit_once('@').and_then(|(_, name)| Some(name.rsplit_once('.')?.0));
+        let instance = instance.unwrap_or_default();
+        let text = without_comments(&text).replace("%i", instance).replace("%I", instance);
+        Writer { file, text }
+    };
+    let makes = |writer: &Writer| {
+        let says = MAKING_VFS.iter().any(|word| writer.text.contains(word));
+        says || writer.file.contains(PVE_UNIT)
     };
     let ours = |file: &String| file.rsplit('/').next().is_some_and(|n| n.starts_with("gpuslice"));
-    all.filter(|file| !ours(file)).filter(makes).collect()
+    all.filter(|file| !ours(file)).map(writer).filter(makes).collect()
 }
-
-/// Words of whoever makes VFs.
-pub const MAKING_VFS: &[&str] = &["sriov_numvfs", "sriov-manage"];
 
 /// A script's lines that are no comments.
 pub fn without_comments(text: &str) -> String {
     let lines = text.lines().filter(|line| !line.trim_start().starts_with(['#', ';']));
     lines.collect::<Vec<_>>().join("\n")
-}
-
-/// Whether a line that is no comment has one of the words.
-fn says(text: &str, words: &[&str]) -> bool {
-    let text = without_comments(text);
-    words.iter().any(|word| text.contains(word))
 }

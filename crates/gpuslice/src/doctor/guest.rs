@@ -80,7 +80,9 @@ fn gone(guest: &Guest, domain: &Domain, host: &Host, device: &HostDevice) -> Opt
     let name = &quoted(&guest.name);
     // A hook of somebody's may make it, and then names it, or how such a device is made.
     let made_by_hook = |words: &[&str]| {
-        let mut hooks = host.other_hooks.iter();
+        let of_it = format!("/qemu.d/{}/", guest.name);
+        let called = host.dispatched.iter().filter(|script| script.file.contains(&of_it));
+        let mut hooks = host.other_hooks.iter().chain(called);
         hooks.any(|hook| words.iter().any(|word| hook.text.contains(word)))
     };
     let attach =
@@ -89,12 +91,22 @@ fn gone(guest: &Guest, domain: &Domain, host: &Host, device: &HostDevice) -> Opt
         HostDeviceSource::Pci(address) => {
             let address = address.to_string();
             let is_there = host.devices.iter().any(|function| function.address == address);
-            if host.devices.is_empty() || is_there || made_by_hook(&[&address, "sriov_numvfs"]) {
+            let by_libvirt = format!("pci_{}", address.replace([':', '.'], "_"));
+            let made = || {
+                let short = address.strip_prefix("0000:").unwrap_or(&address);
+                made_by_hook(&[short, &by_libvirt, "sriov_numvfs", "sriov-manage"])
+            };
+            if host.devices.is_empty() || is_there || made() {
                 return None;
             }
-            let mend = match device.our_claim() {
-                Some(_) => format!("gpuslice apply; then gpuslice explain {name}"),
-                None => attach,
+            let mend = if device.our_claim().is_some() {
+                format!("gpuslice apply; then gpuslice explain {name}")
+            } else if host.devices.iter().any(|gpu| is_beside(gpu, &address)) {
+                attach
+            } else {
+                format!(
+                    "virsh edit {name}: take its hostdev out, or write the address that lspci -D shows"
+                )
             };
             (format!("PCI function {address}"), mend)
         }
@@ -113,7 +125,24 @@ fn gone(guest: &Guest, domain: &Domain, host: &Host, device: &HostDevice) -> Opt
         }
     };
     let text = format!("{name} carries {what}, which is not there");
-    Some(Finding::error(Check::GuestDeviceGone, text, mend))
+    // What a claim has, no hook of somebody's makes; anything else it may, in a way that is not understood.
+    let hook = host.other_hooks.first().filter(|_| device.our_claim().is_none());
+    Some(match hook {
+        Some(hook) => {
+            let text = format!("{text}, unless the hook {} makes it", hook.file);
+            Finding::warning(Check::GuestDeviceGone, text, mend)
+        }
+        None => Finding::error(Check::GuestDeviceGone, text, mend),
+    })
+}
+
+/// Whether an address is where a GPU's VFs are: on its bus, and on the root bus, which has much else, in its slot.
+fn is_beside(gpu: &Device, address: &str) -> bool {
+    let bus = |address: &str| address.rsplit_once(':').map(|(bus, _)| bus.to_owned());
+    let slot = |address: &str| address.rsplit_once('.').map(|(slot, _)| slot.to_owned());
+    let on_root = gpu.address.contains(":00:");
+    let place = if on_root { slot(&gpu.address) } else { bus(&gpu.address) };
+    gpu.is_sliced() && place == if on_root { slot(address) } else { bus(address) }
 }
 
 fn window(guest: &Guest, domain: &Domain, host: &Host) -> Option<Finding> {

@@ -6,6 +6,9 @@ use super::gather::without_comments;
 use super::system::System;
 use super::tree::Tree;
 
+/// How far below qemu.d a domain's scripts lie: DOMAIN/prepare/begin/SCRIPT.
+const DEEP: usize = 4;
+
 const SELINUX: &str = "/sys/fs/selinux";
 
 /// Ours.
@@ -34,6 +37,26 @@ pub fn others(tree: &Tree, system: &System, path: Option<&str>) -> Vec<OtherHook
         OtherHook { lacks: lacks(tree, &text, path), text: without_comments(&text), file }
     })
     .collect()
+}
+
+/// Scripts of single domains, which libvirt does not call itself: a widespread hook calls those in qemu.d/DOMAIN/prepare/begin
+/// and beside it.
+pub fn dispatched(tree: &Tree, system: &System) -> Vec<OtherHook> {
+    let mut folders = vec![format!("{}/qemu.d", system.hooks())];
+    let mut found = Vec::new();
+    for _ in 0..DEEP {
+        folders = folders.iter().flat_map(|folder| tree.files(folder, "")).collect();
+        let scripts = folders.iter().filter(|file| tree.executable(file));
+        found.extend(scripts.cloned());
+    }
+    let of_domain = |file: &String| file.split("/qemu.d/").nth(1).is_some_and(|p| p.contains('/'));
+    let scripts = found.into_iter().filter(of_domain);
+    scripts
+        .map(|file| {
+            let text = without_comments(&tree.text(&file).unwrap_or_default());
+            OtherHook { text, file, lacks: None }
+        })
+        .collect()
 }
 
 /// What a script's first line wants it run by, when that is not there. A program is looked for where libvirt's own environment

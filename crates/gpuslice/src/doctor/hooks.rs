@@ -65,10 +65,16 @@ fn hook(host: &Host) -> Vec<Finding> {
             "setsebool -P virt_hooks_unconfined on",
         ));
     }
-    if let Some(first) = host.mislabelled.first() {
+    // libvirt's folders are libvirt's: who made them may want the label that they have.
+    let (ours, others): (Vec<&String>, Vec<&String>) =
+        host.mislabelled.iter().partition(|path| is_ours(path, &place));
+    for (paths, ours) in [(others, false), (ours, true)] {
+        let Some(first) = paths.first() else { continue };
         let text = format!("SELinux enforces, and {first} has another label than its policy says");
-        let mend = format!("restorecon -v {}", host.mislabelled.join(" "));
-        found.push(Finding::warning(Check::HookLabel, text, mend).fixable());
+        let paths: Vec<&str> = paths.iter().map(|path| path.as_str()).collect();
+        let mend = format!("restorecon -v {}", paths.join(" "));
+        let finding = Finding::warning(Check::HookLabel, text, mend);
+        found.push(if ours { finding.fixable() } else { finding });
     }
     let allowed = ["/etc/libvirt/hooks/", "/usr/bin/", "/usr/sbin/"];
     if host.apparmor && !allowed.iter().any(|folder| target.starts_with(folder)) {
@@ -90,6 +96,11 @@ fn hook(host: &Host) -> Vec<Finding> {
         found.push(Finding::error(Check::DaemonOff, text, mend));
     }
     found
+}
+
+/// Whether a file on libvirt's way to the hook is gpuslice's: the link, and what packages install.
+pub fn is_ours(path: &str, link: &str) -> bool {
+    path == link || path == PROGRAM
 }
 
 fn missing(host: &Host, place: &str) -> Finding {

@@ -93,10 +93,12 @@ fn sliceable(host: &Host, gpu: &Device, maker: &Maker) -> Vec<Finding> {
     if let Some((vendor, device, place)) = told {
         let text =
             format!("vfio-pci takes GPU {address} at boot, by ids={vendor:04x}:{device:04x}");
-        let mend = format!(
-            "take {vendor:04x}:{device:04x} out of vfio-pci's ids in {place}; {}",
-            host.system.at_next_boot()
-        );
+        let id = format!("{vendor:04x}:{device:04x}");
+        let mend = if place.starts_with('/') {
+            format!("take {id} out of vfio-pci's ids in {place}; {}", host.system.at_next_boot())
+        } else {
+            host.system.take_from_argument(place, &id)
+        };
         found.push(Finding::warning(Check::VfioIds, text, mend));
     }
     found
@@ -226,7 +228,10 @@ fn vfs(host: &Host, gpu: &Device) -> Vec<Finding> {
     let wanted = gpu.total_vfs.unwrap_or(0) > 0 && gpu.vfs == 0 && !gpu.mdevs;
     if wanted && gpu.no_vf_bars {
         let text = format!("GPU {address} has no address space for its VFs");
-        let mend = "switch \"Above 4G decoding\" on in the firmware, or add pci=realloc to the kernel's arguments; reboot";
+        let mend = format!(
+            "switch \"Above 4G decoding\" on in the firmware, or {}",
+            host.system.add_argument("pci=realloc")
+        );
         found.push(Finding::error(Check::VfBars, text, mend));
     }
     // NVIDIA's VFs are its own driver's, also those that offer nothing: taken off it they offer less.

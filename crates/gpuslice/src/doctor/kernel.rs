@@ -22,7 +22,17 @@ fn kvm(host: &Host) -> Option<Finding> {
                 "chown root:kvm /dev/kvm; chmod 660 /dev/kvm".to_owned()
             })
         }
-        Kvm::Absent { virtualizes: true, loaded: false } => {
+        Kvm::NoNode { container } => {
+            let text = format!("/dev/kvm is not there, though {module} is loaded");
+            // Misc device 232 (include/linux/miscdevice.h, KVM_MINOR).
+            let mend = if container {
+                "pass it into this container: --device /dev/kvm with podman and docker, or a unix-char device with Incus"
+            } else {
+                "mknod -m 660 /dev/kvm c 10 232; chown root:kvm /dev/kvm"
+            };
+            (text, mend.to_owned())
+        }
+        Kvm::Absent { virtualizes: true } => {
             let text = format!("/dev/kvm is not there: {module} is not loaded");
             (text, format!("modprobe {module}; journalctl -k -g kvm says why not, if it fails"))
         }
@@ -78,7 +88,10 @@ fn gvt(host: &Host) -> Option<Finding> {
         Some(argument) => ("it goes with no GuC", host.system.take_argument(argument)),
         None => (
             "this GPU is not of Broadwell to Comet Lake, or its aperture is too small",
-            "raise the GPU's aperture in the firmware; a newer GPU has no GVT-g: take i915.enable_gvt=1 out".to_owned(),
+            format!(
+                "raise the GPU's aperture in the firmware; a newer GPU has no GVT-g: {}",
+                host.system.take_argument("i915.enable_gvt=1")
+            ),
         ),
     };
     let text = format!(

@@ -16,15 +16,46 @@ pub fn has_flag(tree: &Tree, words: &[&str]) -> bool {
     flags.unwrap_or_default().split_whitespace().any(|flag| words.contains(&flag))
 }
 
+/// Whether VFIO was told to pass devices whose interrupts are not kept apart. Loaded, it says so itself; before, what it will
+/// be loaded with.
+pub fn unsafe_interrupts(tree: &Tree, arguments: &[String]) -> bool {
+    let says = tree.text("/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts");
+    if let Some(says) = says {
+        return says == "Y";
+    }
+    // A switch of a module without a value is on (kernel/params.c, param_set_bool).
+    let on = |word: &str| {
+        let to = word.strip_prefix("allow_unsafe_interrupts");
+        to.is_some_and(|to| matches!(to, "" | "=1" | "=y" | "=Y" | "=on"))
+    };
+    let is_its = |module: &str| module.replace('-', "_") == "vfio_iommu_type1";
+    let argued = arguments.iter().any(|argument| {
+        argument.split_once('.').is_some_and(|(module, word)| is_its(module) && on(word))
+    });
+    let files = MODPROBE.iter().flat_map(|folder| tree.files(folder, ".conf"));
+    let mut texts = files.filter_map(|file| tree.text(&file));
+    let line = |line: &str| {
+        let mut words = line.split_whitespace();
+        words.next() == Some("options") && words.next().is_some_and(is_its) && words.any(on)
+    };
+    argued || texts.any(|text| text.lines().any(line))
+}
+
+/// What says that a system is a container (systemd's container interface, Docker's and Podman's own).
+const CONTAINER: [&str; 3] = ["/run/systemd/container", "/.dockerenv", "/run/.containerenv"];
+
 /// Whether /dev/kvm is there for who runs QEMU: libvirt runs it as a user of its own, Proxmox VE as root.
 pub fn kvm(tree: &Tree, libvirt: bool) -> Kvm {
     const NODE: &str = "/dev/kvm";
     if tree.absent(NODE) {
-        let loaded = ["kvm_intel", "kvm_amd"].iter();
-        return Kvm::Absent {
-            virtualizes: has_flag(tree, &["vmx", "svm"]),
-            loaded: loaded.map(|name| format!("/sys/module/{name}")).any(|path| tree.exists(&path)),
-        };
+        let loaded = ["kvm_intel", "kvm_amd"].into_iter();
+        let virtualizes = has_flag(tree, &["vmx", "svm"]);
+        let mut loaded = loaded.map(|name| format!("/sys/module/{name}"));
+        let loaded = loaded.any(|path| tree.exists(&path));
+        if virtualizes && loaded {
+            return Kvm::NoNode { container: CONTAINER.iter().any(|path| tree.exists(path)) };
+        }
+        return Kvm::Absent { virtualizes };
     }
     let closed = tree.mode(NODE).is_some_and(|mode| mode & 0o022 == 0);
     if closed && libvirt && !runs_as_root(tree) { Kvm::Closed } else { Kvm::Ready }

@@ -54,6 +54,11 @@ impl Device {
         self.is_gpu() && matches!(self.vendor, 0x10de | 0x1002 | 0x8086)
     }
 
+    /// A card of a network.
+    pub fn is_network(&self) -> bool {
+        self.class >> 16 == 0x02
+    }
+
     /// A bridge is not passed, and no group fails for it.
     pub fn is_bridge(&self) -> bool {
         self.class >> 8 == 0x0604

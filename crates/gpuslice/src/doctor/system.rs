@@ -25,7 +25,15 @@ pub struct System {
     pub boot: Boot,
     /// What makes the initramfs anew; empty where booting anew does.
     initramfs: &'static str,
+    /// Words that GRUB is told to give to the kernel: each with its variable, and the variable's file.
+    grub: Vec<(String, String)>,
 }
+
+/// Where GRUB's own tool reads what the kernel is to be given, beside a folder of the kind.
+const GRUB: &str = "/etc/default/grub";
+
+/// The variables that may have it.
+const GRUB_VARIABLES: [&str; 2] = ["GRUB_CMDLINE_LINUX", "GRUB_CMDLINE_LINUX_DEFAULT"];
 
 impl System {
     /// By the tools that are there.
@@ -51,7 +59,7 @@ impl System {
             _ if has("dracut") => "dracut --force; ",
             _ => "update-initramfs -u; ",
         };
-        Self { boot, initramfs }
+        Self { boot, initramfs, grub: grub(tree) }
     }
 
     /// Where libvirt looks for hooks. NixOS builds it with /var/lib in place of /etc.
@@ -73,7 +81,7 @@ impl System {
     pub fn add_argument(&self, argument: &str) -> String {
         match self.boot {
             Boot::Grubby => format!("grubby --update-kernel=ALL --args={argument}; reboot"),
-            _ => format!("add {argument} to {}; reboot", self.arguments()),
+            _ => format!("add {argument} to {}; reboot", self.arguments("")),
         }
     }
 
@@ -81,18 +89,44 @@ impl System {
     pub fn take_argument(&self, argument: &str) -> String {
         match self.boot {
             Boot::Grubby => format!("grubby --update-kernel=ALL --remove-args={argument}; reboot"),
-            _ => format!("take {argument} out of {}; reboot", self.arguments()),
+            _ => format!("take {argument} out of {}; reboot", self.arguments(argument)),
         }
     }
 
-    fn arguments(&self) -> &'static str {
+    /// How one of the values goes that an argument has, with commas between them.
+    pub fn take_from_argument(&self, argument: &str, value: &str) -> String {
+        let (name, values) = argument.split_once('=').unwrap_or((argument, ""));
+        let is_it = |one: &&str| one.to_ascii_lowercase().starts_with(value);
+        let rest: Vec<&str> = values.split(',').filter(|one| !is_it(one)).collect();
+        if rest.is_empty() {
+            return self.take_argument(argument);
+        }
+        let rest = rest.join(",");
         match self.boot {
-            Boot::Grub | Boot::Grubby => "GRUB_CMDLINE_LINUX in /etc/default/grub; update-grub",
-            Boot::GrubMkconfig => {
-                "GRUB_CMDLINE_LINUX in /etc/default/grub; grub-mkconfig -o /boot/grub/grub.cfg"
+            Boot::Grubby => format!(
+                "grubby --update-kernel=ALL --remove-args={argument} --args={name}={rest}; reboot"
+            ),
+            _ => format!("take {value} out of {name} in {}; reboot", self.arguments(argument)),
+        }
+    }
+
+    /// Where the kernel's arguments are written, and what brings them to where it boots from: for one that is there, or for a
+    /// new one.
+    fn arguments(&self, argument: &str) -> String {
+        let tool = match self.boot {
+            Boot::Grub | Boot::Grubby => "update-grub",
+            Boot::GrubMkconfig => "grub-mkconfig -o /boot/grub/grub.cfg",
+            Boot::Proxmox => return "/etc/kernel/cmdline; proxmox-boot-tool refresh".to_owned(),
+            Boot::Nix => {
+                return "boot.kernelParams in /etc/nixos/configuration.nix; nixos-rebuild boot"
+                    .to_owned();
             }
-            Boot::Proxmox => "/etc/kernel/cmdline; proxmox-boot-tool refresh",
-            Boot::Nix => "boot.kernelParams in /etc/nixos/configuration.nix; nixos-rebuild boot",
+        };
+        let [always, usual] = GRUB_VARIABLES;
+        match self.grub.iter().find(|(word, _)| word == argument) {
+            Some((_, place)) => format!("{place}; {tool}"),
+            None if argument.is_empty() => format!("{always} in {GRUB}; {tool}"),
+            None => format!("{always} or {usual} in {GRUB}; {tool}"),
         }
     }
 
@@ -120,4 +154,20 @@ impl System {
     pub fn at_next_boot(&self) -> String {
         format!("{}reboot", self.initramfs)
     }
+}
+
+/// What is written in GRUB's files, word by word.
+fn grub(tree: &Tree) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for file in [GRUB.to_owned()].into_iter().chain(tree.files("/etc/default/grub.d", ".cfg")) {
+        for line in tree.text(&file).unwrap_or_default().lines() {
+            let Some((variable, value)) = line.trim_start().split_once('=') else { continue };
+            if GRUB_VARIABLES.contains(&variable) {
+                let words = value.split([' ', '\t', '"', '\'']).filter(|word| !word.is_empty());
+                let place = format!("{variable} in {file}");
+                found.extend(words.map(|word| (word.to_owned(), place.clone())));
+            }
+        }
+    }
+    found
 }

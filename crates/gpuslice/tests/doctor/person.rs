@@ -1,7 +1,9 @@
 //! Does what doctor says, word for word, on a host that is written down: commands by what they change there, edits as a
 //! person makes them, and of a boot what the kernel then makes of them. Firmware and other drivers are out of reach.
 
+use std::cell::RefCell;
 use std::fs;
+use std::mem;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,7 +30,7 @@ const OUT_OF_REACH: &[&str] = &[
     "systemctl edit ",
     "write the path ",
     "add virtualisation.",
-    "restart it",
+    "pass it into this container",
     "else correct it",
     // The daemon; see the hints that integration/tests/daemon follows.
     "gpuslice ",
@@ -37,25 +39,46 @@ const OUT_OF_REACH: &[&str] = &[
 /// Steps that change nothing which is seen before the next boot, or are for when another failed.
 const NOTHING_SEEN: &[&str] = &[
     "update-initramfs -u",
-    "update-grub",
-    "proxmox-boot-tool refresh",
-    "nixos-rebuild boot",
+    "from the next boot on",
     "chown root:kvm /dev/kvm",
     "journalctl ",
     "if that fails",
 ];
 
-/// A person at a host.
-pub struct Person<'a>(pub &'a Path);
+/// What brings arguments to where the kernel is started from, once they were written.
+const BOOT_TOOLS: &[&str] =
+    &["update-grub", "grub-mkconfig -o ", "proxmox-boot-tool refresh", "nixos-rebuild boot"];
 
-impl Person<'_> {
+/// Where they are written.
+const BOOT_FILES: &[&str] = &["GRUB_CMDLINE_LINUX", "/etc/kernel/cmdline", "boot.kernelParams"];
+
+/// A change of the kernel's arguments.
+enum Edit {
+    Add(String),
+    Take(String),
+}
+
+/// A person at a host.
+pub struct Person<'a> {
+    root: &'a Path,
+    /// Written where arguments are, and brought nowhere yet.
+    written: RefCell<Vec<Edit>>,
+    /// What the next boot starts with.
+    brought: RefCell<Vec<Edit>>,
+}
+
+impl<'a> Person<'a> {
+    pub fn at_host(root: &'a Path) -> Self {
+        Self { root, written: RefCell::default(), brought: RefCell::default() }
+    }
+
     /// Follows all steps; whether that could be done.
     pub fn follows(&self, mend: &str) -> bool {
         mend.split("; ").all(|step| self.follows_step(step))
     }
 
     fn at(&self, path: &str) -> PathBuf {
-        self.0.join(path.trim_start_matches('/'))
+        self.root.join(path.trim_start_matches('/'))
     }
 
     fn write(&self, path: &str, text: &str) {
@@ -89,18 +112,32 @@ impl Person<'_> {
         {
             return self.takes_out(what, place);
         }
-        if let Some((argument, _)) =
+        if let Some((argument, place)) =
             step.strip_prefix("add ").and_then(|rest| rest.split_once(" to "))
         {
-            self.adds_argument(argument);
+            assert!(BOOT_FILES.iter().any(|file| place.starts_with(file)), "{place}");
+            self.written.borrow_mut().push(Edit::Add(argument.to_owned()));
+            return true;
+        }
+        if BOOT_TOOLS.iter().any(|tool| step.starts_with(tool)) {
+            self.brought.borrow_mut().append(&mut self.written.borrow_mut());
             return true;
         }
         let words: Vec<&str> = step.split(' ').collect();
         match words.as_slice() {
             ["echo", text @ .., ">", path] => self.echoes(&text.join(" "), path),
             ["reboot"] => self.boots(),
-            ["grubby", "--update-kernel=ALL", added] => {
-                self.adds_argument(added.strip_prefix("--args=").unwrap());
+            ["grubby", "--update-kernel=ALL", changes @ ..] => {
+                let edits = changes.iter().map(|change| {
+                    let added = change.strip_prefix("--args=").map(|a| Edit::Add(a.to_owned()));
+                    let taken = || change.strip_prefix("--remove-args=").unwrap().to_owned();
+                    added.unwrap_or_else(|| Edit::Take(taken()))
+                });
+                self.brought.borrow_mut().extend(edits);
+            }
+            ["mknod", "-m", "660", path, "c", "10", "232"] => {
+                self.write(path, "");
+                fs::set_permissions(self.at(path), fs::Permissions::from_mode(0o660)).unwrap();
             }
             ["rm", path] => fs::remove_file(self.at(path)).unwrap(),
             ["chmod", bits, path] => {
@@ -144,22 +181,27 @@ impl Person<'_> {
     }
 
     fn takes_out(&self, what: &str, place: &str) -> bool {
-        let file = if place.starts_with("GRUB_CMDLINE_LINUX ") { "/proc/cmdline" } else { place };
-        let (file, what) = match place.strip_prefix("vfio-pci's ids in ") {
-            Some("the kernel's arguments") => ("/proc/cmdline", what),
-            Some(file) => (file, what),
-            None => (file, what),
-        };
+        let argument = place.strip_prefix("vfio-pci.ids in ").unwrap_or(place);
+        if BOOT_FILES.iter().any(|file| argument.starts_with(file)) {
+            self.takes_argument(what, argument);
+            return true;
+        }
+        let file = place.strip_prefix("vfio-pci's ids in ").unwrap_or(place);
         if !file.starts_with('/') {
             return false;
         }
         let lines = what.strip_prefix("the lines with ").or(match what {
-            "the line" => Some("sriov_numvfs"),
             "the calls of virsh" => Some("virsh "),
             _ => None,
         });
         match lines {
-            Some(word) => self.keep(file, |line| !line.contains(word)),
+            Some(words) => {
+                let (word, of) = words.split_once(" of GPU").unwrap_or((words, ""));
+                // What a shell is told to take as it is, a person reads as it is.
+                let read = |line: &str| line.replace('\\', "");
+                let is = |line: &str| line.contains(word) && read(line).contains(of.trim());
+                self.keep(file, |line| !is(line));
+            }
             None if file.contains("/modprobe.d/") => {
                 self.keep(file, |line| line.starts_with('#') || !line.contains(what));
             }
@@ -172,13 +214,35 @@ impl Person<'_> {
         fs::read_to_string(self.at(path)).unwrap_or_default()
     }
 
-    fn adds_argument(&self, argument: &str) {
-        let told = self.text("/proc/cmdline");
-        self.write("/proc/cmdline", &format!("{} {argument}\n", told.trim()));
+    /// Where it is, which is in the variable that was named, as far as the file is there.
+    fn takes_argument(&self, argument: &str, place: &str) {
+        if let Some((variable, file)) =
+            place.split_once(" in ").filter(|(_, f)| self.at(f).exists())
+        {
+            let text = self.text(file);
+            let line = text.lines().find(|line| line.starts_with(&format!("{variable}=")));
+            assert!(line.is_some_and(|line| line.contains(argument)), "{place}: {text}");
+            self.replace(file, argument, "");
+        }
+        self.written.borrow_mut().push(Edit::Take(argument.to_owned()));
+    }
+
+    /// What the kernel is started with now.
+    fn starts(&self) {
+        for edit in mem::take(&mut *self.brought.borrow_mut()) {
+            match edit {
+                Edit::Add(argument) => {
+                    let told = self.text("/proc/cmdline");
+                    self.write("/proc/cmdline", &format!("{} {argument}\n", told.trim()));
+                }
+                Edit::Take(argument) => self.replace("/proc/cmdline", &argument, ""),
+            }
+        }
     }
 
     /// What a kernel makes of what it and modprobe were told, on the hosts that are written down.
     fn boots(&self) {
+        self.starts();
         let told = self.text("/proc/cmdline");
         let files = fs::read_dir(self.at("/etc/modprobe.d")).unwrap();
         let files = files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap());
@@ -263,7 +327,8 @@ impl Person<'_> {
             ["enable", "--now", "nvidia-vgpud", "nvidia-vgpu-mgr"] => {
                 self.write("/proc/902/comm", "nvidia-vgpu-mgr\n");
             }
-            ["disable", "--now", unit] => {
+            ["disable", unit] => {
+                let unit = unit.trim_matches('\'');
                 let wants = "/etc/systemd/system/multi-user.target.wants";
                 fs::remove_file(self.at(&format!("{wants}/{unit}"))).unwrap();
             }

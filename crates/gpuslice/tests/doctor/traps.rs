@@ -16,7 +16,14 @@ pub const TRAPS: &[(&str, Seen)] = &[
     // Of the host.
     (
         "VMs do not run on the processor",
-        By(&["kvm-missing-firmware", "kvm-missing-module", "kvm-missing-nested", "kvm-closed"]),
+        By(&[
+            "kvm-missing-firmware",
+            "kvm-missing-module",
+            "kvm-missing-nested",
+            "kvm-missing-node",
+            "kvm-missing-container",
+            "kvm-closed",
+        ]),
     ),
     (
         "the IOMMU is off",
@@ -29,7 +36,10 @@ pub const TRAPS: &[(&str, Seen)] = &[
             "iommu-off-proxmox",
         ]),
     ),
-    ("no interrupt remapping", By(&["interrupts-unsafe"])),
+    (
+        "no interrupt remapping",
+        By(&["interrupts-unsafe", "interrupts-unsafe-default", "interrupts-unsafe-loaded"]),
+    ),
     ("a group is not viable", By(&["group-not-viable"])),
     (
         "SR-IOV is off in the firmware, or max_vfs was not said",
@@ -63,7 +73,10 @@ pub const TRAPS: &[(&str, Seen)] = &[
     ),
     ("monitoring holds the GPU while VFs are to be made", By(&["gpu-watched"])),
     ("GVT-g shows no types", By(&["gvt-off-kvmgt", "gvt-off-guc", "gvt-off-gpu"])),
-    ("vfio-pci takes the GPU, and VFs of the same id", By(&["vfio-ids", "vfio-ids-modprobe"])),
+    (
+        "vfio-pci takes the GPU, and VFs of the same id",
+        By(&["vfio-ids", "vfio-ids-fedora", "vfio-ids-modprobe"]),
+    ),
     ("the host's driver takes VFs", By(&["autoprobe-on", "guest-managed-autoprobe"])),
     ("Secure Boot keeps a module or debugfs away", By(&["lockdown-module", "lockdown-xe"])),
     // Of libvirt.
@@ -73,7 +86,7 @@ pub const TRAPS: &[(&str, Seen)] = &[
     ),
     ("the hook has no x bit", By(&["hook-not-executable"])),
     ("SELinux's boolean for hooks is off", By(&["hook-not-allowed-selinux"])),
-    ("SELinux's label of the hook is wrong", By(&["hook-label"])),
+    ("SELinux's label of the hook is wrong", By(&["hook-label", "hook-label-link"])),
     ("AppArmor lets libvirt not execute it there", By(&["hook-not-allowed-apparmor"])),
     ("libvirt has not looked since", By(&["hook-not-seen"])),
     (
@@ -101,6 +114,9 @@ pub const TRAPS: &[(&str, Seen)] = &[
             "sriov-tmpfiles",
             "sriov-cron",
             "sriov-hook",
+            "sriov-dispatched",
+            "sriov-mixed",
+            "sriov-mixed-unit",
         ]),
     ),
     (
@@ -110,7 +126,14 @@ pub const TRAPS: &[(&str, Seen)] = &[
     // Of the VM.
     (
         "the device is gone: a reboot, other addresses, a device made by hand",
-        By(&["guest-device-gone", "guest-device-moved", "guest-mdev-gone", "guest-mdev-known"]),
+        By(&[
+            "guest-device-gone",
+            "guest-device-moved",
+            "guest-device-vf",
+            "guest-device-nic",
+            "guest-mdev-gone",
+            "guest-mdev-known",
+        ]),
     ),
     ("managed='yes' takes a VF off its driver", By(&["guest-managed"])),
     ("the whole GPU is passed, and its VFs vanish", By(&["guest-takes-pf"])),
