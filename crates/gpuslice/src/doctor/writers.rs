@@ -73,7 +73,10 @@ fn whose<'a>(host: &'a Host, text: &str) -> Whose<'a> {
     if let Some(gpu) = gpus().find(named) {
         return Whose::Gpu(gpu);
     }
-    if !addresses.is_empty() || words.iter().any(|word| is_of_network(host, word)) {
+    // A class of devices by its folder; a GPU's is drm.
+    let of_class = text.split("class/").skip(1).any(|rest| !rest.starts_with("drm"));
+    let of_network = || words.iter().any(|word| is_of_network(host, word));
+    if !addresses.is_empty() || of_class || of_network() {
         return Whose::Others;
     }
     if let Some(said) = words.iter().find_map(|word| by_id(host, word)) {

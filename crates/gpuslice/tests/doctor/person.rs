@@ -196,10 +196,11 @@ impl<'a> Person<'a> {
         });
         match lines {
             Some(words) => {
-                let (word, of) = words.split_once(" of GPU").unwrap_or((words, ""));
+                let words = words.trim_end_matches(" of GPUs");
+                let (word, of) = words.split_once(" of GPU ").unwrap_or((words, ""));
                 // What a shell is told to take as it is, a person reads as it is.
                 let read = |line: &str| line.replace('\\', "");
-                let is = |line: &str| line.contains(word) && read(line).contains(of.trim());
+                let is = |line: &str| line.contains(word) && read(line).contains(of);
                 self.keep(file, |line| !is(line));
             }
             None if file.contains("/modprobe.d/") => {

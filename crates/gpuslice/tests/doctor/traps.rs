@@ -115,6 +115,7 @@ pub const TRAPS: &[(&str, Seen)] = &[
             "sriov-cron",
             "sriov-hook",
             "sriov-dispatched",
+            "sriov-drm",
             "sriov-mixed",
             "sriov-mixed-unit",
         ]),
