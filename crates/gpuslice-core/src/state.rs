@@ -168,8 +168,9 @@ pub struct Runtime {
 pub struct Lost {
     /// The devices that claims name were looked at, all of them.
     pub looked: bool,
-    /// Mediated devices that could not be read since then, of those that were there when their list first could: any other
-    /// came later, and is of no start that was forgotten. `None` until the list could be read.
+    /// Mediated devices of which nothing can be told, of those that were there when their list could first be read: they
+    /// could not be since, or are not what their claim asks for by now. Any other came later, and is of no start that was
+    /// forgotten. `None` until the list could be read.
     pub hidden: Option<BTreeSet<MdevUuid>>,
     /// Assignments inferred from them alone: whoever knows better is believed.
     pub guessed: BTreeSet<SliceId>,

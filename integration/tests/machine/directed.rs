@@ -293,19 +293,66 @@ fn a_home_that_a_host_s_driver_takes_while_its_vm_starts_is_left_to_it() {
     let HostDeviceSource::Pci(home) = world.guests[&0].domain.devices[0].source else {
         panic!("no VF");
     };
-    // Nothing has told the daemon of it when it comes to bind the VF.
-    for happening in host_s_driver_takes(home) {
-        let H::Other { file, data } = happening else { panic!("{happening:?}") };
-        world.driver.kernel.write(&file, data.as_bytes()).unwrap();
-    }
+    unseen(&mut world, home);
     all(&mut world, &run(0));
     assert_eq!((runs(&world, 0), refusals(&world)), (false, vec!["host-driver"]));
-    let driver = link_name(&world.driver.kernel, &format!("/sys/bus/pci/devices/{home}/driver"));
-    assert_eq!(driver.unwrap().as_deref(), Some("igbvf"));
+    assert!(has_igbvf(&world, home));
     all(&mut world, &[H::Seen { vm: 0 }]);
     all(&mut world, &run(0));
     assert!(runs(&world, 0), "{:?}", world.refusals);
     world.finish().unwrap();
+}
+
+/// What a host's driver does to a VF before anybody has told the daemon.
+fn unseen(world: &mut World, vf: PciAddress) {
+    for happening in host_s_driver_takes(vf) {
+        let H::Other { file, data } = happening else { panic!("{happening:?}") };
+        world.driver.kernel.write(&file, data.as_bytes()).unwrap();
+    }
+}
+
+fn has_igbvf(world: &World, vf: PciAddress) -> bool {
+    let driver = link_name(&world.driver.kernel, &format!("/sys/bus/pci/devices/{vf}/driver"));
+    driver.unwrap().as_deref() == Some("igbvf")
+}
+
+#[test]
+fn a_layout_that_binds_leaves_a_vf_to_a_host_s_driver_that_was_faster() {
+    let mut world = after(&[H::Edit { config: 2 }, H::Apply]);
+    let vfs = vfs_of(&world.driver.kernel, IGB.0.parse().unwrap());
+    let first = *vfs.first().unwrap();
+    unseen(&mut world, first);
+    let bind = "[[gpu]]\nmatch = { address = \"0000:01:00.0\" }\nlayout = { vfs = 3, bind = \"vfio-pci\" }";
+    bind.clone_into(&mut world.driver.config);
+    let Some(Ok(_)) = world.order(Command::Apply).unwrap() else { panic!("not applied") };
+    assert!(has_igbvf(&world, first) && world.driver.machine.durable().quarantines.is_empty());
+}
+
+#[test]
+fn a_vf_that_a_host_s_driver_has_by_now_is_not_taken_from_it_when_its_vm_is_over() {
+    let attach = H::Attach {
+        vm: 0,
+        name: name(),
+        profile: IGB.1.to_owned(),
+        count: 1,
+        pool: false,
+        reserve: false,
+    };
+    let mut world = after(&[H::Edit { config: 2 }, H::Apply, attach]);
+    all(&mut world, &run(0));
+    let HostDeviceSource::Pci(home) = world.guests[&0].domain.devices[0].source else {
+        panic!("no VF");
+    };
+    // QEMU is gone, and nobody has told of it.
+    all(&mut world, &[H::Stop { vm: 0, linger: false }]);
+    let dir = format!("/sys/bus/pci/devices/{home}");
+    let kernel = &mut world.driver.kernel;
+    kernel.write(&format!("{dir}/driver_override"), b"igbvf").unwrap();
+    kernel.write("/sys/bus/pci/drivers/vfio-pci/unbind", home.to_string().as_bytes()).unwrap();
+    kernel.write("/sys/bus/pci/drivers_probe", home.to_string().as_bytes()).unwrap();
+    all(&mut world, &[H::Next { vm: 0 }, H::Advance { ms: 61_000 }]);
+    assert!(has_igbvf(&world, home));
+    assert!(world.driver.machine.runtime().assignments.is_empty());
 }
 
 #[test]

@@ -48,6 +48,7 @@ pub(super) fn bind(
     check(host, function, Some(wanted))
 }
 
+/// Leaves a driver of the host that has taken the function since: what was bound for a VM is gone then.
 pub(super) fn unbind(
     host: &mut dyn HostWrite,
     function: PciAddress,
@@ -62,15 +63,16 @@ pub(super) fn unbind(
     let dir = dir(function);
     let path = format!("{dir}/driver_override");
     let set = read_text(host, &path).map_err(failed(format!("read {path}")))?;
-    let overridden = !set.is_empty() && set != "(null)";
-    if present.is_none() && !overridden {
+    let taken = present.as_deref().is_some_and(|driver| !is_vfio(driver));
+    let set = !set.is_empty() && set != "(null)" && (!taken || is_vfio(&set));
+    if (present.is_none() || taken) && !set {
         return Ok(Performed::Already);
     }
     require_unheld(host, &function.to_string(), holders::nodes_of_group(host, function))?;
-    if overridden {
+    if set {
         write(host, &path, "\n")?;
     }
-    if let Some(present) = present
+    if let Some(present) = present.filter(|_| !taken)
         && release(host, function, &present)? == Written::Blocked
     {
         return Ok(Performed::Blocked);
@@ -141,7 +143,8 @@ pub(super) fn check(
         (Err(error), None) if error.means(Asked::Function, Meaning::Gone) => None,
         (other, _) => other?,
     };
-    if present.as_deref() == wanted {
+    let taken = wanted.is_none() && present.as_deref().is_some_and(|driver| !is_vfio(driver));
+    if present.as_deref() == wanted || taken {
         return Ok(Performed::Changed);
     }
     let state = match present {

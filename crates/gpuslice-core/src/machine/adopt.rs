@@ -37,6 +37,14 @@ impl Machine {
                 self.as_found(key, index, &claim.profile, device.source, false)
             })
         });
+        let named: Vec<(SliceId, Assignment)> = named.collect();
+        let unlike = named.iter().filter(|(_, a)| !self.is_what_it_asks(a));
+        let unlike: BTreeSet<MdevUuid> = unlike
+            .filter_map(|(slice, _)| match slice {
+                SliceId::Mdev(uuid) => Some(*uuid),
+                SliceId::Vf(_) | SliceId::Function(_) => None,
+            })
+            .collect();
         // A VF can have been out of sight for the length of a reading. An mdev that comes later is not ours, whatever
         // its name: only one that was there all the time and could not be read may be.
         let back = |slice: SliceId| !looked || self.observed && !before.has_slice(slice);
@@ -45,6 +53,7 @@ impl Machine {
             SliceId::Vf(_) | SliceId::Function(_) => back(slice),
         };
         let found: Vec<(SliceId, Assignment)> = named
+            .into_iter()
             .filter(|(slice, a)| {
                 new(*slice) && !self.run.assignments.contains_key(slice) && self.is_what_it_asks(a)
             })
@@ -55,7 +64,8 @@ impl Machine {
             Some(before) => now.intersection(before).copied().collect(),
             None => now,
         };
-        let still = self.seen.hidden_mdevs().map(still).or_else(|| hidden.clone());
+        let now = self.seen.hidden_mdevs().map(|unread| &unread | &unlike);
+        let still = now.map(still).or_else(|| hidden.clone());
         if found.is_empty() && (looked || !complete) && still == *hidden {
             return;
         }
@@ -166,11 +176,11 @@ impl Machine {
             }
             self.record_foreign(domain, &Owner::Domain(domain.uuid));
         }
-        self.adopt_claimed(domain);
+        self.adopt_claimed(domain, runs);
     }
 
     /// Takes the devices of a domain's claims for its own. Answers those that were not known.
-    pub(super) fn adopt_claimed(&mut self, domain: &Domain) -> Vec<SliceId> {
+    pub(super) fn adopt_claimed(&mut self, domain: &Domain, runs: bool) -> Vec<SliceId> {
         let owner = Owner::Domain(domain.uuid);
         let wants = match self.wants(domain, &owner) {
             Ok(wants) => wants,
@@ -187,6 +197,9 @@ impl Machine {
             let found =
                 self.as_found(&want.key, want.index, &want.profile, want.source, want.managed);
             let Some((_, assignment)) = found.filter(|_| !known) else { continue };
+            if !runs && self.came_since(slice) {
+                continue;
+            }
             self.guessed_wrong(slice);
             self.note("slice", slice, format!("found in {}", domain.name));
             self.run.assignments.insert(slice, assignment);
@@ -199,6 +212,14 @@ impl Machine {
             self.record_claims(domain, &owner, &wants);
         }
         adopted
+    }
+
+    /// Whether somebody made it after the record was lost: what had been there was taken to be the claim's when that was
+    /// looked at, or could not be told since. A claim that was not recorded had nothing.
+    fn came_since(&self, slice: SliceId) -> bool {
+        let SliceId::Mdev(uuid) = slice else { return false };
+        let hidden = self.run.lost.as_ref().and_then(|lost| lost.hidden.as_ref());
+        hidden.is_some_and(|hidden| !hidden.contains(&uuid)) && !self.guessed(slice)
     }
 
     /// Whether the owner may have been running when the record was lost.

@@ -1,7 +1,8 @@
 //! Parents and their layouts: realising what was applied, applying what is new, and knowing when all is settled.
 
 use super::ops::Purpose;
-use super::{Effect, Machine, RequestId, Stored, Timer};
+use super::{Effect, Machine, OpId, RequestId, Stored, Timer};
+use crate::execute::StepError;
 use crate::hint;
 use crate::ids::{self, ParentId, SliceId};
 use crate::layout::{self, Layout, Rule};
@@ -223,6 +224,14 @@ impl Machine {
                 mechanism.together(&self.seen, parent)
             }
             _ => std::iter::once(parent.clone()).chain(others).collect(),
+        }
+    }
+
+    /// A layout wants its VFs to have a driver, and one that a driver of the host has taken meanwhile has one.
+    pub(super) fn as_laid_out(&self, id: OpId, error: StepError) -> Result<(), StepError> {
+        match (self.ops.get(&id).map(|op| &op.purpose), error) {
+            (Some(Purpose::Layout { .. }), StepError::HostDriver { .. }) => Ok(()),
+            (_, error) => Err(error),
         }
     }
 

@@ -199,6 +199,7 @@ impl Machine {
             self.made_anew(&step);
         }
         let result = result.and_then(|performed| self.made_by_us(id, &step, performed));
+        let result = result.or_else(|error| self.as_laid_out(id, error));
         match result {
             Ok(()) => {
                 if let Some(op) = self.ops.get_mut(&id) {

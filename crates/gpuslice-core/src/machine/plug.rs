@@ -186,8 +186,11 @@ impl Machine {
             // What became of the claim since is not undone: it may have ended, or be asked for anew.
             let claim = self.durable.claims.get(&key).filter(|c| still_asks(c, &plug.asked));
             let Some(claim) = claim.cloned() else { continue };
-            let devices = devices_of(&key, &claim);
-            if !devices.iter().all(|d| self.run.assignments.contains_key(&d.source.slice())) {
+            // By their numbers: a VM that runs keeps the slices it has when its claim's homes move.
+            let has = |index: u32| {
+                self.run.assignments.values().any(|a| a.claim == key && a.index == index)
+            };
+            if !(0..).zip(devices_of(&key, &claim)).all(|(index, _)| has(index)) {
                 self.undo_plug(&key, &claim, plug.before);
             }
         }
@@ -234,7 +237,7 @@ impl Machine {
         if unknown && self.cannot_adopt(&domain) {
             return self.parked_runs.push((request, domain));
         }
-        let adopted = if unknown { self.adopt_claimed(&domain) } else { Vec::new() };
+        let adopted = if unknown { self.adopt_claimed(&domain, true) } else { Vec::new() };
         let outcome = Ok(self.domain_runs(&domain, adopted));
         self.push(Effect::Answer { request, outcome });
     }
