@@ -126,6 +126,8 @@ pub struct Machine {
     stale: bool,
     /// Starts that were put off once, to look at what somebody else may have given back unseen.
     put_off: BTreeSet<RequestId>,
+    /// The next reading is to read the NUMA nodes too.
+    nodes_anew: bool,
     /// Readings in a row with the same problems.
     same_problems: u32,
     /// Starts that were told to go on, until the VM runs or its slices come back.
@@ -334,6 +336,11 @@ impl Machine {
     /// Whether a layout that was applied asks for the slot of a GPU.
     pub fn matches_by_slot(&self) -> bool {
         crate::layout::by_slot(&self.durable.rules)
+    }
+
+    /// Whether the next reading is to read the NUMA nodes too, though they are known.
+    pub fn wants_nodes(&self) -> bool {
+        self.nodes_anew
     }
 
     /// One line for `systemctl status`.

@@ -58,6 +58,12 @@ pub fn attach_far(name: &str, profile: &ProfileName, claim: &ClaimName, count: u
     hint!("{} --count {} --numa prefer", attach(name, profile, claim), count)
 }
 
+/// The same while it runs: its memory is where it is.
+#[must_use]
+pub fn attach_far_live(name: &str, profile: &ProfileName, claim: &ClaimName, count: u32) -> Hint {
+    hint!("{} --live", attach_far(name, profile, claim, count))
+}
+
 /// Has a domain's claim ask for what there is.
 #[must_use]
 pub fn another_profile(name: &str, claim: &ClaimName) -> Hint {

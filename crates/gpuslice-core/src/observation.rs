@@ -23,8 +23,8 @@ pub struct Observation {
     pub drivers: BTreeMap<&'static str, DriverState>,
     /// Modes of parents, as far as a mechanism knows to read them.
     pub modes: BTreeMap<ParentId, BTreeMap<Mode, ModeState>>,
-    /// NUMA nodes, read once; empty where the kernel tells of none.
-    pub nodes: std::sync::Arc<Nodes>,
+    /// NUMA nodes: empty where the kernel tells of none, absent while they could not be read.
+    pub nodes: Option<std::sync::Arc<Nodes>>,
     /// What could not be read. A device with a problem is shown and not used.
     pub problems: Vec<ReadProblem>,
     /// Types of VFs by the kind of device, as far as they were ever seen: a driver lists a type no longer once its

@@ -8,6 +8,7 @@ mod pci;
 mod slots;
 
 pub use answers::Answers;
+pub(crate) use nodes::NODES;
 
 use crate::errno::Errno;
 use crate::ids::{MdevTypeId, ParentId};
@@ -26,6 +27,7 @@ pub struct Observer {
     types: BTreeMap<(ParentId, MdevTypeId), Arc<FixedType>>,
     serials: BTreeMap<crate::ids::PciAddress, ((u16, u16), Option<u64>)>,
     nodes: Option<Arc<Nodes>>,
+    nodes_anew: bool,
     slots: bool,
     answers: Answers,
 }
@@ -49,6 +51,11 @@ impl Observer {
     /// Whether the slots that GPUs are in are read too: that costs reads, and only layouts that match by one need it.
     pub fn read_slots(&mut self, wanted: bool) {
         self.slots = wanted;
+    }
+
+    /// Whether the next reading reads the NUMA nodes too, though they are known.
+    pub fn read_nodes(&mut self, anew: bool) {
+        self.nodes_anew = anew;
     }
 
     /// Reads everything once.

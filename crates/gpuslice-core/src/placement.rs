@@ -210,8 +210,9 @@ pub fn mdev(
             0 => 0,
             left => left.min(view.below_most(offer, type_id)),
         };
-        let off_node = || view.off_node(&offer.parent, wanted);
-        if let Some(reason) = view.parent_reason(&offer.parent).or_else(off_node) {
+        // On another node it is of no use, given out or not.
+        let kept_back = || view.parent_reason(&offer.parent);
+        if let Some(reason) = view.off_node(&offer.parent, wanted).or_else(kept_back) {
             reasons.push((offer.parent.clone(), reason));
         } else if let Some(why) = refused.get(&offer.parent) {
             reasons.push((offer.parent.clone(), why.clone()));
@@ -437,8 +438,9 @@ pub fn home(
         }
         let mine = taken.iter().filter(|address| vfs.contains(address)).count();
         let crowded = crowded(view, wanted, offer, mine);
-        let off_node = || view.off_node(&offer.parent, wanted);
-        if let Some(reason) = view.parent_reason(&offer.parent).or_else(off_node) {
+        // On another node it is of no use, given out or not.
+        let kept_back = || view.parent_reason(&offer.parent);
+        if let Some(reason) = view.off_node(&offer.parent, wanted).or_else(kept_back) {
             reasons.push((offer.parent.clone(), reason));
             continue;
         }

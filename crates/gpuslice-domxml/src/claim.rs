@@ -6,16 +6,17 @@ use crate::read::{at, is_ours, position, shown};
 use gpuslice_core::domain::{ClaimRequest, MOST_SLICES, NAMESPACE};
 use gpuslice_core::numa::Pinned;
 use roxmltree::{Attribute, Node};
+use std::ops::Deref;
 use std::str::FromStr;
 
 const CLAIM: &str = "gpuslice:claim";
 const MEMORY: &str = "gpuslice:memory";
 const ISOLATION: &str = "gpuslice:isolation";
 
-/// `pinned` is where the domain is.
+/// `pinned` is where the domain is, found out where a claim asks for that.
 pub(crate) fn read_claims(
     element: Node,
-    pinned: &Pinned,
+    pinned: &impl Deref<Target = Pinned>,
 ) -> Result<Vec<ClaimRequest>, DomXmlError> {
     if element.tag_name().name() != "claims" {
         return Err(unknown(
@@ -42,7 +43,10 @@ pub(crate) fn read_claims(
     Ok(claims.into_iter().map(|(claim, _)| claim).collect())
 }
 
-fn read_claim(node: Node, pinned: &Pinned) -> Result<ClaimRequest, DomXmlError> {
+fn read_claim(
+    node: Node,
+    pinned: &impl Deref<Target = Pinned>,
+) -> Result<ClaimRequest, DomXmlError> {
     check_names(
         node,
         &["name", "profile", "count", "fabric", "numa", "parameters"],
@@ -69,7 +73,7 @@ fn read_claim(node: Node, pinned: &Pinned) -> Result<ClaimRequest, DomXmlError> 
         count: count.unwrap_or(1),
         same_fabric: word(node, CLAIM, "fabric", &["same"])?.is_some(),
         prefer_numa: numa == Some("prefer"),
-        require_numa: (numa == Some("require")).then(|| pinned.clone()),
+        require_numa: (numa == Some("require")).then(|| Pinned::clone(pinned)),
         memory_min,
         isolation_min,
         parameters: parsed(node, CLAIM, "parameters")?,

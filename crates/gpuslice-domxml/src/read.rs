@@ -7,6 +7,7 @@ use crate::pinned::pinned;
 use crate::shape::parse;
 use gpuslice_core::domain::{Domain, NAMESPACE};
 use roxmltree::{Document, Node};
+use std::cell::LazyCell;
 use uuid::Uuid;
 
 /// Reads a domain.
@@ -25,7 +26,7 @@ pub fn read_domain(xml: &str) -> Result<Domain, DomXmlError> {
         text: text.chars().take(80).collect(),
     })?;
     let claims = match our_element(root)? {
-        Some(element) => read_claims(element, &pinned(root))?,
+        Some(element) => read_claims(element, &LazyCell::new(|| pinned(root)))?,
         None => Vec::new(),
     };
     let mut devices = Vec::new();

@@ -133,7 +133,8 @@ pub(crate) fn what(request: &ClaimRequest) -> String {
     }
 }
 
-/// The claim as it is to be, on nodes its domain is `pinned` to where it is to be on those alone: what the XML says of it already stays, but for what is asked now.
+/// The claim as it is to be, on nodes its domain is `pinned` to where it is to be on those alone: what the XML says of
+/// it already stays, but for what is asked now.
 pub(crate) fn request(
     old: Option<&ClaimRequest>,
     name: &ClaimName,
@@ -149,7 +150,7 @@ pub(crate) fn request(
     request.require_numa = match options.require_numa {
         Some(true) => pinned,
         Some(false) => None,
-        None => request.require_numa,
+        None => request.require_numa.map(|known| pinned.unwrap_or(known)),
     };
     if let Some(parameters) = &options.parameters {
         request.parameters = Some(parameters.clone());
@@ -287,6 +288,15 @@ mod tests {
         let again =
             request(Some(&new), &old.name, "q".parse().unwrap(), &AttachOptions::default(), None);
         assert_eq!(again.require_numa, node);
+        let moved = Some(Pinned { memory: "0".parse().unwrap(), ..Pinned::default() });
+        let again = request(
+            Some(&new),
+            &old.name,
+            "q".parse().unwrap(),
+            &AttachOptions::default(),
+            moved.clone(),
+        );
+        assert_eq!(again.require_numa, moved);
         options.require_numa = Some(false);
         let near = request(Some(&new), &old.name, "q".parse().unwrap(), &options, None);
         assert_eq!((near.prefer_numa, near.require_numa), (true, None));

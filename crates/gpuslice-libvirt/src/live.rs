@@ -35,7 +35,9 @@ impl Agent {
         let known = union(&live, defined.as_ref());
         let name = claim_name(&known, options.name.clone(), &profile);
         let old = known.iter().find(|claim| claim.name == name);
-        let pinned = if options.require_numa == Some(true) {
+        let required = old.is_some_and(|old| old.require_numa.is_some());
+        // Where the definition would have it at the next start is not where it runs.
+        let pinned = if options.require_numa.unwrap_or(required) {
             Some(self.runs_on(live.uuid).await?)
         } else {
             None

@@ -57,11 +57,11 @@ impl Backend {
         SystemTime::now().checked_sub(Duration::try_from_secs_f64(seconds).ok()?)
     }
 
-    /// Reads everything, slots only where they are wanted.
-    pub fn observe(&mut self, slots: bool) -> Observation {
+    /// Reads everything, slots only where they are wanted, NUMA nodes that are known only where they are wanted anew.
+    pub fn observe(&mut self, slots: bool, nodes: bool) -> Observation {
         match self {
-            Self::Real(real) => real.observe(slots),
-            Self::Sim(sim) => sim.observe(slots),
+            Self::Real(real) => real.observe(slots, nodes),
+            Self::Sim(sim) => sim.observe(slots, nodes),
         }
     }
 

@@ -273,7 +273,7 @@ impl Engine {
         self.observe_at = None;
         let before = Instant::now();
         self.slots_read = self.slots_asked || self.machine.matches_by_slot();
-        let seen = self.backend.observe(self.slots_read);
+        let seen = self.backend.observe(self.slots_read, self.machine.wants_nodes());
         self.observing_takes = before.elapsed();
         self.handle(Event::Observed(Box::new(seen)));
         self.give_back_soon();

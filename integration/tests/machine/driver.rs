@@ -223,6 +223,7 @@ impl Driver {
             if self.observe && !ended {
                 self.observe = false;
                 self.observer.read_slots(self.slots || self.machine.matches_by_slot());
+                self.observer.read_nodes(self.machine.wants_nodes());
                 let seen = self.observer.observe(&self.kernel);
                 self.handle(Event::Observed(Box::new(seen)))?;
             } else if let Some(event) = self.queue.pop_front() {

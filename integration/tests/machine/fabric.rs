@@ -2,6 +2,7 @@
 
 mod hives;
 
+use crate::disk::Disk;
 use crate::domains::{claim, write_devices};
 use crate::driver::Driver;
 use crate::vgpu::{call, order};
@@ -14,7 +15,7 @@ use gpuslice_core::numa::Pinned;
 use gpuslice_core::port::read_text;
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command, DeviceToWrite};
-use gpuslice_sim::{Fault, HostFile};
+use gpuslice_sim::{Content, Fault, HostFile, Kernel};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
@@ -35,9 +36,19 @@ fn hives(vfs: u16, size: u32) -> Driver {
 
 /// Four A40 whose VFs make mediated devices.
 fn mdevs() -> Driver {
+    mdevs_with(&[])
+}
+
+/// The same with faults from the first reading on.
+fn mdevs_with(faults: &[Fault]) -> Driver {
     let text = include_str!("../../../examples/hosts/a40-mdev.toml");
     let config = "[[gpu]]\nmatch = { vendor-device = \"10de:2235\" }\nlayout = { vfs = \"all\" }";
-    let mut driver = Driver::new(&HostFile::parse(text).unwrap(), config).unwrap();
+    let mut kernel = Kernel::from_host(&HostFile::parse(text).unwrap());
+    kernel.settle();
+    for fault in faults {
+        kernel.inject(fault.clone());
+    }
+    let mut driver = Driver::on(kernel, Disk::default(), config).unwrap();
     let request = driver.command(Command::Apply);
     driver.advance(60_000).unwrap();
     driver.answers.remove(&request).unwrap().unwrap();
@@ -373,6 +384,133 @@ fn mediated_devices_are_made_on_the_node_that_is_required() {
     ask(&mut driver, &mut vm, on_node(claim(&name("a"), "nvidia-a40-24q", 1), "", "")).unwrap();
     let refusal = call(&mut driver, &vm, HookOperation::Prepare).unwrap_err();
     assert_eq!(refusal.code, Code::OtherNumaNode, "{refusal:?}");
+}
+
+const CPUS_OF_1: &str = "/sys/devices/system/node/node1/cpulist";
+
+#[test]
+fn nodes_that_cannot_be_read_are_near_nobody() {
+    let text = include_str!("../../../examples/hosts/mi300x-8.toml");
+    let mut kernel = Kernel::from_host(&HostFile::parse(text).unwrap());
+    kernel.settle();
+    let (path, times) = ("/sys/devices/system/node".to_owned(), u32::MAX);
+    kernel.inject(Fault::Read { path, nth: 1, times, errno: Errno::EMFILE });
+    let config = "[[gpu]]\nmatch = { model = \"mi300x\" }\nlayout = { vfs = 1 }";
+    let mut driver = Driver::on(kernel, Disk::default(), config).unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    driver.advance(60_000).unwrap();
+    let mut vm = domain(1);
+    for request in [claim(&name("a"), SPX, 1), same("a", SPX, 1)] {
+        let refusal = ask(&mut driver, &mut vm, on_node(request, "1", "")).unwrap_err();
+        assert_eq!(refusal.code, Code::OtherNumaNode, "{refusal:?}");
+        assert!(refusal.message.contains("are not known"), "{refusal:?}");
+        assert!(refusal.causes.join("; ").contains("EMFILE"), "{refusal:?}");
+        let hint = refusal.hint.as_deref().unwrap();
+        assert!(hint.ends_with(" --numa prefer"), "{hint}");
+    }
+    // Whoever does not ask is not in its way.
+    ask(&mut driver, &mut domain(2), claim(&name("a"), SPX, 1)).unwrap();
+    driver.kernel.clear_faults();
+    // Each try has them read anew.
+    let near = || on_node(claim(&name("a"), SPX, 1), "1", "");
+    ask(&mut driver, &mut vm, near()).unwrap_err();
+    ask(&mut driver, &mut vm, near()).unwrap();
+    let seen = driver.machine.observation();
+    let of = |gpu: &PciAddress| seen.numa_node(&ParentId::Pci(*gpu)) == Some(1);
+    assert!(gpus(&driver, &vm).iter().all(of));
+}
+
+#[test]
+fn a_start_has_nodes_read_anew_that_could_not_be_read_or_lacked_its_cpus() {
+    let (path, times) = (CPUS_OF_1.to_owned(), u32::MAX);
+    let fails = Fault::Read { path: path.clone(), nth: 1, times, errno: Errno::EIO };
+    let garbage = Fault::Reads { path: path.clone(), as_: Content::Garbage };
+    // None of its CPUs is online.
+    let empty = Fault::Reads { path, as_: Content::Empty };
+    for fault in [fails, garbage, empty] {
+        let mut driver = mdevs_with(std::slice::from_ref(&fault));
+        let mut vm = domain(1);
+        let near = on_node(claim(&name("a"), "nvidia-a40-24q", 1), "", "12-13");
+        ask(&mut driver, &mut vm, near).unwrap();
+        let refusal = call(&mut driver, &vm, HookOperation::Prepare).unwrap_err();
+        assert_eq!(refusal.code, Code::OtherNumaNode, "{fault:?}: {refusal:?}");
+        driver.kernel.clear_faults();
+        call(&mut driver, &vm, HookOperation::Prepare).unwrap();
+        let seen = driver.machine.observation();
+        let in_use = gpus_in_use(&driver, &vm);
+        assert!(in_use.iter().all(|gpu| seen.numa_node(gpu) == Some(1)), "{fault:?}: {in_use:?}");
+    }
+}
+
+#[test]
+fn what_is_far_is_on_another_node_whatever_else_is_with_it() {
+    let text = include_str!("../../../examples/hosts/mi300x-8.toml");
+    let mut host = HostFile::parse(text).unwrap();
+    host.functions.truncate(1);
+    host.functions[0].numa_node = 1;
+    let config = "[[gpu]]\nmatch = { model = \"mi300x\" }\nlayout = { vfs = 1 }";
+    let mut driver = Driver::new(&host, config).unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    driver.advance(60_000).unwrap();
+    let mut refused = |request: ClaimRequest| {
+        let refusal = ask(&mut driver, &mut domain(1), on_node(request, "0", "")).unwrap_err();
+        assert_eq!(refusal.code, Code::OtherNumaNode, "{refusal:?}");
+        refusal.hint.unwrap()
+    };
+    // Nor is there a fabric that could have it.
+    assert!(refused(same("a", SPX, 1)).ends_with(" --numa prefer"));
+    let parent = ParentId::Pci(host.functions[0].address);
+    order(&mut driver, Command::Cordon { parent, reason: String::new() }).unwrap();
+    for request in [claim(&name("a"), SPX, 1), same("a", SPX, 1)] {
+        let refusal = ask(&mut driver, &mut domain(1), on_node(request, "0", "")).unwrap_err();
+        assert_eq!(refusal.code, Code::OtherNumaNode, "{refusal:?}");
+    }
+}
+
+#[test]
+fn what_is_left_is_counted_on_the_node_that_is_required() {
+    let profile = "nvidia-a40-24q";
+    let mut driver = mdevs();
+    let start = |driver: &mut Driver, vm: u128, request: ClaimRequest, node: &str| {
+        let mut vm = domain(vm);
+        ask(driver, &mut vm, on_node(request, node, "")).unwrap();
+        call(driver, &vm, HookOperation::Prepare)
+    };
+    // One is left on each node.
+    for (vm, node) in [(1, "0"), (2, "1")] {
+        start(&mut driver, vm, claim(&name("a"), profile, 3), node).unwrap();
+    }
+    let refusal = start(&mut driver, 3, same("two", profile, 2), "0-1").unwrap_err();
+    assert!(refusal.hint.as_ref().unwrap().ends_with(" --fabric any"), "{refusal:?}");
+    let refusal = start(&mut driver, 3, same("two", profile, 2), "1").unwrap_err();
+    assert_eq!(refusal.code, Code::NoCapacity, "{refusal:?}");
+    assert!(!refusal.hint.as_ref().unwrap().contains("--fabric"), "{refusal:?}");
+    // With nothing far and nobody to end, as many as the node has.
+    let mut driver = mdevs();
+    start(&mut driver, 1, claim(&name("a"), profile, 4), "0").unwrap();
+    let refusal = start(&mut driver, 2, claim(&name("a"), profile, 5), "1").unwrap_err();
+    assert!(refusal.hint.as_ref().unwrap().ends_with(" --count 4"), "{refusal:?}");
+}
+
+/// Its memory is where it is.
+#[test]
+fn a_vm_that_runs_is_not_told_to_move() {
+    let mut driver = hives(1, 8);
+    ask(&mut driver, &mut domain(1), on_node(claim(&name("a"), SPX, 4), "1", "")).unwrap();
+    for request in [claim(&name("a"), SPX, 1), same("a", SPX, 1)] {
+        let command = Command::Plug {
+            domain: Uuid::from_u128(2),
+            domain_name: "vm2".to_owned(),
+            request: on_node(request, "1", ""),
+            pool: None,
+            reserve: None,
+            keep: false,
+        };
+        let refusal = order(&mut driver, command).unwrap_err();
+        let hint = refusal.hint.as_deref().unwrap();
+        let far = format!("gpuslice attach vm2 {SPX} --name a --count 1 --numa prefer --live");
+        assert_eq!(hint, far, "{refusal:?}");
+    }
 }
 
 #[test]

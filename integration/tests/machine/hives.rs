@@ -271,7 +271,8 @@ impl Run {
             let live = claim.home.iter().map(|home| seen.vfs[home].pf);
             let run = own.iter().filter_map(|a| a.parent.pci());
             let gpus: Vec<PciAddress> = live.chain(run).collect();
-            let near = claim.request.require_numa.as_ref().map(|near| near.within(&seen.nodes));
+            let near =
+                claim.request.require_numa.as_ref().map(|near| near.within(seen.nodes.as_deref()));
             for gpu in near.iter().flat_map(|near| gpus.iter().map(move |gpu| (near, gpu))) {
                 let (near, gpu) = gpu;
                 assert!(near.has(seen.numa_node(&ParentId::Pci(*gpu))), "{key}: {gpu} {near:?}");

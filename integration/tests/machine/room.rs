@@ -7,6 +7,7 @@ use crate::vgpu::{attach, attach_several, call, order};
 use gpuslice_core::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource, alias_for};
 use gpuslice_core::ids::{ClaimName, MdevUuid, ParentId};
 use gpuslice_core::machine::HookOperation;
+use gpuslice_core::numa::Pinned;
 use gpuslice_core::plan::Step;
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command};
@@ -24,6 +25,7 @@ fn full() -> Driver {
     host.functions.truncate(1);
     let mut other = host.functions[0].clone();
     other.address = CARDS[1].parse().unwrap();
+    (host.functions[0].numa_node, other.numa_node) = (0, 1);
     host.functions.push(other);
     let layout = "[[gpu]]\nmatch = { model = \"t4\" }\nlayout = { park = { nvidia-t4-8q = 2 } }\n";
     let mut driver = Driver::new(&host, layout).unwrap();
@@ -97,6 +99,34 @@ fn nothing_is_taken_away_in_vain() {
     refused(&mut driver, &whole);
     // The last half is another's to have.
     half(&mut driver, 6);
+}
+
+/// One card is on each node.
+#[test]
+fn a_card_of_another_node_is_not_emptied() {
+    let near = |driver: &mut Driver, vm: u128, same_fabric: bool| {
+        let mut domain = attach(driver, vm, EIGHT);
+        let memory = "1".parse().unwrap();
+        domain.claims[0].require_numa = Some(Pinned { memory, ..Pinned::default() });
+        domain.claims[0].same_fabric = same_fabric;
+        domain
+    };
+    let mut driver = full();
+    for vm in 1..=2 {
+        let domain = near(&mut driver, vm, vm == 2);
+        start(&mut driver, &domain).unwrap();
+    }
+    assert_eq!(CARDS.map(|card| parked(&driver, card).len()), [2, 0]);
+    for (vm, same_fabric) in [(3, false), (4, true)] {
+        let domain = near(&mut driver, vm, same_fabric);
+        let executed = driver.executed;
+        let refusal = start(&mut driver, &domain).unwrap_err();
+        assert_eq!(refusal.code, Code::NoCapacity, "{refusal}");
+        assert_eq!((parked(&driver, CARDS[0]).len(), driver.executed), (2, executed));
+    }
+    // Who may be there has it.
+    half(&mut driver, 5);
+    assert_eq!(parked(&driver, CARDS[0]).len(), 1);
 }
 
 /// Nothing tells of a link between these cards, so each is a fabric by itself.

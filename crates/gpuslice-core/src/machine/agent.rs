@@ -290,8 +290,8 @@ impl Machine {
             self.seen.vfs.get(&address).is_some_and(|vf| vf.choice.is_some()) && !free(address)
         };
         let within = self.within(&claim.request);
-        let off_node =
-            |vf| within != Within::Unknown && !self.is_within(&ParentId::Pci(vf), &within);
+        let known = !matches!(within, Within::Unknown | Within::Unread);
+        let off_node = |vf| known && !self.is_within(&ParentId::Pci(vf), &within);
         let lost = |address| self.home_is_lost(address, key) || off_node(address);
         let for_good = |address| {
             !self.seen.vfs.contains_key(&address) || self.home_of_another(address, key).is_some()

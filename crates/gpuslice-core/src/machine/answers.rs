@@ -234,7 +234,7 @@ impl Machine {
         }
         let mut rows: BTreeMap<ProfileName, ProfileRow> = BTreeMap::new();
         let spare = self.spare();
-        let mut mdevs = self.free_mdevs(&spare);
+        let mut mdevs = self.free_mdevs(&spare, &|_| true);
         let mut counted = BTreeSet::new();
         let living = self.durable.claims.values().filter(|claim| !claim.orphaned);
         let homes: BTreeSet<PciAddress> = living.flat_map(|claim| claim.home.clone()).collect();
@@ -281,26 +281,42 @@ impl Machine {
         Spare { view: self.view(), parked }
     }
 
-    /// How many more of each profile starts could have as mediated devices: what is parked makes room for them.
-    fn free_mdevs<'s>(&self, spare: &'s Spare<'_>) -> BTreeMap<&'s ProfileName, u32> {
+    /// How many more of each profile starts could have as mediated devices of some GPUs: what is parked makes room for them.
+    fn free_mdevs<'s>(
+        &self,
+        spare: &'s Spare<'_>,
+        only: &dyn Fn(&ParentId) -> bool,
+    ) -> BTreeMap<&'s ProfileName, u32> {
         let parked = spare.parked.values().flatten();
         let uuids = parked.filter_map(|slice| match slice {
             SliceId::Mdev(uuid) => Some(*uuid),
             SliceId::Vf(_) | SliceId::Function(_) => None,
         });
         let idle = uuids.filter(|uuid| !self.park_failed.contains_key(uuid)).collect();
-        parking::free_mdevs(&spare.view, &idle)
+        parking::free_mdevs(&spare.view, &idle, only)
     }
 
     /// How many slices of a profile are nobody's, and how many are somebody's; `None` when no device offers it.
     pub(super) fn free_and_used(&self, profile: &ProfileName) -> Option<(u32, u32)> {
+        self.free_and_used_on(profile, &|_| true)
+    }
+
+    /// The same of some GPUs.
+    pub(super) fn free_and_used_on(
+        &self,
+        profile: &ProfileName,
+        only: &dyn Fn(&ParentId) -> bool,
+    ) -> Option<(u32, u32)> {
         let spare = self.spare();
-        let offers = || spare.view.offers.iter().filter(|offer| offer.profile == *profile);
+        let there = |parent: &ParentId| only(&self.seen.device_of(parent));
+        let of_profile = |offer: &&Offer| offer.profile == *profile && there(&offer.parent);
+        let offers = || spare.view.offers.iter().filter(of_profile);
         let vfs = offers().map(|offer| self.free_of(offer, &spare)).reduce(u32::saturating_add)?;
         let made = offers().any(|offer| matches!(offer.form, Form::Mdevs { .. }));
-        let mdevs = made.then(|| self.free_mdevs(&spare).remove(profile)).flatten();
+        let mdevs = made.then(|| self.free_mdevs(&spare, only).remove(profile)).flatten();
         let free = vfs.saturating_add(mdevs.unwrap_or_default());
-        let used = count(self.run.assignments.values().filter(|a| a.profile == *profile));
+        let assigned = self.run.assignments.values();
+        let used = count(assigned.filter(|a| a.profile == *profile && there(&a.parent)));
         Some((free, used))
     }
 

@@ -195,6 +195,9 @@ impl Machine {
         let request = &order.request;
         let had = known.as_ref().map_or(&[][..], |claim| &claim.home);
         let had = picked.as_ref().map_or(had, std::slice::from_ref);
+        if self.outgrows_nodes(std::slice::from_ref(request)) {
+            self.look_at_nodes();
+        }
         let home = self.homes(&Sought { key: &key, request, profile: &profile, pool }, had)?;
         if let Some(known) = &known
             && self.claims_are_all_that_tells()

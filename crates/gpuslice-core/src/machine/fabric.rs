@@ -9,6 +9,7 @@ use crate::hint;
 use crate::ids::{ClaimKey, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::{Fabric, Form};
 use crate::mend;
+use crate::numa::Within;
 use crate::placement::{self, Refused, View, Wanted};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
@@ -257,7 +258,24 @@ impl Machine {
         let most = lacking.first().map_or(0, |l| l.room);
         let message =
             format!("{profile}: wanted {count} of one fabric, the most one has is {most}");
-        let mut refusal = Refusal::new(Code::NoCapacity, message);
+        let within = self.within(sought.request);
+        let near = |fabric: &Fabric| fabric.parents.iter().any(|d| self.is_within(d, &within));
+        if within == Within::Unread {
+            let refusal = self.not_there(key, profile, sought.request.count, &within, &[]);
+            return self.or_not_settled(refusal);
+        }
+        let is_far = !lacking.iter().any(|lacks| near(&lacks.fabric));
+        let mut refusal = if is_far {
+            let message = self.nowhere(key, &within).unwrap_or_else(|nodes| {
+                let name = self.owner_name(key);
+                format!(
+                    "{profile}: wanted {count} of one fabric on NUMA node {nodes} of {name}, and none is there"
+                )
+            });
+            Refusal::new(Code::OtherNumaNode, message)
+        } else {
+            Refusal::new(Code::NoCapacity, message)
+        };
         let more = lacking.len().saturating_sub(MOST);
         for Lacking { fabric, room, why } in lacking.into_iter().take(MOST) {
             let lacks = count.saturating_sub(room);
@@ -266,29 +284,23 @@ impl Machine {
         if more != 0 {
             refusal = refusal.because(format!("and {more} more fabrics"));
         }
-        let far = ClaimRequest { require_numa: None, ..sought.request.clone() };
-        let sought_far = Sought { key, request: &far, profile, pool };
-        if far != *sought.request && self.homes(&sought_far, &[]).is_ok_and(|h| !h.is_empty()) {
-            let name = self.owner_name(key);
-            return self.or_not_settled(refusal.hint(mend::attach_far(
-                &name,
-                profile,
-                &key.name,
-                sought.request.count,
-            )));
-        }
+        let count = sought.request.count;
+        let far = mend::attach_far(&self.owner_name(key), profile, &key.name, count);
+        let required = within != Within::Anywhere;
         // Where they need not be linked there may be enough.
         let apart = ClaimRequest { same_fabric: false, ..sought.request.clone() };
-        let homes = self.homes(&Sought { key, request: &apart, profile, pool }, &[]);
-        let enough = homes.is_ok_and(|homes| {
-            let free = self.free_and_used(profile).map_or(0, |(free, _)| free);
-            !homes.is_empty() || free >= sought.request.count
-        });
-        let hint = if enough {
-            let attach = self.attach_again(key, profile);
-            hint!("{} --count {} --fabric any", attach, count)
+        let apart_is_free = || {
+            let homes = self.homes(&Sought { key, request: &apart, profile, pool }, &[]);
+            homes.is_ok_and(|homes| !homes.is_empty() || self.mdevs_free(key, &apart, profile))
+        };
+        let hint = if required && self.is_free_far(key, sought.request, profile) {
+            far
+        } else if is_far {
+            hint!("{}, then {}", self.room_for(key, profile, count), far)
+        } else if apart_is_free() {
+            hint!("{} --count {} --fabric any", self.attach_again(key, profile), count)
         } else {
-            self.room_for(key, profile, sought.request.count)
+            self.room_within(key, profile, count, &within)
         };
         self.or_not_settled(refusal.hint(hint))
     }

@@ -66,6 +66,10 @@ impl Machine {
         if self.stale || self.must_wait(&owner) || room {
             return self.parked.push((request, call));
         }
+        if self.outgrows_nodes(&call.domain.claims) && self.put_off.insert(request) {
+            self.look_at_nodes();
+            return self.parked.push((request, call));
+        }
         let admitted = self.admit(&call.domain);
         let foreign = |why: &Refusal| why.code == Code::Foreign;
         if admitted.as_ref().is_err_and(foreign) && self.put_off.insert(request) {

@@ -22,6 +22,7 @@ pub(super) const MOST_LOOKS: u32 = 6;
 impl Machine {
     pub(super) fn on_observed(&mut self, seen: Observation) {
         self.stale = false;
+        self.nodes_anew = false;
         // What could not be read has not left.
         let gone: Vec<ParentId> =
             self.seen.parents().filter(|p| !seen.has_parent(p) && !seen.unreadable(p)).collect();

@@ -87,18 +87,27 @@ impl Machine {
         } else {
             self.room_for_home(key, profile, count, within)
         };
-        orders.unwrap_or_else(|| self.more_or_fewer(key, profile, count))
+        orders.unwrap_or_else(|| self.more_or_fewer(key, profile, count, within))
     }
 
     /// Where nobody's end makes room there are not so many: another GPU of the kind has them, or the claim asks for fewer.
-    fn more_or_fewer(&self, key: &ClaimKey, profile: &ProfileName, count: u32) -> Hint {
+    fn more_or_fewer(
+        &self,
+        key: &ClaimKey,
+        profile: &ProfileName,
+        count: u32,
+        within: &Within,
+    ) -> Hint {
         let offers = self.offers().into_iter().filter(|offer| offer.profile == *profile);
         let devices = offers.filter_map(|offer| self.seen.device_of(&offer.parent).pci());
         let kind = |function: &Function| (function.vendor, function.device);
         let functions = devices.filter_map(|device| self.seen.functions.get(&device));
         let kinds: BTreeSet<_> = functions.map(kind).collect();
-        let another = self.bare().any(|(_, function)| kinds.contains(&kind(function)));
-        let all = self.free_and_used(profile).map_or(0, |(free, used)| free.saturating_add(used));
+        let another = self
+            .bare()
+            .any(|(_, function)| kinds.contains(&kind(function)) && within.has(function.numa_node));
+        let there = self.free_and_used_on(profile, &|device| self.is_within(device, within));
+        let all = there.map_or(0, |(free, used)| free.saturating_add(used));
         if !another && (1..count).contains(&all) {
             return hint!("{} --count {}", self.attach_again(key, profile), all);
         }
@@ -151,7 +160,7 @@ impl Machine {
             others.insert(end.clone());
             has(&mdev.parent, of.as_ref() == Some(profile), end);
         }
-        let free = self.free_and_used(profile).map_or(0, |(free, _)| free);
+        let free = self.free_and_used_on(profile, only).map_or(0, |(free, _)| free);
         let missing = usize::try_from(count.saturating_sub(free).max(1)).unwrap_or(usize::MAX);
         let mut same: Vec<&(bool, Hint)> =
             there.values().flatten().filter(|(same, _)| *same).collect();

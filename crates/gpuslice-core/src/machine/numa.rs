@@ -1,12 +1,16 @@
 //! Claims that require the NUMA node of their domain: where that is, and what to do when no slice is there.
 
-use super::Machine;
+use super::claims::Order;
+use super::fabric::Sought;
 use super::reserve::Want;
+use super::{Effect, Machine};
 use crate::domain::ClaimRequest;
 use crate::hint;
 use crate::ids::{ClaimKey, ParentId, PciAddress, ProfileName};
 use crate::mend;
 use crate::numa::{Numbers, Within};
+use crate::observation::ReadProblem;
+use crate::observe::NODES;
 use crate::placement::{self, Wanted};
 use crate::refusal::{Code, Hint, Refusal};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +19,19 @@ impl Machine {
     /// Where the slices of a request have to be.
     pub(super) fn within(&self, request: &ClaimRequest) -> Within {
         let pinned = request.require_numa.as_ref();
-        pinned.map_or(Within::Anywhere, |pinned| pinned.within(&self.seen.nodes))
+        pinned.map_or(Within::Anywhere, |pinned| pinned.within(self.seen.nodes.as_deref()))
+    }
+
+    /// Whether the nodes, were they read anew, could tell more of where one of these has to be.
+    pub(super) fn outgrows_nodes(&self, requests: &[ClaimRequest]) -> bool {
+        let mut pinned = requests.iter().filter_map(|request| request.require_numa.as_ref());
+        pinned.any(|pinned| pinned.outgrows(self.seen.nodes.as_deref()))
+    }
+
+    /// No event that is heard tells of a CPU that comes.
+    pub(super) fn look_at_nodes(&mut self) {
+        self.nodes_anew = true;
+        self.push(Effect::Observe);
     }
 
     /// The same of a claim that is known.
@@ -40,17 +56,14 @@ impl Machine {
     ) -> Refusal {
         const MOST: usize = 4;
         let name = self.owner_name(key);
-        let message = match within {
-            Within::Nodes(nodes) => {
-                let nodes: Numbers = nodes.iter().copied().collect();
-                format!(
-                    "{profile}: wanted {count} on NUMA node {nodes} of {name}, where it is not free"
-                )
-            }
-            _ => {
-                format!("{name} is pinned to no NUMA node, and claim {} requires its own", key.name)
-            }
-        };
+        let message = self.nowhere(key, within).unwrap_or_else(|nodes| {
+            format!(
+                "{profile}: wanted {count} on NUMA node {nodes} of {name}, where it is not free"
+            )
+        });
+        if *within == Within::Unread {
+            return self.unread(key, profile, count, message);
+        }
         let there = |(_, why): &&(ParentId, Refusal)| why.code != Code::OtherNumaNode;
         let far = self.elsewhere(key, profile, count, within);
         let full = |(_, why): &&(ParentId, Refusal)| why.code == Code::NoCapacity;
@@ -74,6 +87,89 @@ impl Machine {
             }
             None => refusal.hint(self.room_within(key, profile, count, within)),
         }
+    }
+
+    /// Why a claim can be nowhere, or else the nodes that it can be on.
+    pub(super) fn nowhere(&self, key: &ClaimKey, within: &Within) -> Result<String, Numbers> {
+        let (name, claim) = (self.owner_name(key), &key.name);
+        match within {
+            Within::Nodes(nodes) => Err(nodes.iter().copied().collect()),
+            Within::Unread => Ok(format!(
+                "the NUMA nodes of this host are not known, and claim {claim} requires that of {name}"
+            )),
+            Within::Unknown | Within::Anywhere => {
+                Ok(format!("{name} is pinned to no NUMA node, and claim {claim} requires its own"))
+            }
+        }
+    }
+
+    /// Nothing is near a domain as far as is known. What cannot be read now is read again in a moment.
+    fn unread(
+        &self,
+        key: &ClaimKey,
+        profile: &ProfileName,
+        count: u32,
+        message: String,
+    ) -> Refusal {
+        let mut refusal = Refusal::new(Code::OtherNumaNode, message);
+        let of_nodes = |problem: &&ReadProblem| problem.path.starts_with(NODES);
+        let problems = self.seen.problems.iter().filter(of_nodes);
+        refusal.causes.extend(problems.map(ToString::to_string));
+        refusal.hint(mend::attach_far(&self.owner_name(key), profile, &key.name, count))
+    }
+
+    /// What helps a VM that runs: it is where it is.
+    pub(super) fn not_where_it_runs(&self, order: &Order, refusal: Refusal) -> Refusal {
+        let of_node = matches!(refusal.code, Code::OtherNumaNode | Code::NoCapacity);
+        let profile = self.profile_for(&order.owner_name, &order.request);
+        let (true, Some(_), Ok(profile)) = (of_node, &order.request.require_numa, profile) else {
+            return refusal;
+        };
+        let (name, count) = (order.request.name.clone(), order.request.count);
+        let key = ClaimKey { owner: order.owner.clone(), name };
+        let far = mend::attach_far_live(&order.owner_name, &profile, &key.name, count);
+        if self.is_free_far(&key, &order.request, &profile) {
+            return refusal.hint(far);
+        }
+        match refusal.code {
+            Code::OtherNumaNode => {
+                let room = self.room_for(&key, &profile, count);
+                refusal.hint(hint!("{}, then {}", room, far))
+            }
+            _ => refusal,
+        }
+    }
+
+    /// Whether a claim would have all it asks for if any node would do.
+    pub(super) fn is_free_far(
+        &self,
+        key: &ClaimKey,
+        request: &ClaimRequest,
+        profile: &ProfileName,
+    ) -> bool {
+        let far = ClaimRequest { require_numa: None, ..request.clone() };
+        let homes = self.homes(&Sought { key, request: &far, profile, pool: false }, &[]);
+        homes.is_ok_and(|homes| !homes.is_empty() || self.mdevs_free(key, &far, profile))
+    }
+
+    /// Whether there is room for all mediated devices of a claim, in one fabric if it asks for that.
+    pub(super) fn mdevs_free(
+        &self,
+        key: &ClaimKey,
+        request: &ClaimRequest,
+        profile: &ProfileName,
+    ) -> bool {
+        let within = self.within(request);
+        let enough = |only: &dyn Fn(&ParentId) -> bool| {
+            let near = |device: &ParentId| only(device) && self.is_within(device, &within);
+            let free = self.free_and_used_on(profile, &near).map_or(0, |(free, _)| free);
+            free >= request.count
+        };
+        if !request.same_fabric {
+            return enough(&|_| true);
+        }
+        let fabrics = self.fabrics_with(key, profile);
+        fabrics.iter().any(|fabric| enough(&|device| fabric.parents.contains(device)))
     }
 
     /// The next step where slices are free on other nodes.

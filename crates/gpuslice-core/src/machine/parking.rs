@@ -16,6 +16,7 @@ use crate::hint;
 use crate::ids::{ClaimKey, MdevUuid, Owner, ParentId, ProfileName, SliceId};
 use crate::layout::Layout;
 use crate::mechanism::{Fabric, Form, Layouts, Offer};
+use crate::numa::Within;
 use crate::placement::{self, View, Wanted};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
@@ -46,6 +47,8 @@ struct OfClaim {
     count: u32,
     /// All of them in one of these; where there is none, anywhere.
     fabrics: Vec<Fabric>,
+    /// And on these NUMA nodes.
+    within: Within,
 }
 
 impl Needed {
@@ -206,7 +209,7 @@ impl Machine {
     ) -> OfClaim {
         let linked = request.same_fabric && count > 0;
         let fabrics = if linked { self.fabrics_with(key, &profile) } else { Vec::new() };
-        OfClaim { profile, count, fabrics }
+        OfClaim { profile, count, fabrics, within: self.within(request) }
     }
 
     /// Takes one parked device away for a start that was refused for want of room. The start is judged again then.

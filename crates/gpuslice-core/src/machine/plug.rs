@@ -56,6 +56,11 @@ impl Machine {
         if self.stale || room || self.run.assignments.iter().any(on_its_way) {
             return self.parked_plugs.push((request, order));
         }
+        let asked = std::slice::from_ref(&order.claim.request);
+        if self.outgrows_nodes(asked) && self.put_off.insert(request) {
+            self.look_at_nodes();
+            return self.parked_plugs.push((request, order));
+        }
         let claim = self.durable.claims.get(&key).cloned();
         let undecided = self.durable.plugs.get(&key).cloned();
         let before = undecided.as_ref().map_or_else(|| claim.clone(), |plug| plug.before.clone());
@@ -75,6 +80,7 @@ impl Machine {
                 self.persist(Stored::Runtime);
                 self.plugs.insert(request, plug);
                 let fresh = slices.iter().copied().filter(|s| !kept.contains_key(s)).collect();
+                self.put_off.remove(&request);
                 let refused = BTreeMap::new();
                 let purpose = Purpose::Prepare { request: Some(request), slices, refused, fresh };
                 self.start_op(purpose, steps);
@@ -90,6 +96,8 @@ impl Machine {
                 if self.make_room_for(&needed, &BTreeSet::new(), &refusal) {
                     return self.parked_plugs.push((request, order));
                 }
+                self.put_off.remove(&request);
+                let refusal = self.not_where_it_runs(&order.claim, refusal);
                 self.plug_refused(request, &refusal);
             }
         }

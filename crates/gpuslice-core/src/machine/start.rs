@@ -61,6 +61,7 @@ impl Machine {
             counts_written: 0,
             parked: Vec::new(),
             put_off: BTreeSet::new(),
+            nodes_anew: false,
             parked_plugs: Vec::new(),
             parked_runs: Vec::new(),
             parked_guests: Vec::new(),

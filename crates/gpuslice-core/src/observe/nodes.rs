@@ -1,5 +1,6 @@
 //! NUMA nodes (drivers/base/node.c). They are read until that succeeded once: which there are does not change while the
-//! kernel runs, but for memory that is plugged in.
+//! kernel runs, but for memory that is plugged in. Of its CPUs a node lists those that are online, so whoever misses one has
+//! them read anew.
 
 use super::{Observer, attribute, note};
 use crate::errno::Errno;
@@ -8,13 +9,16 @@ use crate::observation::Observation;
 use crate::port::HostRead;
 use std::sync::Arc;
 
-const NODES: &str = "/sys/devices/system/node";
+/// Where the kernel tells of them.
+pub const NODES: &str = "/sys/devices/system/node";
 
 pub(super) fn read(host: &dyn HostRead, observer: &mut Observer, seen: &mut Observation) {
-    if observer.nodes.is_none() {
-        observer.nodes = all(host, seen).map(Arc::new);
+    let anew = std::mem::take(&mut observer.nodes_anew);
+    if anew || observer.nodes.is_none() {
+        let read = all(host, seen).map(Arc::new);
+        observer.nodes = read.or_else(|| observer.nodes.take());
     }
-    seen.nodes = observer.nodes.clone().unwrap_or_default();
+    seen.nodes.clone_from(&observer.nodes);
 }
 
 fn all(host: &dyn HostRead, seen: &mut Observation) -> Option<Nodes> {

@@ -30,6 +30,13 @@ impl Person {
         Domain::define_xml(&self.connect, &xml(uuid, name, claims, devices)).unwrap();
     }
 
+    /// With its memory on a NUMA node.
+    pub fn define_on_node(&self, uuid: Uuid, name: &str, claims: &str, node: u32) {
+        let tuned = format!("<numatune><memory mode='strict' nodeset='{node}'/></numatune><os>");
+        let xml = xml(uuid, name, claims, "").replace("<os>", &tuned);
+        Domain::define_xml(&self.connect, &xml).unwrap();
+    }
+
     pub fn create_transient(&self, uuid: Uuid, name: &str, claims: &str, devices: &str) {
         Domain::create_xml(&self.connect, &xml(uuid, name, claims, devices), 0).unwrap();
     }

@@ -55,6 +55,32 @@ fn what_libvirt_refuses_to_plug_in_is_given_back_and_nothing_is_left_in_the_xml(
 }
 
 #[test]
+fn what_requires_a_node_is_plugged_where_the_vm_runs() {
+    let near = "<gpuslice:claim name='gpu0' profile='p' numa='require'/>";
+    let said = Refusal::new(Code::NoCapacity, "every p is taken").hint(hint!("h"));
+    ordinary(
+        |person, daemon| {
+            person.define_on_node(VM, "vm", "", 1);
+            person.start(VM);
+            // From the next start on it is elsewhere, and asks for a device.
+            person.define_on_node(VM, "vm", near, 0);
+            daemon.before(move |command| match command {
+                Command::Plug { .. } => Some(Err(said.clone())),
+                _ => None,
+            });
+        },
+        async |mut scene| {
+            scene.settles().await;
+            let profile = "p".parse().unwrap();
+            refused(scene.client.attach("vm", &profile, &live(false)).await);
+            let asked = scene.asks("Plug", |c| matches!(c, Command::Plug { .. })).await;
+            let Command::Plug { request, .. } = asked else { panic!("{asked:?}") };
+            assert_eq!(request.require_numa.unwrap().memory.to_string(), "1");
+        },
+    );
+}
+
+#[test]
 fn a_refusal_of_the_daemon_touches_nothing() {
     let said = Refusal::new(Code::NoCapacity, "every p is taken").hint(hint!("h"));
     ordinary(

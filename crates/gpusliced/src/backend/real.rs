@@ -74,9 +74,10 @@ impl Real {
         format!("{}sys", self.host.root().trim_end_matches('/').to_owned() + "/")
     }
 
-    /// Reads everything, slots only where they are wanted.
-    pub fn observe(&mut self, slots: bool) -> Observation {
+    /// Reads everything, slots only where they are wanted, NUMA nodes that are known only where they are wanted anew.
+    pub fn observe(&mut self, slots: bool, nodes: bool) -> Observation {
         self.observer.read_slots(slots);
+        self.observer.read_nodes(nodes);
         // Ended first: one that ends in between is seen at the reading that follows each step.
         let ended = self.tools.ended.load(Ordering::Acquire);
         if ended != self.tools_ended {

@@ -77,9 +77,10 @@ impl Sim {
         text.parse().unwrap_or(BootId(Uuid::nil()))
     }
 
-    /// Reads everything, slots only where they are wanted.
-    pub fn observe(&mut self, slots: bool) -> Observation {
+    /// Reads everything, slots only where they are wanted, NUMA nodes that are known only where they are wanted anew.
+    pub fn observe(&mut self, slots: bool, nodes: bool) -> Observation {
         self.observer.read_slots(slots);
+        self.observer.read_nodes(nodes);
         self.observer.observe(&self.kernel)
     }
 

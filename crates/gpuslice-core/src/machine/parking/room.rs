@@ -43,6 +43,8 @@ impl Emptied {
 /// What a device offers as mediated devices, and what is on it.
 #[derive(Default)]
 struct Device<'v> {
+    /// NUMA node.
+    node: Option<u32>,
     types: BTreeMap<&'v MdevTypeId, &'v Offer>,
     /// Of them those that are given out.
     given: Vec<&'v Offer>,
@@ -94,6 +96,7 @@ fn without<'v>(view: &'v View<'_>, idle: &BTreeSet<MdevUuid>) -> Devices<'v> {
     for offer in &view.offers {
         if let Form::Mdevs { type_id, .. } = &offer.form {
             let device = devices.entry(view.seen.device_of(&offer.parent)).or_default();
+            device.node = view.seen.numa_node(&offer.parent);
             // Of VFs that offer the same, one that is given out.
             let given = view.parent_reason(&offer.parent).is_none();
             if given || !device.types.contains_key(type_id) {
@@ -132,7 +135,8 @@ fn fit(devices: &mut Devices<'_>, claims: &[&OfClaim], tries: &mut u32) -> bool 
         let before: Vec<usize> = devices.values().map(|device| device.there.len()).collect();
         let mut left = claim.count;
         let inside = |name: &ParentId| fabric.is_none_or(|f| f.parents.contains(name));
-        for (_, device) in devices.iter_mut().filter(|(name, _)| inside(name)) {
+        let near = |device: &Device<'_>| claim.within.has(device.node);
+        for (_, device) in devices.iter_mut().filter(|(name, d)| inside(name) && near(d)) {
             left -= device.put(&claim.profile, left);
         }
         if left == 0 && fit(devices, others, tries) {
@@ -152,7 +156,8 @@ pub(super) fn emptied(view: &View<'_>, idle: &BTreeSet<MdevUuid>, needed: &Neede
     let device_of = |uuid: &MdevUuid| Some(view.seen.device_of(&view.seen.mdevs.get(uuid)?.parent));
     let idle_on: Vec<ParentId> = idle.iter().filter_map(device_of).collect();
     for claim in needed.0.iter().filter(|claim| claim.count > 0) {
-        let takes = |name: &ParentId| devices.get(name).map_or(0, |d| d.takes_of(&claim.profile));
+        let near = |name: &ParentId| devices.get(name).filter(|d| claim.within.has(d.node));
+        let takes = |name: &ParentId| near(name).map_or(0, |d| d.takes_of(&claim.profile));
         let roomy = devices.keys().filter(|name| takes(name) > 0);
         if claim.fabrics.is_empty() {
             emptied.room.extend(roomy.map(|name| (name.clone(), 0)));
@@ -228,10 +233,11 @@ impl<'v> Now<'v> {
     }
 }
 
-/// How many more of each profile starts could have as mediated devices, if `idle` gives way to them.
+/// How many more of each profile starts could have as mediated devices of some GPUs, if `idle` gives way to them.
 pub(in crate::machine) fn free<'v>(
     view: &'v View<'_>,
     idle: &BTreeSet<MdevUuid>,
+    only: &dyn Fn(&ParentId) -> bool,
 ) -> BTreeMap<&'v ProfileName, u32> {
     let mut all: BTreeMap<ParentId, Now<'_>> = BTreeMap::new();
     for offer in &view.offers {
@@ -267,7 +273,7 @@ pub(in crate::machine) fn free<'v>(
     }
     let mut free: BTreeMap<&ProfileName, u32> = BTreeMap::new();
     let devices = without(view, idle);
-    for (name, now) in &all {
+    for (name, now) in all.iter().filter(|(name, _)| only(name)) {
         let Some(device) = devices.get(name) else { continue };
         for (type_id, offer) in &device.types {
             let more = now.free(device, type_id, offer, view.below_most(offer, type_id));
