@@ -70,6 +70,12 @@ pub fn another_profile(name: &str, claim: &ClaimName) -> Hint {
     hint!("gpuslice attach {} PROFILE --name {}, with one of gpuslice profiles", name, claim)
 }
 
+/// Gives a host more slices of a kind of which all are somebody's.
+#[must_use]
+pub fn lay_out_another() -> Hint {
+    hint!("lay out another GPU in /etc/gpuslice/gpuslice.toml, then gpuslice apply")
+}
+
 /// Ends a domain's claim.
 #[must_use]
 pub fn detach(name: &str, claim: &ClaimName) -> Hint {

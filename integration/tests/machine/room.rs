@@ -1,9 +1,10 @@
 //! Stories of the room that parked devices make for a start: only where it helps, and no more than it takes.
 
 use crate::directed::{after, all, runs};
+use crate::domains::claim;
 use crate::driver::Driver;
 use crate::happening::Happening as H;
-use crate::vgpu::{attach, attach_several, call, order};
+use crate::vgpu::{attach, attach_several, call, claimed, order};
 use gpuslice_core::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource, alias_for};
 use gpuslice_core::ids::{ClaimName, MdevUuid, ParentId};
 use gpuslice_core::machine::HookOperation;
@@ -258,4 +259,27 @@ fn what_is_free_is_what_starts_get_beside_what_is_parked() {
     let mdev = of(text, &on("park = { nvidia-a40-8q = 1 }"));
     free_is_what_starts_get(&mdev, &[]);
     free_is_what_starts_get(&mdev, &["nvidia-a40-8q"]);
+}
+
+#[test]
+fn who_attaches_more_than_can_run_is_told_how_many_can() {
+    let warned = |driver: &mut Driver, vm: u128, profile: &str, count: u32| {
+        claimed(driver, vm, claim(&"gpu0".parse().unwrap(), profile, count)).1.join("; ")
+    };
+    let mut driver = full();
+    assert_eq!(warned(&mut driver, 1, WHOLE, 2), "");
+    let more = "3 of nvidia-t4-16q are claimed, more than the 2 that this host can run at once";
+    assert_eq!(warned(&mut driver, 2, WHOLE, 1), more);
+
+    // A half makes one card of no use to who needs all of one.
+    let mut driver = full();
+    half(&mut driver, 1);
+    assert_eq!(warned(&mut driver, 2, WHOLE, 1), "");
+    let all = "2 of nvidia-t4-16q are claimed, and this host can run 2 at once";
+    assert_eq!(warned(&mut driver, 3, WHOLE, 1), format!("{all}; 1 more can start now"));
+    assert_eq!(warned(&mut driver, 4, WHOLE, 1), format!("{more}; 1 more can start now"));
+    // What runs is no longer among those that can start.
+    let whole = attach(&mut driver, 2, WHOLE);
+    start(&mut driver, &whole).unwrap();
+    assert_eq!(warned(&mut driver, 4, WHOLE, 1), format!("{more}; 0 more can start now"));
 }

@@ -3,12 +3,12 @@
 use crate::domains::claim;
 use crate::driver::Driver;
 use crate::world::bind_by_hand;
-use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource};
+use gpuslice_core::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource};
 use gpuslice_core::ids::{ClaimKey, Owner, PciAddress, SliceId};
 use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation};
 use gpuslice_core::port::read_text;
 use gpuslice_core::refusal::{Code, Refusal};
-use gpuslice_core::request::{Answer, Command, Outcome, ProfileRow};
+use gpuslice_core::request::{Answer, Command, DeviceToWrite, Outcome, ProfileRow};
 use gpuslice_sim::{Fault, HostFile};
 use uuid::Uuid;
 
@@ -53,18 +53,7 @@ pub fn attach(driver: &mut Driver, vm: u128, profile: &str) -> Domain {
 
 pub fn attach_several(driver: &mut Driver, vm: u128, profile: &str, count: u32) -> Domain {
     let request = claim(&"gpu0".parse().unwrap(), profile, count);
-    let command = Command::Claim {
-        owner: owner(vm),
-        owner_name: format!("vm{vm}"),
-        request: request.clone(),
-        pool: None,
-        reserve: None,
-        dry_run: false,
-    };
-    let devices = match order(driver, command).unwrap() {
-        Answer::Claimed { devices, .. } => devices,
-        other => panic!("{other:?}"),
-    };
+    let (devices, _) = claimed(driver, vm, request.clone());
     let devices = devices.into_iter().map(|device| HostDevice {
         source: device.source,
         alias: Some(device.alias),
@@ -75,6 +64,26 @@ pub fn attach_several(driver: &mut Driver, vm: u128, profile: &str, count: u32) 
         name: format!("vm{vm}"),
         claims: vec![request],
         devices: devices.collect(),
+    }
+}
+
+/// Claims, and says what devices there are to write and what there is to warn of.
+pub fn claimed(
+    driver: &mut Driver,
+    vm: u128,
+    request: ClaimRequest,
+) -> (Vec<DeviceToWrite>, Vec<String>) {
+    let command = Command::Claim {
+        owner: owner(vm),
+        owner_name: format!("vm{vm}"),
+        request,
+        pool: None,
+        reserve: None,
+        dry_run: false,
+    };
+    match order(driver, command).unwrap() {
+        Answer::Claimed { devices, warnings, .. } => (devices, warnings),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -8,7 +8,6 @@ use crate::history::{Ending, Wanted};
 use crate::ids::{
     ClaimKey, MdevTypeId, MdevUuid, Owner, ParentId, PciAddress, ProfileName, SliceId,
 };
-use crate::mend;
 use crate::numa::Within;
 use crate::observation::Function;
 use crate::placement::{Lookup, Refused, View};
@@ -260,7 +259,7 @@ impl Machine {
             false => return Vec::new(),
         };
         if now < most {
-            said += &format!(", of which {now} beside what runs now");
+            said += &format!("; {free} more can start now");
         }
         vec![said]
     }
@@ -498,21 +497,6 @@ impl Machine {
         here.filter(move |(parent, _)| !offering.contains(parent))
     }
 
-    /// Where no name is near to the one that was asked for.
-    fn other_profile(&self, key: &ClaimKey, profile: &ProfileName) -> Hint {
-        let nothing = self.offers().is_empty();
-        let bare = self.bare().next().filter(|_| nothing);
-        let other = match bare {
-            Some((pf, _)) => mend::write_layout(pf),
-            None => mend::another_profile(&self.owner_name(key), &key.name),
-        };
-        match driver_of(profile) {
-            Some(driver) if nothing => hint!("modprobe {}, then the same again", driver),
-            Some(driver) => hint!("modprobe {}, then the same again; or {}", driver, other),
-            None => other,
-        }
-    }
-
     /// GPUs that could be cut into VFs, and that no layout names.
     pub(super) fn bare(&self) -> impl Iterator<Item = (PciAddress, &Function)> {
         let functions = self.seen.functions.iter().map(|(pf, function)| (*pf, function));
@@ -562,15 +546,6 @@ impl Machine {
         let named = self.durable.claims.get(key).map(|claim| &claim.owner_name);
         named.filter(|name| !name.is_empty()).cloned().unwrap_or_else(|| key.owner.to_string())
     }
-}
-
-/// The driver whose type of mediated devices a profile is, by the kernel's name for it, which begins with the driver's. Profiles
-/// of functions begin with a vendor.
-fn driver_of(profile: &ProfileName) -> Option<&str> {
-    let (driver, _) = profile.as_str().split_once('-')?;
-    let vendor = ["amd", "nvidia", "intel"].contains(&driver)
-        || driver.len() == 4 && driver.bytes().all(|b| b.is_ascii_hexdigit());
-    (!vendor && !driver.contains('.')).then_some(driver)
 }
 
 fn join(slices: &[SliceId]) -> String {

@@ -5,13 +5,21 @@ use super::Machine;
 use crate::hint;
 use crate::ids::{ClaimKey, ClaimName, Owner, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::Form;
-use crate::mend::{attach, detach, end_process, let_go, stop_mdev};
+use crate::mend::{
+    another_profile, attach, detach, end_process, lay_out_another, let_go, stop_mdev, write_layout,
+};
 use crate::numa::Within;
 use crate::observation::Function;
 use crate::placement::{Properties, by_properties};
 use crate::refusal::Hint;
 use crate::state::{Claim, ForeignHold};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// The modules that make mediated devices once they are loaded, by what the kernel's names of their types begin with: its samples
+/// (samples/vfio-mdev), and GVT-g, whose types are named after i915 (drivers/gpu/drm/i915/gvt). A profile's name comes from a
+/// tenant's XML: no other word of it is one that root is to load.
+const MAKERS: [(&str, &str); 4] =
+    [("mtty", "mtty"), ("mdpy", "mdpy"), ("mbochs", "mbochs"), ("i915", "kvmgt")];
 
 /// Who has VFs that others could have. Of thousands a few are told what ends them.
 enum Left<'a> {
@@ -53,6 +61,21 @@ impl Machine {
     /// Gives a claim a device that it can have.
     pub(super) fn attach_again(&self, key: &ClaimKey, profile: &ProfileName) -> Hint {
         attach(&self.owner_name(key), profile, &key.name)
+    }
+
+    /// Where no name is near to the one that was asked for.
+    pub(super) fn other_profile(&self, key: &ClaimKey, profile: &ProfileName) -> Hint {
+        let nothing = self.offers().is_empty();
+        let bare = self.bare().next().filter(|_| nothing);
+        let other = match bare {
+            Some((pf, _)) => write_layout(pf),
+            None => another_profile(&self.owner_name(key), &key.name),
+        };
+        match maker_of(profile) {
+            Some(module) if nothing => hint!("modprobe {}, then the same again", module),
+            Some(module) => hint!("modprobe {}, then the same again; or {}", module, other),
+            None => other,
+        }
     }
 
     /// What has the properties that a claim asks for, or else that it asks for less.
@@ -114,7 +137,7 @@ impl Machine {
         if !another && self.durable.claims.contains_key(key) {
             return self.end_for_good(key);
         }
-        hint!("lay out another GPU in /etc/gpuslice/gpuslice.toml, then gpuslice apply")
+        lay_out_another()
     }
 
     /// Frees slices of a profile, on some devices: those who have one of the same size first, else all
@@ -257,6 +280,12 @@ impl Machine {
     }
 }
 
+/// The module that makes mediated devices of a profile, where it is known.
+fn maker_of(profile: &ProfileName) -> Option<&'static str> {
+    let (begin, _) = profile.as_str().split_once('-')?;
+    MAKERS.iter().find(|(of_type, _)| *of_type == begin).map(|(_, module)| *module)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,5 +301,22 @@ mod tests {
         assert_eq!(of(domain.clone(), "my vm; reboot"), "virsh shutdown 'my vm; reboot'");
         assert_eq!(of(domain, "it's"), r"virsh shutdown 'it'\''s'");
         assert_eq!(of(Owner::Vmid(100), "my vm"), "qm shutdown 100");
+    }
+
+    #[test]
+    fn no_module_is_loaded_because_a_name_says_so() {
+        for (profile, module) in [
+            ("mtty-2", Some("mtty")),
+            ("mdpy-vga", Some("mdpy")),
+            ("mbochs-small", Some("mbochs")),
+            ("i915-GVTg_V5_4", Some("kvmgt")),
+            ("nouveau-1", None),
+            ("kvmgt-1", None),
+            ("mtty", None),
+            ("mtty2-1", None),
+            ("nvidia-a40-8q", None),
+        ] {
+            assert_eq!(maker_of(&profile.parse().unwrap()), module, "{profile}");
+        }
     }
 }

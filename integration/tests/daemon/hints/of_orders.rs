@@ -23,6 +23,11 @@ pub fn no_gpu_has_a_layout(code: Code) {
 
 pub fn no_driver_makes_it(code: Code) {
     let mut person = Person::at("mdev", "", 1);
+    // Whatever a tenant's XML names is no module to load.
+    let refused = person.refused(code, "gpuslice attach vm1 nouveau-vga");
+    let other = " PROFILE --name gpu0, with one of gpuslice profiles";
+    assert!(refused.hint.starts_with("gpuslice attach "), "{refused:?}");
+    assert!(refused.hint.ends_with(other), "{refused:?}");
     let refused = person.refused(code, "gpuslice attach vm1 mdpy-vga");
     assert!(refused.hint.starts_with("modprobe mdpy, then the same again; or "), "{refused:?}");
     person.follows(&refused.hint, "gpuslice attach vm1 mdpy-vga", 1, &mut no_edit);
