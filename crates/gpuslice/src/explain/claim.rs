@@ -3,10 +3,12 @@
 use super::{Explained, Reason, Rows, end, named, parent, row_of, slice};
 use crate::claims;
 use gpuslice_core::ids::{ClaimKey, Owner, ParentId, SliceId};
+use gpuslice_core::mend;
 use gpuslice_core::refusal::{Code, Holders};
-use gpuslice_core::request::{ClaimRow, ProfileRow};
+use gpuslice_core::request::{ClaimRow, ParentRow, ProfileRow, SliceRow};
 use gpuslice_core::shell::quoted;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 
 /// GPUs whose reasons are told.
 const MOST: usize = 4;
@@ -110,37 +112,74 @@ fn nowhere(rows: &Rows, row: &ClaimRow) -> Vec<Reason> {
     if profile.free >= row.count {
         return Vec::new();
     }
-    let mut reasons: Vec<Reason> = profile
+    let devices = devices(rows, profile);
+    let of_profile =
+        |p: &&ParentRow| devices.contains(&p.parent) || profile.parents.contains(&p.parent);
+    let told: Vec<(&ParentId, Reason)> = rows
         .parents
         .iter()
-        .filter_map(|of| rows.parents.iter().find(|p| p.parent == *of))
-        .filter_map(|p| {
-            let reason = parent::state(rows, p)?;
-            Some(Reason { text: format!("{}: {}", p.parent, reason.text), ..reason })
-        })
+        .filter(of_profile)
+        .filter_map(|p| Some((&p.parent, parent::state(rows, p)?)))
         .collect();
-    reasons.truncate(MOST);
-    reasons.push(full(rows, row, profile));
+    let mut reasons: Vec<Reason> =
+        told.iter().map(|(parent, reason)| at(parent, reason)).take(MOST).collect();
+    let held = held(rows, row, &devices);
+    // What its GPU says of all its slices is said already.
+    let stuck = held.stuck.iter().find(|slice| told.iter().all(|(p, _)| **p != slice.parent));
+    reasons.extend(stuck.and_then(|slice| Some(at(&slice.slice, &slice::state(rows, slice)?))));
+    let explained = profile.free == 0 && !reasons.is_empty();
+    if !explained || held.holders != Holders::default() {
+        reasons.push(full(rows, row, profile, held));
+    }
     reasons
 }
 
+/// A reason, with what it is about.
+fn at(what: &dyn Display, reason: &Reason) -> Reason {
+    Reason { text: format!("{what}: {}", reason.text), ..reason.clone() }
+}
+
+/// The GPUs that offer a profile. A parent of mediated devices may be a VF.
+fn devices(rows: &Rows, profile: &ProfileRow) -> BTreeSet<ParentId> {
+    let pf_of = pfs(rows);
+    profile.parents.iter().map(|parent| device(&pf_of, parent)).collect()
+}
+
+/// The GPU of each VF, by its name as a parent.
+fn pfs(rows: &Rows) -> BTreeMap<String, &ParentId> {
+    let vfs = rows.slices.iter().filter_map(|row| Some((row.address?.to_string(), &row.parent)));
+    vfs.collect()
+}
+
+fn device(pf_of: &BTreeMap<String, &ParentId>, parent: &ParentId) -> ParentId {
+    pf_of.get(&parent.to_string()).map_or_else(|| parent.clone(), |pf| (*pf).clone())
+}
+
+/// What a claim would otherwise have.
+#[derive(Default)]
+struct InUse<'a> {
+    holders: Holders,
+    /// The first slice of its profile that somebody has.
+    same: Option<&'a SliceRow>,
+    /// The first of another profile, on a GPU that could make its own.
+    other: Option<&'a SliceRow>,
+    /// Claims that keep some while their VMs are off.
+    kept: Vec<&'a ClaimRow>,
+    /// Slices that nobody has and nobody gets.
+    stuck: Vec<&'a SliceRow>,
+}
+
 /// Who has the slices, or the room for them.
-fn full(rows: &Rows, row: &ClaimRow, profile: &ProfileRow) -> Reason {
-    let pf_of: BTreeMap<String, &ParentId> = rows
-        .slices
-        .iter()
-        .filter_map(|slice| Some((slice.address?.to_string(), &slice.parent)))
-        .collect();
-    // A parent of mediated devices may be a VF.
-    let device = |parent: &ParentId| {
-        pf_of.get(&parent.to_string()).map_or_else(|| parent.clone(), |pf| (*pf).clone())
-    };
-    let devices: BTreeSet<ParentId> = profile.parents.iter().map(device).collect();
+fn held<'a>(rows: &'a Rows, row: &ClaimRow, devices: &BTreeSet<ParentId>) -> InUse<'a> {
+    let pf_of = pfs(rows);
     let claims: BTreeMap<&ClaimKey, &ClaimRow> =
         rows.claims.iter().map(|claim| (&claim.claim, claim)).collect();
-    let mut holders = Holders::default();
-    let (mut same, mut other) = (None, None);
+    let mut held = InUse::default();
     for slice in &rows.slices {
+        let same = slice.profile.as_ref() == Some(&row.profile);
+        if !same && !devices.contains(&device(&pf_of, &slice.parent)) {
+            continue;
+        }
         let claim = slice.claim.as_ref().and_then(|key| claims.get(key));
         let who = match (claim, slice.state.as_str()) {
             (Some(claim), _) if claim.claim == row.claim => continue,
@@ -148,31 +187,41 @@ fn full(rows: &Rows, row: &ClaimRow, profile: &ProfileRow) -> Reason {
             (None, "foreign") => {
                 slice.holder.clone().unwrap_or_else(|| "another program".to_owned())
             }
-            (None, _) => continue,
+            (None, "free" | "parked") => continue,
+            (None, _) => {
+                held.stuck.push(slice);
+                continue;
+            }
         };
-        if slice.profile.as_ref() == Some(&row.profile) {
-            holders.have.insert(who);
-            same = same.or(Some(slice));
-        } else if devices.contains(&device(&slice.parent)) {
-            holders.room.insert(who);
-            other = other.or(Some(slice));
+        if same {
+            held.holders.have.insert(who);
+            held.same = held.same.or(Some(slice));
+        } else {
+            held.holders.room.insert(who);
+            held.other = held.other.or(Some(slice));
         }
     }
     let kept = rows.claims.iter().filter(|other| {
         let idle = other.profile == row.profile && other.state == "idle";
         idle && other.reserve && other.claim != row.claim
     });
-    let kept: Vec<&ClaimRow> = kept.collect();
-    holders.kept.extend(kept.iter().map(|other| claims::shown(other)));
-    if !holders.have.is_empty() || !holders.kept.is_empty() {
-        holders.room.clear();
+    held.kept = kept.collect();
+    held.holders.kept.extend(held.kept.iter().map(|other| claims::shown(other)));
+    if !held.holders.have.is_empty() || !held.holders.kept.is_empty() {
+        held.holders.room.clear();
     }
+    held
+}
+
+fn full(rows: &Rows, row: &ClaimRow, profile: &ProfileRow, held: InUse<'_>) -> Reason {
+    let InUse { holders, same, other, kept, .. } = held;
     let text = format!("{}: wanted {}, {} free, {holders}", row.profile, row.count, profile.free);
     let end =
         same.or(other.filter(|_| kept.is_empty())).and_then(|slice| slice::state(rows, slice));
     let next = match (end, kept.first(), profile.free) {
         (Some(reason), ..) => reason.next,
         (None, Some(other), _) => detach(other),
+        (None, None, _) if another(rows, profile) => mend::lay_out_another().as_str().to_owned(),
         (None, None, 0) => detach(row),
         (None, None, fewer) => format!(
             "gpuslice attach {} {} --name {} --count {fewer}",
@@ -182,6 +231,15 @@ fn full(rows: &Rows, row: &ClaimRow, profile: &ProfileRow) -> Reason {
         ),
     };
     Reason::new(Code::NoCapacity, text, next)
+}
+
+/// Whether a GPU that could be cut into the same has no layout.
+fn another(rows: &Rows, profile: &ProfileRow) -> bool {
+    let devices = devices(rows, profile);
+    let kinds = rows.parents.iter().filter(|p| devices.contains(&p.parent));
+    let kinds: BTreeSet<&str> = kinds.map(|p| p.pci_id.as_str()).collect();
+    let bare = |p: &ParentRow| p.state == "no-layout" && p.total_vfs.is_some();
+    rows.parents.iter().any(|p| bare(p) && kinds.contains(p.pci_id.as_str()))
 }
 
 /// How a claim is ended.

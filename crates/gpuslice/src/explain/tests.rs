@@ -220,6 +220,73 @@ fn a_vm_says_why_it_would_not_get_its_slice() {
     assert_eq!(reasons(&rows, "win11")[0].0, Some(Code::StateUnwritable));
 }
 
+/// Everything that is said of a claim that has no home, where none of its profile is free.
+#[test]
+fn what_nobody_has_and_nobody_gets_is_told_with_what_mends_it() {
+    let of = |state: &str| SliceRow { profile: Some("p".parse().unwrap()), ..slice(state) };
+    let all = |rows: &Rows| reasons(rows, "win11");
+    let mut full = rows();
+    full.profiles[0].free = 0;
+    let with = |slices: Vec<SliceRow>| Rows { slices, ..full.clone() };
+    let uncordon = (Some(Code::Cordoned), "gpuslice uncordon 0000:41:00.0".to_owned());
+    let clean = "gpuslice uncordon 0000:41:00.0 (it is cleaned again)";
+    let dirty = (Some(Code::Dirty), clean.to_owned());
+
+    let host = SliceRow { driver: Some("amdgpu".to_owned()), ..of("host") };
+    let unbind = "echo 0000:41:00.4 > /sys/bus/pci/drivers/amdgpu/unbind".to_owned();
+    assert_eq!(all(&with(vec![host])), [(Some(Code::HostDriver), unbind)]);
+    assert_eq!(all(&with(vec![of("dirty")])), std::slice::from_ref(&dirty));
+    assert_eq!(
+        all(&with(vec![slice("dirty"), slice("dirty")])),
+        std::slice::from_ref(&dirty),
+        "the first"
+    );
+    let anew = "gpuslice apply, when nobody uses the GPU".to_owned();
+    assert_eq!(all(&with(vec![of("quarantined")])), [(Some(Code::Quarantined), anew)]);
+    let found = object(&with(vec![of("dirty")]), "win11").unwrap().remove(0).reasons.remove(0);
+    assert_eq!(found.text, "vf:0000:41:00.4: it is not proven clean: ");
+
+    // What a GPU says of all its slices is said once.
+    let mut cordoned = with(vec![of("cordoned")]);
+    cordoned.parents = vec![parent("cordoned", None)];
+    assert_eq!(all(&cordoned), std::slice::from_ref(&uncordon));
+    // The same where its VFs make mediated devices.
+    cordoned.profiles[0].parents = vec![VF.parse().unwrap()];
+    assert_eq!(all(&cordoned), std::slice::from_ref(&uncordon));
+
+    // Beside who has others.
+    let other = claim("vmid:100/gpu0", "mail", "attached");
+    let given = SliceRow { claim: Some(other.claim.clone()), ..of("attached") };
+    let end = (Some(Code::NoCapacity), "gpuslice release vmid:100/gpu0".to_owned());
+    cordoned.claims.push(other.clone());
+    cordoned.slices.push(given.clone());
+    assert_eq!(all(&cordoned), [uncordon, end.clone()]);
+    let mut beside = with(vec![given, of("dirty")]);
+    beside.claims.push(other);
+    assert_eq!(all(&beside), [dirty.clone(), end]);
+
+    // Fewer can be had, or another GPU.
+    let mut some = with(vec![of("dirty")]);
+    some.claims[0].count = 3;
+    some.profiles[0].free = 2;
+    let fewer = "gpuslice attach win11 p --name gpu0 --count 2".to_owned();
+    assert_eq!(all(&some), [dirty, (Some(Code::NoCapacity), fewer)]);
+    let bare = |pci_id: &str| {
+        let mut bare = parent("no-layout", None);
+        bare.parent = "0000:42:00.0".parse().unwrap();
+        bare.pci_id = pci_id.to_owned();
+        bare.total_vfs = Some(8);
+        vec![parent("ok", None), bare]
+    };
+    let detach = (Some(Code::NoCapacity), "gpuslice detach win11 gpu0".to_owned());
+    let lay_out = "lay out another GPU in /etc/gpuslice/gpuslice.toml, then gpuslice apply";
+    let lay_out = (Some(Code::NoCapacity), lay_out.to_owned());
+    for (pci_id, want) in [("10de:2235", lay_out), ("10de:26b9", detach)] {
+        let rows = Rows { parents: bare(pci_id), ..with(vec![of("free")]) };
+        assert_eq!(all(&rows), [want], "{pci_id}");
+    }
+}
+
 #[test]
 fn what_a_start_was_told_is_told_again() {
     let mut rows = rows();
