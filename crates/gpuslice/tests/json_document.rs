@@ -7,6 +7,8 @@
 )]
 
 use gpuslice_api::libvirt::{Attached, Detached};
+use gpuslice_core::domain::ClaimRequest;
+use gpuslice_core::numa::Pinned;
 use gpuslice_core::refusal::Refusal;
 use gpuslice_core::request::{
     ChangeNote, ClaimRow, DeviceToWrite, DrainRow, HistoryRow, ParentRow, PlanRow, ProfileRow,
@@ -19,7 +21,7 @@ use serde_json::{Value as Json, json};
 const DOCUMENT: &str = include_str!("../JSON.md");
 
 /// Checks the line that begins with `lead` against the fields of a row. `least` is one without its optional fields,
-/// which come back as null.
+/// which come back as null; those that would be left out are in it.
 #[track_caller]
 fn documented<T: DeserializeOwned + Serialize>(lead: &str, least: Json) {
     let row: T = serde_json::from_value(least).unwrap();
@@ -32,6 +34,13 @@ fn documented<T: DeserializeOwned + Serialize>(lead: &str, least: Json) {
     for field in fields.keys() {
         assert!(line.contains(&format!("`{field}`")), "{lead} lacks {field}");
     }
+}
+
+/// A request with every field.
+fn asked() -> Json {
+    json!({"name": "gpu0", "profile": "x", "count": 2, "same_fabric": true, "prefer_numa": true,
+        "require_numa": {"memory": "0", "cpus": "0-3"}, "memory_min": 1, "isolation_min": "hardware",
+        "parameters": "a=1"})
 }
 
 #[test]
@@ -61,8 +70,10 @@ fn every_field_is_in_the_document() {
     documented::<ClaimRow>(
         "| `claims` |",
         json!({"claim": claim, "owner_name": "", "profile": "x", "count": 1, "state": "idle",
-            "slices": [], "home": []}),
+            "slices": [], "home": [], "request": asked()}),
     );
+    documented::<ClaimRequest>("| `claims` |", asked());
+    documented::<Pinned>("| `claims` |", asked()["require_numa"].take());
     documented::<HistoryRow>(
         "| `history` |",
         json!({"owner": "vmid:100", "owner_name": "", "index": 0, "slice": "vf:0000:41:00.4",
