@@ -18,7 +18,7 @@ use crate::libvirt::LibvirtClient;
 use crate::names::{BUS_NAME, HOST_INTERFACE, HOST_PATH};
 use gpuslice_core::request::{Answer, Command};
 use socket::SocketLink;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use zbus::Connection;
@@ -27,6 +27,8 @@ use zbus::Connection;
 #[derive(Debug)]
 pub struct Client {
     link: Link,
+    /// Nothing is waited for beyond this.
+    until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -55,7 +57,7 @@ impl Client {
         if let Some(path) = transport.socket() {
             match SocketLink::connect(path).await {
                 Ok(link) => {
-                    return Ok(Self { link: Link::Socket(Mutex::new(link)) });
+                    return Ok(Self::of(Link::Socket(Mutex::new(link))));
                 }
                 Err(CallError::Unreachable { tried: reasons, .. }) => tried.extend(reasons),
                 Err(error) => return Err(error),
@@ -78,12 +80,28 @@ impl Client {
     /// never wait for an executor and need none.
     pub fn to_read(transport: &Transport) -> Option<Self> {
         let link = SocketLink::connect_blocking(transport.socket()?).ok()?;
-        Some(Self { link: Link::Blocking(Mutex::new(link)) })
+        Some(Self::of(Link::Blocking(Mutex::new(link))))
     }
 
     /// Over a bus connection that is already there.
     pub fn over(connection: Connection) -> Self {
-        Self { link: Link::Bus(BusLink::new(connection, BUS_NAME, HOST_PATH, HOST_INTERFACE)) }
+        Self::of(Link::Bus(BusLink::new(connection, BUS_NAME, HOST_PATH, HOST_INTERFACE)))
+    }
+
+    fn of(link: Link) -> Self {
+        Self { link, until: None }
+    }
+
+    /// Gives up on every answer at that time, also where a daemon in good health may take longer.
+    #[must_use]
+    pub fn until(self, deadline: Instant) -> Self {
+        Self { until: Some(deadline), ..self }
+    }
+
+    /// How long to wait for an answer from now on.
+    fn patience(&self, command: &Command) -> Option<Duration> {
+        let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
+        [patience(command), left].into_iter().flatten().min()
     }
 
     /// Asks, and waits for the answer as long as the command may take.
@@ -91,7 +109,7 @@ impl Client {
     /// # Errors
     /// The daemon refuses, does not answer, or answers what this side does not know.
     pub async fn call(&self, command: Command) -> Result<Answer, CallError> {
-        let patience = patience(&command);
+        let patience = self.patience(&command);
         match &self.link {
             // Boxed, as it is large and would be part of every caller's state.
             Link::Bus(link) => in_time(patience, Box::pin(link.command(command))).await,
@@ -112,7 +130,7 @@ impl Client {
     /// # Errors
     /// As [`Self::call`].
     pub async fn list(&self, what: Listing) -> Result<List, CallError> {
-        let patience = patience(&what.command());
+        let patience = self.patience(&what.command());
         match &self.link {
             Link::Bus(link) => {
                 let answer = in_time(patience, Box::pin(link.command(what.command()))).await?;

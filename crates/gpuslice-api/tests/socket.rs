@@ -44,6 +44,20 @@ fn done(request: &Request, message: &str) -> Reply {
 }
 
 #[tokio::test]
+async fn who_waits_until_a_time_is_not_kept_longer() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sock");
+    // Whoever connects is never taken, and never answered.
+    let _listener = UnixListener::bind(&path).unwrap();
+    let transport = Transport::only_socket(path);
+    let now = std::time::Instant::now();
+    for client in [Client::connect(&transport).await.ok(), Client::to_read(&transport)] {
+        let error = client.unwrap().until(now).call(Command::ListClaims).await.unwrap_err();
+        assert!(format!("{error:?}").contains("no answer within 0 s"), "{error:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_socket_serves_commands_one_after_the_other() {
     let (_dir, transport) = socket(vec![
         |request| {

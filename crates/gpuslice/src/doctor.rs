@@ -20,6 +20,7 @@ mod writers;
 
 pub use check::{Check, Finding, Severity};
 pub use fix::mend;
+pub use system::System;
 pub use tree::Tree;
 
 use gpuslice_core::refusal::Refusal;

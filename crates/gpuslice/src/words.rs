@@ -3,7 +3,7 @@
 
 use crate::args::Arguments;
 use crate::claims;
-use crate::doctor::Tree;
+use crate::doctor::{System, Tree};
 use clap::{Arg, Command, CommandFactory};
 use gpuslice_api::{Client, Transport};
 use gpuslice_core::ids::Owner;
@@ -11,7 +11,7 @@ use gpuslice_core::refusal::Code;
 use gpuslice_core::request::{self, Answer, ClaimRow};
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Where this is set, the arguments are what is typed, the last of them up to the cursor, and the words that the last can
 /// become are printed. A command for it would stand in the list of those that people type.
@@ -121,15 +121,18 @@ fn kind(command: &str, argument: &str) -> Option<Kind> {
 
 /// Domains that libvirt keeps on this host, for those who may look.
 fn defined() -> Vec<String> {
-    let names = Tree::from_env().names("/etc/libvirt/qemu");
+    let tree = Tree::from_env();
+    let names = tree.names(System::of(&tree).domains());
     names.iter().filter_map(|name| name.strip_suffix(".xml")).map(str::to_owned).collect()
 }
 
 /// What the daemon knows, if one runs.
 fn told(typed: &Typed<'_>) -> Option<Vec<String>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let deadline = Instant::now() + PATIENCE;
     let known = async {
-        let client = Client::running(&Transport::from_env()).await?;
+        // Over a socket its calls block, and no timer of the runtime ends them.
+        let client = Client::running(&Transport::from_env()).await?.until(deadline);
         let mut known = Vec::new();
         for question in questions(typed.kind) {
             known.extend(names(&client.call(question).await.ok()?, typed));

@@ -6,14 +6,23 @@
     reason = "a test fails by panicking; its shared functions are not marked as tests"
 )]
 
-use gpuslice_core::request::{Answer, Command as Order};
+#[path = "../../gpuslice-api/tests/private_bus/mod.rs"]
+mod private_bus;
+
+use gpuslice_api::Handler;
+use gpuslice_api::host::{self, Caller, HostInterface};
+use gpuslice_api::names::{BUS_ADDRESS_ENV, BUS_NAME, SOCKET_ENV};
+use gpuslice_core::request::{Answer, Command as Order, Outcome};
 use gpuslice_hook_proto::{Body, Reply, ReplyBody, Request, Served};
+use private_bus::PrivateBus;
 use serde_json::{Value as Json, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use zbus::fdo::DBusProxy;
+use zbus::names::WellKnownName;
 
 const UUID: &str = "8e2f2d4e-1b5f-4a4e-9f57-0d9c6f1c6a11";
 
@@ -55,6 +64,15 @@ fn told(order: &Order) -> Json {
         Order::ListSlices => json!({"answer": "slices", "rows": [
             {"slice": slice, "parent": "0000:41:00.0", "mechanism": "sriov", "state": "free"}]}),
         other => panic!("no list: {other:?}"),
+    }
+}
+
+/// Says the same on a bus.
+struct Daemon;
+
+impl Handler for Daemon {
+    async fn call(&self, _: Caller, order: Order) -> Outcome {
+        Ok(serde_json::from_value(told(&order)).unwrap())
     }
 }
 
@@ -169,4 +187,56 @@ fn in_zsh() {
 #[test]
 fn in_fish() {
     completes("fish", "gpuslice", &["--no-config"], FISH);
+}
+
+/// The words that the last one typed can become, as a shell asks for them.
+async fn printed(way: &str, to: &str, typed: &str) -> String {
+    let mut command = tokio::process::Command::new("timeout");
+    command.args(["20", env!("CARGO_BIN_EXE_gpuslice")]).args(typed.split(' '));
+    command.env_remove(BUS_ADDRESS_ENV).env_remove(SOCKET_ENV);
+    command.env("GPUSLICE_COMPLETE", "1").env(way, to).stdin(Stdio::null());
+    let out = command.output().await.unwrap();
+    assert!(out.status.success(), "{typed}: {out:?}");
+    String::from_utf8(out.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn a_daemon_on_the_bus_tells_names() {
+    let bus = PrivateBus::start();
+    let connection = bus.connect().await;
+    host::serve(&connection, HostInterface::new(Daemon, "0.1.0")).await.unwrap();
+    for (typed, want) in [
+        ("cordon 0000:4", "0000:41:00.0\n"),
+        ("attach mail nv", "nvidia-a40-8q\n"),
+        ("detach mail/", "mail/cad\n"),
+        ("explain vf:", "vf:0000:41:00.4\n"),
+        ("cordon 0000:5", ""),
+    ] {
+        assert_eq!(printed(BUS_ADDRESS_ENV, bus.address(), typed).await, want, "{typed}");
+    }
+}
+
+#[tokio::test]
+async fn no_daemon_is_started_for_a_word() {
+    let dir = tempfile::tempdir().unwrap();
+    let mark = dir.path().join("started");
+    let start = format!("/bin/sh -c \"echo > {}; exit 1\"", mark.display());
+    let bus = PrivateBus::with(&[(BUS_NAME, &start)]);
+    assert_eq!(printed(BUS_ADDRESS_ENV, bus.address(), "cordon 0000:4").await, "");
+    assert!(!mark.exists());
+    // Whoever asks the bus for it has it started.
+    let connection = bus.connect().await;
+    let name = WellKnownName::from_static_str(BUS_NAME).unwrap();
+    let proxy = DBusProxy::new(&connection).await.unwrap();
+    proxy.start_service_by_name(name, 0).await.unwrap_err();
+    assert!(mark.exists());
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_silent_is_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("sock");
+    // Whoever connects is never answered. What the lists may take otherwise is longer than the run may.
+    let _listener = UnixListener::bind(&socket).unwrap();
+    assert_eq!(printed(SOCKET_ENV, socket.to_str().unwrap(), "explain vf:").await, "");
 }

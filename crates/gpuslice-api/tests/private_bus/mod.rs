@@ -9,6 +9,7 @@ const CONFIG: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bu
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
   <listen>unix:dir=DIR</listen>
+  <servicedir>DIR</servicedir>
   <auth>EXTERNAL</auth>
   <policy context="default">
     <allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/>
@@ -24,7 +25,17 @@ pub struct PrivateBus {
 
 impl PrivateBus {
     pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// One that can start programs: the command for each of their names.
+    pub fn with(services: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        for (name, command) in services {
+            let file = dir.path().join(format!("{name}.service"));
+            let text = format!("[D-BUS Service]\nName={name}\nExec={command}\n");
+            std::fs::write(file, text).unwrap();
+        }
         let config = dir.path().join("bus.conf");
         std::fs::write(&config, CONFIG.replace("DIR", dir.path().to_str().unwrap())).unwrap();
         let mut daemon = Command::new("dbus-daemon")
