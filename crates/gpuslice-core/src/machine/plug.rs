@@ -50,8 +50,12 @@ impl Machine {
         let count = order.claim.request.count.saturating_sub(has);
         let needed = self.needed_to_plug(&key, &order.claim, count);
         let room = self.room_will_show(&needed);
+        let fewer = order.claim.request.count;
         let on_its_way = |(slice, a): (&SliceId, &Assignment)| {
-            a.claim == key && (a.phase == Phase::Releasing || self.working_on(*slice))
+            // What an earlier hot-plug was given, and this one would no longer name, is decided first: only its claim tells whose
+            // it is.
+            let undecided = a.hotplug && a.phase == Phase::Prepared && a.index >= fewer;
+            a.claim == key && (a.phase == Phase::Releasing || undecided || self.working_on(*slice))
         };
         if self.stale || room || self.run.assignments.iter().any(on_its_way) {
             return self.parked_plugs.push((request, order));
