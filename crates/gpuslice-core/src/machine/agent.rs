@@ -166,8 +166,12 @@ impl Machine {
         if !self.durable.claims.values().any(waits) || self.claims_are_all_that_tells() {
             return;
         }
-        let given = self.run.assignments.values().filter(|a| a.phase != Phase::Releasing);
-        let given: BTreeSet<&ClaimKey> = given.map(|a| &a.claim).collect();
+        // A VM that is only taken to have ended may hold what it was given still.
+        let given =
+            self.run.assignments.iter().filter(|(slice, a)| {
+                a.phase != Phase::Releasing || self.presumed_dead.contains(slice)
+            });
+        let given: BTreeSet<&ClaimKey> = given.map(|(_, a)| &a.claim).collect();
         let asks = |owner: &Owner| {
             let starts = self.parked.iter().filter(|(_, c)| c.operation == HookOperation::Prepare);
             let mut starts = starts.map(|(_, call)| Owner::Domain(call.domain.uuid));
