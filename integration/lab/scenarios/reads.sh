@@ -51,7 +51,9 @@ asked() {
     h == "list" && p == "/sys/bus/pci/devices" { n++ }
     # the tool opens itself
     h != "ask" && p == "/usr/bin/nvidia-smi" { next }
-    n != look || p !~ /^\/(sys\/(bus|class\/mdev_bus|module|devices)\/|sys\/class\/mdev_bus$|etc\/modprobe.d\/|usr\/bin\/nvidia-smi)/ { next }
+    # NUMA nodes come before the functions.
+    { of = p ~ /^\/sys\/devices\/system\/node/ ? n + 1 : n }
+    of != look || p !~ /^\/(sys\/(bus|class\/mdev_bus|module|devices)\/|sys\/class\/mdev_bus$|etc\/modprobe.d\/|usr\/bin\/nvidia-smi)/ { next }
     p ~ /^\/sys\/devices\/system\// && p !~ /^\/sys\/devices\/system\/node/ { next }
     {
       k = "host"; name = p
