@@ -215,25 +215,34 @@ fn a_write_in_line_behind_others_is_not_stuck() {
     }
 }
 
-/// A VM's own VF is in other hands when it starts. `others` take it, and the refusal has this code.
-fn the_next_start_has_another_vf(
-    pf: &str,
-    profile: &str,
-    others: impl Fn(PciAddress) -> Vec<H>,
-    code: &str,
-) {
+/// The VF in a VM's XML.
+fn home_of(world: &World) -> PciAddress {
+    match world.guests[&0].domain.devices[0].source {
+        HostDeviceSource::Pci(address) => address,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A VM with a claim, and its home on a PF.
+fn with_a_home((pf, profile): (&str, &str)) -> (World, PciAddress) {
     let profile = profile.to_owned();
-    let mut world = after(&[
+    let world = after(&[
         H::Edit { config: 2 },
         H::Apply,
         H::Attach { vm: 0, name: name(), profile, count: 1, pool: false, reserve: false },
     ]);
-    let device = |world: &World| match world.guests[&0].domain.devices[0].source {
-        HostDeviceSource::Pci(address) => address,
-        other => panic!("{other:?}"),
-    };
-    let home = device(&world);
+    let home = home_of(&world);
     assert!(vfs_of(&world.driver.kernel, pf.parse().unwrap()).contains(&home));
+    (world, home)
+}
+
+/// A VM's own VF is in other hands when it starts. `others` take it, and the refusal has this code.
+fn the_next_start_has_another_vf(
+    on: (&str, &str),
+    others: impl Fn(PciAddress) -> Vec<H>,
+    code: &str,
+) {
+    let (mut world, home) = with_a_home(on);
     all(&mut world, &others(home));
     all(&mut world, &run(0));
     assert_eq!((runs(&world, 0), refusals(&world)), (false, vec![code]));
@@ -242,7 +251,7 @@ fn the_next_start_has_another_vf(
     let hint = refusal.and_then(|r| r.hint).unwrap_or_default();
     assert!(hint.ends_with("(the agent gives it another VF)"), "{hint}");
     all(&mut world, &[H::Seen { vm: 0 }]);
-    assert_ne!(device(&world), home);
+    assert_ne!(home_of(&world), home);
     all(&mut world, &run(0));
     assert!(runs(&world, 0), "{:?}", world.refusals);
     world.finish().unwrap();
@@ -251,7 +260,7 @@ fn the_next_start_has_another_vf(
 #[test]
 fn a_home_that_a_process_holds_is_left_to_it() {
     let open = |vf| vec![H::ForeignOpen { vf }];
-    the_next_start_has_another_vf(PF, "amd-74a1-vf2", open, "held");
+    the_next_start_has_another_vf((PF, "amd-74a1-vf2"), open, "held");
 }
 
 #[test]
@@ -261,7 +270,7 @@ fn a_home_that_another_vm_has_is_left_to_it() {
         happenings.extend(run(1));
         happenings
     };
-    the_next_start_has_another_vf(PF, "amd-74a1-vf2", plain, "held");
+    the_next_start_has_another_vf((PF, "amd-74a1-vf2"), plain, "held");
 }
 
 const IGB: (&str, &str) = ("0000:01:00.0", "intel-10c9-vf3");
@@ -276,23 +285,12 @@ fn host_s_driver_takes(vf: PciAddress) -> Vec<H> {
 
 #[test]
 fn a_home_on_a_host_s_driver_is_left_to_it() {
-    the_next_start_has_another_vf(IGB.0, IGB.1, host_s_driver_takes, "host-driver");
+    the_next_start_has_another_vf(IGB, host_s_driver_takes, "host-driver");
 }
 
 #[test]
 fn a_home_that_a_host_s_driver_takes_while_its_vm_starts_is_left_to_it() {
-    let attach = H::Attach {
-        vm: 0,
-        name: name(),
-        profile: IGB.1.to_owned(),
-        count: 1,
-        pool: false,
-        reserve: false,
-    };
-    let mut world = after(&[H::Edit { config: 2 }, H::Apply, attach]);
-    let HostDeviceSource::Pci(home) = world.guests[&0].domain.devices[0].source else {
-        panic!("no VF");
-    };
+    let (mut world, home) = with_a_home(IGB);
     unseen(&mut world, home);
     all(&mut world, &run(0));
     assert_eq!((runs(&world, 0), refusals(&world)), (false, vec!["host-driver"]));
@@ -330,19 +328,8 @@ fn a_layout_that_binds_leaves_a_vf_to_a_host_s_driver_that_was_faster() {
 
 #[test]
 fn a_vf_that_a_host_s_driver_has_by_now_is_not_taken_from_it_when_its_vm_is_over() {
-    let attach = H::Attach {
-        vm: 0,
-        name: name(),
-        profile: IGB.1.to_owned(),
-        count: 1,
-        pool: false,
-        reserve: false,
-    };
-    let mut world = after(&[H::Edit { config: 2 }, H::Apply, attach]);
+    let (mut world, home) = with_a_home(IGB);
     all(&mut world, &run(0));
-    let HostDeviceSource::Pci(home) = world.guests[&0].domain.devices[0].source else {
-        panic!("no VF");
-    };
     // QEMU is gone, and nobody has told of it.
     all(&mut world, &[H::Stop { vm: 0, linger: false }]);
     let dir = format!("/sys/bus/pci/devices/{home}");

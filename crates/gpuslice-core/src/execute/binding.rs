@@ -23,6 +23,11 @@ pub(super) fn driver(
     link_name(host, &format!("{dir}/driver")).map_err(failed(format!("read {dir}/driver")))
 }
 
+/// The driver that uses a function for the host: one that hands functions to VMs does not.
+fn of_the_host(present: Option<&str>) -> Option<&str> {
+    present.filter(|driver| !is_vfio(driver))
+}
+
 /// A function that a driver of the host has is left to it: only one that hands functions to VMs gives way.
 pub(super) fn bind(
     host: &mut dyn HostWrite,
@@ -35,8 +40,8 @@ pub(super) fn bind(
     if present.as_deref() == Some(wanted) {
         return Ok(Performed::Already);
     }
-    if let Some(driver) = present.clone().filter(|driver| !is_vfio(driver)) {
-        return Err(StepError::HostDriver { function, driver });
+    if let Some(driver) = of_the_host(present.as_deref()) {
+        return Err(StepError::HostDriver { function, driver: driver.to_owned() });
     }
     write(host, &format!("{}/driver_override", dir(function)), wanted)?;
     if let Some(present) = present
@@ -63,7 +68,7 @@ pub(super) fn unbind(
     let dir = dir(function);
     let path = format!("{dir}/driver_override");
     let set = read_text(host, &path).map_err(failed(format!("read {path}")))?;
-    let taken = present.as_deref().is_some_and(|driver| !is_vfio(driver));
+    let taken = of_the_host(present.as_deref()).is_some();
     let set = !set.is_empty() && set != "(null)" && (!taken || is_vfio(&set));
     if (present.is_none() || taken) && !set {
         return Ok(Performed::Already);
@@ -143,8 +148,8 @@ pub(super) fn check(
         (Err(error), None) if error.means(Asked::Function, Meaning::Gone) => None,
         (other, _) => other?,
     };
-    let taken = wanted.is_none() && present.as_deref().is_some_and(|driver| !is_vfio(driver));
-    if present.as_deref() == wanted || taken {
+    let left = wanted.is_none() && of_the_host(present.as_deref()).is_some();
+    if present.as_deref() == wanted || left {
         return Ok(Performed::Changed);
     }
     let state = match present {

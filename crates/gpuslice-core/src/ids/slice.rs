@@ -73,6 +73,14 @@ impl SliceId {
             Self::Mdev(_) => None,
         }
     }
+
+    /// The UUID, if the slice is a mediated device.
+    pub fn mdev(self) -> Option<MdevUuid> {
+        match self {
+            Self::Mdev(uuid) => Some(uuid),
+            Self::Vf(_) | Self::Function(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for SliceId {

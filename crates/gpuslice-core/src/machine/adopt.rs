@@ -37,14 +37,9 @@ impl Machine {
                 self.as_found(key, index, &claim.profile, device.source, false)
             })
         });
-        let named: Vec<(SliceId, Assignment)> = named.collect();
-        let unlike = named.iter().filter(|(_, a)| !self.is_what_it_asks(a));
-        let unlike: BTreeSet<MdevUuid> = unlike
-            .filter_map(|(slice, _)| match slice {
-                SliceId::Mdev(uuid) => Some(*uuid),
-                SliceId::Vf(_) | SliceId::Function(_) => None,
-            })
-            .collect();
+        let (named, unlike): (Vec<_>, Vec<_>) = named.partition(|(_, a)| self.is_what_it_asks(a));
+        let unlike: BTreeSet<MdevUuid> =
+            unlike.iter().filter_map(|(slice, _)| slice.mdev()).collect();
         // A VF can have been out of sight for the length of a reading. An mdev that comes later is not ours, whatever
         // its name: only one that was there all the time and could not be read may be.
         let back = |slice: SliceId| !looked || self.observed && !before.has_slice(slice);
@@ -54,9 +49,7 @@ impl Machine {
         };
         let found: Vec<(SliceId, Assignment)> = named
             .into_iter()
-            .filter(|(slice, a)| {
-                new(*slice) && !self.run.assignments.contains_key(slice) && self.is_what_it_asks(a)
-            })
+            .filter(|(slice, _)| new(*slice) && !self.run.assignments.contains_key(slice))
             .filter(|(slice, a)| self.may_be_lost(&a.claim.owner) || self.is_left(*slice, a))
             .collect();
         // Those it is known of by now, that they are there or that they are not, are no longer among them.

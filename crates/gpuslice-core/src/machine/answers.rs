@@ -287,11 +287,7 @@ impl Machine {
         spare: &'s Spare<'_>,
         only: &dyn Fn(&ParentId) -> bool,
     ) -> BTreeMap<&'s ProfileName, u32> {
-        let parked = spare.parked.values().flatten();
-        let uuids = parked.filter_map(|slice| match slice {
-            SliceId::Mdev(uuid) => Some(*uuid),
-            SliceId::Vf(_) | SliceId::Function(_) => None,
-        });
+        let uuids = spare.parked.values().flatten().filter_map(|slice| slice.mdev());
         let idle = uuids.filter(|uuid| !self.park_failed.contains_key(uuid)).collect();
         parking::free_mdevs(&spare.view, &idle, only)
     }
