@@ -160,6 +160,14 @@ impl HostDeviceSource {
             Self::Pci(address) => SliceId::Vf(address),
         }
     }
+
+    /// The device that a slice is.
+    pub fn of(slice: SliceId) -> Self {
+        match slice {
+            SliceId::Mdev(uuid) => Self::Mdev(uuid),
+            SliceId::Vf(address) | SliceId::Function(address) => Self::Pci(address),
+        }
+    }
 }
 
 impl HostDevice {

@@ -15,6 +15,7 @@ mod drain;
 mod event;
 mod fabric;
 mod former;
+mod given;
 mod guest;
 mod health;
 mod history;
@@ -171,6 +172,7 @@ impl Machine {
 
     /// Puts the records first.
     fn flush(&mut self) -> Vec<Effect> {
+        self.keep_given();
         if self.dirty.contains(&Stored::Durable) {
             self.remember_places();
             self.durable.log_read = self.log_read();

@@ -39,6 +39,9 @@ pub struct Durable {
     /// Hot-plugs that have changed their claims, as long as it is not known what comes of them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub plugs: BTreeMap<ClaimKey, Plug>,
+    /// Slices that VMs were given and that their claims, having changed since, name no longer.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub given: BTreeMap<SliceId, Given>,
     /// Where the homes of claims are, as last seen.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub places: BTreeMap<PciAddress, Place>,
@@ -67,6 +70,7 @@ impl Default for Durable {
             expected: BTreeMap::new(),
             claims: BTreeMap::new(),
             plugs: BTreeMap::new(),
+            given: BTreeMap::new(),
             places: BTreeMap::new(),
             cordons: BTreeMap::new(),
             quarantines: BTreeMap::new(),
@@ -130,6 +134,18 @@ pub struct Plug {
     /// The claim before, if there was one: it is so again unless the VM has what was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Claim>,
+}
+
+/// Of which claim a VM was given a slice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Given {
+    /// Whose.
+    pub claim: ClaimKey,
+    /// Which of the claim's slices.
+    pub index: u32,
+    /// What it is.
+    pub profile: ProfileName,
 }
 
 /// Kept in /run/gpuslice/state, stamped with the boot.

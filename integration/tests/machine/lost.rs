@@ -9,7 +9,7 @@ use gpuslice_core::ids::{ClaimName, MdevUuid, Owner, SliceId};
 use gpuslice_core::machine::{HookCall, HookOperation};
 use gpuslice_core::port::HostRead;
 use gpuslice_core::refusal::Code;
-use gpuslice_core::state::Phase;
+use gpuslice_core::state::{Assignment, Phase};
 use gpuslice_sim::{Content, Fault};
 use serde_json::json;
 
@@ -52,6 +52,50 @@ fn what_a_claim_names_and_is_there_is_its_own_at_once() {
         found.values_mut().for_each(|a| a.phase = Phase::Attached);
         assert_eq!(found, before);
         is_kept_by_who_runs_and_given_back(world);
+    }
+}
+
+/// Asks for slices of one claim, in a domain that is shut off or runs.
+fn ask(profile: &str, count: u32) -> H {
+    let (name, profile) = ("gpu0".parse().unwrap(), profile.to_owned());
+    H::Attach { vm: 0, name, profile, count, pool: false, reserve: false }
+}
+
+#[test]
+fn what_a_claim_names_no_more_is_its_vm_s_as_long_as_it_has_it() {
+    for profile in ["amd-74a1-vf8", "mtty-1"] {
+        for steps in [1, 3] {
+            for (restarted, ends) in [(false, false), (true, false), (false, true)] {
+                let mut world = after(&[ask(profile, 2)]);
+                all(&mut world, &run(0)[..steps]);
+                all(&mut world, &[ask(profile, 1)]);
+                let given = world.driver.disk.durable().given;
+                assert_eq!(given.values().map(|g| g.index).collect::<Vec<_>>(), [1]);
+                if restarted {
+                    world.driver.restart().unwrap();
+                    world.driver.drain().unwrap();
+                }
+                let before = world.driver.machine.runtime().assignments.clone();
+                if ends {
+                    all(&mut world, &[H::LibvirtDown, H::Stop { vm: 0, linger: false }]);
+                }
+                all(&mut world, &[LOSE]);
+                let found = &world.driver.machine.runtime().assignments;
+                let which = |a: &Assignment| (a.claim.clone(), a.index, a.profile.clone());
+                assert_eq!(
+                    found.iter().map(|(slice, a)| (*slice, which(a))).collect::<Vec<_>>(),
+                    before.iter().map(|(slice, a)| (*slice, which(a))).collect::<Vec<_>>()
+                );
+                all(&mut world, &[H::Advance { ms: 700_000 }]);
+                if steps == 3 && !ends {
+                    assert_eq!(phases(&world), [Phase::Attached; 2]);
+                    all(&mut world, &stop(0));
+                }
+                assert_eq!((phases(&world), mdevs(&world)), (vec![], 0));
+                assert!(world.driver.disk.durable().given.is_empty());
+                world.finish().unwrap();
+            }
+        }
     }
 }
 

@@ -2,7 +2,6 @@
 //! lost one is made up for: first by the devices that claims name, then by the XML of each domain that libvirt
 //! tells of. Until somebody knows better, what may be in use is not free.
 
-use super::claims::devices_of;
 use super::layouts::MOST_LOOKS;
 use super::release::GRACE;
 use super::start::STARTING_GRACE;
@@ -26,17 +25,8 @@ impl Machine {
         let complete = self.seen.problems.is_empty() || self.same_problems >= MOST_LOOKS;
         let assigned: BTreeSet<(&ClaimKey, u32)> =
             self.run.assignments.values().map(|a| (&a.claim, a.index)).collect();
-        let assigned = &assigned;
-        let all = || self.durable.claims.iter();
-        // Another claim may have the home of one whose domain is undefined.
-        let claims = all().filter(|(_, c)| !c.orphaned).chain(all().filter(|(_, c)| c.orphaned));
-        let named = claims.flat_map(|(key, claim)| {
-            let devices = (0..).zip(devices_of(key, claim));
-            let missed = devices.filter(move |(index, _)| !assigned.contains(&(key, *index)));
-            missed.filter_map(|(index, device)| {
-                self.as_found(key, index, &claim.profile, device.source, false)
-            })
-        });
+        let named = self.named().filter(|n| !assigned.contains(&(n.key, n.index)));
+        let named = named.filter_map(|n| self.as_found(n.key, n.index, n.profile, n.source, false));
         let (named, unlike): (Vec<_>, Vec<_>) = named.partition(|(_, a)| self.is_what_it_asks(a));
         let unlike: BTreeSet<MdevUuid> =
             unlike.iter().filter_map(|(slice, _)| slice.mdev()).collect();

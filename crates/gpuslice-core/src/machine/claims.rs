@@ -558,17 +558,22 @@ pub(super) fn done(changed: bool, message: &str) -> Answer {
 
 /// The devices a claim's owner must carry.
 pub(super) fn devices_of(key: &ClaimKey, claim: &Claim) -> Vec<DeviceToWrite> {
-    let Owner::Domain(domain) = key.owner else {
-        return Vec::new();
-    };
-    (0..claim.request.count)
-        .map(|index| {
-            let home = usize::try_from(index).ok().and_then(|i| claim.home.get(i));
-            let source = match home {
-                Some(address) => HostDeviceSource::Pci(*address),
-                None => HostDeviceSource::Mdev(MdevUuid::for_claim(domain, &key.name, index)),
-            };
-            DeviceToWrite { alias: alias_for(&key.name, index), source }
-        })
+    let sources = (0..claim.request.count)
+        .map_while(|index| source_of(key, claim, index).map(|source| (index, source)));
+    sources
+        .map(|(index, source)| DeviceToWrite { alias: alias_for(&key.name, index), source })
         .collect()
+}
+
+/// The device that one of a claim's slices is for its owner.
+pub(super) fn source_of(key: &ClaimKey, claim: &Claim, index: u32) -> Option<HostDeviceSource> {
+    let Owner::Domain(domain) = key.owner else { return None };
+    if index >= claim.request.count {
+        return None;
+    }
+    let home = usize::try_from(index).ok().and_then(|i| claim.home.get(i));
+    Some(match home {
+        Some(address) => HostDeviceSource::Pci(*address),
+        None => HostDeviceSource::Mdev(MdevUuid::for_claim(domain, &key.name, index)),
+    })
 }
