@@ -3,12 +3,14 @@
 mod crowded;
 mod lookup;
 mod properties;
+mod together;
 
 use crate::hint;
 use crate::mend;
 use crowded::crowded;
 pub use lookup::Lookup;
 pub use properties::{Properties, by_properties, meets};
+use together::Left;
 
 use crate::config::Strategy;
 use crate::holders::Holder;
@@ -206,10 +208,7 @@ pub fn mdev(
         let Form::Mdevs { type_id, available } = &offer.form else {
             continue;
         };
-        let left = match available.saturating_sub(view.under_way(&offer.parent)) {
-            0 => 0,
-            left => left.min(view.below_most(offer, type_id)),
-        };
+        let Left { count: left, perhaps } = together::left(view, offer, type_id, *available);
         // On another node it is of no use, given out or not.
         let kept_back = || view.parent_reason(&offer.parent);
         if let Some(reason) = view.off_node(&offer.parent, wanted).or_else(kept_back) {
@@ -220,28 +219,28 @@ pub fn mdev(
             let message = format!("{} has no more of {}", offer.parent, wanted.profile);
             reasons.push((offer.parent.clone(), Refusal::new(Code::NoCapacity, message)));
         } else {
-            free.push((left, offer.parent.clone(), type_id.clone()));
+            free.push((left, perhaps, offer.parent.clone(), type_id.clone()));
         }
     }
-    let total: u32 = free.iter().map(|(left, _, _)| *left).fold(0, u32::saturating_add);
+    let total: u32 = free.iter().map(|(left, ..)| *left).fold(0, u32::saturating_add);
     if total <= view.reserved_elsewhere(wanted) && !free.is_empty() {
         let message =
             format!("the last {total} of {} are reserved for other claims", wanted.profile);
-        for (_, parent, _) in free.drain(..) {
+        for (.., parent, _) in free.drain(..) {
             reasons.push((parent, Refusal::new(Code::NoCapacity, message.clone())));
         }
     }
     let far =
         |parent: &ParentId| wanted.numa.is_some() && view.seen.numa_node(parent) != wanted.numa;
-    let best = free.into_iter().min_by_key(|(left, parent, _)| {
+    let best = free.into_iter().min_by_key(|(left, perhaps, parent, _)| {
         let load = match view.strategy {
             Strategy::Pack => i64::from(*left),
             Strategy::Spread => -i64::from(*left),
         };
-        (far(parent), load, parent.clone())
+        (far(parent), *perhaps, load, parent.clone())
     });
     match best {
-        Some((_, parent, type_id)) => Ok((parent, type_id)),
+        Some((.., parent, type_id)) => Ok((parent, type_id)),
         None if reasons.is_empty() => Err(no_such_profile(view, wanted.profile)),
         None => Err(Refused::Candidates(reasons)),
     }
@@ -391,7 +390,8 @@ fn typed_vf(
         }
         _ => {}
     }
-    if choice.current.is_none() && !choice.creatable.contains(type_id) {
+    let takes = choice.creatable.contains(type_id) && together::takes_type(view, offer, address);
+    if choice.current.is_none() && !takes {
         let there: BTreeSet<&str> = view
             .assignments
             .values()
@@ -407,6 +407,12 @@ fn typed_vf(
         return Err(Refusal::new(Code::NoCapacity, message));
     }
     Ok(())
+}
+
+/// What the VFs of a device offer as a type.
+fn typed_on<'v>(view: &'v View<'_>, parent: &ParentId, type_id: &MdevTypeId) -> Option<&'v Offer> {
+    let of_type = |offer: &&Offer| offer.parent == *parent && offer.form.type_id() == Some(type_id);
+    view.offers.iter().find(of_type)
 }
 
 /// A VF for a claim to live on.

@@ -1,7 +1,7 @@
 //! Stories of GPUs that are set before they are sliced: GPU instances (MIG) and mixed sizes.
 
 use crate::driver::Driver;
-use crate::vgpu::{attach, order, profile, start, stop, vf};
+use crate::vgpu::{attach, order, profile, start, start_of, stop, vf};
 use gpuslice_core::ids::{ParentId, SliceId};
 use gpuslice_core::plan::Step;
 use gpuslice_core::port::{HostRead, HostWrite, read_text};
@@ -340,6 +340,21 @@ fn homes_of_mixed_sizes_are_where_they_find_places() {
     let bus = |domain| vf(domain).bus();
     assert!(domains[..5].iter().all(|domain| bus(domain) == bus(&domains[0])));
     assert_ne!(bus(&domains[5]), bus(&domains[0]));
+}
+
+/// One start of them takes the places that each of them would have alone.
+#[test]
+fn mixed_sizes_of_one_start_have_places_or_nothing_is_made() {
+    let start = |sizes: &[&str]| {
+        let mut driver = Driver::new(&a40(), MIXED).unwrap();
+        driver.advance(10_000).unwrap();
+        let profiles: Vec<String> = sizes.iter().map(|size| format!("nvidia-a40-{size}")).collect();
+        let profiles: Vec<&str> = profiles.iter().map(String::as_str).collect();
+        start_of(&mut driver, &profiles).map_err(|refusal| refusal.code)
+    };
+    assert_eq!(start(&["24q", "8q", "8q", "4q", "4q"]), Ok(()));
+    assert_eq!(start(&["24q", "24q", "4q"]), Err(Code::NoCapacity));
+    assert_eq!(start(&["4q", "48q"]), Err(Code::NoCapacity));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::domains::claim;
 use crate::driver::Driver;
 use crate::happening::Happening as H;
 use crate::vgpu::{attach, attach_several, call, claimed, order};
-use gpuslice_core::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource, alias_for};
+use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource, alias_for};
 use gpuslice_core::ids::{ClaimName, MdevUuid, ParentId};
 use gpuslice_core::machine::HookOperation;
 use gpuslice_core::numa::Pinned;
@@ -14,13 +14,23 @@ use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command};
 use gpuslice_sim::HostFile;
 use std::collections::BTreeMap;
+use uuid::Uuid;
 
 const CARDS: [&str; 2] = ["0000:3b:00.0", "0000:5e:00.0"];
 const EIGHT: &str = "nvidia-t4-8q";
 const WHOLE: &str = "nvidia-t4-16q";
 
+const PARKED: &str =
+    "[[gpu]]\nmatch = { model = \"t4\" }\nlayout = { park = { nvidia-t4-8q = 2 } }\n";
+
 /// Two T4 that are full of what is parked: two halves each.
 fn full() -> Driver {
+    let driver = two_cards(PARKED);
+    assert_eq!(CARDS.map(|card| parked(&driver, card).len()), [2, 2]);
+    driver
+}
+
+fn two_cards(config: &str) -> Driver {
     let text = include_str!("../../../examples/hosts/t4-l40s.toml");
     let mut host = HostFile::parse(text).unwrap();
     host.functions.truncate(1);
@@ -28,10 +38,8 @@ fn full() -> Driver {
     other.address = CARDS[1].parse().unwrap();
     (host.functions[0].numa_node, other.numa_node) = (0, 1);
     host.functions.push(other);
-    let layout = "[[gpu]]\nmatch = { model = \"t4\" }\nlayout = { park = { nvidia-t4-8q = 2 } }\n";
-    let mut driver = Driver::new(&host, layout).unwrap();
+    let mut driver = Driver::new(&host, config).unwrap();
     driver.advance(10_000).unwrap();
-    assert_eq!(CARDS.map(|card| parked(&driver, card).len()), [2, 2]);
     driver
 }
 
@@ -156,18 +164,50 @@ fn what_is_to_be_of_one_fabric_has_one_emptied_and_none_in_vain() {
     assert_eq!((left, driver.executed - before), ([0, 1], 4), "two taken away and two made");
 }
 
+/// A VM with a claim for each of these.
+fn with_both(claims: &[(&str, u32)]) -> Domain {
+    let uuid = Uuid::from_u128(1);
+    let mut domain = Domain { uuid, name: "vm1".to_owned(), claims: vec![], devices: vec![] };
+    for (at, (profile, count)) in claims.iter().enumerate() {
+        let name: ClaimName = format!("gpu{at}").parse().unwrap();
+        domain.claims.push(claim(&name, profile, *count));
+        for index in 0..*count {
+            let alias = Some(alias_for(&name, index));
+            let source = HostDeviceSource::Mdev(MdevUuid::for_claim(domain.uuid, &name, index));
+            domain.devices.push(HostDevice { source, alias, managed: false });
+        }
+    }
+    domain
+}
+
+/// The kernel tells what is left before the first of a start is made, and of each type as if there were no other.
+#[test]
+fn sizes_of_one_start_that_need_a_card_each_have_one() {
+    let spread = format!("placement = \"spread\"\n{PARKED}");
+    for (config, there) in
+        [(PARKED, 4), (spread.as_str(), 4), ("", 0), ("placement = \"spread\"\n", 0)]
+    {
+        for claims in [[(WHOLE, 1), (EIGHT, 2)], [(EIGHT, 2), (WHOLE, 1)]] {
+            let mut driver = two_cards(config);
+            let domain = with_both(&claims);
+            let before = driver.executed;
+            let started = start(&mut driver, &domain);
+            assert_eq!(started, Ok(()), "{config} {claims:?}");
+            assert_eq!(driver.executed - before, there + 3, "{config} {claims:?}");
+        }
+        // No card has room for a half beside the whole of it, and each is needed whole.
+        let mut driver = two_cards(config);
+        let domain = with_both(&[(WHOLE, 2), (EIGHT, 1)]);
+        let before = driver.executed;
+        let refusal = start(&mut driver, &domain).unwrap_err();
+        assert_eq!((refusal.code, driver.executed - before), (Code::NoCapacity, 0), "{refusal}");
+    }
+}
+
 #[test]
 fn claims_that_have_no_room_together_have_nothing_taken_away() {
     let mut driver = full();
-    let mut domain = attach(&mut driver, 1, WHOLE);
-    let more = attach_several(&mut driver, 1, EIGHT, 3);
-    let name: ClaimName = "gpu1".parse().unwrap();
-    domain.claims.push(ClaimRequest { name: name.clone(), ..more.claims[0].clone() });
-    for index in 0..3 {
-        let alias = Some(alias_for(&name, index));
-        let source = HostDeviceSource::Mdev(MdevUuid::for_claim(domain.uuid, &name, index));
-        domain.devices.push(HostDevice { source, alias, managed: false });
-    }
+    let domain = with_both(&[(WHOLE, 1), (EIGHT, 3)]);
     let before = driver.executed;
     let refusal = start(&mut driver, &domain).unwrap_err();
     assert_eq!((refusal.code, driver.executed - before), (Code::NoCapacity, 0), "{refusal}");

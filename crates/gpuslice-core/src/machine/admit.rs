@@ -24,21 +24,7 @@ impl Machine {
         self.judge_plain_devices(domain, &owner)?;
         let wants = self.wants(domain, &owner)?;
         let kept = self.run.assignments.clone();
-        let (mut slices, mut steps) = (Vec::new(), Vec::new());
-        for of_claim in wants.chunk_by(|a, b| a.key == b.key) {
-            let asked = |c: &&ClaimRequest| of_claim.first().is_some_and(|w| w.key.name == c.name);
-            let Some(request) = domain.claims.iter().find(asked) else { continue };
-            match self.reserve_all(of_claim, request) {
-                Ok((more, their_steps)) => {
-                    slices.extend(more);
-                    steps.extend(their_steps);
-                }
-                Err(refusal) => {
-                    self.run.assignments = kept;
-                    return Err(refusal);
-                }
-            }
-        }
+        let (slices, steps) = self.reserve_claims(domain, &wants)?;
         self.reserved(&slices);
         self.record_claims(domain, &owner, &wants);
         self.record_foreign(domain, &owner);

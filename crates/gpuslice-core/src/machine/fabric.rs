@@ -2,9 +2,10 @@
 //! mechanism tells; a device of which nothing is told is one by itself.
 
 use super::Machine;
+use super::incoming::request_of;
 use super::reserve::{Near, Want};
 use crate::config::Strategy;
-use crate::domain::{ClaimRequest, HostDeviceSource};
+use crate::domain::{ClaimRequest, Domain, HostDeviceSource};
 use crate::hint;
 use crate::ids::{ClaimKey, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::{Fabric, Form};
@@ -13,6 +14,7 @@ use crate::numa::Within;
 use crate::placement::{self, Refused, View, Wanted};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 /// A fabric that cannot have all slices of a claim: how many it could, and why no more.
@@ -144,6 +146,54 @@ impl Machine {
             }
         }
         Ok((any_crowded, homes))
+    }
+
+    /// Reserves what all claims of a start ask for, or nothing: in their order, and where that leaves one without room, those
+    /// first that can be in the fewest places.
+    pub(super) fn reserve_claims(
+        &mut self,
+        domain: &Domain,
+        wants: &[Want],
+    ) -> Result<(Vec<SliceId>, Vec<Step>), Refusal> {
+        let of_claims = wants.chunk_by(|a, b| a.key == b.key);
+        let mut claims: Vec<(&[Want], &ClaimRequest)> = of_claims
+            .filter_map(|of_claim| Some((of_claim, request_of(domain, of_claim)?)))
+            .collect();
+        self.reserve_in_order(&claims).or_else(|why| {
+            let offers = self.offers();
+            let size = |(wants, _): &(&[Want], _)| {
+                let profile = wants.first().map(|want| &want.profile);
+                let of_profile = offers.iter().filter(|offer| Some(&offer.profile) == profile);
+                of_profile.filter_map(|offer| offer.memory).max()
+            };
+            let given = claims.iter().map(|(_, request)| &request.name).collect::<Vec<_>>();
+            claims.sort_by_cached_key(|of| (!of.1.same_fabric, Reverse(size(of))));
+            if claims.iter().map(|(_, request)| &request.name).eq(given) {
+                return Err(why);
+            }
+            self.reserve_in_order(&claims).map_err(|_| why)
+        })
+    }
+
+    fn reserve_in_order(
+        &mut self,
+        claims: &[(&[Want], &ClaimRequest)],
+    ) -> Result<(Vec<SliceId>, Vec<Step>), Refusal> {
+        let kept = self.run.assignments.clone();
+        let (mut slices, mut steps) = (Vec::new(), Vec::new());
+        for (wants, request) in claims {
+            match self.reserve_all(wants, request) {
+                Ok((more, their_steps)) => {
+                    slices.extend(more);
+                    steps.extend(their_steps);
+                }
+                Err(refusal) => {
+                    self.run.assignments = kept;
+                    return Err(refusal);
+                }
+            }
+        }
+        Ok((slices, steps))
     }
 
     /// Reserves all slices of one claim. After an error what was reserved before has to be put back.

@@ -63,11 +63,7 @@ impl Machine {
         let chosen = self.choose_for(domain, &asked).and_then(|(edits, expected)| {
             let remapped = with_edits(domain, &edits);
             let wants = self.wants(&remapped, owner)?;
-            for of_claim in wants.chunk_by(|a, b| a.key == b.key) {
-                if let Some(request) = request_of(domain, of_claim) {
-                    self.reserve_all(of_claim, request)?;
-                }
-            }
+            self.reserve_claims(domain, &wants)?;
             Ok((edits, expected))
         });
         self.durable.claims = claims;
@@ -164,7 +160,8 @@ fn named(want: &Want) -> Option<PciAddress> {
     }
 }
 
-fn request_of<'d>(domain: &'d Domain, of_claim: &[Want]) -> Option<&'d ClaimRequest> {
+/// What a domain asks for with these.
+pub(super) fn request_of<'d>(domain: &'d Domain, of_claim: &[Want]) -> Option<&'d ClaimRequest> {
     let name = &of_claim.first()?.key.name;
     domain.claims.iter().find(|claim| claim.name == *name)
 }

@@ -41,9 +41,13 @@ pub(super) fn crowded(view: &View<'_>, wanted: &Wanted<'_>, offer: &Offer, mine:
 }
 
 /// Whether each finds a place, the largest first.
-fn fit(mut all: Vec<&Places>) -> bool {
+fn fit(all: Vec<&Places>) -> bool {
+    fit_beside(Vec::new(), all)
+}
+
+/// The same beside what is there: where each begins, and how much it takes.
+pub(super) fn fit_beside(mut taken: Vec<(u32, u32)>, mut all: Vec<&Places>) -> bool {
     all.sort_by_key(|places| std::cmp::Reverse(places.size));
-    let mut taken = Vec::new();
     all.into_iter().all(|places| {
         let found = places.free(&taken).next();
         taken.extend(found.map(|start| (start, places.size)));

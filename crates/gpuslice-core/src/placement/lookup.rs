@@ -2,6 +2,7 @@
 //! asked for.
 
 use super::View;
+use super::together::{self, Ordered};
 use crate::ids::{ClaimKey, MdevTypeId, ParentId, PciAddress, SliceId};
 use crate::state::{Assignment, Claim, Phase};
 use std::cell::OnceCell;
@@ -16,11 +17,12 @@ pub struct Lookup<'a> {
     named: OnceCell<Named<'a>>,
     bound: OnceCell<BTreeMap<&'a ClaimKey, u32>>,
     ordered: OnceCell<BTreeMap<&'a ParentId, u32>>,
+    on_devices: OnceCell<BTreeMap<ParentId, Ordered<'a>>>,
     of_type: OnceCell<BTreeMap<(ParentId, &'a MdevTypeId), u32>>,
 }
 
 /// Mediated devices that are ordered and not there yet.
-fn ordered<'v, 'a>(view: &'v View<'a>) -> impl Iterator<Item = &'a Assignment> + 'v {
+pub(super) fn ordered<'v, 'a>(view: &'v View<'a>) -> impl Iterator<Item = &'a Assignment> + 'v {
     let assignments = view.assignments.iter();
     let unseen = assignments.filter(|(slice, a)| match slice {
         SliceId::Mdev(uuid) => a.phase == Phase::Reserved && !view.seen.mdevs.contains_key(uuid),
@@ -59,6 +61,11 @@ impl<'a> Lookup<'a> {
     /// How many mediated devices each parent has yet to make.
     pub(super) fn ordered(&self, view: &View<'a>) -> &BTreeMap<&'a ParentId, u32> {
         self.ordered.get_or_init(|| counted(ordered(view).map(|a| &a.parent)))
+    }
+
+    /// What those leave of each device.
+    pub(super) fn on_devices(&self, view: &View<'a>) -> &BTreeMap<ParentId, Ordered<'a>> {
+        self.on_devices.get_or_init(|| together::on_devices(view))
     }
 
     /// How many mediated devices of a type each device has, or is about to.
