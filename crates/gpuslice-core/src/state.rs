@@ -42,7 +42,7 @@ pub struct Durable {
     /// Slices that VMs were given and that their claims, having changed since, name no longer.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub given: BTreeMap<SliceId, Given>,
-    /// Where the homes of claims are, as last seen.
+    /// Where the VFs are that claims name, or named when they were given, as last seen.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub places: BTreeMap<PciAddress, Place>,
     /// Parents not given out because a person said so.

@@ -216,6 +216,26 @@ impl Machine {
         self.run.lost.as_ref().is_some_and(|lost| !lost.looked)
     }
 
+    /// The same of one claim: the record was lost, and a device that it names may be there, out of sight.
+    pub(super) fn it_alone_tells(&self, key: &ClaimKey) -> bool {
+        self.claims_are_all_that_tells()
+            || self.run.lost.is_some()
+                && self.named_by(key).any(|source| self.is_hidden(source.slice()))
+    }
+
+    /// Whether, after a loss, a slice may be there that cannot be read.
+    pub(super) fn is_hidden(&self, slice: SliceId) -> bool {
+        let Some(lost) = &self.run.lost else { return false };
+        match slice {
+            SliceId::Mdev(uuid) => lost.hidden.as_ref().is_none_or(|all| all.contains(&uuid)),
+            SliceId::Vf(address) | SliceId::Function(address) => {
+                let pf = self.durable.places.get(&address).map(|place| place.pf);
+                let unread = |function| self.seen.unreadable(&ParentId::Pci(function));
+                !self.seen.has_slice(slice) && (unread(address) || pf.is_some_and(unread))
+            }
+        }
+    }
+
     /// A domain asks for a start, so it does not run.
     pub(super) fn runs_no_more(&mut self, owner: &Owner) {
         if let Some(lost) = &mut self.run.lost

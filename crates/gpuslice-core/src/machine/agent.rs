@@ -286,7 +286,7 @@ impl Machine {
     /// The home VFs a claim would have: those of its own that it can have now, and others for the rest. Another one is better
     /// when the claim can have it now, or the old one never again.
     fn moved_homes(&self, key: &ClaimKey, claim: &Claim) -> Vec<PciAddress> {
-        if self.claims_are_all_that_tells() {
+        if self.it_alone_tells(key) {
             return claim.home.clone();
         }
         let free = |address| self.can_have_now(key, claim, address);

@@ -199,7 +199,7 @@ impl Machine {
         }
         let home = self.homes(&Sought { key: &key, request, profile: &profile, pool }, had)?;
         if let Some(known) = &known
-            && self.claims_are_all_that_tells()
+            && self.it_alone_tells(&key)
             && (known.profile != profile || known.home.iter().any(|vf| !home.contains(vf)))
         {
             let message = format!("what {} has is being found out", order.owner_name);

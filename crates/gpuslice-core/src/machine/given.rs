@@ -29,8 +29,9 @@ impl Machine {
         let unnamed = self.run.assignments.iter().filter(|(slice, a)| !self.is_named(**slice, a));
         let mut given: BTreeMap<SliceId, Given> =
             unnamed.map(|(slice, a)| (*slice, Given::from(a))).collect();
-        if self.claims_are_all_that_tells() {
-            for (slice, known) in &self.durable.given {
+        let unsure = self.claims_are_all_that_tells();
+        for (slice, known) in &self.durable.given {
+            if unsure || self.is_hidden(*slice) {
                 given.entry(*slice).or_insert_with(|| known.clone());
             }
         }
@@ -45,6 +46,15 @@ impl Machine {
         let claim = self.durable.claims.get(&assignment.claim);
         let source = claim.and_then(|claim| source_of(&assignment.claim, claim, assignment.index));
         source.is_some_and(|source| source.slice() == slice)
+    }
+
+    /// Devices that a claim names, or did when its VM was given them.
+    pub(super) fn named_by(&self, key: &ClaimKey) -> impl Iterator<Item = HostDeviceSource> {
+        let given = self.durable.given.iter().filter(move |(_, given)| given.claim == *key);
+        let given = given.map(|(slice, _)| HostDeviceSource::of(*slice));
+        let claim = self.durable.claims.get(key);
+        let devices = claim.map(|claim| devices_of(key, claim)).unwrap_or_default();
+        given.chain(devices.into_iter().map(|device| device.source))
     }
 
     /// All that is named by what outlives the boot's record, the surest first. Where a VM was given another device than

@@ -191,6 +191,7 @@ impl Machine {
         let undecided = self.run.assignments.values().filter(|a| undecided(a));
         let undecided: BTreeSet<&ClaimKey> = undecided.map(|a| &a.claim).collect();
         let known = self.durable.plugs.keys().filter(|key| !undecided.contains(key));
+        let known = known.filter(|key| !self.it_alone_tells(key));
         let known: Vec<ClaimKey> = known.cloned().collect();
         for key in known {
             let Some(plug) = self.durable.plugs.remove(&key) else { continue };

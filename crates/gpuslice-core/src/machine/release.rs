@@ -151,7 +151,7 @@ impl Machine {
     /// whose that is, should the record of the boot be lost.
     pub(super) fn end_claim(&mut self, key: &ClaimKey) -> bool {
         let bound = self.run.assignments.values().any(|a| a.claim == *key);
-        let over = !bound && !self.claims_are_all_that_tells();
+        let over = !bound && !self.it_alone_tells(key);
         match self.durable.claims.get_mut(key).filter(|_| !over) {
             Some(claim) => (claim.orphaned, claim.undefined) = (true, false),
             None => drop(self.durable.claims.remove(key)),
@@ -173,6 +173,7 @@ impl Machine {
         }
         let bound = self.bound_claims();
         let over = ends.map(|(key, _)| key).filter(|key| !bound.contains(key));
+        let over = over.filter(|key| !self.it_alone_tells(key));
         let over: Vec<ClaimKey> = over.cloned().collect();
         for key in &over {
             self.durable.claims.remove(key);

@@ -258,12 +258,14 @@ impl Machine {
         self.persist(Stored::Durable);
     }
 
-    /// Where the homes of claims are, as last seen: a VF that left with its GPU does not tell whose it was.
+    /// Where the VFs are that claims name, as last seen: a VF that left with its GPU does not tell whose it was.
     pub(super) fn remember_places(&mut self) {
-        let homes = self.durable.claims.values().flat_map(|claim| &claim.home);
-        let place = |home: &PciAddress| {
-            let seen = self.seen.vfs.get(home).map(|vf| Place { pf: vf.pf, index: vf.index });
-            Some((*home, seen.or_else(|| self.durable.places.get(home).copied())?))
+        let homes = self.durable.claims.values().flat_map(|claim| claim.home.iter().copied());
+        let given = self.durable.given.keys().filter_map(|slice| slice.pci());
+        let homes = homes.chain(given);
+        let place = |home: PciAddress| {
+            let seen = self.seen.vfs.get(&home).map(|vf| Place { pf: vf.pf, index: vf.index });
+            Some((home, seen.or_else(|| self.durable.places.get(&home).copied())?))
         };
         let places: BTreeMap<PciAddress, Place> = homes.filter_map(place).collect();
         if places != self.durable.places {
