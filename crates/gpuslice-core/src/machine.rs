@@ -84,6 +84,8 @@ pub struct Machine {
     next_op: u64,
     /// Parents with a step that a process of a former daemon is seen to sleep in.
     former_writers: BTreeSet<ParentId>,
+    /// Devices on which a vendor's tool of a former daemon has ended, until the next reading.
+    ended_tools: BTreeSet<ParentId>,
     /// How many writes of a VF count have come back.
     counts_written: u64,
     /// Calls waiting for an operation to end or for a reading, oldest first.

@@ -12,6 +12,7 @@ pub(super) fn run(
     wanted: u16,
     command: &[String],
 ) -> Result<Performed, StepError> {
+    give_driver(host, pf)?;
     let links = sriov::links(host, pf)?;
     let current = sriov::count(&links);
     if current == wanted {
@@ -22,17 +23,21 @@ pub(super) fn run(
         return Err(StepError::NotZero { pf, current });
     }
     require_unheld(host, &format!("a VF of {pf}"), sriov::nodes_of_vfs(host, pf, &links))?;
-    let driver = binding::driver(host, pf)?;
     let said = command.join(" ");
     let ran = host.run(command).map_err(failed(format!("run {said}")))?;
-    // A tool that takes the driver off the PF can fail before it gives it back.
-    if driver.is_some() && binding::driver(host, pf)?.is_none() {
-        write(host, "/sys/bus/pci/drivers_probe", &pf.to_string())?;
-    }
+    give_driver(host, pf)?;
     match sriov::check_count(host, pf, wanted) {
         Err(StepError::Fewer { .. }) if ran.code != 0 => Err(complaint(said, &ran)),
         other => other,
     }
+}
+
+/// A tool that takes the driver off the PF can fail, or be killed, before it gives it back. It is run for none that has no driver.
+fn give_driver(host: &mut dyn HostWrite, pf: PciAddress) -> Result<(), StepError> {
+    if binding::driver(host, pf)?.is_none() {
+        write(host, "/sys/bus/pci/drivers_probe", &pf.to_string())?;
+    }
+    Ok(())
 }
 
 fn complaint(command: String, ran: &Ran) -> StepError {

@@ -26,7 +26,7 @@ impl Machine {
     pub(super) fn on_writer_gone(&mut self, parent: &ParentId) {
         self.former_writers.remove(parent);
         let over = self.run.pending.get(parent).is_some_and(|step| step.patience_ms().is_none());
-        if !over || self.layout_under_way(parent) {
+        if !over || self.layout_under_way(parent) || self.tool_ended(parent) {
             return;
         }
         if let Some(step) = self.run.pending.remove(parent) {
@@ -37,8 +37,41 @@ impl Machine {
         }
     }
 
+    /// Whether what ended is a vendor's tool. Some take the driver off their device and give it back at the end: it is not over
+    /// before it is seen whether there is one.
+    fn tool_ended(&mut self, parent: &ParentId) -> bool {
+        let tool = matches!(self.run.pending.get(parent), Some(Step::RunVfTool { .. }));
+        if tool {
+            self.ended_tools.insert(parent.clone());
+            self.push(Effect::Observe);
+        }
+        tool
+    }
+
+    /// One that came to its end while its device had no driver is run anew: no layout could be brought about there.
+    fn resume_tools(&mut self) {
+        for parent in std::mem::take(&mut self.ended_tools) {
+            let Some(step @ Step::RunVfTool { pf, .. }) = self.run.pending.get(&parent).cloned()
+            else {
+                continue;
+            };
+            let bare = self.seen.functions.get(&pf).is_some_and(|f| f.driver.is_none());
+            let parents = BTreeSet::from([parent.clone()]);
+            self.push(Effect::Disarm { timer: Timer::Unsure(parent.clone()) });
+            if !bare {
+                self.run.pending.remove(&parent);
+                self.persist(Stored::Runtime);
+            }
+            self.step_came_back(&step, &parents);
+            if bare {
+                self.start_op(Purpose::Layout { parents, request: None }, vec![step]);
+            }
+        }
+    }
+
     /// A step of a former daemon may still be at work in the kernel. It is over when what it wrote is seen.
     pub(super) fn end_unsure(&mut self) {
+        self.resume_tools();
         let working: Vec<ParentId> = self
             .ops
             .values()
@@ -101,6 +134,9 @@ impl Machine {
         let text = format!(
             "`{step}` of the daemon before this one never showed; {parent} is read as it is"
         );
+        if self.tool_ended(parent) {
+            return self.push(Effect::Log { warning: true, text });
+        }
         self.run.pending.remove(parent);
         self.persist(Stored::Runtime);
         self.push(Effect::Log { warning: true, text });

@@ -58,6 +58,7 @@ impl Machine {
             ops: BTreeMap::new(),
             next_op: 0,
             former_writers: BTreeSet::new(),
+            ended_tools: BTreeSet::new(),
             counts_written: 0,
             parked: Vec::new(),
             put_off: BTreeSet::new(),
