@@ -254,7 +254,12 @@ impl Machine {
         };
         match op.purpose {
             Purpose::Prepare { request, slices, .. } => self.prepared(request, &slices),
-            Purpose::Release { slice, .. } => self.released(slice),
+            Purpose::Release { slice, .. } => {
+                self.released(slice);
+                if self.run.dirty.contains_key(&slice) {
+                    self.wipe_again();
+                }
+            }
             Purpose::Wipe { .. } => {}
             Purpose::Park { device, request } => self.parking_done(&device, request, None),
             Purpose::Layout { parents, request } => self.layout_done(&parents, request, Ok(())),

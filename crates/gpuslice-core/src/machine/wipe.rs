@@ -11,7 +11,7 @@ use crate::mechanism::Cleaned;
 use crate::observation::Vf;
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
-use crate::state::Dirt;
+use crate::state::{Dirt, Phase};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Machine {
@@ -155,7 +155,9 @@ impl Machine {
             let vfs = self.seen.vfs.iter().filter(|(_, vf)| of_parent(vf));
             let slices: Vec<SliceId> = vfs.map(|(address, _)| SliceId::Vf(*address)).collect();
             for slice in slices {
-                if !self.run.assignments.contains_key(&slice) {
+                // One that is on its way back may be so without a reset, begun before one was asked for.
+                let phase = self.run.assignments.get(&slice).map(|a| a.phase);
+                if phase.is_none_or(|phase| phase == Phase::Releasing) {
                     let why = "it was there before and may have been anybody's".to_owned();
                     self.is_dirty(slice, parent.clone(), why);
                 }
