@@ -120,6 +120,11 @@ impl Vf {
     pub fn on_vfio(&self) -> bool {
         self.choice.is_some() || self.driver.as_deref().is_some_and(is_vfio)
     }
+
+    /// The driver that uses it in the host.
+    pub fn by_host(&self) -> Option<&str> {
+        self.driver.as_deref().filter(|_| !self.on_vfio())
+    }
 }
 
 /// Whether a driver of this name hands functions to VMs.

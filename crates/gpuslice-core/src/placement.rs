@@ -339,8 +339,8 @@ pub fn vf(
     }
     let type_id = offer.form.type_id().cloned();
     let place = Place { parent, mechanism: offer.mechanism, type_id };
-    match &vf.driver {
-        Some(driver) if !managed && !vf.on_vfio() => {
+    match vf.by_host() {
+        Some(driver) if !managed => {
             let refusal = Refusal::new(
                 Code::HostDriver,
                 format!("VF {address} is used by the host's driver {driver}"),

@@ -273,9 +273,9 @@ fn a_home_that_another_vm_has_is_left_to_it() {
     the_next_start_has_another_vf((PF, "amd-74a1-vf2"), plain, "held");
 }
 
-const IGB: (&str, &str) = ("0000:01:00.0", "intel-10c9-vf3");
+pub const IGB: (&str, &str) = ("0000:01:00.0", "intel-10c9-vf3");
 
-fn host_s_driver_takes(vf: PciAddress) -> Vec<H> {
+pub fn host_s_driver_takes(vf: PciAddress) -> Vec<H> {
     let other = |file: String, data: &str| H::Other { file, data: data.to_owned() };
     vec![
         other(format!("/sys/bus/pci/devices/{vf}/driver_override"), "igbvf"),
@@ -309,7 +309,7 @@ fn unseen(world: &mut World, vf: PciAddress) {
     }
 }
 
-fn has_igbvf(world: &World, vf: PciAddress) -> bool {
+pub fn has_igbvf(world: &World, vf: PciAddress) -> bool {
     let driver = link_name(&world.driver.kernel, &format!("/sys/bus/pci/devices/{vf}/driver"));
     driver.unwrap().as_deref() == Some("igbvf")
 }

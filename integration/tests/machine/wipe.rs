@@ -1,6 +1,6 @@
 //! Stories of slices that have to be proven clean.
 
-use crate::directed::{after, all, attach, run, runs, stop};
+use crate::directed::{IGB, after, all, attach, has_igbvf, host_s_driver_takes, run, runs, stop};
 use crate::happening::Happening as H;
 use crate::world::World;
 use gpuslice_core::errno::Errno;
@@ -202,4 +202,28 @@ fn a_lost_record_leaves_nothing_to_be_believed() {
     all(&mut world, &[H::LoseRecord { claims: false }]);
     assert!(world.driver.used.is_empty(), "all were reset");
     assert_eq!(dirty(&mut world), []);
+}
+
+/// A reset would take from under the host's driver what it has in the VF.
+#[test]
+fn a_vf_that_a_host_s_driver_has_is_reset_when_it_lets_go() {
+    let of_igb = |config: &str| config.replace(CARD, IGB.0);
+    let mut world = world(&of_igb(USUAL), &[]);
+    let vf = *world.driver.machine.observation().vfs.keys().next().unwrap();
+    all(&mut world, &host_s_driver_takes(vf));
+    assert!(has_igbvf(&world, vf));
+    world.driver.config = of_igb(REQUIRED);
+    all(&mut world, &[H::Apply]);
+    let dirt = |world: &World| {
+        let dirty = world.driver.machine.runtime().dirty.iter();
+        dirty.map(|(slice, dirt)| (*slice, dirt.why.clone())).collect::<Vec<_>>()
+    };
+    let why = format!("{vf} is used by the host's driver igbvf");
+    assert_eq!(dirt(&world), [(SliceId::Vf(vf), why)]);
+    all(&mut world, &[H::Plain { vm: 1, slice: SliceId::Vf(vf), managed: true }]);
+    all(&mut world, &run(1));
+    assert_eq!(world.refusals.keys().copied().collect::<Vec<_>>(), [Code::Dirty]);
+    let let_go = "/sys/bus/pci/drivers/igbvf/unbind".to_owned();
+    all(&mut world, &[H::Other { file: let_go, data: vf.to_string() }]);
+    assert_eq!(dirt(&world), []);
 }

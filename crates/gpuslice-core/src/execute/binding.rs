@@ -85,18 +85,22 @@ pub(super) fn unbind(
     check(host, function, None)
 }
 
-/// The kernel's answer says whether the function came back (Documentation/ABI/testing/sysfs-bus-pci, `reset`).
+/// The kernel's answer says whether the function came back (Documentation/ABI/testing/sysfs-bus-pci, `reset`). One that a
+/// driver of the host uses is left to it: the kernel would reset it under that driver's hands.
 pub(super) fn reset(
     host: &mut dyn HostWrite,
     function: PciAddress,
 ) -> Result<Performed, StepError> {
-    match driver(host, function) {
+    let present = match driver(host, function) {
         // What was in it left with it.
         Err(error) if error.means(Asked::Function, Meaning::Gone) => {
             return Ok(Performed::Already);
         }
         other => other?,
     };
+    if let Some(driver) = of_the_host(present.as_deref()) {
+        return Err(StepError::HostDriver { function, driver: driver.to_owned() });
+    }
     require_unheld(host, &function.to_string(), holders::nodes_of_group(host, function))?;
     // A change of power state, or a reset of the bus that a VF has no part in, leaves memory as it is. Before Linux
     // 5.15 the method is not told; a VF has FLR always (PCIe 9.2.2.2), and it comes first.

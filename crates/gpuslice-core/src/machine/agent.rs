@@ -344,7 +344,7 @@ impl Machine {
             || assigned.is_none() && self.held.contains_key(&slice)
             || self.run.foreign.get(&slice).is_some_and(|h| h.owner != key.owner)
             || self.home_of_another(home, key).is_some()
-            || vf.driver.is_some() && !vf.on_vfio()
+            || vf.by_host().is_some()
             || vf.choice.as_ref().is_some_and(|choice| choice.broken)
     }
 }

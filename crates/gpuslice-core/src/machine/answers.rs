@@ -514,7 +514,7 @@ impl Machine {
             // So is a type nobody asked us for.
             (_, Some(Vf { choice: Some(choice), .. })) if choice.current.is_some() => "foreign",
             (_, Some(Vf { choice: Some(choice), .. })) if choice.broken => "quarantined",
-            (_, Some(vf)) if vf.driver.is_some() && !vf.on_vfio() => "host",
+            (_, Some(vf)) if vf.by_host().is_some() => "host",
             _ if self.durable.cordons.contains_key(parent) => "cordoned",
             _ => "free",
         };

@@ -62,6 +62,7 @@ impl Machine {
         }
         self.release_what_left(&before);
         self.dirt_that_left();
+        self.wipe_let_go(&before);
         self.account_for_wipes();
         self.place_lines();
     }

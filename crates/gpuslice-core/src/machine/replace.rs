@@ -212,12 +212,9 @@ impl Machine {
             let message = format!("VF {address} is the home of {}", other.owner_name);
             return Err(Refusal::new(Code::Taken, message).hint(self.end_for_good(key)));
         }
-        let driver = |vf: &Vf| vf.driver.clone().filter(|_| !vf.on_vfio());
-        if let Some(driver) = self.seen.vfs.get(&address).and_then(driver) {
+        if let Some(driver) = self.seen.vfs.get(&address).and_then(Vf::by_host) {
             let message = format!("VF {address} is bound to {driver} of this host");
-            return Err(
-                Refusal::new(Code::HostDriver, message).hint(mend::let_go(address, &driver))
-            );
+            return Err(Refusal::new(Code::HostDriver, message).hint(mend::let_go(address, driver)));
         }
         self.held_back().remove(&SliceId::Vf(address)).map_or(Ok(()), Err)
     }

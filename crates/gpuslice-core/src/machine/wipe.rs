@@ -8,7 +8,8 @@ use crate::hint;
 use crate::ids::{ParentId, PciAddress, SliceId};
 use crate::layout::Wipe;
 use crate::mechanism::Cleaned;
-use crate::observation::Vf;
+use crate::mend;
+use crate::observation::{Observation, Vf};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
 use crate::state::{Dirt, Phase};
@@ -113,8 +114,21 @@ impl Machine {
 
     /// Tries again to clean what is held back.
     pub(super) fn wipe_again(&mut self) {
+        self.wipe_those(|_, _| true);
+    }
+
+    /// What a driver of the host had, and has let go of since the last look.
+    pub(super) fn wipe_let_go(&mut self, before: &Observation) {
+        self.wipe_those(|seen, slice| {
+            let by = |seen: &Observation| Some(seen.vfs.get(&slice.pci()?)?.by_host().is_some());
+            by(before) == Some(true) && by(seen) == Some(false)
+        });
+    }
+
+    fn wipe_those(&mut self, which: impl Fn(&Observation, SliceId) -> bool) {
+        let dirty = self.run.dirty.iter().filter(|(slice, _)| which(&self.seen, **slice));
         let dirty: Vec<(SliceId, ParentId)> =
-            self.run.dirty.iter().map(|(slice, dirt)| (*slice, dirt.parent.clone())).collect();
+            dirty.map(|(slice, dirt)| (*slice, dirt.parent.clone())).collect();
         let parents: BTreeSet<&ParentId> = dirty.iter().map(|(_, parent)| parent).collect();
         // One whose layout cannot be met is quarantined before this event is over.
         let refused = parents.into_iter().filter(|parent| self.layout_is_refused(parent));
@@ -201,13 +215,17 @@ impl Machine {
                 return None;
             }
             let message = format!("something of a VM may be left in {slice}");
-            let hint = match required && !dirt.held {
-                true => hint!(
+            let vf = slice.pci().and_then(|address| Some((address, self.seen.vfs.get(&address)?)));
+            let by_host = vf.and_then(|(address, vf)| Some((address, vf.by_host()?)));
+            let hint = match (by_host, required && !dirt.held) {
+                // It is cleaned then.
+                (Some((address, driver)), _) => mend::let_go(address, driver),
+                (None, true) => hint!(
                     "gpuslice uncordon {} (it is cleaned again); \
                      or take wipe out of its layout, then gpuslice apply",
                     parent
                 ),
-                false => hint!("gpuslice uncordon {} (it is cleaned again)", parent),
+                (None, false) => hint!("gpuslice uncordon {} (it is cleaned again)", parent),
             };
             let refusal = Refusal::new(Code::Dirty, message).because(dirt.why.clone()).hint(hint);
             Some((*slice, refusal))
