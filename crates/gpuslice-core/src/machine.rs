@@ -160,8 +160,8 @@ impl Machine {
             }
             Event::StepFinished { op, result } => self.on_step_finished(op, result),
             Event::HolderGone { slice } => self.on_holder_gone(slice),
-            Event::WriterFound { parent } => self.on_writer_found(parent),
-            Event::WriterGone { parent } => self.on_writer_gone(&parent),
+            Event::WriterFound { parent, step } => self.on_writer_found(parent, &step),
+            Event::WriterGone { parent, step } => self.on_writer_gone(&parent, &step),
             Event::Said(lines) => self.on_said(lines),
             Event::History(trouble) => self.on_history(trouble),
             Event::Timer(timer) => self.on_timer(timer),

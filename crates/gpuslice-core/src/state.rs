@@ -162,6 +162,10 @@ pub struct Runtime {
     pub foreign: BTreeMap<SliceId, ForeignHold>,
     /// Steps under way on whole parents.
     pub pending: BTreeMap<ParentId, Step>,
+    /// Steps on single slices that have not come back from the kernel in their time, by the parents that are quarantined for
+    /// them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub stuck: BTreeMap<ParentId, BTreeSet<Step>>,
     /// Domains refused as not settled, in order.
     pub start_later: Vec<uuid::Uuid>,
     /// VFs in which something of a VM may be left, and why. A reboot, and being made anew, reset them.
@@ -229,6 +233,7 @@ impl Runtime {
             assignments: BTreeMap::new(),
             foreign: BTreeMap::new(),
             pending: BTreeMap::new(),
+            stuck: BTreeMap::new(),
             start_later: Vec::new(),
             dirty: BTreeMap::new(),
             accounted: BTreeSet::new(),

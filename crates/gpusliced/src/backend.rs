@@ -105,10 +105,10 @@ impl Backend {
     }
 
     /// Looks for a process of a former daemon that performs this step; whether it is found, and its end, are events.
-    pub fn await_writer(&mut self, parent: ParentId, step: &Step) {
+    pub fn await_writer(&mut self, parent: ParentId, step: Step) {
         match self {
             Self::Real(real) => real.await_writer(parent, step),
-            Self::Sim(sim) => sim.await_writer(parent),
+            Self::Sim(sim) => sim.await_writer(parent, step),
         }
     }
 

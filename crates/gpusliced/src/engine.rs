@@ -346,7 +346,7 @@ impl Engine {
             }
             Effect::Observe => self.observe_now = true,
             Effect::Watch { slice } => self.backend.watch(slice),
-            Effect::AwaitWriter { parent, step } => self.backend.await_writer(parent, &step),
+            Effect::AwaitWriter { parent, step } => self.backend.await_writer(parent, step),
             Effect::AnswerHook { request, answer } => {
                 if let Some(sender) = self.hooks.remove(&request) {
                     // The hook may have gone meanwhile; its going is an event of its own.

@@ -456,13 +456,14 @@ fn replaced_while_a_write_sleeps(ms: u64) -> World {
     world
 }
 
+fn quarantines(world: &World) -> Vec<Code> {
+    world.driver.machine.durable().quarantines.values().map(|why| why.code).collect()
+}
+
 #[test]
 fn a_former_daemon_s_write_that_hangs_is_a_stuck_device() {
     let mut world = replaced_while_a_write_sleeps(1_000_000);
-    let codes = |world: &World| {
-        let quarantines = &world.driver.machine.durable().quarantines;
-        quarantines.values().map(|why| why.code).collect::<Vec<_>>()
-    };
+    let codes = quarantines;
     all(&mut world, &[H::Advance { ms: 59_000 }]);
     assert_eq!(codes(&world), []);
     all(&mut world, &[H::Advance { ms: 2_000 }]);
@@ -473,6 +474,42 @@ fn a_former_daemon_s_write_that_hangs_is_a_stuck_device() {
     assert_eq!(codes(&world), [Code::DeviceStuck]);
     all(&mut world, &[H::Advance { ms: 1_000_000 }]);
     assert_eq!(codes(&world), []);
+    world.finish().unwrap();
+}
+
+/// No reading tells that the kernel is done with a slice: the daemons after that wait for the process that slept.
+#[test]
+fn a_slice_s_write_that_outlives_its_daemon_is_waited_for() {
+    let mut world = after(&[declare(0)]);
+    all(&mut world, &run(0));
+    let fault = Fault::Sleeps { path: "*/remove".to_owned(), nth: 1 };
+    all(&mut world, &[H::Fault { fault }]);
+    all(&mut world, &stop(0));
+    all(&mut world, &[H::Advance { ms: 16_000 }]);
+    assert_eq!(quarantines(&world), [Code::DeviceStuck]);
+    for _ in 0..2 {
+        world.driver.restart().unwrap();
+        all(&mut world, &[H::Advance { ms: 1_000_000 }]);
+        assert_eq!(quarantines(&world), [Code::DeviceStuck]);
+        assert_eq!(world.driver.machine.runtime().assignments.len(), 1);
+    }
+    all(&mut world, &[H::ClearFaults, H::Advance { ms: 1000 }]);
+    assert_eq!(quarantines(&world), []);
+    let left = world.driver.machine.runtime();
+    assert!(left.assignments.is_empty() && left.stuck.is_empty(), "{left:?}");
+    all(&mut world, &run(0));
+    assert!(runs(&world, 0));
+    // One that ended while no daemon was there to see it is over when the next one comes.
+    let fault = Fault::Sleeps { path: "*/remove".to_owned(), nth: 1 };
+    all(&mut world, &[H::Fault { fault }]);
+    all(&mut world, &stop(0));
+    all(&mut world, &[H::Advance { ms: 16_000 }]);
+    assert_eq!(quarantines(&world), [Code::DeviceStuck]);
+    world.driver.kernel.clear_faults();
+    world.driver.kernel.settle();
+    world.driver.restart().unwrap();
+    all(&mut world, &[H::Advance { ms: 1000 }]);
+    assert_eq!(quarantines(&world), []);
     world.finish().unwrap();
 }
 

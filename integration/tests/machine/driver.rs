@@ -49,7 +49,7 @@ pub struct Driver {
     /// Steps of former daemons whose processes outlive them, and the files they sleep on.
     former: Vec<(Step, Option<String>)>,
     /// Whose writers are to be told of.
-    writers: BTreeMap<ParentId, Step>,
+    writers: BTreeSet<(ParentId, Step)>,
     /// Steps whose post-condition the kernel works on, and until when.
     awaited: Vec<(OpId, Step, u64)>,
     /// Steps begin only when told, as those of child processes may.
@@ -117,7 +117,7 @@ impl Driver {
             slots: false,
             under: Vec::new(),
             former: Vec::new(),
-            writers: BTreeMap::new(),
+            writers: BTreeSet::new(),
             awaited: Vec::new(),
             lazy: false,
             deaf: false,
@@ -304,10 +304,11 @@ impl Driver {
             self.queue.push_back(Event::Said(said));
         }
         let (former, queue) = (&self.former, &mut self.queue);
-        self.writers.retain(|parent, step| {
+        self.writers.retain(|(parent, step)| {
             let there = former.iter().any(|(other, _)| other == step);
             if !there {
-                queue.push_back(Event::WriterGone { parent: parent.clone() });
+                let (parent, step) = (parent.clone(), step.clone());
+                queue.push_back(Event::WriterGone { parent, step });
             }
             there
         });
@@ -434,9 +435,10 @@ impl Driver {
             Effect::Watch { slice } => drop(self.watches.insert(slice)),
             Effect::AwaitWriter { parent, step } => {
                 if self.former.iter().any(|(other, _)| *other == step) {
-                    self.queue.push_back(Event::WriterFound { parent: parent.clone() });
+                    let (parent, step) = (parent.clone(), step.clone());
+                    self.queue.push_back(Event::WriterFound { parent, step });
                 }
-                self.writers.insert(parent, step);
+                self.writers.insert((parent, step));
             }
             Effect::AnswerHook { request, answer } if self.guests.contains_key(&request) => {
                 if let Some(call) = self.guests.remove(&request) {

@@ -331,10 +331,10 @@ fn a_claim_is_as_before_a_refused_hot_plug_once_its_slices_are_back() {
                 world.driver.drain().unwrap();
             }
             all(&mut world, &[H::Steps { on: false }, H::Advance { ms: 700_000 }]);
-            // The next daemon cannot know that what slept has ended.
+            // Without the record the next daemon cannot know what slept, nor that it has ended.
             let stuck: Vec<_> =
                 world.driver.machine.durable().quarantines.keys().cloned().collect();
-            assert_eq!(stuck.len(), usize::from(restarted));
+            assert_eq!(stuck.len(), usize::from(lost));
             for parent in stuck {
                 all(&mut world, &[H::Uncordon { parent }, H::Advance { ms: 60_000 }]);
             }

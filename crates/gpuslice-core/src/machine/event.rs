@@ -77,11 +77,15 @@ pub enum Event {
     WriterFound {
         /// On whose.
         parent: ParentId,
+        /// Which.
+        step: Step,
     },
     /// None is, or none any more.
     WriterGone {
         /// On whose.
         parent: ParentId,
+        /// Which.
+        step: Step,
     },
     /// The kernel's log says something of devices; lines that were read before may be among these.
     Said(Vec<Said>),

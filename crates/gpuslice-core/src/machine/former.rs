@@ -1,4 +1,5 @@
-//! Steps on whole devices that a former daemon began: its child process may still sleep in the kernel with one.
+//! Steps on whole devices that a former daemon began, and those on slices that it saw sleep past their time: its child
+//! process may still sleep in the kernel with one.
 
 use super::ops::{Purpose, stuck};
 use super::{Effect, Machine, Stored, Timer};
@@ -15,18 +16,34 @@ impl Machine {
             self.effects.push(Effect::Arm { timer, after: step.deadline_ms() });
             self.effects.push(Effect::AwaitWriter { parent, step });
         }
+        // A device that is quarantined for one has no other time than that.
+        for (parent, steps) in &self.run.stuck {
+            let of_parent =
+                |step: &Step| Effect::AwaitWriter { parent: parent.clone(), step: step.clone() };
+            self.effects.extend(steps.iter().map(of_parent));
+        }
     }
 
-    pub(super) fn on_writer_found(&mut self, parent: ParentId) {
-        self.former_writers.insert(parent);
+    pub(super) fn on_writer_found(&mut self, parent: ParentId, step: &Step) {
+        if self.run.pending.get(&parent) == Some(step) {
+            self.former_writers.insert(parent);
+        }
     }
 
     /// What a process that is gone has not written it will not write. Only what the kernel itself works on may
     /// still come.
-    pub(super) fn on_writer_gone(&mut self, parent: &ParentId) {
+    pub(super) fn on_writer_gone(&mut self, parent: &ParentId, step: &Step) {
+        if self.run.stuck.get(parent).is_some_and(|steps| steps.contains(step)) {
+            self.step_came_back(step, &BTreeSet::from([parent.clone()]));
+            self.wipe_again();
+            return self.push(Effect::Observe);
+        }
+        if self.run.pending.get(parent) != Some(step) {
+            return;
+        }
         self.former_writers.remove(parent);
-        let over = self.run.pending.get(parent).is_some_and(|step| step.patience_ms().is_none());
-        if !over || self.layout_under_way(parent) || self.tool_ended(parent) {
+        if step.patience_ms().is_some() || self.layout_under_way(parent) || self.tool_ended(parent)
+        {
             return;
         }
         if let Some(step) = self.run.pending.remove(parent) {

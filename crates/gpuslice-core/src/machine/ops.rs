@@ -345,6 +345,12 @@ impl Machine {
         let purpose = op.purpose.clone();
         let stuck = self.with_its_users(stuck(&step), &step, &purpose);
         self.push(Effect::Log { warning: true, text: stuck.to_string() });
+        if !matches!(purpose, Purpose::Layout { .. }) {
+            for parent in self.parents_of(&purpose) {
+                self.run.stuck.entry(parent).or_default().insert(step.clone());
+            }
+            self.persist(Stored::Runtime);
+        }
         match purpose {
             Purpose::Prepare { request, slices, .. } => {
                 if let Some(Op { purpose: Purpose::Prepare { request, .. }, .. }) =
@@ -419,6 +425,9 @@ impl Machine {
     /// A person says that a device may be touched again, also by whoever waited for a step of a former daemon.
     pub(super) fn lift_quarantine(&mut self, parent: &ParentId) -> bool {
         let lifted = self.durable.quarantines.remove(parent).is_some();
+        if self.run.stuck.remove(parent).is_some() {
+            self.persist(Stored::Runtime);
+        }
         if lifted && !self.layout_under_way(parent) && self.run.pending.remove(parent).is_some() {
             self.persist(Stored::Runtime);
             self.push(Effect::Disarm { timer: Timer::Unsure(parent.clone()) });
@@ -460,7 +469,18 @@ impl Machine {
     pub(super) fn step_came_back(&mut self, step: &Step, parents: &BTreeSet<ParentId>) {
         let text = format!("`{step}` came back from the kernel");
         self.push(Effect::Log { warning: false, text });
-        let stuck = self.stuck_parents();
+        let mut stuck = self.stuck_parents();
+        let before = self.run.stuck.len();
+        for parent in parents {
+            if let Some(steps) = self.run.stuck.get_mut(parent) {
+                steps.remove(step);
+            }
+        }
+        self.run.stuck.retain(|_, steps| !steps.is_empty());
+        if self.run.stuck.len() != before {
+            self.persist(Stored::Runtime);
+        }
+        stuck.extend(self.run.stuck.keys().cloned());
         let caused = |parent: &&ParentId| {
             let why = self.durable.quarantines.get(*parent);
             why.is_some_and(|why| why.code == Code::DeviceStuck) && !stuck.contains(*parent)

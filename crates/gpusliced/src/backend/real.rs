@@ -118,9 +118,9 @@ impl Real {
     }
 
     /// See [`super::Backend::await_writer`].
-    pub fn await_writer(&self, parent: ParentId, step: &Step) {
-        let (host, handle, step) = (self.host.clone(), self.handle.clone(), step.to_string());
-        tokio::spawn(async move { wait_for_writer(&host, parent, &step, &handle).await });
+    pub fn await_writer(&self, parent: ParentId, step: Step) {
+        let (host, handle) = (self.host.clone(), self.handle.clone());
+        tokio::spawn(async move { wait_for_writer(&host, parent, step, &handle).await });
     }
 
     /// Watches a slice, once at a time.
@@ -178,22 +178,23 @@ async fn listen_to_log(host: SysHost, handle: Handle) {
 }
 
 /// Tells when the last process that performs the step has ended, and before that whether there is one.
-async fn wait_for_writer(host: &SysHost, parent: ParentId, step: &str, handle: &Handle) {
+async fn wait_for_writer(host: &SysHost, parent: ParentId, step: Step, handle: &Handle) {
     let mut told = false;
     loop {
-        let (reader, name) = (host.clone(), step.to_owned());
+        let (reader, name) = (host.clone(), step.to_string());
         let looked = tokio::task::spawn_blocking(move || child::find(&reader, &name));
         let Ok(Ok(found)) = looked.await else { break };
         let Some(fd) = found.into_iter().next() else { break };
         if !std::mem::replace(&mut told, true) {
-            handle.happened(Event::WriterFound { parent: parent.clone() }).await;
+            let (parent, step) = (parent.clone(), step.clone());
+            handle.happened(Event::WriterFound { parent, step }).await;
         }
         if let Some(fd) = readiness(fd) {
             // An error here means the descriptor itself is dead: look again.
             let _ = fd.readable().await;
         }
     }
-    handle.happened(Event::WriterGone { parent }).await;
+    handle.happened(Event::WriterGone { parent, step }).await;
 }
 
 async fn perform(host: &SysHost, step: Step) -> Result<Performed, StepError> {

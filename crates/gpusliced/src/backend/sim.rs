@@ -148,8 +148,8 @@ impl Sim {
     }
 
     /// A simulated kernel ends with its daemon, and so do all writers.
-    pub fn await_writer(&mut self, parent: ParentId) {
-        self.events.push(Event::WriterGone { parent });
+    pub fn await_writer(&mut self, parent: ParentId, step: Step) {
+        self.events.push(Event::WriterGone { parent, step });
     }
 
     /// Lets the kernel catch up with the clock, and collects what came of it.
