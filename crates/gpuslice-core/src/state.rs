@@ -1,6 +1,9 @@
 //! What outlives a process: claims and applied rules outlive the boot, assignments outlive the daemon. Documents
 //! are JSON with a schema number; this module only parses and prints them.
 
+#[cfg(test)]
+mod keys;
+
 use crate::domain::ClaimRequest;
 use crate::health::{Health, LogRead};
 use crate::history::Ending;
@@ -16,7 +19,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Schema written by this version.
+/// Schema written by this version. The first change since the last release after which that release could not read what is
+/// written (a key or a word that is new, is gone or means something else) raises it by one; what was written before stays
+/// readable. Whoever knows a lower number only says so and leaves the file alone, where a key that it does not know would be
+/// corruption. `state/keys.rs` lists what is written, and a test holds the list to the types. It is the first as long as
+/// nothing was released.
 pub const SCHEMA: u32 = 1;
 
 /// Kept in /var/lib/gpuslice.
