@@ -32,6 +32,7 @@ mod release;
 mod replace;
 mod reserve;
 mod start;
+mod stuck;
 mod wedged;
 mod wipe;
 

@@ -306,10 +306,8 @@ impl Driver {
         let (former, queue) = (&self.former, &mut self.queue);
         self.writers.retain(|(parent, step)| {
             let there = former.iter().any(|(other, _)| other == step);
-            if !there {
-                let (parent, step) = (parent.clone(), step.clone());
-                queue.push_back(Event::WriterGone { parent, step });
-            }
+            let (parent, step) = (parent.clone(), step.clone());
+            queue.extend((!there).then_some(Event::WriterGone { parent, step }));
             there
         });
         if !self.deaf {

@@ -1,7 +1,8 @@
 //! Stories of GPUs that are set before they are sliced: GPU instances (MIG) and mixed sizes.
 
 use crate::driver::Driver;
-use crate::vgpu::{attach, order, profile, start, start_of, stop, vf};
+use crate::room::start_of;
+use crate::vgpu::{attach, order, profile, start, stop, vf};
 use gpuslice_core::ids::{ParentId, SliceId};
 use gpuslice_core::plan::Step;
 use gpuslice_core::port::{HostRead, HostWrite, read_text};

@@ -1,17 +1,18 @@
-//! Stories of the room that parked devices make for a start: only where it helps, and no more than it takes.
+//! Stories of the room for all slices of a start, and of that which parked devices make for it: only where it helps, and no
+//! more than it takes.
 
 use crate::directed::{after, all, runs};
 use crate::domains::claim;
 use crate::driver::Driver;
 use crate::happening::Happening as H;
-use crate::vgpu::{attach, attach_several, call, claimed, order};
+use crate::vgpu::{attach, attach_several, call, claimed, one_gpu, order};
 use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource, alias_for};
 use gpuslice_core::ids::{ClaimName, MdevUuid, ParentId};
 use gpuslice_core::machine::HookOperation;
 use gpuslice_core::numa::Pinned;
 use gpuslice_core::plan::Step;
 use gpuslice_core::refusal::{Code, Refusal};
-use gpuslice_core::request::{Answer, Command};
+use gpuslice_core::request::{Answer, Command, DeviceToWrite};
 use gpuslice_sim::HostFile;
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -202,6 +203,34 @@ fn sizes_of_one_start_that_need_a_card_each_have_one() {
         let refusal = start(&mut driver, &domain).unwrap_err();
         assert_eq!((refusal.code, driver.executed - before), (Code::NoCapacity, 0), "{refusal}");
     }
+}
+
+/// The VFs of a start are given their types one after the other, and each lists what it could be as if it were the first.
+#[test]
+fn sizes_that_cannot_be_side_by_side_are_refused_before_the_first_is_made() {
+    let refusal = start_of(&mut one_gpu(), &["nvidia-a40-24q", "nvidia-a40-8q"]).unwrap_err();
+    assert_eq!(refusal.code, Code::NoCapacity, "{refusal}");
+    assert!(refusal.message.contains("no nvidia-a40-8q beside its nvidia-a40-24q"), "{refusal}");
+    let mut driver = one_gpu();
+    assert_eq!(start_of(&mut driver, &["nvidia-a40-24q"; 3]).unwrap_err().code, Code::NoCapacity);
+    assert_eq!(start_of(&mut driver, &["nvidia-a40-24q"; 2]), Ok(()));
+}
+
+/// Starts a VM that has claims of all of these. If it is refused, nothing was done for it.
+pub fn start_of(driver: &mut Driver, profiles: &[&str]) -> Result<(), Refusal> {
+    let uuid = Uuid::from_u128(1);
+    let mut domain = Domain { uuid, name: "vm1".to_owned(), claims: vec![], devices: vec![] };
+    for (at, profile) in profiles.iter().enumerate() {
+        let request = claim(&format!("gpu{at}").parse().unwrap(), profile, 1);
+        let (devices, _) = claimed(driver, 1, request.clone());
+        domain.claims.push(request);
+        let DeviceToWrite { source, alias } = devices[0].clone();
+        domain.devices.push(HostDevice { source, alias: Some(alias), managed: false });
+    }
+    let before = driver.executed;
+    let started = call(driver, &domain, HookOperation::Prepare);
+    assert!(started.is_ok() || driver.executed == before, "{started:?}");
+    started
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn ready() -> Driver {
 }
 
 /// One that has a single GPU.
-fn one_gpu() -> Driver {
+pub fn one_gpu() -> Driver {
     let mut one = host();
     one.functions.truncate(1);
     let mut driver = Driver::new(&one, LAYOUT).unwrap();
@@ -570,32 +570,4 @@ fn a_start_is_refused_whose_parameters_are_not_taken() {
         assert!(driver.machine.runtime().assignments.is_empty());
     }
     start(&mut driver, &domain).unwrap();
-}
-
-/// The VFs of a start are given their types one after the other, and each lists what it could be as if it were the first.
-#[test]
-fn sizes_that_cannot_be_side_by_side_are_refused_before_the_first_is_made() {
-    let refusal = start_of(&mut one_gpu(), &["nvidia-a40-24q", "nvidia-a40-8q"]).unwrap_err();
-    assert_eq!(refusal.code, Code::NoCapacity, "{refusal}");
-    assert!(refusal.message.contains("no nvidia-a40-8q beside its nvidia-a40-24q"), "{refusal}");
-    let mut driver = one_gpu();
-    assert_eq!(start_of(&mut driver, &["nvidia-a40-24q"; 3]).unwrap_err().code, Code::NoCapacity);
-    assert_eq!(start_of(&mut driver, &["nvidia-a40-24q"; 2]), Ok(()));
-}
-
-/// Starts a VM that has claims of all of these. If it is refused, nothing was done for it.
-pub fn start_of(driver: &mut Driver, profiles: &[&str]) -> Result<(), Refusal> {
-    let uuid = Uuid::from_u128(1);
-    let mut domain = Domain { uuid, name: "vm1".to_owned(), claims: vec![], devices: vec![] };
-    for (at, profile) in profiles.iter().enumerate() {
-        let request = claim(&format!("gpu{at}").parse().unwrap(), profile, 1);
-        let (devices, _) = claimed(driver, 1, request.clone());
-        domain.claims.push(request);
-        let DeviceToWrite { source, alias } = devices[0].clone();
-        domain.devices.push(HostDevice { source, alias: Some(alias), managed: false });
-    }
-    let before = driver.executed;
-    let started = call(driver, &domain, HookOperation::Prepare);
-    assert!(started.is_ok() || driver.executed == before, "{started:?}");
-    started
 }

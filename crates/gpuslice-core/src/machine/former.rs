@@ -1,7 +1,8 @@
 //! Steps on whole devices that a former daemon began, and those on slices that it saw sleep past their time: its child
 //! process may still sleep in the kernel with one.
 
-use super::ops::{Purpose, stuck};
+use super::ops::Purpose;
+use super::stuck::stuck;
 use super::{Effect, Machine, Stored, Timer};
 use crate::ids::ParentId;
 use crate::plan::Step;

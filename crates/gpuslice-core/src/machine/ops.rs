@@ -45,15 +45,6 @@ fn failed_to_clean(step: &Step, error: &StepError) -> bool {
     matches!(step, Step::Reset { .. }) && !matches!(error, StepError::Held { .. })
 }
 
-/// A step that is past its time.
-pub(super) fn stuck(step: &Step) -> Refusal {
-    Refusal::new(Code::DeviceStuck, format!("`{step}` has not come back from the kernel"))
-        .because(format!("it was given {} seconds", step.deadline_ms() / 1000))
-        .hint(hint!(
-            "stop the VM or process that uses the device; it is cleared when the write returns"
-        ))
-}
-
 /// A list of steps under way.
 #[derive(Debug, Clone)]
 pub(super) struct Op {
@@ -326,91 +317,6 @@ impl Machine {
         }
     }
 
-    /// The write sleeps in the kernel, perhaps for ever. Nothing waits for it, and nothing else touches the device.
-    pub(super) fn on_step_deadline(&mut self, id: OpId) {
-        let Some(op) = self.ops.get_mut(&id) else {
-            return;
-        };
-        let Some(step) = op.steps.front().cloned() else {
-            return;
-        };
-        // Kernels (seen: 6.12.107) make and take away VFs of one device at a time. As long as writes of others come back it
-        // may only stand in line.
-        if matches!(step, Step::SetNumVfs { .. }) && op.counts_written != self.counts_written {
-            op.counts_written = self.counts_written;
-            let timer = Timer::StepDeadline(id);
-            return self.push(Effect::Arm { timer, after: step.deadline_ms() });
-        }
-        op.overdue = true;
-        let purpose = op.purpose.clone();
-        let stuck = self.with_its_users(stuck(&step), &step, &purpose);
-        self.push(Effect::Log { warning: true, text: stuck.to_string() });
-        if !matches!(purpose, Purpose::Layout { .. }) {
-            for parent in self.parents_of(&purpose) {
-                self.run.stuck.entry(parent).or_default().insert(step.clone());
-            }
-            self.persist(Stored::Runtime);
-        }
-        match purpose {
-            Purpose::Prepare { request, slices, .. } => {
-                if let Some(Op { purpose: Purpose::Prepare { request, .. }, .. }) =
-                    self.ops.get_mut(&id)
-                {
-                    *request = None;
-                }
-                self.quarantine_of(&slices, &stuck);
-                if let Some(request) = request {
-                    self.tell_refused(request, stuck);
-                }
-            }
-            Purpose::Release { slice, .. } => self.quarantine_of(&[slice], &stuck),
-            Purpose::Wipe { parent, .. } => self.quarantine(parent, stuck),
-            Purpose::Park { device, request } => {
-                self.quarantine(device, stuck.clone());
-                if let Some(request) = request {
-                    self.apply_progress(request, Err(stuck));
-                }
-                if let Some(Op { purpose: Purpose::Park { request, .. }, .. }) =
-                    self.ops.get_mut(&id)
-                {
-                    *request = None;
-                }
-            }
-            Purpose::Layout { parents, request } => {
-                for parent in parents {
-                    self.quarantine(parent, stuck.clone());
-                }
-                if let Some(request) = request {
-                    self.apply_progress(request, Err(stuck));
-                    if let Some(Op { purpose: Purpose::Layout { request, .. }, .. }) =
-                        self.ops.get_mut(&id)
-                    {
-                        *request = None;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Whose end lets a write go on, where it is known.
-    fn with_its_users(&self, stuck: Refusal, step: &Step, purpose: &Purpose) -> Refusal {
-        let of_slice = step.slice().and_then(|slice| self.run.assignments.get(&slice));
-        let end = of_slice
-            .map(|a| self.end_run(&a.claim))
-            .or_else(|| self.in_the_way(&self.parents_of(purpose)).find_map(|why| why.way_out()));
-        match end {
-            Some(end) => stuck.hint(hint!("{} (it goes on when the write returns)", end)),
-            None => stuck,
-        }
-    }
-
-    fn quarantine_of(&mut self, slices: &[SliceId], why: &Refusal) {
-        let parents: BTreeSet<_> = slices.iter().filter_map(|s| self.parent_of(*s)).collect();
-        for parent in parents {
-            self.quarantine(parent, why.clone());
-        }
-    }
-
     pub(super) fn quarantine(&mut self, parent: ParentId, why: Refusal) {
         self.note("parent", &parent, format!("quarantined: {why}"));
         self.push(Effect::Log { warning: true, text: format!("{parent} is quarantined: {why}") });
@@ -442,13 +348,7 @@ impl Machine {
         quarantines.get(parent).or_else(|| quarantines.get(&above?))
     }
 
-    /// Parents with a write that sleeps past its time.
-    pub(super) fn stuck_parents(&self) -> BTreeSet<ParentId> {
-        let overdue = self.ops.values().filter(|op| op.overdue);
-        overdue.flat_map(|op| self.parents_of(&op.purpose)).collect()
-    }
-
-    fn parents_of(&self, purpose: &Purpose) -> BTreeSet<ParentId> {
+    pub(super) fn parents_of(&self, purpose: &Purpose) -> BTreeSet<ParentId> {
         match purpose {
             Purpose::Layout { parents, .. } => parents.clone(),
             Purpose::Release { slice, .. } => self.parent_of(*slice).into_iter().collect(),
@@ -461,42 +361,8 @@ impl Machine {
         }
     }
 
-    fn parent_of(&self, slice: SliceId) -> Option<ParentId> {
+    pub(super) fn parent_of(&self, slice: SliceId) -> Option<ParentId> {
         Some(self.run.assignments.get(&slice)?.parent.clone())
-    }
-
-    /// A stuck write returned: what was quarantined for it alone is free again.
-    pub(super) fn step_came_back(&mut self, step: &Step, parents: &BTreeSet<ParentId>) {
-        let text = format!("`{step}` came back from the kernel");
-        self.push(Effect::Log { warning: false, text });
-        let mut stuck = self.stuck_parents();
-        let before = self.run.stuck.len();
-        for parent in parents {
-            if let Some(steps) = self.run.stuck.get_mut(parent) {
-                steps.remove(step);
-            }
-        }
-        self.run.stuck.retain(|_, steps| !steps.is_empty());
-        if self.run.stuck.len() != before {
-            self.persist(Stored::Runtime);
-        }
-        stuck.extend(self.run.stuck.keys().cloned());
-        let caused = |parent: &&ParentId| {
-            let why = self.durable.quarantines.get(*parent);
-            why.is_some_and(|why| why.code == Code::DeviceStuck) && !stuck.contains(*parent)
-        };
-        let lifted: Vec<ParentId> = parents.iter().filter(caused).cloned().collect();
-        for parent in lifted {
-            self.durable.quarantines.remove(&parent);
-            self.persist(Stored::Durable);
-            // A step of a former daemon was not given up as long as the quarantine lasted.
-            if let Some(step) =
-                self.run.pending.get(&parent).filter(|_| !self.layout_under_way(&parent))
-            {
-                let after = step.deadline_ms();
-                self.push(Effect::Arm { timer: Timer::Unsure(parent), after });
-            }
-        }
     }
 
     /// Whether an operation goes on although nothing can be recorded: it takes a slice back rather than giving it,
