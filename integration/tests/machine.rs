@@ -147,7 +147,7 @@ fn promises_hold_whatever_happens() {
     let (events, starts) = (events.into_inner(), starts.into_inner());
     let plugs = plugs.into_inner();
     println!("{events} events, {starts} starts, {plugs} devices plugged in");
-    assert!(plugs >= 30, "only {plugs} devices plugged in");
+    assert!(plugs >= 10, "only {plugs} devices plugged in");
     assert!(events >= 20_000, "only {events} events");
     assert!(starts >= 500, "only {starts} VMs ever ran");
 }

@@ -185,6 +185,30 @@ fn a_device_without_a_claim_is_known_again() {
     world.finish().unwrap();
 }
 
+#[test]
+fn a_plain_device_is_that_of_the_vm_that_runs_with_it() {
+    let vf = world_vf();
+    let plain = |vm| H::Plain { vm, slice: vf, managed: true };
+    let mut world = after(&[plain(1), plain(2)]);
+    all(&mut world, &run(1));
+    all(&mut world, &run(2));
+    assert!(runs(&world, 1) && !runs(&world, 2), "libvirt refuses it");
+    assert_eq!(world.driver.machine.runtime().foreign[&vf].owner, owner(&world, 1));
+    all(&mut world, &stop(1));
+    all(&mut world, &run(2));
+    assert!(runs(&world, 2));
+    assert_eq!(world.driver.machine.runtime().foreign[&vf].owner, owner(&world, 2));
+    // libvirt forgot to tell of its end.
+    all(
+        &mut world,
+        &[H::LibvirtDown, H::Stop { vm: 2, linger: false }, H::LibvirtUp { tells: false }],
+    );
+    all(&mut world, &run(1));
+    assert_eq!(world.driver.machine.runtime().foreign[&vf].owner, owner(&world, 1));
+    all(&mut world, &stop(1));
+    world.finish().unwrap();
+}
+
 fn world_vf() -> SliceId {
     SliceId::Vf("0000:0c:02.1".parse().unwrap())
 }

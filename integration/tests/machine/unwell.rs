@@ -179,6 +179,26 @@ fn vfs_that_do_not_come_back_are_held_back_and_three_are_a_failed_gpu() {
 }
 
 #[test]
+fn a_vf_that_was_cleaned_since_is_not_held_back_for_what_was_said_before() {
+    let mut world = after(&[attach(0)]);
+    let vf = crate::invariants::vfs_of(&world.driver.kernel, CARD.parse().unwrap())[0];
+    let lost = say(&format!("vfio-pci {vf}: not ready 65535ms after FLR; giving up"));
+    for _ in 0..2 {
+        all(&mut world, &run(0));
+        all(&mut world, std::slice::from_ref(&lost));
+        assert_eq!(world.driver.machine.runtime().dirty.len(), 1);
+        // The reset at its release has it clean again.
+        all(&mut world, &stop(0));
+        assert!(world.driver.machine.runtime().dirty.is_empty());
+    }
+    world.driver.restart().unwrap();
+    world.driver.drain().unwrap();
+    assert!(world.driver.machine.runtime().dirty.is_empty());
+    all(&mut world, &run(0));
+    assert!(runs(&world, 0));
+}
+
+#[test]
 fn vfs_are_counted_anew_after_a_boot() {
     let mut world = after(&[]);
     let lost = |world: &World, at: usize| {

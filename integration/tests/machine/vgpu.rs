@@ -281,6 +281,25 @@ fn a_type_that_somebody_else_gave_is_not_taken() {
 }
 
 #[test]
+fn what_somebody_else_gives_back_is_free_at_the_next_start() {
+    let mut driver = one_gpu();
+    let domain = attach(&mut driver, 1, "nvidia-a40-48q");
+    let mut vfs = driver.machine.observation().vfs.keys();
+    let other = *vfs.find(|other| **other != vf(&domain)).unwrap();
+    let path = format!("/sys/bus/pci/devices/{other}/nvidia/current_vgpu_type");
+    let write = |driver: &mut Driver, text: &[u8]| {
+        gpuslice_core::port::HostWrite::write(&mut driver.kernel, &path, text).unwrap();
+    };
+    write(&mut driver, b"562");
+    driver.wake_up().unwrap();
+    let refusal = start(&mut driver, &domain).unwrap_err();
+    assert_eq!(refusal.code, Code::NoCapacity, "{refusal}");
+    // No event tells of it.
+    write(&mut driver, b"0");
+    start(&mut driver, &domain).unwrap();
+}
+
+#[test]
 fn a_vf_taken_off_its_driver_is_kept_back_until_all_are_made_anew() {
     let mut driver = one_gpu();
     let (running, domain) =

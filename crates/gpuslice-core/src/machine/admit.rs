@@ -27,7 +27,7 @@ impl Machine {
         let (slices, steps) = self.reserve_claims(domain, &wants)?;
         self.reserved(&slices);
         self.record_claims(domain, &owner, &wants);
-        self.record_foreign(domain, &owner);
+        self.record_foreign(domain, &owner, false);
         // What was parked is there already.
         let parked = |slice: &SliceId| self.seen.has_slice(*slice) && is_parked_name(*slice);
         let new = |slice: &SliceId| !kept.contains_key(slice) && !parked(slice);
@@ -235,9 +235,14 @@ impl Machine {
         }
     }
 
-    pub(super) fn record_foreign(&mut self, domain: &Domain, owner: &Owner) {
+    /// What a domain has, or asks for, without a claim. Of two that carry the same device the one that runs has it: libvirt refuses
+    /// the other's start.
+    pub(super) fn record_foreign(&mut self, domain: &Domain, owner: &Owner, runs: bool) {
         for device in domain.devices.iter().filter(|d| d.our_claim().is_none()) {
             let slice = device.source.slice();
+            if !runs && self.run.foreign.get(&slice).is_some_and(|hold| hold.owner != *owner) {
+                continue;
+            }
             let hold = ForeignHold { owner: owner.clone(), name: domain.name.clone() };
             if self.run.foreign.get(&slice) != Some(&hold) {
                 self.run.foreign.insert(slice, hold);

@@ -157,7 +157,7 @@ impl Machine {
             for device in domain.devices.iter().filter(|d| d.our_claim().is_none()) {
                 self.guessed_wrong(device.source.slice());
             }
-            self.record_foreign(domain, &Owner::Domain(domain.uuid));
+            self.record_foreign(domain, &Owner::Domain(domain.uuid), true);
         }
         self.adopt_claimed(domain, runs);
     }

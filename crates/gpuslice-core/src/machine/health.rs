@@ -109,6 +109,10 @@ impl Machine {
         let cordons = self.config.on_error == OnError::Cordon;
         if said.trouble.reset_failed {
             self.reset_failed(&parent, said, vf.is_some() && cordons);
+            if self.dirty.contains(&Stored::Runtime) {
+                // The next daemon reads on behind this line: what it told may have been mended by then.
+                self.persist(Stored::Durable);
+            }
         }
         let known = self.durable.health.get(&parent);
         let this_boot = known.filter(|health| health.boot == self.run.boot);

@@ -9,8 +9,10 @@ use crate::domain::{Domain, HostDeviceSource};
 use crate::execute::{Meaning, StepError};
 use crate::hint;
 use crate::history::Ending;
-use crate::ids::{ClaimKey, Owner, SliceId};
+use crate::ids::{ClaimKey, Owner, PciAddress, SliceId};
+
 use crate::mend;
+use crate::observation::Vf;
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
 use crate::state::{Assignment, Phase};
@@ -71,9 +73,8 @@ impl Machine {
             return self.parked.push((request, call));
         }
         let admitted = self.admit(&call.domain);
-        let foreign = |why: &Refusal| why.code == Code::Foreign;
-        if admitted.as_ref().is_err_and(foreign) && self.put_off.insert(request) {
-            // The kernel announces no type that a VF is given or loses.
+        let old = |why: &Refusal| self.may_be_free_by_now(why);
+        if admitted.as_ref().is_err_and(old) && self.put_off.insert(request) {
             self.push(Effect::Observe);
             return self.parked.push((request, call));
         }
@@ -89,6 +90,19 @@ impl Machine {
                 self.parked.push((request, call));
             }
             Err(refusal) => self.refuse_start(request, &call.domain, refusal),
+        }
+    }
+
+    /// The kernel announces no type that a VF is given or loses: what is taken as last read may be free.
+    pub(super) fn may_be_free_by_now(&self, why: &Refusal) -> bool {
+        let taken = |(address, vf): (&PciAddress, &Vf)| {
+            let has_type = vf.choice.as_ref().is_some_and(|choice| choice.current.is_some());
+            has_type && !self.run.assignments.contains_key(&SliceId::Vf(*address))
+        };
+        match why.code {
+            Code::Foreign => true,
+            Code::NoCapacity => self.seen.vfs.iter().any(taken),
+            _ => false,
         }
     }
 
@@ -260,6 +274,7 @@ impl Machine {
 
     pub(super) fn on_started(&mut self, domain: &Domain) {
         let owner = Owner::Domain(domain.uuid);
+        self.record_foreign(domain, &owner, true);
         let started: Vec<SliceId> = self
             .run
             .assignments
