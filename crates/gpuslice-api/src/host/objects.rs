@@ -7,23 +7,48 @@ use crate::refused::Refused;
 use crate::wire::{self, Dict};
 use gpuslice_core::request::{Answer, ClaimRow, Command, ParentRow};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
 use zbus::zvariant::Value;
 use zbus::{Connection, fdo, interface};
 
+/// What an object shows now. zbus holds an object's own lock until its method is answered, for as long as a person
+/// takes to type a password, so a row is exchanged without it: nobody else has to wait for that.
+#[derive(Debug)]
+struct Row<R>(Arc<RwLock<R>>);
+
+impl<R> Row<R> {
+    fn of(row: R) -> Self {
+        Self(Arc::new(RwLock::new(row)))
+    }
+
+    fn now(&self) -> RwLockReadGuard<'_, R> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows another one from now on. Returns the one before.
+    fn exchange(&self, row: R) -> R {
+        std::mem::replace(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner), row)
+    }
+
+    fn shared(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
 /// `org.gpuslice1.Parent`.
 #[derive(Debug)]
 struct ParentObject<H> {
     handler: H,
-    row: ParentRow,
+    row: Row<ParentRow>,
 }
 
 /// `org.gpuslice1.Claim`.
 #[derive(Debug)]
 struct ClaimObject<H> {
     handler: H,
-    row: ClaimRow,
+    row: Row<ClaimRow>,
 }
 
 async fn order<H: Handler>(
@@ -55,7 +80,7 @@ impl<H: Handler> ParentObject<H> {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Dict, Refused> {
-        let (parent, reason) = (self.row.parent.clone(), reason.to_owned());
+        let (parent, reason) = (self.row.now().parent.clone(), reason.to_owned());
         order(&self.handler, &header, connection, Command::Cordon { parent, reason }).await
     }
 
@@ -66,110 +91,110 @@ impl<H: Handler> ParentObject<H> {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Dict, Refused> {
-        let parent = self.row.parent.clone();
+        let parent = self.row.now().parent.clone();
         order(&self.handler, &header, connection, Command::Uncordon { parent }).await
     }
 
     /// PCI address or name.
     #[zbus(property(emits_changed_signal = "const"))]
     fn parent(&self) -> String {
-        self.row.parent.to_string()
+        self.row.now().parent.to_string()
     }
 
     /// `vendor:device`.
     #[zbus(property)]
     fn pci_id(&self) -> String {
-        self.row.pci_id.clone()
+        self.row.now().pci_id.clone()
     }
 
     /// Our word for the product, empty where it is not known.
     #[zbus(property)]
     fn model(&self) -> String {
-        text(self.row.model.as_ref())
+        text(self.row.now().model.as_ref())
     }
 
     /// Bound driver.
     #[zbus(property)]
     fn driver(&self) -> String {
-        text(self.row.driver.as_ref())
+        text(self.row.now().driver.as_ref())
     }
 
     /// How it yields slices.
     #[zbus(property)]
     fn mechanisms(&self) -> Vec<String> {
-        self.row.mechanisms.clone()
+        self.row.now().mechanisms.clone()
     }
 
     /// NUMA node, -1 for none.
     #[zbus(property)]
     fn numa_node(&self) -> i64 {
-        self.row.numa_node.map_or(-1, i64::from)
+        self.row.now().numa_node.map_or(-1, i64::from)
     }
 
     /// Device serial number.
     #[zbus(property)]
     fn serial(&self) -> String {
-        text(self.row.serial.as_ref())
+        text(self.row.now().serial.as_ref())
     }
 
     /// VFs enabled.
     #[zbus(property)]
     fn vfs(&self) -> u32 {
-        self.row.vfs.unwrap_or_default()
+        self.row.now().vfs.unwrap_or_default()
     }
 
     /// VFs possible.
     #[zbus(property)]
     fn total_vfs(&self) -> u32 {
-        self.row.total_vfs.unwrap_or_default()
+        self.row.now().total_vfs.unwrap_or_default()
     }
 
     /// What it is set to: mode and value.
     #[zbus(property)]
     fn modes(&self) -> HashMap<String, String> {
-        self.row.modes.clone().into_iter().collect()
+        self.row.now().modes.clone().into_iter().collect()
     }
 
     /// The applied layout, in words.
     #[zbus(property)]
     fn layout(&self) -> String {
-        text(self.row.layout.as_ref())
+        text(self.row.now().layout.as_ref())
     }
 
     /// State, as in `ListParents`.
     #[zbus(property)]
     fn state(&self) -> String {
-        self.row.state.clone()
+        self.row.now().state.clone()
     }
 
     /// Why it is in that state.
     #[zbus(property)]
     fn reason(&self) -> String {
-        text(self.row.reason.as_ref())
+        text(self.row.now().reason.as_ref())
     }
 
     /// Slices assigned.
     #[zbus(property)]
     fn assigned(&self) -> u32 {
-        self.row.assigned
+        self.row.now().assigned
     }
 
     /// What the kernel's log says of it: `ok`, `degraded`, `failed`.
     #[zbus(property)]
     fn health(&self) -> String {
-        self.row.health.clone()
+        self.row.now().health.clone()
     }
 
     /// The line that says so.
     #[zbus(property)]
     fn health_reason(&self) -> String {
-        text(self.row.health_reason.as_ref())
+        text(self.row.now().health_reason.as_ref())
     }
 
     /// Slices in which something of a VM may be left.
     #[zbus(property)]
     fn dirty(&self) -> u32 {
-        self.row.dirty
+        self.row.now().dirty
     }
 }
 
@@ -183,56 +208,56 @@ impl<H: Handler> ClaimObject<H> {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Dict, Refused> {
-        let key = self.row.claim.clone();
+        let key = self.row.now().claim.clone();
         order(&self.handler, &header, connection, Command::Unclaim { key, force }).await
     }
 
     /// `OWNER/NAME`.
     #[zbus(property(emits_changed_signal = "const"))]
     fn claim(&self) -> String {
-        self.row.claim.to_string()
+        self.row.now().claim.to_string()
     }
 
     /// The owner's name, for people.
     #[zbus(property)]
     fn owner_name(&self) -> String {
-        self.row.owner_name.clone()
+        self.row.now().owner_name.clone()
     }
 
     /// What is asked.
     #[zbus(property)]
     fn profile(&self) -> String {
-        self.row.profile.to_string()
+        self.row.now().profile.to_string()
     }
 
     /// How many slices.
     #[zbus(property)]
     fn count(&self) -> u32 {
-        self.row.count
+        self.row.now().count
     }
 
     /// State, as in `ListClaims`.
     #[zbus(property)]
     fn state(&self) -> String {
-        self.row.state.clone()
+        self.row.now().state.clone()
     }
 
     /// Why it is in that state.
     #[zbus(property)]
     fn reason(&self) -> String {
-        text(self.row.reason.as_ref())
+        text(self.row.now().reason.as_ref())
     }
 
     /// Bound slices.
     #[zbus(property)]
     fn slices(&self) -> Vec<String> {
-        texts(&self.row.slices)
+        texts(&self.row.now().slices)
     }
 
     /// Home VFs.
     #[zbus(property)]
     fn home(&self) -> Vec<String> {
-        texts(&self.row.home)
+        texts(&self.row.now().home)
     }
 }
 
@@ -311,8 +336,8 @@ fn path(kind: &str, name: &str) -> String {
 #[derive(Debug)]
 pub struct Objects<H> {
     handler: H,
-    parents: BTreeMap<String, ParentRow>,
-    claims: BTreeMap<String, ClaimRow>,
+    parents: BTreeMap<String, Row<ParentRow>>,
+    claims: BTreeMap<String, Row<ClaimRow>>,
 }
 
 impl<H: Handler + Clone> Objects<H> {
@@ -336,14 +361,12 @@ impl<H: Handler + Clone> Objects<H> {
         {
             let handler = &self.handler;
             let object = |row| ParentObject { handler: handler.clone(), row };
-            let take = |object: &mut ParentObject<H>, row| object.row = row;
-            show(connection, &mut self.parents, rows, object, take).await?;
+            show(connection, &mut self.parents, rows, object).await?;
         }
         if let Ok(Answer::Claims { rows }) = self.handler.call(own, Command::ListClaims).await {
             let handler = &self.handler;
             let object = |row| ClaimObject { handler: handler.clone(), row };
-            let take = |object: &mut ClaimObject<H>, row| object.row = row;
-            show(connection, &mut self.claims, rows, object, take).await?;
+            show(connection, &mut self.claims, rows, object).await?;
         }
         Ok(())
     }
@@ -351,28 +374,31 @@ impl<H: Handler + Clone> Objects<H> {
 
 async fn show<R: Shown, O: zbus::object_server::Interface>(
     connection: &Connection,
-    shown: &mut BTreeMap<String, R>,
+    shown: &mut BTreeMap<String, Row<R>>,
     rows: Vec<R>,
-    object: impl Fn(R) -> O,
-    take: impl Fn(&mut O, R),
+    object: impl Fn(Row<R>) -> O,
 ) -> zbus::Result<()> {
     let server = connection.object_server();
     let now: BTreeMap<String, R> = rows.into_iter().map(|row| (row.path(), row)).collect();
     for gone in shown.keys().filter(|path| !now.contains_key(*path)) {
         server.remove::<O, _>(gone.as_str()).await?;
     }
-    for (path, row) in &now {
-        match shown.get(path) {
-            Some(before) if before == row => {}
-            Some(before) => {
-                let found = server.interface::<_, O>(path.as_str()).await?;
-                take(&mut *found.get_mut().await, row.clone());
-                tell(found.signal_emitter(), before, row).await?;
+    shown.retain(|path, _| now.contains_key(path));
+    for (path, row) in now {
+        match shown.get(&path) {
+            Some(before) if *before.now() == row => {}
+            Some(object) => {
+                let before = object.exchange(row.clone());
+                let emitter = SignalEmitter::new(connection, path.as_str())?;
+                tell(&emitter, &before, &row).await?;
             }
-            None => drop(server.at(path.as_str(), object(row.clone())).await?),
+            None => {
+                let row = Row::of(row);
+                server.at(path.as_str(), object(row.shared())).await?;
+                shown.insert(path, row);
+            }
         }
     }
-    *shown = now;
     Ok(())
 }
 

@@ -9,8 +9,7 @@ use gpuslice_core::request::{ChangeNote, Command, Outcome};
 use std::future::Future;
 use std::time::Duration;
 use tokio::sync::{broadcast, oneshot};
-use zbus::export::futures_core::Stream;
-use zbus::{Connection, MessageStream, connection};
+use zbus::{Connection, connection};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -92,31 +91,28 @@ async fn connect(
     Ok((connection, objects))
 }
 
-/// Sends change notes, and makes objects as the lists are after them, until the connection ends.
+/// Sends change notes, and makes objects as the lists are after them, until the connection ends. It takes nothing off the
+/// connection meanwhile: what is read there waits for nobody here.
 async fn announce(
     connection: &Connection,
     objects: &mut Objects<Asks>,
     changes: &mut broadcast::Receiver<ChangeNote>,
 ) {
-    let mut traffic = std::pin::pin!(MessageStream::from(connection));
-    loop {
-        let next = std::future::poll_fn(|context| traffic.as_mut().poll_next(context));
-        tokio::select! {
-            message = next => match message {
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return,
-            },
-            note = changes.recv() => {
-                let note = match note {
-                    Ok(note) => note,
-                    Err(broadcast::error::RecvError::Lagged(_)) => everything(),
-                    Err(broadcast::error::RecvError::Closed) => return,
-                };
-                if tell(connection, objects, note, changes).await.is_err() {
-                    return;
-                }
+    let announced = async {
+        loop {
+            let note = match changes.recv().await {
+                Ok(note) => note,
+                Err(broadcast::error::RecvError::Lagged(_)) => everything(),
+                Err(broadcast::error::RecvError::Closed) => return,
+            };
+            if tell(connection, objects, note, changes).await.is_err() {
+                return;
             }
         }
+    };
+    tokio::select! {
+        () = connection.closed() => {}
+        () = announced => {}
     }
 }
 

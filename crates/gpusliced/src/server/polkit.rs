@@ -4,8 +4,16 @@ use gpuslice_api::host::Caller;
 use gpuslice_api::names::LIBVIRT_BUS_NAME;
 use gpuslice_core::refusal::{Code, Refusal};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use zbus::fdo;
 use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
+
+/// How long a person may take to type a password. An agent that asks nobody would keep the call for ever.
+const LONGEST_QUESTION: Duration = Duration::from_secs(5 * 60);
+
+/// Numbers of the questions to polkit, by which one can be taken back.
+static QUESTIONS: AtomicU64 = AtomicU64::new(0);
 
 /// Root may. Everybody else is polkit's to judge, and without a polkit they may not.
 pub async fn require(caller: &Caller, action: &'static str) -> Result<(), Refusal> {
@@ -44,9 +52,17 @@ pub async fn require(caller: &Caller, action: &'static str) -> Result<(), Refusa
     } else {
         Default::default()
     };
-    let result = authority
-        .check_authorization(&subject, action, &HashMap::new(), flags, "")
-        .await
-        .map_err(|error| refused(format!("polkit does not answer: {error}")))?;
-    if result.is_authorized { Ok(()) } else { Err(refused("polkit said no".to_owned())) }
+    let question = QUESTIONS.fetch_add(1, Ordering::Relaxed).to_string();
+    let nothing = HashMap::new();
+    let answer = authority.check_authorization(&subject, action, &nothing, flags, &question);
+    match tokio::time::timeout(LONGEST_QUESTION, answer).await {
+        Ok(Ok(result)) if result.is_authorized => Ok(()),
+        Ok(Ok(_)) => Err(refused("polkit said no".to_owned())),
+        Ok(Err(error)) => Err(refused(format!("polkit does not answer: {error}"))),
+        Err(_) => {
+            // Nobody waits for what becomes of it: a dialog that stays is of no more consequence.
+            let _ = authority.inner().call_noreply("CancelCheckAuthorization", &question).await;
+            Err(refused("nobody has answered polkit's question in five minutes".to_owned()))
+        }
+    }
 }
