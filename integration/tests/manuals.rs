@@ -211,7 +211,7 @@ fn every_program_has_a_page_and_pages_name_pages_that_are_there() {
 #[test]
 fn pages_are_shown_without_a_warning() {
     if Command::new("man").arg("--version").output().is_err() {
-        eprintln!("SKIPPED: man is not installed");
+        println!("SKIPPED: manual pages as man shows them: it is not installed");
         return;
     }
     let folder = tempfile::tempdir().unwrap();

@@ -153,3 +153,30 @@ fn sizes_are_counted_without_tests() {
     assert_eq!(lines_outside_tests("a\nb\n#[cfg(test)]\nmod tests {\nc\n}\n"), 2);
     assert_eq!(lines_outside_tests("a\n#[cfg(test)]\nmod tests;\nb\n"), 4);
 }
+
+/// A test that cannot be run passes, so it has to say so where `integration/test` looks for it.
+#[test]
+fn what_is_skipped_is_told_in_one_way() {
+    let test = fs::read_to_string(root().join("integration/test")).unwrap();
+    let mark = ["SKIP", "PED"].concat();
+    assert!(test.contains("-- --show-output") && test.contains(&format!("/^({mark}|NOTE): /")));
+    let mut told = 0;
+    for (path, text) in ours() {
+        let bench = path.starts_with("integration/bench");
+        if bench || !has_extension(&path, &["rs"]) {
+            continue;
+        }
+        for line in text.lines().map(str::trim) {
+            let place = || format!("{}: {line}", path.display());
+            if !line.contains(&mark) || line.contains(".starts_with(") {
+                continue;
+            }
+            let said = line.trim_start_matches("return ");
+            let said = said.strip_prefix(&format!("println!(\"{mark}: "));
+            let said = said.unwrap_or_else(|| panic!("not println!(\"{mark}: …: {}", place()));
+            assert!(said.contains(": "), "what cannot be tested, then why: {}", place());
+            told += 1;
+        }
+    }
+    assert!(told >= 10, "they were not found");
+}

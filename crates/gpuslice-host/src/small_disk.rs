@@ -8,7 +8,7 @@ pub(crate) struct SmallDisk(tempfile::TempDir);
 impl SmallDisk {
     pub(crate) const SIZE: usize = 64 * 1024;
 
-    /// `None`, with a line on standard error, where mounting is not permitted.
+    /// `None`, with a line that says so, where mounting is not permitted.
     pub(crate) fn mount() -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let options = format!("size={}", Self::SIZE);
@@ -19,7 +19,7 @@ impl SmallDisk {
         if mounted.is_ok_and(|status| status.success()) {
             return Some(Self(dir));
         }
-        eprintln!("SKIPPED: mounting a tmpfs takes root");
+        println!("SKIPPED: records on a full disk: mounting a tmpfs takes root");
         None
     }
 

@@ -118,7 +118,7 @@ fn an_open_directory_is_closed_to_others() {
 #[test]
 fn another_users_directory_is_not_used() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: giving a directory away takes root");
+        println!("SKIPPED: a state directory of another user: giving one away takes root");
         return;
     }
     let dir = tempfile::tempdir().unwrap();

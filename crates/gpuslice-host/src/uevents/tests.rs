@@ -5,14 +5,14 @@ use std::io::Write;
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// A device that takes a made-up event without anything changing; `None`, with a line on standard error, where
-/// that is not permitted.
+/// A device that takes a made-up event without anything changing; `None`, with a line that says so, where that
+/// is not permitted.
 fn make_event() -> Option<()> {
     let path = "/sys/devices/virtual/mem/null/uevent";
     let made =
         OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(b"change"));
     if let Err(error) = &made {
-        eprintln!("SKIPPED: make an event by {path}: {error}");
+        println!("SKIPPED: uevents of a real kernel: write {path}: {error}");
     }
     made.ok()
 }

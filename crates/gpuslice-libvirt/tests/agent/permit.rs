@@ -57,7 +57,7 @@ impl Polkit {
 #[test]
 fn without_polkit_only_root() {
     if !root() {
-        eprintln!("not root: skipped");
+        println!("SKIPPED: the agent asks polkit: this is not root");
         return;
     }
     ordinary(
@@ -75,7 +75,7 @@ fn without_polkit_only_root() {
 #[test]
 fn polkit_says_who_else() {
     if !root() {
-        eprintln!("not root: skipped");
+        println!("SKIPPED: the agent asks polkit: this is not root");
         return;
     }
     for (allows, success) in [("org.gpuslice1.attach", true), ("org.gpuslice1.release", false)] {
