@@ -18,6 +18,7 @@ mod host;
 mod incoming;
 mod life;
 mod no_bus;
+mod notify;
 mod objects;
 mod parked;
 mod proxmox;
