@@ -79,6 +79,8 @@ mod waking;
 mod wipe;
 #[path = "machine/world.rs"]
 mod world;
+#[path = "machine/yielded.rs"]
+mod yielded;
 
 use actions::{Action, actions};
 use happening::Happening;

@@ -35,6 +35,7 @@ mod start;
 mod stuck;
 mod wedged;
 mod wipe;
+mod yielded;
 
 pub use event::{
     Effect, Event, HookAnswer, HookCall, HookOperation, OpId, RequestId, Stored, Timer,
@@ -178,6 +179,7 @@ impl Machine {
         self.keep_given();
         if self.dirty.contains(&Stored::Durable) {
             self.remember_places();
+            self.remember_yielded();
             self.durable.log_read = self.log_read();
         }
         let news = self.news_for_history();

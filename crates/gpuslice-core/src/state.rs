@@ -52,6 +52,9 @@ pub struct Durable {
     /// Where the VFs are that claims name, or named when they were given, as last seen.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub places: BTreeMap<PciAddress, Place>,
+    /// Parents without a layout that yielded what claims ask for, when they were last here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub yielded: BTreeMap<ProfileName, BTreeSet<ParentId>>,
     /// Parents not given out because a person said so.
     pub cordons: BTreeMap<ParentId, String>,
     /// Parents not touched because of a fault.
@@ -79,6 +82,7 @@ impl Default for Durable {
             plugs: BTreeMap::new(),
             given: BTreeMap::new(),
             places: BTreeMap::new(),
+            yielded: BTreeMap::new(),
             cordons: BTreeMap::new(),
             quarantines: BTreeMap::new(),
             health: BTreeMap::new(),

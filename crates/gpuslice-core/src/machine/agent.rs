@@ -221,7 +221,8 @@ impl Machine {
     }
 
     pub(super) fn agent_work(&mut self) -> Answer {
-        let start = if self.settled() { self.run.start_later.clone() } else { Vec::new() };
+        let mut start = if self.settled() { self.run.start_later.clone() } else { Vec::new() };
+        start.retain(|domain| self.lacks(*domain).next().is_none());
         Answer::AgentWork { look_again: self.look_again.iter().copied().collect(), start }
     }
 

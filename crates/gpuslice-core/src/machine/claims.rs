@@ -396,7 +396,8 @@ impl Machine {
         let candidates = match refused {
             Refused::NoSuchProfile { nearest } => {
                 if let Some(refusal) = self.nothing_to_slice() {
-                    return self.or_not_settled(refusal);
+                    let refusal = self.or_not_settled(refusal);
+                    return self.or_to_come(profile, refusal);
                 }
                 let refusal =
                     Refusal::new(Code::NoProfile, format!("no device here offers {profile}"));
@@ -410,7 +411,8 @@ impl Machine {
                 let refusal = kept.fold(refusal.hint(hint), |refusal, (parent, why)| {
                     refusal.because(format!("{parent} is quarantined: {}", why.message))
                 });
-                return self.or_not_settled(refusal);
+                let refusal = self.or_not_settled(refusal);
+                return self.or_to_come(profile, refusal);
             }
             Refused::Candidates(candidates) => candidates,
         };
@@ -520,10 +522,16 @@ impl Machine {
         if !may_come || waiting.is_empty() {
             return refusal;
         }
-        let mut settled_later =
-            Refusal::new(Code::NotSettled, format!("waiting for {}", waiting.join(", ")));
-        settled_later.causes.push(refusal.message);
-        settled_later.hint(hint!("gpuslice wait --settled (the domain is started by itself then)"))
+        settled_later(&waiting.join(", "), refusal)
+    }
+
+    /// Before what yielded a profile has come in this boot, it may yet come.
+    fn or_to_come(&self, profile: &ProfileName, refusal: Refusal) -> Refusal {
+        let Some(parent) = self.yet_to_come(profile).next() else { return refusal };
+        match refusal.code {
+            Code::NotSettled => refusal,
+            _ => settled_later(&format!("{parent} to appear"), refusal),
+        }
     }
 
     /// The claim, other than this one, whose home a VF is.
@@ -546,6 +554,12 @@ impl Machine {
         let named = self.durable.claims.get(key).map(|claim| &claim.owner_name);
         named.filter(|name| !name.is_empty()).cloned().unwrap_or_else(|| key.owner.to_string())
     }
+}
+
+fn settled_later(waiting_for: &str, refusal: Refusal) -> Refusal {
+    Refusal::new(Code::NotSettled, format!("waiting for {waiting_for}"))
+        .because(refusal.message)
+        .hint(hint!("gpuslice wait --settled (the domain is started by itself then)"))
 }
 
 fn join(slices: &[SliceId]) -> String {

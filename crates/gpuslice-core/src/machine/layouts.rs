@@ -52,6 +52,8 @@ impl Machine {
         self.resolve_layouts();
         if forms_changed {
             self.forms_changed();
+            self.remember_yielded();
+            self.starts_lack_no_more();
         }
         self.end_unsure();
         self.guess_what_was_lost(&before);
@@ -485,9 +487,13 @@ impl Machine {
         self.waiting_for().is_empty()
     }
 
-    /// What people wait for: what is being parked too, as far as there is room. No start is kept waiting for that.
+    /// What people wait for: what refused starts lack, and what is being parked as far as there is room. No other start is kept
+    /// waiting for that.
     pub(super) fn unsettled(&self) -> Vec<String> {
         let mut unsettled = self.waiting_for();
+        let of_starts = self.run.start_later.iter().flat_map(|domain| self.lacks(*domain));
+        let of_starts: BTreeSet<&ParentId> = of_starts.collect();
+        unsettled.extend(of_starts.into_iter().map(|parent| format!("{parent} to appear")));
         let parking = self.parking_on();
         unsettled.extend(parking.map(|device| format!("what is parked on {device}")));
         unsettled
@@ -496,7 +502,8 @@ impl Machine {
     /// Answers those who wait, when it has come to be so.
     pub(super) fn tell_settled(&mut self) {
         let settled = self.settled();
-        if settled && !self.parking_anywhere() {
+        let lack = self.run.start_later.iter().any(|domain| self.lacks(*domain).next().is_some());
+        if settled && !lack && !self.parking_anywhere() {
             for request in std::mem::take(&mut self.waiting) {
                 self.push(Effect::Disarm { timer: Timer::Settle(request) });
                 let message = "settled".to_owned();

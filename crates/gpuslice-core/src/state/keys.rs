@@ -21,7 +21,7 @@ use std::fmt;
 /// As of this schema.
 const RECORDED: (u32, &str) = (
     1,
-    "claims.json: schema boot applied_boot rules expected claims plugs given places cordons quarantines health \
+    "claims.json: schema boot applied_boot rules expected claims plugs given places yielded cordons quarantines health \
      log_read catalogue\n\
      assignments.json: schema boot assignments foreign pending stuck start_later dirty accounted lost wedged\n\
      assignment: claim index parent profile mechanism type_id parameters managed hotplug phase trouble ending\n\
