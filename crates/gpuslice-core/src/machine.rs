@@ -48,7 +48,7 @@ use crate::guest::GuestCall;
 use crate::health::Said;
 use crate::hint;
 use crate::holders::Holder;
-use crate::ids::{MdevUuid, ParentId, SliceId};
+use crate::ids::{MdevUuid, Owner, ParentId, SliceId};
 use crate::layout::Layout;
 use crate::mechanism::Mechanism;
 use crate::observation::Observation;
@@ -131,6 +131,8 @@ pub struct Machine {
     stale: bool,
     /// Starts that were put off once, to look at what somebody else may have given back unseen.
     put_off: BTreeSet<RequestId>,
+    /// Who asked last, and the name it had then.
+    asks: Option<(Owner, String)>,
     /// The next reading is to read the NUMA nodes too.
     nodes_anew: bool,
     /// Readings in a row with the same problems.

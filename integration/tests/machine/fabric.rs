@@ -379,6 +379,15 @@ fn mediated_devices_are_made_on_the_node_that_is_required() {
     let refusal = call(&mut driver, &vm, HookOperation::Prepare).unwrap_err();
     assert_eq!(refusal.code, Code::NoCapacity, "{refusal:?}");
     assert!(refusal.hint.as_ref().is_some_and(|hint| hint.contains("--nodeset 0")), "{refusal:?}");
+    // Those of node 0 are two, on one GPU.
+    for (count, elsewhere) in [(2, true), (3, false)] {
+        let mut vm = domain(6);
+        let near = on_node(claim(&name("a"), "nvidia-a40-24q", count), "1", "");
+        ask(&mut driver, &mut vm, near).unwrap();
+        let refusal = call(&mut driver, &vm, HookOperation::Prepare).unwrap_err();
+        let hint = refusal.hint.as_deref().unwrap();
+        assert_eq!(hint.contains("--nodeset"), elsewhere, "{count}: {refusal:?}");
+    }
     // Nor are they there for one that could be anywhere.
     let mut vm = domain(5);
     ask(&mut driver, &mut vm, on_node(claim(&name("a"), "nvidia-a40-24q", 1), "", "")).unwrap();
@@ -459,8 +468,15 @@ fn what_is_far_is_on_another_node_whatever_else_is_with_it() {
     };
     // Nor is there a fabric that could have it.
     assert!(refused(same("a", SPX, 1)).ends_with(" --numa prefer"));
+    let mut carries = domain(2);
+    ask(&mut driver, &mut carries, on_node(claim(&name("a"), SPX, 1), "1", "")).unwrap();
     let parent = ParentId::Pci(host.functions[0].address);
     order(&mut driver, Command::Cordon { parent, reason: String::new() }).unwrap();
+    // What would be given again after that is no nearer then.
+    carries.claims = vec![on_node(claim(&name("a"), SPX, 1), "0", "")];
+    let refusal = call(&mut driver, &carries, HookOperation::Prepare).unwrap_err();
+    assert_eq!(refusal.code, Code::OtherNumaNode, "{refusal:?}");
+    assert!(!refusal.hint.as_ref().is_some_and(|hint| hint.contains("uncordon")), "{refusal:?}");
     for request in [claim(&name("a"), SPX, 1), same("a", SPX, 1)] {
         let refusal = ask(&mut driver, &mut domain(1), on_node(request, "0", "")).unwrap_err();
         assert_eq!(refusal.code, Code::OtherNumaNode, "{refusal:?}");

@@ -7,7 +7,7 @@ use crate::driver::Driver;
 use crate::happening::Happening as H;
 use crate::vgpu::{attach, attach_several, call, claimed, one_gpu, order};
 use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource, alias_for};
-use gpuslice_core::ids::{ClaimName, MdevUuid, ParentId};
+use gpuslice_core::ids::{ClaimName, MdevUuid, Owner, ParentId};
 use gpuslice_core::machine::HookOperation;
 use gpuslice_core::numa::Pinned;
 use gpuslice_core::plan::Step;
@@ -351,4 +351,29 @@ fn who_attaches_more_than_can_run_is_told_how_many_can() {
     let whole = attach(&mut driver, 2, WHOLE);
     start(&mut driver, &whole).unwrap();
     assert_eq!(warned(&mut driver, 4, WHOLE, 1), format!("{more}; 0 more can start now"));
+}
+
+/// What is refused is not on record, and a person knows a VM by its name.
+#[test]
+fn who_is_refused_before_it_has_a_claim_is_called_by_its_name() {
+    let mut driver = two_cards("");
+    let claim = |profile: &str| claim(&"gpu0".parse().unwrap(), profile, 1);
+    let named = |refusal: Refusal| refusal.hint.unwrap();
+    let mut domain = with_both(&[("nvidia-t4-9q", 1)]);
+    let started = call(&mut driver, &domain, HookOperation::Prepare);
+    assert_eq!(named(started.unwrap_err()), "gpuslice attach vm1 nvidia-t4-1q --name gpu0");
+    let uuid = Uuid::from_u128(2);
+    let order = |driver: &mut Driver, name: &str| {
+        let (owner, owner_name, request) =
+            (Owner::Domain(uuid), name.to_owned(), claim("nvidia-t4-9q"));
+        let (pool, reserve, dry_run) = (None, None, false);
+        order(driver, Command::Claim { owner, owner_name, request, pool, reserve, dry_run })
+    };
+    let hint = named(order(&mut driver, "cad").unwrap_err());
+    assert_eq!(hint, "gpuslice attach cad nvidia-t4-1q --name gpu0");
+    // One that was renamed is called by its new name.
+    attach(&mut driver, 1, EIGHT);
+    domain.name = "renamed".to_owned();
+    let started = call(&mut driver, &domain, HookOperation::Prepare);
+    assert_eq!(named(started.unwrap_err()), "gpuslice attach renamed nvidia-t4-1q --name gpu0");
 }

@@ -168,6 +168,7 @@ impl Machine {
 
     /// As [`Self::claim`], with the home VF a person picked for it, which is free.
     pub(super) fn claim_at(&mut self, order: Order, picked: Option<PciAddress>) -> Outcome {
+        self.is_asked_by(order.owner.clone(), &order.owner_name);
         if order.request.count == 0 || order.request.count > MOST_SLICES {
             let message =
                 format!("claim {} asks for {} slices", order.request.name, order.request.count);
@@ -550,9 +551,18 @@ impl Machine {
         self.run.assignments.values().map(|a| &a.claim).collect()
     }
 
+    /// Whose request this is, by the name it has now: what is refused is not on record.
+    pub(super) fn is_asked_by(&mut self, owner: Owner, name: &str) {
+        self.asks = Some((owner, name.to_owned()));
+    }
+
     pub(super) fn owner_name(&self, key: &ClaimKey) -> String {
-        let named = self.durable.claims.get(key).map(|claim| &claim.owner_name);
-        named.filter(|name| !name.is_empty()).cloned().unwrap_or_else(|| key.owner.to_string())
+        let asks = self.asks.iter().filter(|(owner, _)| *owner == key.owner).map(|(_, name)| name);
+        let own = self.durable.claims.get(key).map(|claim| &claim.owner_name);
+        let others = self.durable.claims.iter().filter(|(other, _)| other.owner == key.owner);
+        let others = others.map(|(_, claim)| &claim.owner_name);
+        let mut names = asks.chain(own).chain(others).filter(|name| !name.is_empty());
+        names.next().cloned().unwrap_or_else(|| key.owner.to_string())
     }
 }
 

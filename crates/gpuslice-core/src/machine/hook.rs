@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 impl Machine {
     pub(super) fn on_hook(&mut self, request: RequestId, mut call: HookCall) {
+        self.is_asked_by(Owner::Domain(call.domain.uuid), &call.domain.name);
         call.domain = self.with_parked(call.domain);
         match call.operation {
             HookOperation::Prepare => self.on_prepare(request, call),

@@ -7,13 +7,15 @@ use super::{Effect, Machine};
 use crate::domain::ClaimRequest;
 use crate::hint;
 use crate::ids::{ClaimKey, ParentId, PciAddress, ProfileName};
+use crate::mechanism::Form;
 use crate::mend;
 use crate::numa::{Numbers, Within};
 use crate::observation::ReadProblem;
 use crate::observe::NODES;
 use crate::placement::{self, Wanted};
 use crate::refusal::{Code, Hint, Refusal};
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 impl Machine {
     /// Where the slices of a request have to be.
@@ -193,22 +195,61 @@ impl Machine {
         Some(mend::move_memory(&name, &nodes.into_iter().collect()))
     }
 
-    /// The nodes of slices that a claim could have if any would do.
+    /// The nodes of so many slices as a claim could have if any would do.
     fn free_anywhere(
         &self,
         key: &ClaimKey,
         profile: &ProfileName,
         count: u32,
     ) -> Option<BTreeSet<Option<u32>>> {
-        let (view, wanted) = (self.view(), Wanted::anywhere(profile, key));
-        if let Ok((parent, _)) = placement::mdev(&view, &wanted, &BTreeMap::new()) {
-            return Some(BTreeSet::from([self.seen.numa_node(&parent)]));
+        if let Some(nodes) = self.mdevs_anywhere(profile, count) {
+            return Some(nodes);
         }
+        let (view, wanted) = (self.view(), Wanted::anywhere(profile, key));
         let mut homes: BTreeSet<PciAddress> = BTreeSet::new();
         for _ in 0..count {
             homes.insert(placement::home(&view, &wanted, false, &homes).ok()?.address);
         }
         Some(homes.into_iter().map(|home| self.seen.numa_node(&ParentId::Pci(home))).collect())
+    }
+
+    /// The same of mediated devices: one node that has room for all, else those with the most.
+    fn mdevs_anywhere(&self, profile: &ProfileName, count: u32) -> Option<BTreeSet<Option<u32>>> {
+        let offers = self.offers().into_iter().filter(|offer| offer.profile == *profile);
+        let made = offers.filter(|offer| matches!(offer.form, Form::Mdevs { .. }));
+        let nodes: BTreeSet<_> = made.map(|offer| self.seen.numa_node(&offer.parent)).collect();
+        let free = |node| {
+            let there = self.free_and_used_on(profile, &|on| self.seen.numa_node(on) == node);
+            (there.map_or(0, |(free, _)| free), node)
+        };
+        let mut free: Vec<(u32, Option<u32>)> = nodes.into_iter().map(free).collect();
+        free.sort_by_key(|(free, _)| Reverse(*free));
+        let mut missing = count;
+        let enough = free.into_iter().take_while(|(free, _)| {
+            let more = missing > 0;
+            missing = missing.saturating_sub(*free);
+            more
+        });
+        let nodes = enough.map(|(_, node)| node).collect();
+        (missing == 0).then_some(nodes)
+    }
+
+    /// Whether a VF that is not on a claim's nodes would be given to it once whatever is in the way has ended. That it is far
+    /// does not end, so it is said first.
+    pub(super) fn is_far_whatever_ends(&self, vf: PciAddress, within: &Within, why: Code) -> bool {
+        let ends = matches!(
+            why,
+            Code::Cordoned
+                | Code::Quarantined
+                | Code::Reshaping
+                | Code::NoCapacity
+                | Code::Taken
+                | Code::Held
+                | Code::Dirty
+                | Code::HostDriver
+        );
+        let parent = self.seen.vfs.get(&vf).map(|vf| ParentId::Pci(vf.pf));
+        ends && parent.is_some_and(|parent| !self.is_within(&parent, within))
     }
 
     /// What the XML carries is on another node than the domain.

@@ -67,7 +67,12 @@ impl Machine {
                 (slice, assignment)
             }
             HostDeviceSource::Pci(address) => {
-                let assignment = self.place_vf(want, address)?;
+                let assignment = self.place_vf(want, address).map_err(|why| {
+                    match self.is_far_whatever_ends(address, near.within, why.code) {
+                        true => self.of_another_node(want, address, near.within),
+                        false => why,
+                    }
+                })?;
                 let inside = |f: &Fabric| f.parents.contains(&assignment.parent);
                 if !near.fabric.is_none_or(inside) {
                     return Err(self.of_another_fabric(want, address));

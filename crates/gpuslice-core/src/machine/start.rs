@@ -62,6 +62,7 @@ impl Machine {
             counts_written: 0,
             parked: Vec::new(),
             put_off: BTreeSet::new(),
+            asks: None,
             nodes_anew: false,
             parked_plugs: Vec::new(),
             parked_runs: Vec::new(),
