@@ -29,7 +29,8 @@ impl Agent {
             return self.attach_live(named, profile, options).await;
         }
         let Seen { domain, shut_off } = self.named(named).await?;
-        let name = claim_name(&domain.claims, options.name.clone(), &profile);
+        let name =
+            options.name.clone().unwrap_or_else(|| claim_name(&domain.claims, &[], &profile));
         let old = domain.claims.iter().find(|claim| claim.name == name);
         let pinned = if options.require_numa == Some(true) {
             Some(self.pinned(domain.uuid).await?)
@@ -114,14 +115,16 @@ impl Agent {
     }
 }
 
-/// The claim that is meant.
+/// The claim that is meant. A name that only the VM's run has, `in_use`, is another's.
 pub(crate) fn claim_name(
     claims: &[ClaimRequest],
-    named: Option<ClaimName>,
+    in_use: &[ClaimName],
     profile: &ProfileName,
 ) -> ClaimName {
     let there = claims.iter().map(|claim| (&claim.name, claim.profile.as_ref()));
-    named.unwrap_or_else(|| claim_meant(there, profile))
+    let of_xml = |name: &&ClaimName| claims.iter().any(|claim| claim.name == **name);
+    let others = in_use.iter().filter(|name| !of_xml(name)).map(|name| (name, None));
+    claim_meant(there.chain(others), profile)
 }
 
 /// A claim in words, with how many slices it is of where that is not one.
@@ -246,16 +249,16 @@ mod tests {
         let one = [claim("vgpu", Some("p"))];
         let two = [claim("gpu0", Some("p")), claim("gpu1", Some("p"))];
         let others = [claim("gpu0", Some("q")), claim("gpu2", None)];
-        for (claims, named, expected) in [
-            (none, None, "gpu0"),
-            (none, Some("x"), "x"),
-            (&one, None, "vgpu"),
-            (&one, Some("x"), "x"),
-            (&two, None, "gpu2"),
-            (&others, None, "gpu1"),
+        for (claims, in_use, expected) in [
+            (none, &[][..], "gpu0"),
+            (none, &["gpu0"], "gpu1"),
+            (&one, &[], "vgpu"),
+            (&one, &["vgpu", "gpu0"], "vgpu"),
+            (&two, &["gpu2"], "gpu3"),
+            (&others, &["gpu0"], "gpu1"),
         ] {
-            let named = named.map(|name| name.parse().unwrap());
-            let name = claim_name(claims, named, &"p".parse().unwrap());
+            let in_use: Vec<ClaimName> = in_use.iter().map(|name| name.parse().unwrap()).collect();
+            let name = claim_name(claims, &in_use, &"p".parse().unwrap());
             assert_eq!(name.as_str(), expected, "{claims:?}");
         }
     }

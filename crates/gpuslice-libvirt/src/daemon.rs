@@ -1,9 +1,9 @@
-//! The daemon as the agent sees it: nine questions, and every way a call can fail told as a refusal.
+//! The daemon as the agent sees it: ten questions, and every way a call can fail told as a refusal.
 
 use gpuslice_api::{CallError, Client};
 use gpuslice_core::domain::{ClaimRequest, Domain};
 use gpuslice_core::hint;
-use gpuslice_core::ids::{ClaimKey, Owner};
+use gpuslice_core::ids::{ClaimKey, ClaimName, Owner};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Adopted, Answer, ClaimRow, Command, DeviceToWrite};
 use std::collections::BTreeSet;
@@ -148,6 +148,21 @@ impl Daemon {
         let row = rows.into_iter().find(|row| row.claim == *key);
         let terms = |row: ClaimRow| ClaimTerms { pool: Some(row.pool), reserve: Some(row.reserve) };
         Ok(row.map(terms).unwrap_or_default())
+    }
+
+    /// The names of claims that a domain has slices of, whatever its XML says: what was picked for it in a dialog and is not
+    /// adopted yet is one for as long as it runs.
+    ///
+    /// # Errors
+    /// Refused, or no answer.
+    pub async fn names_in_use(&self, domain: Uuid) -> Result<Vec<ClaimName>, Refusal> {
+        let Answer::Claims { rows } = self.ask(Command::ListClaims).await? else {
+            return Err(unexpected("ListClaims"));
+        };
+        let owner = Owner::Domain(domain);
+        let used =
+            rows.into_iter().filter(|row| row.claim.owner == owner && !row.slices.is_empty());
+        Ok(used.map(|row| row.claim.name).collect())
     }
 
     /// Domains with claims that are not orphaned.

@@ -33,7 +33,10 @@ impl Agent {
             return Err(LinkError::NotKept { domain: live.name }.into());
         }
         let known = union(&live, defined.as_ref());
-        let name = claim_name(&known, options.name.clone(), &profile);
+        let name = match options.name.clone() {
+            Some(name) => name,
+            None => claim_name(&known, &self.daemon.names_in_use(live.uuid).await?, &profile),
+        };
         let old = known.iter().find(|claim| claim.name == name);
         let required = old.is_some_and(|old| old.require_numa.is_some());
         // Where the definition would have it at the next start is not where it runs.

@@ -8,7 +8,7 @@ use crate::happening::Happening as H;
 use crate::invariants::{Broken, slice_of};
 use crate::world::{State, World};
 use gpuslice_core::domain::{ClaimRequest, HostDevice};
-use gpuslice_core::ids::{ClaimKey, ClaimName, Owner};
+use gpuslice_core::ids::{ClaimKey, ClaimName, Owner, SliceId};
 use gpuslice_core::machine::RequestId;
 use gpuslice_core::request::{Answer, Command, DeviceToWrite};
 use gpuslice_core::state::Phase;
@@ -435,4 +435,46 @@ fn what_became_of_a_claim_since_is_not_undone_with_a_refused_hot_plug() {
         assert_eq!((claims, phases(&world)), (left, vec![]));
         world.finish().unwrap();
     }
+}
+
+/// What was picked in a dialog is with a VM by a claim of that run, which its XML does not say.
+#[test]
+fn what_was_picked_and_what_is_plugged_in_are_two() {
+    let config = "[[gpu]]\nmatch = { address = \"0000:41:00.0\" }\n\
+                  layout = { park = { nvidia-a40-4q = 1 } }\n";
+    let mut world = after(&[]);
+    config.clone_into(&mut world.driver.config);
+    all(&mut world, &[H::Apply, H::Advance { ms: 1000 }]);
+    let mdevs = world.driver.machine.observation().mdevs.keys();
+    let one = SliceId::Mdev(mdevs.copied().find(|uuid| uuid.is_parked()).unwrap());
+    all(&mut world, &[H::Plain { vm: 0, slice: one, managed: false }]);
+    all(&mut world, &run(0));
+    assert_eq!(phases(&world), [Phase::Attached]);
+    // The claim of the run is no claim of that name, whatever it asks for.
+    for profile in ["nvidia-a40-4q", "mtty-1"] {
+        let name = "gpu0".parse().unwrap();
+        let (profile, count) = (profile.to_owned(), 1);
+        all(&mut world, &[H::HotPlug { vm: 0, name, profile, count, keep: false }, plugged(false)]);
+        let refusal = world.plug_refused.take().unwrap();
+        assert_eq!(refusal.code.as_str(), "in-use", "{refusal}");
+        assert_eq!(phases(&world), [Phase::Attached], "it stays as it is");
+    }
+    all(&mut world, &[plug("nvidia-a40-4q", false), plugged(false)]);
+    assert_eq!(phases(&world), [Phase::Attached; 2]);
+    let owners = |world: &World| -> Vec<(SliceId, String)> {
+        let assignments = world.driver.machine.runtime().assignments.iter();
+        assignments.map(|(slice, a)| (*slice, a.claim.name.to_string())).collect()
+    };
+    let both = owners(&world);
+    assert!(both.contains(&(one, "gpu0".to_owned())), "{both:?}");
+    assert!(both.iter().any(|(slice, name)| *slice != one && name == "gpu1"), "{both:?}");
+    // Neither is taken for the other by who looks later, nor when they leave.
+    all(&mut world, &[H::AgentComes]);
+    assert_eq!(owners(&world), both);
+    all(&mut world, &stop(0));
+    assert_eq!(phases(&world), []);
+    all(&mut world, &[H::Seen { vm: 0 }]);
+    all(&mut world, &run(0));
+    assert!(runs(&world, 0), "{:?}", world.refusals);
+    world.finish().unwrap();
 }

@@ -29,6 +29,21 @@ enum Left<'a> {
 }
 
 impl Machine {
+    /// Whose request this is, by the name it has now: what is refused is not on record.
+    pub(super) fn is_asked_by(&mut self, owner: Owner, name: &str) {
+        self.asks = Some((owner, name.to_owned()));
+    }
+
+    /// By which name orders call an owner.
+    pub(super) fn owner_name(&self, key: &ClaimKey) -> String {
+        let asks = self.asks.iter().filter(|(owner, _)| *owner == key.owner).map(|(_, name)| name);
+        let own = self.durable.claims.get(key).map(|claim| &claim.owner_name);
+        let others = self.durable.claims.iter().filter(|(other, _)| other.owner == key.owner);
+        let others = others.map(|(_, claim)| &claim.owner_name);
+        let mut names = asks.chain(own).chain(others).filter(|name| !name.is_empty());
+        names.next().cloned().unwrap_or_else(|| key.owner.to_string())
+    }
+
     /// Ends what runs with a claim.
     pub(super) fn end_run(&self, key: &ClaimKey) -> Hint {
         match &key.owner {

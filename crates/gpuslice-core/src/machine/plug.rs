@@ -129,6 +129,7 @@ impl Machine {
         key: &ClaimKey,
         order: &Order,
     ) -> Result<(Vec<SliceId>, Vec<Step>), Refusal> {
+        self.require_not_picked(key)?;
         let known = self.durable.claims.get(key).is_none_or(|claim| claim.transient);
         self.claim(order.claim.clone())?;
         if let Some(claim) = self.durable.claims.get_mut(key) {
@@ -156,6 +157,17 @@ impl Machine {
         let (slices, steps) = self.reserve_all(&wants, &claim.request)?;
         self.reserved(&slices);
         Ok((slices, steps))
+    }
+
+    /// What a VM runs with because it was picked in a dialog is of a claim that ends with the run, and no device of the claim
+    /// that is asked for.
+    fn require_not_picked(&self, key: &ClaimKey) -> Result<(), Refusal> {
+        let picked = |slice: &SliceId| matches!(slice, SliceId::Mdev(uuid) if uuid.is_parked());
+        let mut own = self.run.assignments.iter().filter(|(_, a)| a.claim == *key);
+        let Some((slice, _)) = own.find(|(slice, _)| picked(slice)) else { return Ok(()) };
+        let name = self.owner_name(key);
+        let message = format!("{name} runs with {slice}, picked in a dialog, as {}", key.name);
+        Err(Refusal::new(Code::InUse, message).hint(self.end_run(key)))
     }
 
     pub(super) fn plug_ready(&mut self, request: RequestId, plug: &Plugging) {

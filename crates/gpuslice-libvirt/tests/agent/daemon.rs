@@ -132,7 +132,7 @@ impl Handler for Daemon {
     }
 }
 
-fn row(claim: ClaimKey) -> ClaimRow {
+pub fn row(claim: ClaimKey) -> ClaimRow {
     ClaimRow {
         claim,
         owner_name: String::new(),

@@ -1,13 +1,15 @@
 //! Hot-plug, as far as libvirt's test driver goes: it has none before libvirt 10, so here it is refused. What libvirt
 //! does when it does not refuse is shown in the lab.
 
+use crate::daemon::row;
 use crate::domains::hostdev;
 use crate::scene::{ordinary, wanted};
 use gpuslice_api::CallError;
 use gpuslice_api::libvirt::{AttachOptions, DetachOptions};
 use gpuslice_core::hint;
+use gpuslice_core::ids::{ClaimKey, Owner, SliceId};
 use gpuslice_core::refusal::{Code, Refusal};
-use gpuslice_core::request::Command;
+use gpuslice_core::request::{Answer, ClaimRow, Command};
 use uuid::Uuid;
 
 const VM: Uuid = Uuid::from_u128(0x1143);
@@ -52,6 +54,74 @@ fn what_libvirt_refuses_to_plug_in_is_given_back_and_nothing_is_left_in_the_xml(
             },
         );
     }
+}
+
+/// A claim that is as before is not undone twice: with the last of its slices the daemon undoes it by itself.
+#[test]
+fn a_claim_that_the_daemon_undoes_by_itself_is_no_failure_to_undo() {
+    for (code, undone) in [(Code::InUse, true), (Code::StateUnwritable, false)] {
+        let said = Refusal::new(code, "no").hint(hint!("h"));
+        ordinary(
+            move |person, daemon| {
+                person.define(VM, "vm", "", "");
+                person.start(VM);
+                // The definition asks for it, and it is plugged in before the next start.
+                person.define(VM, "vm", CLAIM, &hostdev("ua-gpuslice-gpu0", 1, ""));
+                let devices = vec![wanted("ua-gpuslice-gpu0", 1), wanted("ua-gpuslice-gpu0--1", 1)];
+                daemon.script.lock().unwrap().devices.insert(VM, devices);
+                daemon.before(move |command| match command {
+                    Command::Claim { .. } => Some(Err(said.clone())),
+                    _ => None,
+                });
+            },
+            async |mut scene| {
+                scene.settles().await;
+                let profile = "p".parse().unwrap();
+                let refusal = refused(scene.client.attach("vm", &profile, &live(false)).await);
+                assert!(refusal.message.contains("ua-gpuslice-gpu0"), "{refusal}");
+                scene.asks("Claim", |c| matches!(c, Command::Claim { .. })).await;
+                let left = |cause: &String| cause.contains("the claim could not be undone");
+                assert_eq!(!refusal.causes.iter().any(left), undone, "{refusal:?}");
+            },
+        );
+    }
+}
+
+/// Its XML does not say what was picked for it, as long as it runs.
+#[test]
+fn a_claim_of_the_run_alone_leaves_its_name_to_nobody_else() {
+    let said = Refusal::new(Code::NoCapacity, "every p is taken").hint(hint!("h"));
+    ordinary(
+        |person, daemon| {
+            person.define(VM, "vm", "", "");
+            person.start(VM);
+            daemon.before(move |command| match command {
+                Command::ListClaims => {
+                    let key = |owner, name: &str| ClaimKey { owner, name: name.parse().unwrap() };
+                    let (of_vm, of_other) = (Owner::Domain(VM), Owner::Domain(Uuid::nil()));
+                    let slice: SliceId = "vf:0000:41:00.1".parse().unwrap();
+                    let rows = [(of_vm.clone(), "gpu0", vec![slice]), (of_vm, "gpu1", vec![])]
+                        .into_iter()
+                        .chain([(of_other, "gpu1", vec![slice])]);
+                    let row = |(owner, name, slices)| ClaimRow { slices, ..row(key(owner, name)) };
+                    Some(Ok(Answer::Claims { rows: rows.map(row).collect() }))
+                }
+                Command::Plug { .. } => Some(Err(said.clone())),
+                _ => None,
+            });
+        },
+        async |mut scene| {
+            scene.settles().await;
+            let profile = "p".parse().unwrap();
+            let named = AttachOptions { name: Some("gpu0".parse().unwrap()), ..live(false) };
+            for (options, expected) in [(live(false), "gpu1"), (named, "gpu0")] {
+                refused(scene.client.attach("vm", &profile, &options).await);
+                let asked = scene.asks("Plug", |c| matches!(c, Command::Plug { .. })).await;
+                let Command::Plug { request, .. } = asked else { panic!("{asked:?}") };
+                assert_eq!(request.name.as_str(), expected);
+            }
+        },
+    );
 }
 
 #[test]
