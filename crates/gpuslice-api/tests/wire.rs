@@ -66,7 +66,7 @@ fn rows_round_trip_full_and_bare() {
     for (kind, memory) in [(json!("nvidia-558"), json!(u64::MAX)), (json!(null), json!(null))] {
         round_trip::<ProfileRow>(json!({
             "profile": "nvidia-a40-8q", "mechanism": "mdev", "type": kind, "description": "NVIDIA A40-8Q", "share": "1/6",
-            "isolation": "shared", "heads": 4, "edition": "vWS",
+            "isolation": "shared", "heads": 4, "edition": "vWS", "migratable": kind.is_null().then_some(false),
             "memory": memory, "max": 6, "free": 0, "used": 6, "parents": ["0000:41:00.0", "mtty"]}));
     }
     round_trip::<TypeRow>(json!({

@@ -43,6 +43,9 @@ pub struct Offer {
     pub heads: Option<u32>,
     /// Licence edition the vendor sells it under.
     pub edition: Option<String>,
+    /// Whether a VM that runs can be moved or saved with one. `None` where it is the driver's to say, since it says so
+    /// to whoever has the device open and to nobody else (VFIO_DEVICE_FEATURE_MIGRATION).
+    pub migratable: Option<bool>,
 }
 
 /// What keeps slices of one device apart from each other. The order is from less to more.

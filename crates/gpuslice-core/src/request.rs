@@ -373,6 +373,9 @@ pub struct ProfileRow {
     pub heads: Option<u32>,
     /// Licence edition the vendor sells it under.
     pub edition: Option<String>,
+    /// Whether a VM that runs can be moved or saved with one, if that is known without opening it.
+    #[serde(default)]
+    pub migratable: Option<bool>,
     /// Most that can exist on this host, if known.
     pub max: Option<u32>,
     /// How many more can be given now.

@@ -41,6 +41,7 @@ fn offer(parent: &ParentId, type_id: &MdevTypeId, of_type: &MdevType) -> Option<
         isolation: isolation(fixed.name.as_deref()),
         heads: fixed.heads,
         edition: fixed.name.as_deref().and_then(edition_of_type),
+        migratable: None,
     })
 }
 

@@ -20,6 +20,10 @@ use gpuslice_core::state::Assignment;
 /// The driver that passes any PCI function to a VM.
 const VFIO_PCI: &str = "vfio-pci";
 
+/// It hands a function on without knowing what is inside, so it can save nothing of it; that takes a driver of the vendor
+/// beside it (`xe-vfio-pci`, `amd-vfio-pci`), and a start binds this one.
+pub(crate) const MIGRATABLE: Option<bool> = Some(false);
+
 /// See the module.
 #[derive(Debug)]
 pub struct Sriov;

@@ -253,6 +253,7 @@ impl Machine {
                 isolation: offer.isolation.as_str().to_owned(),
                 heads: offer.heads,
                 edition: offer.edition.clone(),
+                migratable: offer.migratable,
                 max: Some(0),
                 free: mdevs.remove(&offer.profile).unwrap_or_default(),
                 used: used.get(&offer.profile).copied().unwrap_or_default(),

@@ -43,6 +43,7 @@ pub(super) fn offers(seen: &Observation, parent: &ParentId) -> Option<Offer> {
         isolation: Isolation::Hardware,
         heads: None,
         edition: None,
+        migratable: crate::sriov::MIGRATABLE,
     })
 }
 

@@ -88,6 +88,7 @@ pub(super) fn offers(seen: &Observation, parent: &ParentId) -> Vec<Offer> {
                 isolation: isolation(Some(name)),
                 heads: size(name).and_then(Size::heads),
                 edition: edition_of_type(name),
+                migratable: None,
             })
         })
         .collect()

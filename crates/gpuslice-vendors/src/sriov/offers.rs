@@ -36,6 +36,7 @@ pub(super) fn offers(
         isolation: Isolation::Hardware,
         heads: None,
         edition: None,
+        migratable: super::MIGRATABLE,
     })
 }
 
