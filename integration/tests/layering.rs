@@ -3,6 +3,9 @@
 
 #![cfg(test)]
 
+#[path = "layering/deny.rs"]
+mod deny;
+
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;

@@ -9,6 +9,8 @@
 mod actions;
 #[path = "machine/answers.rs"]
 mod answers;
+#[path = "machine/beside.rs"]
+mod beside;
 #[path = "machine/directed.rs"]
 mod directed;
 #[path = "machine/disk.rs"]

@@ -1,10 +1,10 @@
 //! What systemd is told: when hooks are answered, what `systemctl status` shows, that the engine still turns, and the end.
 //! A watchdog that heard nothing would kill the daemon again and again, and a restart is so quiet that nobody would see it.
 
-use crate::host::{Host, Vm, as_root};
+use crate::host::{Host, PATIENCE, Vm, as_root};
 use crate::life::{ONE_VF, PROFILE};
 use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
+use std::time::Instant;
 
 /// The receiving end, and all that came.
 struct Systemd {
@@ -16,12 +16,14 @@ impl Systemd {
     fn of(host: &mut Host) -> Self {
         let path = host.path("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         host.environment.push(("NOTIFY_SOCKET", path.into()));
         Self { socket, heard: Vec::new() }
     }
 
-    fn next(&mut self) -> &str {
+    /// What comes next; while it waits for something, signs of life alone are no reason to wait on.
+    fn next(&mut self, until: Instant) -> &str {
+        assert!(Instant::now() < until, "in vain: {:#?}", self.heard);
         let mut buffer = [0; 4096];
         let length = self.socket.recv(&mut buffer);
         let length = length.unwrap_or_else(|e| panic!("nothing more: {e}; {:#?}", self.heard));
@@ -33,7 +35,8 @@ impl Systemd {
     /// Waits for it, if it has not come yet.
     fn hears(&mut self, wanted: &str) {
         let before = self.heard.iter().any(|text| text == wanted);
-        while !before && self.next() != wanted {}
+        let until = Instant::now() + PATIENCE;
+        while !before && self.next(until) != wanted {}
     }
 }
 
@@ -56,8 +59,9 @@ fn systemd_is_told_of_the_start_of_each_turn_and_of_the_end() {
         systemd.hears("STATUS=settled; 1 slices with VMs, 1 claims");
 
         // Again and again, while nothing else happens.
+        let until = Instant::now() + PATIENCE;
         for _ in 0..3 {
-            while systemd.next() != "WATCHDOG=1" {}
+            while systemd.next(until) != "WATCHDOG=1" {}
         }
         assert!(host.terminate().success(), "{}", host.log());
         systemd.hears("STOPPING=1");

@@ -159,22 +159,41 @@ fn modes_that_do_not_go_together_are_never_written() {
     }
 }
 
+/// GPU, its name, and every memory and compute mode that go together, by the number of VFs: the tables of GIM 8.0 and of
+/// libgv's capabilities, written down a second time.
+const LEGAL: [(u16, &str, &str); 8] = [
+    (0x74a1, "mi300x", MI300X),
+    (0x74a9, "mi300x-hf", MI300X),
+    (0x74a2, "mi308x", MI308X),
+    (0x74a8, "mi308x", MI308X),
+    (0x75a0, "mi350x", MI350X),
+    (0x75a3, "mi355x", MI350X),
+    (0x74a5, "mi325x", "1 NPS1 SPX"),
+    (0x740f, "mi210", "1 NPS1 SPX"),
+];
+const MI300X: &str = "1 NPS1 SPX,1 NPS1 CPX,1 NPS4 CPX,2 NPS1 DPX,2 NPS1 CPX,4 NPS1 QPX,4 NPS1 CPX,\
+                      4 NPS4 QPX,4 NPS4 CPX,8 NPS1 CPX,8 NPS4 CPX";
+const MI308X: &str = "1 NPS1 SPX,1 NPS1 QPX,2 NPS1 DPX,4 NPS1 QPX";
+const MI350X: &str = "1 NPS1 SPX,1 NPS2 DPX,1 NPS2 QPX,1 NPS2 CPX,2 NPS2 DPX,4 NPS2 QPX,8 NPS2 CPX";
+
+fn two_of(device: u16) -> HostFile {
+    let mut host = of_kind(device);
+    host.functions.truncate(2);
+    host
+}
+
+fn in_words(vfs: &str, memory: &str, compute: &str) -> String {
+    format!("vfs = {vfs}, memory = \"{memory}\", compute = \"{compute}\"")
+}
+
 #[test]
 fn every_legal_combination_comes_true() {
-    for (device, name, legal) in [
-        (0x74a1, "mi300x", "1 NPS1 SPX,1 NPS1 CPX,1 NPS4 CPX,2 NPS1 CPX,4 NPS4 QPX,8 NPS4 CPX"),
-        (0x74a8, "mi308x", "1 NPS1 QPX,2 NPS1 DPX,4 NPS1 QPX"),
-        (0x74a5, "mi325x", "1 NPS1 SPX"),
-        (0x75a0, "mi350x", "1 NPS2 DPX,2 NPS2 DPX,8 NPS2 CPX"),
-        (0x740f, "mi210", "1 NPS1 SPX"),
-    ] {
+    for (device, name, legal) in LEGAL {
         for combination in legal.split(',') {
             let words: Vec<&str> = combination.split(' ').collect();
             let [vfs, memory, compute] = words[..] else { panic!("{combination}") };
-            let text = format!("vfs = {vfs}, memory = \"{memory}\", compute = \"{compute}\"");
-            let mut host = of_kind(device);
-            host.functions.truncate(2);
-            let mut driver = Driver::new(&host, &layout(device, &text)).unwrap();
+            let config = layout(device, &in_words(vfs, memory, compute));
+            let mut driver = Driver::new(&two_of(device), &config).unwrap();
             order(&mut driver, Command::Apply).unwrap();
             assert_eq!(set(&driver, Mode::Memory), [memory; 2], "{name} {combination}");
             assert_eq!(set(&driver, Mode::Compute), [compute; 2], "{name} {combination}");
@@ -187,6 +206,37 @@ fn every_legal_combination_comes_true() {
             assert_eq!(profile.as_str(), want);
         }
     }
+}
+
+#[test]
+fn every_other_combination_is_refused_before_anything_is_written() {
+    let mut refused = 0;
+    for (device, name, legal) in LEGAL {
+        let legal: Vec<&str> = legal.split(',').collect();
+        let mut driver = Driver::new(&two_of(device), "").unwrap();
+        let untouched = driver.executed;
+        for vfs in ["1", "2", "4", "8"] {
+            // Of a number that is not in the tables only the driver knows.
+            if !legal.iter().any(|row| row.starts_with(vfs)) {
+                continue;
+            }
+            for memory in ["NPS1", "NPS2", "NPS4", "NPS8"] {
+                for compute in ["SPX", "DPX", "TPX", "QPX", "CPX"] {
+                    let combination = format!("{vfs} {memory} {compute}");
+                    if legal.contains(&combination.as_str()) {
+                        continue;
+                    }
+                    driver.config = layout(device, &in_words(vfs, memory, compute));
+                    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+                    assert_eq!(refusal.code, Code::BadConfig, "{name} {combination}: {refusal}");
+                    assert_eq!(driver.executed, untouched, "{name} {combination}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    // 20 for each number of VFs, less the legal ones.
+    assert_eq!(refused, 20 * (4 + 4 + 3 + 3 + 4 + 4 + 1 + 1) - (11 + 11 + 4 + 4 + 7 + 7 + 1 + 1));
 }
 
 #[test]
