@@ -2,6 +2,7 @@
 //! XML that libvirt hands over there, passwords and all.
 
 use crate::host::{Host, Ran, Vm, as_root};
+use gpuslice_core::ids::MdevUuid;
 use serde_json::json;
 
 const FOUR: &str = "[[gpu]]\nmatch = { address = \"0000:0c:00.0\" }\nlayout = { vfs = 4 }\n";
@@ -142,5 +143,39 @@ fn what_cannot_be_here_is_refused_before_anything_is_copied() {
             let ran = host.hook(&stranger(1, elsewhere), operation);
             assert!(!ran.refused("unreachable").contains("geheim"));
         }
+    });
+}
+
+#[test]
+fn a_slice_of_another_form_is_refused_before_anything_is_copied() {
+    as_root(|| {
+        // Here the profile is a mediated device, and there it was a VF: its driver is of another kind.
+        let profile = "nvidia-a40-8q";
+        let host = Host::start("mdev", "");
+        host.settle();
+        assert!(host.column("profiles", "profile").contains(&profile.to_owned()));
+        let mut vm = stranger(1, "0000:c1:00.3");
+        vm.xml = vm.xml.replace(PROFILE, profile);
+        for operation in ["migrate", "restore"] {
+            let ran = host.hook(&vm, operation);
+            let line = ran.refused("not-in-xml");
+            assert!(line.contains("carries a VF for claim gpu0, but nvidia-a40-8q"), "{line}");
+        }
+        // And the other way round.
+        let host = Host::start("sriov-8", FOUR);
+        host.settle();
+        let mut vm = stranger(1, "0000:c1:00.3");
+        let (from, to) = (vm.xml.find("<hostdev").unwrap(), vm.xml.find("<alias").unwrap());
+        let claim = "gpu0".parse().unwrap();
+        let device = MdevUuid::for_claim(vm.uuid.parse().unwrap(), &claim, 0);
+        let hostdev = format!(
+            "<hostdev mode='subsystem' type='mdev' model='vfio-pci'><source>\
+             <address uuid='{device}'/></source>"
+        );
+        vm.xml.replace_range(from..to, &hostdev);
+        for operation in ["migrate", "restore"] {
+            host.hook(&vm, operation).refused("not-in-xml");
+        }
+        assert_eq!(host.ask(&["claims"]), json!([]));
     });
 }
