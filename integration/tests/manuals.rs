@@ -6,6 +6,7 @@
 use gpuslice_core::config;
 use gpuslice_domxml::{DomXmlError, read_domain};
 use gpuslice_integration::{files, programs, root};
+use gpuslice_sim::HostFile;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
@@ -76,6 +77,41 @@ fn every_key_of_the_configuration_is_in_its_page() {
     for text in examples(&page) {
         let read = config::parse(&[("a.toml".to_owned(), text.clone())]);
         assert_eq!(read.unwrap_or_else(|e| panic!("{text}: {e:?}")).rules.len(), 2);
+    }
+}
+
+/// What the reader of host files says is known where a key is not: "expected one of `a`, `b`" or "expected `a` or `b`".
+fn known_of_a_host(text: &str) -> BTreeSet<String> {
+    let text = format!("name = \"a\"\n{text}zzzz = 1\n");
+    let said = HostFile::parse(&text).unwrap_err().to_string();
+    let (_, known) =
+        said.split_once("unknown field `zzzz`, expected").unwrap_or_else(|| panic!("{said}"));
+    known.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_key_of_a_host_file_is_in_its_page() {
+    let page = page("gpuslice-host.5");
+    let function = "[[function]]\naddress = \"0c:00.0\"\nvendor = 1\ndevice = 1\n";
+    let mdev = format!("{function}[function.mdev]\ndriver = \"a\"\nmemory_mib = 1\n");
+    for (section, text) in [
+        ("KEYS", String::new()),
+        ("KEYS OF KERNEL", "[kernel]\n".to_owned()),
+        ("KEYS OF [[DRIVER]]", "[[driver]]\nname = \"a\"\n".to_owned()),
+        ("KEYS OF GIM", "[[driver]]\nname = \"a\"\n[driver.gim]\n".to_owned()),
+        ("KEYS OF [[FUNCTION]]", function.to_owned()),
+        ("KEYS OF SRIOV", format!("{function}[function.sriov]\n")),
+        ("KEYS OF MDEV", mdev.clone()),
+        ("KEYS OF [[FUNCTION.MDEV.TYPE]]", format!("{mdev}[[function.mdev.type]]\n")),
+        ("KEYS OF SIZES", format!("{mdev}[[function.mdev.sizes]]\n")),
+        ("KEYS OF MIG", format!("{mdev}[function.mdev.mig]\n")),
+        ("KEYS OF MIG PROFILES", format!("{mdev}[[function.mdev.mig.profiles]]\n")),
+        ("KEYS OF [[VIRTUAL]]", "[[virtual]]\n".to_owned()),
+    ] {
+        assert_eq!(tags(&page, section), known_of_a_host(&text), "{section}");
+    }
+    for text in examples(&page) {
+        HostFile::parse(&text).unwrap_or_else(|e| panic!("{text}: {e}"));
     }
 }
 

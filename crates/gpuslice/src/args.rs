@@ -21,7 +21,8 @@ Examples:
   gpuslice plan && gpuslice apply         make the GPUs as /etc/gpuslice/gpuslice.toml says
 
 Exit codes: 0 done or already so, 1 refused or failed, 2 wrong usage, 3 the daemon does not answer, 4 not permitted.
-Environment: GPUSLICE_BUS_ADDRESS and GPUSLICE_SOCKET name another daemon's bus and socket; NO_COLOR turns colours off."
+Environment: GPUSLICE_BUS_ADDRESS and GPUSLICE_SOCKET name another daemon's bus and socket; NO_COLOR turns colours off.
+What --json prints of each command: /usr/share/doc/gpuslice/JSON.md"
 )]
 pub struct Arguments {
     /// Print JSON: a list of rows, one object, or for events one object a line. Orders say `changed`; a failure is
@@ -84,7 +85,7 @@ Examples:
   gpuslice history --since '2026-03-01 18:00' --json
   journalctl GPUSLICE_DOMAIN=win11")]
     History {
-        /// A domain by name or UUID, a claim, a slice or a GPU (address or serial number)
+        /// A domain by name, id or UUID, a claim, a slice or a GPU (address or serial number)
         what: Option<String>,
         /// Only what lasted until then or longer: a date and time in UTC, or a span like 2h or 7d back from now
         #[arg(long, value_name = "WHEN", value_parser = crate::since::since)]
@@ -241,7 +242,7 @@ Examples:
   gpuslice doctor ./win11.xml --json
   gpuslice doctor --fix")]
     Doctor {
-        /// A domain's name or UUID, or a file with its XML, instead of the host
+        /// A domain's name, id or UUID, or a file with its XML, instead of the host
         domain: Option<String>,
         /// Mend what is safe to mend
         #[arg(long, conflicts_with = "domain")]

@@ -14,6 +14,7 @@ use crate::failure::Failure;
 use crate::output::Output;
 use futures_lite::future::block_on;
 use gpuslice_api::client::{List, Listing};
+use gpuslice_api::libvirt::DomainInfo;
 use gpuslice_api::{CallError, Client, Transport};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{self, Answer};
@@ -144,6 +145,15 @@ impl Daemon {
 
     async fn list(&self, what: Listing) -> Result<List, Failure> {
         Ok(self.client.list(what).await?)
+    }
+
+    /// The VM that runs under this number, as virsh shows it: only libvirt knows that. `None` for what is no such number.
+    async fn domain_of_id(&self, what: &str) -> Option<DomainInfo> {
+        let id: u32 = what.parse().ok()?;
+        if id.to_string() != what {
+            return None;
+        }
+        self.client.libvirt().ok()?.resolve(what).await.ok()
     }
 }
 

@@ -2,7 +2,7 @@
 //! transcripts beside this test.
 
 use crate::host::{Host, Ran, Vm, as_root, until};
-use crate::life::{ONE_VF, PROFILE};
+use crate::life::{CARD, ONE_VF, PROFILE};
 use serde_json::{Value as Json, json};
 use std::fs::{self, File};
 use std::process::{Command, Stdio};
@@ -127,5 +127,36 @@ fn colours_are_for_terminals_that_want_them() {
         };
         assert!(on_terminal(None).contains("\x1b["));
         assert!(!on_terminal(Some("1")).contains("\x1b["));
+    });
+}
+
+#[test]
+fn a_terminal_sees_that_something_long_goes_on() {
+    as_root(|| {
+        let host = Host::start("sriov-8", ONE_VF);
+        host.settle();
+        let mut vm = Vm::new(1);
+        host.attach(&mut vm, PROFILE);
+        host.run_vm(&vm);
+        let order = format!("{} drain {CARD} --wait 10m", host.program("gpuslice").display());
+        let screen = host.path("screen");
+        let mut command = Command::new("script");
+        command.args(["-qefc", &order]).arg(&screen).stdin(Stdio::null()).stdout(Stdio::null());
+        command.env("GPUSLICE_BUS_ADDRESS", host.bus.address()).env_remove("GPUSLICE_SOCKET");
+        let mut draining = command.spawn().unwrap();
+        let shown = || fs::read_to_string(&screen).unwrap_or_default();
+        until("the seconds are counted", || shown().contains(" … 2 s"));
+        assert!(shown().contains("\r\x1b[Kdraining: vm1 uses vf:"), "{}", shown());
+        assert!(!shown().contains("no VM has"), "{}", shown());
+
+        // The line makes room for what came of it.
+        host.stop_vm(&vm);
+        assert!(draining.wait().unwrap().success(), "{}", shown());
+        let told = shown();
+        let (_, last) = told.rsplit_once(" … ").unwrap();
+        assert!(last.contains(" s\r\x1b[Kno VM has a slice of"), "{told}");
+        // What is no terminal is told nothing of it.
+        let again = host.cli(&["drain", CARD, "--wait", "10m"]);
+        assert_eq!((again.code, again.err.as_str()), (Some(0), ""), "{again:?}");
     });
 }

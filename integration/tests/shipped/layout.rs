@@ -79,6 +79,8 @@ fn a_host_is_laid_out_as_the_files_say() {
     for (to, from) in shipped() {
         want.insert(to, (0o644, read(&from)));
     }
+    let document = read(Path::new("crates/gpuslice/JSON.md"));
+    want.insert("/usr/share/doc/gpuslice/JSON.md".into(), (0o644, document));
     for program in programs() {
         let name = program.rsplit('/').next().unwrap();
         let is_static = name == "gpuslice" || name.ends_with("-hook");

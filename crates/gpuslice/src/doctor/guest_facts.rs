@@ -33,7 +33,7 @@ pub struct Guest {
     pub free_ports: Option<usize>,
 }
 
-/// Finds a VM by name, UUID, or as a file with its XML.
+/// Finds a VM by name, id, UUID, or as a file with its XML.
 ///
 /// # Errors
 /// `unknown` when there is none, `bad-request` when it is no XML of a domain.
@@ -48,6 +48,8 @@ pub fn find(tree: &Tree, domain: &str) -> Result<Guest, Refusal> {
         return read(domain, &text);
     }
     let folder = System::of(tree).domains();
+    let of_id = of_id(tree, domain);
+    let domain = of_id.as_deref().unwrap_or(domain);
     let named = tree.text(&format!("{folder}/{domain}.xml"));
     let by_uuid = || {
         let mut texts = tree.files(folder, ".xml").filter_map(|file| tree.text(&file));
@@ -72,9 +74,28 @@ pub fn find(tree: &Tree, domain: &str) -> Result<Guest, Refusal> {
     }
 }
 
-fn read(name: &str, text: &str) -> Result<Guest, Refusal> {
+/// Where libvirt keeps what it has to know of each VM that runs: `<domstatus>` around the domain.
+const RUNNING: &str = "/run/libvirt/qemu";
+
+/// Name of the VM that runs under a number, as virsh shows it.
+fn of_id(tree: &Tree, id: &str) -> Option<String> {
+    id.parse::<u32>().ok()?;
+    tree.files(RUNNING, ".xml").find_map(|file| {
+        let text = tree.text(&file)?;
+        let document = document(&text).ok()?;
+        let domain = child(document.root_element(), "domain")?;
+        let name = child(domain, "name")?.text()?;
+        (domain.attribute("id") == Some(id)).then(|| name.to_owned())
+    })
+}
+
+fn document(text: &str) -> Result<Document<'_>, roxmltree::Error> {
     let options = ParsingOptions { allow_dtd: false, ..ParsingOptions::default() };
-    let document = Document::parse_with_options(text, options).map_err(|error| {
+    Document::parse_with_options(text, options)
+}
+
+fn read(name: &str, text: &str) -> Result<Guest, Refusal> {
+    let document = document(text).map_err(|error| {
         Refusal::new(Code::BadRequest, format!("{name} is no XML"))
             .because(error.to_string())
             .hint(hint!("name a file that virsh dumpxml wrote"))

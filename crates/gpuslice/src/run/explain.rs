@@ -38,6 +38,11 @@ pub async fn object(daemon: &Daemon, what: &str, output: &Output) -> Result<(), 
         slices: daemon.list(Listing::Slices).await?.rows()?,
         claims: daemon.list(Listing::Claims).await?.rows()?,
     };
-    let objects = explain::object(&rows, what)?;
+    let objects = match daemon.domain_of_id(what).await {
+        // What has slices without a claim is known by its name alone.
+        Some(domain) => explain::object(&rows, &domain.uuid.to_string())
+            .or_else(|_| explain::object(&rows, &domain.name))?,
+        None => explain::object(&rows, what)?,
+    };
     output.answer(&objects, |paint| render::explained(&objects, paint))
 }

@@ -66,10 +66,14 @@ pub async fn history(
     since: Option<String>,
     output: &Output,
 ) -> Result<(), Failure> {
-    let about = what.map(|what| match what.parse::<ParentId>() {
-        Ok(ParentId::Pci(address)) => address.to_string(),
-        _ => what,
-    });
+    let about = match what {
+        Some(what) => Some(match (daemon.domain_of_id(&what).await, what.parse::<ParentId>()) {
+            (Some(domain), _) => domain.uuid.to_string(),
+            (None, Ok(ParentId::Pci(address))) => address.to_string(),
+            (None, _) => what,
+        }),
+        None => None,
+    };
     let list = daemon.list(Listing::History { about, since }).await?;
     show(output, &list, render::history, Empty::History)
 }
