@@ -4,15 +4,16 @@ mod channel;
 mod timers;
 mod told;
 
-pub use channel::{Handle, Input, SimOrder, channel};
+pub use channel::{Handle, SimOrder, channel};
 pub use told::Told;
 
 use crate::backend::Backend;
 use crate::history::History;
 use crate::store::Store;
 use crate::{config_files, memory, notify};
-use channel::Inbox;
+use channel::{Asked, First, Inbox, Input};
 use gpuslice_core::hint;
+use gpuslice_core::ids::SliceId;
 use gpuslice_core::machine::{Effect, Event, HookAnswer, Machine, RequestId, Start, Stored};
 use gpuslice_core::request::{Answer, ChangeNote, Command};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -51,7 +52,11 @@ pub struct Engine {
     hooks: HashMap<RequestId, oneshot::Sender<HookAnswer>>,
     callers: HashMap<RequestId, oneshot::Sender<Told>>,
     timers: Timers,
-    events: VecDeque<Event>,
+    /// Hooks and what happened, which questions stand behind.
+    first: VecDeque<Event>,
+    questions: VecDeque<Event>,
+    /// For these slices holders were looked for since the questions that wait came.
+    looked_for: Option<Vec<SliceId>>,
     /// A reading is due then.
     observe_at: Option<Instant>,
     /// How long the last one took.
@@ -93,7 +98,9 @@ impl Engine {
             hooks: HashMap::new(),
             callers: HashMap::new(),
             timers: Timers::default(),
-            events: VecDeque::new(),
+            first: VecDeque::new(),
+            questions: VecDeque::new(),
+            looked_for: None,
             observe_at: None,
             observing_takes: Duration::ZERO,
             observe_now: false,
@@ -114,49 +121,72 @@ impl Engine {
 
     /// Runs until the last sender is gone.
     pub async fn run(mut self) -> anyhow::Result<()> {
-        loop {
-            let wakes = [
-                self.timers.next(),
-                self.observe_at,
-                self.alive_at,
-                self.give_back_at,
-                self.backend.wakes_at(),
-            ];
-            let wake = wakes.into_iter().flatten().min();
-            tokio::select! {
-                input = self.inbox.recv() => match input {
-                    Some(input) => self.take(input),
-                    None => return Ok(()),
-                },
-                () = sleep_until(wake) => {}
+        while self.round().await {}
+        Ok(())
+    }
+
+    /// Waits until there is something to do, and does it with all that came meanwhile. `false` when nobody is left who
+    /// could send anything.
+    async fn round(&mut self) -> bool {
+        let wakes = [
+            self.timers.next(),
+            self.observe_at,
+            self.alive_at,
+            self.give_back_at,
+            self.backend.wakes_at(),
+        ];
+        let wake = wakes.into_iter().flatten().min();
+        tokio::select! {
+            input = self.inbox.recv() => match input {
+                Some(Input::First(first)) => self.take(first),
+                Some(Input::Asked(asked)) => self.take_question(asked),
+                Some(Input::HostChanged) => self.observe_soon(),
+                None => return false,
+            },
+            () = sleep_until(wake) => {}
+        }
+        while let Some(asked) = self.inbox.asked() {
+            self.take_question(asked);
+        }
+        self.looked_for = None;
+        self.take_first();
+        while self.drain() {
+            tokio::task::yield_now().await;
+            self.take_first();
+        }
+        self.tell_status();
+        true
+    }
+
+    /// Steps that ended during the last reading are all seen by the next one, and before their time is over.
+    fn take_first(&mut self) {
+        while let Some(first) = self.inbox.first() {
+            self.take(first);
+        }
+        self.take_due();
+    }
+
+    fn take(&mut self, first: First) {
+        match first {
+            First::Hook { request, call, answer } => {
+                self.hooks.insert(request, answer);
+                self.first.push_back(Event::Hook { request, call });
             }
-            // Steps that ended during the last reading are all seen by the next one.
-            while let Ok(input) = self.inbox.try_recv() {
-                self.take(input);
+            First::Guest { request, call, answer } => {
+                self.hooks.insert(request, answer);
+                self.first.push_back(Event::Guest { request, call });
             }
-            self.take_due();
-            while self.drain() {
-                tokio::task::yield_now().await;
+            First::HookGone { request } => {
+                self.hooks.remove(&request);
+                self.first.push_back(Event::HookGone { request });
             }
-            self.tell_status();
+            First::Event(event) => self.first.push_back(event),
         }
     }
 
-    fn take(&mut self, input: Input) {
-        match input {
-            Input::Hook { request, call, answer } => {
-                self.hooks.insert(request, answer);
-                self.events.push_back(Event::Hook { request, call });
-            }
-            Input::Guest { request, call, answer } => {
-                self.hooks.insert(request, answer);
-                self.events.push_back(Event::Guest { request, call });
-            }
-            Input::HookGone { request } => {
-                self.hooks.remove(&request);
-                self.events.push_back(Event::HookGone { request });
-            }
-            Input::Command { request, command, answer } => {
+    fn take_question(&mut self, asked: Asked) {
+        match asked {
+            Asked::Command { request, command, answer } => {
                 self.callers.insert(request, answer);
                 if matches!(command, Command::Apply) {
                     // A person may have mended what no uevent tells of, and what vendors' tools say.
@@ -171,11 +201,9 @@ impl Engine {
                     self.observe_now |= asked && !self.slots_read;
                     self.slots_asked = asked;
                 }
-                self.events.push_back(Event::Command { request, command, config });
+                self.questions.push_back(Event::Command { request, command, config });
             }
-            Input::Event(event) => self.events.push_back(event),
-            Input::HostChanged => self.observe_soon(),
-            Input::Sim { order, answer } => {
+            Asked::Sim { order, answer } => {
                 // Somebody who does not wait for the answer is no reason to do less.
                 let _ = answer.send(self.obey(order));
                 self.observe_soon();
@@ -183,14 +211,19 @@ impl Engine {
         }
     }
 
-    /// A process that opens a device sends no event: who shows or chooses slices looks first.
+    /// A process that opens a device sends no event: who shows or chooses slices looks first. One look at all processes
+    /// serves all that was asked before it.
     fn ask_for_holders(&mut self) {
         let slices = self.machine.unassigned();
+        if self.looked_for.as_ref() == Some(&slices) {
+            return;
+        }
         // Without any there is nothing to look for, and what was seen before is over.
         let held = if slices.is_empty() { BTreeMap::new() } else { self.backend.holders(&slices) };
         if held != *self.machine.held() {
             self.handle(Event::Held(held));
         }
+        self.looked_for = Some(slices);
     }
 
     /// The outside world of a simulated host.
@@ -207,7 +240,8 @@ impl Engine {
         self.hooks.clear();
         self.callers.clear();
         self.timers = Timers::default();
-        self.events.clear();
+        self.first.clear();
+        self.questions.clear();
         self.records.store.forget_runtime(self.backend.boot_id());
         let (machine, effects) = wake(&self.backend, &mut self.records, &self.config);
         self.machine = machine;
@@ -222,7 +256,7 @@ impl Engine {
     fn take_due(&mut self) {
         let now = Instant::now();
         for timer in self.timers.due(now) {
-            self.events.push_back(Event::Timer(timer));
+            self.first.push_back(Event::Timer(timer));
         }
         if self.observe_at.is_some_and(|at| at <= now) {
             self.observe_now = true;
@@ -240,31 +274,40 @@ impl Engine {
 
     /// Handles events until none is left. An ordered reading comes before the next event, but not between the ends of
     /// steps, which are facts whatever is read: one reading shows what came of all of them. Breaks off, with `true`,
-    /// before a reading that an answer need not wait for.
+    /// before a reading that an answer need not wait for, and after each question: whoever comes before the next one
+    /// has to be heard for that.
     fn drain(&mut self) -> bool {
         loop {
-            self.events.extend(self.backend.happened());
+            self.first.extend(self.backend.happened());
             self.observe_now |= self.backend.changed();
-            let ended = matches!(self.events.front(), Some(Event::StepFinished { .. }));
+            let ended = matches!(self.first.front(), Some(Event::StepFinished { .. }));
             if self.observe_now && !ended {
                 if std::mem::take(&mut self.answered) {
                     return true;
                 }
                 self.observe();
-            } else if let Some(event) = self.events.pop_front() {
-                if shows_slices(&event) {
-                    self.ask_for_holders();
-                }
-                match event {
-                    Event::Command { request, command, .. } if command.is_list() => {
-                        self.show(request, command);
-                    }
-                    event => self.handle(event),
-                }
+            } else if let Some(event) = self.first.pop_front() {
+                self.handle(event);
+            } else if let Some(question) = self.questions.pop_front() {
+                self.answer(question);
+                self.answered = false;
+                return true;
             } else {
                 self.answered = false;
                 return false;
             }
+        }
+    }
+
+    fn answer(&mut self, question: Event) {
+        if shows_slices(&question) {
+            self.ask_for_holders();
+        }
+        match question {
+            Event::Command { request, command, .. } if command.is_list() => {
+                self.show(request, command);
+            }
+            question => self.handle(question),
         }
     }
 
@@ -438,3 +481,6 @@ pub fn ending() -> Result<Answer, gpuslice_core::refusal::Refusal> {
     Err(gpuslice_core::refusal::Refusal::new(code, "gpusliced is stopping")
         .hint(hint!("try again")))
 }
+
+#[cfg(test)]
+mod tests;

@@ -89,6 +89,12 @@ impl Sim {
         self.observer.forget_answers();
     }
 
+    /// What the kernel was asked so far.
+    #[cfg(test)]
+    pub fn reads(&self) -> u64 {
+        self.kernel.reads()
+    }
+
     /// For looks that are not observations.
     pub fn reader(&self) -> &dyn HostRead {
         &self.kernel

@@ -9,9 +9,9 @@ use gpuslice_sim::Fault;
 use serde::Deserialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 
-/// Questions that may queue up before askers wait.
+/// Questions that may queue up before askers wait, and as many hooks and things that happened.
 const QUEUE: usize = 1024;
 
 /// Change notes a slow listener may lag behind; then it is told to read everything again.
@@ -20,6 +20,17 @@ const NOTES: usize = 1024;
 /// A message to the engine.
 #[derive(Debug)]
 pub enum Input {
+    /// One that others may come before.
+    Asked(Asked),
+    /// One that waits for nothing that was only asked: a VM is being started or stopped, or a step's time runs.
+    First(First),
+    /// Look again.
+    HostChanged,
+}
+
+/// Hooks and what happened, in the order in which they came.
+#[derive(Debug)]
+pub enum First {
     /// A hook asks.
     Hook {
         /// Its number.
@@ -43,6 +54,13 @@ pub enum Input {
         /// Its number.
         request: RequestId,
     },
+    /// Something that was ordered happened.
+    Event(Event),
+}
+
+/// What anybody may ask, as often as he likes.
+#[derive(Debug)]
+pub enum Asked {
     /// A command.
     Command {
         /// Its number.
@@ -52,10 +70,6 @@ pub enum Input {
         /// Where to.
         answer: oneshot::Sender<Told>,
     },
-    /// Something that was ordered happened.
-    Event(Event),
-    /// Look again.
-    HostChanged,
     /// The outside world of a simulated host.
     Sim {
         /// What happens.
@@ -126,21 +140,53 @@ pub enum SimOrder {
 }
 
 /// The engine's end.
-pub type Inbox = mpsc::Receiver<Input>;
+#[derive(Debug)]
+pub struct Inbox {
+    first: mpsc::Receiver<First>,
+    asked: mpsc::Receiver<Asked>,
+    changed: Arc<Notify>,
+}
 
 /// Everybody else's end.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    inbox: mpsc::Sender<Input>,
+    first: mpsc::Sender<First>,
+    asked: mpsc::Sender<Asked>,
+    changed: Arc<Notify>,
     changes: broadcast::Sender<ChangeNote>,
     numbers: Arc<AtomicU64>,
 }
 
 /// Makes both ends.
 pub fn channel() -> (Handle, Inbox) {
-    let (inbox, receiver) = mpsc::channel(QUEUE);
+    let (first, hooks) = mpsc::channel(QUEUE);
+    let (asked, questions) = mpsc::channel(QUEUE);
     let (changes, _) = broadcast::channel(NOTES);
-    (Handle { inbox, changes, numbers: Arc::default() }, receiver)
+    let changed = Arc::<Notify>::default();
+    let inbox = Inbox { first: hooks, asked: questions, changed: Arc::clone(&changed) };
+    (Handle { first, asked, changed, changes, numbers: Arc::default() }, inbox)
+}
+
+impl Inbox {
+    /// The next message; `None` when nobody is left who could send one.
+    pub async fn recv(&mut self) -> Option<Input> {
+        tokio::select! {
+            biased;
+            () = self.changed.notified() => Some(Input::HostChanged),
+            input = self.first.recv() => input.map(Input::First),
+            input = self.asked.recv() => input.map(Input::Asked),
+        }
+    }
+
+    /// One that is there already, of those that come before questions.
+    pub fn first(&mut self) -> Option<First> {
+        self.first.try_recv().ok()
+    }
+
+    /// A question that is there already.
+    pub fn asked(&mut self) -> Option<Asked> {
+        self.asked.try_recv().ok()
+    }
 }
 
 impl Handle {
@@ -153,7 +199,7 @@ impl Handle {
     pub async fn hook(&self, call: HookCall) -> (RequestId, oneshot::Receiver<HookAnswer>) {
         let request = self.number();
         let (answer, receiver) = oneshot::channel();
-        self.send(Input::Hook { request, call, answer }).await;
+        self.send(First::Hook { request, call, answer }).await;
         (request, receiver)
     }
 
@@ -161,13 +207,13 @@ impl Handle {
     pub async fn guest(&self, call: GuestCall) -> (RequestId, oneshot::Receiver<HookAnswer>) {
         let request = self.number();
         let (answer, receiver) = oneshot::channel();
-        self.send(Input::Guest { request, call, answer }).await;
+        self.send(First::Guest { request, call, answer }).await;
         (request, receiver)
     }
 
     /// The hook will not hear its answer.
     pub async fn hook_gone(&self, request: RequestId) {
-        self.send(Input::HookGone { request }).await;
+        self.send(First::HookGone { request }).await;
     }
 
     /// Asks, and waits for the answer.
@@ -179,36 +225,41 @@ impl Handle {
     pub async fn ask(&self, command: Command) -> Told {
         let request = self.number();
         let (answer, receiver) = oneshot::channel();
-        self.send(Input::Command { request, command, answer }).await;
+        self.put(Asked::Command { request, command, answer }).await;
         receiver.await.unwrap_or_else(|_| super::ending().into())
     }
 
     /// Does something to the simulated host.
     pub async fn sim(&self, order: SimOrder) -> Result<(), String> {
         let (answer, receiver) = oneshot::channel();
-        self.send(Input::Sim { order, answer }).await;
+        self.put(Asked::Sim { order, answer }).await;
         receiver.await.unwrap_or_else(|_| Err("gpusliced is stopping".to_owned()))
     }
 
     /// Tells what happened.
     pub async fn happened(&self, event: Event) {
-        self.send(Input::Event(event)).await;
+        self.send(First::Event(event)).await;
     }
 
     /// As [`Self::happened`], from a thread of its own.
     pub fn happened_elsewhere(&self, event: Event) {
         // As in [`Self::send`].
-        let _ = self.inbox.blocking_send(Input::Event(event));
+        let _ = self.first.blocking_send(First::Event(event));
     }
 
-    /// The host changed. From any thread; when the queue is full a look is due anyway.
+    /// The host changed. From any thread, as often as it does: one look shows it all.
     pub fn host_changed(&self) {
-        let _ = self.inbox.try_send(Input::HostChanged);
+        self.changed.notify_one();
     }
 
-    async fn send(&self, input: Input) {
+    async fn send(&self, input: First) {
         // Fails only when the engine ended, and then the daemon ends.
-        let _ = self.inbox.send(input).await;
+        let _ = self.first.send(input).await;
+    }
+
+    async fn put(&self, question: Asked) {
+        // As in [`Self::send`].
+        let _ = self.asked.send(question).await;
     }
 
     /// Notes of changes from now on.

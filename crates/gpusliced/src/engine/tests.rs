@@ -1,0 +1,106 @@
+//! Who waits for whom, and how often processes are looked through for it.
+
+use super::*;
+use clap::Parser;
+use gpuslice_core::domain::Domain;
+use gpuslice_core::machine::{HookCall, HookOperation};
+use std::sync::{Arc, Mutex};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+/// Questions asked at a time.
+const MANY: usize = 50;
+
+/// A host whose VFs are on vfio-pci, where any process may have them.
+fn engine(config: &std::path::Path) -> (Engine, Handle) {
+    let layout = "[[gpu]]\nmatch = { driver = \"gpusim\" }\n\
+                  layout = { vfs = 2, bind = \"vfio-pci\" }\n";
+    std::fs::write(config.join("gpuslice.toml"), layout).unwrap();
+    let args = crate::args::Args::parse_from(["gpusliced", "--sim", "sriov-8"]);
+    let store = Store::open(&args).unwrap();
+    let (handle, inbox) = channel();
+    let backend = Backend::open(&args, &handle).unwrap();
+    let history = History::start(store.history().unwrap(), handle.clone()).unwrap();
+    let records = Records { store, history };
+    let config = config.to_owned();
+    (Engine::start(backend, records, config, inbox, handle.announcer()), handle)
+}
+
+fn start() -> HookCall {
+    let (uuid, name) = (Uuid::from_u128(7), "plain".to_owned());
+    let domain = Domain { uuid, name, claims: Vec::new(), devices: Vec::new() };
+    HookCall { operation: HookOperation::Prepare, domain }
+}
+
+fn reads(engine: &Engine) -> u64 {
+    match &engine.backend {
+        Backend::Sim(sim) => sim.reads(),
+        Backend::Real(_) => 0,
+    }
+}
+
+/// Puts questions into the engine's queue, and says who was answered in `order`.
+async fn ask(count: usize, handle: &Handle, tasks: &mut JoinSet<()>, order: &Order) {
+    for _ in 0..count {
+        let (handle, order) = (handle.clone(), Arc::clone(order));
+        tasks.spawn(async move {
+            handle.command(Command::ListSlices).await.unwrap();
+            order.lock().unwrap().push("question");
+        });
+    }
+    tokio::task::yield_now().await;
+}
+
+type Order = Arc<Mutex<Vec<&'static str>>>;
+
+async fn serve(engine: &mut Engine, order: &Order, answers: usize) {
+    while order.lock().unwrap().len() < answers {
+        assert!(engine.round().await);
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_start_does_not_stand_behind_questions() {
+    let config = tempfile::tempdir().unwrap();
+    let (mut engine, handle) = engine(config.path());
+    let (mut tasks, order) = (JoinSet::new(), Order::default());
+    ask(MANY, &handle, &mut tasks, &order).await;
+    let hook = |handle: Handle, order: Order| async move {
+        handle.hook(start()).await.1.await.unwrap();
+        order.lock().unwrap().push("start");
+    };
+    tasks.spawn(hook(handle.clone(), Arc::clone(&order)));
+    tokio::task::yield_now().await;
+    // Nor one that comes when the first of them has been answered.
+    let (later, told) = (handle.clone(), Arc::clone(&order));
+    tasks.spawn(async move {
+        later.command(Command::Status).await.unwrap();
+        hook(later, told).await;
+    });
+    ask(MANY, &handle, &mut tasks, &order).await;
+    serve(&mut engine, &order, 2 * MANY + 2).await;
+    let order = order.lock().unwrap();
+    assert_eq!(order.first(), Some(&"start"));
+    let last = order.iter().rposition(|who| *who == "start");
+    assert!(last > Some(MANY) && last < Some(MANY + MANY / 2), "{last:?} of {}", order.len());
+}
+
+#[tokio::test]
+async fn one_look_at_all_processes_serves_all_that_was_asked_before_it() {
+    let config = tempfile::tempdir().unwrap();
+    let (mut engine, handle) = engine(config.path());
+    assert!(!engine.machine.unassigned().is_empty());
+    let mut look = async |questions| {
+        let (mut tasks, order) = (JoinSet::new(), Order::default());
+        let before = reads(&engine);
+        ask(questions, &handle, &mut tasks, &order).await;
+        serve(&mut engine, &order, questions).await;
+        reads(&engine) - before
+    };
+    let once = look(1).await;
+    assert!(once > 0);
+    assert_eq!(look(MANY).await, once);
+    // What is asked later is asked of what is so then.
+    assert_eq!(look(1).await, once);
+}
