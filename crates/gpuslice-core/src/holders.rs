@@ -71,35 +71,37 @@ pub fn nodes_of_mdev(host: &dyn HostRead, uuid: MdevUuid) -> Result<BTreeSet<Str
     nodes_in(host, &format!("/sys/bus/mdev/devices/{uuid}"))
 }
 
-/// Looks once for the holders of several devices, each with its nodes. Devices nobody holds are not in the answer;
-/// processes that cannot be looked into hold none of them here, so this is for showing, not for taking away.
+/// Looks once for the holders of several slices. Slices nobody holds are not in the answer, nor are those whose nodes cannot
+/// be told; processes that cannot be looked into hold none of them here, so this is for showing, not for taking away.
 ///
 /// # Errors
 /// When `/proc` itself cannot be listed.
-pub fn find_each<K: Ord + Copy>(
+pub fn find_each<'a>(
     host: &dyn HostRead,
-    devices: &BTreeMap<K, BTreeSet<String>>,
-) -> Result<BTreeMap<K, Holder>, Errno> {
-    let mut by_node: BTreeMap<&str, Vec<K>> = BTreeMap::new();
-    for (device, nodes) in devices {
-        for node in nodes {
-            by_node.entry(node).or_default().push(*device);
+    slices: impl IntoIterator<Item = &'a SliceId>,
+) -> Result<BTreeMap<SliceId, Vec<Holder>>, Errno> {
+    let mut by_node: BTreeMap<String, Vec<SliceId>> = BTreeMap::new();
+    for slice in slices {
+        for node in nodes_of(host, *slice).unwrap_or_default() {
+            by_node.entry(node).or_default().push(*slice);
         }
     }
-    let mut held = BTreeMap::new();
+    let mut held: BTreeMap<SliceId, Vec<Holder>> = BTreeMap::new();
     if by_node.is_empty() {
         return Ok(held);
     }
     for pid in processes(host)? {
-        // Each process is looked through once, however many devices there are.
-        let mut opened: Vec<K> = Vec::new();
+        // Each process is looked through once, however many slices there are.
+        let mut opened = BTreeSet::new();
         let looked = look(host, pid, |path| {
             opened.extend(by_node.get(path).into_iter().flatten());
             ControlFlow::Continue(())
         });
         if looked.is_ok() && !opened.is_empty() {
             let holder = holder(host, pid);
-            held.extend(opened.into_iter().map(|device| (device, holder.clone())));
+            for slice in opened {
+                held.entry(slice).or_default().push(holder.clone());
+            }
         }
     }
     Ok(held)

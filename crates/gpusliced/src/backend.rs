@@ -2,6 +2,7 @@
 
 mod real;
 mod sim;
+mod watch;
 
 use crate::args::Args;
 use crate::engine::{Handle, SimOrder};
@@ -72,12 +73,11 @@ impl Backend {
             Self::Real(real) => real.reader(),
             Self::Sim(sim) => sim.reader(),
         };
-        let nodes = |slice: &SliceId| Some((*slice, holders::nodes_of(host, *slice).ok()?));
-        let devices = slices.iter().filter_map(nodes).collect();
-        holders::find_each(host, &devices).unwrap_or_else(|errno| {
+        let found = holders::find_each(host, slices).unwrap_or_else(|errno| {
             tracing::warn!("cannot look for holders: {errno}");
             BTreeMap::new()
-        })
+        });
+        found.into_iter().filter_map(|(slice, mut all)| Some((slice, all.pop()?))).collect()
     }
 
     /// The next reading asks vendors' tools anew.

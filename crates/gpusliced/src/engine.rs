@@ -4,14 +4,14 @@ mod channel;
 mod timers;
 mod told;
 
-pub use channel::{Handle, SimOrder, channel};
+pub use channel::{First, Handle, Inbox, Input, SimOrder, channel};
 pub use told::Told;
 
 use crate::backend::Backend;
 use crate::history::History;
 use crate::store::Store;
 use crate::{config_files, memory, notify};
-use channel::{Asked, First, Inbox, Input};
+use channel::Asked;
 use gpuslice_core::hint;
 use gpuslice_core::ids::SliceId;
 use gpuslice_core::machine::{Effect, Event, HookAnswer, Machine, RequestId, Start, Stored};

@@ -1,10 +1,10 @@
 //! This machine: sysfs, uevents, child processes for writes that can hang, pidfds for the holders of slices.
 
+use super::watch::Watcher;
 use crate::engine::Handle;
 use anyhow::Context;
 use gpuslice_core::execute::{self, Performed, StepError};
 use gpuslice_core::health;
-use gpuslice_core::holders;
 use gpuslice_core::ids::{BootId, ParentId, SliceId};
 use gpuslice_core::machine::{Event, OpId};
 use gpuslice_core::observation::Observation;
@@ -12,11 +12,10 @@ use gpuslice_core::observe::Observer;
 use gpuslice_core::plan::Step;
 use gpuslice_core::port::HostRead;
 use gpuslice_host::uevents::{Source, UeventNote, Uevents};
-use gpuslice_host::{KernelLog, SysHost, boot, child, process};
-use std::collections::HashSet;
+use gpuslice_host::{KernelLog, SysHost, boot, child};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -32,7 +31,7 @@ pub struct Real {
     host: SysHost,
     observer: Observer,
     handle: Handle,
-    watched: Arc<Mutex<HashSet<SliceId>>>,
+    watcher: Watcher,
     tools: Arc<Tools>,
     /// As many of them as had ended at the last reading.
     tools_ended: u64,
@@ -63,10 +62,11 @@ impl Real {
         })?;
         let boot = boot::boot_id(&host)?;
         tokio::spawn(listen_to_log(host.clone(), handle.clone()));
-        let (observer, watched) = (Observer::new(gpuslice_vendors::all()), Arc::default());
+        let observer = Observer::new(gpuslice_vendors::all());
+        let watcher = Watcher::start(host.clone(), handle.clone());
         let (tools, tools_ended) = (Arc::default(), 0);
         let handle = handle.clone();
-        Ok(Self { host, observer, handle, watched, tools, tools_ended, _uevents: uevents, boot })
+        Ok(Self { host, observer, handle, watcher, tools, tools_ended, _uevents: uevents, boot })
     }
 
     /// Its root.
@@ -125,19 +125,7 @@ impl Real {
 
     /// Watches a slice, once at a time.
     pub fn watch(&self, slice: SliceId) {
-        let fresh = self.watched.lock().is_ok_and(|mut watched| watched.insert(slice));
-        if !fresh {
-            return;
-        }
-        let (host, handle) = (self.host.clone(), self.handle.clone());
-        let watched = Arc::clone(&self.watched);
-        tokio::spawn(async move {
-            wait_for_holders(&host, slice).await;
-            if let Ok(mut watched) = watched.lock() {
-                watched.remove(&slice);
-            }
-            handle.happened(Event::HolderGone { slice }).await;
-        });
+        self.watcher.watch(slice);
     }
 }
 
@@ -243,30 +231,9 @@ async fn until_so(host: &SysHost, step: &Step) -> Result<Performed, StepError> {
     Err(execute::never_so(host, step))
 }
 
-/// Returns when no process has the slice open. A process that cannot be looked into cannot be waited for either;
-/// it is taken as a holder by whoever clears the slice.
-async fn wait_for_holders(host: &SysHost, slice: SliceId) {
-    loop {
-        let reader = host.clone();
-        let looked = tokio::task::spawn_blocking(move || {
-            holders::nodes_of(&reader, slice).and_then(|nodes| holders::find(&reader, &nodes))
-        });
-        let Ok(Ok(found)) = looked.await else { return };
-        if found.found.is_empty() {
-            return;
-        }
-        for holder in found.found {
-            let ended = process::watch_pid(holder.pid).ok().and_then(readiness);
-            if let Some(fd) = ended {
-                // An error here means the descriptor itself is dead: look again.
-                let _ = fd.readable().await;
-            }
-        }
-    }
-}
-
+/// To wait until it can be read.
 #[allow(unsafe_code)]
-fn readiness(fd: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
+pub(super) fn readiness(fd: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
     // SAFETY: the descriptor is owned by the value it is moved into, which keeps it open and never exchanges it.
     unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.ok()
 }

@@ -1,0 +1,291 @@
+//! Tells when no process has a slice open any more. A look goes through all processes of the host, and after a restart all
+//! slices of all VMs are to be watched at once: so one look at a time serves every slice that waits for one, and each
+//! process is waited for once, whatever it has open.
+
+use super::real::readiness;
+use crate::engine::Handle;
+use gpuslice_core::errno::Errno;
+use gpuslice_core::holders::{self, Holder};
+use gpuslice_core::ids::SliceId;
+use gpuslice_core::machine::Event;
+use gpuslice_core::port::HostRead;
+use gpuslice_host::process;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::{JoinError, JoinSet};
+
+type Watched = Arc<Mutex<HashSet<SliceId>>>;
+
+/// The way to the task that watches.
+pub struct Watcher {
+    orders: UnboundedSender<SliceId>,
+    watched: Watched,
+}
+
+impl Watcher {
+    /// Starts the task.
+    pub fn start(host: impl HostRead + Clone + Send + Sync + 'static, handle: Handle) -> Self {
+        let (orders, ordered) = unbounded_channel();
+        let watched = Watched::default();
+        let (of_task, open, ends) = (Arc::clone(&watched), HashMap::new(), JoinSet::new());
+        let task = Task { host, handle, watched: of_task, open, ends };
+        tokio::spawn(task.run(ordered));
+        Self { orders, watched }
+    }
+
+    /// Watches a slice, once at a time.
+    pub fn watch(&self, slice: SliceId) {
+        if self.watched.lock().is_ok_and(|mut watched| watched.insert(slice)) {
+            // The task lives as long as the daemon.
+            let _ = self.orders.send(slice);
+        }
+    }
+}
+
+struct Task<H> {
+    host: H,
+    handle: Handle,
+    watched: Watched,
+    /// What of it each process had open when it was last seen.
+    open: HashMap<u32, BTreeSet<SliceId>>,
+    /// Ends of these processes.
+    ends: JoinSet<u32>,
+}
+
+impl<H: HostRead + Clone + Send + Sync + 'static> Task<H> {
+    async fn run(mut self, mut ordered: UnboundedReceiver<SliceId>) {
+        let (mut due, mut vanished) = (BTreeSet::new(), BTreeSet::new());
+        loop {
+            if due.is_empty() {
+                vanished.clear();
+                tokio::select! {
+                    slice = ordered.recv() => match slice {
+                        Some(slice) => drop(due.insert(slice)),
+                        None => return,
+                    },
+                    Some(ended) = self.ends.join_next() => self.ended(ended, &mut due),
+                }
+            }
+            while let Ok(slice) = ordered.try_recv() {
+                due.insert(slice);
+            }
+            while let Some(ended) = self.ends.try_join_next() {
+                self.ended(ended, &mut due);
+            }
+            let mut found = self.look(&due).await;
+            for slice in std::mem::take(&mut due) {
+                let holders = found.remove(&slice).unwrap_or_default();
+                let mut waits = false;
+                for holder in holders {
+                    match self.await_end(holder.pid, slice) {
+                        Ok(()) => waits = true,
+                        // It has ended since. Whether others have come is to be seen.
+                        Err(Errno::ESRCH) if vanished.insert((holder.pid, slice)) => {
+                            (waits, _) = (true, due.insert(slice));
+                        }
+                        Err(errno) => {
+                            tracing::warn!(
+                                "cannot wait for the end of process {}: {errno}",
+                                holder.pid
+                            );
+                        }
+                    }
+                }
+                if !waits {
+                    self.gone(slice).await;
+                }
+            }
+        }
+    }
+
+    /// What a process had open that has ended is looked for again, unless it is no longer watched.
+    fn ended(&mut self, ended: Result<u32, JoinError>, due: &mut BTreeSet<SliceId>) {
+        let had = ended.ok().and_then(|pid| self.open.remove(&pid)).unwrap_or_default();
+        if let Ok(watched) = self.watched.lock() {
+            due.extend(had.into_iter().filter(|slice| watched.contains(slice)));
+        }
+    }
+
+    /// Who has which of these slices open. A process that cannot be looked into cannot be waited for either; it is taken as
+    /// a holder by whoever clears the slice.
+    async fn look(&self, slices: &BTreeSet<SliceId>) -> BTreeMap<SliceId, Vec<Holder>> {
+        let (host, slices) = (self.host.clone(), slices.clone());
+        let looked = tokio::task::spawn_blocking(move || holders::find_each(&host, &slices));
+        looked.await.ok().and_then(Result::ok).unwrap_or_default()
+    }
+
+    fn await_end(&mut self, pid: u32, slice: SliceId) -> Result<(), Errno> {
+        if let Some(open) = self.open.get_mut(&pid) {
+            open.insert(slice);
+            return Ok(());
+        }
+        let end = readiness(process::watch_pid(pid)?).ok_or(Errno::EMFILE)?;
+        self.open.insert(pid, BTreeSet::from([slice]));
+        self.ends.spawn(async move {
+            // An error here means the descriptor itself is dead: look again.
+            let _ = end.readable().await;
+            pid
+        });
+        Ok(())
+    }
+
+    async fn gone(&self, slice: SliceId) {
+        if let Ok(mut watched) = self.watched.lock() {
+            watched.remove(&slice);
+        }
+        self.handle.happened(Event::HolderGone { slice }).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{First, Inbox, Input, channel};
+    use gpuslice_core::ids::MdevUuid;
+    use gpuslice_core::port::LogLine;
+    use gpuslice_host::SysHost;
+    use std::ops::Range;
+    use std::os::unix::fs::symlink;
+    use std::process::{Child, Command, Stdio};
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use tempfile::TempDir;
+    use uuid::Uuid;
+
+    /// A tree of files that counts how often its processes are listed.
+    #[derive(Clone)]
+    struct Counted {
+        host: SysHost,
+        looks: Arc<AtomicU32>,
+    }
+
+    impl HostRead for Counted {
+        fn list(&self, dir: &str) -> Result<Vec<String>, Errno> {
+            self.looks.fetch_add(u32::from(dir == "/proc"), Ordering::SeqCst);
+            self.host.list(dir)
+        }
+
+        fn read(&self, file: &str) -> Result<Vec<u8>, Errno> {
+            self.host.read(file)
+        }
+
+        fn link(&self, path: &str) -> Result<String, Errno> {
+            self.host.link(path)
+        }
+
+        fn kernel_log(&self) -> Result<Vec<LogLine>, Errno> {
+            self.host.kernel_log()
+        }
+    }
+
+    fn slice(number: u8) -> SliceId {
+        SliceId::Mdev(MdevUuid(Uuid::from_u128(number.into())))
+    }
+
+    fn slices(numbers: Range<u8>) -> BTreeSet<SliceId> {
+        numbers.map(slice).collect()
+    }
+
+    /// Mediated devices, each with a group of its own, and a daemon that watches them.
+    struct Host {
+        dir: TempDir,
+        looks: Arc<AtomicU32>,
+        watcher: Watcher,
+        inbox: Inbox,
+    }
+
+    impl Host {
+        fn with(devices: u8) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            for number in 0..devices {
+                let device = format!("sys/bus/mdev/devices/{}", Uuid::from_u128(number.into()));
+                let device = dir.path().join(device);
+                std::fs::create_dir_all(&device).unwrap();
+                let group = format!("../../../kernel/iommu_groups/{number}");
+                symlink(group, device.join("iommu_group")).unwrap();
+            }
+            let host = SysHost::new(dir.path().to_str().unwrap()).unwrap();
+            let looks = Arc::<AtomicU32>::default();
+            let (handle, inbox) = channel();
+            let watcher = Watcher::start(Counted { host, looks: Arc::clone(&looks) }, handle);
+            Self { dir, looks, watcher, inbox }
+        }
+
+        /// A process that has these devices open.
+        fn process(&self, devices: Range<u8>) -> Child {
+            let mut command = Command::new("cat");
+            let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+            let descriptors = self.dir.path().join(format!("proc/{}/fd", child.id()));
+            std::fs::create_dir_all(&descriptors).unwrap();
+            for device in devices {
+                let node = format!("/dev/vfio/{device}");
+                symlink(node, descriptors.join(device.to_string())).unwrap();
+            }
+            child
+        }
+
+        fn ends(&self, mut process: Child) {
+            let shown = self.dir.path().join(format!("proc/{}", process.id()));
+            std::fs::remove_dir_all(shown).unwrap();
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+
+        fn watch(&self, devices: Range<u8>) {
+            for slice in slices(devices) {
+                self.watcher.watch(slice);
+            }
+        }
+
+        fn looks(&self) -> u32 {
+            self.looks.load(Ordering::SeqCst)
+        }
+
+        /// The next slices that nobody holds any more.
+        async fn told(&mut self, count: usize) -> BTreeSet<SliceId> {
+            let mut gone = BTreeSet::new();
+            while gone.len() < count {
+                match self.inbox.recv().await {
+                    Some(Input::First(First::Event(Event::HolderGone { slice }))) => {
+                        gone.insert(slice);
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            gone
+        }
+    }
+
+    #[tokio::test]
+    async fn one_look_serves_all_slices_of_all_processes() {
+        let mut host = Host::with(21);
+        let (one, other) = (host.process(0..10), host.process(10..20));
+        host.watch(0..21);
+        // The last one is nobody's.
+        assert_eq!(host.told(1).await, slices(20..21));
+        assert_eq!(host.looks(), 1);
+        host.ends(one);
+        assert_eq!(host.told(10).await, slices(0..10));
+        assert_eq!(host.looks(), 2);
+        host.ends(other);
+        assert_eq!(host.told(10).await, slices(10..20));
+        assert_eq!(host.looks(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_slice_is_waited_for_until_its_last_holder_has_ended() {
+        let mut host = Host::with(3);
+        let (one, other) = (host.process(0..1), host.process(0..1));
+        host.watch(0..2);
+        assert_eq!(host.told(1).await, slices(1..2));
+        host.ends(one);
+        while host.looks() < 2 {
+            tokio::task::yield_now().await;
+        }
+        // What is told is told in order: nothing of the first one by now.
+        host.watch(2..3);
+        assert_eq!(host.told(1).await, slices(2..3));
+        host.ends(other);
+        assert_eq!(host.told(1).await, slices(0..1));
+    }
+}
