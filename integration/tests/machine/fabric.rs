@@ -285,6 +285,24 @@ fn mediated_devices_are_of_one_gpu_all_or_none() {
 }
 
 #[test]
+fn what_a_start_reserved_before_it_found_too_few_is_nobody_s() {
+    let mut driver = mdevs();
+    for vm in 1..=3 {
+        let mut other = domain(vm);
+        ask(&mut driver, &mut other, claim(&name("one"), "nvidia-a40-24q", 1)).unwrap();
+        call(&mut driver, &other, HookOperation::Prepare).unwrap();
+    }
+    let mut many = domain(4);
+    ask(&mut driver, &mut many, claim(&name("all"), "nvidia-a40-24q", 6)).unwrap();
+    let refusal = call(&mut driver, &many, HookOperation::Prepare).unwrap_err();
+    let said = "nvidia-a40-24q: wanted 6, 5 of 8 free, held by vm1, vm2, vm3";
+    assert_eq!((refusal.code, refusal.message.as_str()), (Code::NoCapacity, said));
+    // The end of one makes room enough.
+    assert_eq!(refusal.hint.unwrap().to_string(), "virsh shutdown vm1");
+    assert_eq!((bound(&driver, &many), driver.machine.observation().mdevs.len()), (0, 3));
+}
+
+#[test]
 fn a_device_that_does_not_make_one_leaves_nothing_of_the_others() {
     let mut driver = mdevs();
     let mut vm = domain(1);
