@@ -65,6 +65,8 @@ mod reads;
 mod replace;
 #[path = "machine/room.rs"]
 mod room;
+#[path = "machine/serial.rs"]
+mod serial;
 #[path = "machine/storm.rs"]
 mod storm;
 #[path = "machine/story.rs"]

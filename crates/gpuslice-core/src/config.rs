@@ -215,7 +215,7 @@ impl Reader<'_> {
                         matches.slot.is_some()
                     }
                     "serial" => {
-                        matches.serial = parse_serial(text);
+                        matches.serial = text.parse().ok();
                         matches.serial.is_some()
                     }
                     _ => {
@@ -228,7 +228,7 @@ impl Reader<'_> {
                         "address" => "0000:41:00.0",
                         "vendor-device" => "1002:74a1",
                         "model" => "mi300x",
-                        "serial" => "16 hexadecimal digits",
+                        "serial" => "16 hexadecimal digits, or GPU- and a UUID",
                         "slot" => "3, a name below /sys/bus/pci/slots",
                         _ => "a driver's name",
                     };
@@ -361,12 +361,6 @@ fn parse_ids(text: &str) -> Option<(u16, u16)> {
     let (vendor, device) = text.split_once(':')?;
     let hex = |t: &str| (t.len() == 4).then(|| u16::from_str_radix(t, 16).ok())?;
     Some((hex(vendor)?, hex(device)?))
-}
-
-/// As lspci writes it (`ab-cd-…`) or plain.
-fn parse_serial(text: &str) -> Option<u64> {
-    let digits: String = text.chars().filter(|c| *c != '-').collect();
-    (digits.len() == 16).then(|| u64::from_str_radix(&digits, 16).ok())?
 }
 
 #[cfg(test)]

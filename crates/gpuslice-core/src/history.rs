@@ -16,7 +16,7 @@ pub struct Tenure {
     /// Our word for the device's product, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// The device's serial number, 16 hex digits, if it shows one.
+    /// The device's serial number, or the id that its driver shows, if it is told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
     /// What the slice was asked for as; absent where nobody asked us.

@@ -7,6 +7,7 @@ mod names;
 mod owner;
 mod parameters;
 mod pci;
+mod serial;
 mod slice;
 
 pub use kind::DeviceKind;
@@ -15,6 +16,7 @@ pub use names::{BootId, ClaimName, ProfileName};
 pub use owner::{ClaimKey, Owner};
 pub use parameters::Parameters;
 pub use pci::{PciAddress, VfIndex};
+pub use serial::Serial;
 pub use slice::{ParentId, SliceId};
 
 /// Names in a sentence or as arguments, one after the other.

@@ -1,7 +1,7 @@
 //! Desired shape of parents: what a person wrote ([`Rule`]) and what was applied to a particular device
 //! ([`Layout`]).
 
-use crate::ids::{ParentId, PciAddress, ProfileName};
+use crate::ids::{ParentId, PciAddress, ProfileName, Serial};
 use crate::mode::Modes;
 use crate::observation::{Function, Observation};
 use serde::{Deserialize, Serialize};
@@ -110,8 +110,8 @@ pub struct Match {
     pub model: Option<String>,
     /// Bound driver.
     pub driver: Option<String>,
-    /// Device Serial Number capability.
-    pub serial: Option<u64>,
+    /// Serial number, or the id that its driver shows.
+    pub serial: Option<Serial>,
     /// Name of the physical slot it is in.
     pub slot: Option<String>,
 }
@@ -141,7 +141,7 @@ impl fmt::Display for Match {
         );
         parts.extend(self.model.as_ref().map(|m| format!("model = \"{m}\"")));
         parts.extend(self.driver.as_ref().map(|d| format!("driver = \"{d}\"")));
-        parts.extend(self.serial.map(|s| format!("serial = \"{s:016x}\"")));
+        parts.extend(self.serial.map(|s| format!("serial = \"{s}\"")));
         parts.extend(self.slot.as_ref().map(|s| format!("slot = \"{s}\"")));
         write!(f, "{{ {} }}", parts.join(", "))
     }

@@ -1,7 +1,7 @@
 //! How slices are made. A mechanism knows a family of kernel interfaces; everything above it is the same for all.
 
 use crate::health::Trouble;
-use crate::ids::{MdevTypeId, ParentId, PciAddress, ProfileName, SliceId};
+use crate::ids::{MdevTypeId, ParentId, PciAddress, ProfileName, Serial, SliceId};
 use crate::layout::Layout;
 use crate::mode::Mode;
 use crate::observation::{Observation, Places};
@@ -155,6 +155,24 @@ impl Fabric {
     }
 }
 
+/// A file in which a driver shows which GPU it has.
+#[derive(Debug, Clone)]
+pub struct SerialFile {
+    /// Its path.
+    pub path: String,
+    /// What it says; `None` when it is no such file's text.
+    pub read: fn(&str) -> Option<ShownSerial>,
+}
+
+/// What a driver shows of which GPU it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShownSerial {
+    /// Nothing as long as the GPU is at rest, or has none.
+    NotYet,
+    /// This.
+    Is(Serial),
+}
+
 /// A family of kernel interfaces. Pure: it reads the observation and answers with steps.
 pub trait Mechanism: Send + Sync {
     /// Its word in the vocabulary: `sriov`, `mdev`.
@@ -162,6 +180,11 @@ pub trait Mechanism: Send + Sync {
 
     /// Our word for a product of the vendor whose GPUs it knows, from the PF's PCI ids.
     fn model(&self, _vendor: u16, _device: u16) -> Option<&'static str> {
+        None
+    }
+
+    /// Where a driver shows which GPU it has: asked of one without a Device Serial Number, until it is known.
+    fn serial(&self, _function: PciAddress, _driver: &str) -> Option<SerialFile> {
         None
     }
 

@@ -1,7 +1,9 @@
 //! What was read from a host in one go: whole and owned. A later reading replaces it; nobody patches it.
 
 use crate::errno::Errno;
-use crate::ids::{DeviceKind, MdevTypeId, MdevUuid, ParentId, PciAddress, SliceId, VfIndex};
+use crate::ids::{
+    DeviceKind, MdevTypeId, MdevUuid, ParentId, PciAddress, Serial, SliceId, VfIndex,
+};
 use crate::mode::{Mode, ModeState, ModeValue, Modes};
 use crate::numa::Nodes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,8 +62,8 @@ pub struct Function {
     pub numa_node: Option<u32>,
     /// Number of its IOMMU group.
     pub iommu_group: Option<u32>,
-    /// Device Serial Number capability (PCIe 7.9.3).
-    pub serial: Option<u64>,
+    /// Device Serial Number capability (PCIe 7.9.3); of one without, what its driver shows.
+    pub serial: Option<Serial>,
     /// Name of the physical slot it is in, where a layout asks for one and the firmware tells.
     pub slot: Option<String>,
     /// SR-IOV, if the function has the capability.

@@ -5,17 +5,19 @@ mod answers;
 mod mdev;
 mod nodes;
 mod pci;
+mod serial;
 mod slots;
 
 pub use answers::Answers;
 pub(crate) use nodes::NODES;
 
 use crate::errno::Errno;
-use crate::ids::{MdevTypeId, ParentId};
+use crate::ids::{MdevTypeId, ParentId, PciAddress};
 use crate::mechanism::Mechanism;
 use crate::numa::Nodes;
 use crate::observation::{FixedType, Observation, ProblemKind, ReadProblem};
 use crate::port::{HostRead, read_text};
+use serial::Numbered;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -25,7 +27,7 @@ use std::sync::Arc;
 pub struct Observer {
     mechanisms: Vec<Box<dyn Mechanism>>,
     types: BTreeMap<(ParentId, MdevTypeId), Arc<FixedType>>,
-    serials: BTreeMap<crate::ids::PciAddress, ((u16, u16), Option<u64>)>,
+    serials: BTreeMap<PciAddress, Numbered>,
     nodes: Option<Arc<Nodes>>,
     nodes_anew: bool,
     slots: bool,
@@ -63,6 +65,7 @@ impl Observer {
         let mut seen = Observation::default();
         nodes::read(host, self, &mut seen);
         pci::read(host, self, &mut seen);
+        serial::read(host, self, &mut seen);
         mdev::read(host, self, &mut seen);
         if self.slots {
             slots::read(host, &mut seen);
@@ -75,7 +78,7 @@ impl Observer {
             function.model = self.mechanisms.iter().find_map(|m| m.model(vendor, device));
         }
         self.types.retain(|(parent, _), _| seen.mdev_parents.contains_key(parent));
-        let there = |address: &crate::ids::PciAddress| {
+        let there = |address: &PciAddress| {
             seen.functions.contains_key(address) || seen.whole.contains_key(address)
         };
         self.serials.retain(|address, _| there(address));

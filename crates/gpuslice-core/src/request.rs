@@ -316,7 +316,7 @@ pub struct ParentRow {
     pub mechanisms: Vec<String>,
     /// NUMA node.
     pub numa_node: Option<u32>,
-    /// Device serial number, if it shows one.
+    /// Device serial number, or the id that its driver shows, if there is one.
     pub serial: Option<String>,
     /// Physical slot, where a layout matches by one: without, none is looked for.
     #[serde(default)]
@@ -495,7 +495,7 @@ pub struct HistoryRow {
     pub parent: ParentId,
     /// Our word for the device's product, where it is known.
     pub model: Option<String>,
-    /// The device's serial number, if it showed one.
+    /// The device's serial number, or the id that its driver showed, if there was one.
     pub serial: Option<String>,
     /// What it was asked for as; absent where nobody asked us.
     pub profile: Option<ProfileName>,

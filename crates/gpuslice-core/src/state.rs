@@ -9,7 +9,7 @@ use crate::health::{Health, LogRead};
 use crate::history::Ending;
 use crate::ids::{
     BootId, ClaimKey, MdevTypeId, MdevUuid, Owner, Parameters, ParentId, PciAddress, ProfileName,
-    SliceId, VfIndex,
+    Serial, SliceId, VfIndex,
 };
 use crate::layout::{Layout, Match, Rule};
 use crate::observation::Catalogue;
@@ -454,7 +454,7 @@ struct StoredRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     driver: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    serial: Option<u64>,
+    serial: Option<Serial>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     slot: Option<String>,
     layout: Layout,

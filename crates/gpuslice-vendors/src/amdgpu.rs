@@ -4,9 +4,9 @@
 //! Facts: torvalds/linux, `drivers/gpu/drm/amd/amdgpu/amdgpu_gfx.c`, `amdgpu_gmc.c`, `aqua_vanjaram.c`.
 
 use gpuslice_core::hint;
-use gpuslice_core::ids::{ParentId, PciAddress, SliceId};
+use gpuslice_core::ids::{ParentId, PciAddress, Serial, SliceId};
 use gpuslice_core::layout::Layout;
-use gpuslice_core::mechanism::{Cleaned, Layouts, Mechanism, Offer};
+use gpuslice_core::mechanism::{Cleaned, Layouts, Mechanism, Offer, SerialFile, ShownSerial};
 use gpuslice_core::mend::set_to_one_of;
 use gpuslice_core::mode::{Mode, ModeState, ModeValue};
 use gpuslice_core::observation::{Function, Observation};
@@ -60,9 +60,27 @@ fn values(text: &str) -> Vec<ModeValue> {
     text.split([',', ' ']).filter_map(|word| word.parse().ok()).collect()
 }
 
+/// 16 hexadecimal digits.
+fn unique_id(text: &str) -> Option<ShownSerial> {
+    if text.is_empty() {
+        return Some(ShownSerial::NotYet);
+    }
+    let digits = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    match text.parse().ok().filter(|_| digits)? {
+        Serial::Number(0) => Some(ShownSerial::NotYet),
+        serial => Some(ShownSerial::Is(serial)),
+    }
+}
+
 impl Mechanism for Amdgpu {
     fn name(&self) -> &'static str {
         "amdgpu"
+    }
+
+    /// `amdgpu_get_unique_id`: absent before GFX9, empty where there is none, refused during a reset.
+    fn serial(&self, function: PciAddress, driver: &str) -> Option<SerialFile> {
+        let path = format!("/sys/bus/pci/devices/{function}/unique_id");
+        (driver == DRIVER).then_some(SerialFile { path, read: unique_id })
     }
 
     fn observe(&self, host: &dyn HostRead, _: &mut Answers, seen: &mut Observation) {
@@ -220,5 +238,22 @@ fn judge(seen: &Observation, parent: &ParentId, layout: &Layout) -> Result<(), R
             Err(Refusal::new(Code::BadConfig, message).hint(hint))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unique_id_is_16_digits() {
+        let told = ShownSerial::Is(Serial::Number(0x692b_1f0c_3a5d_0100));
+        assert_eq!(unique_id("692b1f0c3a5d0100"), Some(told));
+        for text in ["", "0000000000000000"] {
+            assert_eq!(unique_id(text), Some(ShownSerial::NotYet), "{text}");
+        }
+        for text in ["12", "692b1f0c3a5d010x", "+92b1f0c3a5d0100", "692b1f0c3a5d01000"] {
+            assert_eq!(unique_id(text), None, "{text}");
+        }
     }
 }

@@ -11,14 +11,15 @@ mod names;
 mod offers;
 mod plan;
 mod read;
+mod serial;
 mod trouble;
 
 pub(crate) use names::{edition_of_type, isolation, profile_of_type};
 
 use gpuslice_core::health::Trouble;
-use gpuslice_core::ids::{ParentId, SliceId};
+use gpuslice_core::ids::{ParentId, PciAddress, SliceId};
 use gpuslice_core::layout::Layout;
-use gpuslice_core::mechanism::{Cleaned, Layouts, Mechanism, Offer};
+use gpuslice_core::mechanism::{Cleaned, Layouts, Mechanism, Offer, SerialFile};
 use gpuslice_core::mode::Mode;
 use gpuslice_core::observation::{Function, Observation, Sriov};
 use gpuslice_core::observe::Answers;
@@ -83,6 +84,10 @@ impl Mechanism for NvidiaVfio {
 
     fn model(&self, vendor: u16, device: u16) -> Option<&'static str> {
         (vendor == VENDOR).then(|| models::name(device))?
+    }
+
+    fn serial(&self, function: PciAddress, driver: &str) -> Option<SerialFile> {
+        serial::file(function, driver)
     }
 
     fn observe(&self, host: &dyn HostRead, tools: &mut Answers, seen: &mut Observation) {

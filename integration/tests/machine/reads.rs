@@ -87,6 +87,11 @@ pub fn general(seen: &Observation, asked: &str) -> (String, String) {
     let below = |dir: &str| {
         path.strip_prefix(dir).map(|rest| rest.split_once('/').map_or(".", |(_, name)| name))
     };
+    if let Some((address, name)) =
+        path.strip_prefix("/proc/driver/nvidia/gpus/").and_then(|p| p.split_once('/'))
+    {
+        return (kind(seen, address.parse().unwrap()), format!("{how} {name}"));
+    }
     if let Some(node) = path.strip_prefix("/sys/devices/system/node/node") {
         let name = node.trim_start_matches(|c: char| c.is_ascii_digit());
         return ("host".to_owned(), format!("{how} /sys/devices/system/node/nodeN{name}"));

@@ -1,4 +1,5 @@
 use super::*;
+use crate::ids::Serial;
 
 fn errors(text: &str) -> Vec<String> {
     match parse(&[("a.toml".to_owned(), text.to_owned())]) {
@@ -26,7 +27,7 @@ layout = { vfs = "all", bind = "vfio-pci" }
     assert_eq!(first.matches.address.unwrap().to_string(), "0000:41:00.0");
     assert_eq!(first.matches.vendor_device, Some((0x1002, 0x74a1)));
     assert_eq!(first.matches.model.as_deref(), Some("mi300x"));
-    assert_eq!(first.matches.serial, Some(0xabcd_ef01_2345_6789));
+    assert_eq!(first.matches.serial, Some(Serial::Number(0xabcd_ef01_2345_6789)));
     assert_eq!(
         first.layout,
         Layout {

@@ -136,7 +136,7 @@ impl Machine {
             driver: function.and_then(|f| f.driver.clone()),
             mechanisms: mechanisms.map(|m| m.name().to_owned()).collect(),
             numa_node: function.and_then(|f| f.numa_node),
-            serial: function.and_then(|f| f.serial).map(|s| format!("{s:016x}")),
+            serial: function.and_then(|f| f.serial).map(|s| s.to_string()),
             slot: function.and_then(|f| f.slot.clone()),
             vfs: sriov.map(|s| count(&s.vfs)),
             total_vfs: sriov.map(|s| u32::from(s.total)),

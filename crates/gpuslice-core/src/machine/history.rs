@@ -156,7 +156,7 @@ impl Machine {
         let device = self.seen.device_of(&parent).pci();
         let function = device.and_then(|address| self.seen.functions.get(&address));
         let model = function.and_then(|f| f.model).map(str::to_owned);
-        let serial = function.and_then(|f| f.serial).map(|serial| format!("{serial:016x}"));
+        let serial = function.and_then(|f| f.serial).map(|serial| serial.to_string());
         Some(Tenure { slice, parent, model, serial, profile, owner, owner_name, claim, index })
     }
 

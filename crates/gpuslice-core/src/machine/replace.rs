@@ -145,8 +145,8 @@ impl Machine {
         Some(hint!(
             "edit {}: serial = \"{}\" in place of \"{}\", then gpuslice apply",
             rule.origin,
-            format!("{now:016x}"),
-            format!("{was:016x}")
+            now,
+            was
         ))
     }
 

@@ -1,8 +1,9 @@
 //! PCI functions with SR-IOV and their VFs (Documentation/PCI/pci-iov-howto.rst, drivers/pci/iov.c).
 
+use super::serial::Numbered;
 use super::{Observer, attribute, named, note, parse_decimal, parse_hex};
 use crate::errno::Errno;
-use crate::ids::{PciAddress, VfIndex};
+use crate::ids::{PciAddress, Serial, VfIndex};
 use crate::observation::{Function, Observation, ProblemKind, ReadProblem, Sriov, Vf, is_gpu};
 use crate::port::{HostRead, link_name, read_text};
 use std::collections::BTreeMap;
@@ -159,15 +160,16 @@ fn serial(
     address: PciAddress,
     id: (u16, u16),
     config: Option<Vec<u8>>,
-) -> Option<u64> {
+) -> Option<Serial> {
     match observer.serials.get(&address) {
-        Some((known, serial)) if *known == id => *serial,
+        Some(known) if known.id == id => known.serial,
         _ => {
             // A function that cannot be read now is asked again; one that answers with all ones is not there.
             let config =
                 config.or_else(|| host.read(&format!("{DEVICES}/{address}/config")).ok())?;
-            let serial = device_serial(&config).filter(|s| ![0, u64::MAX].contains(s));
-            observer.serials.insert(address, (id, serial));
+            let number = device_serial(&config).filter(|s| ![0, u64::MAX].contains(s));
+            let serial = number.map(Serial::Number);
+            observer.serials.insert(address, Numbered { id, serial, asked: None });
             serial
         }
     }
