@@ -289,6 +289,7 @@ impl Machine {
             Timer::RetryStep(op) => self.next_step(op),
             Timer::Undefined(domain) => self.undefined_for_good(domain),
             Timer::Expected(domain) => drop(self.expected.remove(&domain)),
+            Timer::StartLater(domain) => self.too_late_to_start(domain),
         }
     }
 

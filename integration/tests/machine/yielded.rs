@@ -2,6 +2,8 @@
 
 use crate::driver::Driver;
 use crate::vgpu::{attach, call, order};
+use gpuslice_core::domain::{ClaimRequest, Domain, HostDeviceSource};
+use gpuslice_core::ids::{ClaimKey, MdevUuid};
 use gpuslice_core::machine::HookOperation::Prepare;
 use gpuslice_core::refusal::Code;
 use gpuslice_core::request::{Answer, Command};
@@ -10,6 +12,7 @@ use uuid::Uuid;
 
 const PROFILE: &str = "nvidia-t4-8q";
 const MS: u64 = 30_000;
+const TEN_MINUTES: u64 = 600_000;
 
 /// A T4 whose driver takes its time, alone.
 fn slow() -> Driver {
@@ -75,4 +78,72 @@ fn nobody_else_waits_and_nothing_is_waited_for_that_never_was() {
     order(&mut driver, Command::Unclaim { key, force: false }).unwrap();
     assert!(order(&mut driver, Command::WaitSettled { timeout_ms: 1 }).is_ok());
     assert!(driver.machine.durable().yielded.is_empty());
+}
+
+/// A domain that was refused at a boot, and whose GPU has come since.
+fn refused() -> (Driver, Domain) {
+    let mut driver = slow();
+    let domain = attach(&mut driver, 1, PROFILE);
+    boot(&mut driver);
+    call(&mut driver, &domain, Prepare).unwrap_err();
+    driver.advance(2 * MS).unwrap();
+    assert_eq!(to_start(&mut driver), [domain.uuid]);
+    (driver, domain)
+}
+
+#[test]
+fn a_start_is_made_up_for_only_for_a_while() {
+    let (mut driver, domain) = refused();
+    driver.advance(TEN_MINUTES - 3 * MS).unwrap();
+    assert_eq!(to_start(&mut driver), [domain.uuid]);
+    driver.advance(MS).unwrap();
+    assert!(to_start(&mut driver).is_empty());
+    // Nor by the next daemon, which does not know since when.
+    let (mut driver, domain) = refused();
+    driver.restart().unwrap();
+    driver.drain().unwrap();
+    assert_eq!(to_start(&mut driver), [domain.uuid]);
+    driver.advance(TEN_MINUTES + MS).unwrap();
+    assert!(to_start(&mut driver).is_empty());
+}
+
+#[test]
+fn a_start_is_not_made_up_for_when_its_last_claim_is_given_up() {
+    let (mut driver, domain) = refused();
+    let first = driver.machine.durable().claims.keys().next().unwrap().clone();
+    let second = ClaimKey { name: "gpu1".parse().unwrap(), ..first.clone() };
+    let more = Command::Claim {
+        owner: first.owner.clone(),
+        owner_name: domain.name.clone(),
+        request: ClaimRequest::one(&second.name, PROFILE.parse().unwrap()),
+        pool: None,
+        reserve: None,
+        dry_run: false,
+    };
+    order(&mut driver, more).unwrap();
+    order(&mut driver, Command::Unclaim { key: first, force: false }).unwrap();
+    assert_eq!(to_start(&mut driver), [domain.uuid]);
+    order(&mut driver, Command::Unclaim { key: second, force: false }).unwrap();
+    assert!(to_start(&mut driver).is_empty());
+}
+
+#[test]
+fn a_start_is_not_made_up_for_when_its_domain_asks_for_nothing_any_more() {
+    let mut driver = slow();
+    let domain = attach(&mut driver, 1, PROFILE);
+    boot(&mut driver);
+    // Nobody has claimed anything for it: its XML alone asks.
+    let mut other = domain.clone();
+    other.uuid = Uuid::from_u128(2);
+    let own = MdevUuid::for_claim(other.uuid, &other.claims[0].name, 0);
+    other.devices[0].source = HostDeviceSource::Mdev(own);
+    for domain in [&domain, &other] {
+        call(&mut driver, domain, Prepare).unwrap_err();
+    }
+    driver.advance(2 * MS).unwrap();
+    assert_eq!(to_start(&mut driver), [domain.uuid, other.uuid]);
+    other.claims.clear();
+    other.devices.clear();
+    order(&mut driver, Command::DomainSeen { domain: other, shut_off: true }).unwrap();
+    assert_eq!(to_start(&mut driver), [domain.uuid]);
 }

@@ -72,6 +72,9 @@ impl Machine {
         }
         if shut_off {
             self.end_claims_not_in(&asks, &owner);
+            if asks.claims.is_empty() && asks.devices.is_empty() {
+                self.forget_start_later(domain.uuid);
+            }
         }
         Ok(Answer::Domain { devices, refused, adopted })
     }

@@ -556,7 +556,9 @@ impl Machine {
 fn settled_later(waiting_for: &str, refusal: Refusal) -> Refusal {
     Refusal::new(Code::NotSettled, format!("waiting for {waiting_for}"))
         .because(refusal.message)
-        .hint(hint!("gpuslice wait --settled (the domain is started by itself then)"))
+        .hint(hint!(
+            "gpuslice wait --settled (within ten minutes the domain is started by itself then)"
+        ))
 }
 
 fn join(slices: &[SliceId]) -> String {

@@ -194,6 +194,8 @@ pub enum Timer {
     Undefined(Uuid),
     /// A domain that was to come in has had time to.
     Expected(Uuid),
+    /// A start that was refused as not settled is not made up for any more.
+    StartLater(Uuid),
 }
 
 /// The two documents, in the order in which they are recorded.

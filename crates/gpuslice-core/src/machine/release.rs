@@ -7,7 +7,7 @@ use crate::execute::StepError;
 use crate::history::Ending;
 use crate::ids::{ClaimKey, Owner, SliceId};
 use crate::plan::Step;
-use crate::state::Phase;
+use crate::state::{Claim, Phase};
 use uuid::Uuid;
 
 /// Milliseconds libvirt has, after QEMU ended, to call the release hook itself.
@@ -157,6 +157,13 @@ impl Machine {
             None => drop(self.durable.claims.remove(key)),
         }
         self.persist(Stored::Durable);
+        let of_owner =
+            |(other, claim): (&ClaimKey, &Claim)| other.owner == key.owner && !claim.orphaned;
+        if let Owner::Domain(domain) = key.owner
+            && !self.durable.claims.iter().any(of_owner)
+        {
+            self.forget_start_later(domain);
+        }
         self.home_is_free();
         over
     }

@@ -161,6 +161,7 @@ impl Machine {
                 Phase::Attached => self.effects.push(Effect::Watch { slice }),
             }
         }
+        self.wait_to_start_later();
         self.await_former();
     }
 
