@@ -52,6 +52,12 @@ fn vendor_vfio() {
 }
 
 #[test]
+fn what_comes_with_a_boot() {
+    let host = root().join("examples/hosts/t4-l40s.toml");
+    session("scheduler", host.to_str().unwrap());
+}
+
+#[test]
 fn gim() {
     let host = root().join("examples/hosts/mi300x-8.toml");
     session("mi300x-8", host.to_str().unwrap());

@@ -65,6 +65,8 @@ mod reads;
 mod replace;
 #[path = "machine/room.rs"]
 mod room;
+#[path = "machine/scheduler.rs"]
+mod scheduler;
 #[path = "machine/serial.rs"]
 mod serial;
 #[path = "machine/storm.rs"]

@@ -13,7 +13,7 @@ mod sriov;
 mod tool;
 mod vf_type;
 
-pub use config_file::MARK as CONFIG_MARK;
+pub use config_file::{MARK as CONFIG_MARK, is_own as is_own_config};
 pub use meaning::Meaning;
 
 use crate::errno::Errno;

@@ -153,7 +153,7 @@ pub fn by_slot(rules: &[Rule]) -> bool {
 }
 
 /// What the rules say of the devices seen: for each device the first rule that matches it, and the rules that match
-/// none. Of a GPU without SR-IOV whose driver makes mediated devices a rule says only which are parked.
+/// none. Of a GPU without SR-IOV whose driver makes mediated devices a rule says only which are parked, and modes.
 pub fn resolve<'r>(
     rules: &'r [Rule],
     seen: &Observation,
@@ -162,7 +162,7 @@ pub fn resolve<'r>(
     let mut met = vec![false; rules.len()];
     for (address, function) in &seen.functions {
         let sriov = function.sriov.is_some();
-        let says = |r: &Rule| sriov || !r.layout.park.is_empty();
+        let says = |r: &Rule| sriov || !r.layout.park.is_empty() || !r.layout.modes.is_empty();
         let meets = |r: &Rule| says(r) && r.matches.meets(*address, function);
         let found = rules.iter().zip(met.iter_mut()).find(|(r, _)| meets(r));
         if let Some((rule, met)) = found {

@@ -21,6 +21,7 @@ mod health;
 mod history;
 mod hook;
 mod incoming;
+mod later;
 mod layouts;
 mod mend;
 mod numa;

@@ -139,6 +139,31 @@ pub struct ModeState {
     pub current: Option<ModeValue>,
     /// What it could be, as far as the device says.
     pub offered: Vec<ModeValue>,
+    /// Where its driver reads it when it is loaded and at no other time: what the next load will find.
+    pub at_load: Option<AtLoad>,
+}
+
+/// What a driver will find when it is loaded next. When that is, is its host's affair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AtLoad {
+    /// The driver.
+    pub driver: &'static str,
+    /// What the mode will be; `None` when that cannot be told.
+    pub value: Option<ModeValue>,
+}
+
+impl ModeState {
+    /// What it is set to: there is nothing more to be done for it than to wait for the load that brings it.
+    pub fn set(&self) -> Option<&ModeValue> {
+        self.at_load.as_ref().map_or(self.current.as_ref(), |load| load.value.as_ref())
+    }
+
+    /// What the next load of its driver makes of it, when that is another than now.
+    pub fn coming(&self) -> Option<(&ModeValue, &'static str)> {
+        let load = self.at_load.as_ref()?;
+        let value = load.value.as_ref().filter(|value| self.current.as_ref() != Some(value))?;
+        Some((value, load.driver))
+    }
 }
 
 #[cfg(test)]
@@ -163,6 +188,24 @@ mod tests {
         for bad in ["", ",", "a,", "../x", "a b", "a\n", "Ü", &"x".repeat(513)] {
             assert!(bad.parse::<ModeValue>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn what_comes_with_a_load_is_set_before_it_is_so() {
+        let value = |text: &str| text.parse::<ModeValue>().ok();
+        let state = |now: &str, next: Option<&str>| ModeState {
+            current: value(now),
+            offered: Vec::new(),
+            at_load: next.map(|next| AtLoad { driver: "drv", value: value(next) }),
+        };
+        let (now, next) = (value("A").unwrap(), value("B").unwrap());
+        assert_eq!((state("A", None).set(), state("A", None).coming()), (Some(&now), None));
+        assert_eq!(state("A", Some("B")).set(), Some(&next));
+        assert_eq!(state("A", Some("B")).coming(), Some((&next, "drv")));
+        assert_eq!(state("B", Some("b")).coming(), None);
+        // What is not told now comes all the same, and what the load finds may not be known.
+        assert_eq!(state("", Some("B")).coming(), Some((&next, "drv")));
+        assert_eq!((state("A", Some("")).set(), state("A", Some("")).coming()), (None, None));
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub struct Observation {
     pub mdev_parents: BTreeMap<ParentId, MdevParent>,
     /// Mediated devices that exist.
     pub mdevs: BTreeMap<MdevUuid, Mdev>,
-    /// Drivers that make VFs when they are loaded, by name, as far as a mechanism asked for them.
+    /// Drivers that read what their devices are to be when they are loaded, by name, as far as a mechanism asked.
     pub drivers: BTreeMap<&'static str, DriverState>,
     /// Modes of parents, as far as a mechanism knows to read them.
     pub modes: BTreeMap<ParentId, BTreeMap<Mode, ModeState>>,
@@ -36,15 +36,44 @@ pub struct Observation {
     pub facts: FactsOfTypes,
 }
 
-/// A driver whose module's options decide how many VFs there are.
+/// A driver whose module's options decide what there is of its devices.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DriverState {
     /// Its module is in the kernel, also while it comes or goes.
     pub loaded: bool,
     /// The file of options that gpuslice wrote for it.
     pub options: Option<String>,
+    /// Options that others gave it in files of their own, as far as a mechanism looks at them.
+    pub others: std::sync::Arc<Options>,
     /// Parameters that were given, as they read, as far as a mechanism looks at them.
     pub parameters: BTreeMap<String, String>,
+}
+
+/// Options of a module that files of `modprobe.d` give it, others' than gpuslice's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// In the order in which modprobe reads them: of one name the last counts.
+    pub given: Vec<GivenOption>,
+    /// Files and folders that could not be read, and so may give others.
+    pub unread: Vec<ReadProblem>,
+}
+
+/// An option of a module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenOption {
+    /// Where it is written.
+    pub file: String,
+    /// Its name.
+    pub name: String,
+    /// Its value, without quotes.
+    pub value: String,
+}
+
+impl Options {
+    /// What counts of one.
+    pub fn of(&self, name: &str) -> Option<&GivenOption> {
+        self.given.iter().rev().find(|option| option.name == name)
+    }
 }
 
 /// A PCI function that can yield slices.
@@ -312,13 +341,30 @@ impl Observation {
 
     /// Whether a parent is set to all of these.
     pub fn has_modes(&self, parent: &ParentId, modes: &Modes) -> bool {
-        modes.iter().all(|(mode, value)| self.mode(parent, *mode) == Some(value))
+        modes.iter().all(|(mode, value)| self.mode_set(parent, *mode) == Some(value))
     }
 
     /// Whether a parent is seen to be set to something else than one of these.
     pub fn other_modes(&self, parent: &ParentId, modes: &Modes) -> bool {
-        let other = |(mode, value)| self.mode(parent, mode).is_some_and(|now| now != value);
+        let other = |(mode, value)| self.mode_set(parent, mode).is_some_and(|set| set != value);
         modes.iter().any(|(mode, value)| other((*mode, value)))
+    }
+
+    fn mode_set(&self, parent: &ParentId, mode: Mode) -> Option<&ModeValue> {
+        self.modes.get(parent)?.get(&mode)?.set()
+    }
+
+    /// What the next load of a driver makes of a parent's modes, when that is another than now: the mode, what it is,
+    /// and what comes with which driver.
+    pub fn coming(
+        &self,
+        parent: &ParentId,
+    ) -> impl Iterator<Item = (Mode, Option<&ModeValue>, &ModeValue, &'static str)> {
+        let modes = self.modes.get(parent).into_iter().flatten();
+        modes.filter_map(|(mode, state)| {
+            let (value, driver) = state.coming()?;
+            Some((*mode, state.current.as_ref(), value, driver))
+        })
     }
 
     /// Whether the slice is there.

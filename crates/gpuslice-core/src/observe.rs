@@ -4,6 +4,7 @@
 mod answers;
 mod mdev;
 mod nodes;
+mod options;
 mod pci;
 mod serial;
 mod slots;
@@ -12,6 +13,7 @@ pub use answers::Answers;
 pub(crate) use nodes::NODES;
 
 use crate::errno::Errno;
+use crate::execute::CONFIG_MARK;
 use crate::ids::{MdevTypeId, ParentId, PciAddress};
 use crate::mechanism::Mechanism;
 use crate::numa::Nodes;
@@ -40,7 +42,7 @@ impl Observer {
         Self { mechanisms, ..Self::default() }
     }
 
-    /// A step has run a vendor's tool: what tools told before it is not so any more.
+    /// A step has run a vendor's tool, or a person has ordered something: what was told before may not be so any more.
     pub fn forget_answers(&mut self) {
         self.answers.forget();
     }
@@ -96,6 +98,27 @@ pub fn note(seen: &mut Observation, path: &str, errno: Errno) {
     }
 }
 
+/// Notes a text that is not what it should be.
+pub fn corrupt(seen: &mut Observation, path: &str, text: &str) {
+    let text = text.chars().take(80).collect();
+    seen.problems.push(ReadProblem { path: path.to_owned(), why: ProblemKind::Corrupt(text) });
+}
+
+/// What gpuslice wrote into a file of settings; `None` after noting why, where that is more than that there is none.
+pub fn own_config(host: &dyn HostRead, seen: &mut Observation, path: &str) -> Option<String> {
+    match read_text(host, path) {
+        Ok(text) if text.lines().next() == Some(CONFIG_MARK) => Some(text),
+        Ok(text) => {
+            corrupt(seen, path, &text);
+            None
+        }
+        Err(errno) => {
+            note(seen, path, errno);
+            None
+        }
+    }
+}
+
 /// What a folder's name says. A person may write an address in other ways than the kernel does, and two folders that mean
 /// one thing cannot both be it.
 fn named<T: FromStr + ToString>(name: &str) -> Option<T> {
@@ -128,8 +151,7 @@ fn parsed<T>(
     };
     let value = parse(&text).filter(|_| text.len() <= PAGE);
     if value.is_none() {
-        let text = text.chars().take(80).collect();
-        seen.problems.push(ReadProblem { path: path.to_owned(), why: ProblemKind::Corrupt(text) });
+        corrupt(seen, path, &text);
     }
     value
 }

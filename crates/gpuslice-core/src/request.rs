@@ -328,6 +328,9 @@ pub struct ParentRow {
     /// What it is set to, by the words of a layout.
     #[serde(default)]
     pub modes: BTreeMap<String, String>,
+    /// What of that the next load of its driver makes another, and what.
+    #[serde(default)]
+    pub coming: BTreeMap<String, String>,
     /// The applied layout, in words.
     pub layout: Option<String>,
     /// `ok`, `waiting`, `reshaping`, `cordoned`, `quarantined`, `drift`, `absent`, `no-layout`, `unsliceable`.
@@ -515,6 +518,9 @@ pub struct PlanRow {
     /// What of `park` cannot be so now, and why; it keeps nothing else from being done.
     #[serde(default)]
     pub unparked: Vec<Refusal>,
+    /// What is so only once a driver is loaded again, and what is until then.
+    #[serde(default)]
+    pub later: Vec<String>,
 }
 
 /// What a drain came to.

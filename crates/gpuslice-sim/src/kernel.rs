@@ -37,6 +37,7 @@ use vendor::amdgpu::Partitions;
 use vendor::gim::Gim;
 use vendor::nvidia::TypedVf;
 use vendor::nvidia::card::Card;
+use vendor::nvidia::registry::Registry;
 use vfio::{Groups, Numbers, Process};
 
 /// A name shared by whatever refers to it.
@@ -87,6 +88,8 @@ pub struct Kernel {
     pub(crate) spoiled: BTreeSet<PciAddress>,
     /// What cards and their driver are set to, by PF.
     pub(crate) cards: BTreeMap<PciAddress, Card>,
+    /// Keys of the module of cards, while it is loaded.
+    pub(crate) registry: Option<Registry>,
     /// GIM's module, while it is loaded.
     pub(crate) gim: Option<Gim>,
     /// `/etc/gim_config`, which GIM writes and which survives a boot.

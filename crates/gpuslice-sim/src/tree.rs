@@ -64,6 +64,10 @@ pub(crate) enum Dir {
     VfioNodes,
     VfioCdevs,
     Proc,
+    /// `/proc/driver`, while somebody is in it.
+    ProcDriver,
+    /// `/proc/driver/nvidia`.
+    Registry(Name),
     Process(u32),
     Descriptors(u32),
 }
@@ -108,6 +112,8 @@ pub(crate) enum File {
     GimConfig,
     /// A file of `/etc/modprobe.d`.
     Settings(String),
+    /// `/proc/driver/nvidia/params`.
+    Registry,
     Process(u32, ProcessFile),
     BootId,
     /// `/sys/bus/pci/slots/NAME/address`.

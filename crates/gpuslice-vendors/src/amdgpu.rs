@@ -93,7 +93,11 @@ impl Mechanism for Amdgpu {
                     continue;
                 };
                 let listed = attribute(host, seen, &path(available), |t| Some(values(t)));
-                let state = ModeState { current: Some(now), offered: listed.unwrap_or_default() };
+                let state = ModeState {
+                    current: Some(now),
+                    offered: listed.unwrap_or_default(),
+                    at_load: None,
+                };
                 seen.modes.entry(parent.clone()).or_default().insert(mode, state);
             }
         }

@@ -1,10 +1,11 @@
 //! Mediated devices made on demand (Documentation/driver-api/vfio-mediated-device.rst). A start makes one on
 //! whichever parent placement picks, under the UUID the domain's XML already carries; a stop removes it.
 
-use crate::nvidia::{edition_of_type, isolation, parameters, profile_of_type};
+use crate::nvidia::{edition_of_type, isolation, parameters, profile_of_type, scheduler};
 use gpuslice_core::ids::{MdevTypeId, ParentId, ProfileName, SliceId};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Cleaned, Form, Layouts, MDEV, Mechanism, Offer};
+use gpuslice_core::mode::Mode;
 use gpuslice_core::observation::{FixedType, MdevType, Observation};
 use gpuslice_core::plan::Step;
 use gpuslice_core::refusal::Refusal;
@@ -90,14 +91,19 @@ impl Mechanism for Mdev {
         Cleaned::ByRemoval
     }
 
+    fn modes(&self, seen: &Observation, parent: &ParentId) -> &'static [Mode] {
+        scheduler::modes(seen, parent)
+    }
+
+    /// Its devices are made when somebody asks for them; only an NVIDIA GPU can be told how they take turns.
     fn layout_steps(
         &self,
-        _: &Observation,
-        _: &ParentId,
-        _: &Layouts,
-        _: bool,
+        seen: &Observation,
+        parent: &ParentId,
+        layouts: &Layouts,
+        reshape: bool,
     ) -> Result<Vec<Step>, Refusal> {
-        Ok(Vec::new())
+        scheduler::layout_steps(seen, parent, layouts, reshape)
     }
 
     fn realised(&self, _: &Observation, _: &ParentId, _: &Layout) -> bool {

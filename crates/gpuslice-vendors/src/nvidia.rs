@@ -11,6 +11,7 @@ mod names;
 mod offers;
 mod plan;
 mod read;
+pub(crate) mod scheduler;
 mod serial;
 mod trouble;
 
@@ -93,6 +94,7 @@ impl Mechanism for NvidiaVfio {
     fn observe(&self, host: &dyn HostRead, tools: &mut Answers, seen: &mut Observation) {
         read::read(host, seen);
         modes::read(host, tools, seen);
+        scheduler::read(host, tools, seen);
     }
 
     fn trouble(&self, line: &str) -> Option<Trouble> {
@@ -123,10 +125,10 @@ impl Mechanism for NvidiaVfio {
         layouts: &Layouts,
         reshape: bool,
     ) -> Result<Vec<Step>, Refusal> {
-        match layouts.get(parent) {
-            Some(layout) => plan::layout_steps(seen, parent, layout, reshape),
-            None => Ok(Vec::new()),
-        }
+        let Some(layout) = layouts.get(parent) else { return Ok(Vec::new()) };
+        let mut steps = scheduler::layout_steps(seen, parent, layouts, reshape)?;
+        steps.extend(plan::layout_steps(seen, parent, layout, reshape)?);
+        Ok(steps)
     }
 
     fn realised(&self, seen: &Observation, parent: &ParentId, layout: &Layout) -> bool {

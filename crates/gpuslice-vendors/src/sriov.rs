@@ -8,10 +8,12 @@ mod trouble;
 
 pub(crate) use plan::{binds, bound};
 
+use crate::nvidia::scheduler;
 use gpuslice_core::health::Trouble;
 use gpuslice_core::ids::{ParentId, SliceId};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Cleaned, Layouts, Mechanism, Offer};
+use gpuslice_core::mode::Mode;
 use gpuslice_core::observation::{Function, Observation};
 use gpuslice_core::plan::Step;
 use gpuslice_core::refusal::Refusal;
@@ -52,6 +54,11 @@ impl Mechanism for Sriov {
             && crate::amdgpu::gpu(seen, parent).is_none()
     }
 
+    /// A GPU that makes mediated devices can have SR-IOV too, and not use it (NVIDIA's T4).
+    fn modes(&self, seen: &Observation, parent: &ParentId) -> &'static [Mode] {
+        scheduler::modes(seen, parent)
+    }
+
     fn offers(&self, seen: &Observation, parent: &ParentId, layout: Option<&Layout>) -> Vec<Offer> {
         offers::offers(seen, parent, layout).into_iter().collect()
     }
@@ -68,10 +75,10 @@ impl Mechanism for Sriov {
         layouts: &Layouts,
         reshape: bool,
     ) -> Result<Vec<Step>, Refusal> {
-        match layouts.get(parent) {
-            Some(layout) => plan::layout_steps(seen, parent, layout, reshape),
-            None => Ok(Vec::new()),
-        }
+        let Some(layout) = layouts.get(parent) else { return Ok(Vec::new()) };
+        let mut steps = scheduler::layout_steps(seen, parent, layouts, reshape)?;
+        steps.extend(plan::layout_steps(seen, parent, layout, reshape)?);
+        Ok(steps)
     }
 
     fn realised(&self, seen: &Observation, parent: &ParentId, layout: &Layout) -> bool {

@@ -90,7 +90,8 @@ cases! {
         of_layouts::some_vfs_of_a_gpu_that_makes_all,
         of_layouts::another_driver_for_vfs_that_have_theirs,
         of_layouts::a_mode_that_the_driver_does_not_have,
-        of_layouts::modes_that_amdgpu_does_not_join;
+        of_layouts::modes_that_amdgpu_does_not_join,
+        of_layouts::an_option_that_a_person_gives, of_layouts::a_file_in_the_place_of_ours;
     InUse: of_orders::a_vm_uses_the_gpu, of_orders::the_claim_runs, of_commands::a_drain_that_somebody_lifts;
     NotPermitted: of_orders::somebody_else_asks, of_starts::it_is_of_a_person_s_own_libvirt;
     Unreachable: of_starts::no_daemon_runs, of_orders::no_agent_runs,

@@ -4,6 +4,7 @@ use crate::driver::Driver;
 use crate::room::start_of;
 use crate::vgpu::{attach, order, profile, start, stop, vf};
 use gpuslice_core::ids::{ParentId, SliceId};
+use gpuslice_core::mode::Mode;
 use gpuslice_core::plan::Step;
 use gpuslice_core::port::{HostRead, HostWrite, read_text};
 use gpuslice_core::refusal::Code;
@@ -52,10 +53,8 @@ fn instances(driver: &mut Driver) -> Vec<String> {
 fn modes(driver: &Driver) -> Vec<String> {
     let parent: ParentId = GPU.parse().unwrap();
     let modes = driver.machine.observation().modes.get(&parent);
-    let text = |(mode, state): (_, &gpuslice_core::mode::ModeState)| {
-        format!("{mode}={}", state.current.as_ref().unwrap())
-    };
-    modes.into_iter().flatten().map(text).collect()
+    let set = modes.into_iter().flatten().filter(|(mode, _)| **mode != Mode::Scheduler);
+    set.filter_map(|(mode, state)| Some(format!("{mode}={}", state.current.as_ref()?))).collect()
 }
 
 fn plan(driver: &mut Driver, config: &str) -> Vec<String> {

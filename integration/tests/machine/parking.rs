@@ -140,6 +140,7 @@ fn what_a_layout_parks_is_there_and_stays() {
             blockers: Vec::new(),
             unmatched: Vec::new(),
             unparked: Vec::new(),
+            later: Vec::new(),
         }
     );
     // Known by their names alone, by a daemon without a record, after a reboot and a hotplug.

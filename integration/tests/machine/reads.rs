@@ -84,6 +84,12 @@ pub fn general(seen: &Observation, asked: &str) -> (String, String) {
         let name = if name.starts_with("virtfn") { "virtfnN" } else { name };
         return (kind(seen, address.parse().unwrap()), format!("{how} {name}"));
     }
+    // Files of other people, whatever they are called and wherever modprobe finds them.
+    if let Some((_, name)) = path.split_once("/modprobe.d")
+        && !name.starts_with("/gpuslice-")
+    {
+        return ("host".to_owned(), format!("{how} modprobe.d"));
+    }
     let below = |dir: &str| {
         path.strip_prefix(dir).map(|rest| rest.split_once('/').map_or(".", |(_, name)| name))
     };
@@ -122,12 +128,14 @@ pub fn needed() -> BTreeMap<String, BTreeSet<String>> {
 }
 
 /// Of these nothing can have changed.
-const ONCE: [&str; 7] = [
+const ONCE: [&str; 9] = [
     "read config",
     "read device_api",
     "read name",
     "read description",
     "ask ",
+    "list modprobe.d",
+    "read modprobe.d",
     "list /sys/devices/system/node",
     "read /sys/devices/system/node",
 ];

@@ -155,6 +155,12 @@ impl<H: Handler> ParentObject<H> {
         self.row.now().modes.clone().into_iter().collect()
     }
 
+    /// What of that the next load of its driver makes another: mode and value.
+    #[zbus(property)]
+    fn coming(&self) -> HashMap<String, String> {
+        self.row.now().coming.clone().into_iter().collect()
+    }
+
     /// The applied layout, in words.
     #[zbus(property)]
     fn layout(&self) -> String {
@@ -288,6 +294,7 @@ impl Shown for ParentRow {
             ("Vfs", self.vfs.unwrap_or_default().into()),
             ("TotalVfs", self.total_vfs.unwrap_or_default().into()),
             ("Modes", self.modes.clone().into_iter().collect::<HashMap<_, _>>().into()),
+            ("Coming", self.coming.clone().into_iter().collect::<HashMap<_, _>>().into()),
             ("Layout", text(self.layout.as_ref()).into()),
             ("State", self.state.clone().into()),
             ("Reason", text(self.reason.as_ref()).into()),

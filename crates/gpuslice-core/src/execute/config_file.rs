@@ -11,13 +11,18 @@ pub const MARK: &str = "# Written by gpuslice from its layouts; it is written an
 /// Where they are, and how their names begin and end: nothing else is ever written.
 const PLACE: (&str, &str) = ("/etc/modprobe.d/gpuslice-", ".conf");
 
+/// Whether a path is one of theirs.
+pub fn is_own(path: &str) -> bool {
+    let name = path.strip_prefix(PLACE.0).and_then(|rest| rest.strip_suffix(PLACE.1));
+    name.is_some_and(|name| !name.is_empty() && !name.contains(['/', '.']))
+}
+
 pub(super) fn write(
     host: &mut dyn HostWrite,
     path: &str,
     content: &str,
 ) -> Result<Performed, StepError> {
-    let name = path.strip_prefix(PLACE.0).and_then(|rest| rest.strip_suffix(PLACE.1));
-    if name.is_none_or(|name| name.is_empty() || name.contains(['/', '.'])) {
+    if !is_own(path) {
         let operation = format!("write {path}");
         return Err(StepError::Errno { operation, errno: Errno::EINVAL });
     }

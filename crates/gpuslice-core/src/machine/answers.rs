@@ -4,7 +4,7 @@ use super::{Machine, parking};
 use crate::ids::{ClaimKey, MdevTypeId, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::{Form, Offer};
 use crate::observation::{Function, Vf};
-use crate::placement::{self, View};
+use crate::placement::View;
 use crate::refusal::{Code, Refusal};
 use crate::request::{Answer, ClaimRow, ParentRow, ProfileRow, SliceRow, StatusRow, TypeRow};
 use crate::state::{Assignment, Claim, Phase};
@@ -58,6 +58,7 @@ impl Machine {
                 .cloned()
                 .chain(quarantines)
                 .chain(self.never_parked())
+                .chain(self.all_that_comes_later())
                 .chain(self.unwell())
                 .chain(problems)
                 .chain(self.history_trouble())
@@ -100,6 +101,7 @@ impl Machine {
                 vfs: None,
                 total_vfs: None,
                 modes: BTreeMap::new(),
+                coming: BTreeMap::new(),
                 layout: Some(layout.to_string()),
                 state: "absent".to_owned(),
                 reason: Some("it had this layout, and is not on the host now".to_owned()),
@@ -150,6 +152,7 @@ impl Machine {
                     Some((mode.to_string(), state.current.as_ref()?.to_string()))
                 })
                 .collect(),
+            coming: self.coming_of(parent),
             layout: self.layouts.get(parent).map(ToString::to_string),
             state: state.to_owned(),
             reason,
@@ -197,7 +200,11 @@ impl Machine {
             Some(layout) => {
                 let realised = self.realised(parent, layout);
                 match function {
-                    _ if realised => ("ok", self.kept_back(parent).or_else(|| unparked.cloned())),
+                    _ if realised => {
+                        let kept_back = self.kept_back(parent);
+                        let reason = kept_back.or_else(|| self.comes_later(parent, layout));
+                        ("ok", reason.or_else(|| unparked.cloned()))
+                    }
                     Some(f) if f.driver.is_none() => {
                         ("waiting", Some("no driver is bound".to_owned()))
                     }
@@ -205,15 +212,6 @@ impl Machine {
                 }
             }
         }
-    }
-
-    /// What is kept back of a parent until its VFs are made anew.
-    fn kept_back(&self, parent: &ParentId) -> Option<String> {
-        let vfs = self.unusable(parent);
-        let first = placement::unusable(&self.run.wedged, *vfs.first()?);
-        let more = vfs.len().saturating_sub(1);
-        let others = if more == 0 { String::new() } else { format!(", and {more} more") };
-        Some(format!("{first}{others}; its VFs are made anew when nobody uses them"))
     }
 
     /// What of the layouts' `park` a person has to mend.

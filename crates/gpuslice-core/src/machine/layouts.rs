@@ -286,8 +286,9 @@ impl Machine {
             blockers: Vec::new(),
             unmatched: Vec::new(),
             unparked: Vec::new(),
+            later: Vec::new(),
         };
-        for (parent, _) in resolved {
+        for (parent, rule) in resolved {
             match self.steps_to(&parent, &layouts, true) {
                 Ok(steps) => {
                     let together = self.disturbed(&parent, &steps);
@@ -308,6 +309,7 @@ impl Machine {
                             .map(|s| StepRow { parent: parent.clone(), step: s.to_string() }),
                     );
                     plan.steps.extend(binds_later(&steps, &layouts));
+                    plan.later.extend(self.would_come_later(&parent, &rule.layout));
                 }
                 Err(refusal) => plan.blockers.push(refusal),
             }

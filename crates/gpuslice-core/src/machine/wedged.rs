@@ -5,6 +5,7 @@
 
 use super::{Effect, Machine, Stored, Timer};
 use crate::ids::{ParentId, PciAddress, SliceId};
+use crate::placement;
 use crate::plan::Step;
 use std::collections::BTreeSet;
 
@@ -102,5 +103,14 @@ impl Machine {
             && !self.repairs.contains(parent)
             && self.in_the_way(&BTreeSet::from([parent.clone()])).next().is_none()
             && !self.held.keys().any(held)
+    }
+
+    /// What is kept back of a parent until its VFs are made anew.
+    pub(super) fn kept_back(&self, parent: &ParentId) -> Option<String> {
+        let vfs = self.unusable(parent);
+        let first = placement::unusable(&self.run.wedged, *vfs.first()?);
+        let more = vfs.len().saturating_sub(1);
+        let others = if more == 0 { String::new() } else { format!(", and {more} more") };
+        Some(format!("{first}{others}; its VFs are made anew when nobody uses them"))
     }
 }

@@ -1,14 +1,19 @@
-//! What vendors' tools told. Asking one takes a second and more, and is in the way of whoever sets the device
-//! meanwhile, so it is asked again only when something tells that the answer may have changed.
+//! What vendors' tools told, and people's files. Asking a tool takes a second and more, and is in the way of whoever sets
+//! the device meanwhile; files of modules' options are many. So both are asked again only when something tells that the
+//! answer may have changed: people are heard when they say `apply`.
 
+use super::options;
 use crate::errno::Errno;
+use crate::observation::Options;
 use crate::port::{HostRead, Ran};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Answers {
     told: BTreeMap<Vec<String>, (String, Ran)>,
+    options: BTreeMap<&'static str, Arc<Options>>,
     silent: bool,
 }
 
@@ -34,8 +39,15 @@ impl Answers {
         Ok(ran)
     }
 
+    /// The options that files of `modprobe.d` give a module, gpuslice's own files left out.
+    pub fn options(&mut self, host: &dyn HostRead, module: &'static str) -> Arc<Options> {
+        let read = || Arc::new(options::read(host, module));
+        Arc::clone(self.options.entry(module).or_insert_with(read))
+    }
+
     pub(super) fn forget(&mut self) {
         self.told.clear();
+        self.options.clear();
     }
 
     pub(super) fn may_ask(&mut self, may: bool) {

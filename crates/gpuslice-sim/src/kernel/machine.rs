@@ -24,6 +24,11 @@ const MODULES: &[(&str, &[&str])] = &[
     (VFIO_PCI, &["vfio-pci-core"]),
 ];
 
+/// Name and content of a file of `/etc/modprobe.d` that came with the distribution.
+fn distributions_file() -> (String, Vec<u8>) {
+    ("blacklist.conf".to_owned(), b"blacklist pcspkr\n".to_vec())
+}
+
 impl VirtualKind {
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -54,11 +59,12 @@ impl Kernel {
             typed: Default::default(),
             spoiled: Default::default(),
             cards: Default::default(),
+            registry: None,
             gim: None,
             gim_config: None,
             partitions: Default::default(),
             dmesg: Vec::new(),
-            modprobe_d: Default::default(),
+            modprobe_d: [distributions_file()].into(),
             ran: None,
             mdev_class: false,
             processes: Default::default(),
@@ -93,6 +99,7 @@ impl Kernel {
         self.typed.clear();
         self.spoiled.clear();
         self.cards_rebooted();
+        self.registry = None;
         self.gim = None;
         self.dmesg.clear();
         self.mdev_class = false;
@@ -150,6 +157,7 @@ impl Kernel {
         let known: Name = driver.chain(sample).find(|n| same(n)).ok_or(Errno::ENOENT)?.into();
         if !self.modules.contains(&known) {
             self.gim_loading(&known)?;
+            self.registry_loading(&known);
             self.modules.insert(known.clone());
             self.start(None, vec![Task::DriverBorn(known)]);
             self.run();
@@ -173,6 +181,9 @@ impl Kernel {
             // A reload; of a fresh load modprobe has said already whether its options are good.
             let _ = self.gim_loading(name);
         }
+        if self.registry.is_none() {
+            self.registry_loading(name);
+        }
         self.drivers.insert(name.clone());
         // GIM adds its ids one after the other, the others have them all at once.
         let by_id = self.driver_shape(name).is_some_and(|d| d.gim.is_some());
@@ -188,6 +199,7 @@ impl Kernel {
             self.sample_event(Action::Remove, name);
         }
         self.modules.remove(name);
+        self.registry_unloading(name);
         if self.driver_shape(name).is_some_and(|d| d.gim.is_some()) {
             self.gim = None;
         }

@@ -46,6 +46,7 @@ impl Kernel {
             File::Gim(address, file) => self.gim_content(*address, *file)?,
             File::Partition(address, file) => self.partition_content(*address, *file)?,
             File::Parameter(name) => self.gim_parameter(name).ok_or(Errno::ENODEV)?,
+            File::Registry => self.registry_params().ok_or(Errno::ENOENT)?,
             File::GimConfig => return self.gim_config.clone().ok_or(Errno::ENOENT),
             File::Settings(name) => {
                 return self.modprobe_d.get(name).cloned().ok_or(Errno::ENOENT);

@@ -102,8 +102,11 @@ impl Kernel {
             Dir::VfioCdevs => self.cdev_numbers().map(|n| format!("vfio{n}")).collect(),
             Dir::Proc => {
                 let pids = self.processes.keys().map(ToString::to_string);
-                pids.chain(["sys".to_owned()]).collect()
+                let driver = self.registry.as_ref().map(|_| "driver");
+                pids.chain(["sys"].into_iter().chain(driver).map(str::to_owned)).collect()
             }
+            Dir::ProcDriver => self.registry.iter().map(|r| r.driver.to_string()).collect(),
+            Dir::Registry(_) => vec![REGISTRY.to_owned()],
             Dir::Process(_) => ["cmdline", "comm", "fd"].map(str::to_owned).to_vec(),
             Dir::Descriptors(pid) => {
                 let open = self.processes.get(pid).into_iter().flat_map(|p| p.open.values());
@@ -392,6 +395,14 @@ impl Kernel {
                 self.cdev_numbers().any(|n| n == number).then_some(Node::File(File::Node))
             }
             Dir::Proc if name == "sys" => Some(Node::Dir(Dir::Fixed(Fixed::ProcSys))),
+            Dir::Proc if name == "driver" => {
+                self.registry.is_some().then_some(Node::Dir(Dir::ProcDriver))
+            }
+            Dir::ProcDriver => {
+                let registry = self.registry.as_ref().filter(|r| *r.driver == *name)?;
+                Some(Node::Dir(Dir::Registry(registry.driver.clone())))
+            }
+            Dir::Registry(_) => (name == REGISTRY).then_some(Node::File(File::Registry)),
             Dir::Proc => {
                 let pid = plain_number(name)?;
                 self.processes.contains_key(&pid).then_some(Node::Dir(Dir::Process(pid)))
@@ -535,6 +546,9 @@ impl Kernel {
 
 /// Where the device in a slot is.
 const SLOT_ADDRESS: &str = "address";
+
+/// What a driver with a registry shows in `/proc`.
+const REGISTRY: &str = "params";
 
 /// Which CPUs a NUMA node has.
 const CPU_LIST: &str = "cpulist";

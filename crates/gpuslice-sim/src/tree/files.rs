@@ -109,6 +109,7 @@ impl File {
             Self::GroupType(_)
             | Self::ModuleState(_)
             | Self::Parameter(_)
+            | Self::Registry
             | Self::GimConfig
             | Self::CpuList(_)
             | Self::SlotAddress(_)

@@ -84,6 +84,8 @@ impl Kernel {
             Dir::Mdev(uuid) => format!("/sys{}", self.mdev_path(*uuid)),
             Dir::MdevVgpu(uuid) => format!("/sys{}/nvidia", self.mdev_path(*uuid)),
             Dir::VfioCdevs => "/dev/vfio/devices".to_owned(),
+            Dir::ProcDriver => "/proc/driver".to_owned(),
+            Dir::Registry(driver) => format!("/proc/driver/{driver}"),
             Dir::Process(pid) => format!("/proc/{pid}"),
             Dir::Descriptors(pid) => format!("/proc/{pid}/fd"),
             fixed => match FIXED.iter().find(|(_, _, dir)| dir == fixed) {

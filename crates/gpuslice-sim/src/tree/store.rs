@@ -12,8 +12,17 @@ use gpuslice_core::port::Written;
 /// Methods `reset_method` knows (drivers/pci/pci.c).
 const RESETS: &[&str] = &["device_specific", "acpi", "flr", "af_flr", "pm", "bus", "cxl_bus"];
 
+/// The name of a file of `/etc/modprobe.d`, whether it is there or not.
+fn settings(path: &str) -> Option<&str> {
+    path.strip_prefix("/etc/modprobe.d/").filter(|name| !name.contains('/'))
+}
+
 impl Kernel {
     pub(crate) fn write_file(&mut self, path: &str, data: &[u8]) -> Result<Written, Errno> {
+        if let Some(name) = settings(path) {
+            self.modprobe_d.insert(name.to_owned(), data.to_vec());
+            return Ok(Written::Done);
+        }
         let file = self.file(path, Mode::Read)?;
         if data.is_empty() {
             return Ok(Written::Done);
@@ -36,12 +45,10 @@ impl Kernel {
             | File::Mdev(_, MdevFile::Uevent)
             | File::VirtualUevent(_)
             | File::Node => Err(Errno::EINVAL),
-            File::Settings(name) => {
-                self.modprobe_d.insert(name, data.to_vec());
-                Ok(Written::Done)
-            }
             File::Type(..)
             | File::Parameter(_)
+            | File::Registry
+            | File::Settings(_)
             | File::GimConfig
             | File::GroupType(_)
             | File::ModuleState(_)
@@ -56,8 +63,8 @@ impl Kernel {
     pub(crate) fn replace_file(&mut self, path: &str, data: &[u8]) -> Result<(), Errno> {
         self.counts.writes += 1;
         self.write_fault(path).map_or(Ok(()), Err)?;
-        let name = path.strip_prefix("/etc/modprobe.d/").filter(|name| !name.contains('/'));
-        self.modprobe_d.insert(name.ok_or(Errno::ENOENT)?.to_owned(), data.to_vec());
+        let name = settings(path).ok_or(Errno::ENOENT)?;
+        self.modprobe_d.insert(name.to_owned(), data.to_vec());
         Ok(())
     }
 

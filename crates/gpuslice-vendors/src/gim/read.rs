@@ -3,11 +3,10 @@
 
 use super::{DRIVER, VENDOR, modes, plan};
 use gpuslice_core::errno::Errno;
-use gpuslice_core::execute::CONFIG_MARK;
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::mode::{Mode, ModeState, ModeValue};
-use gpuslice_core::observation::{DriverState, Function, Observation, ProblemKind, ReadProblem};
-use gpuslice_core::observe::note;
+use gpuslice_core::observation::{DriverState, Function, Observation};
+use gpuslice_core::observe::{corrupt, note, own_config};
 use gpuslice_core::port::{HostRead, read_text};
 use std::collections::BTreeMap;
 
@@ -32,17 +31,7 @@ pub(super) fn read(host: &dyn HostRead, seen: &mut Observation) {
             true
         }
     };
-    let options = match read_text(host, plan::CONFIG) {
-        Ok(text) if text.lines().next() == Some(CONFIG_MARK) => Some(text),
-        Ok(text) => {
-            corrupt(seen, plan::CONFIG, &text);
-            None
-        }
-        Err(errno) => {
-            note(seen, plan::CONFIG, errno);
-            None
-        }
-    };
+    let options = own_config(host, seen, plan::CONFIG);
     let parameters = if loaded { parameters(host, &module) } else { BTreeMap::new() };
     let ours = |(address, f): (&PciAddress, &Function)| {
         (candidate(f) && f.driver.is_some()).then_some(*address)
@@ -57,10 +46,11 @@ pub(super) fn read(host: &dyn HostRead, seen: &mut Observation) {
                 all.clone().nth(at).or_else(|| all.next_back())?.parse().ok()
             });
             let offered = values.iter().filter_map(|value| value.parse().ok()).collect();
-            own.insert(mode, ModeState { current: given, offered });
+            own.insert(mode, ModeState { current: given, offered, at_load: None });
         }
     }
-    seen.drivers.insert(DRIVER, DriverState { loaded, options, parameters });
+    seen.drivers
+        .insert(DRIVER, DriverState { loaded, options, parameters, ..DriverState::default() });
 }
 
 /// Those that can be read and were given.
@@ -70,11 +60,6 @@ fn parameters(host: &dyn HostRead, module: &str) -> BTreeMap<String, String> {
         (!text.is_empty()).then(|| (name.to_owned(), text))
     };
     PARAMETERS.into_iter().filter_map(read).collect()
-}
-
-fn corrupt(seen: &mut Observation, path: &str, text: &str) {
-    let text = text.chars().take(80).collect();
-    seen.problems.push(ReadProblem { path: path.to_owned(), why: ProblemKind::Corrupt(text) });
 }
 
 /// Modes and memory of a GPU. One that has no partitions says that it failed to read them, or lacks the files.
@@ -114,7 +99,7 @@ fn read_gpu(host: &dyn HostRead, seen: &mut Observation, address: PciAddress) {
     for (mode, path, current, text, offered) in states {
         match current {
             Some(current) => {
-                let state = ModeState { current: Some(current), offered };
+                let state = ModeState { current: Some(current), offered, at_load: None };
                 seen.modes.entry(ParentId::Pci(address)).or_default().insert(mode, state);
             }
             None => corrupt(seen, &path, &text),

@@ -50,22 +50,20 @@ pub(super) fn read(host: &dyn HostRead, tools: &mut Answers, seen: &mut Observat
         if gpu.mixed == Some(true) {
             read_places(host, seen, &parent);
         }
-        let mut modes = BTreeMap::new();
-        if let Some(on) = gpu.mig {
-            let there = instances.remove(&index).unwrap_or_default();
-            let text = match on {
-                false => OFF.to_owned(),
-                true if there.is_empty() => NONE.to_owned(),
-                true => there.join(","),
-            };
-            modes.insert(Mode::Instances, is(&text));
-        }
+        let there = instances.remove(&index).unwrap_or_default();
+        let set = gpu.mig.map(|on| match on {
+            false => is(OFF),
+            true if there.is_empty() => is(NONE),
+            true => is(&there.join(",")),
+        });
+        let modes = seen.modes.entry(parent).or_default();
+        // Of one without MIG too, since that is told.
+        modes.insert(Mode::Instances, set.unwrap_or_default());
         if let Some(mixed) = gpu.mixed {
             let offered = [EQUAL, MIXED].iter().filter_map(|text| text.parse().ok()).collect();
             let current = is(if mixed { MIXED } else { EQUAL }).current;
-            modes.insert(Mode::Sizes, ModeState { current, offered });
+            modes.insert(Mode::Sizes, ModeState { current, offered, at_load: None });
         }
-        seen.modes.insert(parent, modes);
     }
 }
 
@@ -85,7 +83,7 @@ fn read_places(host: &dyn HostRead, seen: &mut Observation, parent: &ParentId) {
 }
 
 fn is(text: &str) -> ModeState {
-    ModeState { current: text.parse::<ModeValue>().ok(), offered: Vec::new() }
+    ModeState { current: text.parse::<ModeValue>().ok(), ..ModeState::default() }
 }
 
 /// What changes with the answers, and costs nothing to look at: the VFs, which a change of MIG leads over and which

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const TOOL: &str = "/usr/lib/nvidia/sriov-manage";
 
 /// Modes that can be set.
-pub(super) const MODES: &[Mode] = &[Mode::Instances, Mode::Sizes];
+pub(super) const MODES: &[Mode] = &[Mode::Instances, Mode::Sizes, Mode::Scheduler];
 
 pub(super) fn layout_steps(
     seen: &Observation,
@@ -84,7 +84,7 @@ impl<'a> ModesNow<'a> {
     ) -> Result<Option<Self>, Refusal> {
         let wish = layout.modes.get(&Mode::Instances);
         let sizes = layout.modes.get(&Mode::Sizes);
-        let told = seen.modes.get(parent);
+        let told = seen.modes.get(parent).filter(|told| told.contains_key(&Mode::Instances));
         if told.is_none() && (wish.is_some() || sizes.is_some()) {
             if !reshape {
                 return Ok(None);

@@ -22,8 +22,15 @@ pub fn plan(row: &PlanRow, done: bool, paint: Paint) -> String {
         let label = paint.paint(Tone::Warn, "no device meets:");
         let _ = writeln!(out, "{label} {}", printable(unmatched));
     }
+    for later in &row.later {
+        let label = paint.paint(Tone::Warn, "later:");
+        let _ = writeln!(out, "{label} {}", printable(later));
+    }
     let steps = counted(row.steps.len(), "step");
     let _ = match (done, row.steps.is_empty(), row.blockers.is_empty()) {
+        (_, true, true) if !row.later.is_empty() => {
+            writeln!(out, "nothing to do: the rest is as the layouts say")
+        }
         (_, true, true) => writeln!(out, "already so: every GPU is as its layout says"),
         (_, true, false) => writeln!(out, "nothing can be done before that"),
         (true, false, _) => writeln!(out, "{steps} done"),

@@ -77,6 +77,44 @@ pub fn a_mode_that_the_driver_does_not_have(code: Code) {
     cannot_be(code, "a40-vfio", &bad, "take compute out of the layout of", &good);
 }
 
+const WITH_A_SCHEDULER: &str = "vfs = \"all\", scheduler = \"equal-share\"";
+
+/// A host whose module options a person has written, before a layout wishes for others.
+fn with_options(file: &str, options: &str) -> Person {
+    let person = Person::at(&example("a40-vfio"), "", 0);
+    let path = format!("/etc/modprobe.d/{file}");
+    person.host.outside(&json!({"do": "write", "file": path, "data": options}));
+    person.host.configure(&of_kind("10de:2235", WITH_A_SCHEDULER));
+    person
+}
+
+pub fn an_option_that_a_person_gives(code: Code) {
+    let theirs = "options nvidia NVreg_RegistryDwordsPerDevice=\"pci=0000:41:00.0;RmPVMRL=0x11\"\n";
+    let mut person = with_options("nvidia.conf", theirs);
+    person.mends_by(code, "gpuslice apply", 0, &mut |person, what| {
+        assert_eq!(what, "take NVreg_RegistryDwordsPerDevice out of /etc/modprobe.d/nvidia.conf");
+        let nothing = json!({"do": "write", "file": "/etc/modprobe.d/nvidia.conf", "data": "#\n"});
+        person.host.outside(&nothing);
+    });
+    // The next host's libvirt waits for this one's.
+    drop(person);
+    let mut person = with_options("nvidia.conf", theirs);
+    person.mends_by(code, "gpuslice apply", 1, &mut |person, what| {
+        assert!(what.contains("take scheduler out of the layout of"), "{what}");
+        person.host.configure(&of_kind("10de:2235", "vfs = \"all\""));
+    });
+}
+
+pub fn a_file_in_the_place_of_ours(code: Code) {
+    let file = "/etc/modprobe.d/gpuslice-nvidia.conf";
+    let mut person = with_options("gpuslice-nvidia.conf", "options nvidia NVreg_EnableMSI=1\n");
+    person.mends_by(code, "gpuslice apply", 0, &mut |person, what| {
+        assert_eq!(what, format!("move {file} elsewhere"));
+        // Of a file that is gone and of one without content the daemon makes no difference.
+        person.host.outside(&json!({"do": "write", "file": file, "data": " "}));
+    });
+}
+
 /// What could not be parked is told by the plan, and the layout is applied all the same.
 fn parks(code: Code, bad: &str, told: &str, good: &str) {
     let mut person = Person::at("mdev", "", 0);

@@ -3,6 +3,7 @@
 
 pub(crate) mod card;
 mod manage;
+pub(crate) mod registry;
 mod smi;
 
 use crate::host_file::MdevOn;
