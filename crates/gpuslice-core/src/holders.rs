@@ -9,6 +9,10 @@ use crate::port::{HostRead, link_name, read_text};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
+/// Where VFIO devices have nodes of their own. Among the nodes of a device it stands for those that are there no more: what
+/// is taken off its driver loses number and node at once, and its driver waits for whoever has it open.
+const CDEVS: &str = "/dev/vfio/devices";
+
 /// A process that has a node open.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Holder {
@@ -55,12 +59,18 @@ pub fn nodes_of_function(
     nodes_in(host, &dir)
 }
 
-/// Device nodes through which a PCI function can be held, whether its driver is to be seen or not.
+/// Device nodes through which a PCI function can be held, whether its driver is to be seen or not. Without a driver
+/// it may be the one of which somebody has a node open that is there no more.
 ///
 /// # Errors
 /// Any errno but `ENOENT` of the links involved.
 pub fn nodes_of_group(host: &dyn HostRead, address: PciAddress) -> Result<BTreeSet<String>, Errno> {
-    nodes_in(host, &format!("/sys/bus/pci/devices/{address}"))
+    let dir = format!("/sys/bus/pci/devices/{address}");
+    let mut nodes = nodes_in(host, &dir)?;
+    if link_name(host, &format!("{dir}/driver"))?.is_none() {
+        nodes.insert(CDEVS.to_owned());
+    }
+    Ok(nodes)
 }
 
 /// Device nodes through which an mdev can be held.
@@ -113,7 +123,7 @@ fn nodes_in(host: &dyn HostRead, dir: &str) -> Result<BTreeSet<String>, Errno> {
         nodes.insert(format!("/dev/vfio/{group}"));
     }
     match host.list(&format!("{dir}/vfio-dev")) {
-        Ok(names) => nodes.extend(names.into_iter().map(|n| format!("/dev/vfio/devices/{n}"))),
+        Ok(names) => nodes.extend(names.into_iter().map(|n| format!("{CDEVS}/{n}"))),
         Err(Errno::ENOENT) => {}
         Err(errno) => return Err(errno),
     }
@@ -140,9 +150,15 @@ pub fn find(host: &dyn HostRead, nodes: &BTreeSet<String>) -> Result<Holders, Er
     if nodes.is_empty() {
         return Ok(holders);
     }
+    let going = if nodes.contains(CDEVS) { Some(cdevs(host)?) } else { None };
+    let gone = |path: &str| {
+        let name = path.strip_prefix(CDEVS).and_then(|name| name.strip_prefix('/'));
+        going.as_ref().zip(name).is_some_and(|(there, name)| !there.contains(name))
+    };
     for pid in processes(host)? {
         let found = look(host, pid, |path| {
-            if nodes.contains(path) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            let holds = nodes.contains(path) || gone(path);
+            if holds { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         match found {
             Ok(ControlFlow::Break(())) => holders.found.push(holder(host, pid)),
@@ -153,6 +169,15 @@ pub fn find(host: &dyn HostRead, nodes: &BTreeSet<String>) -> Result<Holders, Er
         }
     }
     Ok(holders)
+}
+
+/// VFIO devices that have nodes now.
+fn cdevs(host: &dyn HostRead) -> Result<BTreeSet<String>, Errno> {
+    match host.list(CDEVS) {
+        Ok(names) => Ok(names.into_iter().collect()),
+        Err(Errno::ENOENT) => Ok(BTreeSet::new()),
+        Err(errno) => Err(errno),
+    }
 }
 
 fn processes(host: &dyn HostRead) -> Result<impl Iterator<Item = u32>, Errno> {

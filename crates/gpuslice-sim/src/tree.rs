@@ -13,6 +13,7 @@ use crate::kernel::Name;
 use crate::kernel::vendor::amdgpu::PartitionFile;
 use crate::kernel::vendor::gim::files::GimFile;
 use crate::kernel::vendor::nvidia::{MdevVgpuFile, VgpuFile};
+use crate::kernel::vfio::Member;
 use files::{DriverFile, FunctionFile, MdevFile, ProcessFile, TypeFile};
 use gpuslice_core::ids::PciAddress;
 use uuid::Uuid;
@@ -47,10 +48,11 @@ pub(crate) enum Dir {
     /// `/sys/devices/pciDDDD:BB`.
     Bridge(u32, u8),
     Function(PciAddress),
-    VfioDev(PciAddress),
+    /// `<device>/vfio-dev`.
+    VfioDev(Member),
     /// `<VF>/nvidia`.
     Vgpu(PciAddress),
-    FunctionVfio(PciAddress),
+    VfioNumber(Member),
     Virtual,
     /// `/sys/devices/virtual/mtty`.
     VirtualClass(Name),

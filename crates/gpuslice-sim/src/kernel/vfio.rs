@@ -144,6 +144,21 @@ impl Kernel {
         })
     }
 
+    /// The `N` of its `vfio-dev/vfioN`.
+    pub(crate) fn vfio_number(&self, member: Member) -> Option<u32> {
+        match member {
+            Member::Pci(address) => self.functions.get(&address)?.vfio,
+            Member::Mdev(uuid) => self.mdevs.get(&uuid)?.vfio,
+        }
+    }
+
+    pub(crate) fn member_path(&self, member: Member) -> String {
+        match member {
+            Member::Pci(address) => self.devpath(address),
+            Member::Mdev(uuid) => self.mdev_path(uuid),
+        }
+    }
+
     /// Group and VFIO number of a device that can be opened now.
     fn openable(&self, member: Member) -> Result<(u32, u32), Errno> {
         let (group, vfio, leaving) = match member {

@@ -58,11 +58,11 @@ impl Kernel {
             Dir::NumaNode(_) => vec![CPU_LIST.to_owned()],
             Dir::Bridge(domain, bus) => self.bridge_functions(*domain, *bus),
             Dir::Function(address) => self.function_names(*address),
-            Dir::VfioDev(address) => {
-                let number = self.functions.get(address).and_then(|f| f.vfio);
+            Dir::VfioDev(member) => {
+                let number = self.vfio_number(*member);
                 number.map(|n| format!("vfio{n}")).into_iter().collect()
             }
-            Dir::FunctionVfio(_) => Vec::new(),
+            Dir::VfioNumber(_) => Vec::new(),
             Dir::Virtual => self.virtual_parents().map(|n| n.to_string()).collect(),
             Dir::VirtualClass(name) => vec![name.to_string()],
             Dir::VirtualParent(name) => {
@@ -250,6 +250,7 @@ impl Kernel {
             ("mdev_type", mdev.linked),
             ("iommu_group", bound),
             ("driver", bound && !mdev.removing),
+            ("vfio-dev", bound && !mdev.removing),
             ("nvidia", self.has_mdev_vgpu_files(uuid)),
         ];
         let links = links.iter().filter(|(_, there)| *there);
@@ -325,7 +326,7 @@ impl Kernel {
                 let known = self.modprobe_d.contains_key(name);
                 known.then(|| Node::File(File::Settings(name.to_owned())))
             }
-            Dir::MdevDriver(_) | Dir::FunctionVfio(_) => None,
+            Dir::MdevDriver(_) | Dir::VfioNumber(_) => None,
             Dir::Devices if name == "system" => Some(Node::Dir(Dir::Fixed(Fixed::System))),
             Dir::Nodes => {
                 let number = plain_number(name.strip_prefix("node")?)?;
@@ -355,9 +356,9 @@ impl Kernel {
                 let file = MdevVgpuFile::ALL.iter().find(|f| f.name() == name)?;
                 Some(Node::File(File::MdevVgpu(*uuid, *file)))
             }
-            Dir::VfioDev(address) => {
-                let number = self.functions.get(address)?.vfio?;
-                (name == format!("vfio{number}")).then_some(Node::Dir(Dir::FunctionVfio(*address)))
+            Dir::VfioDev(member) => {
+                let number = self.vfio_number(*member)?;
+                (name == format!("vfio{number}")).then_some(Node::Dir(Dir::VfioNumber(*member)))
             }
             Dir::Virtual => {
                 let found = self.virtual_parents().find(|known| ***known == *name)?;
@@ -476,7 +477,7 @@ impl Kernel {
                 _ => None,
             },
             "vfio-dev" if function.vfio.is_some() && !function.releasing => {
-                Some(Node::Dir(Dir::VfioDev(address)))
+                Some(Node::Dir(Dir::VfioDev(Member::Pci(address))))
             }
             "nvidia" => self.has_vgpu_files(address).then_some(Node::Dir(Dir::Vgpu(address))),
             _ => {
@@ -517,6 +518,9 @@ impl Kernel {
             }
             "iommu_group" => mdev.group.map(|group| Node::Link(Dir::Group(group))),
             "nvidia" => self.has_mdev_vgpu_files(uuid).then_some(Node::Dir(Dir::MdevVgpu(uuid))),
+            "vfio-dev" if mdev.vfio.is_some() && !mdev.removing => {
+                Some(Node::Dir(Dir::VfioDev(Member::Mdev(uuid))))
+            }
             "driver" if mdev.vfio.is_some() && !mdev.removing => {
                 Some(Node::Link(Dir::MdevDriver(parent.catalogue.driver.as_str().into())))
             }

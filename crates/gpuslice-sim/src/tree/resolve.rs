@@ -66,10 +66,10 @@ impl Kernel {
             Dir::Bridge(domain, bus) => format!("/sys/devices/pci{domain:04x}:{bus:02x}"),
             Dir::Function(address) => format!("/sys{}", self.devpath(*address)),
             Dir::Vgpu(address) => format!("/sys{}/nvidia", self.devpath(*address)),
-            Dir::VfioDev(address) => format!("/sys{}/vfio-dev", self.devpath(*address)),
-            Dir::FunctionVfio(address) => {
-                let number = self.functions.get(address).and_then(|f| f.vfio).unwrap_or(0);
-                format!("/sys{}/vfio-dev/vfio{number}", self.devpath(*address))
+            Dir::VfioDev(member) => format!("/sys{}/vfio-dev", self.member_path(*member)),
+            Dir::VfioNumber(member) => {
+                let number = self.vfio_number(*member).unwrap_or(0);
+                format!("/sys{}/vfio-dev/vfio{number}", self.member_path(*member))
             }
             Dir::Virtual => "/sys/devices/virtual".to_owned(),
             Dir::VirtualClass(name) => format!("/sys/devices/virtual/{name}"),
