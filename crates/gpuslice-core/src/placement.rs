@@ -179,7 +179,7 @@ impl<'a> View<'a> {
     }
 
     /// Slices held for claims that are not running.
-    pub(crate) fn reserved_elsewhere(&self, wanted: &Wanted<'_>) -> u32 {
+    fn reserved_elsewhere(&self, wanted: &Wanted<'_>) -> u32 {
         self.claims
             .iter()
             .filter(|(key, c)| {
@@ -451,7 +451,10 @@ pub fn home(
             continue;
         }
         if let Some(most) = offer.max.filter(|max| usize::try_from(*max).is_ok_and(|m| mine >= m)) {
-            let message = format!("{} has at most {most} of {}", offer.parent, wanted.profile);
+            let message = match most {
+                0 => format!("{} can make no {} as it is set", offer.parent, wanted.profile),
+                _ => format!("{} has at most {most} of {}", offer.parent, wanted.profile),
+            };
             reasons.push((offer.parent.clone(), Refusal::new(Code::NoCapacity, message)));
             continue;
         }
@@ -463,7 +466,9 @@ pub fn home(
             let in_use = view.assignments.get(&slice).is_some_and(|a| !mine(a))
                 || view.foreign.contains_key(&slice)
                 || view.held.contains_key(&slice);
-            let usable = view.seen.vfs.get(address).is_some_and(|vf| {
+            let vf = view.seen.vfs.get(address);
+            let grouped = vf.is_some_and(|vf| vf.iommu_group.is_some());
+            let usable = vf.is_some_and(|vf| {
                 let whole = vf.choice.as_ref().is_none_or(|c| !c.broken);
                 whole && (vf.driver.is_none() || vf.on_vfio())
             }) && !view.held_back.contains_key(&slice);
@@ -472,7 +477,8 @@ pub fn home(
             if sharable && usable && (pool || !in_use) {
                 let far =
                     wanted.numa.is_some() && view.seen.numa_node(&offer.parent) != wanted.numa;
-                free.push((in_use, crowded, named.len(), far, offer.parent.clone(), *address));
+                let parent = offer.parent.clone();
+                free.push((!grouped, in_use, crowded, named.len(), far, parent, *address));
             }
         }
         if free.len() == before {
@@ -485,13 +491,13 @@ pub fn home(
     for (.., parent, _) in &free {
         *left.entry(parent).or_default() += 1;
     }
-    let best = free.iter().min_by_key(|(in_use, crowded, named, far, parent, address)| {
+    let best = free.iter().min_by_key(|(alone, in_use, crowded, named, far, parent, address)| {
         let left = left.get(parent).copied().unwrap_or_default();
         let load = if view.strategy == Strategy::Pack { left } else { -left };
-        (*in_use, *crowded, *named, *far, load, *address)
+        (*alone, *in_use, *crowded, *named, *far, load, *address)
     });
     match best {
-        Some((_, crowded, .., address)) => Ok(Home { address: *address, crowded: *crowded }),
+        Some((_, _, crowded, .., address)) => Ok(Home { address: *address, crowded: *crowded }),
         None if reasons.is_empty() => Err(no_such_profile(view, wanted.profile)),
         None => Err(Refused::Candidates(reasons)),
     }

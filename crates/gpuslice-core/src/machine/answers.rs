@@ -247,7 +247,7 @@ impl Machine {
                 type_id: offer.form.type_id().cloned(),
                 description: offer.description.clone(),
                 memory: offer.memory,
-                share: offer.max.map(|max| format!("1/{max}")),
+                share: offer.max.filter(|max| *max > 0).map(|max| format!("1/{max}")),
                 isolation: offer.isolation.as_str().to_owned(),
                 heads: offer.heads,
                 edition: offer.edition.clone(),
@@ -336,7 +336,10 @@ impl Machine {
         match &offer.form {
             _ if !self.is_given_out(&offer.parent) => 0,
             Form::Mdevs { .. } => 0,
-            Form::TypedVfs { left, .. } => *left,
+            Form::TypedVfs { left, vfs, .. } => {
+                let vfs = vfs.iter().filter_map(|vf| self.seen.vfs.get(vf));
+                (*left).min(count(vfs.filter(|vf| vf.iommu_group.is_some())))
+            }
             Form::Vfs(vfs) => count(vfs.iter().filter(|vf| self.is_free(**vf, spare))),
         }
     }
@@ -357,7 +360,8 @@ impl Machine {
             || self.held.contains_key(&slice)
             || spare.view.held_back.contains_key(&slice);
         let vf = self.seen.vfs.get(&address);
-        !given && vf.is_some_and(|vf| vf.driver.is_none() || vf.on_vfio())
+        let usable = |vf: &Vf| vf.driver.is_none() || vf.on_vfio();
+        !given && vf.is_some_and(|vf| vf.iommu_group.is_some() && usable(vf))
     }
 
     /// What a person can pick of an offer: all that is parked, and one VF, since the others look alike.

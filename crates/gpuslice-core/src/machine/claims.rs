@@ -193,8 +193,11 @@ impl Machine {
         let pool = order.pool.unwrap_or(kept.is_some_and(|claim| claim.pool));
         let reserve = order.reserve.unwrap_or(kept.is_some_and(|claim| claim.reserve));
         let request = &order.request;
-        let had = known.as_ref().map_or(&[][..], |claim| &claim.home);
-        let had = picked.as_ref().map_or(had, std::slice::from_ref);
+        let mut had = known.as_ref().map_or_else(Vec::new, |claim| claim.home.clone());
+        if known.as_ref().is_some_and(|known| known.profile != profile) {
+            self.retain_able(&mut had, &profile);
+        }
+        let had = picked.as_ref().map_or(had.as_slice(), std::slice::from_ref);
         if self.outgrows_nodes(std::slice::from_ref(request)) {
             self.look_at_nodes();
         }
@@ -434,7 +437,7 @@ impl Machine {
     }
 
     fn no_capacity(&self, key: &ClaimKey, profile: &ProfileName, count: u32) -> Refusal {
-        let (free, used) = self.free_and_used_beside(key, profile, &|_| true).unwrap_or_default();
+        let (free, used) = self.free_and_used(profile).unwrap_or_default();
         let spare = match free.saturating_add(used) {
             0 => "none free".to_owned(),
             all => format!("{free} of {all} free"),
@@ -446,8 +449,7 @@ impl Machine {
     /// Who has slices of a profile, whose homes the others are, and to whom they are promised; where it is none of these, who has
     /// slices of other profiles on the devices that could be cut into this one.
     fn who_has(&self, key: &ClaimKey, profile: &ProfileName) -> Holders {
-        let assigned = self.run.assignments.values();
-        let have = assigned.filter(|a| a.profile == *profile && !a.is_reserved_for(key));
+        let have = self.run.assignments.values().filter(|a| a.profile == *profile);
         let have: BTreeSet<&ClaimKey> = have.map(|a| &a.claim).collect();
         let living = self.durable.claims.iter().filter(|(other, claim)| {
             *other != key && !claim.orphaned && claim.profile == *profile && !have.contains(other)

@@ -108,6 +108,13 @@ impl Machine {
         best.map(|(_, homes)| homes).ok_or_else(|| self.no_fabric(sought, count, lacking))
     }
 
+    /// Keeps of the homes of another profile those that could be one of this, as their device is set now.
+    pub(super) fn retain_able(&self, homes: &mut Vec<PciAddress>, profile: &ProfileName) {
+        let offers = self.offers();
+        let able = || offers.iter().filter(|o| o.profile == *profile && o.max != Some(0));
+        homes.retain(|home| able().any(|o| o.form.vfs().contains(home)));
+    }
+
     /// How little a fabric is to be chosen because of what lives there.
     fn load(&self, inside: &dyn Fn(&PciAddress) -> bool) -> i64 {
         let living_claims = self.durable.claims.values().filter(|claim| !claim.orphaned);
@@ -160,9 +167,6 @@ impl Machine {
             .filter_map(|of_claim| Some((of_claim, request_of(domain, of_claim)?)))
             .collect();
         self.reserve_in_order(&claims).or_else(|why| {
-            if claims.len() < 2 {
-                return Err(why);
-            }
             let offers = self.offers();
             let size = |(wants, _): &(&[Want], _)| {
                 let profile = wants.first().map(|want| &want.profile);

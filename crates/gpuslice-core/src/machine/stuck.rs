@@ -113,15 +113,17 @@ impl Machine {
     pub(super) fn step_came_back(&mut self, step: &Step, parents: &BTreeSet<ParentId>) {
         let text = format!("`{step}` came back from the kernel");
         self.push(Effect::Log { warning: false, text });
-        let mut parents = parents.clone();
-        for (parent, steps) in &mut self.run.stuck {
-            if steps.remove(step) {
-                parents.insert(parent.clone());
-                self.dirty.insert(Stored::Runtime);
+        let mut stuck = self.stuck_parents();
+        let before = self.run.stuck.len();
+        for parent in parents {
+            if let Some(steps) = self.run.stuck.get_mut(parent) {
+                steps.remove(step);
             }
         }
         self.run.stuck.retain(|_, steps| !steps.is_empty());
-        let mut stuck = self.stuck_parents();
+        if self.run.stuck.len() != before {
+            self.persist(Stored::Runtime);
+        }
         stuck.extend(self.run.stuck.keys().cloned());
         let caused = |parent: &&ParentId| {
             let why = self.durable.quarantines.get(*parent);

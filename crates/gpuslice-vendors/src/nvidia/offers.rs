@@ -1,6 +1,6 @@
 //! What a GPU on vendor-specific VFIO offers: each type it was ever seen to list, as long as its VFs are there.
 
-use super::modes::MIXED;
+use super::modes::{MIXED, OFF};
 use super::names::{Size, edition_of_type, instance, isolation, profile_of_type, size};
 use super::pf;
 use gpuslice_core::ids::{MdevTypeId, ParentId, PciAddress};
@@ -24,7 +24,8 @@ pub(super) fn offers(seen: &Observation, parent: &ParentId) -> Vec<Offer> {
     for current in choices.iter().filter_map(|c| c.current.as_ref()) {
         *used.entry(current).or_default() += 1;
     }
-    let instances = seen.mode(parent, Mode::Instances).into_iter().flat_map(|list| list.parts());
+    let divided = seen.mode(parent, Mode::Instances);
+    let instances = divided.into_iter().flat_map(|list| list.parts());
     let instances: Vec<_> = instances.filter_map(instance).collect();
     let facts = function.kind.and_then(|kind| seen.facts.get(&kind));
     let places = |type_id: &MdevTypeId| facts?.get(type_id)?.places.as_ref();
@@ -41,7 +42,9 @@ pub(super) fn offers(seen: &Observation, parent: &ParentId) -> Vec<Offer> {
         .filter_map(|(type_id, name)| {
             let of = size(name);
             let max = match of.and_then(|of| Some((of, of.mig?))) {
-                Some((of, slices)) => in_instances(of, slices, &instances),
+                // Where there is no instance of its kind it cannot be; where none are told, nobody knows.
+                Some((of, slices)) => in_instances(of, slices, &instances).or(divided.map(|_| 0)),
+                None if divided.is_some_and(|now| !now.is(OFF)) => Some(0),
                 None => max(of, whole, vfs.len()),
             };
             // Each free VF lists a type that fits once more, so many of them say nothing of how many fit.
