@@ -1,4 +1,4 @@
-//! The whole engine on the simulated kernel: random domains, people, hardware, faults, crashes and reboots, with
+//! The whole engine on the simulated kernel: random hosts, domains, people, hardware, faults, crashes and reboots, with
 //! the product's promises checked after each event. A failing run leaves its log in
 //! `target/tmp/machine-failure.jsonl`; `GPUSLICE_REPLAY=FILE cargo test -p gpuslice-integration --test machine
 //! replay -- --nocapture` steps through it. `GPUSLICE_CASES` multiplies the number of runs.
@@ -39,6 +39,8 @@ mod guest;
 mod hand;
 #[path = "machine/happening.rs"]
 mod happening;
+#[path = "machine/hosts.rs"]
+mod hosts;
 #[path = "machine/identity.rs"]
 mod identity;
 #[path = "machine/invariants.rs"]
@@ -57,6 +59,8 @@ mod parking;
 mod past;
 #[path = "machine/picked.rs"]
 mod picked;
+#[path = "machine/place.rs"]
+mod place;
 #[path = "machine/plugging.rs"]
 mod plugging;
 #[path = "machine/reads.rs"]
@@ -90,6 +94,7 @@ mod yielded;
 
 use actions::{Action, actions};
 use happening::Happening;
+use hosts::{Host, hosts, read_log, write_log};
 use invariants::Broken;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -104,8 +109,8 @@ fn failure_log() -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("machine-failure.jsonl")
 }
 
-fn run(actions: &[Action], log: &mut Vec<Happening>) -> Result<World, Broken> {
-    let mut world = World::new()?;
+fn run(host: &Host, actions: &[Action], log: &mut Vec<Happening>) -> Result<World, Broken> {
+    let mut world = World::on(host)?;
     for action in actions {
         if let Some(happening) = action.resolve(&world) {
             log.push(happening.clone());
@@ -114,10 +119,6 @@ fn run(actions: &[Action], log: &mut Vec<Happening>) -> Result<World, Broken> {
     }
     world.finish()?;
     Ok(world)
-}
-
-fn lines(log: &[Happening]) -> String {
-    log.iter().map(|h| serde_json::to_string(h).unwrap() + "\n").collect()
 }
 
 #[test]
@@ -131,9 +132,9 @@ fn promises_hold_whatever_happens() {
     };
     let (events, starts) = (AtomicU64::new(0), AtomicU64::new(0));
     let plugs = AtomicU64::new(0);
-    let result = TestRunner::new(config).run(&actions(LONGEST), |actions| {
+    let result = TestRunner::new(config).run(&(hosts(), actions(LONGEST)), |(host, actions)| {
         let mut log = Vec::new();
-        let ended = catch_unwind(AssertUnwindSafe(|| run(&actions, &mut log)));
+        let ended = catch_unwind(AssertUnwindSafe(|| run(&host, &actions, &mut log)));
         let broken = match ended {
             Ok(Ok(world)) => {
                 events.fetch_add(world.driver.handled, Ordering::Relaxed);
@@ -144,7 +145,7 @@ fn promises_hold_whatever_happens() {
             Ok(Err(broken)) => broken.to_string(),
             Err(_) => "panicked".to_owned(),
         };
-        std::fs::write(failure_log(), lines(&log)).unwrap();
+        std::fs::write(failure_log(), write_log(&host, &log)).unwrap();
         Err(TestCaseError::fail(broken))
     });
     if let Err(failure) = result {
@@ -164,12 +165,11 @@ fn promises_hold_whatever_happens() {
 #[test]
 fn replay() {
     let Ok(file) = std::env::var("GPUSLICE_REPLAY") else { return };
-    let text = std::fs::read_to_string(&file).unwrap();
-    let mut world = World::new().unwrap();
+    let (host, happenings) = read_log(&std::fs::read_to_string(&file).unwrap());
+    let mut world = World::on(&host).unwrap();
     world.driver.verbose = true;
-    for line in text.lines() {
-        println!("{line}");
-        let happening: Happening = serde_json::from_str(line).unwrap();
+    for happening in happenings {
+        println!("{}", serde_json::to_string(&happening).unwrap());
         world.happen(&happening).unwrap();
     }
     println!("finish");
@@ -184,12 +184,10 @@ fn runs_that_failed_once() {
     files.sort();
     assert!(!files.is_empty());
     for file in files {
-        let text = std::fs::read_to_string(&file).unwrap();
-        let mut world = World::new().unwrap();
-        let mut go = || -> Result<(), Broken> {
-            for line in text.lines() {
-                world.happen(&serde_json::from_str(line).unwrap())?;
-            }
+        let (host, happenings) = read_log(&std::fs::read_to_string(&file).unwrap());
+        let go = || -> Result<(), Broken> {
+            let mut world = World::on(&host)?;
+            happenings.iter().try_for_each(|happening| world.happen(happening))?;
             world.finish()
         };
         if let Err(broken) = go() {

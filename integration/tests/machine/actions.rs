@@ -4,7 +4,9 @@
 
 use crate::happening::Happening;
 use crate::invariants::vfs_of;
+use crate::place::{Hand, Maker};
 use crate::world::{State, VMS, World};
+use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::{ClaimName, MdevUuid, ParentId, PciAddress, SliceId};
 use gpuslice_core::port::HostRead;
 use gpuslice_sim::{Fault, random_faults};
@@ -54,7 +56,7 @@ pub enum Kind {
     ForeignMdevGone,
     ForeignOpen,
     ForeignClose,
-    OtherVfs,
+    Hand,
     Noise,
     Deaf,
     Lazy,
@@ -124,7 +126,7 @@ pub fn actions(longest: usize) -> impl Strategy<Value = Vec<Action>> {
         1 => Just(K::ForeignMdevGone),
         1 => Just(K::ForeignOpen),
         1 => Just(K::ForeignClose),
-        2 => Just(K::OtherVfs),
+        2 => Just(K::Hand),
         1 => Just(K::Noise),
         1 => Just(K::Deaf),
         2 => Just(K::Lazy),
@@ -146,44 +148,16 @@ pub fn actions(longest: usize) -> impl Strategy<Value = Vec<Action>> {
     prop::collection::vec(action, 1..longest)
 }
 
-const PROFILES: [&str; 15] = [
-    "amd-74a1-vf8",
-    "amd-74a1-vf4",
-    "nvidia-a40-4q",
-    "nvidia-a40-8q",
-    "mtty-1",
-    "mtty-2",
-    "amd-74a1-vf8",
-    "amd-74a1-vf4",
-    "amd-74a1-vf2",
-    "nvidia-a40-4q",
-    "intel-10c9-vf3",
-    "nvidia-l40s-4q",
-    "nvidia-l40s-4q",
-    "nvidia-l40s-8q",
-    "no-such",
-];
-
-const PARENTS: [&str; 7] = [
-    "0000:0c:00.0",
-    "0000:9f:00.0",
-    "0000:41:00.0",
-    "0000:81:00.0",
-    "0000:c1:00.0",
-    "0000:01:00.0",
-    "mtty",
-];
-
 fn pick<T>(from: &[T], index: u8) -> Option<&T> {
     from.get(usize::from(index).checked_rem(from.len())?)
 }
 
-fn address(index: u8) -> PciAddress {
-    PARENTS[usize::from(index) % 6].parse().unwrap()
+fn address(world: &World, index: u8) -> PciAddress {
+    *pick(&world.place.functions, index).unwrap()
 }
 
-fn parent(index: u8) -> ParentId {
-    pick(&PARENTS, index).unwrap().parse().unwrap()
+fn parent(world: &World, index: u8) -> ParentId {
+    pick(&world.place.parents, index).unwrap().clone()
 }
 
 fn name(index: u8) -> ClaimName {
@@ -198,7 +172,7 @@ fn vm_in(world: &World, index: u8, wanted: impl Fn(State) -> bool) -> Option<u8>
 }
 
 fn any_vf(world: &World, a: u8, b: u8) -> Option<PciAddress> {
-    pick(&vfs_of(&world.driver.kernel, address(a)), b).copied()
+    pick(&vfs_of(&world.driver.kernel, address(world, a)), b).copied()
 }
 
 impl Action {
@@ -208,7 +182,7 @@ impl Action {
         use Kind as K;
         let Self { kind, a, b, c } = self;
         let vm = a % VMS;
-        let profile = || (*pick(&PROFILES, b).unwrap()).to_owned();
+        let profile = || pick(&world.place.profiles, b).unwrap().clone();
         let count = if c % 5 == 0 { 2 } else { 1 };
         let low = u8::try_from(c % 256).unwrap();
         Some(match kind {
@@ -259,19 +233,17 @@ impl Action {
             K::HookDies => H::HookDies { vm: vm_in(world, a, |s| matches!(s, State::Asking(_)))? },
             K::LibvirtDown => H::LibvirtDown,
             K::LibvirtUp => H::LibvirtUp { tells: c % 2 == 0 },
-            K::Cordon => H::Cordon { parent: parent(a) },
-            K::Uncordon => H::Uncordon { parent: parent(a) },
+            K::Cordon => H::Cordon { parent: parent(world, a) },
+            K::Uncordon => H::Uncordon { parent: parent(world, a) },
             K::Edit => H::Edit { config: a % 8 },
             K::Apply => H::Apply,
             K::Lists => H::Lists,
-            K::Plug => H::Plug { address: address(a) },
-            K::Unplug => H::Unplug { address: address(a) },
-            K::Reload => {
-                H::Reload { driver: ["gpusim", "nvidia", "mtty"][usize::from(a) % 3].to_owned() }
-            }
+            K::Plug => H::Plug { address: address(world, a) },
+            K::Unplug => H::Unplug { address: address(world, a) },
+            K::Reload => H::Reload { driver: pick(&world.place.drivers, a)?.clone() },
             K::Fault => H::Fault { fault: fault(world, a, c)? },
             K::ClearFaults => H::ClearFaults,
-            K::ForeignMdev => foreign_mdev(world, a, b, c),
+            K::ForeignMdev => foreign_mdev(world, a, b, c)?,
             K::ForeignMdevGone => {
                 let there: Vec<SliceId> = world.driver.foreign_mdevs.iter().copied().collect();
                 match pick(&there, a)? {
@@ -281,9 +253,11 @@ impl Action {
             }
             K::ForeignOpen => H::ForeignOpen { vf: any_vf(world, a, b)? },
             K::ForeignClose => H::ForeignClose,
-            K::OtherVfs => H::Other {
-                file: format!("/sys/bus/pci/devices/{}/sriov_numvfs", address(a)),
-                data: (b % 5).to_string(),
+            K::Hand => match pick(&world.place.hands, a)? {
+                Hand::Writes { file, words } => {
+                    H::Other { file: file.clone(), data: pick(words, b)?.clone() }
+                }
+                Hand::Runs { command } => H::Tool { command: command.clone() },
             },
             K::Noise => {
                 H::Noise { seed: u64::from(c), lose: u16::from(a), duplicate: u16::from(b) }
@@ -335,28 +309,42 @@ fn line(world: &World, a: u8, b: u8, c: u16) -> String {
     let vf = any_vf(world, a, b);
     match (c % 4, vf) {
         (0, Some(vf)) => format!("vfio-pci {vf}: not ready 65535ms after FLR; giving up"),
-        (1, _) => format!("gim {}: Event 0x1 overflow.", address(a)),
-        _ => format!("NVRM: Xid (PCI:{:.10}): 79, off the bus", address(a).to_string()),
+        (1, _) => format!("gim {}: Event 0x1 overflow.", address(world, a)),
+        _ => format!("NVRM: Xid (PCI:{:.10}): 79, off the bus", address(world, a).to_string()),
     }
 }
 
 fn fault(world: &World, a: u8, c: u16) -> Option<Fault> {
-    if a.is_multiple_of(6) {
-        let errno = gpuslice_core::errno::Errno::EIO;
-        let (nth, times) = (u32::from(c % 2) + 1, u32::from(c % 3) + 1);
-        return Some(Fault::Write { path: "*/unbind".to_owned(), nth, times, errno });
+    let (nth, times) = (u32::from(c % 2) + 1, u32::from(c % 3) + 1);
+    let errno = Errno::EIO;
+    let writes = |path: &str| Some(Fault::Write { path: path.to_owned(), nth, times, errno });
+    match a % 12 {
+        0 | 6 => writes("*/unbind"),
+        3 => vendor_fault(world, c, nth, times),
+        _ => random_faults(u64::from(c), &world.driver.kernel.pfs(), 1).into_iter().next(),
     }
-    random_faults(u64::from(c), &world.driver.kernel.pfs(), 1).into_iter().next()
 }
 
-fn foreign_mdev(world: &World, a: u8, b: u8, c: u16) -> Happening {
-    let (parent, type_id) = match a % 4 {
-        0 => ("mtty".parse().unwrap(), "mtty-1"),
-        1 | 2 => ("0000:41:00.0".parse().unwrap(), "nvidia-558"),
-        _ => match any_vf(world, 3, b) {
-            Some(vf) => (ParentId::Pci(vf), "nvidia-558"),
-            None => ("mtty".parse().unwrap(), "mtty-2"),
-        },
+/// How a vendor's driver or tool fails.
+fn vendor_fault(world: &World, c: u16, nth: u32, times: u32) -> Option<Fault> {
+    let pfs = world.driver.kernel.pfs();
+    let pf = *pick(&pfs, u8::try_from(c % 251).unwrap())?;
+    let smi = || "/usr/bin/nvidia-smi*".to_owned();
+    Some(match c / 251 % 6 {
+        0 => Fault::Tool { pf, nth, times, unbinds: c.is_multiple_of(2) },
+        1 => Fault::Exits { command: smi(), nth, times, code: 6 },
+        2 => Fault::Refuses { pf, nth, times },
+        3 => Fault::Computes { pf },
+        4 => Fault::Write { path: "modprobe*".to_owned(), nth, times, errno: Errno::EBUSY },
+        _ => Fault::Read { path: smi(), nth, times, errno: Errno::ETIMEDOUT },
+    })
+}
+
+fn foreign_mdev(world: &World, a: u8, b: u8, c: u16) -> Option<Happening> {
+    let (maker, type_id) = pick(&world.place.makers, a)?.clone();
+    let parent = match maker {
+        Maker::Itself(parent) => parent,
+        Maker::VfsOf(pf) => ParentId::Pci(*pick(&vfs_of(&world.driver.kernel, pf), b)?),
     };
     // Sometimes under the very name that a claim's device is to have.
     let uuid = if c.is_multiple_of(4) {
@@ -365,5 +353,5 @@ fn foreign_mdev(world: &World, a: u8, b: u8, c: u16) -> Happening {
     } else {
         MdevUuid(Uuid::from_u128(0xf000_0000_0000_4000_8000_0000_0000_0000 + u128::from(c)))
     };
-    Happening::ForeignMdev { parent, type_id: type_id.parse().unwrap(), uuid }
+    Some(Happening::ForeignMdev { parent, type_id, uuid })
 }

@@ -92,6 +92,8 @@ pub enum Happening {
     ForeignClose,
     /// Somebody else writes to a file.
     Other { file: String, data: String },
+    /// Somebody else runs a vendor's tool.
+    Tool { command: Vec<String> },
     /// Uevents are lost and doubled.
     Noise { seed: u64, lose: u16, duplicate: u16 },
     /// Uevents are noticed late.

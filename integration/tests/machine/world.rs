@@ -3,8 +3,10 @@
 use crate::domains::{claim, write_adopted, write_devices};
 use crate::driver::Driver;
 use crate::happening::Happening;
+use crate::hosts::Host;
 use crate::identity::Kept;
 use crate::invariants::{Broken, clean_before_the_next, slice_of};
+use crate::place::Place;
 use crate::plugging::Asked;
 use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource, alias_for};
 use gpuslice_core::ids::{ClaimKey, ClaimName, MdevUuid, Owner, PciAddress, SliceId};
@@ -12,11 +14,9 @@ use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation, RequestId};
 use gpuslice_core::port::{HostRead, HostWrite, link_name};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command, DeviceToWrite, Outcome};
-use gpuslice_sim::{HostFile, Kernel, Noise, Pace};
+use gpuslice_sim::{Kernel, Noise, Pace};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
-
-pub const HOST: &str = include_str!("host.toml");
 
 pub const VMS: u8 = 5;
 
@@ -45,6 +45,7 @@ pub struct Guest {
 }
 
 pub struct World {
+    pub place: Place,
     pub driver: Driver,
     pub guests: BTreeMap<u8, Guest>,
     pub libvirt_up: bool,
@@ -65,31 +66,13 @@ pub struct World {
     pub plug_refused: Option<Refusal>,
 }
 
-/// Configurations people write, good and bad.
-pub fn config(index: u8) -> &'static str {
-    const CONFIGS: [&str; 8] = [
-        "[[gpu]]\nmatch = { vendor-device = \"1002:74a1\" }\nlayout = { vfs = \"all\" }\n\
-         [[gpu]]\nmatch = { vendor-device = \"10de:26b9\" }\nlayout = { vfs = \"all\" }\n",
-        "[[gpu]]\nmatch = { vendor-device = \"1002:74a1\" }\nlayout = { vfs = 4, wipe = \"required\" }\n\
-         [[gpu]]\nmatch = { vendor-device = \"10de:26b9\" }\nlayout = { vfs = \"all\" }\n",
-        "[[gpu]]\nmatch = { address = \"0000:0c:00.0\" }\nlayout = { vfs = 2, bind = \"vfio-pci\" }\n\
-         [[gpu]]\nmatch = { driver = \"igb\" }\nlayout = { vfs = 3 }\n",
-        "",
-        "placement = \"spread\"\n[[gpu]]\nmatch = { address = \"0000:81:00.0\" }\nlayout = { vfs = 3 }\n\
-         [[gpu]]\nmatch = { address = \"0000:9f:00.0\" }\nlayout = { vfs = 4 }\n",
-        "[[gpu]]\nmatch = { driver = \"gpusim\" }\nlayout = { vfs = 6, wipe = \"required\" }\n",
-        "[[gpu]\nmatch = 7\n",
-        "[[gpu]]\nmatch = { driver = \"gpusim\" }\nlayout = { vfs = \"all\" }\n\
-         [[gpu]]\nmatch = { address = \"0000:41:00.0\" }\nlayout = { park = { nvidia-a40-4q = 1 } }\n\
-         [[gpu]]\nmatch = { address = \"0000:81:00.0\" }\n\
-         layout = { vfs = 3, park = { nvidia-a40-4q = 2, nvidia-a40-8q = 1 } }\n",
-    ];
-    CONFIGS[usize::from(index) % CONFIGS.len()]
-}
-
 impl World {
     pub fn new() -> Result<Self, Broken> {
-        let host = HostFile::parse(HOST).unwrap();
+        Self::on(&Host::Each)
+    }
+
+    pub fn on(host: &Host) -> Result<Self, Broken> {
+        let place = Place::of(host);
         let guests = (0..VMS).map(|vm| {
             let uuid = Uuid::from_u128(0x6000_0000_0000_4000_8000_0000_0000_0000 + u128::from(vm));
             let (claims, devices) = (Vec::new(), Vec::new());
@@ -97,21 +80,29 @@ impl World {
             let (state, live_only, kept) = (State::Off, BTreeSet::new(), Kept::default());
             (vm, Guest { domain, state, live_only, kept })
         });
-        Ok(Self {
-            driver: Driver::new(&host, config(0))?,
+        let mut world = Self {
+            driver: Driver::new(&place.file, place.config(0))?,
+            bound_from_the_start: place.config(0).contains("bind"),
+            place,
             guests: guests.collect(),
             libvirt_up: true,
             lingering: BTreeSet::new(),
             foreign_pids: BTreeSet::new(),
             by_hand: BTreeSet::new(),
-            bound_from_the_start: false,
             next_pid: 1000,
             refusals: BTreeMap::new(),
             starts: 0,
             plugging: BTreeMap::new(),
             plugs: 0,
             plug_refused: None,
-        })
+        };
+        if *host != Host::Each {
+            // The first time nothing else loads GIM.
+            world.driver.advance(61_000)?;
+            world.order(Command::Apply)?;
+            world.driver.advance(10_000)?;
+        }
+        Ok(world)
     }
 
     fn pid(&mut self) -> u32 {
@@ -175,7 +166,7 @@ impl World {
             }
             H::Uncordon { parent } => drop(driver.command(Command::Uncordon { parent })),
             H::Edit { config: index } => {
-                config(index).clone_into(&mut driver.config);
+                self.place.config(index).clone_into(&mut driver.config);
                 self.bound_from_the_start |= driver.config.contains("bind");
             }
             H::Apply => drop(driver.command(Command::Apply)),
@@ -220,6 +211,7 @@ impl World {
                 }
             }
             H::Other { file, data } => drop(driver.kernel.write(&file, data.as_bytes())),
+            H::Tool { command } => drop(driver.kernel.run(&command)),
             H::Noise { seed, lose, duplicate } => {
                 driver.kernel.set_noise(Noise { seed, lose, duplicate, capacity: 0 });
             }
