@@ -83,6 +83,31 @@ expect "vfio-pci has the VF" bound_to "$pci/$vf" vfio-pci
 expect "QEMU has it open" holds_vfio gim1
 expect_eq "the slice" attached "$(slice_state "vf:$vf")"
 
+say "two for one VM, of one fabric"
+domain gim2 "" "" | define
+expect "gpuslice attach --count 2 --fabric same" q gpuslice attach gim2 amd-mi300x-vf8-cpx --count 2 --fabric same
+two=$(vfs_of gim2)
+expect_eq "VFs in its definition" 2 "$(wc -l <<< "$two")"
+start gim2
+expect_eq "VFIO groups QEMU has open" 2 "$(open_vfio gim2)"
+for vf in $two; do
+  expect "vfio-pci has $vf" bound_to "$pci/$vf" vfio-pci
+  expect_eq "whose it is" "attached $(domain_uuid gim2)/gpu0" "$(slice_state "vf:$vf") $(slice_claim "vf:$vf")"
+done
+expect_eq "free" 13 "$(free_of amd-mi300x-vf8-cpx)"
+# 16, of which each claim that is there has its own
+domain gim3 "" "" | define
+out=$(gpuslice attach gim3 amd-mi300x-vf8-cpx --count 14 --fabric same 2>&1) && fail "one too many were given: $out"
+expect "one too many are refused: $out" grep -q "error: no-capacity: " <<< "$out"
+expect_eq "its devices" "" "$(vfs_of gim3)"
+expect_eq "slices assigned" 3 "$(count_assigned)"
+destroy gim2
+for vf in $two; do
+  wait_for 20 "$vf is free" is free slice_state "vf:$vf"
+  expect "and bound to nothing" gone "$pci/$vf/driver"
+done
+vf=$(home_of gim1)
+
 say "another count, while it runs"
 layout 8 4
 planned

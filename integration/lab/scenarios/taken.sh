@@ -46,8 +46,14 @@ domain net "" "" | define
 expect "attach" gpuslice attach net intel-10c9-vf7
 vf=$(home_of net)
 modprobe igbvf
-w igbvf "$pci/$vf/driver_override"; w "$vf" /sys/bus/pci/drivers_probe
-expect "igbvf has it" bound_to "$pci/$vf" igbvf
+# its layout has it bound, and would bind it again in between
+takes() {
+  w igbvf "$pci/$vf/driver_override"
+  bound_to "$pci/$vf" vfio-pci && w "$vf" "$pci/$vf/driver/unbind"
+  w "$vf" /sys/bus/pci/drivers_probe
+  bound_to "$pci/$vf" igbvf
+}
+wait_for 20 "igbvf has it" takes
 wait_for 20 "gpusliced has seen it" is host slice_state "vf:$vf"
 left_alone net host-driver "$vf"
 give_back "$vf"
