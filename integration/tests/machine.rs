@@ -77,6 +77,8 @@ mod serial;
 mod storm;
 #[path = "machine/story.rs"]
 mod story;
+#[path = "machine/tools.rs"]
+mod tools;
 #[path = "machine/undefined.rs"]
 mod undefined;
 #[path = "machine/unwell.rs"]

@@ -472,6 +472,9 @@ impl HostRead for Kernel {
         if !self.host.drivers.iter().any(tells) {
             return Err(Errno::ENOENT);
         }
+        if let Some(code) = self.exit_fault(&command.join(" ")) {
+            return Ok(Ran { code, said: format!("{program}: failed\n") });
+        }
         let ran = self.nvidia_smi_tells(arguments);
         let said = self.strange(program, ran.said.into_bytes());
         Ok(Ran { code: ran.code, said: String::from_utf8_lossy(&said).into_owned() })

@@ -12,12 +12,12 @@ use gpuslice_core::request::{Answer, Command};
 use gpuslice_sim::{Fault, HostFile, MdevOn};
 
 const GPU: &str = "0000:41:00.0";
-const MIG: &str = "[[gpu]]\nmatch = { address = \"0000:41:00.0\" }\n\
+pub const MIG: &str = "[[gpu]]\nmatch = { address = \"0000:41:00.0\" }\n\
     layout = { vfs = \"all\", instances = [\"1g.10gb\", \"2g.20gb\", \"3g.40gb\", \"1g.10gb\"] }";
 const MIXED: &str = "[[gpu]]\nmatch = { vendor-device = \"10de:2235\" }\n\
     layout = { vfs = \"all\", sizes = \"mixed\" }";
 
-fn a100() -> HostFile {
+pub fn a100() -> HostFile {
     HostFile::parse(include_str!("../../../examples/hosts/a100-mig.toml")).unwrap()
 }
 
@@ -42,7 +42,7 @@ fn smi(driver: &mut Driver, arguments: &[&str]) -> String {
 }
 
 /// Instances of the first GPU, by name.
-fn instances(driver: &mut Driver) -> Vec<String> {
+pub fn instances(driver: &mut Driver) -> Vec<String> {
     let said = smi(driver, &["mig", "-i", GPU, "-lgi"]);
     let name = |line: &str| line.split_whitespace().nth(3).unwrap().to_owned();
     let mut names: Vec<String> = said.lines().map(name).collect();
@@ -68,7 +68,7 @@ fn plan(driver: &mut Driver, config: &str) -> Vec<String> {
     }
 }
 
-const WANTED: [&str; 4] = ["1g.10gb", "1g.10gb", "2g.20gb", "3g.40gb"];
+pub const WANTED: [&str; 4] = ["1g.10gb", "1g.10gb", "2g.20gb", "3g.40gb"];
 
 #[test]
 fn instances_come_after_the_vfs_and_again_after_a_boot() {

@@ -18,7 +18,8 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// What a tool says, or said when `state` was the same: what can be read without it and changes with the answer.
+    /// What a tool says, or said when `state` was the same: what can be read without it and changes with the answer. What
+    /// is no answer is not taken for the tool's word.
     ///
     /// # Errors
     /// `EAGAIN` when it was never asked and must not be now, else that of [`HostRead::ask`].
@@ -27,6 +28,7 @@ impl Answers {
         host: &dyn HostRead,
         command: &[&str],
         state: &str,
+        is_answer: fn(&Ran) -> bool,
     ) -> Result<Ran, Errno> {
         let command: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
         match self.told.get(&command) {
@@ -35,7 +37,9 @@ impl Answers {
             _ => {}
         }
         let ran = host.ask(&command)?;
-        self.told.insert(command, (state.to_owned(), ran.clone()));
+        if is_answer(&ran) {
+            self.told.insert(command, (state.to_owned(), ran.clone()));
+        }
         Ok(ran)
     }
 
@@ -84,18 +88,24 @@ mod tests {
 
         fn ask(&self, command: &[String]) -> Result<Ran, Errno> {
             self.0.set(self.0.get() + 1);
-            if command.first().is_none_or(|tool| tool != "/smi") {
-                return Err(Errno::ENOENT);
-            }
-            Ok(Ran { code: 0, said: self.0.get().to_string() })
+            let code = match command.first().map(String::as_str) {
+                Some("/smi") => 0,
+                Some("/broken") => 9,
+                _ => return Err(Errno::ENOENT),
+            };
+            Ok(Ran { code, said: self.0.get().to_string() })
         }
+    }
+
+    fn worked(ran: &Ran) -> bool {
+        ran.code == 0
     }
 
     #[test]
     fn a_tool_is_asked_again_when_its_answer_may_have_changed() {
         let (tool, mut answers) = (Tool::default(), Answers::default());
         let ask = |answers: &mut Answers, state: &str| {
-            answers.ask(&tool, &["/smi"], state).map(|ran| ran.said)
+            answers.ask(&tool, &["/smi"], state, worked).map(|ran| ran.said)
         };
         answers.may_ask(false);
         assert_eq!(ask(&mut answers, "a"), Err(Errno::EAGAIN));
@@ -114,8 +124,17 @@ mod tests {
     fn one_that_is_not_there_is_looked_for_again() {
         let (tool, mut answers) = (Tool::default(), Answers::default());
         for times in 1..=2 {
-            assert_eq!(answers.ask(&tool, &["/none"], ""), Err(Errno::ENOENT));
+            assert_eq!(answers.ask(&tool, &["/none"], "", worked), Err(Errno::ENOENT));
             assert_eq!(tool.0.get(), times);
+        }
+    }
+
+    #[test]
+    fn a_failure_is_no_answer() {
+        let (tool, mut answers) = (Tool::default(), Answers::default());
+        for times in 1..=2 {
+            let ran = answers.ask(&tool, &["/broken"], "", worked).unwrap();
+            assert_eq!((ran.code, ran.said), (9, times.to_string()));
         }
     }
 }

@@ -7,7 +7,7 @@ use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::mode::{Mode, ModeState, ModeValue};
 use gpuslice_core::observation::{Observation, ProblemKind, ReadProblem};
 use gpuslice_core::observe::Answers;
-use gpuslice_core::port::{HostRead, read_text};
+use gpuslice_core::port::{HostRead, Ran, read_text};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
@@ -114,10 +114,8 @@ pub(super) fn ask(
     state: &str,
 ) -> Option<String> {
     let command: Vec<&str> = std::iter::once(SMI).chain(arguments.iter().copied()).collect();
-    let why = match tools.ask(host, &command, state) {
-        Ok(ran) if ran.code == 0 || ran.said.contains("No GPU instances found") => {
-            return Some(ran.said);
-        }
+    let why = match tools.ask(host, &command, state, is_answer) {
+        Ok(ran) if is_answer(&ran) => return Some(ran.said),
         Ok(ran) => ProblemKind::Corrupt(ran.said.trim().chars().take(80).collect()),
         // Without the tool there is nothing to set; another is at work, and one reading will follow it.
         Err(Errno::ENOENT | Errno::EAGAIN) => return None,
@@ -125,6 +123,11 @@ pub(super) fn ask(
     };
     seen.problems.push(ReadProblem { path: command.join(" "), why });
     None
+}
+
+/// A list of nothing ends in failure too.
+fn is_answer(ran: &Ran) -> bool {
+    ran.code == 0 || ran.said.contains("No GPU instances found")
 }
 
 /// A GPU as `-q` shows it.
