@@ -23,6 +23,7 @@ mod hook;
 mod incoming;
 mod later;
 mod layouts;
+mod looks;
 mod mend;
 mod numa;
 mod ops;
@@ -136,8 +137,7 @@ pub struct Machine {
     asks: Option<(Owner, String)>,
     /// The next reading is to read the NUMA nodes too.
     nodes_anew: bool,
-    /// Readings in a row with the same problems.
-    same_problems: u32,
+    looks: looks::Looks,
     /// Starts that were told to go on, until the VM runs or its slices come back.
     told: BTreeMap<RequestId, Vec<SliceId>>,
     /// Whether the last record of each kind was written.
@@ -285,7 +285,7 @@ impl Machine {
             Timer::Settle(request) => self.on_settle_timeout(request),
             Timer::Drain(request) => self.on_drain_timeout(request),
             Timer::Unsure(parent) => self.on_unsure_over(&parent),
-            Timer::LookAgain => self.push(Effect::Observe),
+            Timer::LookAgain => self.on_look_again(),
             Timer::Young(slice) => self.on_grown(slice),
             Timer::RetryStep(op) => self.next_step(op),
             Timer::Undefined(domain) => self.undefined_for_good(domain),

@@ -18,7 +18,7 @@ use crate::ids::{MdevTypeId, ParentId, PciAddress};
 use crate::mechanism::Mechanism;
 use crate::numa::Nodes;
 use crate::observation::{FixedType, Observation, ProblemKind, ReadProblem};
-use crate::port::{HostRead, read_text};
+use crate::port::{HostRead, Ran, read_text};
 use serial::Numbered;
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -45,6 +45,22 @@ impl Observer {
     /// A step has run a vendor's tool, or a person has ordered something: what was told before may not be so any more.
     pub fn forget_answers(&mut self) {
         self.answers.forget();
+    }
+
+    /// Whoever asks for it waits also for tools that did not answer in their time.
+    pub fn ask_anew(&mut self) {
+        self.answers.forget_all();
+    }
+
+    /// Questions to vendors' tools that came to nothing, as commands. No reading asks them again while all else is the
+    /// same: that is done beside the readings, which wait for nobody.
+    pub fn failed_questions(&self) -> Vec<Vec<String>> {
+        self.answers.failed()
+    }
+
+    /// One of them was asked again.
+    pub fn asked_again(&mut self, command: &[String], how: Result<Ran, Errno>) {
+        self.answers.asked_again(command, how);
     }
 
     /// Whether tools may be asked. One that looks at a device is in the way of one that sets it.

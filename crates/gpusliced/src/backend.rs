@@ -80,11 +80,19 @@ impl Backend {
         found.into_iter().filter_map(|(slice, mut all)| Some((slice, all.pop()?))).collect()
     }
 
-    /// The next reading asks vendors' tools anew.
-    pub fn forget_answers(&mut self) {
+    /// The next reading asks vendors' tools anew, and waits for them.
+    pub fn ask_anew(&mut self) {
         match self {
-            Self::Real(real) => real.forget_answers(),
-            Self::Sim(sim) => sim.forget_answers(),
+            Self::Real(real) => real.ask_anew(),
+            Self::Sim(sim) => sim.ask_anew(),
+        }
+    }
+
+    /// Asks vendors' tools again what they failed to answer. What they say by then is an event and a reading later.
+    pub fn ask_again(&mut self) {
+        match self {
+            Self::Real(real) => real.ask_again(),
+            Self::Sim(sim) => sim.ask_again(),
         }
     }
 

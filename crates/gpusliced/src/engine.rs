@@ -190,7 +190,7 @@ impl Engine {
                 self.callers.insert(request, answer);
                 if matches!(command, Command::Apply) {
                     // A person may have mended what no uevent tells of, and what vendors' tools say.
-                    self.backend.forget_answers();
+                    self.backend.ask_anew();
                     self.observe_now = true;
                 }
                 let config = matches!(command, Command::Plan | Command::Apply)
@@ -388,6 +388,7 @@ impl Engine {
                 self.backend.execute(op, step);
             }
             Effect::Observe => self.observe_now = true,
+            Effect::AskAgain => self.backend.ask_again(),
             Effect::Watch { slice } => self.backend.watch(slice),
             Effect::AwaitWriter { parent, step } => self.backend.await_writer(parent, step),
             Effect::AnswerHook { request, answer } => {

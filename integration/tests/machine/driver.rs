@@ -1,11 +1,10 @@
 //! The thin loop of the daemon, without tasks or clock: performs effects in order and feeds back what happened.
 
 use crate::disk::Disk;
-use crate::hand::{Asked, Hand, brief};
+use crate::hand::{Asked, Hand, ask_again, brief};
 use crate::invariants::{self, Broken, Vm};
-use crate::past;
 use crate::waking::{read_config, wake};
-use crate::{guest, identity};
+use crate::{guest, identity, past};
 use gpuslice_core::execute::{self, Performed, StepError};
 use gpuslice_core::guest::GuestCall;
 use gpuslice_core::health;
@@ -182,7 +181,7 @@ impl Driver {
         let wants_config = matches!(command, Command::Plan | Command::Apply);
         let config = wants_config.then(|| read_config(&self.config));
         if command == Command::Apply {
-            self.observer.forget_answers();
+            self.observer.ask_anew();
         }
         self.slots = matches!(&config, Some(Ok(config)) if config.by_slot());
         self.observe |= self.slots || command == Command::Apply;
@@ -430,6 +429,7 @@ impl Driver {
                 }
             }
             Effect::Observe => self.observe = true,
+            Effect::AskAgain => ask_again(&mut self.observer, &self.kernel),
             Effect::Watch { slice } => drop(self.watches.insert(slice)),
             Effect::AwaitWriter { parent, step } => {
                 if self.former.iter().any(|(other, _)| *other == step) {

@@ -1,6 +1,7 @@
 //! The daemon's hand on the kernel: it can die between any two writes of a step.
 
 use gpuslice_core::errno::Errno;
+use gpuslice_core::observe::Observer;
 use gpuslice_core::port::{HostRead, HostWrite, LogLine, Ran, Written};
 use gpuslice_sim::Kernel;
 use std::cell::RefCell;
@@ -91,6 +92,13 @@ impl HostWrite for Hand<'_> {
     fn replace(&mut self, file: &str, content: &[u8]) -> Result<(), Errno> {
         self.alive()?;
         self.kernel.replace(file, content)
+    }
+}
+
+/// Asks tools again what they failed to answer.
+pub fn ask_again(observer: &mut Observer, kernel: &Kernel) {
+    for command in observer.failed_questions() {
+        observer.asked_again(&command, kernel.ask(&command));
     }
 }
 

@@ -2,7 +2,6 @@
 //! lost one is made up for: first by the devices that claims name, then by the XML of each domain that libvirt
 //! tells of. Until somebody knows better, what may be in use is not free.
 
-use super::layouts::MOST_LOOKS;
 use super::release::GRACE;
 use super::start::STARTING_GRACE;
 use super::{Effect, Machine, Stored, Timer};
@@ -22,7 +21,7 @@ impl Machine {
     pub(super) fn guess_what_was_lost(&mut self, before: &Observation) {
         let Some(Lost { looked, hidden, .. }) = &self.run.lost else { return };
         let looked = *looked;
-        let complete = self.seen.problems.is_empty() || self.same_problems >= MOST_LOOKS;
+        let complete = self.seen.problems.is_empty() || self.looks.lasting();
         let assigned: BTreeSet<(&ClaimKey, u32)> =
             self.run.assignments.values().map(|a| (&a.claim, a.index)).collect();
         let named = self.named().filter(|n| !assigned.contains(&(n.key, n.index)));

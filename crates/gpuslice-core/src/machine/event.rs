@@ -120,6 +120,8 @@ pub enum Effect {
     },
     /// Read the host anew.
     Observe,
+    /// Ask vendors' tools again what they failed to answer, and have no reading wait for it.
+    AskAgain,
     /// Tell when no process holds the slice any more.
     Watch {
         /// Which.

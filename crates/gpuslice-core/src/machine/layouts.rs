@@ -16,9 +16,6 @@ use crate::request::{Answer, PlanRow, StepRow};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Readings in a row after which a problem is taken for lasting; each comes after twice the pause of the last.
-pub(super) const MOST_LOOKS: u32 = 6;
-
 impl Machine {
     pub(super) fn on_observed(&mut self, seen: Observation) {
         self.stale = false;
@@ -88,23 +85,6 @@ impl Machine {
         }
         if news {
             self.persist(Stored::Durable);
-        }
-    }
-
-    /// No event tells that an attribute can be read again, so it is tried a few times.
-    fn look_again(&mut self, before: &Observation) {
-        if self.seen.problems.is_empty() {
-            if self.same_problems > 0 {
-                self.push(Effect::Disarm { timer: Timer::LookAgain });
-            }
-            self.same_problems = 0;
-        } else if self.seen.problems != before.problems {
-            self.same_problems = 0;
-        }
-        if !self.seen.problems.is_empty() && self.same_problems < MOST_LOOKS {
-            let after = 1000 << self.same_problems;
-            self.same_problems += 1;
-            self.push(Effect::Arm { timer: Timer::LookAgain, after });
         }
     }
 

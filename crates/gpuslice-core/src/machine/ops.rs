@@ -183,6 +183,9 @@ impl Machine {
         if matches!(step, Step::SetNumVfs { .. }) {
             self.counts_written += 1;
         }
+        if step.runs_tool() {
+            self.looks.anew();
+        }
         self.push(Effect::Disarm { timer: Timer::StepDeadline(id) });
         // What the step did to the host, also one that failed, is seen before anything is decided on it.
         self.push(Effect::Observe);

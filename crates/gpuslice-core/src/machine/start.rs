@@ -83,7 +83,7 @@ impl Machine {
             log_read: None,
             unplaced: VecDeque::new(),
             stale: false,
-            same_problems: 0,
+            looks: super::looks::Looks::default(),
             told: BTreeMap::new(),
             unwritten: BTreeSet::new(),
             dirty: BTreeSet::new(),

@@ -1,6 +1,7 @@
 //! What vendors' tools told, and people's files. Asking a tool takes a second and more, and is in the way of whoever sets
 //! the device meanwhile; files of modules' options are many. So both are asked again only when something tells that the
-//! answer may have changed: people are heard when they say `apply`.
+//! answer may have changed: people are heard when they say `apply`. A tool that failed is not asked by each reading
+//! either: whoever reads waits for it, and it may hang.
 
 use super::options;
 use crate::errno::Errno;
@@ -14,12 +15,28 @@ use std::sync::Arc;
 pub struct Answers {
     told: BTreeMap<Vec<String>, (String, Ran)>,
     options: BTreeMap<&'static str, Arc<Options>>,
+    failed: BTreeMap<Vec<String>, Failed>,
     silent: bool,
+}
+
+/// A question that came to nothing.
+#[derive(Debug)]
+struct Failed {
+    state: String,
+    how: Result<Ran, Errno>,
+    is_answer: fn(&Ran) -> bool,
+}
+
+impl Failed {
+    /// Whether it did not end in its time, as it would not in another state either.
+    fn hangs(&self) -> bool {
+        self.how == Err(Errno::ETIMEDOUT)
+    }
 }
 
 impl Answers {
     /// What a tool says, or said when `state` was the same: what can be read without it and changes with the answer. What
-    /// is no answer is not taken for the tool's word.
+    /// is no answer is not taken for the tool's word, and stands until it is asked beside the readings.
     ///
     /// # Errors
     /// `EAGAIN` when it was never asked and must not be now, else that of [`HostRead::ask`].
@@ -36,11 +53,14 @@ impl Answers {
             None if self.silent => return Err(Errno::EAGAIN),
             _ => {}
         }
-        let ran = host.ask(&command)?;
-        if is_answer(&ran) {
-            self.told.insert(command, (state.to_owned(), ran.clone()));
+        if let Some(failed) = self.failed.get(&command)
+            && (failed.state == state || failed.hangs())
+        {
+            return failed.how.clone();
         }
-        Ok(ran)
+        let how = host.ask(&command);
+        self.keep(command, Failed { state: state.to_owned(), how: how.clone(), is_answer });
+        how
     }
 
     /// The options that files of `modprobe.d` give a module, gpuslice's own files left out.
@@ -49,9 +69,39 @@ impl Answers {
         Arc::clone(self.options.entry(module).or_insert_with(read))
     }
 
+    fn keep(&mut self, command: Vec<String>, Failed { state, how, is_answer }: Failed) {
+        self.failed.remove(&command);
+        match how {
+            Ok(ran) if is_answer(&ran) => drop(self.told.insert(command, (state, ran))),
+            // Where there is none, that is found out in no time.
+            Err(Errno::ENOENT | Errno::EAGAIN) => {}
+            how => drop(self.failed.insert(command, Failed { state, how, is_answer })),
+        }
+    }
+
+    /// Questions that came to nothing, as commands.
+    pub(super) fn failed(&self) -> Vec<Vec<String>> {
+        self.failed.keys().cloned().collect()
+    }
+
+    /// One of them was asked again.
+    pub(super) fn asked_again(&mut self, command: &[String], how: Result<Ran, Errno>) {
+        if let Some((command, failed)) = self.failed.remove_entry(command) {
+            self.keep(command, Failed { how, ..failed });
+        }
+    }
+
+    /// What hangs goes on hanging.
     pub(super) fn forget(&mut self) {
         self.told.clear();
         self.options.clear();
+        self.failed.retain(|_, failed| failed.hangs());
+    }
+
+    pub(super) fn forget_all(&mut self) {
+        self.told.clear();
+        self.options.clear();
+        self.failed.clear();
     }
 
     pub(super) fn may_ask(&mut self, may: bool) {
@@ -91,6 +141,7 @@ mod tests {
             let code = match command.first().map(String::as_str) {
                 Some("/smi") => 0,
                 Some("/broken") => 9,
+                Some("/hung") => return Err(Errno::ETIMEDOUT),
                 _ => return Err(Errno::ENOENT),
             };
             Ok(Ran { code, said: self.0.get().to_string() })
@@ -130,11 +181,41 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_no_answer() {
+    fn a_failure_is_no_answer_and_is_asked_for_again_beside_the_readings_or_in_another_state() {
         let (tool, mut answers) = (Tool::default(), Answers::default());
-        for times in 1..=2 {
-            let ran = answers.ask(&tool, &["/broken"], "", worked).unwrap();
-            assert_eq!((ran.code, ran.said), (9, times.to_string()));
+        let ask = |answers: &mut Answers, state: &str| {
+            let ran = answers.ask(&tool, &["/broken"], state, worked).unwrap();
+            (ran.code, ran.said)
+        };
+        assert_eq!(ask(&mut answers, "a"), (9, "1".to_owned()));
+        assert_eq!(ask(&mut answers, "a"), (9, "1".to_owned()));
+        assert_eq!(ask(&mut answers, "b"), (9, "2".to_owned()));
+        answers.forget();
+        assert_eq!(ask(&mut answers, "b"), (9, "3".to_owned()));
+        let command = ["/broken".to_owned()];
+        assert_eq!(answers.failed(), [command.to_vec()]);
+        answers.asked_again(&command, Ok(Ran { code: 0, said: "well".to_owned() }));
+        assert_eq!(ask(&mut answers, "b"), (0, "well".to_owned()));
+        assert_eq!(answers.failed().len(), 0);
+        // One that nobody waits for any more.
+        answers.asked_again(&command, Ok(Ran { code: 0, said: "late".to_owned() }));
+        assert_eq!(ask(&mut answers, "b"), (0, "well".to_owned()));
+    }
+
+    #[test]
+    fn no_reading_waits_twice_for_one_that_hangs() {
+        let (tool, mut answers) = (Tool::default(), Answers::default());
+        for state in ["a", "b"] {
+            assert_eq!(answers.ask(&tool, &["/hung"], state, worked), Err(Errno::ETIMEDOUT));
+            answers.forget();
         }
+        assert_eq!(tool.0.get(), 1);
+        answers.asked_again(&["/hung".to_owned()], Ok(Ran { code: 0, said: String::new() }));
+        answers.ask(&tool, &["/hung"], "a", worked).unwrap();
+        answers.forget_all();
+        assert_eq!(answers.ask(&tool, &["/hung"], "b", worked), Err(Errno::ETIMEDOUT));
+        answers.forget_all();
+        assert_eq!(answers.ask(&tool, &["/hung"], "b", worked), Err(Errno::ETIMEDOUT));
+        assert_eq!(tool.0.get(), 3);
     }
 }

@@ -52,11 +52,18 @@ pub(super) fn run(
     if let Err(error) = wait(&child, deadline) {
         // Whether it dies is the kernel's to say: inside init_module(2) not even SIGKILL ends it.
         let _ = child.kill();
-        let _ = child.try_wait();
+        wait_in_passing(child);
         return Err(error);
     }
     let status = child.wait().map_err(|e| io_errno(&e))?;
     Ok(Ran { code: code(status), said: said(&output, part)? })
+}
+
+/// One that nobody waits for stays as a zombie, and those count as tasks of the daemon's.
+fn wait_in_passing(mut child: Child) {
+    let waiter = std::thread::Builder::new().name("waiter".to_owned());
+    // Where no thread can be had, that is how it is.
+    let _ = waiter.spawn(move || child.wait());
 }
 
 fn code(status: ExitStatus) -> i32 {
@@ -136,5 +143,17 @@ mod tests {
     fn one_that_does_not_end_is_given_up() {
         let ended = run("/bin/sleep", &["1000"], Duration::from_millis(20), Part::End);
         assert_eq!(ended, Err(Errno::ETIMEDOUT));
+    }
+
+    #[test]
+    fn one_that_was_given_up_is_gone() {
+        let children = || std::fs::read_to_string("/proc/thread-self/children").unwrap();
+        let ended = run("/bin/sleep", &["1000"], Duration::from_millis(20), Part::End);
+        assert_eq!(ended, Err(Errno::ETIMEDOUT));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !children().is_empty() {
+            assert!(Instant::now() < deadline, "still there: {}", children());
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }

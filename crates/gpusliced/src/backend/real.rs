@@ -3,6 +3,7 @@
 use super::watch::Watcher;
 use crate::engine::Handle;
 use anyhow::Context;
+use gpuslice_core::errno::Errno;
 use gpuslice_core::execute::{self, Performed, StepError};
 use gpuslice_core::health;
 use gpuslice_core::ids::{BootId, ParentId, SliceId};
@@ -10,15 +11,16 @@ use gpuslice_core::machine::{Event, OpId};
 use gpuslice_core::observation::Observation;
 use gpuslice_core::observe::Observer;
 use gpuslice_core::plan::Step;
-use gpuslice_core::port::HostRead;
+use gpuslice_core::port::{HostRead, Ran};
 use gpuslice_host::uevents::{Source, UeventNote, Uevents};
 use gpuslice_host::{KernelLog, SysHost, boot, child};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::RwLock;
 
 /// Pauses between looks at a post-condition; then the step has failed, unless the kernel works on for longer.
 const LOOKS_MS: [u64; 9] = [1, 2, 5, 10, 25, 60, 150, 400, 1000];
@@ -41,11 +43,22 @@ pub struct Real {
     pub boot: BootId,
 }
 
-/// Steps that run a vendor's tool.
+/// Vendors' tools. One that is asked is in the way of one that sets a device.
 #[derive(Default)]
 struct Tools {
+    /// Steps that run one.
     running: AtomicU64,
     ended: AtomicU64,
+    /// A step that runs one has it for reading, who asks one beside the readings for writing.
+    turn: RwLock<()>,
+    /// What was told beside the readings since the last one.
+    told: Mutex<Vec<Told>>,
+}
+
+/// A question and what came of it.
+struct Told {
+    command: Vec<String>,
+    how: Result<Ran, Errno>,
 }
 
 impl Real {
@@ -78,6 +91,10 @@ impl Real {
     pub fn observe(&mut self, slots: bool, nodes: bool) -> Observation {
         self.observer.read_slots(slots);
         self.observer.read_nodes(nodes);
+        let told = self.tools.told.lock().map(|mut told| std::mem::take(&mut *told));
+        for Told { command, how } in told.unwrap_or_default() {
+            self.observer.asked_again(&command, how);
+        }
         // Ended first: one that ends in between is seen at the reading that follows each step.
         let ended = self.tools.ended.load(Ordering::Acquire);
         if ended != self.tools_ended {
@@ -89,10 +106,35 @@ impl Real {
     }
 
     /// While a tool is at work none is asked, and what was told stays known.
-    pub fn forget_answers(&mut self) {
+    pub fn ask_anew(&mut self) {
         if self.tools.running.load(Ordering::Acquire) == 0 {
-            self.observer.forget_answers();
+            self.observer.ask_anew();
         }
+    }
+
+    /// See [`super::Backend::ask_again`]. After a tool that is at work there is a reading which asks.
+    pub fn ask_again(&self) {
+        let failed = self.observer.failed_questions();
+        if failed.is_empty() {
+            return;
+        }
+        let (host, handle) = (self.host.clone(), self.handle.clone());
+        let tools = Arc::clone(&self.tools);
+        tokio::spawn(async move {
+            let Ok(_turn) = tools.turn.try_write() else { return };
+            for command in failed {
+                let (host, question) = (host.clone(), command.clone());
+                let asked = tokio::task::spawn_blocking(move || host.ask(&question)).await;
+                let how = asked.unwrap_or(Err(Errno::EAGAIN));
+                let answered = how.is_ok();
+                if let Ok(mut told) = tools.told.lock() {
+                    told.push(Told { command, how });
+                }
+                if answered {
+                    handle.host_changed();
+                }
+            }
+        });
     }
 
     /// For looks that are not observations.
@@ -108,7 +150,12 @@ impl Real {
             tools.running.fetch_add(1, Ordering::AcqRel);
         }
         tokio::spawn(async move {
+            let turn = match &tools {
+                Some(tools) => Some(tools.turn.read().await),
+                None => None,
+            };
             let result = perform(&host, step).await;
+            drop(turn);
             if let Some(tools) = tools {
                 tools.ended.fetch_add(1, Ordering::AcqRel);
                 tools.running.fetch_sub(1, Ordering::AcqRel);

@@ -85,8 +85,15 @@ impl Sim {
     }
 
     /// Its tools end within the step that runs them.
-    pub fn forget_answers(&mut self) {
-        self.observer.forget_answers();
+    pub fn ask_anew(&mut self) {
+        self.observer.ask_anew();
+    }
+
+    /// Its tools answer at once.
+    pub fn ask_again(&mut self) {
+        for command in self.observer.failed_questions() {
+            self.observer.asked_again(&command, self.kernel.ask(&command));
+        }
     }
 
     /// What the kernel was asked so far.
