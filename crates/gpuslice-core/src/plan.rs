@@ -222,6 +222,11 @@ impl Step {
         matches!(self, Self::RunVfTool { .. } | Self::RunModeTool { .. })
     }
 
+    /// Whether it makes or takes VFs. Kernels (seen: 6.12.107) do that for one device at a time, and the others stand in line.
+    pub fn counts_vfs(&self) -> bool {
+        matches!(self, Self::SetNumVfs { .. } | Self::RunVfTool { .. })
+    }
+
     /// Devices other than its own whose slices the step takes or resets.
     pub fn disturbs(&self) -> impl Iterator<Item = ParentId> + '_ {
         let devices = match self {

@@ -113,6 +113,15 @@ pub trait HostWrite: HostRead {
     /// `ENOENT` when it is not there, `ETIMEDOUT` when it did not end; its own failure is in the answer.
     fn run(&mut self, command: &[String]) -> Result<Ran, Errno>;
 
+    /// The same for one that leaves its device without a driver when it is broken off. In the kernel it may stand in line
+    /// behind others, so it has all the time it takes: whoever calls runs in a process of its own.
+    ///
+    /// # Errors
+    /// Those of [`Self::run`].
+    fn run_unbroken(&mut self, command: &[String]) -> Result<Ran, Errno> {
+        self.run(command)
+    }
+
     /// Loads a kernel module with its dependencies (modprobe); loading it twice is success.
     ///
     /// # Errors

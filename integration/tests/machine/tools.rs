@@ -2,11 +2,14 @@
 
 use crate::driver::Driver;
 use crate::mig::{MIG, WANTED, a100, instances};
-use crate::vgpu::order;
+use crate::vgpu::{LAYOUT, host as a40s, order};
 use gpuslice_core::errno::Errno;
+use gpuslice_core::port::HostRead;
 use gpuslice_core::request::Command;
-use gpuslice_sim::Fault;
+use gpuslice_sim::{Command as Order, Data, Fault};
 
+const PF: &str = "0000:41:00.0";
+const DRIVER: &str = "/sys/bus/pci/drivers/nvidia";
 const SMI: &str = "/usr/bin/nvidia-smi";
 
 /// At a boot it can fail because the GPU still initialises. Nothing that it is asked for again by has changed after that.
@@ -57,4 +60,46 @@ fn one_that_hung_for_a_while_is_noticed_without_anybody() {
     driver.restart().unwrap();
     driver.advance(10_000).unwrap();
     assert_eq!(instances(&mut driver), WANTED);
+}
+
+/// The GPUs' tools run side by side, and the kernel makes VFs of one device at a time.
+#[test]
+fn a_tool_in_line_behind_others_is_not_stuck() {
+    let mut driver = Driver::new(&a40s(), "").unwrap();
+    (driver.config, driver.lazy) = (LAYOUT.to_owned(), true);
+    driver.command(Command::Apply);
+    driver.drain().unwrap();
+    let quarantined = |driver: &Driver| driver.machine.durable().quarantines.len();
+    for left in (1..4).rev() {
+        assert_eq!(driver.under.len(), left + 1);
+        driver.advance(100_000).unwrap();
+        assert_eq!(quarantined(&driver), 0, "{left} left");
+        let later = driver.under.split_off(1);
+        driver.begin_lazy().unwrap();
+        driver.under.extend(later);
+    }
+    // It has its time from when the last one before it came back, and a second one.
+    driver.advance(241_000).unwrap();
+    assert_eq!(quarantined(&driver), 1);
+    driver.begin_lazy().unwrap();
+    driver.advance(1_000).unwrap();
+    assert_eq!((quarantined(&driver), driver.under.len()), (0, 0));
+    assert_eq!(driver.machine.observation().vfs.len(), 4 * 32);
+}
+
+/// Between taking the driver off and giving it back.
+#[test]
+fn a_gpu_whose_tool_was_broken_off_has_its_driver_again() {
+    let mut driver = Driver::new(&a40s(), "").unwrap();
+    let unbind = Order::Write { file: format!("{DRIVER}/unbind"), data: Data::new(PF.as_bytes()) };
+    driver.kernel.inject(Fault::Before { nth: 1, does: Box::new(unbind) });
+    let path = format!("/usr/lib/nvidia/sriov-manage -e {PF}");
+    driver.kernel.inject(Fault::Write { path, nth: 1, times: 1, errno: Errno::ETIMEDOUT });
+    driver.config = LAYOUT.to_owned();
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert!(refusal.one_line().contains("ETIMEDOUT"), "{refusal:?}");
+    let bound = driver.kernel.link(&format!("/sys/bus/pci/devices/{PF}/driver")).unwrap();
+    assert!(bound.ends_with("/nvidia"), "{bound}");
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(driver.machine.observation().vfs.len(), 4 * 32);
 }

@@ -12,11 +12,11 @@ use gpuslice_core::request::{Answer, Command, DeviceToWrite, Outcome, ProfileRow
 use gpuslice_sim::{Fault, HostFile};
 use uuid::Uuid;
 
-const LAYOUT: &str =
+pub const LAYOUT: &str =
     "[[gpu]]\nmatch = { vendor-device = \"10de:2235\" }\nlayout = { vfs = \"all\" }";
 const FIRST: &str = "0000:41:00.0";
 
-fn host() -> HostFile {
+pub fn host() -> HostFile {
     HostFile::parse(include_str!("../../../examples/hosts/a40-vfio.toml")).unwrap()
 }
 

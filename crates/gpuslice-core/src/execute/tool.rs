@@ -24,8 +24,10 @@ pub(super) fn run(
     }
     require_unheld(host, &format!("a VF of {pf}"), sriov::nodes_of_vfs(host, pf, &links))?;
     let said = command.join(" ");
-    let ran = host.run(command).map_err(failed(format!("run {said}")))?;
-    give_driver(host, pf)?;
+    let ran = host.run_unbroken(command).map_err(failed(format!("run {said}")));
+    let driven = give_driver(host, pf);
+    let ran = ran?;
+    driven?;
     match sriov::check_count(host, pf, wanted) {
         Err(StepError::Fewer { .. }) if ran.code != 0 => Err(complaint(said, &ran)),
         other => other,

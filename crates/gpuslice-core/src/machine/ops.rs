@@ -180,7 +180,7 @@ impl Machine {
             let purpose = op.purpose.clone();
             self.step_came_back(&step, &self.parents_of(&purpose));
         }
-        if matches!(step, Step::SetNumVfs { .. }) {
+        if step.counts_vfs() {
             self.counts_written += 1;
         }
         if step.runs_tool() {

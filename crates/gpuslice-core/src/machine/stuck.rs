@@ -26,9 +26,8 @@ impl Machine {
         let Some(step) = op.steps.front().cloned() else {
             return;
         };
-        // Kernels (seen: 6.12.107) make and take away VFs of one device at a time. As long as writes of others come back it
-        // may only stand in line.
-        if matches!(step, Step::SetNumVfs { .. }) && op.counts_written != self.counts_written {
+        // As long as writes of others come back it may only stand in line.
+        if step.counts_vfs() && op.counts_written != self.counts_written {
             op.counts_written = self.counts_written;
             let timer = Timer::StepDeadline(id);
             return self.push(Effect::Arm { timer, after: step.deadline_ms() });

@@ -13,10 +13,6 @@ const MODPROBE: [&str; 2] = ["/usr/sbin/modprobe", "/sbin/modprobe"];
 /// GPU drivers take long to initialise, some of them half a minute for eight devices.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// A driver may wait for its devices for ever, and nothing ends it while it does: whoever calls runs in a process
-/// of its own and is left behind.
-const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
-
 pub(super) fn load(host: &SysHost, name: &str) -> Result<(), Errno> {
     if loaded(host, name)? {
         return Ok(());
@@ -28,7 +24,8 @@ pub(super) fn unload(host: &SysHost, name: &str) -> Result<(), Errno> {
     if !loaded(host, name)? {
         return Err(Errno::ENOENT);
     }
-    modprobe(host, &["-r", name], NEVER)
+    // A driver may wait for its devices for ever, and nothing ends it while it does.
+    modprobe(host, &["-r", name], tool::NEVER)
 }
 
 fn loaded(host: &SysHost, name: &str) -> Result<bool, Errno> {

@@ -19,6 +19,9 @@ const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 /// Most that is read of what a failing program prints, bytes.
 const MOST_SAID: usize = 4096;
 
+/// For what must not be broken off, or cannot be: whoever calls runs in a process of its own and is left behind.
+pub(super) const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
+
 /// Which part of what a program prints is wanted.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Part {

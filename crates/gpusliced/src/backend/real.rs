@@ -61,6 +61,36 @@ struct Told {
     how: Result<Ran, Errno>,
 }
 
+impl Tools {
+    /// Has none asked while a step runs one. That which is past its time while no other ends may never end, and there are
+    /// other devices to ask about.
+    async fn unasked<T>(&self, time: Duration, work: impl Future<Output = T>) -> T {
+        let turn = self.turn.read().await;
+        let mut work = std::pin::pin!(work);
+        let in_time = loop {
+            let ended = self.ended.load(Ordering::Acquire);
+            match tokio::time::timeout(time, work.as_mut()).await {
+                Ok(result) => break Some(result),
+                Err(_) if self.ended.load(Ordering::Acquire) == ended => break None,
+                Err(_) => {}
+            }
+        };
+        if in_time.is_some() {
+            self.ended.fetch_add(1, Ordering::AcqRel);
+        }
+        self.running.fetch_sub(1, Ordering::AcqRel);
+        drop(turn);
+        match in_time {
+            Some(result) => result,
+            None => {
+                let result = work.await;
+                self.ended.fetch_add(1, Ordering::AcqRel);
+                result
+            }
+        }
+    }
+}
+
 impl Real {
     /// Listens first; what changes before the first reading is then read twice, not never.
     pub fn open(handle: &Handle) -> anyhow::Result<Self> {
@@ -150,16 +180,12 @@ impl Real {
             tools.running.fetch_add(1, Ordering::AcqRel);
         }
         tokio::spawn(async move {
-            let turn = match &tools {
-                Some(tools) => Some(tools.turn.read().await),
-                None => None,
+            let time = Duration::from_millis(step.deadline_ms());
+            let work = perform(&host, step);
+            let result = match tools {
+                Some(tools) => tools.unasked(time, work).await,
+                None => work.await,
             };
-            let result = perform(&host, step).await;
-            drop(turn);
-            if let Some(tools) = tools {
-                tools.ended.fetch_add(1, Ordering::AcqRel);
-                tools.running.fetch_sub(1, Ordering::AcqRel);
-            }
             handle.happened(Event::StepFinished { op, result }).await;
         });
     }
@@ -283,4 +309,46 @@ async fn until_so(host: &SysHost, step: &Step) -> Result<Performed, StepError> {
 pub(super) fn readiness(fd: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
     // SAFETY: the descriptor is owned by the value it is moved into, which keeps it open and never exchanges it.
     unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::oneshot;
+
+    #[tokio::test]
+    async fn a_tool_past_its_time_keeps_none_from_being_asked() {
+        let tools = Tools::default();
+        tools.running.store(1, Ordering::Release);
+        let (end, ended) = oneshot::channel::<()>();
+        let at_work = tools.unasked(Duration::ZERO, ended);
+        let asked = async {
+            while tools.running.load(Ordering::Acquire) != 0 {
+                tokio::task::yield_now().await;
+            }
+            drop(tools.turn.write().await);
+            assert_eq!(tools.ended.load(Ordering::Acquire), 0);
+            end.send(()).unwrap();
+        };
+        let (result, ()) = tokio::join!(at_work, asked);
+        assert_eq!((result, tools.ended.load(Ordering::Acquire)), (Ok(()), 1));
+    }
+
+    #[tokio::test]
+    async fn none_is_asked_while_a_tool_is_at_work() {
+        let tools = Tools::default();
+        tools.running.store(1, Ordering::Release);
+        let (end, ended) = oneshot::channel::<()>();
+        let at_work = tools.unasked(Duration::from_secs(3600), ended);
+        let asked = async {
+            while tools.turn.try_write().is_ok() {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(tools.running.load(Ordering::Acquire), 1);
+            end.send(()).unwrap();
+        };
+        let (result, ()) = tokio::join!(at_work, asked);
+        assert_eq!((result, tools.running.load(Ordering::Acquire)), (Ok(()), 0));
+        assert!(tools.turn.try_write().is_ok());
+    }
 }
