@@ -291,6 +291,20 @@ fn a_driver_may_write_what_it_writes_when_the_daemon_loads_it() {
     }
 }
 
+/// nvidia-vgpud gives the driver its types, and only root with CAP_MKNOD can make the nodes that nvidia-smi opens.
+#[test]
+fn nvidias_services_are_done_before_its_tools_are_run() {
+    let service = unit("gpusliced.service");
+    for theirs in ["nvidia-vgpud.service", "nvidia-vgpu-mgr.service"] {
+        assert!(words(&service, "After").contains(&theirs), "{theirs}");
+        // Hosts without them have nothing to start.
+        for key in ["Wants", "Requires", "BindsTo"] {
+            assert!(!words(&service, key).contains(&theirs), "{key}: {theirs}");
+        }
+    }
+    assert!(words(&service, "CapabilityBoundingSet").contains(&"CAP_MKNOD"));
+}
+
 fn parse<'t>(path: &Path, text: &'t str) -> roxmltree::Document<'t> {
     let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
     let document = roxmltree::Document::parse_with_options(text, options);

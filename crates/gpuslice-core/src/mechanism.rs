@@ -263,6 +263,12 @@ pub trait Mechanism: Send + Sync {
     /// Whether the parent is as the layout says.
     fn realised(&self, seen: &Observation, parent: &ParentId, layout: &Layout) -> bool;
 
+    /// Whether its driver says of any VF what it is or can be. One that says nothing of all of them may not know yet, and
+    /// no event tells when it does.
+    fn lists_types(&self, _seen: &Observation, _parent: &ParentId) -> bool {
+        true
+    }
+
     /// What cleans its slices between two VMs.
     fn cleaned(&self) -> Cleaned;
 

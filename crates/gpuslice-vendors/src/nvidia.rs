@@ -135,6 +135,10 @@ impl Mechanism for NvidiaVfio {
         plan::realised(seen, parent, layout)
     }
 
+    fn lists_types(&self, seen: &Observation, parent: &ParentId) -> bool {
+        plan::lists_types(seen, parent)
+    }
+
     /// The VF stays on its driver: unbinding it would break it.
     fn prepare_steps(&self, slice: SliceId, assignment: &Assignment) -> Vec<Step> {
         let (Some(vf), Some(number)) = (slice.pci(), number(assignment)) else { return Vec::new() };

@@ -2,11 +2,12 @@
 
 use crate::driver::Driver;
 use crate::mig::{MIG, WANTED, a100, instances};
-use crate::vgpu::{LAYOUT, host as a40s, order};
+use crate::vgpu::{LAYOUT, attach, host as a40s, order, start, stop};
 use gpuslice_core::errno::Errno;
 use gpuslice_core::port::HostRead;
-use gpuslice_core::request::Command;
-use gpuslice_sim::{Command as Order, Data, Fault};
+use gpuslice_core::refusal::Code;
+use gpuslice_core::request::{Answer, Command};
+use gpuslice_sim::{Command as Order, Content, Data, Fault};
 
 const PF: &str = "0000:41:00.0";
 const DRIVER: &str = "/sys/bus/pci/drivers/nvidia";
@@ -102,4 +103,54 @@ fn a_gpu_whose_tool_was_broken_off_has_its_driver_again() {
     assert!(bound.ends_with("/nvidia"), "{bound}");
     order(&mut driver, Command::Apply).unwrap();
     assert_eq!(driver.machine.observation().vfs.len(), 4 * 32);
+}
+
+/// What `nvidia-vgpud` has not told the driver yet.
+fn boot_without_types(driver: &mut Driver) {
+    driver.kernel.reboot();
+    let path = "/sys/bus/pci/devices/*/nvidia/creatable_vgpu_types".to_owned();
+    driver.kernel.inject(Fault::Reads { path, as_: Content::Empty });
+    driver.restart().unwrap();
+    driver.advance(5_000).unwrap();
+    assert_eq!(driver.machine.observation().vfs.len(), 4 * 32);
+}
+
+fn settled(driver: &mut Driver) -> bool {
+    let status = order(driver, Command::Status).unwrap();
+    let Answer::Status(row) = status else { panic!("{status:?}") };
+    row.settled
+}
+
+/// A VM that starts with the host would be refused for want of room, and nobody would try again.
+#[test]
+fn vfs_of_which_nothing_is_said_are_waited_for() {
+    let mut driver = Driver::new(&a40s(), LAYOUT).unwrap();
+    driver.advance(10_000).unwrap();
+    let domain = attach(&mut driver, 1, "nvidia-a40-8q");
+    boot_without_types(&mut driver);
+    assert!(!settled(&mut driver));
+    let refusal = start(&mut driver, &domain).unwrap_err();
+    assert_eq!(refusal.code, Code::NotSettled, "{refusal}");
+    assert!(refusal.message.contains("types for its VFs"), "{refusal}");
+    // No event tells that it knows them now.
+    driver.kernel.clear_faults();
+    driver.advance(60_000).unwrap();
+    assert!(settled(&mut driver));
+    start(&mut driver, &domain).unwrap();
+    stop(&mut driver, &domain);
+}
+
+#[test]
+fn a_gpu_that_never_lists_a_type_is_not_waited_for_for_ever() {
+    let mut driver = Driver::new(&a40s(), LAYOUT).unwrap();
+    boot_without_types(&mut driver);
+    assert!(!settled(&mut driver));
+    driver.advance(90_000).unwrap();
+    assert!(settled(&mut driver));
+    // Nor is it again, or looked at any more.
+    let handled = driver.handled;
+    driver.advance(600_000).unwrap();
+    assert_eq!(driver.handled, handled);
+    driver.wake_up().unwrap();
+    assert!(settled(&mut driver));
 }

@@ -45,8 +45,8 @@ impl Machine {
         if slices_changed {
             self.note("slice", "*", "slices changed");
         }
-        self.look_again(&before);
         self.resolve_layouts();
+        self.look_again(&before);
         if forms_changed {
             self.forms_changed();
             self.remember_yielded();
@@ -173,6 +173,7 @@ impl Machine {
     pub(super) fn realised(&self, parent: &ParentId, layout: &Layout) -> bool {
         self.mechanism(parent).is_some_and(|m| m.realised(&self.seen, parent, layout))
             && self.seen.has_modes(parent, &layout.modes)
+            && !self.looks.awaits_types(parent)
     }
 
     fn steps_to(
@@ -436,6 +437,7 @@ impl Machine {
             if !given_up && (busy || !self.realised(parent, layout) && !self.drifted(parent)) {
                 let what = match parent.pci().and_then(|a| self.seen.functions.get(&a)) {
                     Some(f) if f.driver.is_none() && !busy => "a driver",
+                    _ if self.looks.awaits_types(parent) && !busy => "types for its VFs",
                     _ => "its layout",
                 };
                 waiting.push(format!("{parent} to get {what} ({layout})"));

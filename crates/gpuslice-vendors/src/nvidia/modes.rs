@@ -18,7 +18,7 @@ pub(super) const SMI: &str = "/usr/bin/nvidia-smi";
 pub(super) const OFF: &str = "off";
 
 /// [`Mode::Instances`]: MIG is on, and there are none.
-const NONE: &str = "none";
+pub(super) const NONE: &str = "none";
 
 /// [`Mode::Sizes`]: all vGPUs are of one size.
 const EQUAL: &str = "equal";

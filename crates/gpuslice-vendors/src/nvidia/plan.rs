@@ -2,14 +2,14 @@
 //! mixed sizes with it, in both directions; so the order is MIG, VFs, then instances or mixed sizes. Types come with
 //! the VMs.
 
-use super::modes::{MIXED, OFF, SMI};
+use super::modes::{MIXED, NONE, OFF, SMI};
 use super::pf;
 use gpuslice_core::hint;
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mend::take_out;
 use gpuslice_core::mode::{Mode, ModeValue};
-use gpuslice_core::observation::Observation;
+use gpuslice_core::observation::{Choice, Observation};
 use gpuslice_core::plan::{Shown, Step};
 use gpuslice_core::refusal::{Code, Refusal};
 use std::cmp::Reverse;
@@ -290,4 +290,17 @@ fn broken(seen: &Observation, parent: &ParentId) -> bool {
 pub(super) fn realised(seen: &Observation, parent: &ParentId, layout: &Layout) -> bool {
     pf(seen, parent)
         .is_some_and(|(_, sriov)| sriov.vfs.len() == usize::from(layout.vfs.of(sriov.total)))
+}
+
+/// The driver has its types from `nvidia-vgpud`, which gives them to it at a boot. A GPU that is divided and has no
+/// instances lists none.
+pub(super) fn lists_types(seen: &Observation, parent: &ParentId) -> bool {
+    let Some((_, sriov)) = pf(seen, parent) else { return true };
+    let said = |vf: &PciAddress| {
+        let choice = seen.vfs.get(vf).and_then(|vf| vf.choice.as_ref());
+        let said = |c: &Choice| c.current.is_some() || !c.creatable.is_empty() || c.broken;
+        choice.is_some_and(said) || seen.mdev_parents.contains_key(&ParentId::Pci(*vf))
+    };
+    let empty = seen.mode(parent, Mode::Instances).is_some_and(|value| value.is(NONE));
+    sriov.vfs.is_empty() || empty || sriov.vfs.values().any(said)
 }
