@@ -35,6 +35,7 @@ mod replace;
 mod reserve;
 mod start;
 mod stuck;
+mod turns;
 mod wedged;
 mod wipe;
 mod yielded;
@@ -299,6 +300,7 @@ impl Machine {
         self.settle_plugs();
         self.orphan_undefined();
         self.end_claims_without_owner();
+        self.give_turns();
         if self.stale {
             return;
         }

@@ -4,10 +4,12 @@ use crate::driver::Driver;
 use crate::mig::{MIG, WANTED, a100, instances};
 use crate::vgpu::{LAYOUT, attach, host as a40s, order, start, stop};
 use gpuslice_core::errno::Errno;
+use gpuslice_core::plan::Step;
 use gpuslice_core::port::HostRead;
 use gpuslice_core::refusal::Code;
 use gpuslice_core::request::{Answer, Command};
 use gpuslice_sim::{Command as Order, Content, Data, Fault};
+use std::collections::BTreeSet;
 
 const PF: &str = "0000:41:00.0";
 const DRIVER: &str = "/sys/bus/pci/drivers/nvidia";
@@ -153,4 +155,48 @@ fn a_gpu_that_never_lists_a_type_is_not_waited_for_for_ever() {
     assert_eq!(driver.handled, handled);
     driver.wake_up().unwrap();
     assert!(settled(&mut driver));
+}
+
+/// One GPU is divided while another gets its VFs: the tool that divides looks at both.
+#[test]
+fn tools_that_are_in_each_others_way_take_turns() {
+    let mut driver = Driver::new(&a100(), "").unwrap();
+    let other = "\n[[gpu]]\nmatch = { address = \"0000:c1:00.0\" }\nlayout = { vfs = \"all\" }";
+    (driver.config, driver.lazy) = (format!("{MIG}{other}"), true);
+    let request = driver.command(Command::Apply);
+    driver.drain().unwrap();
+    let mut seen = BTreeSet::new();
+    while !driver.under.is_empty() {
+        let kind = |step: &Step| match step {
+            Step::RunVfTool { .. } => "VFs",
+            Step::RunModeTool { .. } => "mode",
+            other => panic!("{other}"),
+        };
+        let kinds: BTreeSet<&str> = driver.under.iter().map(|under| kind(&under.step)).collect();
+        assert_eq!(kinds.len(), 1, "{:?}", driver.under);
+        seen.extend(kinds);
+        // One of them ends, and later the next one.
+        let later = driver.under.split_off(1);
+        driver.begin_lazy().unwrap();
+        driver.under.extend(later);
+        driver.drain().unwrap();
+    }
+    assert_eq!(seen.len(), 2);
+    driver.answers.remove(&request).unwrap().unwrap();
+    assert_eq!(instances(&mut driver), WANTED);
+    assert_eq!(driver.machine.observation().vfs.len(), 2 * 16);
+}
+
+/// Who waits for one that does not come back has waited long enough.
+#[test]
+fn one_past_its_time_keeps_no_other_from_its_turn() {
+    let mut driver = Driver::new(&a100(), "").unwrap();
+    let other = "\n[[gpu]]\nmatch = { address = \"0000:c1:00.0\" }\nlayout = { vfs = \"all\" }";
+    (driver.config, driver.lazy) = (format!("{MIG}{other}"), true);
+    driver.command(Command::Apply);
+    driver.drain().unwrap();
+    let stuck = driver.under.pop().unwrap();
+    assert_eq!(driver.under.len(), 0, "the other awaits its turn");
+    driver.advance(121_000).unwrap();
+    assert_ne!(driver.under.pop().unwrap().step, stuck.step);
 }

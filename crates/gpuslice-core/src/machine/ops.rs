@@ -51,12 +51,24 @@ pub(super) struct Op {
     pub purpose: Purpose,
     /// The one being performed is first.
     pub steps: VecDeque<Step>,
+    pub turn: Turn,
     /// Its deadline passed.
     pub overdue: bool,
     /// How often the present step was tried and may still succeed by itself.
     pub tries: u32,
     /// [`Machine::counts_written`] when its step was last given time.
     pub counts_written: u64,
+}
+
+/// Where the first of the steps left is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Not ordered: it begins now, or after a pause.
+    Comes,
+    /// What is at work elsewhere has to end first.
+    Awaits,
+    /// Being performed.
+    Has,
 }
 
 /// What for.
@@ -119,7 +131,8 @@ impl Machine {
         let op = OpId(self.next_op);
         self.next_op += 1;
         let (steps, counts_written) = (steps.into(), self.counts_written);
-        self.ops.insert(op, Op { purpose, steps, overdue: false, tries: 0, counts_written });
+        let (turn, overdue, tries) = (Turn::Comes, false, 0);
+        self.ops.insert(op, Op { purpose, steps, turn, overdue, tries, counts_written });
         self.next_step(op);
         op
     }
@@ -133,16 +146,26 @@ impl Machine {
         if let Some(why) = self.must_not_touch(op, &step) {
             return self.give_up(id, why);
         }
+        if self.has_to_wait(&step) {
+            return self.set_turn(id, Turn::Awaits);
+        }
         if let Purpose::Layout { parents, .. } = &op.purpose {
             let pending = parents.iter().map(|parent| (parent.clone(), step.clone()));
             self.run.pending.extend(pending);
             self.persist(Stored::Runtime);
         }
+        self.set_turn(id, Turn::Has);
         if let Some(op) = self.ops.get_mut(&id) {
             op.counts_written = self.counts_written;
         }
         self.push(Effect::Arm { timer: Timer::StepDeadline(id), after: step.deadline_ms() });
         self.push(Effect::Execute { op: id, step });
+    }
+
+    fn set_turn(&mut self, id: OpId, turn: Turn) {
+        if let Some(op) = self.ops.get_mut(&id) {
+            op.turn = turn;
+        }
     }
 
     /// A quarantine that came up between two steps of an operation. Releases are held back before they begin.
@@ -176,6 +199,7 @@ impl Machine {
         let Some(step) = op.steps.front().cloned() else {
             return;
         };
+        op.turn = Turn::Comes;
         if std::mem::take(&mut op.overdue) {
             let purpose = op.purpose.clone();
             self.step_came_back(&step, &self.parents_of(&purpose));
