@@ -5,8 +5,6 @@
 mod config;
 #[path = "../../../integration/fuzz/checks/state_file.rs"]
 mod state_file;
-#[path = "../../../integration/fuzz/checks/sysfs.rs"]
-mod sysfs;
 
 #[expect(clippy::disallowed_methods, reason = "reads the corpus")]
 fn each(folder: &str, check: fn(&[u8])) {
@@ -39,9 +37,4 @@ fn state_files() {
     parse::<Runtime>(include_str!("../../../integration/fuzz/corpus/state_file/runtime.json"))
         .unwrap();
     each("integration/fuzz/corpus/state_file", state_file::check);
-}
-
-#[test]
-fn hosts() {
-    each("integration/fuzz/corpus/sysfs", sysfs::check);
 }
