@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) fn with_thousands(setup: &Setup, report: &mut Report) {
     let config = "[[gpu]]\nmatch = { driver = \"gpusim\" }\nlayout = { vfs = \"all\" }\n";
-    let mut before: Option<(f64, f64)> = None;
+    let mut before: Option<(f64, f64, f64)> = None;
     for pfs in [4_u32, 16, 64] {
         let slices = pfs * 64;
         let host = tempfile::NamedTempFile::new().expect("make a file");
@@ -39,17 +39,17 @@ pub(crate) fn with_thousands(setup: &Setup, report: &mut Report) {
                 assert!(status.success());
             }],
         );
+        let (list, memory) = (list.median(), daemon.memory());
         let text = format!(
-            "settled in {settled:.0} ms, slices --json {:.1} ms, {:.1} MiB with the simulated kernel",
-            list.median(),
-            daemon.memory()
+            "settled in {settled:.0} ms, slices --json {list:.1} ms, {memory:.1} MiB with the simulated kernel"
         );
         report.say(&format!("{slices} slices on {pfs} cards"), text);
-        if let Some((settled_before, list_before)) = before {
+        if let Some((settled_before, list_before, memory_before)) = before {
             let name = |what: &str| format!("{what}: growth from {} to {slices}", slices / 4);
             report.at_most(&name("settled"), settled / settled_before, 4.0);
-            report.at_most(&name("slices --json"), list.median() / list_before, 4.0);
+            report.at_most(&name("slices --json"), list / list_before, 4.0);
+            report.at_most(&name("memory"), memory / memory_before, 4.0);
         }
-        before = Some((settled, list.median()));
+        before = Some((settled, list, memory));
     }
 }

@@ -12,13 +12,15 @@ wait_for 100 "gpuslice-ready has finished" is active systemctl is-active gpuslic
 expect_eq "gpusliced" active "$(systemctl is-active gpusliced.service)"
 expect_eq "units that failed" "" "$(systemctl --failed --plain --no-legend | cut -d' ' -f1)"
 all_up
-for pair in 0001:00:00.0=8=amd-74a1-vf8 0000:01:00.0=7=intel-10c9-vf7; do
-  IFS='=' read -r pf count profile <<< "$pair"
+# the drivers are what `bind` of each layout says
+for pair in 0001:00:00.0=8=amd-74a1-vf8= 0000:01:00.0=7=intel-10c9-vf7=vfio-pci; do
+  IFS='=' read -r pf count profile driver <<< "$pair"
   expect_eq "VFs of $pf in the kernel" "$count" "$(vfs_of "$pf")"
   expect_eq "slices of $pf" "$count" "$(count_slices "$pf")"
   expect_eq "autoprobe of $pf" 0 "$(cat "$pci/$pf/sriov_drivers_autoprobe")"
   expect_eq "free $profile" "$count" "$(free_of "$profile")"
-  expect_eq "drivers of the VFs" "" "$(readlink "$pci/$pf"/virtfn*/driver)"
+  expect_eq "drivers of the VFs" "$driver" "$(readlink "$pci/$pf"/virtfn*/driver | sed 's,.*/,,' | sort -u)"
+  expect_eq "as shown" "$count $driver" "$(rows slices | jq -r --arg p "$pf" 'select(.parent == $p) | .driver // ""' | sort | uniq -c | awk '{print $1, $2}')"
 done
 expect_eq "states" free "$(rows slices | jq -r 'select(.mechanism == "sriov") | .state' | sort -u)"
 expect_eq "a PF without a layout has VFs" 0 "$(vfs_of 0002:00:00.0)"

@@ -57,14 +57,24 @@ define_movable() {
 # vf_of DOMAIN [MANAGED] : the VF in its definition; home_of DOMAIN : the one that the agent has written
 vf_of() { tr -d "\n" < "/etc/libvirt/qemu/$1.xml" | sed -nE "s/.*<hostdev mode='subsystem' type='pci' managed='${2:-[a-z]+}'[^>]*>.*<source> *<address domain='0x(....)' bus='0x(..)' slot='0x(..)' function='0x(.)'.*/\1:\2:\3.\4/p"; }
 home_of() { vf_of "$1" no; }
+# vfs_of, mdevs_of DOMAIN : what all hostdevs of ours in its definition pass, in the order of their claim
+ours_of() { # DOMAIN SED-EXPRESSION that prints index and device of one
+  tr -d "\n" < "/etc/libvirt/qemu/$1.xml" | sed 's,</hostdev>,&\n,g' | sed -nE "$2" | sort -n | awk '{print $NF}'
+}
+vfs_of() { ours_of "$1" "s/.*<address domain='0x(....)' bus='0x(..)' slot='0x(..)' function='0x(.)'.*<alias name='ua-gpuslice-[a-z0-9]+(--([0-9]+))?'.*/\6 \1:\2:\3.\4/p"; }
+mdevs_of() { ours_of "$1" "s/.*<address uuid='([0-9a-f-]+)'.*<alias name='ua-gpuslice-[a-z0-9]+(--([0-9]+))?'.*/\3 \1/p"; }
 mdev_of() { tr -d "\n" < "/etc/libvirt/qemu/$1.xml" | sed -nE "s/.*<address uuid='([0-9a-f-]+)'.*/\1/p"; }
 
 running() { grep -qs "<domstatus state='running'" "/run/libvirt/qemu/$1.xml"; }
 uuid_of() { cat "/etc/libvirt/qemu/$1.xml" "/run/libvirt/qemu/$1.xml" 2> /dev/null | sed -nE 's,.*<uuid>(.*)</uuid>.*,\1,p' | head -n 1; }
 qemu_of() { cat "/run/libvirt/qemu/$1.pid"; }
 
-# holds_vfio NAME : QEMU has a VFIO group open
-holds_vfio() { ls -l "/proc/$(qemu_of "$1")/fd" | grep -q '/dev/vfio/[0-9]'; }
+# has_hostdev NAME : its definition has any
+has_hostdev() { grep -q '<hostdev' "/etc/libvirt/qemu/$1.xml"; }
+
+# open_vfio NAME : how many VFIO groups QEMU has open; holds_vfio NAME : it has one
+open_vfio() { ls -l "/proc/$(qemu_of "$1")/fd" | grep -c '/dev/vfio/[0-9]'; }
+holds_vfio() { open_vfio "$1" > /dev/null; }
 
 # Leaves nothing of a scenario's domains behind. One virsh does all, since each is half a second.
 clear_domains() {

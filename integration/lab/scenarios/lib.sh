@@ -119,7 +119,8 @@ let_go() { # NAME
 }
 # driver_says LINE : into the kernel's log
 driver_says() { w "$1" /sys/kernel/debug/gpusim/say; }
-not() { ! "$@"; }
+# a name that is no command's does not fail as one does
+not() { type "$1" > /dev/null && ! "$@"; }
 present() { [ -e "$1" ]; }
 gone() { [ ! -e "$1" ]; }
 # bind_vfio ADDRESS : by hand, as somebody else would; the module is not loaded before somebody asks for it

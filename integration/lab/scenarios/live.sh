@@ -24,7 +24,6 @@ plugged_vf() { virsh dumpxml "$1" | tr -d '\n' | sed -nE "s/.*<source> *<address
 carries() { virsh dumpxml ${3:-} "$1" | grep -q "ua-gpuslice-$2"; }
 asks() { virsh dumpxml ${3:-} "$1" | grep -q "claim name=[\"']$2[\"']"; }
 changed() { timeout 60 "$@" --json | jq -r .changed; }
-open_vfio() { ls -l "/proc/$(qemu_of "$1")/fd" | grep -c '/dev/vfio/[0-9]'; }
 # refused_live CODE WORD COMMAND… : our refusal with that code, and a word of libvirt's or ours in it
 refused_live() {
   local code=$1 word=$2 out; shift 2

@@ -26,10 +26,24 @@ wait_for 20 "the mdev is gone" gone "/sys/bus/mdev/devices/$mdev"
 wait_for 10 "capacity is back" is 12 free_of mtty-2
 expect_eq "claim" idle "$(claim_state "$id/gpu0")"
 
-say "the same domain again, stopped from inside QEMU"
+say "the same domain with two, stopped from inside QEMU"
+expect "attach --count 2" q gpuslice attach vm1 mtty-2 --count 2
+second=$(mdev_uuid "$id" gpu0 1)
+expect_eq "its devices" "$mdev $second" "$(mdevs_of vm1 | paste -sd' ')"
 start vm1
+expect_eq "VFIO groups QEMU has open" 2 "$(open_vfio vm1)"
+expect_eq "claim" attached "$(claim_state "$id/gpu0")"
+expect_eq "both belong to it" "$id/gpu0 $id/gpu0" "$(slice_claim "mdev:$mdev") $(slice_claim "mdev:$second")"
+expect_eq "free" 10 "$(free_of mtty-2)"
+domain many "" "" | define
+expect "attach --count 11" q gpuslice attach many mtty-2 --count 11
+expect_eq "devices of it" 11 "$(mdevs_of many | wc -l)"
+refused many no-capacity
+expect_eq "not one was made for it" "$(printf '%s\n' "$mdev" "$second" | sort)" "$(ls /sys/bus/mdev/devices)"
+expect_eq "free" 10 "$(free_of mtty-2)"
 virsh qemu-monitor-command vm1 --hmp quit
-wait_for 20 "the mdev is gone" gone "/sys/bus/mdev/devices/$mdev"
+wait_for 20 "the first mdev is gone" gone "/sys/bus/mdev/devices/$mdev"
+wait_for 20 "so is the second" gone "/sys/bus/mdev/devices/$second"
 wait_for 10 "capacity is back" is 12 free_of mtty-2
 
 say "two candidate parents"

@@ -22,7 +22,7 @@ start full1
 mdevs=$(ls /sys/bus/mdev/devices)
 refused full2 no-capacity
 line=$(virsh start full2 2>&1 | sed -n 's/.*gpuslice: no-capacity/no-capacity/p')
-expect "it names the profile" grep -q nvidia-gpusim-24q <<< "$line"
+expect "it says what was wanted and what is free" grep -q '^no-capacity: nvidia-gpusim-24q: wanted 1, 0 of 1 free, ' <<< "$line"
 expect "it names the holder" grep -q full1 <<< "$line"
 expect "it names whose end makes room" grep -q '; try: virsh shutdown full1' <<< "$line"
 expect_eq "no mdev leaked" "$mdevs" "$(ls /sys/bus/mdev/devices)"

@@ -7,6 +7,7 @@
 trap clear_domains EXIT
 
 pci=/sys/bus/pci/devices
+driver_of() { readlink "$pci/$1/driver" | sed 's,.*/,,'; }
 all_up
 for pair in vfa=amd-74a1-vf8 vfi=intel-10c9-vf7; do
   vm=${pair%=*} profile=${pair#*=}
@@ -45,10 +46,15 @@ expect_eq "both runs of vfa, on its VF" "2 vf:$(home_of vfa)" "$(gpuslice histor
 expect "the journal has it by fields" grep -q stopped <(journalctl -b -o cat --output-fields=GPUSLICE_REASON GPUSLICE_DOMAIN=vfa GPUSLICE_SLICE="vf:$(home_of vfa)")
 
 say "managed='yes' by the user"
-address=$(slices_of 0001:00:00.0 | tail -n 1); address=${address#vf:}
-domain vfu "" "$(pci_device "$address" yes)" | define
-start vfu
-expect "vfio-pci has the VF" bound_to "$pci/$address" vfio-pci
-expect "the slice is not free" not is free slice_state "vf:$address"
-destroy vfu
-wait_for 20 "libvirt gave it back and it is free" is free slice_state "vf:$address"
+# the VFs of the second are bound from the start, as its layout says
+for pair in 0001:00:00.0= 0000:01:00.0=vfio-pci; do
+  pf=${pair%=*} driver=${pair#*=}
+  address=$(slices_of "$pf" | tail -n 1); address=${address#vf:}
+  domain "vfu$driver" "" "$(pci_device "$address" yes)" | define
+  start "vfu$driver"
+  expect "vfio-pci has the VF" bound_to "$pci/$address" vfio-pci
+  expect "the slice is not free" not is free slice_state "vf:$address"
+  destroy "vfu$driver"
+  wait_for 20 "libvirt gave it back and it is free" is free slice_state "vf:$address"
+  wait_for 20 "its driver is as before: $driver" is "$driver" driver_of "$address"
+done

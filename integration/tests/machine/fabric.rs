@@ -285,6 +285,24 @@ fn mediated_devices_are_of_one_gpu_all_or_none() {
 }
 
 #[test]
+fn what_a_start_reserved_before_it_found_too_few_is_nobody_s() {
+    let mut driver = mdevs();
+    for vm in 1..=3 {
+        let mut other = domain(vm);
+        ask(&mut driver, &mut other, claim(&name("one"), "nvidia-a40-24q", 1)).unwrap();
+        call(&mut driver, &other, HookOperation::Prepare).unwrap();
+    }
+    let mut many = domain(4);
+    ask(&mut driver, &mut many, claim(&name("all"), "nvidia-a40-24q", 6)).unwrap();
+    let refusal = call(&mut driver, &many, HookOperation::Prepare).unwrap_err();
+    let said = "nvidia-a40-24q: wanted 6, 5 of 8 free, held by vm1, vm2, vm3";
+    assert_eq!((refusal.code, refusal.message.as_str()), (Code::NoCapacity, said));
+    // The end of one makes room enough.
+    assert_eq!(refusal.hint.unwrap().to_string(), "virsh shutdown vm1");
+    assert_eq!((bound(&driver, &many), driver.machine.observation().mdevs.len()), (0, 3));
+}
+
+#[test]
 fn a_device_that_does_not_make_one_leaves_nothing_of_the_others() {
     let mut driver = mdevs();
     let mut vm = domain(1);
@@ -379,15 +397,25 @@ fn mediated_devices_are_made_on_the_node_that_is_required() {
     let refusal = call(&mut driver, &vm, HookOperation::Prepare).unwrap_err();
     assert_eq!(refusal.code, Code::NoCapacity, "{refusal:?}");
     assert!(refusal.hint.as_ref().is_some_and(|hint| hint.contains("--nodeset 0")), "{refusal:?}");
-    // Those of node 0 are two, on one GPU.
-    for (count, elsewhere) in [(2, true), (3, false)] {
+    // Those of node 0 are two, on one GPU, until one of them is kept for another.
+    let sent_elsewhere = |driver: &mut Driver, count| {
         let mut vm = domain(6);
         let near = on_node(claim(&name("a"), "nvidia-a40-24q", count), "1", "");
-        ask(&mut driver, &mut vm, near).unwrap();
-        let refusal = call(&mut driver, &vm, HookOperation::Prepare).unwrap_err();
-        let hint = refusal.hint.as_deref().unwrap();
-        assert_eq!(hint.contains("--nodeset"), elsewhere, "{count}: {refusal:?}");
-    }
+        ask(driver, &mut vm, near).unwrap();
+        let refusal = call(driver, &vm, HookOperation::Prepare).unwrap_err();
+        refusal.hint.unwrap().contains("--nodeset")
+    };
+    assert_eq!([2, 3].map(|count| sent_elsewhere(&mut driver, count)), [true, false]);
+    let keep = Command::Claim {
+        owner: Owner::Domain(domain(7).uuid),
+        owner_name: "vm7".to_owned(),
+        request: claim(&name("a"), "nvidia-a40-24q", 1),
+        pool: None,
+        reserve: Some(true),
+        dry_run: false,
+    };
+    order(&mut driver, keep).unwrap();
+    assert_eq!([1, 2].map(|count| sent_elsewhere(&mut driver, count)), [true, false]);
     // Nor are they there for one that could be anywhere.
     let mut vm = domain(5);
     ask(&mut driver, &mut vm, on_node(claim(&name("a"), "nvidia-a40-24q", 1), "", "")).unwrap();
