@@ -1,4 +1,4 @@
-# VMs with vGPUs of NVIDIA's: VFs from sriov-manage, a type written at start and taken back, mdevs on a T4, GPU instances of an A100
+# VMs with vGPUs of NVIDIA's: mdevs on VFs, after a driver's upgrade types of VFs, mdevs on a T4, GPU instances of an A100
 # group: main
 # order: 70
 # needs: product
@@ -20,7 +20,8 @@ with_parameters() { virsh dumpxml --inactive "$1" | sed "s/<gpuslice:claim /&par
 type_of() { cat "$pci/$1/nvidia/current_vgpu_type"; }
 
 expect "the boot's cards go" other_host
-expect "an A40, a T4 and an A100 come" load_gpusim a40:vfs=4:domain=0x11,t4:domain=0x12,a100:vfs=4:domain=0x13 nvidia
+expect "an A40, a T4 and an A100 come, with the older driver" \
+  load_gpusim a40:vfs=4:domain=0x11,t4:domain=0x12,a100:vfs=4:domain=0x13 'nvidia framework=mdev'
 cat > /etc/gpuslice/gpuslice.toml << X
 [[gpu]]
 match = { address = "$a40" }
@@ -32,15 +33,42 @@ X
 expect "gpusliced starts" daemon start
 # it remembers nothing, so that this is to it as a boot
 all_up
+
+say "a vGPU that is an mdev of a VF"
 expect_eq "VFs of $a40, made by sriov-manage" 4 "$(ls -d ${v}* | wc -l)"
+expect_eq "free nvidia-a40-12q" "4 mdev" "$(free_of nvidia-a40-12q) $(field profiles profile nvidia-a40-12q mechanism)"
+domain vgpu1 "" "" | define
+expect "gpuslice attach" q gpuslice attach vgpu1 nvidia-a40-12q
+mdev=$(mdev_uuid "$(domain_uuid vgpu1)" gpu0)
+wait_for 20 "the domain names an mdev" is "$mdev" mdevs_of vgpu1
+start vgpu1
+expect "QEMU has it open" holds_vfio vgpu1
+expect_eq "its type" nvidia-563 "$(basename "$(readlink "/sys/bus/mdev/devices/$mdev/mdev_type")")"
+expect "its parent is a VF" present "/sys/bus/mdev/devices/$mdev/../physfn"
+expect_eq "the slice" attached "$(slice_state "mdev:$mdev")"
+destroy vgpu1
+wait_for 20 "the mdev is gone" gone "/sys/bus/mdev/devices/$mdev"
+wait_for 10 "capacity is back" is 4 free_of nvidia-a40-12q
+
+say "an upgrade of the driver, whose vGPUs are types of VFs"
+expect "the older driver unloads" modprobe -r nvidia
+wait_for 20 "nothing offers its profile" is "" free_of nvidia-a40-12q
+expect "the newer one loads" modprobe nvidia
+wait_for 60 "the profile is that of VFs" is nvidia-vfio field profiles profile nvidia-a40-12q mechanism
+named() { [[ $(vfs_of vgpu1) = *:* ]]; }
+wait_for 30 "the agent has written a VF in place of the mdev" named
+expect_eq "mdevs in the definition" "" "$(mdevs_of vgpu1)"
+all_up
+expect_eq "VFs of $a40, made by sriov-manage" 4 "$(ls -d ${v}* | wc -l)"
+claim_is() { rows claims | jq -r --arg c "$(domain_uuid vgpu1)/gpu0" 'select(.claim == $c) | "\(.profile) \(.state) \(.home | join(" "))"'; }
+expect_eq "its claim" "nvidia-a40-12q idle $(vfs_of vgpu1)" "$(claim_is)"
 expect_eq "slices of $a40" 4 "$(count_slices $a40)"
 expect_eq "drivers of the VFs" nvidia "$(for vf in ${v}*; do basename "$(readlink "$vf/driver")"; done | sort -u)"
 rows profiles | jq -c '{profile, mechanism, type, memory, max, free}'
 expect_eq "free nvidia-a40-12q" 4 "$(free_of nvidia-a40-12q)"
 
 say "a vGPU on a VF, with parameters for its driver"
-domain vgpu1 "" "" | define
-expect "gpuslice attach" q gpuslice attach vgpu1 nvidia-a40-12q
+expect_eq "to attach it again changes nothing" false "$(gpuslice attach vgpu1 nvidia-a40-12q --json | jq -r .changed)"
 with_parameters vgpu1
 address=$(home_of vgpu1)
 expect "the domain names a VF with managed='no'" [ -n "$address" ]

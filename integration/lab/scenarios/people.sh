@@ -82,7 +82,7 @@ wait_for 20 "it has its own" owns klon gpu0
 expect_eq "the same VF" "$vf" "$(home_of klon)"
 
 say "edited by hand"
-edit klon "/<hostdev mode='subsystem' type='mdev'/,/<\/hostdev>/d"
+edit klon "/<hostdev mode='subsystem' type='mdev'/,/<\/hostdev>/d; s/<memory unit='KiB'>65536</<memory unit='KiB'>66560</"
 wait_for 20 "a device that was removed comes back" owns klon gpu0
 # to DOMAIN VF : its hostdev names that
 to() {
@@ -100,14 +100,21 @@ expect_eq "managed='yes' is left as it was chosen" "$vf" "$(vf_of klon yes)"
 [ ! "${managed:-}" ] || refused klon "$managed"
 edit klon "s/managed='yes'/managed='no'/"
 wait_for 20 "klon has its own" owns klon gpu0
+start klon
+runs_with klon
+ends klon
 say "its metadata removed"
 edit klon "/<metadata>/,/<\/metadata>/d"
 wait_for 20 "the claims are over" is "" claims_of "$id"
+expect "what else was edited is as it was edited" grep -q "<memory unit='KiB'>66560<" /etc/libvirt/qemu/klon.xml
 wait_for 20 "and the devices with them" not has_hostdev klon
 say "metadata alone"
 expect "virsh metadata" virsh metadata klon urn:gpuslice:domain:1 --key gpuslice --config \
   --set "<claims><claim name='vf0' profile='$vf_profile'/><claim name='gpu0' profile='mtty-2'/></claims>"
 wait_for 30 "klon has its own" owns klon gpu0
+start klon
+runs_with klon
+ends klon
 
 say "a snapshot, reverted"
 # libvirt has nothing to snapshot without a disk
@@ -126,11 +133,17 @@ expect "virsh snapshot-delete" virsh snapshot-delete klon before
 rm $disk
 
 say "transient"
-domain gone "$(claim gpu0 mtty-2)" "$(mdev_device "$(mdev_uuid "$(domain_uuid gone)" gpu0)" ua-gpuslice-gpu0)" > gone.xml
+id=$(domain_uuid gone)
+domain gone "$(claim gpu0 mtty-2 | sed "s,</gpuslice:claims>,<gpuslice:claim name='vf0' profile='$vf_profile'/>&,")" \
+  "$(mdev_device "$(mdev_uuid "$id" gpu0)" ua-gpuslice-gpu0)$(pci_device "$other" no ua-gpuslice-vf0)" > gone.xml
 expect "virsh create" q virsh create gone.xml
-expect_eq "its claim" attached "$(claim_state "$(domain_uuid gone)/gpu0")"
+expect_eq "its claims" "attached attached" "$(claim_state "$id/gpu0") $(claim_state "$id/vf0")"
+expect "it is given its VF" given "$other"
+outlives_start gone
 destroy gone
-wait_for 20 "its claim is over" is "" claim_state "$(domain_uuid gone)/gpu0"
+wait_for 20 "its claims are over" is "" claims_of "$id"
+wait_for 30 "its VF is free" is free slice_state "vf:$other"
+expect "nothing is left in it" fallow "$other"
 
 say "saved with its VF, which cannot be"
 out=$(virsh managedsave uno 2>&1) && fail "it was saved"
