@@ -252,6 +252,28 @@ fact nvidia-mdev.mig.available.sibling "$(available $pci/0003:00:00.5 | few '692
 rmmod nvidia; modprobe nvidia framework=mdev
 fact nvidia.reload "$(cat $pci/$a100/sriov_numvfs) $(wc -l < $driver/$a100/gpu_instances) $(text_of $driver/$a100/mig) $(ls /sys/bus/mdev/devices | wc -l)"
 stop_events
+
+say "options of the module"
+settings=/etc/modprobe.d/scenario.conf
+params() { grep ^RegistryDwords /proc/driver/nvidia/params | paste -sd' '; }
+schedulers() { cat $driver/$a40/scheduler; echo -n ', '; cat $driver/$t4/scheduler; }
+fact nvidia.params.default "$(params)"
+fact nvidia.scheduler.default "$(schedulers)"
+echo "options nvidia NVreg_RegistryDwords=\"RmPVMRL=0x01\" NVreg_RegistryDwordsPerDevice=\"pci=$a40;RmPVMRL=0x11\"" > $settings
+expect_eq "VFs of the A40" 0 "$(sriov_manage -e $a40)"
+fact nvidia.params.before-load "$(params)"
+fact nvidia.scheduler.before-load "$(schedulers)"
+rmmod nvidia; modprobe nvidia framework=mdev
+fact nvidia.params.loaded "$(params)"
+fact nvidia.scheduler.loaded "$(schedulers)"
+rm $settings
+expect_eq "VFs of the A40" 0 "$(sriov_manage -e $a40)"
+fact nvidia.scheduler.sriov-manage "$(schedulers)"
+expect_eq "VFs of the A40" 0 "$(sriov_manage -d $a40)"
+rmmod nvidia
+fact nvidia.params.unloaded "$(text_of /proc/driver/nvidia/params)"
+modprobe nvidia framework=mdev
+fact nvidia.params.reloaded "$(params)"
 expect "gpusim unloads" unload_gpusim
 
 expect_eq "kernel warnings" "" "$(dmesg | grep -E 'BUG|WARNING|Call Trace|Oops|refcount')"

@@ -18,6 +18,8 @@ const SMI: &str = "/usr/bin/nvidia-smi";
 const A40: &str = "0001:00:00.0";
 const T4: &str = "0002:00:00.0";
 const A100: &str = "0003:00:00.0";
+const OPTIONS: &str = "/etc/modprobe.d/scenario.conf";
+const PARAMS: &str = "/proc/driver/nvidia/params";
 
 /// All facts, in the scenario's order.
 ///
@@ -36,6 +38,7 @@ pub fn nvidia_facts() -> Result<Vec<(String, String)>, crate::HostError> {
     probe.instances();
     probe.mdevs_on_pf();
     probe.mdevs_on_vfs(&host);
+    probe.options();
     Ok(probe.facts)
 }
 
@@ -479,6 +482,49 @@ impl Probe {
         let (left, mode) = self.mig();
         let mdevs = self.kernel.list(MDEVS).unwrap_or_default().len();
         self.fact("nvidia.reload", format!("{count} {left} {mode} {mdevs}"));
+    }
+
+    /// What the module is given when it is loaded, and what its cards go by.
+    fn options(&mut self) {
+        self.facts_of_options("default");
+        let options = format!(
+            "options nvidia NVreg_RegistryDwords=\"RmPVMRL=0x01\" \
+             NVreg_RegistryDwordsPerDevice=\"pci={A40};RmPVMRL=0x11\"\n"
+        );
+        self.echo(&options, OPTIONS);
+        self.manages("-e", A40);
+        self.facts_of_options("before-load");
+        self.kernel.reload_driver("nvidia");
+        self.facts_of_options("loaded");
+        self.echo("# none\n", OPTIONS);
+        self.manages("-e", A40);
+        self.fact("nvidia.scheduler.sriov-manage", self.schedulers());
+        self.manages("-d", A40);
+        let _ = self.kernel.unload_module("nvidia");
+        self.fact("nvidia.params.unloaded", self.text(PARAMS));
+        let _ = self.kernel.load_module("nvidia");
+        self.fact("nvidia.params.reloaded", self.params());
+    }
+
+    fn facts_of_options(&mut self, when: &str) {
+        self.fact(&format!("nvidia.params.{when}"), self.params());
+        self.fact(&format!("nvidia.scheduler.{when}"), self.schedulers());
+    }
+
+    fn params(&self) -> String {
+        let text = self.text(PARAMS);
+        let lines = text.lines().filter(|line| line.starts_with("RegistryDwords"));
+        lines.collect::<Vec<_>>().join(" ")
+    }
+
+    /// Of the A40 and the T4, in the tool's words.
+    fn schedulers(&self) -> String {
+        let of = |gpu: &str| match self.kernel.scheduler(gpu.parse().ok()?)? {
+            0x11 => Some("Fixed Share"),
+            0x01 => Some("Equal Share"),
+            _ => Some("Best Effort"),
+        };
+        [A40, T4].map(|gpu| of(gpu).unwrap_or_default()).join(", ")
     }
 
     fn fact_of_mig(&mut self, name: &str) {

@@ -295,7 +295,7 @@ void nv_control_del(struct nv_gpu *gpu)
 void nv_control_init(void)
 {
 	root = debugfs_create_dir("nvidia", NULL);
-	proc_mkdir("driver/nvidia", NULL);
+	nv_registry_init(proc_mkdir("driver/nvidia", NULL));
 	gpus_dir = proc_mkdir("driver/nvidia/gpus", NULL);
 }
 

@@ -138,4 +138,8 @@ void nv_control_exit(void);
 void nv_control_add(struct nv_gpu *gpu);
 void nv_control_del(struct nv_gpu *gpu);
 
+/* registry.c: options of the module */
+void nv_registry_init(struct proc_dir_entry *dir);
+const char *nv_scheduler(struct pci_dev *pdev);
+
 #endif

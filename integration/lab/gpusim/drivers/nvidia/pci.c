@@ -60,7 +60,7 @@ static int pf_probe(struct pci_dev *pdev)
 	kref_init(&gpu->ref);
 	mutex_init(&gpu->lock);
 	INIT_LIST_HEAD(&gpu->vgpus);
-	strscpy(gpu->scheduler, "Best Effort", sizeof(gpu->scheduler));
+	strscpy(gpu->scheduler, nv_scheduler(pdev), sizeof(gpu->scheduler));
 	gpu->pdev = pdev;
 	gpu->card = card;
 	ret = pci_enable_device(pdev);
