@@ -12,38 +12,61 @@ pid_of() { systemctl show -p MainPID --value "$1"; }
 serves() { timeout 5 gpuslice status > /dev/null; }
 kill_daemon() { kill -9 "$(pid_of gpusliced.service)"; }
 no_mdevs() { [ -z "$(ls $devices)" ]; }
-# Everything was given back: no mdev, no assigned slice.
-clean() { no_mdevs && is 0 count_assigned; }
+# Everything was given back: no mdev, no VF that is bound, no assigned slice.
+clean() { no_mdevs && not ls -d $pci/000[12]:00:00.0/virtfn*/driver && is 0 count_assigned; }
 all_up
 modprobe mtty
 wait_for 10 "mtty-2 is a profile" is 12 free_of mtty-2
 define_mdev f1 mtty-2
 define_mdev f2 mtty-2
 id=$(domain_uuid f1)
+expect "f1 has a VF too" gpuslice attach f1 amd-74a1-vf8 --name vf0
+# a random moment is what this is about
+moment() { sleep "$((RANDOM % $1)).$((RANDOM % 10))"; } # SECONDS
+both() { claim_state "$id/gpu0"; claim_state "$id/vf0"; }
+attached() { is "attached attached" echo $(both); }
 
 say "QEMU is killed"
 start f1
 kill -9 "$(qemu_of f1)"
 wait_for 30 "everything is given back" clean
 
-say "gpusliced is killed at random moments of a start"
+say "gpusliced is killed at random moments of a start and of the stop after it"
 for ((round = 1; round <= rounds; round++)); do
   (virsh start f1 > start.out 2>&1) & starting=$!
-  # a random moment is what this is about
-  sleep "$((RANDOM % 4)).$((RANDOM % 10))"
+  moment 4
   kill_daemon
   wait $starting
   wait_for 30 "round $round: it serves again" serves
   if running f1; then
-    wait_for 10 "round $round: f1 runs and its claim is attached" is attached claim_state "$id/gpu0"
-    virsh destroy f1
+    wait_for 10 "round $round: f1 runs and its claims are attached" attached
+    virsh destroy f1 & stopping=$!
+    moment 1
+    kill_daemon
+    wait $stopping
+    wait_for 30 "round $round: it serves again" serves
   else
     say "round $round: f1 was refused: $(tail -n 1 start.out | tail -c 150)"
   fi
   wait_for 30 "round $round: everything is given back" clean
 done
 
+say "gpusliced is killed at random moments of an apply"
+for vfs in 2 4; do
+  sed -Ei "s/vfs = [24] /vfs = $vfs /" /etc/gpuslice/gpuslice.toml
+  (gpuslice apply > apply.out 2>&1) & applying=$!
+  moment 2
+  kill_daemon
+  wait $applying || cat apply.out
+  wait_for 30 "it serves again" serves
+  expect "gpuslice apply" q gpuslice apply
+  expect_eq "VFs" "8 $vfs" "$(count_slices 0001:00:00.0) $(count_slices 0002:00:00.0)"
+  expect_eq "state" ok "$(gpu_state 0002:00:00.0)"
+done
+
 say "both are killed"
+# without its VF, because the GPUs' VFs are taken away below
+expect "detach" gpuslice detach f1 vf0
 start f1
 kill -9 "$(qemu_of f1)" "$(pid_of gpusliced.service)"
 wait_for 60 "everything is given back" clean
@@ -120,6 +143,7 @@ systemctl restart gpusliced.service
 wait_for 30 "gpusliced serves" serves
 expect "status says so" grep -q 50-broken.toml <(gpuslice status --json)
 expect_eq "f1's claim" attached "$(claim_state "$id/gpu0")"
+expect_eq "VFs" "8 4" "$(count_slices 0001:00:00.0) $(count_slices 0002:00:00.0)"
 rm /etc/gpuslice/conf.d/50-broken.toml
 systemctl restart gpusliced.service
 destroy f1
