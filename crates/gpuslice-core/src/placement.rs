@@ -179,7 +179,7 @@ impl<'a> View<'a> {
     }
 
     /// Slices held for claims that are not running.
-    fn reserved_elsewhere(&self, wanted: &Wanted<'_>) -> u32 {
+    pub(crate) fn reserved_elsewhere(&self, wanted: &Wanted<'_>) -> u32 {
         self.claims
             .iter()
             .filter(|(key, c)| {

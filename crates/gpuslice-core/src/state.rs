@@ -296,6 +296,13 @@ pub struct Assignment {
     pub ending: Option<Ending>,
 }
 
+impl Assignment {
+    /// Whether it is recorded for a claim, and no more.
+    pub fn is_reserved_for(&self, key: &ClaimKey) -> bool {
+        self.claim == *key && self.phase == Phase::Reserved
+    }
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn is_false(flag: &bool) -> bool {
     !flag

@@ -437,7 +437,7 @@ impl Machine {
     }
 
     fn no_capacity(&self, key: &ClaimKey, profile: &ProfileName, count: u32) -> Refusal {
-        let (free, used) = self.free_and_used(profile).unwrap_or_default();
+        let (free, used) = self.free_and_used_beside(key, profile, &|_| true).unwrap_or_default();
         let spare = match free.saturating_add(used) {
             0 => "none free".to_owned(),
             all => format!("{free} of {all} free"),
@@ -449,7 +449,8 @@ impl Machine {
     /// Who has slices of a profile, whose homes the others are, and to whom they are promised; where it is none of these, who has
     /// slices of other profiles on the devices that could be cut into this one.
     fn who_has(&self, key: &ClaimKey, profile: &ProfileName) -> Holders {
-        let have = self.run.assignments.values().filter(|a| a.profile == *profile);
+        let assigned = self.run.assignments.values();
+        let have = assigned.filter(|a| a.profile == *profile && !a.is_reserved_for(key));
         let have: BTreeSet<&ClaimKey> = have.map(|a| &a.claim).collect();
         let living = self.durable.claims.iter().filter(|(other, claim)| {
             *other != key && !claim.orphaned && claim.profile == *profile && !have.contains(other)

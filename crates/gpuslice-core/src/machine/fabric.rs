@@ -167,6 +167,9 @@ impl Machine {
             .filter_map(|of_claim| Some((of_claim, request_of(domain, of_claim)?)))
             .collect();
         self.reserve_in_order(&claims).or_else(|why| {
+            if claims.len() < 2 {
+                return Err(why);
+            }
             let offers = self.offers();
             let size = |(wants, _): &(&[Want], _)| {
                 let profile = wants.first().map(|want| &want.profile);

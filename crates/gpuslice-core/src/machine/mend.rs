@@ -105,6 +105,25 @@ impl Machine {
         }
     }
 
+    /// How many slices of a profile a claim can have on some GPUs, and how many others have. A start that finds too few has
+    /// reserved those that there are, and gives them back once it is refused.
+    pub(super) fn free_and_used_beside(
+        &self,
+        key: &ClaimKey,
+        profile: &ProfileName,
+        only: &dyn Fn(&ParentId) -> bool,
+    ) -> Option<(u32, u32)> {
+        let (free, used) = self.free_and_used_on(profile, only)?;
+        let own = self.run.assignments.iter().filter(|(slice, a)| {
+            slice.mdev().is_some()
+                && a.is_reserved_for(key)
+                && a.profile == *profile
+                && only(&self.seen.device_of(&a.parent))
+        });
+        let own = u32::try_from(own.count()).unwrap_or(u32::MAX);
+        Some((free.saturating_add(own), used.saturating_sub(own)))
+    }
+
     /// Makes room for so many more slices of a claim: orders about those who have them, or else another GPU.
     pub(super) fn room_for(&self, key: &ClaimKey, profile: &ProfileName, count: u32) -> Hint {
         self.room_within(key, profile, count, &Within::Anywhere)
@@ -198,7 +217,8 @@ impl Machine {
             others.insert(end.clone());
             has(&mdev.parent, of.as_ref() == Some(profile), end);
         }
-        let free = self.free_and_used_on(profile, only).map_or(0, |(free, _)| free);
+        let beside = self.free_and_used_beside(key, profile, only);
+        let free = beside.map_or(0, |(free, _)| free);
         let missing = usize::try_from(count.saturating_sub(free).max(1)).unwrap_or(usize::MAX);
         let mut same: Vec<&(bool, Hint)> =
             there.values().flatten().filter(|(same, _)| *same).collect();

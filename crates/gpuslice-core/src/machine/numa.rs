@@ -202,7 +202,7 @@ impl Machine {
         profile: &ProfileName,
         count: u32,
     ) -> Option<BTreeSet<Option<u32>>> {
-        if let Some(nodes) = self.mdevs_anywhere(profile, count) {
+        if let Some(nodes) = self.mdevs_anywhere(key, profile, count) {
             return Some(nodes);
         }
         let (view, wanted) = (self.view(), Wanted::anywhere(profile, key));
@@ -214,8 +214,14 @@ impl Machine {
     }
 
     /// The same of mediated devices: one node that has room for all, else those with the most.
-    fn mdevs_anywhere(&self, profile: &ProfileName, count: u32) -> Option<BTreeSet<Option<u32>>> {
-        let offers = self.offers().into_iter().filter(|offer| offer.profile == *profile);
+    fn mdevs_anywhere(
+        &self,
+        key: &ClaimKey,
+        profile: &ProfileName,
+        count: u32,
+    ) -> Option<BTreeSet<Option<u32>>> {
+        let view = self.view();
+        let offers = view.offers.iter().filter(|offer| offer.profile == *profile);
         let made = offers.filter(|offer| matches!(offer.form, Form::Mdevs { .. }));
         let nodes: BTreeSet<_> = made.map(|offer| self.seen.numa_node(&offer.parent)).collect();
         let free = |node| {
@@ -224,6 +230,11 @@ impl Machine {
         };
         let mut free: Vec<(u32, Option<u32>)> = nodes.into_iter().map(free).collect();
         free.sort_by_key(|(free, _)| Reverse(*free));
+        let all = free.iter().map(|(free, _)| *free).fold(0, u32::saturating_add);
+        let reserved = view.reserved_elsewhere(&Wanted::anywhere(profile, key));
+        if all.saturating_sub(reserved) < count {
+            return None;
+        }
         let mut missing = count;
         let enough = free.into_iter().take_while(|(free, _)| {
             let more = missing > 0;

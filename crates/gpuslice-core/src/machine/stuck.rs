@@ -112,17 +112,15 @@ impl Machine {
     pub(super) fn step_came_back(&mut self, step: &Step, parents: &BTreeSet<ParentId>) {
         let text = format!("`{step}` came back from the kernel");
         self.push(Effect::Log { warning: false, text });
-        let mut stuck = self.stuck_parents();
-        let before = self.run.stuck.len();
-        for parent in parents {
-            if let Some(steps) = self.run.stuck.get_mut(parent) {
-                steps.remove(step);
+        let mut parents = parents.clone();
+        for (parent, steps) in &mut self.run.stuck {
+            if steps.remove(step) {
+                parents.insert(parent.clone());
+                self.dirty.insert(Stored::Runtime);
             }
         }
         self.run.stuck.retain(|_, steps| !steps.is_empty());
-        if self.run.stuck.len() != before {
-            self.persist(Stored::Runtime);
-        }
+        let mut stuck = self.stuck_parents();
         stuck.extend(self.run.stuck.keys().cloned());
         let caused = |parent: &&ParentId| {
             let why = self.durable.quarantines.get(*parent);
