@@ -71,6 +71,19 @@ fn plan(driver: &mut Driver, config: &str) -> Vec<String> {
 pub const WANTED: [&str; 4] = ["1g.10gb", "1g.10gb", "2g.20gb", "3g.40gb"];
 
 #[test]
+fn what_sriov_manage_leaves_undone_when_it_is_ended_is_done() {
+    let mut driver = Driver::new(&a100(), "").unwrap();
+    driver.kernel.inject(Fault::ToolEnds { pf: GPU.parse().unwrap(), nth: 1, times: 1 });
+    driver.config = MIG.to_owned();
+    order(&mut driver, Command::Apply).unwrap();
+    let vfs = driver.machine.observation().vfs.values();
+    let usable: Vec<bool> =
+        vfs.map(|vf| vf.driver.as_deref() == Some("nvidia") && vf.choice.is_some()).collect();
+    assert_eq!(usable, [true; 16]);
+    assert_eq!(instances(&mut driver).len(), 4);
+}
+
+#[test]
 fn instances_come_after_the_vfs_and_again_after_a_boot() {
     let mut driver = Driver::new(&a100(), "").unwrap();
     driver.config = MIG.to_owned();

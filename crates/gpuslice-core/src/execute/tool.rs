@@ -3,7 +3,7 @@
 use super::{Performed, StepError, binding, failed, require_unheld, sriov, write};
 use crate::ids::PciAddress;
 use crate::plan::Shown;
-use crate::port::{HostRead, HostWrite, Ran};
+use crate::port::{HostRead, HostWrite, Ran, link_name};
 use std::collections::BTreeSet;
 
 pub(super) fn run(
@@ -16,6 +16,7 @@ pub(super) fn run(
     let links = sriov::links(host, pf)?;
     let current = sriov::count(&links);
     if current == wanted {
+        give_vfs_their_driver(host, pf)?;
         return Ok(Performed::Already);
     }
     // The tool would take these first, with all that is on them, and nobody was asked.
@@ -28,6 +29,9 @@ pub(super) fn run(
     let driven = give_driver(host, pf);
     let ran = ran?;
     driven?;
+    if ran.code != 0 {
+        give_vfs_their_driver(host, pf)?;
+    }
     match sriov::check_count(host, pf, wanted) {
         Err(StepError::Fewer { .. }) if ran.code != 0 => Err(complaint(said, &ran)),
         other => other,
@@ -38,6 +42,20 @@ pub(super) fn run(
 fn give_driver(host: &mut dyn HostWrite, pf: PciAddress) -> Result<(), StepError> {
     if binding::driver(host, pf)?.is_none() {
         write(host, "/sys/bus/pci/drivers_probe", &pf.to_string())?;
+    }
+    Ok(())
+}
+
+/// The VFs get theirs last of all, which is that of the PF. By its name, since what probes a PF may leave its VFs alone.
+fn give_vfs_their_driver(host: &mut dyn HostWrite, pf: PciAddress) -> Result<(), StepError> {
+    let Some(name) = binding::driver(host, pf)? else { return Ok(()) };
+    for link in sriov::links(host, pf)? {
+        let path = format!("{}/{link}", binding::dir(pf));
+        let vf = link_name(host, &path).map_err(failed(format!("read {path}")))?;
+        let Some(vf) = vf.and_then(|vf| vf.parse().ok()) else { continue };
+        if binding::driver(host, vf)?.is_none() {
+            write(host, &format!("/sys/bus/pci/drivers/{name}/bind"), &vf.to_string())?;
+        }
     }
     Ok(())
 }

@@ -122,7 +122,16 @@ pub enum Fault {
         /// It leaves the PF without its driver.
         unbinds: bool,
     },
-    /// Likewise for command lines: the tool does nothing and ends so.
+    /// The tool is ended when it has made the VFs: neither the PF nor a VF has its driver.
+    ToolEnds {
+        /// The PF.
+        pf: PciAddress,
+        /// First run that is ended.
+        nth: u32,
+        /// How many are.
+        times: u32,
+    },
+    /// A command line does nothing and ends so.
     Exits {
         /// Which: its path and arguments, with a blank between two.
         command: String,
@@ -238,6 +247,14 @@ impl Kernel {
             self.run();
         }
         found.is_some()
+    }
+
+    /// Whether a tool is ended now on a PF whose VFs it has made.
+    pub(crate) fn tool_ends(&self, of: PciAddress) -> bool {
+        self.faults.iter().any(|armed| match &armed.fault {
+            Fault::ToolEnds { pf, nth, times } => *pf == of && armed.strikes(*nth, *times),
+            _ => false,
+        })
     }
 
     /// How a tool ends that fails before it did anything.

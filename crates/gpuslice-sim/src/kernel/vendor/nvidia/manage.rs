@@ -58,6 +58,9 @@ impl Kernel {
         let made = self.run_to_end(tasks);
         self.run_to_end(off(pf))?;
         made?;
+        if self.tool_ends(pf) {
+            return Err(Errno::EINTR);
+        }
         self.run_to_end(vec![on(pf, driver)])?;
         let vfs: Vec<PciAddress> =
             (0..total).filter_map(|index| self.vf_address(pf, index)).collect();
