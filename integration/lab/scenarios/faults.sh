@@ -12,9 +12,11 @@ pid_of() { systemctl show -p MainPID --value "$1"; }
 serves() { timeout 5 gpuslice status > /dev/null; }
 kill_daemon() { kill -9 "$(pid_of gpusliced.service)"; }
 no_mdevs() { [ -z "$(ls $devices)" ]; }
-# Everything was given back: no mdev, no VF that is bound, no assigned slice.
-clean() { no_mdevs && not ls -d $pci/000[12]:00:00.0/virtfn*/driver && is 0 count_assigned; }
+bound() { ls -d $pci/000[12]:00:00.0/virtfn*/driver 2> /dev/null; }
+# Everything was given back: no mdev, no VF that is bound beside those that were, no assigned slice.
+clean() { no_mdevs && is "$before" bound && is 0 count_assigned; }
 all_up
+before=$(bound)
 modprobe mtty
 wait_for 10 "mtty-2 is a profile" is 12 free_of mtty-2
 define_mdev f1 mtty-2

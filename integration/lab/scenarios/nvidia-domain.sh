@@ -173,6 +173,7 @@ destroy vgpu4
 wait_for 20 "its type is taken back" is 0 type_of "$address"
 wait_for 120 "the slice is free" is free slice_state "vf:$address"
 wait_for 120 "the GPU has its instances" is "1g.10gb 2g.20gb" instances
-expect "sriov-manage takes VFs and instances" q /usr/lib/nvidia/sriov-manage -d $a100
+# as long as somebody looks at the GPU, it is refused
+wait_for 20 "sriov-manage takes VFs and instances" q /usr/lib/nvidia/sriov-manage -d $a100
 wait_for 60 "gpuslice makes both again" is "1g.10gb 2g.20gb" instances
 wait_for 20 "the GPU is as it should be" is ok field gpus parent $a100 state

@@ -43,7 +43,7 @@ given_back
 modprobe -r mtty
 wait_for 10 "nothing offers the profile" is "" free_of mtty-2
 out=$(virsh restore $image 2>&1) && fail "it was restored without its slice"
-expect "it is refused: ${out##*gpuslice: }" grep -q 'gpuslice: no-profile: ' <<< "$out"
+expect "it is refused: ${out##*gpuslice: }" grep -q 'gpuslice: not-settled: waiting for mtty to appear' <<< "$out"
 expect "nothing runs" not running saved
 modprobe mtty
 wait_for 10 "the profile is back" is 12 free_of mtty-2

@@ -40,6 +40,11 @@ impl Machine {
     }
 
     pub(super) fn refuse_incoming(&mut self, request: RequestId, domain: &Domain, why: Refusal) {
+        // A start is made up for; nobody but a person brings a domain in again.
+        let why = match why.code {
+            Code::NotSettled => why.hint(hint!("gpuslice wait --settled, then the same again")),
+            _ => why,
+        };
         let text = format!("{} is not taken in: {why}", domain.name);
         self.push(Effect::Log { warning: true, text });
         self.push(Effect::AnswerHook { request, answer: HookAnswer::Refuse(why) });
