@@ -13,8 +13,9 @@ serves() { timeout 5 gpuslice status > /dev/null; }
 kill_daemon() { kill -9 "$(pid_of gpusliced.service)"; }
 no_mdevs() { [ -z "$(ls $devices)" ]; }
 bound() { ls -d $pci/000[12]:00:00.0/virtfn*/driver 2> /dev/null; }
+bound_since() { bound | grep -vxF "${before:-none}"; }
 # Everything was given back: no mdev, no VF that is bound beside those that were, no assigned slice.
-clean() { no_mdevs && is "$before" bound && is 0 count_assigned; }
+clean() { no_mdevs && is "" bound_since && is 0 count_assigned; }
 all_up
 before=$(bound)
 modprobe mtty
