@@ -133,10 +133,7 @@ fn colours_are_for_terminals_that_want_them() {
 #[test]
 fn a_terminal_sees_that_something_long_goes_on() {
     as_root(|| {
-        let host = Host::start("sriov-8", ONE_VF);
-        host.settle();
-        let mut vm = Vm::new(1);
-        host.attach(&mut vm, PROFILE);
+        let (host, vm) = Host::with_vm();
         host.run_vm(&vm);
         let order = format!("{} drain {CARD} --wait 10m", host.program("gpuslice").display());
         let screen = host.path("screen");

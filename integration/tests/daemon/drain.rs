@@ -1,17 +1,14 @@
 //! A GPU is drained: by the command line, while VMs come and go.
 
 use crate::host::{Host, Ran, Vm, as_root, until};
-use crate::life::{CARD, ONE_VF, PROFILE};
+use crate::life::{CARD, PROFILE};
 use serde_json::json;
 use std::process::Stdio;
 
 #[test]
 fn a_drain_waits_for_the_vm_that_runs() {
     as_root(|| {
-        let mut host = Host::start("sriov-8", ONE_VF);
-        host.settle();
-        let mut vm = Vm::new(1);
-        host.attach(&mut vm, PROFILE);
+        let (mut host, vm) = Host::with_vm();
         host.run_vm(&vm);
         let slice = host.only("slices")["slice"].clone();
         host.outside(&json!({"do": "open", "slice": slice, "pid": 42, "comm": "qemu"}));

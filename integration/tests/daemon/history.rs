@@ -2,7 +2,7 @@
 //! from its start.
 
 use crate::host::{Host, Vm, as_root, files, until};
-use crate::life::{CARD, ONE_VF, PROFILE};
+use crate::life::{CARD, PROFILE};
 use serde_json::{Value as Json, json};
 use std::fs;
 
@@ -12,10 +12,7 @@ fn reasons(host: &Host) -> Vec<Json> {
 }
 
 fn with_a_vm() -> (Host, Vm) {
-    let host = Host::start("sriov-8", ONE_VF);
-    host.settle();
-    let mut vm = Vm::new(1);
-    host.attach(&mut vm, PROFILE);
+    let (host, vm) = Host::with_vm();
     (host, vm)
 }
 

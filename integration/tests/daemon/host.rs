@@ -1,6 +1,7 @@
 //! A simulated host with a daemon, a bus, and directories of its own, and the programs that ask it.
 
 use crate::bus::Bus;
+use crate::life::{ONE_VF, PROFILE};
 use serde_json::{Value as Json, json};
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -132,6 +133,14 @@ pub struct Host {
 }
 
 impl Host {
+    /// Settled, a GPU with one VF, and a VM with a claim on it.
+    pub fn with_vm() -> (Self, Vm) {
+        let (host, mut vm) = (Self::start("sriov-8", ONE_VF), Vm::new(1));
+        host.settle();
+        host.attach(&mut vm, PROFILE);
+        (host, vm)
+    }
+
     /// With a bus and a daemon that answers.
     pub fn start(sim: &str, config: &str) -> Self {
         let mut host = Self::off(sim, config);

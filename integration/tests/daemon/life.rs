@@ -57,10 +57,7 @@ fn a_virtual_function_from_the_configuration_to_the_vm_and_back() {
 #[test]
 fn a_card_that_leaves_and_comes_back() {
     as_root(|| {
-        let host = Host::start("sriov-8", ONE_VF);
-        host.settle();
-        let mut vm = Vm::new(1);
-        host.attach(&mut vm, PROFILE);
+        let (host, vm) = Host::with_vm();
         let home = host.only("claims")["home"][0].as_str().unwrap().to_owned();
 
         host.plug(CARD, false);
@@ -92,10 +89,7 @@ fn a_card_that_leaves_and_comes_back() {
 #[test]
 fn after_a_reboot_layouts_and_claims_are_there_and_assignments_are_not() {
     as_root(|| {
-        let host = Host::start("sriov-8", ONE_VF);
-        host.settle();
-        let mut vm = Vm::new(1);
-        host.attach(&mut vm, PROFILE);
+        let (host, vm) = Host::with_vm();
         host.run_vm(&vm);
         host.outside(&json!({"do": "reboot"}));
         host.settle();
@@ -109,10 +103,7 @@ fn after_a_reboot_layouts_and_claims_are_there_and_assignments_are_not() {
 #[test]
 fn an_edited_layout_waits_for_apply_and_running_vms_stand_in_its_way() {
     as_root(|| {
-        let host = Host::start("sriov-8", ONE_VF);
-        host.settle();
-        let mut vm = Vm::new(1);
-        host.attach(&mut vm, PROFILE);
+        let (host, vm) = Host::with_vm();
         host.run_vm(&vm);
         host.configure(&ONE_VF.replace("vfs = 1", "vfs = 4"));
         let plan = host.ask(&["plan"]);
@@ -167,10 +158,7 @@ fn mediated_devices_fill_both_parents_and_leave_nothing() {
 #[test]
 fn a_slice_that_a_process_keeps_is_given_to_nobody_until_it_ends() {
     as_root(|| {
-        let host = Host::start("sriov-8", ONE_VF);
-        host.settle();
-        let mut vm = Vm::new(1);
-        host.attach(&mut vm, PROFILE);
+        let (host, vm) = Host::with_vm();
         host.hook(&vm, "prepare").quiet();
         let slice = host.only("slices")["slice"].clone();
         host.outside(
@@ -211,10 +199,7 @@ fn a_card_torn_out_under_a_vm_says_so_in_its_claim() {
 #[test]
 fn a_gpu_that_the_kernels_log_says_has_failed() {
     as_root(|| {
-        let mut host = Host::start("sriov-8", ONE_VF);
-        host.settle();
-        let mut vm = Vm::new(1);
-        host.attach(&mut vm, PROFILE);
+        let (mut host, vm) = Host::with_vm();
         let line = "NVRM: Xid (PCI:0000:0c:00): 79, pid=7, GPU has fallen off the bus.";
         host.outside(&json!({"do": "say", "line": line}));
         let card = |host: &Host| {

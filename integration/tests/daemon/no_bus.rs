@@ -41,10 +41,7 @@ fn without_a_bus_the_socket_serves_and_a_late_bus_is_joined() {
 #[test]
 fn without_a_daemon_plain_vms_start_and_claimed_ones_do_not() {
     as_root(|| {
-        let mut host = Host::start("sriov-8", ONE_VF);
-        host.settle();
-        let mut vm = Vm::new(1);
-        host.attach(&mut vm, PROFILE);
+        let (mut host, vm) = Host::with_vm();
         host.terminate();
         // A daemon that may be restarting is waited for; here it is known that none comes.
         std::fs::write(host.path("hook.conf"), "deadline-seconds = 1\n").unwrap();

@@ -1,6 +1,6 @@
 //! The hook socket under peers that do not keep to the protocol, or leave in the middle of it.
 
-use crate::host::{Host, Vm, as_root, until};
+use crate::host::{Host, as_root, until};
 use crate::life::{ONE_VF, PROFILE};
 use serde_json::{Value as Json, json};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -79,10 +79,7 @@ fn lines_that_are_no_question_are_refused_and_the_next_peer_is_served() {
 #[test]
 fn peers_that_say_nothing_keep_nobody_out() {
     as_root(|| {
-        let host = Host::start("sriov-8", ONE_VF);
-        host.settle();
-        let mut vm = Vm::new(1);
-        host.attach(&mut vm, PROFILE);
+        let (host, vm) = Host::with_vm();
         let mut silent: Vec<UnixStream> = (0..300).map(|_| connect(&host)).collect();
         for stream in silent.iter_mut().take(100) {
             // Some have begun to speak. The first of them may have been asked to leave.
@@ -103,10 +100,7 @@ fn peers_that_say_nothing_keep_nobody_out() {
 #[test]
 fn a_hook_that_leaves_before_its_answer_gets_nothing() {
     as_root(|| {
-        let host = Host::start("sriov-8", ONE_VF);
-        host.settle();
-        let mut vm = Vm::new(1);
-        host.attach(&mut vm, PROFILE);
+        let (host, vm) = Host::with_vm();
         host.hook(&vm, "prepare").quiet();
         let row = host.only("slices");
         let (slice, address) = (row["slice"].clone(), row["address"].as_str().unwrap());

@@ -9,10 +9,7 @@ use std::path::Path;
 
 /// A host on which a VM runs, its daemon stopped.
 fn with_records() -> (Host, Vm) {
-    let mut host = Host::start("sriov-8", ONE_VF);
-    host.settle();
-    let mut vm = Vm::new(1);
-    host.attach(&mut vm, PROFILE);
+    let (mut host, vm) = Host::with_vm();
     host.run_vm(&vm);
     host.terminate();
     (host, vm)

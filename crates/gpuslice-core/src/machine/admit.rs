@@ -284,6 +284,6 @@ impl Machine {
 }
 
 /// Whether a slice is one that stands, or stood, ready to be picked.
-fn is_parked_name(slice: SliceId) -> bool {
+pub(super) fn is_parked_name(slice: SliceId) -> bool {
     matches!(slice, SliceId::Mdev(uuid) if uuid.is_parked())
 }

@@ -73,7 +73,7 @@ impl Machine {
             else {
                 continue;
             };
-            let bare = self.seen.functions.get(&pf).is_some_and(|f| f.driver.is_none());
+            let bare = self.without_driver(&ParentId::Pci(pf));
             let parents = BTreeSet::from([parent.clone()]);
             self.push(Effect::Disarm { timer: Timer::Unsure(parent.clone()) });
             if !bare {

@@ -10,7 +10,6 @@ use crate::execute::{Meaning, StepError};
 use crate::hint;
 use crate::history::Ending;
 use crate::ids::{ClaimKey, Owner, PciAddress, SliceId};
-
 use crate::mend;
 use crate::observation::Vf;
 use crate::plan::Step;
@@ -99,7 +98,7 @@ impl Machine {
     }
 
     /// The kernel announces no type that a VF is given or loses: what is taken as last read may be free.
-    pub(super) fn may_be_free_by_now(&self, why: &Refusal) -> bool {
+    fn may_be_free_by_now(&self, why: &Refusal) -> bool {
         let taken = |(address, vf): (&PciAddress, &Vf)| {
             let has_type = vf.choice.as_ref().is_some_and(|choice| choice.current.is_some());
             has_type && !self.run.assignments.contains_key(&SliceId::Vf(*address))

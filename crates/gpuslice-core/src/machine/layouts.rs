@@ -196,7 +196,7 @@ impl Machine {
         }
     }
 
-    fn without_driver(&self, parent: &ParentId) -> bool {
+    pub(super) fn without_driver(&self, parent: &ParentId) -> bool {
         let function = parent.pci().and_then(|address| self.seen.functions.get(&address));
         function.is_some_and(|function| function.driver.is_none())
     }
@@ -475,8 +475,7 @@ impl Machine {
     /// waiting for that.
     pub(super) fn unsettled(&self) -> Vec<String> {
         let mut unsettled = self.waiting_for();
-        let of_starts = self.run.start_later.iter().flat_map(|domain| self.lacks(*domain));
-        let of_starts: BTreeSet<&ParentId> = of_starts.collect();
+        let of_starts: BTreeSet<&ParentId> = self.lacked_by_starts().collect();
         unsettled.extend(of_starts.into_iter().map(|parent| format!("{parent} to appear")));
         let parking = self.parking_on();
         unsettled.extend(parking.map(|device| format!("what is parked on {device}")));
@@ -486,7 +485,7 @@ impl Machine {
     /// Answers those who wait, when it has come to be so.
     pub(super) fn tell_settled(&mut self) {
         let settled = self.settled();
-        let lack = self.run.start_later.iter().any(|domain| self.lacks(*domain).next().is_some());
+        let lack = self.lacked_by_starts().next().is_some();
         if settled && !lack && !self.parking_anywhere() {
             for request in std::mem::take(&mut self.waiting) {
                 self.push(Effect::Disarm { timer: Timer::Settle(request) });

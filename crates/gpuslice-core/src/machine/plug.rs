@@ -2,6 +2,7 @@
 //! and tells what became of it. What it fails to tell, a timer finds out: a slice nobody holds is taken back, one
 //! that a process holds is attached. The hook's `release` at the stop of the VM ends it in any case.
 
+use super::admit::is_parked_name;
 use super::claims::{self, devices_of, done};
 use super::ops::Purpose;
 use super::reserve::Want;
@@ -162,9 +163,9 @@ impl Machine {
     /// What a VM runs with because it was picked in a dialog is of a claim that ends with the run, and no device of the claim
     /// that is asked for.
     fn require_not_picked(&self, key: &ClaimKey) -> Result<(), Refusal> {
-        let picked = |slice: &SliceId| matches!(slice, SliceId::Mdev(uuid) if uuid.is_parked());
         let mut own = self.run.assignments.iter().filter(|(_, a)| a.claim == *key);
-        let Some((slice, _)) = own.find(|(slice, _)| picked(slice)) else { return Ok(()) };
+        let picked = own.find(|(slice, _)| is_parked_name(**slice));
+        let Some((slice, _)) = picked else { return Ok(()) };
         let name = self.owner_name(key);
         let message = format!("{name} runs with {slice}, picked in a dialog, as {}", key.name);
         Err(Refusal::new(Code::InUse, message).hint(self.end_run(key)))

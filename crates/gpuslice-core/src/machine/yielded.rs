@@ -47,6 +47,11 @@ impl Machine {
         homeless.flat_map(|(_, claim)| self.yet_to_come(&claim.profile))
     }
 
+    /// The same of all starts that are put off.
+    pub(super) fn lacked_by_starts(&self) -> impl Iterator<Item = &ParentId> {
+        self.run.start_later.iter().flat_map(|domain| self.lacks(*domain))
+    }
+
     /// Types have come.
     pub(super) fn starts_lack_no_more(&mut self) {
         if !self.run.start_later.is_empty() {
