@@ -1,6 +1,6 @@
 //! The hook socket under peers that do not keep to the protocol, or leave in the middle of it.
 
-use crate::host::{Host, as_root, until};
+use crate::host::{Host, Vm, as_root, until};
 use crate::life::{ONE_VF, PROFILE};
 use serde_json::{Value as Json, json};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -97,6 +97,32 @@ fn peers_that_say_nothing_keep_nobody_out() {
     });
 }
 
+/// What the hook asks when this VM starts, whose slice was put into its XML.
+fn prepare(vm: &Vm, address: &str) -> Json {
+    let domain = json!({"uuid": vm.uuid, "name": vm.name,
+        "claims": [{"name": "gpu0", "profile": PROFILE}],
+        "devices": [{"source": {"pci": address}, "alias": "ua-gpuslice-gpu0", "managed": false}]});
+    json!({"v": 1, "id": "00000000-0000-0000-0000-000000000002",
+        "body": {"hook": {"operation": "prepare", "sub": "begin", "extra": "-", "domain": domain}}})
+}
+
+#[test]
+fn what_was_made_for_a_hook_that_cannot_be_told_is_taken_back() {
+    as_root(|| {
+        let (host, vm) = Host::with_vm();
+        let row = host.only("slices");
+        let mut hook = connect(&host);
+        // It still has its connection when it is answered, and nobody takes the answer.
+        hook.shutdown(std::net::Shutdown::Read).unwrap();
+        writeln!(hook, "{}", prepare(&vm, row["address"].as_str().unwrap())).unwrap();
+        let ended = || host.ask(&["history"]).pointer("/0/reason").cloned();
+        until("the slice comes back", || ended() == Some(json!("start-failed")));
+        until("it is free", || host.only("slices")["state"] == json!("free"));
+        host.run_vm(&vm);
+        host.stop_vm(&vm);
+    });
+}
+
 #[test]
 fn a_hook_that_leaves_before_its_answer_gets_nothing() {
     as_root(|| {
@@ -112,11 +138,7 @@ fn a_hook_that_leaves_before_its_answer_gets_nothing() {
         assert_eq!(host.only("slices")["state"], json!("releasing"));
 
         // Its QEMU is slow to end, so the next start has to wait; its hook is killed meanwhile.
-        let domain = json!({"uuid": vm.uuid, "name": vm.name,
-            "claims": [{"name": "gpu0", "profile": PROFILE}],
-            "devices": [{"source": {"pci": address}, "alias": "ua-gpuslice-gpu0", "managed": false}]});
-        let prepare = json!({"v": 1, "id": "00000000-0000-0000-0000-000000000002",
-            "body": {"hook": {"operation": "prepare", "sub": "begin", "extra": "-", "domain": domain}}});
+        let prepare = prepare(&vm, address);
         let mut hook = connect(&host);
         writeln!(hook, "{prepare}").unwrap();
         hook.set_read_timeout(Some(std::time::Duration::from_millis(300))).unwrap();

@@ -105,8 +105,14 @@ async fn connection(mut stream: UnixStream, handle: Handle, crowded: &Notify) {
     loop {
         match lines.next_line() {
             Ok(Some(line)) => {
-                let Some(text) = answer(&line, &mut stream, &handle).await else { return };
+                let Some(Answer { text, hook }) = answer(&line, &stream, &handle).await else {
+                    return;
+                };
                 if stream.write_all(text.as_bytes()).await.is_err() {
+                    // It left while it was being answered.
+                    if let Some(request) = hook {
+                        handle.hook_gone(request).await;
+                    }
                     return;
                 }
             }
@@ -131,25 +137,42 @@ async fn connection(mut stream: UnixStream, handle: Handle, crowded: &Notify) {
     }
 }
 
+/// A line that answers.
+struct Answer {
+    text: String,
+    /// The hook whose VM goes by it.
+    hook: Option<RequestId>,
+}
+
+impl Answer {
+    /// `None` when it is too long to be sent.
+    fn of(reply: &Reply, hook: Option<RequestId>) -> Option<Self> {
+        Some(Self { text: reply.to_line().ok()?, hook })
+    }
+}
+
 /// Answers one line; `None` when the asker left before the answer, or the answer is too long to be sent.
-async fn answer(line: &[u8], stream: &mut UnixStream, handle: &Handle) -> Option<String> {
+async fn answer(line: &[u8], stream: &UnixStream, handle: &Handle) -> Option<Answer> {
     let request = match Request::from_line(line) {
         Ok(request) => request,
-        Err(error) => return error.reply().to_line().ok(),
+        Err(error) => return Answer::of(&error.reply(), None),
     };
     match request.body {
         Body::Hook(call) => {
             let Some(operation) = operation(call.operation, &call.extra) else {
-                return Reply::hook_done(request.id).to_line().ok();
+                return Answer::of(&Reply::hook_done(request.id), None);
             };
             let asked = handle.hook(HookCall { operation, domain: call.domain }).await;
-            hook(request.id, asked, stream, handle).await?.to_line().ok()
+            hook(request.id, asked, stream, handle).await
         }
         Body::Guest(call) => {
             let asked = handle.guest(call).await;
-            hook(request.id, asked, stream, handle).await?.to_line().ok()
+            hook(request.id, asked, stream, handle).await
         }
-        Body::Command(command) => command_line(request.id, &handle.ask(command).await),
+        Body::Command(command) => {
+            let text = command_line(request.id, &handle.ask(command).await)?;
+            Some(Answer { text, hook: None })
+        }
     }
 }
 
@@ -166,7 +189,7 @@ async fn hook(
     (request, answer): (RequestId, oneshot::Receiver<HookAnswer>),
     stream: &UnixStream,
     handle: &Handle,
-) -> Option<Reply> {
+) -> Option<Answer> {
     let answer = tokio::select! {
         answer = answer => answer.ok(),
         () = closed(stream) => {
@@ -174,7 +197,7 @@ async fn hook(
             return None;
         }
     };
-    Some(match answer {
+    let reply = match answer {
         Some(HookAnswer::Proceed) => Reply::hook_done(id),
         Some(HookAnswer::Remap(edits)) => {
             Reply::new(id, ReplyBody::Ok(Served::Hook(HookDone { edits })))
@@ -182,7 +205,8 @@ async fn hook(
         Some(HookAnswer::Refuse(refusal)) => Reply::refused(id, refusal),
         // The host was rebooted under us (simulated), or we are ending: the hook asks again.
         None => return None,
-    })
+    };
+    Answer::of(&reply, Some(request))
 }
 
 /// Operations at which nothing is to be done are answered without asking.
