@@ -65,6 +65,8 @@ out=$(timeout 100 gpuslice apply 2>&1) && fail "the sizes were changed under VMs
 expect "equal sizes are refused: $out" grep -q in-use <<< "$out"
 gives_back quarter
 gives_back half
+# a VM that ended early may have wedged its VF, and then all are made anew
+all_up
 expect "gpuslice apply" q timeout 100 gpuslice apply
 expect_eq "the driver's mode" 0 "$(cat $control/$a40/mixed)"
 

@@ -8,6 +8,7 @@ cleanup() {
   clear_domains
   [ ! -e listener.pid ] || kill "$(cat listener.pid)"
   boot_host
+  rm -f /etc/modprobe.d/gpuslice-nvidia.conf
 }
 trap cleanup EXIT
 
@@ -177,3 +178,26 @@ wait_for 120 "the GPU has its instances" is "1g.10gb 2g.20gb" instances
 wait_for 20 "sriov-manage takes VFs and instances" q /usr/lib/nvidia/sriov-manage -d $a100
 wait_for 60 "gpuslice makes both again" is "1g.10gb 2g.20gb" instances
 wait_for 20 "the GPU is as it should be" is ok field gpus parent $a100 state
+
+say "how vGPUs take turns, which comes with the next load of the driver"
+scheduler() { rows gpus | jq -r --arg p $a40 'select(.parent == $p) | "\(.modes.scheduler) \(.coming.scheduler)"'; }
+turns() { cat /sys/kernel/debug/nvidia/$a40/scheduler; }
+options=/etc/modprobe.d/gpuslice-nvidia.conf
+expect_eq "it goes by" "Best Effort; best-effort null" "$(turns); $(scheduler)"
+sed -i '/"'$a40'"/{n;s/"all"/"all", scheduler = "equal-share"/}' /etc/gpuslice/gpuslice.toml
+echo "options nvidia NVreg_RegistryDwordsPerDevice=\"pci=$a40;RmPVMRL=0x11\"" > /etc/modprobe.d/nvidia.conf
+expect "an option of somebody else's is not fought" grep "bad-config: /etc/modprobe.d/nvidia.conf gives" <(gpuslice apply 2>&1)
+rm /etc/modprobe.d/nvidia.conf
+expect "gpuslice apply" q gpuslice apply
+expect_eq "the option" "pci=$a40;RmPVMRL=0x01" "$(sed -n 's/^options nvidia NVreg_RegistryDwordsPerDevice="\(.*\)"$/\1/p' $options)"
+expect_eq "it goes by the former" "Best Effort; best-effort equal-share ok" "$(turns); $(scheduler) $(gpu_state $a40)"
+expect "status says so" grep "$a40: scheduler is best-effort, equal-share with the next load of nvidia" <(gpuslice status)
+expect_eq "a second plan" '{"changed":false,"later":1}' "$(gpuslice plan --json | jq -c '{changed, later: (.later | length)}')"
+daemon stop
+expect "the driver is loaded anew" q sh -c 'rmmod nvidia && modprobe nvidia'
+expect "gpusliced starts" daemon start
+all_up
+expect_eq "it goes by" "Equal Share; equal-share null" "$(turns); $(scheduler)"
+expect "all VFs are made anew" q sh -c "/usr/lib/nvidia/sriov-manage -d $a40"
+wait_for 60 "gpuslice makes them again" is ok field gpus parent $a40 state
+expect_eq "it goes by" "Equal Share; equal-share null" "$(turns); $(scheduler)"
