@@ -4,8 +4,9 @@ use crate::driver::Driver;
 use crate::mig::{MIG, WANTED, a100, instances};
 use crate::vgpu::{LAYOUT, attach, host as a40s, order, start, stop};
 use gpuslice_core::errno::Errno;
+use gpuslice_core::mode::Mode;
 use gpuslice_core::plan::Step;
-use gpuslice_core::port::HostRead;
+use gpuslice_core::port::{HostRead, HostWrite};
 use gpuslice_core::refusal::Code;
 use gpuslice_core::request::{Answer, Command};
 use gpuslice_sim::{Command as Order, Content, Data, Fault};
@@ -105,6 +106,32 @@ fn a_gpu_whose_tool_was_broken_off_has_its_driver_again() {
     assert!(bound.ends_with("/nvidia"), "{bound}");
     order(&mut driver, Command::Apply).unwrap();
     assert_eq!(driver.machine.observation().vfs.len(), 4 * 32);
+}
+
+/// Its tool takes it off its driver for a while, and what can be set is the driver's to say.
+#[test]
+fn a_layout_for_a_gpu_that_its_tool_is_at_is_no_mistake() {
+    let mut driver = Driver::new(&a40s(), "").unwrap();
+    (driver.config, driver.lazy) = (LAYOUT.to_owned(), true);
+    driver.command(Command::Apply);
+    driver.drain().unwrap();
+    driver.kernel.write(&format!("{DRIVER}/unbind"), PF.as_bytes()).unwrap();
+    driver.wake_up().unwrap();
+    driver.config = LAYOUT.replace("\"all\"", "\"all\", sizes = \"mixed\"");
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert_eq!(refusal.code, Code::Reshaping, "{refusal:?}");
+    // Somebody else's tool is not known of: the layout stands, and is brought about when it may be.
+    let mut driver = Driver::new(&a40s(), "").unwrap();
+    driver.kernel.write(&format!("{DRIVER}/unbind"), PF.as_bytes()).unwrap();
+    driver.wake_up().unwrap();
+    driver.config = LAYOUT.replace("\"all\"", "\"all\", sizes = \"mixed\"");
+    order(&mut driver, Command::Apply).unwrap();
+    driver.kernel.write(&format!("{DRIVER}/bind"), PF.as_bytes()).unwrap();
+    driver.wake_up().unwrap();
+    driver.advance(10_000).unwrap();
+    assert_eq!(driver.machine.durable().quarantines.len(), 0);
+    let set = &driver.machine.observation().modes[&PF.parse().unwrap()][&Mode::Sizes];
+    assert_eq!(set.current.as_ref().map(ToString::to_string).as_deref(), Some("mixed"));
 }
 
 /// What `nvidia-vgpud` has not told the driver yet.

@@ -187,7 +187,7 @@ impl Machine {
                 let known = mechanism.modes(&self.seen, parent);
                 match can_be_set(parent, layouts, known) {
                     // The driver that has the mode may be on its way back: vendors' tools take it off for a while.
-                    Err(_) if !reshape && self.without_driver(parent) => return Ok(Vec::new()),
+                    Err(_) if self.without_driver(parent) => return Ok(Vec::new()),
                     judged => judged?,
                 }
                 mechanism.layout_steps(&self.seen, parent, layouts, reshape)
@@ -276,7 +276,10 @@ impl Machine {
                     if steps.iter().any(Step::takes_slices) {
                         plan.blockers.extend(self.in_the_way(&together));
                     }
-                    if !steps.is_empty()
+                    // What it is set to and what it needs is seen when it has its driver again.
+                    let unseen = self.without_driver(&parent)
+                        && self.layouts.get(&parent) != layouts.get(&parent);
+                    if (!steps.is_empty() || unseen)
                         && let Some(busy) =
                             together.iter().find(|p| self.reshaping(p) || self.parking(p))
                     {
