@@ -50,11 +50,12 @@ pub trait HostRead {
     /// `EINVAL` when the path is not a link, `ENOENT` when it is absent.
     fn link(&self, path: &str) -> Result<String, Errno>;
 
-    /// Asks a vendor's tool that changes nothing: an absolute path and arguments, never a shell. At most
-    /// [`READ_LIMIT`] bytes of what it prints, from the begin.
+    /// Asks a vendor's tool that changes nothing: an absolute path and arguments, never a shell. All that it prints, at
+    /// most [`ANSWER_LIMIT`] bytes: a part of it would be taken for what there is.
     ///
     /// # Errors
-    /// `ENOENT` when it is not there, `ETIMEDOUT` when it did not end; its own failure is in the answer.
+    /// `ENOENT` when it is not there, `ETIMEDOUT` when it did not end, `EFBIG` when it said more; its own failure is in
+    /// the answer.
     fn ask(&self, _command: &[String]) -> Result<Ran, Errno> {
         Err(Errno::ENOENT)
     }
@@ -80,6 +81,9 @@ pub struct LogLine {
 
 /// Longest file [`HostRead::read`] returns: larger than any sysfs attribute (one page) and any mdev definition.
 pub const READ_LIMIT: usize = 64 * 1024;
+
+/// Longest answer of a tool, in bytes: `nvidia-smi -q` says up to 16 KiB of each GPU, `nvidia-smi vgpu -s -v` more.
+pub const ANSWER_LIMIT: usize = 4 * 1024 * 1024;
 
 /// How a write ended that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,7 +12,9 @@ mod tool;
 
 use crate::errno;
 use gpuslice_core::errno::Errno;
-use gpuslice_core::port::{Files, HostRead, HostWrite, LogLine, READ_LIMIT, Ran, Written};
+use gpuslice_core::port::{
+    ANSWER_LIMIT, Files, HostRead, HostWrite, LogLine, READ_LIMIT, Ran, Written,
+};
 pub use kmsg::{KernelLog, Record};
 use near::Near;
 use rustix::fd::{AsFd, OwnedFd};
@@ -144,7 +146,7 @@ impl HostRead for SysHost {
     }
 
     fn ask(&self, command: &[String]) -> Result<Ran, Errno> {
-        self.tool(command, ASK_DEADLINE, tool::Part::Begin(READ_LIMIT))
+        self.tool(command, ASK_DEADLINE, tool::Part::Whole(ANSWER_LIMIT))
     }
 
     fn kernel_log(&self) -> Result<Vec<LogLine>, Errno> {

@@ -255,3 +255,19 @@ fn a_full_disk_leaves_the_old_settings() {
     assert_eq!(fs::read(disk.path().join("x.conf")).unwrap(), old);
     assert_eq!(host.list("/").unwrap(), ["x.conf"]);
 }
+
+/// `nvidia-smi -q` says about 14 KiB of each GPU.
+#[test]
+fn what_a_tool_says_of_many_gpus_comes_whole() {
+    let host = SysHost::new("/").unwrap();
+    let say = |gpus: u32| {
+        let script = "gpu=0; while [ $gpu -lt $0 ]; do printf 'GPU %s\\n%14000s\\n' $gpu end; \
+                      gpu=$((gpu+1)); done";
+        host.ask(&["/bin/sh", "-c", script, &gpus.to_string()].map(str::to_owned))
+    };
+    let said = say(16).unwrap().said;
+    let gpus: Vec<&str> = said.lines().filter(|line| line.starts_with("GPU ")).collect();
+    assert_eq!((gpus.len(), gpus.last().copied()), (16, Some("GPU 15")));
+    assert!(said.ends_with("end\n") && said.len() > 16 * 14_000, "{}", said.len());
+    assert_eq!(say(400), Err(Errno::EFBIG));
+}

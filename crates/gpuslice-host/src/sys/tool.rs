@@ -25,8 +25,8 @@ pub(super) const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// Which part of what a program prints is wanted.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Part {
-    /// So many bytes of the begin.
-    Begin(usize),
+    /// All of it, when it is so many bytes at most.
+    Whole(usize),
     /// The end.
     End,
 }
@@ -75,12 +75,14 @@ fn code(status: ExitStatus) -> i32 {
 
 fn said(output: &File, part: Part) -> Result<String, Errno> {
     let length = output.metadata().map_err(|e| io_errno(&e))?.len();
-    let (most, from) = match part {
-        Part::Begin(most) => (most, 0),
-        Part::End => (MOST_SAID, length.saturating_sub(MOST_SAID as u64)),
+    let length = usize::try_from(length).map_err(|_| Errno::EFBIG)?;
+    let from = match part {
+        Part::Whole(most) if length > most => return Err(Errno::EFBIG),
+        Part::Whole(_) => 0,
+        Part::End => length.saturating_sub(MOST_SAID),
     };
-    let mut text = vec![0; most.min(usize::try_from(length).unwrap_or(most))];
-    let got = output.read_at(&mut text, from).map_err(|e| io_errno(&e))?;
+    let mut text = vec![0; length - from];
+    let got = output.read_at(&mut text, from as u64).map_err(|e| io_errno(&e))?;
     text.truncate(got);
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
@@ -125,10 +127,12 @@ mod tests {
     }
 
     #[test]
-    fn of_a_long_answer_the_begin_is_kept() {
-        let long = "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done";
-        let ran = run("/bin/sh", &["-c", long], Duration::from_secs(20), Part::Begin(20)).unwrap();
-        assert_eq!(ran.said, "line 0\nline 1\nline 2");
+    fn an_answer_is_whole_or_none() {
+        let answer = |most| {
+            run("/bin/sh", &["-c", "echo 123456789"], Duration::from_secs(20), Part::Whole(most))
+        };
+        assert_eq!(answer(10).unwrap().said, "123456789\n");
+        assert_eq!(answer(9), Err(Errno::EFBIG));
     }
 
     #[test]
