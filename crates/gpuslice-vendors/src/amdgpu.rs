@@ -130,7 +130,8 @@ impl Mechanism for Amdgpu {
     }
 
     fn modes(&self, seen: &Observation, parent: &ParentId) -> &'static [Mode] {
-        if seen.modes.contains_key(parent) { &[Mode::Compute, Mode::Memory] } else { &[] }
+        let divided = seen.modes.contains_key(parent) || seen.unreadable(parent);
+        if divided { &[Mode::Compute, Mode::Memory] } else { &[] }
     }
 
     fn cleaned(&self) -> Cleaned {

@@ -336,6 +336,44 @@ fn bare_metal_partitions_are_shown_and_the_compute_mode_is_set() {
     assert_eq!(set(&driver, Mode::Compute), ["QPX"; 2]);
 }
 
+/// One reading tells nothing of its modes, and the next one does.
+fn untold_once(driver: &mut Driver, faults: &[Fault]) {
+    let before = states(driver);
+    for fault in faults {
+        driver.kernel.inject(fault.clone());
+        driver.wake_up().unwrap();
+        assert!(quarantines(driver).is_empty(), "{fault:?}: {:?}", states(driver));
+        assert!(!driver.machine.observation().problems.is_empty(), "{fault:?}");
+        driver.kernel.clear_faults();
+        driver.wake_up().unwrap();
+        driver.advance(10_000).unwrap();
+        assert_eq!(states(driver), before, "{fault:?}");
+    }
+}
+
+fn eio(name: &str) -> Fault {
+    let path = format!("/sys/bus/pci/devices/*/{name}");
+    Fault::Read { path, nth: 1, times: 1, errno: Errno::EIO }
+}
+
+#[test]
+fn a_gpu_that_does_not_tell_its_modes_once_is_in_no_quarantine() {
+    let mut driver = Driver::new(&hive(), NPS4).unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    let resets = |driver: &Driver| Fault::Resets { pf: driver.kernel.pfs()[0] };
+    let faults =
+        [resets(&driver), eio("accelerator_partition_profile"), eio("memory_partition_mode")];
+    untold_once(&mut driver, &faults);
+    let only = layout(0x74a5, "vfs = 1, compute = \"SPX\", memory = \"NPS1\"");
+    let mut driver = Driver::new(&of_kind(0x74a5), &only).unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    untold_once(&mut driver, &faults[1..]);
+    let mut driver = Driver::new(&bare_metal(), &layout(0x74a1, "compute = \"QPX\"")).unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    let faults = [resets(&driver), eio("current_compute_partition")];
+    untold_once(&mut driver, &faults);
+}
+
 #[test]
 fn a_mode_that_never_comes_quarantines_the_hive() {
     let mut host = hive();

@@ -66,6 +66,24 @@ fn one_that_hung_for_a_while_is_noticed_without_anybody() {
     assert_eq!(instances(&mut driver), WANTED);
 }
 
+/// What it says of a GPU that is lost, or being reset.
+#[test]
+fn a_gpu_of_which_the_tool_does_not_know_its_modes_is_not_one_without() {
+    for odd in ["Unknown Error", "GPU requires reset"] {
+        let mut driver = Driver::new(&a100(), MIG).unwrap();
+        driver.kernel.inject(Fault::Untold { pf: PF.parse().unwrap(), says: format!("[{odd}]") });
+        driver.restart().unwrap();
+        driver.advance(60_000).unwrap();
+        let why = driver.machine.durable().quarantines.values().next();
+        assert_eq!(why, None, "{odd}");
+        let problems = &driver.machine.observation().problems;
+        assert!(problems.iter().any(|p| p.to_string().contains(odd)), "{problems:?}");
+        driver.kernel.clear_faults();
+        order(&mut driver, Command::Apply).unwrap();
+        assert_eq!(instances(&mut driver), WANTED);
+    }
+}
+
 /// The GPUs' tools run side by side, and the kernel makes VFs of one device at a time.
 #[test]
 fn a_tool_in_line_behind_others_is_not_stuck() {

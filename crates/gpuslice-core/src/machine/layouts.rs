@@ -186,8 +186,10 @@ impl Machine {
             Some(mechanism) => {
                 let known = mechanism.modes(&self.seen, parent);
                 match can_be_set(parent, layouts, known) {
-                    // The driver that has the mode may be on its way back: vendors' tools take it off for a while.
+                    // The driver that has the mode may be on its way back: vendors' tools take it off for a while. And what
+                    // one reading did not tell, the next one may.
                     Err(_) if self.without_driver(parent) => return Ok(Vec::new()),
+                    Err(_) if !reshape && self.seen.unreadable(parent) => return Ok(Vec::new()),
                     judged => judged?,
                 }
                 mechanism.layout_steps(&self.seen, parent, layouts, reshape)

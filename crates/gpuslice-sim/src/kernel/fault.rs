@@ -156,6 +156,18 @@ pub enum Fault {
         /// The PF.
         pf: PciAddress,
     },
+    /// The GPU is being reset as a whole: its driver cannot read what it is set to.
+    Resets {
+        /// The PF.
+        pf: PciAddress,
+    },
+    /// `nvidia-smi` says this of each mode of the GPU: it is lost, or being reset.
+    Untold {
+        /// The PF.
+        pf: PciAddress,
+        /// The value.
+        says: String,
+    },
     /// The PF falls off the bus when so many VFs of an enable are made.
     FallsOff {
         /// The PF.
@@ -326,6 +338,18 @@ impl Kernel {
 
     pub(crate) fn computes(&self, address: PciAddress) -> bool {
         let on = |fault: &Fault| matches!(fault, Fault::Computes { pf } if *pf == address);
+        self.faults.iter().any(|armed| on(&armed.fault))
+    }
+
+    pub(crate) fn untold(&self, address: PciAddress) -> Option<&str> {
+        self.faults.iter().find_map(|armed| match &armed.fault {
+            Fault::Untold { pf, says } if *pf == address => Some(says.as_str()),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn resets(&self, address: PciAddress) -> bool {
+        let on = |fault: &Fault| matches!(fault, Fault::Resets { pf } if *pf == address);
         self.faults.iter().any(|armed| on(&armed.fault))
     }
 

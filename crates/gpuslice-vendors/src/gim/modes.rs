@@ -27,14 +27,13 @@ const REFUSAL: &str = "Failed to set";
 const EVERY: &[Mode] = &[Mode::Compute, Mode::Memory, Mode::FabricSharing, Mode::Scheduler];
 const UNDIVIDED: &[Mode] = &[Mode::FabricSharing, Mode::Scheduler];
 
-/// What can be set on a GPU: before the driver has it, whatever is not known to be absent. With a number of VFs that
-/// goes with no mode at all, as a GPU is given that comes when the module is loaded, it shows none that it could have.
+/// What can be set on a GPU. One that is known to have modes has them whatever it shows: it shows none with a number of
+/// VFs that goes with no mode, as a GPU is given that comes when the module is loaded, nor while it is being reset. Of
+/// another, before the driver has it, whatever is not known to be absent.
 pub(super) fn of(seen: &Observation, pf: &Pf<'_>) -> &'static [Mode] {
-    let legal = models::modes(pf.function.device);
-    let odd =
-        legal.len() > 1 && legal.iter().all(|legal| usize::from(legal.vfs) != pf.sriov.vfs.len());
+    let known = models::modes(pf.function.device).len() > 1;
     let divided = match seen.modes.get(&ParentId::Pci(pf.address)) {
-        Some(modes) => odd || modes.contains_key(&Mode::Compute),
+        Some(modes) => known || modes.contains_key(&Mode::Compute),
         None => !models::whole(pf.function.device),
     };
     if divided { EVERY } else { UNDIVIDED }

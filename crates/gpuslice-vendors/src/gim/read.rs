@@ -1,7 +1,7 @@
 //! What there is of the driver: its module, the options that gpuslice wrote, and the attributes of its GPUs that are
 //! named here and no other: reading `reset_gpu` of a GPU resets it.
 
-use super::{DRIVER, VENDOR, modes, plan};
+use super::{DRIVER, VENDOR, models, modes, plan};
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::mode::{Mode, ModeState, ModeValue};
@@ -62,13 +62,22 @@ fn parameters(host: &dyn HostRead, module: &str) -> BTreeMap<String, String> {
     PARAMETERS.into_iter().filter_map(read).collect()
 }
 
-/// Modes and memory of a GPU. One that has no partitions says that it failed to read them, or lacks the files.
+/// Modes and memory of a GPU. One that has no partitions says that it failed to read them, or lacks the files; one that
+/// has them fails to while it is being reset.
 fn read_gpu(host: &dyn HostRead, seen: &mut Observation, address: PciAddress) {
     let dir = format!("/sys/bus/pci/devices/{address}");
+    let divided = seen.functions.get(&address).is_some_and(|f| {
+        f.sriov.as_ref().is_some_and(|sriov| models::divided(f.device, sriov.vfs.len()))
+    });
     let mut text = |name: &str| {
         let path = format!("{dir}/{name}");
         match read_text(host, &path) {
-            Ok(text) if text.starts_with("failed to") => None,
+            Ok(text) if text.starts_with("failed to") => {
+                if divided {
+                    corrupt(seen, &path, &text);
+                }
+                None
+            }
             Ok(text) => Some((path, text)),
             Err(errno) => {
                 note(seen, &path, errno);

@@ -6,7 +6,7 @@ use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::mode::{Mode, ModeState, ModeValue};
 use gpuslice_core::observation::{Observation, ProblemKind, ReadProblem};
-use gpuslice_core::observe::Answers;
+use gpuslice_core::observe::{Answers, corrupt};
 use gpuslice_core::port::{HostRead, Ran, read_text};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -45,6 +45,11 @@ pub(super) fn read(host: &dyn HostRead, tools: &mut Answers, seen: &mut Observat
     for (index, gpu) in gpus.iter().enumerate() {
         let parent = ParentId::Pci(gpu.address);
         if !ours.contains(&parent) {
+            continue;
+        }
+        // One that is lost, or being reset, is not one without modes.
+        if let Some((key, value)) = &gpu.odd {
+            corrupt(seen, &format!("{SMI} -q -i {parent}"), &format!("{key}: {value}"));
             continue;
         }
         if gpu.mixed == Some(true) {
@@ -138,6 +143,8 @@ struct Gpu {
     mig: Option<bool>,
     /// Whether sizes are mixed; `None` when they cannot be.
     mixed: Option<bool>,
+    /// A mode of which it says neither that it is on or off nor that there is none, and what it says.
+    odd: Option<(String, String)>,
 }
 
 /// Reads the blocks of `-q` in their order, which is that of the tool's own numbers.
@@ -146,7 +153,7 @@ fn query(said: &str) -> Vec<Gpu> {
     let mut section = "";
     for line in said.lines() {
         if let Some(address) = line.strip_prefix("GPU ").and_then(bus_id) {
-            gpus.push(Gpu { address, mig: None, mixed: None });
+            gpus.push(Gpu { address, mig: None, mixed: None, odd: None });
             continue;
         }
         let (Some(gpu), line) = (gpus.last_mut(), line.trim()) else { continue };
@@ -154,16 +161,18 @@ fn query(said: &str) -> Vec<Gpu> {
             section = line;
             continue;
         };
-        // "Not Supported" contains "Supported": the whole value counts.
-        let on = match value.trim() {
-            "Enabled" => Some(true),
-            "Disabled" => Some(false),
-            _ => None,
+        let (key, value) = (key.trim(), value.trim());
+        let mode = match (section, key) {
+            ("MIG Mode", "Current") => &mut gpu.mig,
+            (_, "vGPU Heterogeneous Mode") => &mut gpu.mixed,
+            _ => continue,
         };
-        match (section, key.trim()) {
-            ("MIG Mode", "Current") => gpu.mig = on,
-            (_, "vGPU Heterogeneous Mode") => gpu.mixed = on,
-            _ => {}
+        // "Not Supported" contains "Supported": the whole value counts.
+        match value {
+            "Enabled" => *mode = Some(true),
+            "Disabled" => *mode = Some(false),
+            "N/A" | "[N/A]" | "Not Supported" | "[Not Supported]" => {}
+            _ => gpu.odd = Some((key.to_owned(), value.to_owned())),
         }
     }
     gpus
@@ -220,7 +229,12 @@ GPU 00010000:C1:00.0
     GPU Virtualization Mode
         vGPU Heterogeneous Mode           : Disabled
 ";
-        let gpu = |address: &str, mig, mixed| Gpu { address: address.parse().unwrap(), mig, mixed };
+        let gpu = |address: &str, mig, mixed| Gpu {
+            address: address.parse().unwrap(),
+            mig,
+            mixed,
+            odd: None,
+        };
         assert_eq!(
             query(said),
             [gpu("0000:41:00.0", Some(true), None), gpu("10000:c1:00.0", None, Some(false))]

@@ -100,6 +100,9 @@ impl Kernel {
     ) -> Result<String, Errno> {
         let device = self.amdgpu_device(address).ok_or(Errno::ENODEV)?;
         let gpu = self.partitions.get(&address).ok_or(Errno::ENODEV)?;
+        if self.resets(address) {
+            return Err(Errno::EPERM);
+        }
         Ok(match file {
             PartitionFile::Compute => format!("{}\n", asics::name(gpu.parts)),
             PartitionFile::Computes => "SPX, DPX, QPX, CPX\n".to_owned(),

@@ -66,6 +66,7 @@ impl Kernel {
     pub(crate) fn gim_content(&self, address: PciAddress, file: GimFile) -> Result<String, Errno> {
         let gpu = self.gim_gpu(address).ok_or(Errno::ENODEV)?;
         let device = self.gim_device(address).ok_or(Errno::ENODEV)?;
+        let resets = self.resets(address);
         Ok(match file {
             GimFile::ResetGpu => {
                 self.counts.resets.fetch_add(1, Ordering::Relaxed);
@@ -74,7 +75,7 @@ impl Kernel {
             GimFile::SelfSwitch => "0\n".to_owned(),
             GimFile::Profile => {
                 let profiles = asics::profiles(device, gpu.vfs);
-                match profiles.iter().position(|parts| *parts == gpu.parts) {
+                match profiles.iter().position(|parts| *parts == gpu.parts && !resets) {
                     None => "failed to get current accelerator partition profile\n".to_owned(),
                     Some(at) => format!(
                         "{:<20}{:<20}{:<20}{:<20}{:<20}\n{at:<20}{:<20}{:<20}{:<20}{}",
@@ -91,7 +92,9 @@ impl Kernel {
                 }
             }
             GimFile::ProfileConfig => profile_config(device, gpu.vfs),
-            GimFile::Memory if gpu.nps == 0 => "failed to get current mp mode\n".to_owned(),
+            GimFile::Memory if gpu.nps == 0 || resets => {
+                "failed to get current mp mode\n".to_owned()
+            }
             GimFile::Memory => {
                 let (nps, size) = (u64::from(gpu.nps), asics::framebuffer(device) << 20);
                 let mut text = format!("memory_partition_mode: NPS{nps}\nnuma_count: {nps}\n");
@@ -105,7 +108,9 @@ impl Kernel {
                 [] => "failed to get mp caps\n".to_owned(),
                 all => format!("{}\n", all.iter().map(|n| format!("NPS{n} ")).collect::<String>()),
             },
-            GimFile::Spatial if gpu.parts == 0 => "failed to get current sp mode\n".to_owned(),
+            GimFile::Spatial if gpu.parts == 0 || resets => {
+                "failed to get current sp mode\n".to_owned()
+            }
             GimFile::Spatial => format!("{}\n", asics::name(gpu.parts)),
             GimFile::SpatialCaps if !asics::partitioned(device) => {
                 "failed to get sp caps\n".to_owned()

@@ -219,13 +219,15 @@ impl Kernel {
     /// `-q`, as far as vGPUs go.
     fn smi_query(&self, pf: PciAddress) -> String {
         let (shape, set) = (self.card_shape(pf), self.card_set(pf));
-        let mig = self.smi_mig(pf);
+        let untold = self.untold(pf);
+        let mig = untold.unwrap_or_else(|| self.smi_mig(pf));
         let able = shape.is_some_and(|shape| !shape.sizes.is_empty());
         let mixed = match (able && !set.mig, set.mixed) {
             (false, _) => "N/A",
             (true, false) => "Disabled",
             (true, true) => "Enabled",
         };
+        let mixed = untold.unwrap_or(mixed);
         let mut text = format!("GPU {}\n    MIG Mode\n", bus_id(pf));
         field(&mut text, 8, "Current", mig);
         text.push_str("    vGPU Device Capability\n");
