@@ -3,6 +3,7 @@
 use crate::decode::{DecodeError, EncodeError, decode, encode};
 use crate::{REPLY_LIMIT, VERSION};
 use gpuslice_core::ids::PciAddress;
+use gpuslice_core::machine::HookAnswer;
 use gpuslice_core::refusal::Refusal;
 use gpuslice_core::request::Answer;
 use serde::{Deserialize, Serialize};
@@ -80,6 +81,17 @@ impl Reply {
     /// A hook's call was served; nothing in the XML changes.
     pub fn hook_done(id: Uuid) -> Self {
         Self::new(id, ReplyBody::Ok(Served::Hook(HookDone::default())))
+    }
+
+    /// What the state machine answered to a hook.
+    pub fn to_hook(id: Uuid, answer: HookAnswer) -> Self {
+        match answer {
+            HookAnswer::Proceed => Self::hook_done(id),
+            HookAnswer::Remap(edits) => {
+                Self::new(id, ReplyBody::Ok(Served::Hook(HookDone { edits })))
+            }
+            HookAnswer::Refuse(refusal) => Self::refused(id, refusal),
+        }
     }
 
     /// A refusal.

@@ -4,6 +4,7 @@ use crate::decode::{DecodeError, EncodeError, decode, encode};
 use crate::{REQUEST_LIMIT, VERSION};
 use gpuslice_core::domain::Domain;
 use gpuslice_core::guest::GuestCall;
+use gpuslice_core::machine::{self, HookOperation};
 use gpuslice_core::request::Command;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -46,6 +47,24 @@ pub struct HookCall {
     pub extra: String,
     /// Read from stdin.
     pub domain: Domain,
+}
+
+impl HookCall {
+    /// What the state machine is told; `None` at an operation at which nothing is to be done.
+    pub fn told(self) -> Option<machine::HookCall> {
+        let operation = match self.operation {
+            Operation::Prepare => HookOperation::Prepare,
+            Operation::Started => HookOperation::Started,
+            // Where it runs now, libvirt calls `prepare` and `started` as ever.
+            Operation::Release if self.extra == "migrated" => HookOperation::MigratedAway,
+            Operation::Release => HookOperation::Release,
+            Operation::Reconnect => HookOperation::Reconnect,
+            Operation::Migrate => HookOperation::Migrate,
+            Operation::Restore => HookOperation::Restore,
+            Operation::Start | Operation::Stopped => return None,
+        };
+        Some(machine::HookCall { operation, domain: self.domain })
+    }
 }
 
 macro_rules! operations {

@@ -5,14 +5,14 @@
 //! bytes for most domains, at a deadline for the others. Only `prepare`, `migrate` and `restore` may fail. Nothing
 //! here calls libvirt, and the XML of `migrate` and `restore`, which holds passwords, goes nowhere but back.
 
+mod judge;
 mod stdio;
-mod verdict;
 
 use gpuslice_hook_ask::complain;
 use gpuslice_hook_proto::Operation;
+use gpuslice_qemu_hook::verdict::Verdict;
 use std::ffi::OsString;
 use std::process::ExitCode;
-use verdict::Verdict;
 
 const USAGE: &str = concat!(
     "gpuslice-qemu-hook ",
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         // Whoever called the hook lost it, for all domains alike; those that ask for nothing have to start.
         complain(&format!("gpuslice: warning: no XML of {domain} on stdin: it is given no slice"));
     }
-    match verdict::judge(&domain, operation, word(0), word(1), &xml) {
+    match judge::judge(&domain, operation, word(0), word(1), &xml) {
         Verdict::Pass => ExitCode::SUCCESS,
         Verdict::Edited(xml) => match stdio::write_all(&xml) {
             Ok(()) => ExitCode::SUCCESS,

@@ -1,16 +1,15 @@
-//! The rules: who is asked, and what comes of it when nobody answers.
+//! The rules: who is asked, and what comes of it, also when nobody answers.
 //!
 //! A domain that asks for a slice does not start without the daemon's word. One that only carries a device of
 //! someone else's starts unless the daemon says that the device is given away.
 
 use gpuslice_core::hint;
 use gpuslice_core::refusal::{Code, Refusal};
-use gpuslice_domxml::{DomXmlError, Scan, read_domain, remap_pci, scan};
-use gpuslice_hook_ask::{NoAnswer, Settings, ask, fresh_id, signals};
-use gpuslice_hook_proto::{Body, HookCall, HookDone, Operation, Reply, ReplyBody, Request, Served};
-use std::time::Instant;
+use gpuslice_domxml::{DomXmlError, read_domain, remap_pci, scan};
+use gpuslice_hook_proto::{HookCall, HookDone, Operation, ReplyBody, Served};
 
 /// What libvirt is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Go on.
     Pass,
@@ -20,88 +19,92 @@ pub enum Verdict {
     Refused(Refusal),
 }
 
-/// Judges one call about the domain of this name.
-pub fn judge(name: &str, operation: Operation, sub: String, extra: String, xml: &[u8]) -> Verdict {
-    let found = scan(xml);
-    if !found.concerns_us() {
-        return Verdict::Pass;
-    }
-    let verdict = consult(name, operation, sub, extra, xml, found);
-    match verdict {
-        // A failing hook of any other operation does harm and mends nothing.
-        Verdict::Refused(_) if !operation.may_fail() => Verdict::Pass,
-        verdict => verdict,
-    }
-}
-
-fn consult(
-    name: &str,
+/// A call that the daemon is asked about, and what its answer is heeded by.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'x> {
+    name: &'x str,
     operation: Operation,
-    sub: String,
-    extra: String,
-    xml: &[u8],
-    found: Scan,
-) -> Verdict {
-    if !rustix::process::geteuid().is_root() {
-        return if found.ours { Verdict::Refused(not_root()) } else { Verdict::Pass };
-    }
-    let text = String::from_utf8_lossy(xml);
-    let read = match std::str::from_utf8(xml) {
-        Ok(text) => read_domain(text).map_err(|error| unreadable(name, &error)),
-        Err(error) => Err(Refusal::new(
-            Code::BadRequest,
-            format!("domain XML is not UTF-8 at byte {}", error.valid_up_to()),
-        )),
-    };
-    let domain = match read {
-        Ok(domain) => domain,
-        Err(refusal) if found.ours => return Verdict::Refused(refusal),
-        Err(_) => return Verdict::Pass,
-    };
-    if !found.ours && domain.devices.is_empty() {
-        return Verdict::Pass;
-    }
-    if matches!(operation, Operation::Stopped | Operation::Release) {
-        signals::ignore_termination();
-    }
-    let settings = Settings::load();
-    let deadline = Instant::now() + settings.deadline;
-    let call = HookCall { operation, sub, extra, domain };
-    // A daemon that restarts is worth waiting for only if its word is needed.
-    let needed = found.ours && (operation.may_fail() || operation == Operation::Release);
-    let reply = fresh_id().and_then(|id| {
-        let request = Request::new(id, Body::Hook(call));
-        ask(&settings.socket, &request, deadline, needed)
-    });
-    match reply {
-        Ok(reply) => heed(reply, name, operation, &text, found),
-        Err(failure) if found.ours => Verdict::Refused(without_answer(&failure, &settings)),
-        Err(_) => Verdict::Pass,
-    }
+    xml: &'x str,
+    /// The XML asks for a slice, or carries one.
+    ours: bool,
 }
 
-fn heed(reply: Reply, name: &str, operation: Operation, xml: &str, found: Scan) -> Verdict {
-    match reply.body {
-        ReplyBody::Ok(Served::Hook(HookDone { edits }))
-            if operation.may_edit() && !edits.is_empty() =>
-        {
-            match remap_pci(xml, &edits) {
-                Ok(edited) if edited == xml => Verdict::Pass,
-                Ok(edited) => Verdict::Edited(edited),
-                Err(error) => Verdict::Refused(unreadable(name, &error)),
+impl<'x> Question<'x> {
+    /// Reads one call about the domain of this name, and what is to be asked. `root`: the caller is the system's
+    /// libvirt.
+    ///
+    /// # Errors
+    /// The verdict, where nobody has to be asked.
+    pub fn read(
+        name: &'x str,
+        (operation, sub, extra): (Operation, String, String),
+        xml: &'x [u8],
+        root: bool,
+    ) -> Result<(Self, HookCall), Verdict> {
+        let found = scan(xml);
+        if !found.concerns_us() {
+            return Err(Verdict::Pass);
+        }
+        let text = std::str::from_utf8(xml);
+        let question =
+            Question { name, operation, xml: text.unwrap_or_default(), ours: found.ours };
+        if !root {
+            return Err(question.without_word(not_root()));
+        }
+        let read = match text {
+            Ok(text) => read_domain(text).map_err(|error| unreadable(name, &error)),
+            Err(error) => Err(Refusal::new(
+                Code::BadRequest,
+                format!("domain XML is not UTF-8 at byte {}", error.valid_up_to()),
+            )),
+        };
+        let domain = read.map_err(|refusal| question.without_word(refusal))?;
+        if !found.ours && domain.devices.is_empty() {
+            return Err(Verdict::Pass);
+        }
+        Ok((question, HookCall { operation, sub, extra, domain }))
+    }
+
+    /// Whether a daemon that restarts is worth waiting for: its word is needed.
+    pub fn needs_word(&self) -> bool {
+        self.ours && (self.operation.may_fail() || self.operation == Operation::Release)
+    }
+
+    /// What comes of the daemon's answer.
+    pub fn heed(&self, answer: ReplyBody) -> Verdict {
+        match answer {
+            ReplyBody::Ok(Served::Hook(HookDone { edits }))
+                if self.operation.may_edit() && !edits.is_empty() =>
+            {
+                match remap_pci(self.xml, &edits) {
+                    Ok(edited) if edited == self.xml => Verdict::Pass,
+                    Ok(edited) => Verdict::Edited(edited),
+                    Err(error) => self.refused(unreadable(self.name, &error)),
+                }
             }
-        }
-        ReplyBody::Ok(Served::Hook(_)) => Verdict::Pass,
-        ReplyBody::Refused(refusal) => {
+            ReplyBody::Ok(Served::Hook(_)) => Verdict::Pass,
             // A daemon that did not understand has not said that the device is given away.
-            let not_understood = matches!(refusal.code, Code::BadRequest | Code::Unsupported);
-            if not_understood && !found.ours { Verdict::Pass } else { Verdict::Refused(refusal) }
+            ReplyBody::Refused(refusal)
+                if matches!(refusal.code, Code::BadRequest | Code::Unsupported) =>
+            {
+                self.without_word(refusal)
+            }
+            ReplyBody::Refused(refusal) => self.refused(refusal),
+            ReplyBody::Ok(Served::Command(_)) => self.without_word(Refusal::new(
+                Code::Unreachable,
+                "gpusliced answered something else than was asked",
+            )),
         }
-        ReplyBody::Ok(Served::Command(_)) if found.ours => Verdict::Refused(Refusal::new(
-            Code::Unreachable,
-            "gpusliced answered something else than was asked",
-        )),
-        ReplyBody::Ok(Served::Command(_)) => Verdict::Pass,
+    }
+
+    /// The daemon has not said whether the domain may start; `why`.
+    pub fn without_word(&self, why: Refusal) -> Verdict {
+        if self.ours { self.refused(why) } else { Verdict::Pass }
+    }
+
+    /// A failing hook of any operation that may not fail does harm and mends nothing.
+    fn refused(&self, refusal: Refusal) -> Verdict {
+        if self.operation.may_fail() { Verdict::Refused(refusal) } else { Verdict::Pass }
     }
 }
 
@@ -117,29 +120,4 @@ fn not_root() -> Refusal {
 fn unreadable(name: &str, error: &DomXmlError) -> Refusal {
     let hint = hint!("virsh edit {}: correct what is named here", name);
     Refusal::new(Code::BadRequest, error.to_string()).hint(hint)
-}
-
-fn without_answer(failure: &NoAnswer, settings: &Settings) -> Refusal {
-    let socket = settings.socket.display();
-    match failure {
-        NoAnswer::Absent(errno) => Refusal::new(
-            Code::Unreachable,
-            "the domain asks for a slice and gpusliced does not answer",
-        )
-        .because(format!("connect {socket}: {errno}"))
-        .hint(hint!("systemctl start gpusliced")),
-        NoAnswer::Deadline => Refusal::new(
-            Code::Timeout,
-            format!("gpusliced gave no answer within {} s", settings.deadline.as_secs()),
-        )
-        .hint(hint!("start it again, with a larger deadline-seconds in /etc/gpuslice/hook.conf")),
-        NoAnswer::Nonsense(why) => {
-            Refusal::new(Code::Unreachable, format!("{socket} answered what is no reply"))
-                .because(why.clone())
-                .hint(hint!("systemctl restart gpusliced"))
-        }
-        NoAnswer::Unsendable(why) => {
-            Refusal::new(Code::BadRequest, "the domain cannot be sent").because(why.clone())
-        }
-    }
 }

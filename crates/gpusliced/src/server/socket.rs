@@ -2,11 +2,9 @@
 
 use crate::engine::{Handle, Told};
 use anyhow::Context;
-use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation, RequestId};
+use gpuslice_core::machine::{HookAnswer, RequestId};
 use gpuslice_core::refusal::{Code, Refusal};
-use gpuslice_hook_proto::{
-    Body, HookDone, Lines, Operation, REQUEST_LIMIT, Reply, ReplyBody, Request, Served,
-};
+use gpuslice_hook_proto::{Body, Lines, REQUEST_LIMIT, Reply, ReplyBody, Request, Served};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -159,10 +157,10 @@ async fn answer(line: &[u8], stream: &UnixStream, handle: &Handle) -> Option<Ans
     };
     match request.body {
         Body::Hook(call) => {
-            let Some(operation) = operation(call.operation, &call.extra) else {
+            let Some(call) = call.told() else {
                 return Answer::of(&Reply::hook_done(request.id), None);
             };
-            let asked = handle.hook(HookCall { operation, domain: call.domain }).await;
+            let asked = handle.hook(call).await;
             hook(request.id, asked, stream, handle).await
         }
         Body::Guest(call) => {
@@ -197,31 +195,8 @@ async fn hook(
             return None;
         }
     };
-    let reply = match answer {
-        Some(HookAnswer::Proceed) => Reply::hook_done(id),
-        Some(HookAnswer::Remap(edits)) => {
-            Reply::new(id, ReplyBody::Ok(Served::Hook(HookDone { edits })))
-        }
-        Some(HookAnswer::Refuse(refusal)) => Reply::refused(id, refusal),
-        // The host was rebooted under us (simulated), or we are ending: the hook asks again.
-        None => return None,
-    };
-    Answer::of(&reply, Some(request))
-}
-
-/// Operations at which nothing is to be done are answered without asking.
-fn operation(operation: Operation, extra: &str) -> Option<HookOperation> {
-    match operation {
-        Operation::Prepare => Some(HookOperation::Prepare),
-        Operation::Started => Some(HookOperation::Started),
-        // Where it runs now, libvirt calls `prepare` and `started` as ever.
-        Operation::Release if extra == "migrated" => Some(HookOperation::MigratedAway),
-        Operation::Release => Some(HookOperation::Release),
-        Operation::Reconnect => Some(HookOperation::Reconnect),
-        Operation::Migrate => Some(HookOperation::Migrate),
-        Operation::Restore => Some(HookOperation::Restore),
-        Operation::Start | Operation::Stopped => None,
-    }
+    // Without one the host was rebooted under us (simulated), or we are ending: the hook asks again.
+    Answer::of(&Reply::to_hook(id, answer?), Some(request))
 }
 
 /// Returns when the peer has closed its end.
