@@ -3,10 +3,10 @@
 //! Invariant: only one task at a time reads a definition, asks the daemon and writes ([`Agent::turn`]); the answers
 //! would not fit the definition otherwise. Whoever waits for a guest lends its turn and reads again after that.
 
-use crate::attach::write;
 use crate::daemon::{Daemon, Wanted};
-use crate::edits::{Edit, edits, is_there};
-use crate::link::{Connection, LinkError, Worker};
+use crate::edits::Edit;
+use crate::link::{Connection, LinkError, Worker, Written};
+use crate::writing;
 use gpuslice_core::domain::HostDeviceSource::{Mdev, Pci};
 use gpuslice_core::domain::{Domain, HostDevice};
 use gpuslice_core::numa::Pinned;
@@ -222,23 +222,10 @@ fn seen(connection: &Connection, uuid: Uuid) -> Result<Option<Seen>, LinkError> 
 
 /// Reads once more, right before writing, so that what a person changed meanwhile is edited and not overwritten.
 fn complete(connection: &Connection, uuid: Uuid, wanted: Wanted) -> Result<Vec<Edit>, LinkError> {
-    let Some(defined) = connection.defined(uuid)?.filter(|defined| defined.shut_off) else {
-        return Ok(Vec::new());
-    };
-    let domain = read_domain(&defined.xml).map_err(|error| LinkError::xml(&defined.name, error))?;
-    let (mut claims, mut devices) = (domain.claims.clone(), wanted.devices);
-    for adopted in &wanted.adopted {
-        let claimed = claims.iter().any(|claim| claim.name == adopted.request.name);
-        match is_there(&domain, adopted) {
-            true if !claimed => claims.push(adopted.request.clone()),
-            // Taken out again meanwhile, and nothing else asks for it.
-            false if !claimed => devices.retain(|device| device.alias != adopted.alias),
-            _ => {}
-        }
+    match connection.written(uuid)?.filter(Written::shut_off) {
+        Some(definition) => writing::complete(&definition, wanted),
+        None => Ok(Vec::new()),
     }
-    let edits = edits(&domain, &devices, &wanted.adopted);
-    write(connection, &defined, &domain, &claims, &edits)?;
-    Ok(edits)
 }
 
 fn told(edit: &Edit) -> String {

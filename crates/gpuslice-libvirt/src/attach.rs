@@ -3,16 +3,13 @@
 
 use crate::agent::{Agent, Seen};
 use crate::daemon::ClaimTerms;
-use crate::edits::{Edit, edits_of_claim};
-use crate::link::{Connection, Defined, LinkError, carry};
+use crate::link::LinkError;
+use crate::writing;
 use gpuslice_api::libvirt::{AttachOptions, Attached};
-use gpuslice_core::domain::{ClaimRequest, Domain, claim_meant};
+use gpuslice_core::domain::{ClaimRequest, claim_meant};
 use gpuslice_core::ids::{ClaimKey, ClaimName, Owner, ProfileName};
 use gpuslice_core::numa::Pinned;
 use gpuslice_core::refusal::Refusal;
-use gpuslice_core::request::DeviceToWrite;
-use gpuslice_domxml::{claims_for_set_metadata, read_domain};
-use uuid::Uuid;
 
 impl Agent {
     /// Gives a domain a claim. The caller holds the turn.
@@ -51,7 +48,7 @@ impl Agent {
             let request = request.clone();
             self.worker
                 .call(format!("writing domain {title}"), move |connection| {
-                    put(connection, uuid, &request, &devices)
+                    writing::put(&connection.kept(uuid)?, &request, &devices)
                 })
                 .await
         };
@@ -159,72 +156,6 @@ pub(crate) fn request(
         request.parameters = Some(parameters.clone());
     }
     request
-}
-
-/// Puts the claim and its devices into the definition; whether anything was not already so.
-fn put(
-    connection: &Connection,
-    uuid: Uuid,
-    request: &ClaimRequest,
-    devices: &[DeviceToWrite],
-) -> Result<bool, LinkError> {
-    let (defined, before) = definition(connection, uuid)?;
-    let mut claims = before.claims.clone();
-    match claims.iter_mut().find(|claim| claim.name == request.name) {
-        Some(claim) => *claim = request.clone(),
-        None => claims.push(request.clone()),
-    }
-    rewrite(connection, &defined, &before, &claims, &request.name, devices)
-}
-
-/// A persistent definition, to be edited on the spot.
-pub(crate) fn definition(
-    connection: &Connection,
-    uuid: Uuid,
-) -> Result<(Defined, Domain), LinkError> {
-    let defined =
-        connection.defined(uuid)?.ok_or_else(|| LinkError::NotKept { domain: uuid.to_string() })?;
-    let domain = read_domain(&defined.xml).map_err(|error| LinkError::xml(&defined.name, error))?;
-    Ok((defined, domain))
-}
-
-/// Makes the definition ask for `claims` and carry `devices` for the one of them that changes; whether anything was
-/// not already so. On an error it is as before.
-pub(crate) fn rewrite(
-    connection: &Connection,
-    defined: &Defined,
-    before: &Domain,
-    claims: &[ClaimRequest],
-    claim: &ClaimName,
-    devices: &[DeviceToWrite],
-) -> Result<bool, LinkError> {
-    write(connection, defined, before, claims, &edits_of_claim(before, claim, devices))
-}
-
-/// Makes the definition ask for `claims`, and the edits; whether anything was not already so. On an error it is as
-/// before. The claims come first: should the agent die in between, the next look completes the devices.
-pub(crate) fn write(
-    connection: &Connection,
-    defined: &Defined,
-    before: &Domain,
-    claims: &[ClaimRequest],
-    edits: &[Edit],
-) -> Result<bool, LinkError> {
-    let set = |claims: &[ClaimRequest]| {
-        let element = (!claims.is_empty()).then(|| claims_for_set_metadata(claims));
-        defined.set_metadata(element.as_deref())
-    };
-    let other_claims = before.claims != claims;
-    if other_claims {
-        set(claims)?;
-    }
-    if let Err(error) = carry(connection, defined, edits) {
-        if other_claims && let Err(left) = set(&before.claims) {
-            tracing::error!(domain = %defined.name, "cannot take back the claim: {left}");
-        }
-        return Err(error);
-    }
-    Ok(other_claims || !edits.is_empty())
 }
 
 #[cfg(test)]

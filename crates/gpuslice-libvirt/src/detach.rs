@@ -2,9 +2,8 @@
 //! it alone knows whether the slice is in use, and then nothing may change. Idempotent.
 
 use crate::agent::{Agent, Seen, Turn};
-use crate::attach::{definition, rewrite};
 use crate::daemon::ClaimTerms;
-use crate::link::{Connection, LinkError};
+use crate::writing;
 use gpuslice_api::libvirt::{DetachOptions, Detached};
 use gpuslice_core::domain::{ClaimRequest, Domain};
 use gpuslice_core::ids::{ClaimKey, ClaimName, Owner};
@@ -60,7 +59,7 @@ impl Agent {
             let name = name.clone();
             self.worker
                 .call(format!("writing domain {title}"), move |connection| {
-                    take_out(connection, uuid, &name)
+                    writing::take_out(&connection.kept(uuid)?, &name)
                 })
                 .await
         };
@@ -114,13 +113,6 @@ pub(crate) fn meant(
             Err(Refusal::new(Code::BadRequest, message).hint(mend::detach(title, &first.name)))
         }
     }
-}
-
-fn take_out(connection: &Connection, uuid: Uuid, name: &ClaimName) -> Result<bool, LinkError> {
-    let (defined, before) = definition(connection, uuid)?;
-    let mut claims = before.claims.clone();
-    claims.retain(|claim| claim.name != *name);
-    rewrite(connection, &defined, &before, &claims, name, &[])
 }
 
 #[cfg(test)]

@@ -21,3 +21,4 @@ mod permit;
 pub mod service;
 pub mod todo;
 pub mod watch;
+pub mod writing;

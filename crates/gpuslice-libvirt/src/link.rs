@@ -1,7 +1,5 @@
-//! Everything that touches libvirt: its event loop, its one connection, the thread that calls it, and the edits
-//! written through it.
+//! Everything that touches libvirt: its event loop, its one connection, and the thread that calls it.
 
-mod carry;
 mod connection;
 mod error;
 mod event_loop;
@@ -9,8 +7,7 @@ mod ffi;
 mod running;
 mod worker;
 
-pub use carry::carry;
-pub use connection::{Connection, Defined, Found, Listed};
+pub use connection::{Connection, Defined, Found, Listed, Written};
 pub use error::{LinkError, Said};
 pub use event_loop::start as start_events;
 pub use ffi::{Notice, Tell, Unplugged};

@@ -10,6 +10,7 @@ use crate::attach::{claim_name, request, what};
 use crate::daemon::ClaimTerms;
 use crate::detach::{done, meant};
 use crate::link::{Connection, LinkError, Unplugged};
+use crate::writing::{self, Into, Plugs as _};
 use gpuslice_api::libvirt::{AttachOptions, Attached, DetachOptions, Detached};
 use gpuslice_core::domain::{ClaimRequest, Domain};
 use gpuslice_core::hint;
@@ -208,7 +209,7 @@ impl Agent {
             let Some(running) = connection.running(uuid)? else {
                 return Ok(());
             };
-            ask.iter().try_for_each(|alias| running.unplug(alias))
+            ask.iter().try_for_each(|alias| running.unplug(alias, Into::LIVE))
         };
         let asked = self.worker.call(format!("hot-unplugging from domain {title}"), unplug).await;
         let deadline = Instant::now() + self.guest_patience;
@@ -249,21 +250,15 @@ fn plug(
     // Read again, right before: it may have stopped, or somebody may have changed it.
     let running = connection.running(uuid)?;
     let running = running.ok_or_else(|| LinkError::NotRunning { domain: uuid.to_string() })?;
-    running.plug(definition, request, devices)
+    writing::plug(&running, &running.seen, definition, request, devices)
 }
 
 /// Takes the claim out of the XML of a VM that runs; whether it was in there.
 fn forget(connection: &Connection, uuid: Uuid, name: &ClaimName) -> Result<bool, LinkError> {
-    let Some(running) = connection.running(uuid)? else {
-        return Ok(false);
-    };
-    let mut left = running.seen.claims.clone();
-    left.retain(|claim| claim.name != *name);
-    if left.len() == running.seen.claims.len() {
-        return Ok(false);
+    match connection.running(uuid)? {
+        Some(running) => writing::forget(&running, &running.seen, name),
+        None => Ok(false),
     }
-    running.set_claims(&left)?;
-    Ok(true)
 }
 
 /// Whether the guest let go of one of these.

@@ -4,6 +4,7 @@
 use super::error::{LinkError, Said};
 use super::event_loop;
 use super::ffi::{self, Tell};
+use crate::writing::{Definition, Whole};
 use std::ffi::{CString, c_int};
 use uuid::Uuid;
 use virt::connect::Connect;
@@ -193,73 +194,94 @@ impl Drop for Connection {
     }
 }
 
-impl Defined {
-    /// The definition with its secrets, as it must be to define it again. Never logged.
+impl Connection {
+    /// A domain's persistent definition, to be edited; `None` when libvirt has or keeps none.
     ///
     /// # Errors
     /// libvirt failed.
-    pub fn xml_to_redefine(&self) -> Result<String, LinkError> {
-        let flags = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE;
-        self.domain
-            .get_xml_desc(flags)
-            .map_err(|error| LinkError::Read { domain: self.name.clone(), source: Said(error) })
+    pub fn written(&self, uuid: Uuid) -> Result<Option<Written<'_>>, LinkError> {
+        let defined = self.defined(uuid)?;
+        Ok(defined.map(|defined| Written { connection: self, defined }))
     }
 
-    /// Sets our metadata element, or removes it.
+    /// A persistent definition that there has to be.
     ///
     /// # Errors
-    /// libvirt refused.
-    pub fn set_metadata(&self, element: Option<&str>) -> Result<(), LinkError> {
+    /// libvirt failed, or keeps none.
+    pub fn kept(&self, uuid: Uuid) -> Result<Written<'_>, LinkError> {
+        self.written(uuid)?.ok_or_else(|| LinkError::NotKept { domain: uuid.to_string() })
+    }
+}
+
+/// A persistent definition on its connection.
+#[derive(Debug)]
+pub struct Written<'c> {
+    connection: &'c Connection,
+    defined: Defined,
+}
+
+impl Written<'_> {
+    /// No process runs it.
+    pub fn shut_off(&self) -> bool {
+        self.defined.shut_off
+    }
+
+    fn stays(&self, alias: &str, error: Error) -> LinkError {
+        LinkError::Detach {
+            domain: self.defined.name.clone(),
+            alias: alias.to_owned(),
+            source: Said(error),
+        }
+    }
+}
+
+impl Definition for Written<'_> {
+    fn name(&self) -> &str {
+        &self.defined.name
+    }
+
+    fn xml(&self) -> &str {
+        &self.defined.xml
+    }
+
+    fn set_metadata(&self, element: Option<&str>) -> Result<(), LinkError> {
         let kind = sys::VIR_DOMAIN_METADATA_ELEMENT.cast_signed();
         let namespace = gpuslice_core::domain::NAMESPACE;
-        self.domain
+        let Defined { domain, name, .. } = &self.defined;
+        domain
             .set_metadata(kind, element, Some("gpuslice"), Some(namespace), CONFIG)
             .map(drop)
-            .map_err(|error| LinkError::SetMetadata {
-                domain: self.name.clone(),
-                source: Said(error),
-            })
+            .map_err(|e| LinkError::SetMetadata { domain: name.clone(), source: Said(e) })
     }
 
-    /// Puts a device into the definition.
-    ///
-    /// # Errors
-    /// libvirt refused.
-    pub fn attach(&self, alias: &str, hostdev: &str) -> Result<(), LinkError> {
-        self.domain.attach_device_flags(hostdev, CONFIG).map(drop).map_err(|error| {
-            LinkError::Attach {
-                domain: self.name.clone(),
-                alias: alias.to_owned(),
-                source: Said(error),
-            }
-        })
-    }
-
-    /// Takes the device with this alias out of the definition.
-    ///
-    /// # Errors
-    /// libvirt refused.
-    pub fn detach(&self, alias: &str) -> Result<(), LinkError> {
-        let text = CString::new(alias).unwrap_or_default();
-        ffi::detach_alias(&self.domain, &text, CONFIG).map_err(|error| LinkError::Detach {
-            domain: self.name.clone(),
+    fn put_in(&self, alias: &str, hostdev: &str) -> Result<(), LinkError> {
+        let put = self.defined.domain.attach_device_flags(hostdev, CONFIG);
+        put.map(drop).map_err(|error| LinkError::Attach {
+            domain: self.defined.name.clone(),
             alias: alias.to_owned(),
             source: Said(error),
         })
     }
 
-    /// Takes a device without an alias out of the definition: the one that passes what this one does. `alias`: what it
-    /// is to be called.
-    ///
-    /// # Errors
-    /// libvirt refused.
-    pub fn detach_plain(&self, alias: &str, hostdev: &str) -> Result<(), LinkError> {
-        self.domain.detach_device_flags(hostdev, CONFIG).map(drop).map_err(|error| {
-            LinkError::Detach {
-                domain: self.name.clone(),
-                alias: alias.to_owned(),
-                source: Said(error),
-            }
-        })
+    fn take_out(&self, alias: &str) -> Result<(), LinkError> {
+        let text = CString::new(alias).unwrap_or_default();
+        let taken = ffi::detach_alias(&self.defined.domain, &text, CONFIG);
+        taken.map_err(|error| self.stays(alias, error))
+    }
+
+    fn take_out_plain(&self, alias: &str, hostdev: &str) -> Result<(), LinkError> {
+        let taken = self.defined.domain.detach_device_flags(hostdev, CONFIG);
+        taken.map(drop).map_err(|error| self.stays(alias, error))
+    }
+
+    /// The definition with its secrets, as it must be to define it again, is never logged.
+    fn redefine(&self, edit: Whole<'_>) -> Result<(), LinkError> {
+        let Defined { domain, name, .. } = &self.defined;
+        let flags = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE;
+        let whole = domain
+            .get_xml_desc(flags)
+            .map_err(|error| LinkError::Read { domain: name.clone(), source: Said(error) })?;
+        let whole = edit(&whole).map_err(|error| LinkError::xml(name, error))?;
+        self.connection.define(name, &whole)
     }
 }

@@ -1,43 +1,24 @@
-//! Writes edits into a domain's persistent definition: our hostdevs by alias and our metadata element, nothing else,
-//! so that an edit a person makes at the same moment survives. What cannot be finished is taken back.
+//! Writes edits into a persistent definition: our hostdevs by alias, one call each, so that an edit a person makes at the
+//! same moment survives. What cannot be finished is taken back.
 
-use super::connection::{Connection, Defined};
-use super::error::LinkError;
+use super::Definition;
 use crate::edits::Edit;
+use crate::link::LinkError;
 use gpuslice_domxml::{adopt_device, device_xml, plain_device_xml, put_device, remove_device};
-
-/// The calls that change one device of a persistent definition.
-trait Devices {
-    fn put_in(&self, alias: &str, hostdev: &str) -> Result<(), LinkError>;
-    fn take_out(&self, alias: &str) -> Result<(), LinkError>;
-    /// For one without an alias.
-    fn take_out_plain(&self, alias: &str, hostdev: &str) -> Result<(), LinkError>;
-}
-
-impl Devices for Defined {
-    fn put_in(&self, alias: &str, hostdev: &str) -> Result<(), LinkError> {
-        self.attach(alias, hostdev)
-    }
-
-    fn take_out(&self, alias: &str) -> Result<(), LinkError> {
-        self.detach(alias)
-    }
-
-    fn take_out_plain(&self, alias: &str, hostdev: &str) -> Result<(), LinkError> {
-        self.detach_plain(alias, hostdev)
-    }
-}
 
 /// Makes the edits. On an error the definition is as before, as far as libvirt lets us.
 ///
 /// # Errors
 /// libvirt refused one of them.
-pub fn carry(connection: &Connection, defined: &Defined, edits: &[Edit]) -> Result<(), LinkError> {
+pub(super) fn carry(definition: &impl Definition, edits: &[Edit]) -> Result<(), LinkError> {
     if edits.is_empty() {
         return Ok(());
     }
-    match by_device(defined, &defined.name, &defined.xml, edits) {
-        Err(error) if error.no_support() => redefine(connection, defined, edits),
+    match by_device(definition, edits) {
+        Err(error) if error.no_support() => {
+            // Drivers without device calls (libvirt's test driver before 10): the same edits spliced into the whole.
+            definition.redefine(&|whole| edited(whole, edits))
+        }
         done => done,
     }
 }
@@ -48,36 +29,30 @@ enum Undo {
     TakeOut { alias: String },
 }
 
-fn by_device(
-    devices: &impl Devices,
-    name: &str,
-    xml: &str,
-    edits: &[Edit],
-) -> Result<(), LinkError> {
+fn by_device(definition: &impl Definition, edits: &[Edit]) -> Result<(), LinkError> {
     let mut undo = Vec::new();
-    let Err(error) = one_by_one(devices, name, xml, edits, &mut undo) else {
+    let Err(error) = one_by_one(definition, edits, &mut undo) else {
         return Ok(());
     };
     for step in undo.into_iter().rev() {
         let undone = match step {
-            Undo::PutIn { alias, hostdev } => devices.put_in(&alias, &hostdev),
-            Undo::TakeOut { alias } => devices.take_out(&alias),
+            Undo::PutIn { alias, hostdev } => definition.put_in(&alias, &hostdev),
+            Undo::TakeOut { alias } => definition.take_out(&alias),
         };
         if let Err(left) = undone {
-            tracing::error!(domain = %name, "cannot take back a half-made edit: {left}");
+            tracing::error!(domain = %definition.name(), "cannot take back a half-made edit: {left}");
         }
     }
     Err(error)
 }
 
 fn one_by_one(
-    devices: &impl Devices,
-    name: &str,
-    xml: &str,
+    definition: &impl Definition,
     edits: &[Edit],
     undo: &mut Vec<Undo>,
 ) -> Result<(), LinkError> {
-    let bad = |error| LinkError::xml(name, error);
+    let bad = |error| LinkError::xml(definition.name(), error);
+    let xml = definition.xml();
     let edited = edited(xml, edits).map_err(bad)?;
     // Everything goes out before anything comes in: two hostdevs of ours may be swapping their devices.
     for edit in edits {
@@ -89,8 +64,8 @@ fn one_by_one(
         // An addition has nothing to take out.
         let Some(hostdev) = hostdev else { continue };
         match edit {
-            Edit::Adopt { .. } => devices.take_out_plain(alias, hostdev)?,
-            _ => devices.take_out(alias)?,
+            Edit::Adopt { .. } => definition.take_out_plain(alias, hostdev)?,
+            _ => definition.take_out(alias)?,
         }
         undo.push(Undo::PutIn { alias: alias.to_owned(), hostdev: hostdev.to_owned() });
     }
@@ -100,18 +75,10 @@ fn one_by_one(
         let Some(hostdev) = device_xml(&edited, alias).map_err(bad)? else {
             continue;
         };
-        devices.put_in(alias, hostdev)?;
+        definition.put_in(alias, hostdev)?;
         undo.push(Undo::TakeOut { alias: alias.to_owned() });
     }
     Ok(())
-}
-
-/// For drivers without device calls (libvirt's test driver before 10): the same edits spliced into the whole
-/// definition, read again right before.
-fn redefine(connection: &Connection, defined: &Defined, edits: &[Edit]) -> Result<(), LinkError> {
-    let whole = defined.xml_to_redefine()?;
-    let whole = edited(&whole, edits).map_err(|error| LinkError::xml(&defined.name, error))?;
-    connection.define(&defined.name, &whole)
 }
 
 fn edited(xml: &str, edits: &[Edit]) -> Result<String, gpuslice_domxml::DomXmlError> {
@@ -125,6 +92,7 @@ fn edited(xml: &str, edits: &[Edit]) -> Result<String, gpuslice_domxml::DomXmlEr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::writing::Whole;
     use gpuslice_core::domain::HostDeviceSource;
     use gpuslice_core::request::DeviceToWrite;
     use gpuslice_domxml::read_domain;
@@ -132,6 +100,7 @@ mod tests {
 
     /// Keeps devices as libvirt does: an alias or a source twice is refused. Fails at the n-th call.
     struct Kept {
+        before: String,
         xml: RefCell<String>,
         calls: RefCell<usize>,
         fail_at: usize,
@@ -158,7 +127,7 @@ mod tests {
                 "<domain><name>vm</name><uuid>11111111-2222-4333-8444-555555555555</uuid>\
                  <devices>{devices}</devices></domain>"
             );
-            Self { xml: RefCell::new(xml), calls: RefCell::new(0), fail_at }
+            Self { before: xml.clone(), xml: RefCell::new(xml), calls: RefCell::new(0), fail_at }
         }
 
         fn call(&self) -> Result<(), LinkError> {
@@ -191,7 +160,23 @@ mod tests {
         }
     }
 
-    impl Devices for Kept {
+    impl Definition for Kept {
+        fn name(&self) -> &'static str {
+            "vm"
+        }
+
+        fn xml(&self) -> &str {
+            &self.before
+        }
+
+        fn set_metadata(&self, _: Option<&str>) -> Result<(), LinkError> {
+            unreachable!()
+        }
+
+        fn redefine(&self, _: Whole<'_>) -> Result<(), LinkError> {
+            unreachable!()
+        }
+
         fn put_in(&self, alias: &str, hostdev: &str) -> Result<(), LinkError> {
             self.call()?;
             let before = self.devices();
@@ -240,8 +225,7 @@ mod tests {
     }
 
     fn make(kept: &Kept) -> Result<(), LinkError> {
-        let xml = kept.xml.borrow().clone();
-        by_device(kept, "vm", &xml, &all_kinds())
+        carry(kept, &all_kinds())
     }
 
     #[test]
