@@ -134,7 +134,8 @@ fn is_false(flag: &bool) -> bool {
 pub struct HostDevice {
     /// What it passes.
     pub source: HostDeviceSource,
-    /// The alias, if one is written; ours begin with [`ALIAS_PREFIX`].
+    /// The alias, if somebody gave one; ours begin with [`ALIAS_PREFIX`]. What libvirt calls a device of a running domain
+    /// by itself (`hostdev0`) is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alias: Option<String>,
     /// `managed='yes'`: libvirt binds and unbinds by itself.

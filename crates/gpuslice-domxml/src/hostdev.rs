@@ -32,9 +32,13 @@ pub(crate) fn read_hostdev(hostdev: Node) -> Result<Option<HostDevice>, DomXmlEr
     Ok(Some(HostDevice { source, alias: alias.map(str::to_owned), managed }))
 }
 
-/// The alias of a device.
+/// What the aliases begin with that somebody gives; the others of a running domain libvirt has given itself
+/// (virDomainDeviceAliasIsUserAlias).
+const USER_ALIAS: &str = "ua-";
+
+/// The alias that somebody gave a device.
 pub(crate) fn alias_of<'a>(hostdev: Node<'a, '_>) -> Option<&'a str> {
-    child(hostdev, "alias")?.attribute("name")
+    child(hostdev, "alias")?.attribute("name").filter(|alias| alias.starts_with(USER_ALIAS))
 }
 
 /// The `<address>` of the `<source>`, which is the host's; the one beside it is the guest's.

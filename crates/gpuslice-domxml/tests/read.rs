@@ -275,7 +275,7 @@ fn devices_are_read_in_every_form() {
       <hostdev mode='subsystem' type='mdev' managed='yes' model='vfio-pci'><source><address uuid='AAAAAAAA-1111-5222-8333-444444444444'/></source><alias name='ua-gpuslice-gpu0'/><address type='pci' domain='0x0000' bus='0x07' slot='0x00' function='0x0'/></hostdev>
       <hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0x0000' bus='0x41' slot='0x00' function='0x4'/></source><address type='pci' domain='0' bus='9' slot='0' function='0'/></hostdev>
       <hostdev type='pci'><driver name='vfio'/><source><address domain='65537' bus='017' slot='31' function='0X7'/></source><alias name='hostdev3'/></hostdev>
-      <hostdev mode='subsystem' type='pci'><source><address slot='0x02'/></source></hostdev>
+      <hostdev mode='subsystem' type='pci'><source><address slot='0x02'/></source><alias name='ua-theirs'/></hostdev>
       <hostdev mode='subsystem' type='usb'><source><vendor id='0x1234'/><product id='0xbeef'/></source></hostdev>
       <hostdev mode='subsystem' type='scsi'><source><adapter name='scsi_host0'/></source></hostdev>
       <hostdev mode='capabilities' type='misc'><source><char>/dev/input/event3</char></source></hostdev>
@@ -295,8 +295,9 @@ fn devices_are_read_in_every_form() {
             // libvirt passes managed over on mediated devices.
             ("aaaaaaaa-1111-5222-8333-444444444444".to_owned(), Some("ua-gpuslice-gpu0"), false),
             ("0000:41:00.4".to_owned(), None, true),
-            ("10001:0f:1f.7".to_owned(), Some("hostdev3"), false),
-            ("0000:00:02.0".to_owned(), None, false),
+            // libvirt names each device of a running domain; nobody has given it that.
+            ("10001:0f:1f.7".to_owned(), None, false),
+            ("0000:00:02.0".to_owned(), Some("ua-theirs"), false),
         ]
     );
 }
