@@ -7,10 +7,14 @@
 
 #[path = "machine/actions.rs"]
 mod actions;
+#[path = "machine/agent.rs"]
+mod agent;
 #[path = "machine/answers.rs"]
 mod answers;
 #[path = "machine/beside.rs"]
 mod beside;
+#[path = "machine/calls.rs"]
+mod calls;
 #[path = "machine/directed.rs"]
 mod directed;
 #[path = "machine/disk.rs"]
@@ -47,6 +51,8 @@ mod identity;
 mod invariants;
 #[path = "machine/late.rs"]
 mod late;
+#[path = "machine/libvirt.rs"]
+mod libvirt;
 #[path = "machine/lost.rs"]
 mod lost;
 #[path = "machine/matrix.rs"]
@@ -57,6 +63,8 @@ mod mig;
 mod parking;
 #[path = "machine/past.rs"]
 mod past;
+#[path = "machine/people.rs"]
+mod people;
 #[path = "machine/picked.rs"]
 mod picked;
 #[path = "machine/place.rs"]

@@ -348,7 +348,7 @@ fn foreign_mdev(world: &World, a: u8, b: u8, c: u16) -> Option<Happening> {
     };
     // Sometimes under the very name that a claim's device is to have.
     let uuid = if c.is_multiple_of(4) {
-        let domain = world.guests[&(b % VMS)].domain.uuid;
+        let domain = world.guests[&(b % VMS)].domain().uuid;
         MdevUuid::for_claim(domain, &"gpu0".parse().unwrap(), 0)
     } else {
         MdevUuid(Uuid::from_u128(0xf000_0000_0000_4000_8000_0000_0000_0000 + u128::from(c)))

@@ -217,7 +217,7 @@ fn a_write_in_line_behind_others_is_not_stuck() {
 
 /// The VF in a VM's XML.
 fn home_of(world: &World) -> PciAddress {
-    match world.guests[&0].domain.devices[0].source {
+    match world.guests[&0].domain().devices[0].source {
         HostDeviceSource::Pci(address) => address,
         other => panic!("{other:?}"),
     }
@@ -531,7 +531,7 @@ fn a_write_that_died_with_its_daemon_is_not_waited_for() {
 fn a_claim_is_ended_by_force_once() {
     let mut world = after(&[attach(0)]);
     all(&mut world, &run(0));
-    let key = ClaimKey { owner: Owner::Domain(world.guests[&0].domain.uuid), name: name() };
+    let key = ClaimKey { owner: Owner::Domain(world.guests[&0].domain().uuid), name: name() };
     let mut end = |force| {
         let outcome = world.order(Command::Unclaim { key: key.clone(), force }).unwrap().unwrap();
         matches!(outcome.unwrap(), Answer::Done { changed: true, .. })

@@ -24,7 +24,7 @@ fn owners(world: &World) -> Vec<Owner> {
 }
 
 fn owner(world: &World, vm: u8) -> Owner {
-    Owner::Domain(world.guests[&vm].domain.uuid)
+    Owner::Domain(world.guests[&vm].domain().uuid)
 }
 
 fn mdevs(world: &World) -> usize {
@@ -145,7 +145,7 @@ fn shared(runs_with_it: u8) -> World {
     };
     // Four VFs for five pooled claims.
     let mut world = after(&[0, 1, 2, 3, 4].map(pooled));
-    let home = |vm: u8| world.guests[&vm].domain.devices[0].source;
+    let home = |vm: u8| world.guests[&vm].domain().devices[0].source;
     assert_eq!(home(0), home(4), "the fifth shares the first's");
     all(&mut world, &run(runs_with_it));
     world
@@ -160,7 +160,7 @@ fn a_shared_home_is_nobody_else_s_whoever_was_guessed() {
         assert!(!runs(&world, asks), "{asks}: {:?}", world.refusals);
         all(&mut world, &libvirt_tells());
         let run = world.driver.machine.runtime();
-        let slice: SliceId = world.guests[&has].domain.devices[0].source.slice();
+        let slice: SliceId = world.guests[&has].domain().devices[0].source.slice();
         let found = &run.assignments[&slice];
         assert_eq!((found.phase, &found.claim.owner), (Phase::Attached, &owner(&world, has)));
         assert!(run.lost.as_ref().unwrap().guessed.is_empty());
@@ -290,7 +290,7 @@ fn what_was_made_for_a_start_serves_the_same_start_after_the_loss() {
         assert_eq!(phases(&world), [Phase::Prepared]);
         (world.driver.disk.runtime, world.driver.lost_record) = (None, true);
         world.driver.restart().unwrap();
-        let domain = world.guests[&0].domain.clone();
+        let domain = world.guests[&0].domain().read().clone();
         let call = HookCall { operation: HookOperation::Prepare, domain };
         let request = world.driver.hook_before_look(call).unwrap();
         world.driver.deaths = 0;
@@ -308,7 +308,7 @@ fn what_was_made_for_a_start_serves_the_same_start_after_the_loss() {
 fn an_mdev_that_was_made_since_is_not_the_claim_s() {
     for restart in [false, true] {
         let mut world = after(&[declare(0), H::Seen { vm: 0 }]);
-        let HostDeviceSource::Mdev(uuid) = world.guests[&0].domain.devices[0].source else {
+        let HostDeviceSource::Mdev(uuid) = world.guests[&0].domain().devices[0].source else {
             panic!()
         };
         let fault = Fault::Reads { path: "*/device".to_owned(), as_: Content::NotUtf8 };
@@ -337,7 +337,7 @@ fn an_mdev_that_was_there_all_the_time_is_its_own_when_it_can_be_read() {
     for of_all in [false, true] {
         let mut world = after(&[declare(0), H::Seen { vm: 0 }]);
         all(&mut world, &run(0));
-        let HostDeviceSource::Mdev(uuid) = world.guests[&0].domain.devices[0].source else {
+        let HostDeviceSource::Mdev(uuid) = world.guests[&0].domain().devices[0].source else {
             panic!()
         };
         let list = "/sys/bus/mdev/devices";
@@ -358,7 +358,9 @@ fn an_mdev_that_was_there_all_the_time_is_its_own_when_it_can_be_read() {
 #[test]
 fn an_mdev_of_another_profile_was_never_the_claim_s() {
     let mut world = after(&[declare(0), H::Seen { vm: 0 }]);
-    let HostDeviceSource::Mdev(uuid) = world.guests[&0].domain.devices[0].source else { panic!() };
+    let HostDeviceSource::Mdev(uuid) = world.guests[&0].domain().devices[0].source else {
+        panic!()
+    };
     let (parent, type_id) = ("0000:41:00.0".parse().unwrap(), "nvidia-559".parse().unwrap());
     all(&mut world, &[H::ForeignMdev { parent, type_id, uuid }]);
     (world.driver.disk.runtime, world.driver.lost_record) = (None, true);
@@ -376,7 +378,7 @@ fn an_upgrade_after_a_loss_takes_no_mdev_that_somebody_else_has_made_since() {
     let attach =
         H::Attach { vm: 0, name: name.clone(), profile, count: 1, pool: false, reserve: false };
     let mut world = after(&[attach, H::LoseRecord { claims: false }, H::Advance { ms: 1000 }]);
-    let uuid = MdevUuid::for_claim(world.guests[&0].domain.uuid, &name, 0);
+    let uuid = MdevUuid::for_claim(world.guests[&0].domain().uuid, &name, 0);
     let parent = "0000:41:00.0".parse().unwrap();
     let type_id = "nvidia-558".parse().unwrap();
     all(&mut world, &[H::ForeignMdev { parent, type_id, uuid }]);

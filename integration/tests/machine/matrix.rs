@@ -61,7 +61,7 @@ fn name() -> ClaimName {
 }
 
 fn devices(world: &World, vm: u8) -> BTreeSet<SliceId> {
-    world.guests[&vm].domain.devices.iter().map(slice_of).collect()
+    world.guests[&vm].domain().devices.iter().map(slice_of).collect()
 }
 
 fn rows(world: &mut World) -> Vec<ClaimRow> {
@@ -75,9 +75,9 @@ fn rows(world: &mut World) -> Vec<ClaimRow> {
 fn told_truly(world: &mut World) {
     for row in rows(world) {
         let Owner::Domain(uuid) = row.claim.owner else { panic!("{row:?}") };
-        let guest = world.guests.values().find(|guest| guest.domain.uuid == uuid).unwrap();
+        let guest = world.guests.values().find(|guest| guest.domain().uuid == uuid).unwrap();
         let (pid, domain) = match guest.state {
-            State::Running(pid) => (pid, &guest.domain),
+            State::Running(pid) => (pid, guest.domain()),
             _ => {
                 assert_eq!(row.slices, [], "{row:?}");
                 continue;
@@ -252,7 +252,7 @@ fn a_saved_one_whose_vf_is_anothers_gets_another_or_is_refused() {
 #[test]
 fn a_saved_one_whose_mdev_another_program_made_is_refused() {
     let mut world = saved(Form::Mdev);
-    let uuid = MdevUuid::for_claim(world.guests[&0].domain.uuid, &name(), 0);
+    let uuid = MdevUuid::for_claim(world.guests[&0].domain().uuid, &name(), 0);
     let (parent, type_id) = ("0000:41:00.0".parse().unwrap(), "nvidia-558".parse().unwrap());
     world.refusals.clear();
     all(&mut world, &[H::ForeignMdev { parent, type_id, uuid }, H::Restore { vm: 0 }]);
@@ -400,7 +400,7 @@ fn one_that_is_defined_again_without_a_home_gets_one_when_there_is_one() {
         all(&mut world, &[H::Detach { vm: 1, name: name(), force: false }]);
         match world.order(Command::AgentWork).unwrap() {
             Some(Ok(Answer::AgentWork { look_again, .. })) => {
-                assert_eq!(look_again, [world.guests[&0].domain.uuid]);
+                assert_eq!(look_again, [world.guests[&0].domain().uuid]);
             }
             other => panic!("{other:?}"),
         }
@@ -419,10 +419,10 @@ fn a_transient_one_has_its_claim_as_long_as_it_runs() {
         let guest = world.guests.get(&0).unwrap();
         let source = match form.vfs(&world).first() {
             Some(vf) => HostDeviceSource::Pci(*vf),
-            None => HostDeviceSource::Mdev(MdevUuid::for_claim(guest.domain.uuid, &name(), 0)),
+            None => HostDeviceSource::Mdev(MdevUuid::for_claim(guest.domain().uuid, &name(), 0)),
         };
         let device = HostDevice { source, alias: Some(alias_for(&name(), 0)), managed: false };
-        world.guests.get_mut(&0).unwrap().domain.devices.push(device);
+        world.define(0, |domain| domain.devices.push(device));
         starts(&mut world, 0);
         assert_eq!(rows(&mut world).len(), 1);
         ends(&mut world, 0);

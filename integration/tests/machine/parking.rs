@@ -103,12 +103,12 @@ fn carried(world: &World, vm: u8) -> Vec<(Option<String>, MdevUuid)> {
         HostDeviceSource::Mdev(uuid) => uuid,
         HostDeviceSource::Pci(vf) => panic!("{vf}"),
     };
-    let devices = world.guests[&vm].domain.devices.iter();
+    let devices = world.guests[&vm].domain().devices.iter();
     devices.map(|d| (d.alias.clone(), of(d.source))).collect()
 }
 
 fn own(world: &World, vm: u8) -> Vec<(Option<String>, MdevUuid)> {
-    let uuid = world.guests[&vm].domain.uuid;
+    let uuid = world.guests[&vm].domain().uuid;
     let name = "gpu0".parse().unwrap();
     vec![(Some("ua-gpuslice-gpu0".to_owned()), MdevUuid::for_claim(uuid, &name, 0))]
 }
@@ -221,9 +221,9 @@ fn who_picks_one_gets_another_and_it_stays_for_the_next() {
         all(&mut world, &[pick(vm, one), H::Seen { vm }]);
         assert_eq!(carried(&world, vm), own(&world, vm));
         assert_eq!(parked(&mut world), [one]);
-        let before = world.guests[&vm].domain.clone();
+        let before = world.guests[&vm].domain().clone();
         all(&mut world, &[H::Seen { vm }]);
-        assert_eq!(world.guests[&vm].domain, before);
+        assert_eq!(*world.guests[&vm].domain(), before);
     }
     for vm in [0, 1] {
         all(&mut world, &run(vm));
@@ -252,7 +252,7 @@ fn a_vm_that_starts_before_it_is_adopted_has_the_parked_one_for_that_run() {
     else {
         panic!();
     };
-    assert_eq!(look_again, [world.guests[&1].domain.uuid]);
+    assert_eq!(look_again, [world.guests[&1].domain().uuid]);
     all(&mut world, &[H::Seen { vm: 1 }, H::Seen { vm: 0 }]);
     assert_eq!(carried(&world, 1), own(&world, 1));
     assert_eq!(carried(&world, 0), [(None, one)], "it runs");
@@ -264,7 +264,7 @@ fn a_vm_that_starts_before_it_is_adopted_has_the_parked_one_for_that_run() {
         &[H::LoseRecord { claims: false }, H::LibvirtDown, H::LibvirtUp { tells: true }],
     );
     let assigned = world.driver.machine.runtime().assignments.get(&SliceId::Mdev(one)).unwrap();
-    assert_eq!(assigned.claim.owner.to_string(), world.guests[&0].domain.uuid.to_string());
+    assert_eq!(assigned.claim.owner.to_string(), world.guests[&0].domain().uuid.to_string());
     // What a VM had is made anew before it is picked again.
     let removed = world.driver.executed;
     all(&mut world, &stop(0));
@@ -302,7 +302,7 @@ fn one_that_a_process_has_is_neither_free_nor_to_be_picked() {
 }
 
 fn assigned_to(world: &World, vm: u8) -> gpuslice_core::ids::Owner {
-    gpuslice_core::ids::Owner::Domain(world.guests[&vm].domain.uuid)
+    gpuslice_core::ids::Owner::Domain(world.guests[&vm].domain().uuid)
 }
 
 #[test]
@@ -315,7 +315,7 @@ fn one_that_is_parked_no_more_is_refused_with_what_to_do() {
     assert_eq!((runs(&world, 0), refusals(&world)), (false, vec!["absent"]));
     all(&mut world, &[H::Seen { vm: 0 }]);
     assert_eq!(carried(&world, 0), [(None, one)], "nobody knows what it was");
-    world.guests.get_mut(&0).unwrap().domain.devices.clear();
+    world.define(0, |domain| domain.devices.clear());
     world.finish().unwrap();
 }
 

@@ -23,7 +23,7 @@ fn pick(vm: u8, vf: PciAddress) -> H {
 
 /// Alias, VF and managed of each device of a domain.
 fn carried(world: &World, vm: u8) -> Vec<(Option<&str>, PciAddress, bool)> {
-    let devices = world.guests[&vm].domain.devices.iter();
+    let devices = world.guests[&vm].domain().devices.iter();
     let of = |source| match source {
         HostDeviceSource::Pci(vf) => vf,
         HostDeviceSource::Mdev(uuid) => panic!("{uuid}"),
@@ -32,7 +32,7 @@ fn carried(world: &World, vm: u8) -> Vec<(Option<&str>, PciAddress, bool)> {
 }
 
 fn homes(world: &World, vm: u8) -> Vec<(String, Vec<PciAddress>)> {
-    let owner = Owner::Domain(world.guests[&vm].domain.uuid);
+    let owner = Owner::Domain(world.guests[&vm].domain().uuid);
     let claims = world.driver.machine.durable().claims.iter();
     let mine = claims.filter(|(key, _)| key.owner == owner);
     mine.map(|(key, claim)| (key.name.to_string(), claim.home.clone())).collect()
@@ -45,7 +45,7 @@ fn a_vf_that_was_picked_is_a_claim_of_its_domain() {
     all(&mut world, &[pick(0, vf), H::Seen { vm: 0 }]);
     assert_eq!(carried(&world, 0), [(Some("ua-gpuslice-gpu0"), vf, true)]);
     assert_eq!(homes(&world, 0), [("gpu0".to_owned(), vec![vf])]);
-    assert_eq!(world.guests[&0].domain.claims, [claim(&"gpu0".parse().unwrap(), PROFILE, 1)]);
+    assert_eq!(world.guests[&0].domain().claims, [claim(&"gpu0".parse().unwrap(), PROFILE, 1)]);
     // Nobody else is given it while the domain is shut off.
     let all_but_one = H::Attach {
         vm: 1,
@@ -58,18 +58,19 @@ fn a_vf_that_was_picked_is_a_claim_of_its_domain() {
     all(&mut world, &[all_but_one]);
     assert!(!homes(&world, 1)[0].1.contains(&vf));
     // It is so, and stays so.
-    let (domain, durable) = (world.guests[&0].domain.clone(), world.driver.disk.durable());
+    let (domain, durable) = (world.guests[&0].domain().clone(), world.driver.disk.durable());
     all(&mut world, &[H::Seen { vm: 0 }]);
-    assert_eq!((&world.guests[&0].domain, world.driver.disk.durable()), (&domain, durable));
+    assert_eq!((world.guests[&0].domain(), world.driver.disk.durable()), (&domain, durable));
     all(&mut world, &run(0));
     assert!(runs(&world, 0), "{:?}", world.refusals);
     assert!(world.driver.machine.runtime().assignments.contains_key(&SliceId::Vf(vf)));
     all(&mut world, &stop(0));
     assert_eq!(phases(&world), []);
     // Terraform defines it without the metadata again: the same claim.
-    let device = &mut world.guests.get_mut(&0).unwrap().domain;
-    device.claims.clear();
-    device.devices[0].alias = None;
+    world.define(0, |domain| {
+        domain.claims.clear();
+        domain.devices[0].alias = None;
+    });
     let taken = vfs(&world)[4];
     all(&mut world, &[pick(0, taken), H::Seen { vm: 0 }]);
     // The other one is the home of another claim by now, and there is none left.
@@ -117,7 +118,7 @@ fn a_pick_that_cannot_be_served_stays_as_it_is() {
     };
     let vf = vfs(&world)[0];
     all(&mut world, &[several, pick(1, vf)]);
-    let domain = world.guests[&1].domain.clone();
+    let domain = world.guests[&1].domain().read().clone();
     let seen = world.order(Command::DomainSeen { domain: domain.clone(), shut_off: true });
     let Some(Ok(Answer::Domain { devices, refused, adopted })) = seen.unwrap() else { panic!() };
     assert_eq!((devices, adopted), (Vec::new(), Vec::new()));
@@ -136,10 +137,10 @@ fn what_is_not_of_a_layout_or_has_an_alias_is_left_alone() {
     let (vf, absent) = (vfs(&world)[0], "0000:7f:00.1".parse().unwrap());
     all(&mut world, &[pick(0, network), pick(0, vf), pick(0, absent)]);
     let alias = Some("ua-theirs".to_owned());
-    world.guests.get_mut(&0).unwrap().domain.devices[1].alias = alias;
-    let before = world.guests[&0].domain.clone();
+    world.define(0, |domain| domain.devices[1].alias = alias);
+    let before = world.guests[&0].domain().clone();
     all(&mut world, &[H::Seen { vm: 0 }]);
-    assert_eq!(world.guests[&0].domain, before);
+    assert_eq!(*world.guests[&0].domain(), before);
     assert_eq!(homes(&world, 0), []);
     world.finish().unwrap();
 }
@@ -150,13 +151,13 @@ fn what_is_not_of_a_layout_or_has_an_alias_is_left_alone() {
 fn a_claim_that_lacks_its_device_takes_the_pick() {
     let mut world = after(&[]);
     let vf = vfs(&world)[2];
-    let domain = &mut world.guests.get_mut(&0).unwrap().domain;
-    domain.claims.push(claim(&"mine".parse().unwrap(), PROFILE, 1));
+    let mine = claim(&"mine".parse().unwrap(), PROFILE, 1);
+    world.define(0, |domain| domain.claims.push(mine));
     all(&mut world, &[pick(0, vf), H::Seen { vm: 0 }]);
     assert_eq!(carried(&world, 0), [(Some("ua-gpuslice-mine"), vf, true)]);
     // Its device was taken out, and another one picked: it moves there.
     let other = vfs(&world)[5];
-    world.guests.get_mut(&0).unwrap().domain.devices.clear();
+    world.define(0, |domain| domain.devices.clear());
     all(&mut world, &[pick(0, other), H::Seen { vm: 0 }]);
     assert_eq!(carried(&world, 0), [(Some("ua-gpuslice-mine"), other, true)]);
     assert_eq!(homes(&world, 0), [("mine".to_owned(), vec![other])]);
@@ -168,7 +169,7 @@ fn a_vf_that_takes_a_type_is_of_no_profile_yet() {
     let mut world = after(&[]);
     let vf = vfs_of(&world.driver.kernel, "0000:c1:00.0".parse().unwrap())[0];
     all(&mut world, &[pick(0, vf)]);
-    let domain = world.guests[&0].domain.clone();
+    let domain = world.guests[&0].domain().read().clone();
     let seen = world.order(Command::DomainSeen { domain, shut_off: true }).unwrap();
     let Some(Ok(Answer::Domain { refused, adopted, .. })) = seen else { panic!("{seen:?}") };
     assert_eq!(adopted, []);
@@ -180,7 +181,7 @@ fn a_vf_that_takes_a_type_is_of_no_profile_yet() {
     let refusals: Vec<&str> = world.refusals.keys().map(|code| code.as_str()).collect();
     assert_eq!(refusals, ["managed"]);
     let key = ClaimKey {
-        owner: Owner::Domain(world.guests[&0].domain.uuid),
+        owner: Owner::Domain(world.guests[&0].domain().uuid),
         name: "gpu0".parse().unwrap(),
     };
     assert!(!world.driver.machine.durable().claims.contains_key(&key));

@@ -1,17 +1,20 @@
 //! Hot-plug: the agent asks for slices, libvirt plugs them in, the agent tells. It can go wrong, and the agent can
 //! die, between any two of these.
 
+use crate::agent::{Runs, concerns_us};
 use crate::directed::{after, all, declare, phases, run, runs, stop};
-use crate::domains::{claim, write_devices};
+use crate::domains::claim;
 use crate::happening::Happening;
 use crate::happening::Happening as H;
 use crate::invariants::{Broken, slice_of};
 use crate::world::{State, World};
-use gpuslice_core::domain::{ClaimRequest, HostDevice};
+use gpuslice_core::domain::ClaimRequest;
 use gpuslice_core::ids::{ClaimKey, ClaimName, Owner, SliceId};
 use gpuslice_core::machine::RequestId;
 use gpuslice_core::request::{Answer, Command, DeviceToWrite};
 use gpuslice_core::state::Phase;
+use gpuslice_libvirt::writing::{self, Into, Plugs as _};
+use std::cell::RefCell;
 
 /// A hot-plug the agent has asked for.
 #[derive(Debug, Clone)]
@@ -28,13 +31,14 @@ impl World {
             return;
         }
         let claim = claim(name, profile, count);
+        let in_definition = guest.definition.claims.iter().any(|c| c.name == *name);
         let request = self.driver.command(Command::Plug {
-            domain: guest.domain.uuid,
-            domain_name: guest.domain.name.clone(),
+            domain: guest.definition.uuid,
+            domain_name: guest.definition.name.clone(),
             request: claim.clone(),
             pool: None,
             reserve: None,
-            keep,
+            keep: keep || in_definition,
         });
         self.plugging.insert(vm, Asked { request, claim, keep });
     }
@@ -58,7 +62,7 @@ impl World {
         if dies {
             return Ok(());
         }
-        let domain = self.guests[&vm].domain.clone();
+        let domain = self.guests[&vm].domain().read().clone();
         let tell = if plugged {
             Command::DomainRuns { domain }
         } else {
@@ -68,75 +72,71 @@ impl World {
         self.order(tell).map(drop)
     }
 
+    /// A VM that runs, with what changes it.
+    fn runs(&mut self, vm: u8) -> Option<Runs<'_>> {
+        let guest = self.guests.get_mut(&vm).unwrap();
+        let (State::Running(pid), Some(live)) = (guest.state, guest.live.as_mut()) else {
+            return None;
+        };
+        Some(Runs {
+            pid,
+            kernel: RefCell::new(&mut self.driver.kernel),
+            live: RefCell::new(live),
+            definition: RefCell::new(&mut guest.definition),
+            opened: RefCell::default(),
+        })
+    }
+
     /// All of them or none.
     fn libvirt_plugs(&mut self, vm: u8, asked: &Asked, devices: &[DeviceToWrite]) -> bool {
-        let guest = self.guests.get_mut(&vm).unwrap();
-        let State::Running(pid) = guest.state else { return false };
-        let missing: Vec<HostDevice> = devices
-            .iter()
-            .filter(|want| guest.domain.devices.iter().all(|d| d.source != want.source))
-            .map(|want| HostDevice {
-                source: want.source,
-                alias: Some(want.alias.clone()),
-                managed: false,
-            })
-            .collect();
-        let mut opened = Vec::new();
-        for slice in missing.iter().map(slice_of) {
-            if self.driver.kernel.open(pid, "qemu", slice).is_err() {
-                for slice in opened {
-                    self.driver.kernel.close(pid, slice);
-                }
-                return false;
-            }
-            opened.push(slice);
+        let definition = self.guests[&vm].definition.read().clone();
+        let live = self.guests[&vm].domain().read().clone();
+        let Some(runs) = self.runs(vm) else { return false };
+        let into = asked.keep.then_some(&definition);
+        if writing::plug(&runs, &live, into, &asked.claim, devices).is_err() {
+            return false;
         }
+        let (pid, opened) = (runs.pid, runs.opened.into_inner());
         self.plugs += u32::try_from(opened.len()).unwrap();
         self.driver.plugged_in(pid, &opened);
-        let known = guest.domain.claims.iter().any(|c| c.name == asked.claim.name);
-        guest.domain.claims.retain(|c| c.name != asked.claim.name);
-        guest.domain.claims.push(asked.claim.clone());
-        guest.domain.devices.extend(missing);
-        if !asked.keep && !known {
-            guest.live_only.insert(asked.claim.name.clone());
-        }
         true
     }
 
     /// The guest lets go of a claim's devices. Somebody may have asked libvirt for it behind the agent's back.
     pub fn hot_unplug(&mut self, vm: u8, name: &ClaimName, by_hand: bool) -> Result<(), Broken> {
-        let guest = self.guests.get_mut(&vm).unwrap();
-        let State::Running(pid) = guest.state else { return Ok(()) };
-        let of_claim = |d: &&HostDevice| d.our_claim().is_some_and(|(n, _)| n == *name);
-        let gone: Vec<_> = guest.domain.devices.iter().filter(of_claim).map(slice_of).collect();
+        let live = self.guests[&vm].domain().read().clone();
+        let uuid = live.uuid;
+        let Some(runs) = self.runs(vm) else { return Ok(()) };
+        let of_claim =
+            live.devices.iter().filter(|d| d.our_claim().is_some_and(|(n, _)| n == *name));
+        let gone: Vec<_> = of_claim.collect();
         if gone.is_empty() {
             return Ok(());
         }
-        guest.domain.claims.retain(|c| c.name != *name);
-        write_devices(&mut guest.domain, |n| n == name, Vec::new());
-        for slice in &gone {
-            self.driver.kernel.close(pid, *slice);
-            if let Some(vm) = self.driver.vms.get_mut(&pid) {
-                vm.claimed.remove(slice);
+        for device in &gone {
+            runs.unplug(device.alias.as_deref().unwrap(), Into::LIVE).unwrap();
+        }
+        let pid = runs.pid;
+        if let Some(vm) = self.driver.vms.get_mut(&pid) {
+            for device in &gone {
+                vm.claimed.remove(&slice_of(device));
             }
         }
-        let domain = self.guests[&vm].domain.clone();
-        let key = ClaimKey { owner: Owner::Domain(domain.uuid), name: name.clone() };
+        // While the claim is still in its XML.
+        let domain = self.guests[&vm].domain().read().clone();
         self.order(Command::DomainRuns { domain })?;
-        if !by_hand {
-            self.order(Command::Unclaim { key, force: true })?;
+        if by_hand {
+            return Ok(());
+        }
+        let live = self.guests[&vm].domain().read().clone();
+        if let Some(runs) = self.runs(vm) {
+            writing::forget(&runs, &live, name).unwrap();
+        }
+        let key = ClaimKey { owner: Owner::Domain(uuid), name: name.clone() };
+        if let Some(Ok(_)) = self.order(Command::Unclaim { key, force: true })? {
+            self.take_out(vm, name)?;
         }
         Ok(())
-    }
-
-    /// What was only plugged in is not in the definition the next start takes.
-    pub fn forget_live_only(&mut self) {
-        for guest in self.guests.values_mut().filter(|g| g.state == State::Off) {
-            for name in std::mem::take(&mut guest.live_only) {
-                guest.domain.claims.retain(|c| c.name != name);
-                write_devices(&mut guest.domain, |n| *n == name, Vec::new());
-            }
-        }
     }
 
     /// The agent comes (back) and looks at everything that runs.
@@ -145,8 +145,8 @@ impl World {
         let running: Vec<_> = self
             .guests
             .values()
-            .filter(|g| matches!(g.state, State::Running(_)))
-            .map(|g| g.domain.clone())
+            .filter(|g| matches!(g.state, State::Running(_)) && concerns_us(g.domain()))
+            .map(|g| g.domain().read().clone())
             .collect();
         for domain in running {
             self.order(Command::DomainRuns { domain })?;
@@ -356,7 +356,7 @@ fn killed_at_each_write_a_hot_plug_that_libvirt_refuses_is_undone() {
                     None => after(&run(0)),
                 };
                 all(&mut world, &[H::Kill { after: kill }, plug("nvidia-a40-4q", true)]);
-                let owner = Owner::Domain(world.guests[&0].domain.uuid);
+                let owner = Owner::Domain(world.guests[&0].domain().uuid);
                 let key = ClaimKey { owner, name: "gpu1".parse().unwrap() };
                 if tells {
                     world.order(Command::PlugFailed { key }).unwrap();
@@ -406,7 +406,7 @@ fn a_home_that_was_given_away_meanwhile_is_not_had_twice() {
     let (name, profile) = ("gpu0".parse().unwrap(), "amd-74a1-vf8".to_owned());
     all(&mut world, &[H::Attach { vm: 1, name, profile, count: 8, pool: false, reserve: false }]);
     assert!(homes(&world).contains(&home) && homes(&world).len() == 8);
-    let owner = Owner::Domain(world.guests[&0].domain.uuid);
+    let owner = Owner::Domain(world.guests[&0].domain().uuid);
     let key = ClaimKey { owner, name: "gpu1".parse().unwrap() };
     world.order(Command::PlugFailed { key: key.clone() }).unwrap();
     assert_eq!(homes(&world).len(), 8);

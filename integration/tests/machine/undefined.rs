@@ -14,7 +14,7 @@ fn claims(world: &World) -> Vec<(&ClaimKey, &Claim)> {
 
 /// Where each claim of a domain lives.
 fn homes(world: &World, vm: u8) -> Vec<PciAddress> {
-    let owner = gpuslice_core::ids::Owner::Domain(world.guests[&vm].domain.uuid);
+    let owner = gpuslice_core::ids::Owner::Domain(world.guests[&vm].domain().uuid);
     claims(world)
         .into_iter()
         .filter(|(k, _)| k.owner == owner)
@@ -29,10 +29,10 @@ fn several(vm: u8, count: u32) -> H {
 
 /// virsh undefine, and later virsh define of the same XML.
 fn undefine(world: &mut World, vm: u8) -> impl FnOnce(&mut World) + use<> {
-    let domain = world.guests[&vm].domain.clone();
+    let definition = world.guests[&vm].definition.clone();
     all(world, &[H::Undefine { vm }]);
     move |world| {
-        world.guests.get_mut(&vm).unwrap().domain = domain;
+        world.guests.get_mut(&vm).unwrap().definition = definition;
         all(world, &[H::Seen { vm }]);
     }
 }
@@ -104,7 +104,7 @@ fn one_that_runs_on_keeps_its_slice_and_then_its_home() {
 
 /// Whether each claim of a VM is orphaned, and whether its domain is known to be undefined.
 fn gone(world: &World, vm: u8) -> Vec<(bool, bool)> {
-    let owner = gpuslice_core::ids::Owner::Domain(world.guests[&vm].domain.uuid);
+    let owner = gpuslice_core::ids::Owner::Domain(world.guests[&vm].domain().uuid);
     let of_vm = claims(world).into_iter().filter(|(key, _)| key.owner == owner);
     of_vm.map(|(_, claim)| (claim.orphaned, claim.undefined)).collect()
 }
@@ -122,9 +122,9 @@ fn one_that_is_being_started_anew_is_not_given_up() {
             let (before, then) = steps.split_at(done);
             all(&mut world, before);
             let home = homes(&world, 0);
-            let domain = world.guests[&0].domain.clone();
+            let definition = world.guests[&0].definition.clone();
             all(&mut world, &[H::Undefine { vm: 0 }]);
-            world.guests.get_mut(&0).unwrap().domain = domain;
+            world.guests.get_mut(&0).unwrap().definition = definition;
             assert_eq!(gone(&world, 0), [(false, true)]);
             // Nobody else is given its home.
             all(&mut world, &[attach(2), H::Lazy { on: false }]);
@@ -150,9 +150,9 @@ fn one_that_is_being_started_anew_is_not_given_up() {
 fn a_start_that_comes_to_nothing_leaves_an_undefined_domain_s_claim_without_owner() {
     for dies in [false, true] {
         let mut world = after(&[attach(0), H::Lazy { on: true }, H::Start { vm: 0 }]);
-        let domain = world.guests[&0].domain.clone();
+        let definition = world.guests[&0].definition.clone();
         all(&mut world, &[H::Undefine { vm: 0 }]);
-        world.guests.get_mut(&0).unwrap().domain = domain;
+        world.guests.get_mut(&0).unwrap().definition = definition;
         assert_eq!(gone(&world, 0), [(false, true)]);
         if dies {
             world.driver.restart().unwrap();
@@ -178,9 +178,9 @@ fn a_start_that_waits_is_one_that_is_being_started() {
     all(&mut world, &stop(0));
     all(&mut world, &[H::Start { vm: 0 }]);
     assert_eq!(phases(&world), [Phase::Releasing]);
-    let domain = world.guests[&0].domain.clone();
+    let definition = world.guests[&0].definition.clone();
     all(&mut world, &[H::Undefine { vm: 0 }, attach(2)]);
-    world.guests.get_mut(&0).unwrap().domain = domain;
+    world.guests.get_mut(&0).unwrap().definition = definition;
     assert_eq!((homes(&world, 2), gone(&world, 0)), (vec![], vec![(false, true)]));
     all(&mut world, &[H::Lazy { on: false }, H::Next { vm: 0 }, H::Next { vm: 0 }]);
     assert!(runs(&world, 0), "{:?}", world.refusals);

@@ -95,7 +95,7 @@ fn one_that_cannot_be_reset_is_held_back() {
     all(&mut world, &[H::Start { vm: 1 }, H::Next { vm: 1 }, H::Next { vm: 1 }]);
     assert_eq!(world.refusals[&Code::Dirty], 2);
     all(&mut world, &[attach(2)]);
-    assert_ne!(world.guests[&2].domain.devices[0].source.slice(), *slice);
+    assert_ne!(world.guests[&2].domain().devices[0].source.slice(), *slice);
     // A restart tries again, in vain, and forgets nothing.
     again(&mut world);
     assert_eq!(dirty(&mut world).len(), 1);

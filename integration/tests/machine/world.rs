@@ -1,19 +1,24 @@
 //! The world around the daemon: libvirtd with its domains, people, other programs and hardware.
 
-use crate::domains::{claim, write_adopted, write_devices};
+use crate::calls;
+use crate::domains::claim;
 use crate::driver::Driver;
 use crate::happening::Happening;
 use crate::hosts::Host;
 use crate::identity::Kept;
 use crate::invariants::{Broken, clean_before_the_next, slice_of};
+use crate::libvirt::{No, Print, Xml};
+use crate::people;
 use crate::place::Place;
 use crate::plugging::Asked;
 use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource, alias_for};
-use gpuslice_core::ids::{ClaimKey, ClaimName, MdevUuid, Owner, PciAddress, SliceId};
-use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation, RequestId};
+use gpuslice_core::ids::{ClaimName, MdevUuid, PciAddress, SliceId};
+use gpuslice_core::machine::{HookAnswer, HookCall, RequestId};
 use gpuslice_core::port::{HostRead, HostWrite, link_name};
 use gpuslice_core::refusal::{Code, Refusal};
-use gpuslice_core::request::{Answer, Command, DeviceToWrite, Outcome};
+use gpuslice_core::request::{Command, Outcome};
+use gpuslice_hook_proto::Operation;
+use gpuslice_qemu_hook::verdict::Verdict;
 use gpuslice_sim::{Kernel, Noise, Pace};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -37,11 +42,19 @@ pub enum State {
 
 #[derive(Debug, Clone)]
 pub struct Guest {
-    pub domain: Domain,
+    /// What the next start takes.
+    pub definition: Xml,
+    /// The copy of it that libvirt made for this run.
+    pub live: Option<Xml>,
     pub state: State,
-    /// Claims that only this run has.
-    pub live_only: BTreeSet<ClaimName>,
     pub kept: Kept,
+}
+
+impl Guest {
+    /// What libvirt prints for whoever asks: of a domain that runs, what it runs with.
+    pub fn domain(&self) -> &Xml {
+        self.live.as_ref().unwrap_or(&self.definition)
+    }
 }
 
 pub struct World {
@@ -75,10 +88,9 @@ impl World {
         let place = Place::of(host);
         let guests = (0..VMS).map(|vm| {
             let uuid = Uuid::from_u128(0x6000_0000_0000_4000_8000_0000_0000_0000 + u128::from(vm));
-            let (claims, devices) = (Vec::new(), Vec::new());
-            let domain = Domain { uuid, name: format!("vm{vm}"), claims, devices };
-            let (state, live_only, kept) = (State::Off, BTreeSet::new(), Kept::default());
-            (vm, Guest { domain, state, live_only, kept })
+            let definition = Xml::plain(format!("vm{vm}"), uuid);
+            let (state, live, kept) = (State::Off, None, Kept::default());
+            (vm, Guest { definition, live, state, kept })
         });
         let mut world = Self {
             driver: Driver::new(&place.file, place.config(0))?,
@@ -119,7 +131,9 @@ impl World {
         self.act(what)?;
         self.driver.drain()?;
         self.driver.known_after_all();
-        self.forget_live_only();
+        for guest in self.guests.values_mut().filter(|guest| guest.state == State::Off) {
+            guest.live = None;
+        }
         if self.driver.deaths > 0 {
             self.driver.deaths = 0;
             self.ask_again()?;
@@ -257,118 +271,95 @@ impl World {
         Ok(self.driver.answers.remove(&request))
     }
 
-    fn attach(
-        &mut self,
-        vm: u8,
-        name: &ClaimName,
-        profile: &str,
-        count: u32,
-        (pool, reserve): (bool, bool),
-    ) -> Result<(), Broken> {
-        let domain = self.guest(vm).domain.clone();
-        let request = claim(name, profile, count);
-        let outcome = self.order(Command::Claim {
-            owner: Owner::Domain(domain.uuid),
-            owner_name: domain.name,
-            request: request.clone(),
-            pool: Some(pool),
-            reserve: Some(reserve),
-            dry_run: false,
-        })?;
+    /// Somebody defines a domain that does not run by other XML; libvirt may refuse that.
+    pub fn edit(&mut self, vm: u8, edit: impl FnOnce(&Xml) -> Result<Xml, No>) {
         let guest = self.guest(vm);
-        if let (Some(Ok(Answer::Claimed { devices, .. })), State::Off) = (outcome, guest.state) {
-            guest.domain.claims.retain(|c| c.name != *name);
-            guest.domain.claims.push(request);
-            write_devices(&mut guest.domain, |n| n == name, devices);
+        if guest.state == State::Off
+            && let Ok(new) = edit(&guest.definition)
+        {
+            guest.definition = new;
         }
-        Ok(())
     }
 
-    fn detach(&mut self, vm: u8, name: &ClaimName, force: bool) -> Result<(), Broken> {
-        let owner = Owner::Domain(self.guest(vm).domain.uuid);
-        let key = ClaimKey { owner, name: name.clone() };
-        let outcome = self.order(Command::Unclaim { key, force })?;
-        let guest = self.guest(vm);
-        if matches!((outcome, guest.state), (Some(Ok(_)), State::Off)) {
-            guest.domain.claims.retain(|c| c.name != *name);
-            write_devices(&mut guest.domain, |n| n == name, Vec::new());
-        }
-        Ok(())
+    /// The same, for who has in mind what the domain is to be.
+    pub fn define(&mut self, vm: u8, change: impl FnOnce(&mut Domain)) {
+        self.edit(vm, |xml| {
+            let mut domain = xml.read().clone();
+            change(&mut domain);
+            let new = Xml::defined(&people::defined_as(xml.text(), &domain))?;
+            assert_eq!(*new.read(), domain);
+            Ok(new)
+        });
     }
 
     fn declare(&mut self, vm: u8, name: &ClaimName, profile: &str, count: u32) {
-        let guest = self.guest(vm);
-        if guest.state != State::Off {
-            return;
-        }
-        let uuid = guest.domain.uuid;
-        let device = |index| DeviceToWrite {
-            alias: alias_for(name, index),
-            source: HostDeviceSource::Mdev(MdevUuid::for_claim(uuid, name, index)),
-        };
-        write_devices(&mut guest.domain, |n| n == name, (0..count).map(device).collect());
-        guest.domain.claims.retain(|c| c.name != *name);
-        guest.domain.claims.push(claim(name, profile, count));
-    }
-
-    pub fn seen(&mut self, vm: u8) -> Result<(), Broken> {
-        let (mut domain, state) = (self.guest(vm).domain.clone(), self.guest(vm).state);
-        // The persistent definition, without what was only plugged in.
-        let live_only = &self.guest(vm).live_only;
-        domain.claims.retain(|c| !live_only.contains(&c.name));
-        domain.devices.retain(|d| d.our_claim().is_none_or(|(n, _)| !live_only.contains(&n)));
-        let shut_off = state == State::Off;
-        let outcome = self.order(Command::DomainSeen { domain, shut_off })?;
-        if let (Some(Ok(Answer::Domain { devices, adopted, .. })), true) = (outcome, shut_off) {
-            let domain = &mut self.guest(vm).domain;
-            write_adopted(domain, adopted, &devices);
-            write_devices(domain, |_| true, devices);
-        }
-        Ok(())
+        self.define(vm, |domain| {
+            domain.claims.retain(|c| c.name != *name);
+            domain.claims.push(claim(name, profile, count));
+            domain.devices.retain(|d| d.our_claim().is_none_or(|(other, _)| other != *name));
+            domain.devices.extend((0..count).map(|index| HostDevice {
+                source: HostDeviceSource::Mdev(MdevUuid::for_claim(domain.uuid, name, index)),
+                alias: Some(alias_for(name, index)),
+                managed: false,
+            }));
+        });
     }
 
     fn copy(&mut self, from: u8, to: u8) {
-        let original = &self.guest(from).domain;
-        let (claims, devices) = (original.claims.clone(), original.devices.clone());
-        let guest = self.guest(to);
-        if guest.state == State::Off && from != to {
-            (guest.domain.claims, guest.domain.devices) = (claims, devices);
+        if from != to {
+            let text = self.guests[&from].domain().text().to_owned();
+            self.edit(to, |xml| Xml::defined(&people::copied(&text, &xml.name, xml.uuid)));
         }
     }
 
     fn undefine(&mut self, vm: u8) -> Result<(), Broken> {
-        let uuid = self.guest(vm).domain.uuid;
+        let uuid = self.guest(vm).definition.uuid;
         self.order(Command::DomainGone { uuid })?;
         let guest = self.guest(vm);
-        guest.kept.definition = Some(guest.domain.clone());
+        guest.kept.definition = Some(guest.definition.clone());
         if guest.state == State::Off {
-            guest.domain.claims.clear();
-            guest.domain.devices.clear();
+            guest.definition = Xml::plain(guest.definition.name.clone(), uuid);
         }
         Ok(())
     }
 
     fn plain(&mut self, vm: u8, slice: SliceId, managed: bool) {
-        let source = match slice {
-            SliceId::Mdev(uuid) => HostDeviceSource::Mdev(uuid),
-            SliceId::Vf(address) | SliceId::Function(address) => HostDeviceSource::Pci(address),
-        };
-        let guest = self.guest(vm);
-        // libvirt refuses a domain with one device twice.
-        let twice = guest.domain.devices.iter().any(|d| d.source == source);
-        if guest.state == State::Off && !twice {
-            guest.domain.devices.push(HostDevice { source, alias: None, managed });
+        let device = people::hostdev_written(HostDeviceSource::of(slice), None, managed);
+        self.edit(vm, |xml| xml.change(Print::Inactive, |def| def.attach(&device)));
+    }
+
+    /// What the machine is told, or what libvirt is told by the hook alone.
+    fn call(&mut self, vm: u8, operation: Operation, extra: &str) -> RequestId {
+        let xml = self.guests[&vm].domain();
+        self.ask(calls::told(operation, extra, xml))
+    }
+
+    pub fn ask(&mut self, told: Result<HookCall, Verdict>) -> RequestId {
+        match told {
+            Ok(call) => self.driver.hook(call),
+            Err(verdict) => {
+                let request = self.driver.request();
+                let answer = match verdict {
+                    Verdict::Pass => HookAnswer::Proceed,
+                    Verdict::Refused(refusal) => HookAnswer::Refuse(refusal),
+                    Verdict::Edited(_) => unreachable!("nobody was asked"),
+                };
+                self.driver.told.insert(request, answer);
+                request
+            }
         }
     }
 
-    fn call(&mut self, vm: u8, operation: HookOperation) -> RequestId {
-        let domain = self.guest(vm).domain.clone();
-        self.driver.hook(HookCall { operation, domain })
+    pub fn start(&mut self, vm: u8) {
+        let definition = self.guest(vm).definition.clone();
+        self.begin(vm, &definition);
     }
 
-    pub fn start(&mut self, vm: u8) {
+    /// Starts a domain with this XML, its own or that of an image.
+    pub fn begin(&mut self, vm: u8, xml: &Xml) {
         if self.libvirt_up && self.guest(vm).state == State::Off {
-            let request = self.call(vm, HookOperation::Prepare);
+            self.guest(vm).live = Some(xml.prepared(self.next_pid));
+            let request = self.call(vm, Operation::Prepare, "-");
             self.guest(vm).state = State::Asking(request);
         }
     }
@@ -381,24 +372,25 @@ impl World {
         self.driver.drain()?;
         match self.guest(vm).state {
             State::Off | State::Running(_) => {}
-            State::Asking(request) => match self.driver.told.remove(&request) {
-                Some(HookAnswer::Refuse(refusal)) => {
-                    *self.refusals.entry(refusal.code).or_default() += 1;
-                    self.guest(vm).state = State::Ended;
+            State::Asking(request) => {
+                let Some(answer) = self.driver.told.remove(&request) else { return Ok(()) };
+                match calls::heeded(Operation::Prepare, self.guests[&vm].domain(), answer) {
+                    Verdict::Refused(refusal) => {
+                        *self.refusals.entry(refusal.code).or_default() += 1;
+                        self.guest(vm).state = State::Ended;
+                    }
+                    Verdict::Pass => self.launch(vm)?,
+                    Verdict::Edited(_) => return Err(Broken::new("hook", "a start is edited")),
                 }
-                Some(_) => self.launch(vm)?,
-                None => {}
-            },
+            }
             State::Launched(pid) => {
-                self.call(vm, HookOperation::Started);
+                self.call(vm, Operation::Started, "-");
                 self.guest(vm).state = State::Running(pid);
             }
             ended @ (State::Ended | State::Left) => {
                 self.give_back_managed(vm);
-                let left = ended == State::Left;
-                let operation =
-                    if left { HookOperation::MigratedAway } else { HookOperation::Release };
-                self.call(vm, operation);
+                let why = if ended == State::Left { "migrated" } else { "destroyed" };
+                self.call(vm, Operation::Release, why);
                 self.guest(vm).state = State::Off;
             }
         }
@@ -408,7 +400,9 @@ impl World {
     /// QEMU opens every device or ends.
     fn launch(&mut self, vm: u8) -> Result<(), Broken> {
         let pid = self.pid();
-        let domain = self.guest(vm).domain.clone();
+        let live = self.guests[&vm].domain().live(pid);
+        let domain = live.read().clone();
+        self.guest(vm).live = Some(live);
         let claimed = domain.devices.iter().filter(|d| d.our_claim().is_some()).map(slice_of);
         self.driver.launched(pid, domain.uuid, claimed.collect());
         let mut good = true;
@@ -436,7 +430,7 @@ impl World {
 
     /// libvirt gives managed devices back to the host.
     fn give_back_managed(&mut self, vm: u8) {
-        for device in self.guest(vm).domain.devices.clone() {
+        for device in self.guest(vm).domain().devices.clone() {
             if let (true, HostDeviceSource::Pci(vf)) = (device.managed, device.source)
                 && self.driver.kernel.holders(SliceId::Vf(vf)).is_empty()
             {
@@ -489,7 +483,7 @@ impl World {
         self.libvirt_up = true;
         for vm in 0..VMS {
             match self.guest(vm).state {
-                State::Running(_) => drop(self.call(vm, HookOperation::Reconnect)),
+                State::Running(_) => drop(self.call(vm, Operation::Reconnect, "-")),
                 State::Ended | State::Left if !tells => self.guest(vm).state = State::Off,
                 _ => {}
             }
@@ -500,7 +494,7 @@ impl World {
     fn ask_again(&mut self) -> Result<(), Broken> {
         for vm in 0..VMS {
             if let State::Asking(_) = self.guest(vm).state {
-                let request = self.call(vm, HookOperation::Prepare);
+                let request = self.call(vm, Operation::Prepare, "-");
                 self.guest(vm).state = State::Asking(request);
             }
         }
@@ -530,7 +524,7 @@ impl World {
         // Nobody could tell another's mdev from one of ours by the same name any more.
         let name = "gpu0".parse().unwrap();
         let named = |guest: &Guest| {
-            let uuid = MdevUuid::for_claim(guest.domain.uuid, &name, 0);
+            let uuid = MdevUuid::for_claim(guest.domain().uuid, &name, 0);
             self.driver.foreign_mdevs.contains(&SliceId::Mdev(uuid))
         };
         if self.guests.values().any(named) {
