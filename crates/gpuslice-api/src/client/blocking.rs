@@ -2,23 +2,21 @@
 
 use super::socket;
 use rustix::buffer::spare_capacity;
-use rustix::io::{Errno, retry_on_intr};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv, socket_with,
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
+    send, socket_with,
 };
-use std::io::{self, Write as _};
-use std::os::unix::net::UnixStream;
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
-
-/// How long an answer is looked for before this sleeps until it comes: waking a processor that has nothing else to do takes
-/// longer than most answers. Whoever else wants the processor has it meanwhile.
-const SOON: Duration = Duration::from_micros(500);
 
 /// A connection whose every call ends before it returns.
 #[derive(Debug)]
 pub(super) struct Stream {
-    stream: UnixStream,
+    socket: OwnedFd,
     /// How long an answer may take, and until when that is.
     limit: Option<(Duration, Instant)>,
 }
@@ -30,9 +28,7 @@ impl Stream {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         connect(&socket, &address)?;
-        let stream = UnixStream::from(socket);
-        stream.set_nonblocking(false)?;
-        Ok(Self { stream, limit: None })
+        Ok(Self { socket, limit: None })
     }
 
     /// From now on gives up after so long; never, without one.
@@ -41,42 +37,48 @@ impl Stream {
     }
 
     /// How long the next call may take.
-    fn left(&self) -> io::Result<Option<Duration>> {
-        let Some((_, deadline)) = self.limit else {
+    fn left(&self) -> io::Result<Option<Timespec>> {
+        let Some((patience, deadline)) = self.limit else {
             return Ok(None);
         };
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() { Err(self.late()) } else { Ok(Some(left)) }
+        if left.is_zero() {
+            return Err(io::Error::other(format!("no answer within {} s", patience.as_secs())));
+        }
+        // What no clock can count to is without end.
+        Ok(Timespec::try_from(left).ok())
     }
 
-    fn late(&self) -> io::Error {
-        let seconds = self.limit.map_or(0, |(patience, _)| patience.as_secs());
-        io::Error::other(format!("no answer within {seconds} s"))
-    }
-
-    fn told(&self, error: io::Error) -> io::Error {
-        if error.raw_os_error() == Some(Errno::AGAIN.raw_os_error()) { self.late() } else { error }
+    /// Sleeps at once: a daemon that the kernel woke on this processor, since its asker is about to sleep, has it only then.
+    fn wait_for(&self, what: PollFlags) -> io::Result<()> {
+        match poll(&mut [PollFd::new(&self.socket, what)], self.left()?.as_ref()) {
+            // Whoever waits tries again, and has the time that is left.
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
     }
 }
 
 impl socket::Stream for Stream {
     async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.set_write_timeout(self.left()?)?;
-        self.stream.write_all(bytes).map_err(|error| self.told(error))
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match send(&self.socket, rest, SendFlags::NOSIGNAL) {
+                Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
+                Err(Errno::AGAIN | Errno::INTR) => self.wait_for(PollFlags::OUT)?,
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
     }
 
     async fn read_into(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
-        let soon = Instant::now() + SOON;
-        while Instant::now() < soon {
-            match recv(&self.stream, spare_capacity(bytes), RecvFlags::DONTWAIT) {
-                Err(Errno::AGAIN | Errno::INTR) => std::thread::yield_now(),
+        loop {
+            match recv(&self.socket, spare_capacity(bytes), RecvFlags::empty()) {
+                Err(Errno::AGAIN | Errno::INTR) => self.wait_for(PollFlags::IN)?,
                 received => return received.map(|(read, _)| read).map_err(io::Error::from),
             }
         }
-        self.stream.set_read_timeout(self.left()?)?;
-        let received =
-            retry_on_intr(|| recv(&self.stream, spare_capacity(bytes), RecvFlags::empty()));
-        received.map(|(read, _)| read).map_err(|errno| self.told(errno.into()))
     }
 }
 
