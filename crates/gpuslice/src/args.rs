@@ -4,6 +4,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use gpuslice_core::domain::MOST_SLICES;
 use gpuslice_core::ids::{ClaimName, Parameters, ParentId, ProfileName};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,6 +33,39 @@ pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Arguments {
+    /// What was typed; ends the process where that is help or makes no sense.
+    pub fn typed() -> Self {
+        let mut words = std::env::args_os();
+        // The program's own name.
+        words.next();
+        Self::plain_list(words).unwrap_or_else(Self::parse)
+    }
+
+    /// A list as most programs ask for it, by its word alone or with `--json`. It is known without clap, whose tree of all
+    /// commands would take a seventh of its time.
+    fn plain_list(words: impl Iterator<Item = OsString>) -> Option<Self> {
+        let (mut json, mut command) = (false, None);
+        for word in words {
+            match word.to_str()? {
+                "--json" if !json => json = true,
+                word if command.is_none() => {
+                    command = Some(match word {
+                        "status" => Command::Status,
+                        "gpus" => Command::Gpus,
+                        "profiles" => Command::Profiles { types: false, host: None, config: None },
+                        "slices" => Command::Slices,
+                        "claims" => Command::Claims,
+                        _ => return None,
+                    });
+                }
+                _ => return None,
+            }
+        }
+        Some(Self { json, command: command? })
+    }
 }
 
 /// A command. Only what is typed of it is built: all of them would be a third of a short question's memory.
@@ -403,6 +437,27 @@ mod tests {
             let example = format!("  gpuslice {}", sub.get_name());
             assert!(help.contains("Examples:\n") && help.contains(&example), "{help}");
         }
+    }
+
+    #[test]
+    fn a_plain_list_is_what_clap_says() {
+        let mut seen = 0;
+        let command = Arguments::command();
+        let words: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+        let more = ["--json", "--types", "--help", "-h", "--", "", "frobnicate"];
+        let words: Vec<&str> = words.into_iter().chain(more).collect();
+        for first in &words {
+            for second in &words {
+                for line in [&[*first][..], &[first, second], &[first, second, "--json"]] {
+                    let typed = line.iter().map(OsString::from);
+                    let Some(plain) = Arguments::plain_list(typed) else { continue };
+                    let told = Arguments::try_parse_from(["gpuslice"].iter().chain(line)).unwrap();
+                    assert_eq!(format!("{plain:?}"), format!("{told:?}"), "{line:?}");
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen > 5 * 4, "{seen}");
     }
 
     #[test]

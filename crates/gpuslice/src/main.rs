@@ -19,7 +19,6 @@ mod style;
 mod table;
 mod words;
 
-use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -28,7 +27,7 @@ fn main() -> ExitCode {
         words::print(&typed.collect::<Vec<_>>());
         return ExitCode::SUCCESS;
     }
-    let arguments = args::Arguments::parse();
+    let arguments = args::Arguments::typed();
     let output = output::Output::new(arguments.json);
     let done = run::run(arguments.command, &output);
     match done {
