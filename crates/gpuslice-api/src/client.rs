@@ -20,7 +20,7 @@ use gpuslice_core::request::{Answer, Command};
 use socket::SocketLink;
 use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 use zbus::Connection;
 
 /// A way to the daemon.
@@ -118,7 +118,7 @@ impl Client {
                 in_time(patience, Box::pin(call)).await
             }
             Link::Blocking(link) => {
-                let mut link = link.lock().await;
+                let mut link = alone(link).await;
                 link.patience(patience);
                 link.command(command).await
             }
@@ -141,7 +141,7 @@ impl Client {
                 in_time(patience, Box::pin(call)).await
             }
             Link::Blocking(link) => {
-                let mut link = link.lock().await;
+                let mut link = alone(link).await;
                 link.patience(patience);
                 link.list(&what).await
             }
@@ -170,6 +170,15 @@ impl Client {
                 Err(error::needs_bus("the libvirt agent is reached"))
             }
         }
+    }
+}
+
+/// The way for oneself. Mostly nobody else has it, and then nothing of a runtime is touched: its pages would cost as much as
+/// a tenth of the answer.
+async fn alone<T>(link: &Mutex<T>) -> MutexGuard<'_, T> {
+    match link.try_lock() {
+        Ok(link) => link,
+        Err(_) => link.lock().await,
     }
 }
 
