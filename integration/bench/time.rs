@@ -11,9 +11,23 @@ impl Times {
         Self(all)
     }
 
-    fn at(&self, share: f64) -> f64 {
+    /// All of several measurements, as one.
+    pub(crate) fn together(several: Vec<Self>) -> Self {
+        Self::of(several.into_iter().flat_map(|times| times.0).collect())
+    }
+
+    fn share(&self, share: f64) -> Duration {
         let last = self.0.len() - 1;
-        self.0[(last as f64 * share).round() as usize].as_secs_f64() * 1e3
+        self.0[(last as f64 * share).round() as usize]
+    }
+
+    fn at(&self, share: f64) -> f64 {
+        self.share(share).as_secs_f64() * 1e3
+    }
+
+    /// The median itself.
+    pub(crate) fn middle(&self) -> Duration {
+        self.share(0.5)
     }
 
     /// Milliseconds.
@@ -24,6 +38,11 @@ impl Times {
     /// Milliseconds.
     pub(crate) fn fastest(&self) -> f64 {
         self.at(0.0)
+    }
+
+    /// Milliseconds.
+    pub(crate) fn slowest(&self) -> f64 {
+        self.at(1.0)
     }
 
     /// Milliseconds.
