@@ -126,6 +126,23 @@ pub fn take_out(what: impl Display, parent: impl Display) -> Hint {
     hint!("take {} out of the layout of {}, then gpuslice apply", what, parent)
 }
 
+/// Has a driver take a function that makes VFs of it, in the place of one that makes none.
+#[must_use]
+pub fn driver_of_vfs(pf: PciAddress, driver: &str) -> Hint {
+    let none = set("vfs", 0, pf);
+    if driver == "i915" {
+        return hint!(
+            "install i915-sriov-dkms or Intel's own build of i915 (the kernel's makes no VFs), then reboot; or {}",
+            none
+        );
+    }
+    hint!(
+        "give {} to a driver that makes VFs of it (gpuslice doctor knows what keeps GPUs from theirs), then gpuslice apply; or {}",
+        pf,
+        none
+    )
+}
+
 /// Takes the type from a VF that somebody else gave it.
 #[must_use]
 pub fn take_type(vf: PciAddress, attribute: &str) -> Hint {

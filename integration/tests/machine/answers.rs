@@ -41,7 +41,7 @@ pub const ANSWERS: &[(&str, &[Answer])] = &[
         &[
             (Errno::EINVAL, "no number of 16 bits; or the driver takes no such count", FAILED),
             (Errno::ERANGE, "more than sriov_totalvfs", FAILED),
-            (Errno::ENOENT, "no driver, or one that makes no VFs by this file", FAILED),
+            (Errno::ENOENT, "the driver makes no VFs by this file", As(Code::Unsupported)),
             (Errno::EBUSY, "there are VFs; or the driver initialises the PF still", FAILED),
             (Errno::ENOMEM, "no address space or bus numbers for the VFs", FAILED),
             (Errno::EIO, "InitialVFs is not TotalVFs", FAILED),

@@ -36,6 +36,8 @@ pub enum Meaning {
     Gone,
     /// The driver is at work on the device by itself: it passes.
     Later,
+    /// The driver does not do such a thing, or there is none.
+    Unable,
     /// The device or its driver has a fault.
     Fault,
 }
@@ -56,6 +58,9 @@ pub(super) fn meaning(asked: Asked, errno: Errno) -> Meaning {
         (Asked::Mode, Errno::EPERM) => Meaning::Later,
         // i915: the PF is being initialised. Of VFs that somebody else has just enabled, the next look tells.
         (Asked::Count, Errno::EBUSY) => Meaning::Later,
+        // drivers/pci/iov.c: no driver, or one without sriov_configure, as i915 is in the kernel's own tree, and vfio-pci unless it
+        // was loaded with enable_sriov.
+        (Asked::Count, Errno::ENOENT) => Meaning::Unable,
         (Asked::VfType, Errno::ENODEV | Errno::ENOENT) => Meaning::Gone,
         // drivers/base/bus.c: the driver has no such device, somebody else unbound it.
         (Asked::Unbind, Errno::ENODEV) => Meaning::Gone,

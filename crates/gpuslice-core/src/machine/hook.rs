@@ -275,7 +275,9 @@ impl Machine {
             (StepError::HostDriver { .. }, _) => Code::HostDriver,
             (_, Meaning::Others) => Code::Foreign,
             (_, Meaning::Full) => Code::NoCapacity,
-            (_, Meaning::Gone | Meaning::Later | Meaning::Fault) => Code::DeviceFailed,
+            (_, Meaning::Gone | Meaning::Later | Meaning::Unable | Meaning::Fault) => {
+                Code::DeviceFailed
+            }
         };
         let refusal = Refusal::new(code, format!("cannot {step}")).because(error.to_string());
         if let (Code::Foreign, Step::CreateMdev { uuid, .. }) = (code, step) {

@@ -335,13 +335,26 @@ impl Machine {
                                 "stop what uses the device on this host; then gpuslice apply"
                             ))
                     }
-                    _ => Refusal::new(Code::DeviceFailed, format!("cannot {step}"))
-                        .because(error.to_string())
-                        .hint(what_to_look_at(step, error, &parents)),
+                    _ => self.makes_no_vfs(step, error).unwrap_or_else(|| {
+                        Refusal::new(Code::DeviceFailed, format!("cannot {step}"))
+                            .because(error.to_string())
+                            .hint(what_to_look_at(step, error, &parents))
+                    }),
                 };
                 self.layout_done(&parents, request, Err(refusal));
             }
         }
+    }
+
+    /// That of a driver which makes no VFs: nothing is broken, and no line of the kernel's log says more.
+    fn makes_no_vfs(&self, step: &Step, error: &StepError) -> Option<Refusal> {
+        let Step::SetNumVfs { pf, .. } = step else { return None };
+        let driver = self.seen.functions.get(pf)?.driver.as_deref()?;
+        (error.meaning(step) == Meaning::Unable).then(|| {
+            let message = format!("{driver}, the driver of {pf}, makes no VFs");
+            let refusal = Refusal::new(Code::Unsupported, message).because(error.to_string());
+            refusal.hint(mend::driver_of_vfs(*pf, driver))
+        })
     }
 
     pub(super) fn quarantine(&mut self, parent: ParentId, why: Refusal) {

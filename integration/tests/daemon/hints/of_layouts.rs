@@ -170,6 +170,35 @@ pub fn the_host_uses_the_device(code: Code) {
     });
 }
 
+pub fn a_driver_that_makes_no_vfs(code: Code) {
+    for way in 0..2 {
+        let mut person = Person::at("sriov-8", "", 0);
+        let card = format!("/sys/bus/pci/devices/{CARD}");
+        let written = |person: &Person, file: &str, data: &str| {
+            person.host.outside(&json!({"do": "write", "file": file, "data": data}));
+        };
+        written(&person, &format!("{card}/driver/unbind"), CARD);
+        written(&person, &format!("{card}/driver_override"), "vfio-pci");
+        written(&person, "/sys/bus/pci/drivers_probe", CARD);
+        person.host.configure(ONE_VF);
+        person.mends_by(code, "gpuslice apply", way, &mut |person, what| {
+            if way == 1 {
+                assert_eq!(what, format!("set vfs to 0 for {CARD}"));
+                return person.host.configure(&ONE_VF.replace("vfs = 1", "vfs = 0"));
+            }
+            assert_eq!(what, format!("give {CARD} to a driver that makes VFs of it"));
+            written(person, &format!("{card}/driver/unbind"), CARD);
+            written(person, &format!("{card}/driver_override"), "gpusim");
+            written(person, "/sys/bus/pci/drivers_probe", CARD);
+        });
+        person.host.settle();
+        let gpus = person.host.ask(&["gpus"]);
+        let states: Vec<_> = gpus.as_array().unwrap().iter().map(|row| &row["state"]).collect();
+        assert!(!states.contains(&&json!("quarantined")), "{states:?}");
+        assert_eq!(person.host.column("slices", "state").len(), 1 - way);
+    }
+}
+
 pub fn modes_that_amdgpu_does_not_join(code: Code) {
     let layout = |compute: &str| of_kind("1002:74a1", &format!("compute = \"{compute}\""));
     let told = "set compute to one of ";

@@ -17,6 +17,10 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
         "a boot with another driver",
     ),
     ("blacklist {} and let gim make VFs of it", "a boot with another driver"),
+    (
+        "install i915-sriov-dkms or Intel's own build of i915 (the kernel's makes no VFs), then reboot",
+        "a boot with another driver",
+    ),
     ("gpuslice doctor (it says why no GPU is there)", "a GPU that is put in"),
     (
         "let VMs render on it: virtio video with <graphics type='egl-headless'>\
