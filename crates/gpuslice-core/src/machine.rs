@@ -370,7 +370,7 @@ impl Machine {
             (None, true) => "settled".to_owned(),
             (Some(first), true) => format!("waiting for {first}"),
         };
-        format!("{state}; {attached} slices with VMs, {} claims", self.durable.claims.len())
+        format!("{state}; slices with VMs: {attached}, claims: {}", self.durable.claims.len())
     }
 
     /// Slices a process may hold without our having given them to it: on a VFIO driver or parked, and assigned to nobody.

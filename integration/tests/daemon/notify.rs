@@ -51,12 +51,12 @@ fn systemd_is_told_of_the_start_of_each_turn_and_of_the_end() {
         host.start_daemon();
         systemd.hears("READY=1");
         host.settle();
-        systemd.hears("STATUS=settled; 0 slices with VMs, 0 claims");
+        systemd.hears("STATUS=settled; slices with VMs: 0, claims: 0");
 
         let mut vm = Vm::new(1);
         host.attach(&mut vm, PROFILE);
         host.run_vm(&vm);
-        systemd.hears("STATUS=settled; 1 slices with VMs, 1 claims");
+        systemd.hears("STATUS=settled; slices with VMs: 1, claims: 1");
 
         // Again and again, while nothing else happens.
         let until = Instant::now() + PATIENCE;

@@ -4,7 +4,7 @@ use crate::happening::Happening;
 use crate::invariants::{Broken, vfs_of};
 use crate::world::{State, VMS, World};
 use gpuslice_core::ids::{ClaimName, MdevUuid, PciAddress, SliceId};
-use gpuslice_core::port::{HostRead, link_name, read_text};
+use gpuslice_core::port::{HostRead, HostWrite, link_name, read_text};
 use gpuslice_core::refusal::Code;
 use gpuslice_core::request::{Answer, Command, Outcome};
 use gpuslice_sim::{Noise, Pace};
@@ -16,6 +16,7 @@ impl World {
     /// Brings the run to its end and checks what must hold there.
     pub fn finish(&mut self) -> Result<(), Broken> {
         self.quiesce()?;
+        self.drivers_of_a_lost_record()?;
         self.settled_or_quarantined_with_a_reason()?;
         self.apply_again()?;
         self.settled(&[])?;
@@ -55,6 +56,26 @@ impl World {
         for address in &self.place.functions {
             self.driver.kernel.plug(*address);
         }
+        self.driver.advance(LONG)
+    }
+
+    /// That a tool of ours had taken a GPU off its driver stood in the record. A person does what the GPU's row says.
+    fn drivers_of_a_lost_record(&mut self) -> Result<(), Broken> {
+        let Some(Ok(Answer::Status(status))) = self.order(Command::Status)? else { return Ok(()) };
+        if !status.warnings.iter().any(|warning| warning.contains("in this boot is lost")) {
+            return Ok(());
+        }
+        let Some(Ok(Answer::Parents { rows })) = self.order(Command::ListParents)? else {
+            return Ok(());
+        };
+        for row in rows {
+            let said = row.reason.unwrap_or_default();
+            if let Some((_, rest)) = said.split_once("where it is loaded: echo ") {
+                let (address, file) = rest.split_once(" > ").unwrap();
+                self.driver.kernel.write(file, address.as_bytes()).unwrap();
+            }
+        }
+        self.driver.wake_up()?;
         self.driver.advance(LONG)
     }
 

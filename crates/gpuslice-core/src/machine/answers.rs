@@ -205,8 +205,13 @@ impl Machine {
                         let reason = kept_back.or_else(|| self.comes_later(parent, layout));
                         ("ok", reason.or_else(|| unparked.cloned()))
                     }
+                    // Whoever took it off may have meant to: only a person gives it back.
                     Some(f) if f.driver.is_none() => {
-                        ("waiting", Some("no driver is bound".to_owned()))
+                        let probe = format!("echo {parent} > /sys/bus/pci/drivers_probe");
+                        (
+                            "waiting",
+                            Some(format!("no driver is bound; where it is loaded: {probe}")),
+                        )
                     }
                     _ => ("waiting", None),
                 }

@@ -188,7 +188,7 @@ impl Machine {
                 match can_be_set(parent, layouts, known) {
                     // The driver that has the mode may be on its way back: vendors' tools take it off for a while. And what
                     // one reading did not tell, the next one may.
-                    Err(_) if self.without_driver(parent) => return Ok(Vec::new()),
+                    Err(_) if self.between_drivers(parent) => return Ok(Vec::new()),
                     Err(_) if !reshape && self.seen.unreadable(parent) => return Ok(Vec::new()),
                     judged => judged?,
                 }
@@ -201,6 +201,12 @@ impl Machine {
     pub(super) fn without_driver(&self, parent: &ParentId) -> bool {
         let function = parent.pci().and_then(|address| self.seen.functions.get(&address));
         function.is_some_and(|function| function.driver.is_none())
+    }
+
+    /// A vendor's tool may be at it: the kernel's stub is what `sriov-manage` gives it while it makes VFs.
+    fn between_drivers(&self, parent: &ParentId) -> bool {
+        let function = parent.pci().and_then(|address| self.seen.functions.get(&address));
+        function.is_some_and(|f| matches!(f.driver.as_deref(), None | Some("pci-pf-stub")))
     }
 
     /// Parents that steps for this one disturb, itself among them.
@@ -279,7 +285,7 @@ impl Machine {
                         plan.blockers.extend(self.in_the_way(&together));
                     }
                     // What it is set to and what it needs is seen when it has its driver again.
-                    let unseen = self.without_driver(&parent)
+                    let unseen = self.between_drivers(&parent)
                         && self.layouts.get(&parent) != layouts.get(&parent);
                     if (!steps.is_empty() || unseen)
                         && let Some(busy) =
