@@ -88,6 +88,9 @@ pub struct DriverShape {
     /// A VFIO driver: its ids are override-only, and binding gives a group node.
     #[serde(default)]
     pub vfio: bool,
+    /// What its id table has besides the functions that name it: vendor and device.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ids: Vec<(u16, u16)>,
     /// Its probe refuses VFs although their id is in its table.
     #[serde(default)]
     pub refuses_vfs: bool,

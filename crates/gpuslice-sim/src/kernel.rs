@@ -167,6 +167,12 @@ impl Kernel {
                     return Outcome::Failed(errno);
                 }
             }
+            Command::Delete(file) => {
+                if let Err(errno) = self.delete_file(file) {
+                    return Outcome::Failed(errno);
+                }
+            }
+            Command::Drivers(host) => self.set_drivers(host),
             Command::ReloadDriver(name) => return self.start_reload(name),
             Command::Run(command) => match self.run_tool(command) {
                 Ok(ran) => self.ran = Some(ran),
@@ -321,6 +327,23 @@ impl Kernel {
     /// Lines of the kernel's log from one on.
     pub fn log_from(&self, first: usize) -> &[LogLine] {
         self.dmesg.get(first..).unwrap_or_default()
+    }
+
+    /// Deletes a file of settings, as its owner does.
+    ///
+    /// # Errors
+    /// `ENOENT` when it is not there or no such file.
+    pub fn delete(&mut self, file: &str) -> Result<(), Errno> {
+        match self.apply(Command::Delete(file.to_owned())) {
+            Outcome::Failed(errno) => Err(errno),
+            _ => Ok(()),
+        }
+    }
+
+    /// Has drivers behave as this host file says, as other versions or options of theirs do. Its functions are those of
+    /// the one that the machine was made of.
+    pub fn become_host(&mut self, host: HostFile) {
+        self.apply(Command::Drivers(Box::new(host)));
     }
 
     /// Puts a function of the host file back into its slot.

@@ -95,7 +95,7 @@ needed() {
 make_share() {
   local group=$1 stage=$run/stage
   rm -rf "$stage"
-  mkdir -p "$stage" "$run/share/out" "$run/share/scenarios" "$run/window"
+  mkdir -p "$stage" "$run/share/out" "$run/share/scenarios" "$run/share/conformance" "$run/window"
   cp -a "$lab/guest/root/." "$modules/." "$stage/"
   mkdir -p "$stage/etc/systemd/system/multi-user.target.wants"
   ln -s ../lab-run.service "$stage/etc/systemd/system/multi-user.target.wants/lab-run.service"
@@ -104,6 +104,7 @@ make_share() {
   if [ -d "$lab/groups/$group" ]; then cp -a "$lab/groups/$group/." "$stage/"; fi
   tar --numeric-owner --owner=0 --group=0 -C "$stage" -cf "$run/stage.tar" .
   cp "$lab"/scenarios/* "$lab"/*.txt "$run/share/scenarios/"
+  cp "$lab"/conformance/* "$run/share/conformance/"
 }
 
 scenario_failed() {

@@ -88,13 +88,6 @@ text_of() {
   esac
 }
 
-# fact NAME VALUE : one line that a test compares with the simulator; facts_are FILE : they are as recorded there.
-fact() { printf '%s\t%s\n' "$1" "$2" | tee -a facts; }
-facts_are() {
-  if ! diff -u "/lab/scenarios/$1" facts; then fail "the answers differ from $1"; fi
-  ok "$(wc -l < facts) facts are as recorded"
-}
-
 # host_monitor COMMAND… : a command of the outer QEMU's monitor.
 host_monitor() {
   local reply

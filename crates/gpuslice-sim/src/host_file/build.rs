@@ -55,6 +55,7 @@ impl HostFile {
                 keeps_vfs: false,
                 bind_files: true,
                 vfio: false,
+                ids: Vec::new(),
                 refuses_vfs: false,
                 vf_tool: None,
                 smi_tool: None,

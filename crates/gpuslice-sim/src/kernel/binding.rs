@@ -38,8 +38,11 @@ impl Kernel {
     }
 
     /// Whether the id table of a driver has a function: the host file names the driver for it, or for another
-    /// function of the same ids.
+    /// function of the same ids, or the ids for the driver.
     fn in_id_table(&self, driver: &str, ids: (u16, u16)) -> bool {
+        if self.driver_shape(driver).is_some_and(|d| d.ids.contains(&ids)) {
+            return true;
+        }
         self.host.functions.iter().any(|shape| {
             let own =
                 shape.driver.as_deref() == Some(driver) && ids == (shape.vendor, shape.device);
@@ -99,6 +102,7 @@ impl Kernel {
             return if quiet { done() } else { Poll::Failed(errno, Vec::new()) };
         }
         let slow = self.driver_shape(&driver).map_or(0, |d| d.probe_ms);
+        let slow = self.probe_fault(address).unwrap_or(slow);
         if let Some(function) = self.functions.get_mut(&address) {
             function.driver = Some(driver);
         }
@@ -144,7 +148,10 @@ impl Kernel {
             let spoiled = self.spoiled.contains(&address);
             return function.group.filter(|_| !spoiled).map(|_| ()).ok_or(Errno::EINVAL);
         }
-        if (refuses && function.is_vf()) || self.refuses_orphan(address, driver) {
+        if (refuses && function.is_vf())
+            || self.refuses_orphan(address, driver)
+            || self.gim_skips(address, driver)
+        {
             return Err(Errno::ENODEV);
         }
         // iommu_device_use_default_domain: a user of the group owns its DMA.

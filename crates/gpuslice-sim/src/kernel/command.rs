@@ -54,11 +54,15 @@ pub enum Command {
     UnloadModule(String),
     /// A file of settings is put in the place of another.
     Replace {
-        /// In `/etc/modprobe.d`.
+        /// In `/etc/modprobe.d`, or `/etc/gim_config`.
         file: String,
         /// All of it.
         data: Data,
     },
+    /// Somebody deletes such a file.
+    Delete(String),
+    /// Drivers behave as this host file says from now on; its functions are the same ones.
+    Drivers(Box<HostFile>),
     /// `modprobe -r` and `modprobe` of a driver.
     ReloadDriver(String),
     /// A vendor's tool is run.

@@ -111,6 +111,22 @@ pub enum Fault {
         /// Virtual time.
         ms: u64,
     },
+    /// The probe of a function takes its driver this long.
+    Probes {
+        /// The function.
+        function: PciAddress,
+        /// Virtual time.
+        ms: u64,
+    },
+    /// The driver makes no vGPU on a VF, and says that the GPU is not initialised yet.
+    NotReady {
+        /// The PF.
+        pf: PciAddress,
+        /// First that is refused.
+        nth: u32,
+        /// How many.
+        times: u32,
+    },
     /// The tool that makes VFs fails, as it does while anybody looks at the device.
     Tool {
         /// The PF.
@@ -326,6 +342,20 @@ impl Kernel {
         self.faults.iter().find_map(|armed| match armed.fault {
             Fault::Delay { pf, ms } if pf == address => Some(ms),
             _ => None,
+        })
+    }
+
+    pub(crate) fn probe_fault(&self, address: PciAddress) -> Option<u64> {
+        self.faults.iter().find_map(|armed| match armed.fault {
+            Fault::Probes { function, ms } if function == address => Some(ms),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn not_ready(&self, address: PciAddress) -> bool {
+        self.faults.iter().any(|armed| match armed.fault {
+            Fault::NotReady { pf, nth, times } => pf == address && armed.strikes(nth, times),
+            _ => false,
         })
     }
 

@@ -120,6 +120,13 @@ impl Job {
         self.stack.iter().any(|task| matches!(task, Task::Appear(i) if *i == index))
     }
 
+    /// It takes a driver's module away.
+    pub(crate) fn unloads(&self, module: &str) -> bool {
+        self.stack.iter().any(
+            |task| matches!(task, Task::Unload(name) | Task::DriverGone(name) if **name == *module),
+        )
+    }
+
     /// When it goes on, if time is what it waits for.
     pub(crate) fn wakes(&self) -> Option<u64> {
         match self.stack.last() {

@@ -210,19 +210,26 @@ impl Kernel {
         let Some(name) = self.modules.get(name).cloned() else {
             return Outcome::Failed(Errno::ENOENT);
         };
-        let mut tasks = Vec::new();
-        if self.parents.get(&name).is_some_and(|parent| parent.place == Place::Virtual) {
-            tasks.push(Task::ParentGone(name.clone()));
-        }
         let bound = self.functions.iter().filter(|(_, f)| f.driver.as_ref() == Some(&name));
         let bound: Vec<PciAddress> = bound.map(|(address, _)| *address).collect();
-        tasks.extend(self.detach_tasks(&bound));
-        tasks.extend([Task::DriverGone(name.clone()), Task::DriverBorn(name)]);
+        let mut tasks = self.exit_tasks(&name, &bound);
+        tasks.push(Task::DriverBorn(name));
         self.start_and_tell(tasks)
     }
 
+    /// A module's exit: its own parent goes, its driver lets go of every device.
+    pub(super) fn exit_tasks(&self, name: &Name, bound: &[PciAddress]) -> Vec<Task> {
+        let mut tasks = Vec::new();
+        if self.parents.get(name).is_some_and(|parent| parent.place == Place::Virtual) {
+            tasks.push(Task::ParentGone(name.clone()));
+        }
+        tasks.extend(self.detach_tasks(bound));
+        tasks.push(Task::DriverGone(name.clone()));
+        tasks
+    }
+
     /// `driver_detach`: no lock of one device is held while it waits for the next.
-    pub(super) fn detach_tasks(&self, bound: &[PciAddress]) -> Vec<Task> {
+    fn detach_tasks(&self, bound: &[PciAddress]) -> Vec<Task> {
         let each = |address: &PciAddress| {
             [
                 Task::Lock(Lock::Device(*address)),
@@ -278,6 +285,19 @@ impl Kernel {
             tasks.extend([release, Task::DropVfs(address, 0), remove]);
         }
         self.start(None, tasks)
+    }
+
+    /// Parents and VFs offer from now on what the new host file says.
+    pub(super) fn set_drivers(&mut self, host: &HostFile) {
+        self.host = Arc::new(host.clone());
+        let names: Vec<Name> = self.parents.keys().cloned().collect();
+        for name in names {
+            if let Some((_, catalogue)) = self.catalogue(&name)
+                && let Some(parent) = self.parents.get_mut(&name)
+            {
+                parent.catalogue = Arc::new(catalogue);
+            }
+        }
     }
 
     fn start_and_tell(&mut self, tasks: Vec<Task>) -> Outcome {

@@ -42,6 +42,9 @@ impl Kernel {
             }
             File::VirtualUevent(_) => String::new(),
             File::GroupType(_) => "DMA\n".to_owned(),
+            File::ModuleState(name) if self.jobs.values().any(|job| job.unloads(name)) => {
+                "going\n".to_owned()
+            }
             File::ModuleState(_) => "live\n".to_owned(),
             File::Gim(address, file) => self.gim_content(*address, *file)?,
             File::Partition(address, file) => self.partition_content(*address, *file)?,

@@ -118,6 +118,28 @@ impl File {
     }
 }
 
+impl Mode {
+    /// Permission bits of such a file, where its driver wants no others.
+    fn permissions(self) -> u32 {
+        match self {
+            Self::Read => 0o444,
+            Self::Write => 0o200,
+            Self::Both => 0o644,
+        }
+    }
+}
+
+impl File {
+    /// Permission bits.
+    pub(crate) fn permissions(&self) -> u32 {
+        let bits = self.mode().permissions();
+        match self {
+            Self::Gim(_, file) if file.is_private() => bits & 0o700,
+            _ => bits,
+        }
+    }
+}
+
 impl VgpuFile {
     pub(crate) fn mode(self) -> Mode {
         match self {

@@ -127,6 +127,17 @@ impl Kernel {
         }
     }
 
+    /// Permission bits of a file, as stat(2) shows them.
+    ///
+    /// # Errors
+    /// `ENOENT` when it is absent, `EISDIR` for what is no file.
+    pub fn permissions(&self, path: &str) -> Result<u32, Errno> {
+        match self.lookup(path, true)?.1 {
+            Node::File(file) => Ok(file.permissions()),
+            _ => Err(Errno::EISDIR),
+        }
+    }
+
     pub(crate) fn read_link(&self, path: &str) -> Result<String, Errno> {
         self.counts.reads.fetch_add(1, Ordering::Relaxed);
         self.read_fault(path).map_or(Ok(()), Err)?;

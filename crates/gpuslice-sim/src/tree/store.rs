@@ -12,6 +12,9 @@ use gpuslice_core::port::Written;
 /// Methods `reset_method` knows (drivers/pci/pci.c).
 const RESETS: &[&str] = &["device_specific", "acpi", "flr", "af_flr", "pm", "bus", "cxl_bus"];
 
+/// The file that GIM keeps; its owner may write it too.
+const GIM_CONFIG: &str = "/etc/gim_config";
+
 /// The name of a file of `/etc/modprobe.d`, whether it is there or not.
 fn settings(path: &str) -> Option<&str> {
     path.strip_prefix("/etc/modprobe.d/").filter(|name| !name.contains('/'))
@@ -59,13 +62,26 @@ impl Kernel {
         }
     }
 
-    /// A file by rename, in the one directory of settings that there is.
+    /// A file of settings by rename.
     pub(crate) fn replace_file(&mut self, path: &str, data: &[u8]) -> Result<(), Errno> {
         self.counts.writes += 1;
         self.write_fault(path).map_or(Ok(()), Err)?;
+        if path == GIM_CONFIG {
+            self.gim_config = Some(data.to_vec());
+            return Ok(());
+        }
         let name = settings(path).ok_or(Errno::ENOENT)?;
         self.modprobe_d.insert(name.to_owned(), data.to_vec());
         Ok(())
+    }
+
+    pub(crate) fn delete_file(&mut self, path: &str) -> Result<(), Errno> {
+        let gone = match settings(path) {
+            Some(name) => self.modprobe_d.remove(name),
+            None if path == GIM_CONFIG => self.gim_config.take(),
+            None => None,
+        };
+        gone.map(|_| ()).ok_or(Errno::ENOENT)
     }
 
     fn store_function(

@@ -1,4 +1,4 @@
-//! drivers/vfio/mdev beyond the conformance facts.
+//! drivers/vfio/mdev beyond what the lists of conformance say.
 
 use super::*;
 use gpuslice_sim::{Outcome, Pace};
@@ -149,7 +149,7 @@ fn a_reload_destroys_children_without_asking_but_waits_for_their_users() {
 
 #[test]
 fn a_parent_on_a_vf_goes_with_it_and_shares_its_cards_budget() {
-    let text = include_str!("../../src/conformance/host.toml");
+    let text = include_str!("../conformance/plain.toml");
     let mut kernel = Kernel::from_host(&HostFile::parse(text).unwrap());
     let pf = "/sys/bus/pci/devices/0006:00:00.0";
     echo(&mut kernel, "4", &format!("{pf}/sriov_numvfs")).unwrap();

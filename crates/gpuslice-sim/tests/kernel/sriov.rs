@@ -1,4 +1,4 @@
-//! drivers/pci/iov.c beyond what the conformance facts say: gaps between steps, sleeping writers.
+//! drivers/pci/iov.c beyond what the lists of conformance say: gaps between steps, sleeping writers.
 
 use super::*;
 use gpuslice_sim::{Outcome, Pace};

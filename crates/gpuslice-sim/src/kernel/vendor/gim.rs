@@ -76,6 +76,17 @@ impl Kernel {
         }
     }
 
+    /// Whether the option `enabled_devices` leaves a GPU out.
+    fn gim_left_out(&self, address: PciAddress) -> bool {
+        self.gim.as_ref().is_some_and(|gim| !gim.settings.enables(address))
+    }
+
+    /// What is not theirs, the newest refuse; the first, which have bind files, stay bound to it and do nothing.
+    pub(crate) fn gim_skips(&self, address: PciAddress, driver: &str) -> bool {
+        let newest = self.driver_shape(driver).is_some_and(|d| d.gim.is_some() && !d.bind_files);
+        newest && self.gim_left_out(address)
+    }
+
     /// The probe of a GPU is over; its thread begins.
     pub(crate) fn gim_probed(&mut self, address: PciAddress) {
         let Some(function) = self.functions.get(&address) else { return };
@@ -83,6 +94,9 @@ impl Kernel {
         let (Role::Pf { .. }, Some(init_ms)) = (&function.role, shape.map(|s| s.init_ms)) else {
             return;
         };
+        if self.gim_left_out(address) {
+            return;
+        }
         let Some(gim) = &mut self.gim else { return };
         let index = gim.probed;
         gim.probed += 1;
@@ -168,7 +182,9 @@ impl Kernel {
         let resetting =
             |address: &PciAddress| self.gim_gpu(*address).is_some_and(|gpu| gpu.wanted.is_some());
         let waits = bound.iter().any(resetting);
-        let used = self.gim_in_use(&bound);
+        // Other drivers take their VFs along.
+        let gim = self.driver_shape(&name).is_some_and(|d| d.gim.is_some());
+        let used = self.gim_in_use(&bound).filter(|_| gim);
         if let Some(vf) = used {
             let (domain, bus, device, function) =
                 (vf.domain(), vf.bus(), vf.device(), vf.function());
@@ -177,8 +193,6 @@ impl Kernel {
         if waits || used.is_some() {
             return Poll::Wait(Task::Unload(name));
         }
-        let mut tasks = self.detach_tasks(&bound);
-        tasks.push(Task::DriverGone(name));
-        Poll::Next(tasks)
+        Poll::Next(self.exit_tasks(&name, &bound))
     }
 }

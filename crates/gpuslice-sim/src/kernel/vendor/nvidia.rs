@@ -297,9 +297,25 @@ impl Kernel {
             None
         } else {
             let found = vf.catalogue.types.iter().position(|t| t.id == id.to_string());
-            let kind = found.ok_or(Errno::EIO)?;
-            let room = self.room(&vf.catalogue, kind);
-            (room.left > 0).then_some(Some(Made { kind, spot: room.first })).ok_or(Errno::EIO)?
+            let card = vf.catalogue.card;
+            let made = found.and_then(|kind| {
+                let room = self.room(&vf.catalogue, kind);
+                (room.left > 0).then_some(Made { kind, spot: room.first })
+            });
+            let why = if card.is_some_and(|card| self.not_ready(card)) {
+                Some("kvgpumgrCreateRequestVgpu: GPU is not initialized yet".to_owned())
+            } else if made.is_none() {
+                let set = card.map(|card| self.card_set(card)).unwrap_or_default();
+                let code = if set.mig && set.instances.is_empty() { 0x38 } else { 0x1f };
+                Some(format!("Failed to add vgpu create request: 0x{code:x}"))
+            } else {
+                None
+            };
+            if let Some(why) = why {
+                self.printk(format!("nvidia {address}: {why}"));
+                return Err(Errno::EIO);
+            }
+            made
         };
         if let Some(vf) = self.typed.get_mut(&address) {
             vf.made = to;

@@ -5,6 +5,7 @@
 use super::MOST;
 use crate::kernel::Kernel;
 use gpuslice_core::errno::Errno;
+use gpuslice_core::ids::PciAddress;
 use std::collections::BTreeMap;
 
 /// Of a mode: nothing was saved yet.
@@ -14,11 +15,16 @@ const UNSAVED: u32 = 9;
 const PARAMETERS: &[&str] =
     &["fb_sharing_mode", "guard", "log_level", "pf_fb_size", "sch_policy", "vf_num"];
 
+/// Numbers for each GPU, by parameter, and the value of `enabled_devices`.
+type Given = (BTreeMap<&'static str, Vec<u32>>, Option<String>);
+
 /// What the driver goes by.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     /// Parameters as given.
     given: BTreeMap<&'static str, Vec<u32>>,
+    /// `enabled_devices`: addresses with `;` between them.
+    enabled: Option<String>,
     /// Number of VFs: the last stands for all that follow.
     pub(super) vf_num: Vec<u32>,
     pub(super) nps: u32,
@@ -27,7 +33,7 @@ pub(super) struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { given: BTreeMap::new(), vf_num: vec![1], nps: 0, parts: 0 }
+        Self { given: BTreeMap::new(), enabled: None, vf_num: vec![1], nps: 0, parts: 0 }
     }
 }
 
@@ -39,6 +45,11 @@ fn nth(numbers: &[u32], at: usize) -> Option<u32> {
 impl Settings {
     pub(super) fn vfs(&self, index: usize) -> u16 {
         nth(&self.vf_num, index).and_then(|n| u16::try_from(n).ok()).unwrap_or(1)
+    }
+
+    pub(super) fn enables(&self, address: PciAddress) -> bool {
+        let address = address.to_string();
+        self.enabled.as_ref().is_none_or(|list| list.split(';').any(|one| one == address))
     }
 
     fn text(&self) -> String {
@@ -80,7 +91,7 @@ impl Kernel {
                 }
             },
         }
-        settings.given = self.gim_given(module)?;
+        (settings.given, settings.enabled) = self.gim_given(module)?;
         if let Some(given) = settings.given.get("vf_num") {
             let given = given.clone();
             for bad in given.iter().filter(|n| !is_count(**n)) {
@@ -99,8 +110,8 @@ impl Kernel {
     }
 
     /// modprobe hands the module what the files of /etc/modprobe.d say; of several options the last counts.
-    fn gim_given(&self, module: &str) -> Result<BTreeMap<&'static str, Vec<u32>>, Errno> {
-        let mut given = BTreeMap::new();
+    fn gim_given(&self, module: &str) -> Result<Given, Errno> {
+        let (mut given, mut enabled) = (BTreeMap::new(), None);
         for content in self.modprobe_d.values() {
             let text = String::from_utf8_lossy(content);
             let lines = text.lines().filter_map(|line| line.strip_prefix("options "));
@@ -113,11 +124,13 @@ impl Kernel {
                     // One that the module does not have is logged and passed over.
                     if let Some(name) = PARAMETERS.iter().find(|name| **name == key) {
                         given.insert(*name, numbers(list).ok_or(Errno::EINVAL)?);
+                    } else if key == "enabled_devices" {
+                        enabled = Some(list.to_owned());
                     }
                 }
             }
         }
-        Ok(given)
+        Ok((given, enabled))
     }
 
     pub(super) fn gim_save(&mut self, settings: &Settings) {

@@ -62,6 +62,13 @@ impl GimFile {
     }
 }
 
+impl GimFile {
+    /// Only for root.
+    pub(crate) fn is_private(self) -> bool {
+        !matches!(self, Self::GuardStatus | Self::GuardThreshold)
+    }
+}
+
 impl Kernel {
     pub(crate) fn gim_content(&self, address: PciAddress, file: GimFile) -> Result<String, Errno> {
         let gpu = self.gim_gpu(address).ok_or(Errno::ENODEV)?;
