@@ -330,7 +330,7 @@ pub fn vf(
     if vf.iommu_group.is_none() {
         let refusal = Refusal::new(Code::Unsupported, format!("VF {address} has no IOMMU group"));
         return Err(refusal.hint(hint!(
-            "boot with intel_iommu=on or amd_iommu=on, and enable the IOMMU in the firmware"
+            "boot with the IOMMU on for it: intel_iommu=on without igfx_off on Intel, the firmware on AMD (gpuslice doctor says which)"
         )));
     }
     if let (Form::TypedVfs { type_id, .. }, Some(choice)) = (&offer.form, &vf.choice) {

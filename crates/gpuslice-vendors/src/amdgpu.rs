@@ -3,11 +3,12 @@
 //!
 //! Facts: torvalds/linux, `drivers/gpu/drm/amd/amdgpu/amdgpu_gfx.c`, `amdgpu_gmc.c`, `aqua_vanjaram.c`.
 
+use crate::makers::maker;
 use gpuslice_core::hint;
 use gpuslice_core::ids::{ParentId, PciAddress, Serial, SliceId};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Cleaned, Layouts, Mechanism, Offer, SerialFile, ShownSerial};
-use gpuslice_core::mend::set_to_one_of;
+use gpuslice_core::mend::{set, set_to_one_of};
 use gpuslice_core::mode::{Mode, ModeState, ModeValue};
 use gpuslice_core::observation::{Function, Observation};
 use gpuslice_core::observe::{Answers, attribute};
@@ -118,7 +119,7 @@ impl Mechanism for Amdgpu {
                 "after a VM had the whole of such a GPU, its reset can leave it unreadable until the host reboots",
             );
         }
-        let gim = match function.sriov.as_ref().is_some_and(|sriov| sriov.total > 0) {
+        let gim = match gim_takes(function) {
             true => hint!("; or blacklist {} and let gim make VFs of it", DRIVER),
             false => hint!(""),
         };
@@ -150,7 +151,7 @@ impl Mechanism for Amdgpu {
             return Ok(Vec::new());
         };
         if vfs(function, layout) > 0 {
-            return Err(host_driver(parent));
+            return Err(host_driver(parent, function));
         }
         if reshape {
             judge(seen, parent, layout)?;
@@ -189,7 +190,17 @@ fn vfs(function: &Function, layout: &Layout) -> u16 {
     layout.vfs.of(function.sriov.as_ref().map_or(0, |sriov| sriov.total))
 }
 
-fn host_driver(parent: &ParentId) -> Refusal {
+/// Some have SR-IOV and are none of GIM's: without amdgpu such a GPU would be of no use at all.
+fn gim_takes(function: &Function) -> bool {
+    let has_vfs = function.sriov.as_ref().is_some_and(|sriov| sriov.total > 0);
+    has_vfs && maker(function.vendor, function.device).is_some_and(|maker| maker.driver == "gim")
+}
+
+fn host_driver(parent: &ParentId, function: &Function) -> Refusal {
+    if !gim_takes(function) {
+        let message = format!("{DRIVER} has {parent} and makes no VFs, nor does GIM of this model");
+        return Refusal::new(Code::Unsupported, message).hint(set("vfs", 0, parent));
+    }
     let message = format!("{DRIVER} has {parent}, and only gim makes VFs of it");
     Refusal::new(Code::HostDriver, message).hint(hint!(
         "echo blacklist {} > /etc/modprobe.d/{}-off.conf, then make the initramfs anew, then reboot",

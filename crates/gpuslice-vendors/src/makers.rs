@@ -1,4 +1,4 @@
-//! GPUs that are known to have SR-IOV, and whose driver makes slices of them: for saying what is missing where no driver shows it. A
+//! GPUs that are known to be sliced by a driver, as VFs or as mediated devices: for saying what is missing where no driver shows it. A
 //! mechanism never asks here; it judges by what the kernel shows.
 
 /// Who slices it.
@@ -12,6 +12,8 @@ pub struct Maker {
     pub rival: Option<&'static str>,
     /// It is built on the host, so that nobody has signed it.
     pub unsigned: bool,
+    /// The slices are VFs, or lie on VFs; else the driver makes mediated devices of the GPU itself.
+    pub sriov: bool,
 }
 
 const NVIDIA: Maker = Maker {
@@ -19,20 +21,28 @@ const NVIDIA: Maker = Maker {
     name: "NVIDIA's vGPU host driver",
     rival: Some("nouveau"),
     unsigned: true,
+    sriov: true,
 };
-const GIM: Maker =
-    Maker { driver: "gim", name: "AMD's GIM (gim-dkms)", rival: Some("amdgpu"), unsigned: true };
+const NVIDIA_MDEVS: Maker = Maker { sriov: false, ..NVIDIA };
+const GIM: Maker = Maker {
+    driver: "gim",
+    name: "AMD's GIM (gim-dkms)",
+    rival: Some("amdgpu"),
+    unsigned: true,
+    sriov: true,
+};
 const INTEL: Maker =
-    Maker { driver: "xe", name: "Intel's i915 or xe", rival: None, unsigned: false };
+    Maker { driver: "xe", name: "Intel's i915 or xe", rival: None, unsigned: false, sriov: true };
 
-/// Who slices a GPU of this id (pciutils' pci.ids; the vendors' lists of GPUs that they slice by SR-IOV).
+/// Who slices a GPU of this id (pciutils' pci.ids; the vendors' lists of GPUs that they slice).
 pub fn maker(vendor: u16, device: u16) -> Option<Maker> {
     match (vendor, device) {
         (
             0x10de,
             0x20b0 | 0x20b2 | 0x20b5 | 0x20b7 | 0x20f1 | 0x2235 | 0x2236 | 0x2321 | 0x2330 | 0x2331
-            | 0x2335 | 0x26b5 | 0x26b9 | 0x27b8 | 0x2bb5,
+            | 0x2335 | 0x25b6 | 0x26b5 | 0x26b9 | 0x27b8 | 0x2bb5,
         ) => Some(NVIDIA),
+        (0x10de, 0x1b38 | 0x1db1 | 0x1db4..=0x1db6 | 0x1eb8) => Some(NVIDIA_MDEVS),
         (
             0x1002,
             0x740f | 0x7460 | 0x74a1 | 0x74a2 | 0x74a5 | 0x74a8 | 0x74a9 | 0x75a0 | 0x75a3 | 0x75a8,

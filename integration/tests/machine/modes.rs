@@ -419,6 +419,44 @@ fn a_gpu_that_cannot_be_sliced_says_so_and_what_works() {
     assert!(refusal.one_line().contains("0000:06:00.0"), "{refusal:?}");
 }
 
+/// The layout that is asked for is a GPU's, also where a network card has VFs and the lower address.
+#[test]
+fn nobody_is_told_to_lay_out_a_network_card() {
+    let text = include_str!("../../../examples/hosts/mixed.toml");
+    let mut host = HostFile::parse(text).unwrap();
+    host.functions.truncate(2);
+    host.virtuals.clear();
+    let mut driver = Driver::new(&host, "").unwrap();
+    let command = Command::Claim {
+        owner: Owner::Domain(Uuid::from_u128(1)),
+        owner_name: "vm1".to_owned(),
+        request: claim(&"gpu0".parse().unwrap(), "amd-mi300x-vf1", 1),
+        pool: None,
+        reserve: None,
+        dry_run: false,
+    };
+    let refusal = order(&mut driver, command).unwrap_err();
+    let hint = refusal.hint.as_deref().unwrap();
+    assert!(hint.contains("write a layout for 0000:0c:00.0"), "{refusal:?}");
+}
+
+/// A V620 has SR-IOV, and GIM does not take it: without amdgpu it would be of no use (amd/MxGPU-Virtualization#6).
+#[test]
+fn a_gpu_that_gim_does_not_take_is_left_to_amdgpu() {
+    let mut host = bare_metal();
+    for function in &mut host.functions {
+        function.device = 0x73a1;
+    }
+    let mut driver = Driver::new(&host, &layout(0x73a1, "vfs = 1")).unwrap();
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert_eq!(refusal.code, Code::Unsupported, "{refusal}");
+    assert!(refusal.hint.as_deref().unwrap().starts_with("set vfs to 0 for "), "{refusal:?}");
+    let mut driver = Driver::new(&host, "").unwrap();
+    let (state, reason) = states(&mut driver).remove(0);
+    assert_eq!(state, "unsliceable");
+    assert!(!reason.unwrap().contains("blacklist"));
+}
+
 #[test]
 fn a_whole_instinct_warns_of_its_reset() {
     let mut driver = Driver::new(&bare_metal(), "").unwrap();

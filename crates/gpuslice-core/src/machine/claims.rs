@@ -368,7 +368,8 @@ impl Machine {
     /// Some of the devices that an order can name.
     pub(super) fn name_a_gpu(&self) -> Hint {
         const MOST: usize = 3;
-        let known: BTreeSet<ParentId> = self.seen.parents().collect();
+        let known: BTreeSet<ParentId> =
+            self.seen.parents().filter(|parent| self.shown(parent)).collect();
         if known.is_empty() {
             return hint!("gpuslice doctor (it says why no GPU is there)");
         }
@@ -508,7 +509,9 @@ impl Machine {
     pub(super) fn bare(&self) -> impl Iterator<Item = (PciAddress, &Function)> {
         let functions = self.seen.functions.iter().map(|(pf, function)| (*pf, function));
         functions.filter(|(pf, function)| {
-            function.sriov.is_some() && !self.layouts.contains_key(&ParentId::Pci(*pf))
+            function.is_gpu()
+                && function.sriov.is_some()
+                && !self.layouts.contains_key(&ParentId::Pci(*pf))
         })
     }
 

@@ -35,13 +35,17 @@ pub fn no_driver_makes_it(code: Code) {
 }
 
 pub fn no_such_gpu(code: Code) {
-    let mut person = Person::at("sriov-8", ONE_VF, 0);
-    let refused = person.refused(code, "gpuslice cordon 0000:ff:00.0");
-    person.follows(&refused.hint, "", 0, &mut |person, what| {
-        let named = what.strip_prefix("name one of gpuslice gpus: ").unwrap();
-        let first = named.split([',', ' ']).next().unwrap();
-        person.does(&format!("gpuslice cordon {first}"));
-    });
+    // The other one's first function with VFs is a network card, which is none of gpuslice's.
+    for host in ["sriov-8", "mixed"] {
+        let mut person = Person::at(host, ONE_VF, 0);
+        let refused = person.refused(code, "gpuslice cordon 0000:ff:00.0");
+        person.follows(&refused.hint, "", 0, &mut |person, what| {
+            let named = what.strip_prefix("name one of gpuslice gpus: ").unwrap();
+            let first = named.split([',', ' ']).next().unwrap();
+            assert!(person.host.column("gpus", "parent").contains(&first.to_owned()), "{what}");
+            person.does(&format!("gpuslice cordon {first}"));
+        });
+    }
 }
 
 pub fn no_such_domain(code: Code) {

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 const OUT_OF_REACH: &[(&str, &str)] = &[
     // The machine itself.
     (
-        "boot with intel_iommu=on or amd_iommu=on, and enable the IOMMU in the firmware",
+        "boot with the IOMMU on for it: intel_iommu=on without igfx_off on Intel, the firmware on AMD (gpuslice doctor says which)",
         "a boot, and the firmware",
     ),
     (
