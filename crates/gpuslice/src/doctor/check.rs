@@ -69,10 +69,10 @@ macro_rules! checks {
 }
 
 checks! {
-    IommuOff = "iommu-off", "the host runs without an IOMMU",
+    IommuOff = "iommu-off", "the IOMMU is off, or leaves the GPU out",
         why "A device is given to a VM through the IOMMU, which keeps it away from all other memory. Without one no VF and no whole GPU can be passed.",
-        looks "/sys/kernel/iommu_groups is empty. The kernel's arguments say whether it was switched off there; else it is off in the firmware (VT-d, AMD-Vi), or on Intel not switched on.",
-        mend "Switch it on in the firmware, take iommu=off out of the kernel's arguments, on Intel add intel_iommu=on (in /etc/default/grub, then `update-grub`), and reboot.";
+        looks "/sys/kernel/iommu_groups is empty, or a VF or a GPU that is to have some has no iommu_group. The kernel's arguments say whether it was switched off there (igfx_off and intgpu_off: for Intel's GPUs alone); else it is off in the firmware (VT-d, AMD-Vi), or on Intel not switched on. A GPU that makes mediated devices itself needs none.",
+        mend "Switch it on in the firmware, take iommu=off or igfx_off out of the kernel's arguments, on Intel add intel_iommu=on, run the boot loader's step (`update-grub` and others), and reboot.";
     KvmMissing = "kvm-missing", "VMs cannot run on this host's processor",
         why "QEMU runs a VM on the processor through /dev/kvm. Without it, or where QEMU's user may not open it, a VM does not start, or is emulated and far too slow for a GPU.",
         looks "/dev/kvm and who may open it; where it is not there, the processor's flags (vmx, svm, hypervisor) and whether kvm_intel or kvm_amd is loaded. Only where there is a GPU that could be sliced.",
@@ -92,15 +92,15 @@ checks! {
     SriovOff = "sriov-off", "the GPU has SR-IOV and does not show it",
         why "Without the SR-IOV capability the kernel offers no sriov_numvfs, so the GPU yields no VF.",
         looks "A GPU whose model has SR-IOV lacks sriov_totalvfs, or says 0 in it. It is off in the firmware, or its driver was told to make none.",
-        mend "Switch on SR-IOV (and ARI) in the firmware and boot the machine cold. On Intel also give i915.max_vfs=7 or xe.max_vfs=7 as a kernel argument.";
+        mend "Switch on SR-IOV (and ARI) in the firmware and boot the machine cold. i915 also wants i915.max_vfs as a kernel argument (63 for Flex and Max; 7 for an integrated GPU, with i915.enable_guc=3); xe wants no xe.max_vfs, or a newer kernel.";
     VfBars = "vf-bars", "the firmware left no room for the memory of VFs",
         why "Each VF needs address space for its BARs. Where the firmware gave none, enabling VFs fails with \"not enough MMIO resources for SR-IOV\".",
-        looks "All SR-IOV lines of the GPU's `resource` file are zero, it has no VF, and it makes no mediated devices itself.",
-        mend "Switch on \"Above 4G decoding\" and large MMIO in the firmware, or add pci=realloc to the kernel's arguments (in /etc/default/grub, then `update-grub`), and reboot.";
+        looks "All SR-IOV lines of the GPU's `resource` file are zero, it has no VF, it makes no mediated devices itself, and somebody wants VFs of it.",
+        mend "Switch on \"Above 4G decoding\" and large MMIO in the firmware, or add pci=realloc to the kernel's arguments and run the boot loader's step (`update-grub` and others); then reboot.";
     DriverMissing = "driver-missing", "no driver is bound to a GPU that could be sliced",
         why "Slices are made by the GPU's driver: NVIDIA's vGPU host driver, AMD's GIM, Intel's i915 or xe.",
         looks "The GPU has no driver.",
-        mend "Install and load the driver that the finding names, then `gpuslice gpus`.";
+        mend "Install and load the driver that the finding names, then `gpuslice gpus`. GIM is loaded by the daemon, as a layout says.";
     DriverSwitchedOff = "driver-switched-off", "the GPU's own driver was told to stay away",
         why "Who has passed a whole GPU keeps its driver away from it, by a blacklist. Slices are made by that driver. And nomodeset, left by an installer, keeps i915 and xe from every GPU.",
         looks "A GPU without its driver, and nomodeset, modprobe.blacklist or module_blacklist among the kernel's arguments, or blacklist and install lines in modprobe.d.",
@@ -131,8 +131,8 @@ checks! {
         mend "Stop it, `gpuslice apply`, and start it again.";
     DriverInTheWay = "driver-in-the-way", "another driver has the GPU",
         why "Only one driver has a device, and this one makes no slices.",
-        looks "nouveau on an NVIDIA GPU, amdgpu on a GPU that GIM slices.",
-        mend "Blacklist it in /etc/modprobe.d, make the initramfs anew, and reboot.";
+        looks "nouveau on an NVIDIA GPU, amdgpu on a GPU that GIM slices; i915 without its parameter max_vfs, which is the kernel's own, on a GPU with SR-IOV, and vfio-pci without enable_sriov, where VFs are wanted: of a Flex or Max, and where /etc/gpuslice says so.",
+        mend "Blacklist it in /etc/modprobe.d, make the initramfs anew, and reboot. In the place of the kernel's i915 install i915-sriov-dkms (integrated GPUs) or Intel's own build. From vfio-pci: take the ids or the override out that the finding names, or unbind it, empty driver_override, and write the address to drivers_probe.";
     VgpuDriverMissing = "vgpu-driver-missing", "the driver is NVIDIA's ordinary one, not the one for vGPUs",
         why "Only NVIDIA's vGPU host driver makes vGPUs; it comes with sriov-manage, which the ordinary driver lacks.",
         looks "A GPU on the driver nvidia, and no /usr/lib/nvidia/sriov-manage.",
@@ -140,7 +140,7 @@ checks! {
     AutoprobeOn = "autoprobe-on", "a driver of the host takes each new VF",
         why "With sriov_drivers_autoprobe the host's driver binds every new VF, and a VF in use by the host is given to no VM.",
         looks "sriov_drivers_autoprobe is 1 and VFs of the GPU are bound to a driver that is none of VFIO's.",
-        mend "`echo 0 > …/sriov_drivers_autoprobe` and unbind the VFs; for good, give the GPU a layout: gpuslice makes VFs without a driver.";
+        mend "`echo 0 > …/sriov_drivers_autoprobe` and unbind each VF; for good, give the GPU a layout: gpuslice makes VFs without a driver.";
     GroupNotViable = "group-not-viable", "a VF shares its IOMMU group with a device the host uses",
         why "VFIO gives a group out as a whole: as long as one member has a driver of the host, none can be used (\"group N is not viable\").",
         looks "Groups below /sys/kernel/iommu_groups that hold a VF of a GPU and another device, not a bridge, with a driver of the host.",
@@ -148,7 +148,7 @@ checks! {
     HookMissing = "hook-missing", "libvirt does not call gpuslice",
         why "libvirt calls what lies in /etc/libvirt/hooks/qemu.d. Without it no VM gets its slice, and none is refused that should be.",
         looks "/etc/libvirt/hooks/qemu.d/10-gpuslice is absent or leads nowhere.",
-        mend "`ln -sfn /usr/sbin/gpuslice-qemu-hook /etc/libvirt/hooks/qemu.d/10-gpuslice`, then `systemctl reload libvirtd` (or virtqemud); `gpuslice doctor --fix` does both.";
+        mend "`mkdir -p /etc/libvirt/hooks/qemu.d`, `ln -sfn /usr/sbin/gpuslice-qemu-hook /etc/libvirt/hooks/qemu.d/10-gpuslice`, then `systemctl reload libvirtd` (or virtqemud); `gpuslice doctor --fix` does both.";
     HookNotExecutable = "hook-not-executable", "the hook cannot be executed",
         why "libvirt passes over hooks that are no executable files, without a word.",
         looks "The file that /etc/libvirt/hooks/qemu.d/10-gpuslice leads to has no x bit.",
@@ -159,19 +159,19 @@ checks! {
         mend "`restorecon -v` what the finding names; `gpuslice doctor --fix` does it for the hook's link and program.";
     HookBroken = "hook-broken", "another hook cannot run",
         why "libvirt calls every hook for every VM, and a hook that fails refuses the start. One whose first line names what is not there fails always.",
-        looks "The first lines of /etc/libvirt/hooks/qemu and of the files in qemu.d; behind env, the PATH of libvirt's own process, where it may be read.",
+        looks "The first lines of /etc/libvirt/hooks/qemu, of the files in qemu.d, and of scripts in qemu.d/DOMAIN that such a hook may call; behind env, the PATH of libvirt's own process, where it may be read.",
         mend "Write the path of a shell that is there into the first line; NixOS has /run/current-system/sw/bin/bash. Lines that end as on Windows: `sed -i 's/\\r$//'` the file.";
     HookNotSeen = "hook-not-seen", "libvirt has not looked for hooks since the hook is there",
         why "libvirt looks whether there are hooks at its start and when it is told to reload; what is put there later does not run.",
         looks "The hook is newer than the last start or reload of libvirtd and virtqemud.",
         mend "`systemctl reload libvirtd` (or virtqemud): no VM notices. `gpuslice doctor --fix` does it.";
     HookNotAllowed = "hook-not-allowed", "the system's policy keeps libvirt from running the hook",
-        why "SELinux runs hooks only with the boolean virt_hooks_unconfined; libvirt's AppArmor profile only what lies in /etc/libvirt/hooks, /usr/bin and /usr/sbin. Both refuse without a word of ours.",
-        looks "SELinux enforcing with the boolean off; or AppArmor, and a hook that leads elsewhere.",
-        mend "`setsebool -P virt_hooks_unconfined on`; or let the link lead to /usr/sbin/gpuslice-qemu-hook.";
+        why "libvirt's AppArmor profile runs only hooks that lie in /etc/libvirt/hooks, /usr/bin and /usr/sbin, and refuses others without a word of ours. What SELinux refuses is not looked for: its boolean virt_hooks_unconfined is, in Fedora's policy as far as it was read, for hooks of networks, and has no part in ours.",
+        looks "AppArmor enforcing a profile of libvirt's, and a hook that leads elsewhere.",
+        mend "Let the link lead to /usr/sbin/gpuslice-qemu-hook. Under SELinux `ausearch -m avc -ts recent` shows what was refused.";
     HookCallsVirsh = "hook-calls-virsh", "another hook calls libvirt, which waits for it",
         why "libvirt calls hooks with the domain locked. A hook that calls virsh waits for that lock, and libvirt for the hook: the VM never starts, and at boot no VM does.",
-        looks "Lines with virsh in /etc/libvirt/hooks/qemu and in the files of /etc/libvirt/hooks/qemu.d.",
+        looks "Lines with virsh in /etc/libvirt/hooks/qemu, in the files of /etc/libvirt/hooks/qemu.d, and in scripts in qemu.d/DOMAIN.",
         mend "Take the calls out of the script. For nodedev-detach and -reattach write managed='yes' into the hostdev, or have gpuslice give the device.";
     DaemonOff = "daemon-off", "the hook is there and the daemon is not",
         why "VMs that ask for a slice are refused as long as the daemon does not answer.",
@@ -185,10 +185,10 @@ checks! {
         why "All memory of a VM with a passed device is locked. libvirt raises the limit for each VM, unless it may not itself: in containers, or under a unit with LimitMEMLOCK.",
         looks "The hard limit in /proc/PID/limits of libvirt, and whether it has CAP_SYS_RESOURCE.",
         mend "`systemctl edit libvirtd` (or virtqemud): [Service] LimitMEMLOCK=infinity; restart it. In a container: give it the limit from outside.";
-    Lockdown = "lockdown", "Secure Boot keeps drivers or their controls away",
-        why "Under lockdown the kernel loads only signed modules, and shows no debugfs. Drivers that are built on the host (NVIDIA's, AMD's GIM) are unsigned, and xe before 6.19 is tuned through debugfs alone.",
-        looks "/sys/kernel/security/lockdown, beside a GPU without its driver or one on xe without sriov_admin.",
-        mend "Sign the modules with a key of yours and enrol it (`mokutil --import`), or switch Secure Boot off in the firmware.";
+    Lockdown = "lockdown", "Secure Boot may keep a driver away",
+        why "Under lockdown the kernel loads only modules that are signed with a key it knows. Drivers that DKMS builds on the host (NVIDIA's, AMD's GIM) are signed with the host's own, which somebody has to enrol (\"Key was rejected by service\").",
+        looks "/sys/kernel/security/lockdown, beside a GPU without its driver, whose module DKMS has built for the running kernel.",
+        mend "`mokutil --import` the key that the finding names, and enrol it when the machine boots; or switch Secure Boot off in the firmware.";
     MdevctlAuto = "mdevctl-auto", "mdevctl makes a mediated device at every boot",
         why "It takes a place on the GPU before any VM starts, belongs to nobody gpuslice knows, and is never taken away.",
         looks "Definitions below /etc/mdevctl.d with start: auto.",
@@ -196,7 +196,7 @@ checks! {
     MdevctlBroken = "mdevctl-broken", "a definition of mdevctl cannot be read",
         why "One broken file makes `mdevctl list` fail for the whole host. libvirt then knows no mediated devices, and none of that parent is started at boot.",
         looks "Files below /etc/mdevctl.d that are no JSON, as an interrupted write leaves them.",
-        mend "`rm` the file that the finding names, and define the device again if somebody needs it.";
+        mend "`mv` the file that the finding names out of the folder; it may be an early mdevctl's, in lines of KEY=VALUE. Define the device again if somebody needs it.";
     Driverctl = "driverctl", "driverctl gives a device to another driver at boot",
         why "Its override is set again at every boot, before or after gpuslice has bound the VF as its layout says.",
         looks "Files in /etc/driverctl.d with the address of a GPU or of a VF that has another driver now.",
@@ -207,11 +207,11 @@ checks! {
         mend "Take the line out, and say the number in /etc/gpuslice/gpuslice.toml.";
     SriovUnit = "sriov-unit", "a unit, rule or script makes VFs beside gpuslice",
         why "Two writers of the same attribute fight; and sriov-manage run at the wrong moment takes VFs away that VMs are about to get.",
-        looks "Units that are enabled in /etc/systemd/system, rules in /etc/udev/rules.d, /etc/tmpfiles.d, /etc/rc.local, crontabs and libvirt's hooks that name sriov-manage, or sriov_numvfs of a GPU of this host or of what they do not say. A network card's VFs are left alone.",
+        looks "Units that are enabled in /etc/systemd/system, rules in /etc/udev/rules.d, /etc/tmpfiles.d, /etc/rc.local, crontabs and libvirt's hooks that name sriov-manage, or sriov_numvfs of a GPU of this host or of what they do not say; and scripts that a unit or a job names by their path. A network card's VFs are left alone.",
         mend "Disable it (`systemctl disable UNIT`, without --now: what it does when it is stopped may take VFs from VMs that run), or take the line out, and say the number in /etc/gpuslice/gpuslice.toml.";
     MappingStale = "mapping-stale", "a resource mapping of Proxmox VE names what is not there",
         why "Proxmox compares each device of a mapping with the node, and starts no guest with that mapping as long as one is missing or another: after VFs were lost, or addresses were given out anew.",
-        looks "The entries of this node in /etc/pve/mapping/pci.cfg: address, id and IOMMU group.",
+        looks "The entries of this node in /etc/pve/mapping/pci.cfg: address, id, subsystem-id and IOMMU group, word by word.",
         mend "`gpuslice apply` where VFs are missing, then `gpuslice export proxmox | sh` for its own mappings; others are corrected in Datacenter, Resource Mappings.";
     GuestXml = "guest-xml", "what the domain asks of gpuslice has no meaning",
         why "A start with it is refused: it cannot be known what was meant.",

@@ -3,6 +3,7 @@
 use super::pci::Device;
 use super::system::System;
 use gpuslice_core::guest::mapping::Mapping;
+use gpuslice_vendors::makers::maker;
 use std::collections::BTreeSet;
 
 /// A host.
@@ -36,6 +37,14 @@ pub struct Host {
     pub lockdown: Option<String>,
     /// All PCI functions.
     pub devices: Vec<Device>,
+    /// Functions of which gpuslice's configuration wants VFs.
+    pub laid_out: BTreeSet<String>,
+    /// i915 is one that makes VFs: it has a parameter for their number.
+    pub i915_makes_vfs: bool,
+    /// vfio-pci makes VFs, since it was loaded with enable_sriov.
+    pub vfio_makes_vfs: bool,
+    /// The key by which DKMS signs modules, to be enrolled by mokutil.
+    pub signing_key: &'static str,
     /// `/usr/lib/nvidia/sriov-manage` is there.
     pub sriov_manage: bool,
     /// Whether NVIDIA's vGPU manager runs, where it is installed and processes are seen at all.
@@ -52,8 +61,6 @@ pub struct Host {
     pub hook: Hook,
     /// The daemon's socket is not there, for certain.
     pub no_socket: bool,
-    /// SELinux enforces and its boolean for hooks is off.
-    pub selinux_refuses: bool,
     /// Files on libvirt's way to the hook with another label than SELinux's policy has for them, while it enforces.
     pub mislabelled: Vec<String>,
     /// AppArmor enforces a profile for libvirt.
@@ -138,6 +145,17 @@ pub struct Dkms {
 }
 
 impl Host {
+    /// Whether somebody wants VFs of a function: it is made for that, or a layout says so.
+    pub fn wants_vfs(&self, device: &Device) -> bool {
+        let made_for_it = maker(device.vendor, device.device).is_some_and(|maker| maker.sriov);
+        device.pf.is_none() && (made_for_it || self.laid_out.contains(&device.address))
+    }
+
+    /// Whether DKMS has built a module of this name for the running kernel.
+    pub fn has_built(&self, module: &str) -> bool {
+        self.dkms.built.iter().any(|file| file.split('.').next() == Some(module))
+    }
+
     /// Whether a PCI driver of this name is loaded.
     pub fn has_driver(&self, name: &str) -> bool {
         self.drivers.contains(name)
@@ -155,6 +173,8 @@ pub struct Hook {
     pub unknown: bool,
     /// Whether the entry is there.
     pub present: bool,
+    /// Whether its folder is missing.
+    pub no_folder: bool,
     /// Whether the program is there that the entry is to lead to.
     pub installed: bool,
     /// Where it leads, if anywhere.

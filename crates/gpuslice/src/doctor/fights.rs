@@ -16,7 +16,7 @@ pub fn check(host: &Host) -> Vec<Finding> {
     });
     let broken = host.mdevctl_broken.iter().map(|file| {
         let text = format!("{file} is no definition, and `mdevctl list` fails for it");
-        Finding::warning(Check::MdevctlBroken, text, format!("rm {}", quoted(file)))
+        Finding::warning(Check::MdevctlBroken, text, format!("mv {} /root/", quoted(file)))
     });
     let bound = host.driverctl.iter().filter_map(|(address, driver)| {
         let device = host.devices.iter().find(|device| device.address == *address)?;
@@ -85,7 +85,8 @@ fn mappings(host: &Host) -> Vec<Finding> {
 /// How it is said that a mapping's device is missing.
 const IS_NOT: &str = "which it is not";
 
-/// How a device differs from what a mapping says of it. Its id and group are those of its first function; a device that is
+/// How a device differs from what a mapping says of it, as Proxmox VE compares it (pve-guest-common, `assert_valid`): word by
+/// word, and of a mapping that lacks a word it starts no guest either. The group is its first function's; a device that is
 /// named without a function is meant as a whole, and known by function 0.
 fn stale(host: &Host, entry: &Entry, address: &str, first: bool) -> Option<String> {
     // Nothing can be said where no device is seen at all.
@@ -94,16 +95,20 @@ fn stale(host: &Host, entry: &Entry, address: &str, first: bool) -> Option<Strin
     let Some(device) = host.devices.iter().find(|device| device.address == whole) else {
         return Some(format!("{address} is there, {IS_NOT}"));
     };
-    if !first {
-        return None;
-    }
-    let is = format!("{:04x}:{:04x}", device.vendor, device.device);
-    let says = |key: &str| entry.keys.get(key);
-    if let Some(id) = says("id").filter(|id| !id.eq_ignore_ascii_case(&is)) {
-        return Some(format!("{address} is {id}, and it is {is}"));
-    }
-    let (said, is) = says("iommugroup").zip(device.group.as_ref())?;
-    (said != is).then(|| format!("{address} is in IOMMU group {said}, and it is in {is}"))
+    let id = |(vendor, device): (u16, u16)| format!("{vendor:04x}:{device:04x}");
+    let is = [
+        ("id", "", Some(id((device.vendor, device.device)))),
+        ("subsystem-id", "of subsystem ", device.subsystem.map(id)),
+        ("iommugroup", "in IOMMU group ", device.group.clone().filter(|_| first)),
+    ];
+    is.into_iter().find_map(|(key, what, is)| {
+        let is = is?;
+        match entry.keys.get(key) {
+            Some(said) if *said == is => None,
+            Some(said) => Some(format!("{address} is {what}{said}, and it is {what}{is}")),
+            None => Some(format!("{address} is no matter which {key}, and it has to say {is}")),
+        }
+    })
 }
 
 /// NVIDIA's tool makes VFs only while nobody has the GPU open.
@@ -114,6 +119,7 @@ fn watched(host: &Host) -> Option<Finding> {
             && gpu.total_vfs.unwrap_or(0) > 0
             && gpu.vfs == 0
             && !gpu.mdevs
+            && host.wants_vfs(gpu)
     };
     let gpu = host.devices.iter().find(waits).filter(|_| host.sriov_manage)?;
     let name = host.watchers.first()?;

@@ -4,7 +4,7 @@ use super::facts::{Dkms, Host, Libvirt, Service, Writer};
 use super::system::System;
 use super::tree::Tree;
 use super::writers::{MAKING_VFS, PVE_UNIT};
-use super::{hook_facts, kernel_facts, pci};
+use super::{hook_facts, kernel_facts, pci, rules};
 use gpuslice_core::guest::mapping;
 use serde_json::Value as Json;
 use std::collections::BTreeSet;
@@ -24,6 +24,15 @@ const MAPPINGS: &str = "/etc/pve/mapping/pci.cfg";
 /// Programs of NVIDIA's monitoring, which keep every GPU open.
 const WATCHERS: [&str; 2] = ["nv-hostengine", "dcgm-exporter"];
 
+/// Where DKMS keeps the key that it signs modules with: Ubuntu's place, then its own.
+const KEYS: [&str; 2] = ["/var/lib/shim-signed/mok/MOK.der", "/var/lib/dkms/mok.pub"];
+
+/// Units of the host's own, and links to those that are started at boot.
+const UNITS: &str = "/etc/systemd/system";
+
+/// Longest text that is a script's, in bytes: what is longer is a program.
+const SCRIPT: u64 = 65536;
+
 /// Reads everything.
 pub fn host(tree: &Tree) -> Host {
     let text = |path: &str| tree.text(path).unwrap_or_default();
@@ -33,6 +42,8 @@ pub fn host(tree: &Tree) -> Host {
     let hook = hook_facts::own(tree, &system);
     let enforces = hook_facts::enforces(tree);
     let processes = processes(tree);
+    let devices = pci::all(tree);
+    let path = search_path(tree);
     // The library alone is there for programs that speak with another host's.
     let has = |name: &str| PROGRAMS.iter().any(|folder| tree.exists(&format!("{folder}/{name}")));
     let runs_libvirt = DAEMONS.iter().any(|(name, _)| has(name));
@@ -48,7 +59,11 @@ pub fn host(tree: &Tree) -> Host {
         switched_off: kernel_facts::switched_off(tree, &arguments),
         iommu: !tree.empty("/sys/kernel/iommu_groups"),
         lockdown: chosen(&text("/sys/kernel/security/lockdown")).filter(|mode| mode != "none"),
-        devices: pci::all(tree),
+        laid_out: rules::laid_out(tree, &devices),
+        i915_makes_vfs: tree.exists("/sys/module/i915/parameters/max_vfs"),
+        vfio_makes_vfs: text("/sys/module/vfio_pci/parameters/enable_sriov") == "Y",
+        signing_key: KEYS.into_iter().find(|key| tree.exists(key)).unwrap_or(KEYS[1]),
+        devices,
         sriov_manage: tree.exists("/usr/lib/nvidia/sriov-manage"),
         vgpu_manager: vgpu_manager(tree, &processes),
         watchers: processes.into_iter().filter(|p| WATCHERS.contains(&p.as_str())).collect(),
@@ -60,7 +75,6 @@ pub fn host(tree: &Tree) -> Host {
             .any(|folder| DAEMONS.iter().any(|(name, _)| tree.exists(&format!("{folder}/{name}")))),
         libvirt: libvirt(tree),
         no_socket: tree.absent("/run/gpuslice/hook.sock"),
-        selinux_refuses: enforces && hook_facts::boolean_is_off(tree),
         mislabelled: if enforces {
             hook_facts::mislabelled(tree, &hook_facts::way(&hook, &system))
         } else {
@@ -83,8 +97,8 @@ pub fn host(tree: &Tree) -> Host {
         mdevctl_known: mdevctl(tree, |_| true).into_iter().map(|(_, u)| u.to_lowercase()).collect(),
         mdevs: tree.names("/sys/bus/mdev/devices").into_iter().collect(),
         driverctl: driverctl(tree),
-        other_hooks: hook_facts::others(tree, &system, search_path(tree).as_deref()),
-        dispatched: hook_facts::dispatched(tree, &system),
+        other_hooks: hook_facts::others(tree, &system, path.as_deref()),
+        dispatched: hook_facts::dispatched(tree, &system, path.as_deref()),
         sysfsutils: tree
             .files("/etc/sysfs.d", ".conf")
             .chain(["/etc/sysfs.conf".to_owned()])
@@ -231,7 +245,7 @@ fn driverctl(tree: &Tree) -> Vec<(String, String)> {
 
 /// Units that are started at boot: the links in folders of what wants or requires them.
 fn enabled(tree: &Tree) -> Vec<String> {
-    const FOLDER: &str = "/etc/systemd/system";
+    const FOLDER: &str = UNITS;
     let of = |name: &String| name.ends_with(".wants") || name.ends_with(".requires");
     let folders = tree.names(FOLDER).into_iter().filter(of);
     let folders: Vec<String> = folders.map(|name| format!("{FOLDER}/{name}")).collect();
@@ -258,7 +272,35 @@ fn writers(tree: &Tree) -> Vec<Writer> {
         says || writer.file.contains(PVE_UNIT)
     };
     let ours = |file: &String| file.rsplit('/').next().is_some_and(|n| n.starts_with("gpuslice"));
-    all.filter(|file| !ours(file)).map(writer).filter(makes).collect()
+    let all: Vec<Writer> = all.filter(|file| !ours(file)).map(writer).collect();
+    let mut found = Vec::new();
+    for writer in all {
+        if makes(&writer) {
+            found.push(writer);
+            continue;
+        }
+        let mut scripts = scripts(tree, &writer.text).into_iter().filter(makes);
+        if writer.file.starts_with(UNITS) {
+            // Disabled as a whole, whatever its scripts do.
+            let first = scripts.next();
+            found.extend(first.map(|Writer { text, .. }| Writer { text, file: writer.file }));
+        } else {
+            found.extend(scripts);
+        }
+    }
+    found
+}
+
+/// Scripts that a unit or a job runs, by their paths.
+fn scripts(tree: &Tree, text: &str) -> Vec<Writer> {
+    let paths = text.split([' ', '\t', '\n', '=', ';', '"', '\'']);
+    let paths = paths.map(|word| word.trim_start_matches(['-', '@', '+', '!', ':']));
+    let script = |path: &str| {
+        let file = tree.resolved(path)?;
+        let text = tree.short_text(&file, SCRIPT).filter(|text| text.starts_with("#!"))?;
+        Some(Writer { text: without_comments(&text), file: path.to_owned() })
+    };
+    paths.filter(|word| word.starts_with('/')).filter_map(script).collect()
 }
 
 /// A script's lines that are no comments.

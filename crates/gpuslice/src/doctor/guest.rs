@@ -39,7 +39,14 @@ pub fn check(guest: &Guest, host: &Host) -> Vec<Finding> {
     if domain.claims.is_empty() && domain.devices.is_empty() {
         return found;
     }
-    if guest.machine.starts_with("pc-i440fx") || guest.machine == "pc" {
+    let is_gpu = |(_, function): (_, &Device)| {
+        let of = host.devices.iter().find(|pf| function.pf.as_ref() == Some(&pf.address));
+        of.unwrap_or(function).is_gpu()
+    };
+    // GVT-g's devices, and network cards, do without.
+    let needs_express = !domain.claims.is_empty() || functions(domain, host).any(is_gpu);
+    let conventional = guest.machine.starts_with("pc-i440fx") || guest.machine == "pc";
+    if conventional && needs_express {
         let text = format!("{name} is of machine type {}, which has no PCI Express", guest.machine);
         let mend = "define it anew with machine type q35, as virt-install --machine q35 does";
         found.push(Finding::warning(Check::GuestMachine, text, mend));

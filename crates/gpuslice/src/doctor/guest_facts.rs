@@ -169,7 +169,9 @@ fn free_ports(root: Node) -> Option<usize> {
         ports.filter_map(|port| port.attribute("index")?.parse().ok()).collect();
     let used: BTreeSet<u32> = devices
         .children()
-        .filter_map(|device| child(device, "address")?.attribute("bus"))
+        .filter_map(|device| child(device, "address"))
+        .filter(|address| matches!(address.attribute("type"), Some("pci") | None))
+        .filter_map(|address| address.attribute("bus"))
         .filter_map(|bus| u32::from_str_radix(bus.trim_start_matches("0x"), 16).ok())
         .collect();
     (!indexes.is_empty()).then(|| indexes.difference(&used).count())

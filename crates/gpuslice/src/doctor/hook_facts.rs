@@ -18,6 +18,7 @@ pub fn own(tree: &Tree, system: &System) -> Hook {
     Hook {
         unknown: target.is_none() && !tree.absent(place),
         present: tree.exists(place),
+        no_folder: tree.absent(&format!("{}/qemu.d", system.hooks())),
         installed: tree.executable(PROGRAM),
         executable: target.as_ref().is_some_and(|target| tree.executable(target)),
         made_at: tree.changed_at(place),
@@ -41,7 +42,7 @@ pub fn others(tree: &Tree, system: &System, path: Option<&str>) -> Vec<OtherHook
 
 /// Scripts of single domains, which libvirt does not call itself: a widespread hook calls those in qemu.d/DOMAIN/prepare/begin
 /// and beside it.
-pub fn dispatched(tree: &Tree, system: &System) -> Vec<OtherHook> {
+pub fn dispatched(tree: &Tree, system: &System, path: Option<&str>) -> Vec<OtherHook> {
     let mut folders = vec![format!("{}/qemu.d", system.hooks())];
     let mut found = Vec::new();
     for _ in 0..DEEP {
@@ -53,8 +54,8 @@ pub fn dispatched(tree: &Tree, system: &System) -> Vec<OtherHook> {
     let scripts = found.into_iter().filter(of_domain);
     scripts
         .map(|file| {
-            let text = without_comments(&tree.text(&file).unwrap_or_default());
-            OtherHook { text, file, lacks: None }
+            let text = tree.text(&file).unwrap_or_default();
+            OtherHook { lacks: lacks(tree, &text, path), text: without_comments(&text), file }
         })
         .collect()
 }
@@ -79,12 +80,6 @@ fn lacks(tree: &Tree, text: &str, path: Option<&str>) -> Option<String> {
 /// SELinux enforces.
 pub fn enforces(tree: &Tree) -> bool {
     tree.text(&format!("{SELINUX}/enforce")).as_deref() == Some("1")
-}
-
-/// Its boolean for hooks is there and off.
-pub fn boolean_is_off(tree: &Tree) -> bool {
-    let boolean = tree.text(&format!("{SELINUX}/booleans/virt_hooks_unconfined"));
-    boolean.is_some_and(|text| text.starts_with('0'))
 }
 
 /// What libvirt passes on its way to the hook, the hook last.

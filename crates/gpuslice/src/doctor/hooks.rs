@@ -20,7 +20,9 @@ pub fn check(host: &Host) -> Vec<Finding> {
     let mut found = Vec::new();
     found.extend(host.libvirt.and_then(|version| libvirt(host, version)));
     found.extend(hook(host));
-    found.extend(host.other_hooks.iter().flat_map(other));
+    found.extend(host.other_hooks.iter().flat_map(|hook| other(hook, Finding::error)));
+    // Whoever calls these may look at what they answer, or not.
+    found.extend(host.dispatched.iter().flat_map(|hook| other(hook, Finding::warning)));
     found.extend(host.services.iter().filter_map(memlock));
     found
 }
@@ -35,8 +37,11 @@ fn libvirt(host: &Host, version: Libvirt) -> Option<Finding> {
         format!("VF {} stays on its own driver, which it takes from 9.7 on", vf.address)
     };
     let text = format!("libvirt is {major}.{minor}.{micro}: {text}");
-    let mend =
-        "apt install -t bookworm-backports libvirt-daemon-system, or a newer release of the system";
+    let mend = if host.system.bookworm {
+        "apt install -t bookworm-backports libvirt-daemon-system, or a newer release of the system"
+    } else {
+        "install a newer release of the system, or of libvirt"
+    };
     Some(Finding::error(Check::LibvirtOld, text, mend))
 }
 
@@ -57,14 +62,6 @@ fn hook(host: &Host) -> Vec<Finding> {
         return vec![if target == PROGRAM { found.fixable() } else { found }];
     }
     let mut found = Vec::new();
-    if host.selinux_refuses {
-        let text = "SELinux enforces, and virt_hooks_unconfined is off";
-        found.push(Finding::error(
-            Check::HookNotAllowed,
-            text,
-            "setsebool -P virt_hooks_unconfined on",
-        ));
-    }
     // libvirt's folders are libvirt's: who made them may want the label that they have.
     let (ours, others): (Vec<&String>, Vec<&String>) =
         host.mislabelled.iter().partition(|path| is_ours(path, &place));
@@ -117,10 +114,14 @@ fn missing(host: &Host, place: &str) -> Finding {
         return Finding::error(Check::HookMissing, text, mend);
     }
     if !host.hook.installed {
-        let mend = format!("apt install --reinstall gpuslice; {}", reload(host));
+        let mend = format!("install gpuslice again (integration/install); {}", reload(host));
         return Finding::error(Check::HookMissing, text, mend);
     }
-    let mend = format!("ln -sfn {PROGRAM} {place}; {}", reload(host));
+    let folder = match host.hook.no_folder {
+        true => format!("mkdir -p {}/qemu.d; ", host.system.hooks()),
+        false => String::new(),
+    };
+    let mend = format!("{folder}ln -sfn {PROGRAM} {place}; {}", reload(host));
     Finding::error(Check::HookMissing, text, mend).fixable()
 }
 
@@ -135,7 +136,7 @@ fn reload(host: &Host) -> String {
 }
 
 /// Every hook is called for every VM, and one that fails refuses the start.
-fn other(hook: &OtherHook) -> Vec<Finding> {
+fn other(hook: &OtherHook, broken: fn(Check, String, String) -> Finding) -> Vec<Finding> {
     let file = &hook.file;
     let mut found = Vec::new();
     if let Some(lacks) = &hook.lacks {
@@ -149,7 +150,7 @@ fn other(hook: &OtherHook) -> Vec<Finding> {
                 format!("write the path of a shell that is there into the first line of {file}"),
             ),
         };
-        found.push(Finding::error(Check::HookBroken, text, mend));
+        found.push(broken(Check::HookBroken, text, mend));
     }
     if hook.text.contains("virsh ") {
         let text = format!("the hook {file} calls virsh, which waits for the hook");

@@ -1,11 +1,15 @@
 //! What of the host keeps its GPUs from being sliced, or its VMs from being given a slice.
 
-use super::check::{Check, Finding};
+use super::check::{Check, Finding, Severity};
 use super::facts::{Dkms, Host};
 use super::kernel_facts::NO_MODESET;
 use super::pci::Device;
+use gpuslice_core::observation::is_vfio;
 use gpuslice_vendors::makers::{Maker, maker};
 use std::collections::BTreeMap;
+
+/// The package of DKMS by which integrated GPUs of Intel's make VFs; it brings both of Intel's drivers.
+const INTEL_DKMS: &str = "i915-sriov-dkms";
 
 /// All findings, those first that make others.
 pub fn check(host: &Host) -> Vec<Finding> {
@@ -20,9 +24,9 @@ pub fn check(host: &Host) -> Vec<Finding> {
         found.extend(vfs(host, gpu));
         found.extend(vgpu_types(host, gpu));
     }
+    found.extend(host.devices.iter().filter_map(|device| makes_no_vfs(host, device)));
     found.extend(vgpu_manager(host));
     found.extend(groups(host));
-    found.extend(lockdown(host));
     found
 }
 
@@ -33,18 +37,21 @@ fn passable(host: &Host) -> impl Iterator<Item = &Device> {
 
 fn iommu(host: &Host) -> Option<Finding> {
     if host.iommu {
-        return None;
+        return ungrouped(host);
     }
-    let gpu = passable(host).next()?;
+    // Mediated devices of a GPU itself are kept apart by its driver.
+    let gpu = passable(host).find(|gpu| !gpu.mdevs)?;
     let off = host.arguments.iter().find(|argument| {
         let switched =
             |name: &str| argument.strip_prefix(name).is_some_and(|to| to.contains("off"));
         ["iommu=", "intel_iommu=", "amd_iommu="].into_iter().any(switched)
     });
-    let asked = host.arguments.iter().any(|a| a.starts_with("intel_iommu=on"));
     let mend = match off {
         Some(argument) => host.system.take_argument(argument),
-        None if host.intel && !asked => host.system.add_argument("intel_iommu=on"),
+        None if host.intel && !asks_for_iommu(host) => host.system.add_argument("intel_iommu=on"),
+        None if host.is_guest => {
+            "on the host of this VM: virsh edit it, <iommu model='intel'/> in <devices>".to_owned()
+        }
         None if host.intel => "switch VT-d on in the firmware, and reboot".to_owned(),
         None => "switch the IOMMU (AMD-Vi) on in the firmware, and reboot".to_owned(),
     };
@@ -52,7 +59,35 @@ fn iommu(host: &Host) -> Option<Finding> {
     Some(Finding::error(Check::IommuOff, found, mend))
 }
 
-/// A GPU that is known to have SR-IOV.
+fn asks_for_iommu(host: &Host) -> bool {
+    host.arguments.iter().any(|argument| argument.starts_with("intel_iommu=on"))
+}
+
+/// A VF, or a GPU that is to have some, that the IOMMU leaves out while it has others: an integrated GPU, by an argument or as
+/// Debian's kernel does without one.
+fn ungrouped(host: &Host) -> Option<Finding> {
+    let is_vf = |device: &Device| {
+        let of = host.devices.iter().find(|pf| device.pf.as_ref() == Some(&pf.address));
+        of.is_some_and(Device::is_gpu)
+    };
+    let wanted = |device: &Device| is_vf(device) || device.is_gpu() && host.wants_vfs(device);
+    let is_out = |d: &&Device| d.group.is_none() && !d.mdevs && wanted(d);
+    let device = host.devices.iter().find(is_out)?;
+    let told = host.arguments.iter().find_map(|argument| {
+        let list = argument.strip_prefix("intel_iommu=")?;
+        let off = list.split(',').find(|word| matches!(*word, "igfx_off" | "intgpu_off"))?;
+        Some((argument, off))
+    });
+    let mend = match told {
+        Some((argument, off)) => host.system.take_from_argument(argument, off),
+        None if host.intel && !asks_for_iommu(host) => host.system.add_argument("intel_iommu=on"),
+        None => "update the firmware, whose tables may leave it out; journalctl -k -g 'DMAR|AMD-Vi' says more".to_owned(),
+    };
+    let text = format!("{} has no IOMMU group, while others have theirs", device.address);
+    Some(Finding::error(Check::IommuOff, text, mend))
+}
+
+/// A GPU that is known to be sliced by a driver.
 fn sliceable(host: &Host, gpu: &Device, maker: &Maker) -> Vec<Finding> {
     let address = &gpu.address;
     // Somebody passes it as a whole.
@@ -60,7 +95,7 @@ fn sliceable(host: &Host, gpu: &Device, maker: &Maker) -> Vec<Finding> {
         return Vec::new();
     }
     let mut found = Vec::new();
-    if gpu.total_vfs.unwrap_or(0) == 0 {
+    if maker.sriov && gpu.total_vfs.unwrap_or(0) == 0 {
         let what = gpu.total_vfs.map_or("has no sriov_totalvfs", |_| "says sriov_totalvfs 0");
         let mend = if maker.driver == "xe" && gpu.total_vfs.is_some() {
             max_vfs(host, gpu)
@@ -79,6 +114,7 @@ fn sliceable(host: &Host, gpu: &Device, maker: &Maker) -> Vec<Finding> {
                 host.system.at_next_boot()
             );
             found.push(Finding::error(Check::DriverInTheWay, text, mend));
+            found.extend(unsigned(host, gpu, maker, "is to be loaded"));
         }
         Some(driver) if driver == "nvidia" && !host.sriov_manage => {
             let text = format!(
@@ -89,19 +125,79 @@ fn sliceable(host: &Host, gpu: &Device, maker: &Maker) -> Vec<Finding> {
         }
         Some(_) => {}
     }
-    let told = host.vfio_ids.iter().find(|(v, d, _)| (*v, *d) == (gpu.vendor, gpu.device));
-    if let Some((vendor, device, place)) = told {
-        let text =
-            format!("vfio-pci takes GPU {address} at boot, by ids={vendor:04x}:{device:04x}");
-        let id = format!("{vendor:04x}:{device:04x}");
-        let mend = if place.starts_with('/') {
-            format!("take {id} out of vfio-pci's ids in {place}; {}", host.system.at_next_boot())
-        } else {
-            host.system.take_from_argument(place, &id)
-        };
-        found.push(Finding::warning(Check::VfioIds, text, mend));
-    }
+    found.extend(taken_at_boot(host, gpu));
     found
+}
+
+/// vfio-pci was told to take a GPU by its ids.
+fn taken_at_boot(host: &Host, gpu: &Device) -> Option<Finding> {
+    let told = host.vfio_ids.iter().find(|(v, d, _)| (*v, *d) == (gpu.vendor, gpu.device));
+    let (vendor, device, place) = told?;
+    let id = format!("{vendor:04x}:{device:04x}");
+    let text = format!("vfio-pci takes GPU {} at boot, by ids={id}", gpu.address);
+    let mend = if place.starts_with('/') {
+        format!("take {id} out of vfio-pci's ids in {place}; {}", host.system.at_next_boot())
+    } else {
+        host.system.take_from_argument(place, &id)
+    };
+    Some(Finding::warning(Check::VfioIds, text, mend))
+}
+
+/// A driver that makes no VFs has what VFs are wanted of: `sriov_numvfs` is there, and writing it fails.
+fn makes_no_vfs(host: &Host, pf: &Device) -> Option<Finding> {
+    let driver = pf.driver.as_deref()?;
+    let address = &pf.address;
+    if pf.total_vfs.unwrap_or(0) == 0 || pf.vfs > 0 || pf.mdevs {
+        return None;
+    }
+    if driver == "i915" {
+        // Where its sources are here and not built, that is what is said.
+        let comes = host.dkms.sources.iter().any(|name| name == INTEL_DKMS);
+        if host.i915_makes_vfs || comes || !host.wants_vfs(pf) {
+            return None;
+        }
+        let text = format!("GPU {address} is on the kernel's own i915, which makes no VFs");
+        let name = match maker(pf.vendor, pf.device) {
+            Some(_) => "Intel's own build of i915 (intel-i915-dkms)",
+            None => INTEL_DKMS,
+        };
+        let mend = format!("install {name}; reboot");
+        return Some(Finding::error(Check::DriverInTheWay, text, mend));
+    }
+    if !is_vfio(driver) || host.vfio_makes_vfs || !host.laid_out.contains(address) {
+        return None;
+    }
+    if let Some(found) = taken_at_boot(host, pf) {
+        return Some(Finding { severity: Severity::Error, ..found });
+    }
+    let text = format!("{address} is on {driver}, which makes no VFs, and has a layout with some");
+    let told = host.driverctl.iter().any(|(of, to)| of == address && to == driver);
+    let mend = if told {
+        format!("driverctl unset-override {address}")
+    } else {
+        let device = format!("/sys/bus/pci/devices/{address}");
+        format!(
+            "echo {address} > /sys/bus/pci/drivers/{driver}/unbind; echo > {device}/driver_override; echo {address} > /sys/bus/pci/drivers_probe"
+        )
+    };
+    Some(Finding::error(Check::DriverInTheWay, text, mend))
+}
+
+/// DKMS built the driver, and Secure Boot has the kernel take signed modules alone.
+fn unsigned(host: &Host, gpu: &Device, maker: &Maker, what: &str) -> Option<Finding> {
+    let mode = host.lockdown.as_ref()?;
+    let (driver, key) = (maker.driver, host.signing_key);
+    if !maker.unsigned || !host.has_built(driver) {
+        return None;
+    }
+    let text = format!(
+        "lockdown is {mode}, and {driver}, which was built here, {what} for GPU {}",
+        gpu.address
+    );
+    let mend = format!(
+        "mokutil --import {key}, and enrol it at the next boot, unless mokutil --test-key {key} says that it is"
+    );
+    Some(Finding::warning(Check::Lockdown, text, mend))
 }
 
 /// Why it has none: the first that holds.
@@ -131,9 +227,26 @@ fn without_driver(host: &Host, gpu: &Device, maker: &Maker) -> Finding {
         let mend = format!("echo {address} > /sys/bus/pci/drivers/{driver}/bind");
         return Finding::error(Check::DriverUnbound, text, mend);
     }
+    // The daemon loads GIM, as a layout says how; whoever has none yet is only told.
+    if driver == "gim" && host.has_built(driver) {
+        if let Some(found) = unsigned(host, gpu, maker, "is not loaded") {
+            return found;
+        }
+        let laid_out = host.laid_out.contains(address);
+        let first =
+            if laid_out { "" } else { "write a layout for it in /etc/gpuslice/gpuslice.toml; " };
+        let text = format!("GPU {address} has no driver: gim is built and not loaded");
+        return Finding::warning(Check::DriverMissing, text, format!("{first}gpuslice apply"));
+    }
+    if let Some(found) = unsigned(host, gpu, maker, "is not loaded") {
+        return Finding { severity: Severity::Error, ..found };
+    }
     let text = format!("GPU {address} has no driver; {} makes its slices", maker.name);
-    let mend = format!("install {}, then modprobe {driver}", maker.name);
-    Finding::error(Check::DriverMissing, text, mend)
+    let first = match host.has_built(driver) {
+        true => String::new(),
+        false => format!("install {}, then ", maker.name),
+    };
+    Finding::error(Check::DriverMissing, text, format!("{first}modprobe {driver}"))
 }
 
 fn is_not_built(host: &Host, lead: &str, package: &str, driver: &str) -> Finding {
@@ -146,7 +259,7 @@ fn is_not_built(host: &Host, lead: &str, package: &str, driver: &str) -> Finding
 
 /// An integrated GPU of Intel's makes VFs by a driver that is built on the host alone: whoever installed that wants them.
 fn built_here(host: &Host, gpu: &Device) -> Option<Finding> {
-    let package = "i915-sriov-dkms";
+    let package = INTEL_DKMS;
     let driver = gpu.driver.as_deref().filter(|driver| matches!(*driver, "i915" | "xe"))?;
     if gpu.vfs > 0 || !host.dkms.sources.iter().any(|name| name == package) {
         return None;
@@ -164,18 +277,31 @@ fn built_here(host: &Host, gpu: &Device) -> Option<Finding> {
     })
 }
 
+/// How a driver of Intel's that says 0 comes to say more.
 fn max_vfs(host: &Host, gpu: &Device) -> String {
-    let driver = gpu.driver.as_deref().filter(|driver| *driver == "xe").unwrap_or("i915");
-    host.system.add_argument(&format!("{driver}.max_vfs=7"))
+    if gpu.driver.as_deref() == Some("xe") {
+        // Without it, it makes as many as there can be.
+        let told = host.arguments.iter().find(|argument| argument.starts_with("xe.max_vfs="));
+        return match told {
+            Some(argument) => host.system.take_argument(argument),
+            None => "switch SR-IOV on in the firmware, or take a newer kernel, whose xe makes VFs of this GPU".to_owned(),
+        };
+    }
+    // Of a Flex or Max; an integrated GPU has seven at most, and its GuC has to be asked for.
+    if maker(gpu.vendor, gpu.device).is_some() {
+        return host.system.add_argument("i915.max_vfs=63");
+    }
+    let guc = host.arguments.iter().any(|argument| argument.starts_with("i915.enable_guc="));
+    let guc = if guc { "" } else { "i915.enable_guc=3 " };
+    host.system.add_argument(&format!("{guc}i915.max_vfs=7"))
 }
 
 /// The package of DKMS that brings a driver and was not built for this kernel.
 fn not_built<'a>(host: &'a Host, driver: &str) -> Option<&'a str> {
     let Dkms { sources, built, .. } = &host.dkms;
     // i915-sriov-dkms brings both of Intel's.
-    let brings = |name: &&String| {
-        name.as_str() == driver || driver == "xe" && name.as_str() == "i915-sriov-dkms"
-    };
+    let brings =
+        |name: &&String| name.as_str() == driver || driver == "xe" && name.as_str() == INTEL_DKMS;
     let module = |file: &String| {
         let name = file.split('.').next().unwrap_or_default();
         name == driver || driver == "xe" && name == "i915"
@@ -225,8 +351,10 @@ fn vfs(host: &Host, gpu: &Device) -> Vec<Finding> {
     let address = &gpu.address;
     let mut found = Vec::new();
     // VFs that are there have what they need, and a GPU with mediated devices of its own needs none.
-    let wanted = gpu.total_vfs.unwrap_or(0) > 0 && gpu.vfs == 0 && !gpu.mdevs;
-    if wanted && gpu.no_vf_bars {
+    let lacks = gpu.total_vfs.unwrap_or(0) > 0 && gpu.vfs == 0 && !gpu.mdevs;
+    // Many an integrated GPU has no room for VFs of which nobody wants any.
+    let dkms = gpu.vendor == 0x8086 && host.dkms.sources.iter().any(|name| name == INTEL_DKMS);
+    if lacks && gpu.no_vf_bars && (host.wants_vfs(gpu) || dkms) {
         let text = format!("GPU {address} has no address space for its VFs");
         let mend = format!(
             "switch \"Above 4G decoding\" on in the firmware, or {}",
@@ -236,15 +364,22 @@ fn vfs(host: &Host, gpu: &Device) -> Vec<Finding> {
     }
     // NVIDIA's VFs are its own driver's, also those that offer nothing: taken off it they offer less.
     let vendors = |vf: &Device| gpu.driver.as_deref() == Some("nvidia") && vf.driver == gpu.driver;
-    let mut taken =
-        host.devices.iter().filter(|vf| vf.pf.as_ref() == Some(address) && !vendors(vf));
-    let taken = taken.find_map(|vf| Some((&vf.address, vf.used_by_host()?)));
-    if let Some((vf, driver)) = taken.filter(|_| gpu.autoprobe) {
+    let of_it = host.devices.iter().filter(|vf| vf.pf.as_ref() == Some(address) && !vendors(vf));
+    let taken: Vec<_> = of_it.filter_map(|vf| Some((&vf.address, vf.used_by_host()?))).collect();
+    if let Some(((vf, driver), others)) = taken.split_first().filter(|_| gpu.autoprobe) {
+        let more = match others.len() {
+            0 => String::new(),
+            more => format!(", and {more} more,"),
+        };
         let text = format!(
-            "VF {vf} of GPU {address} was taken by {driver}, as sriov_drivers_autoprobe is 1"
+            "VF {vf}{more} of GPU {address} was taken by {driver}, as sriov_drivers_autoprobe is 1"
         );
+        let unbound = taken
+            .iter()
+            .map(|(vf, driver)| format!("; echo {vf} > /sys/bus/pci/drivers/{driver}/unbind"));
         let mend = format!(
-            "echo 0 > /sys/bus/pci/devices/{address}/sriov_drivers_autoprobe; echo {vf} > /sys/bus/pci/drivers/{driver}/unbind"
+            "echo 0 > /sys/bus/pci/devices/{address}/sriov_drivers_autoprobe{}; for good, write a layout for {address} in /etc/gpuslice/gpuslice.toml",
+            unbound.collect::<String>()
         );
         found.push(Finding::error(Check::AutoprobeOn, text, mend));
     }
@@ -276,32 +411,4 @@ fn groups(host: &Host) -> Vec<Finding> {
         Some(Finding::error(Check::GroupNotViable, text, mend))
     };
     members.into_iter().filter_map(finding).collect()
-}
-
-fn lockdown(host: &Host) -> Option<Finding> {
-    let mode = host.lockdown.as_ref()?;
-    let bitten = passable(host).find_map(|gpu| {
-        let known = maker(gpu.vendor, gpu.device);
-        let rival = known.is_some_and(|m| gpu.driver.as_deref() == m.rival);
-        if known.is_some_and(|m| m.unsigned) && (gpu.driver.is_none() || rival) {
-            let name = known.map_or("", |m| m.driver);
-            let mend =
-                format!("mokutil --import the key that signs {name}, enrol it at the next boot");
-            return Some((
-                format!("the driver {name} of GPU {} is built here, unsigned", gpu.address),
-                mend,
-            ));
-        }
-        let dark = gpu.driver.as_deref() == Some("xe") && gpu.total_vfs.is_some() && !gpu.controls;
-        dark.then(|| {
-            let text =
-                format!("xe shows the controls of GPU {}'s VFs in debugfs alone", gpu.address);
-            (
-                text,
-                "take kernel 6.19 or newer, or switch Secure Boot off in the firmware".to_owned(),
-            )
-        })
-    });
-    let (text, mend) = bitten?;
-    Some(Finding::warning(Check::Lockdown, format!("lockdown is {mode}, and {text}"), mend))
 }

@@ -39,8 +39,8 @@ pub struct Device {
     pub bars: u64,
     /// It takes a type of its driver (NVIDIA's vendor-specific VFIO).
     pub typed: bool,
-    /// Its driver has controls for VFs outside debugfs (xe).
-    pub controls: bool,
+    /// `subsystem_vendor` and `subsystem_device`.
+    pub subsystem: Option<(u16, u16)>,
 }
 
 impl Device {
@@ -66,7 +66,9 @@ impl Device {
 
     /// A driver of the host has it that is not there to pass it to VMs.
     pub fn used_by_host(&self) -> Option<&str> {
-        self.driver.as_deref().filter(|driver| !is_vfio(driver) && !self.typed && !self.mdevs)
+        // The kernel gives a group out beside these two (driver_managed_dma).
+        let leaves = |driver: &str| is_vfio(driver) || matches!(driver, "pci-stub" | "pcieport");
+        self.driver.as_deref().filter(|driver| !leaves(driver) && !self.typed && !self.mdevs)
     }
 }
 
@@ -101,7 +103,7 @@ fn device(tree: &Tree, address: String) -> Option<Device> {
         mdevs: tree.exists(&path("mdev_supported_types")),
         bars: lines.iter().take(6).map(|(start, end)| size(*start, *end)).sum(),
         typed: tree.exists(&path("nvidia/current_vgpu_type")),
-        controls: tree.exists(&path("sriov_admin")),
+        subsystem: id("subsystem_vendor").zip(id("subsystem_device")),
         address,
     })
 }

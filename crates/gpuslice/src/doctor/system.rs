@@ -1,6 +1,7 @@
 //! What kind of system a host is: where its libvirt keeps things, and the words by which a person changes how it boots.
 
 use super::tree::Tree;
+use gpuslice_core::shell::quoted;
 
 /// What sets the kernel's arguments.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -10,10 +11,18 @@ pub enum Boot {
     Grub,
     /// The same file and `grub-mkconfig`.
     GrubMkconfig,
+    /// The same under the names that openSUSE has.
+    Grub2Mkconfig,
     /// `grubby`, as Fedora and its kin have it.
     Grubby,
+    /// `rpm-ostree`, where the system is an image of Fedora's.
+    Ostree,
     /// /etc/kernel/cmdline and `proxmox-boot-tool`, where Proxmox VE boots by systemd-boot.
     Proxmox,
+    /// /etc/kernel/cmdline and `kernel-install`, where another system boots by systemd-boot.
+    KernelInstall,
+    /// The entries of systemd-boot themselves.
+    Entries,
     /// The configuration of NixOS.
     Nix,
 }
@@ -27,7 +36,18 @@ pub struct System {
     initramfs: &'static str,
     /// Words that GRUB is told to give to the kernel: each with its variable, and the variable's file.
     grub: Vec<(String, String)>,
+    /// `uname -r`.
+    kernel: String,
+    /// It is Debian 12.
+    pub bookworm: bool,
 }
+
+/// What started the kernel says so here, after the variable's attributes and in UTF-16 (systemd's Boot Loader Interface).
+/// systemd-boot always does, GRUB in some systems.
+const LOADER: &str = "/sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
+
+/// Where the kernel's arguments are for systemd-boot.
+const CMDLINE: &str = "/etc/kernel/cmdline";
 
 /// Where GRUB's own tool reads what the kernel is to be given, beside a folder of the kind.
 const GRUB: &str = "/etc/default/grub";
@@ -41,25 +61,43 @@ impl System {
         let has = |name: &str| {
             ["/usr/sbin/", "/usr/bin/"].iter().any(|folder| tree.exists(&format!("{folder}{name}")))
         };
+        let loader = tree.text(LOADER).unwrap_or_default().replace('\0', "");
+        let systemd_boot = loader.contains("systemd-boot");
+        let has_cmdline = tree.exists(CMDLINE);
         let boot = if tree.exists("/etc/NIXOS") {
             Boot::Nix
-        } else if tree.exists("/etc/kernel/cmdline") && has("proxmox-boot-tool") {
+        } else if has("rpm-ostree") && tree.exists("/run/ostree-booted") {
+            Boot::Ostree
+        // On ZFS it boots by GRUB too: without EFI, and with Secure Boot.
+        } else if systemd_boot && has_cmdline && has("proxmox-boot-tool") {
             Boot::Proxmox
         } else if has("grubby") {
             Boot::Grubby
-        } else if has("grub-mkconfig") && !has("update-grub") {
+        } else if systemd_boot && has_cmdline && has("kernel-install") {
+            Boot::KernelInstall
+        } else if systemd_boot {
+            Boot::Entries
+        } else if has("update-grub") {
+            Boot::Grub
+        } else if has("grub2-mkconfig") {
+            Boot::Grub2Mkconfig
+        } else if has("grub-mkconfig") {
             Boot::GrubMkconfig
         } else {
             Boot::Grub
         };
         let initramfs = match boot {
-            Boot::Nix => "",
-            _ if has("update-initramfs") => "update-initramfs -u; ",
+            Boot::Nix | Boot::Ostree => "",
+            // Not the newest kernel's alone: another may be pinned.
+            _ if has("update-initramfs") => "update-initramfs -u -k all; ",
             _ if has("mkinitcpio") => "mkinitcpio -P; ",
             _ if has("dracut") => "dracut --force; ",
-            _ => "update-initramfs -u; ",
+            _ => "update-initramfs -u -k all; ",
         };
-        Self { boot, initramfs, grub: grub(tree) }
+        let release = tree.text("/etc/os-release").unwrap_or_default();
+        let bookworm = release.lines().any(|line| line == "VERSION_CODENAME=bookworm");
+        let kernel = tree.text("/proc/sys/kernel/osrelease").unwrap_or_default();
+        Self { boot, initramfs, grub: grub(tree), kernel, bookworm }
     }
 
     /// Where libvirt looks for hooks. NixOS builds it with /var/lib in place of /etc.
@@ -80,7 +118,13 @@ impl System {
     /// How an argument comes to the kernel.
     pub fn add_argument(&self, argument: &str) -> String {
         match self.boot {
-            Boot::Grubby => format!("grubby --update-kernel=ALL --args={argument}; reboot"),
+            Boot::Grubby => {
+                format!("grubby --update-kernel=ALL --args={}; reboot", quoted(argument))
+            }
+            Boot::Ostree => {
+                let each = argument.split(' ').map(|one| format!(" --append={one}"));
+                format!("rpm-ostree kargs{}; reboot", each.collect::<String>())
+            }
             _ => format!("add {argument} to {}; reboot", self.arguments("")),
         }
     }
@@ -89,6 +133,7 @@ impl System {
     pub fn take_argument(&self, argument: &str) -> String {
         match self.boot {
             Boot::Grubby => format!("grubby --update-kernel=ALL --remove-args={argument}; reboot"),
+            Boot::Ostree => format!("rpm-ostree kargs --delete={argument}; reboot"),
             _ => format!("take {argument} out of {}; reboot", self.arguments(argument)),
         }
     }
@@ -106,6 +151,9 @@ impl System {
             Boot::Grubby => format!(
                 "grubby --update-kernel=ALL --remove-args={argument} --args={name}={rest}; reboot"
             ),
+            Boot::Ostree => {
+                format!("rpm-ostree kargs --delete={argument} --append={name}={rest}; reboot")
+            }
             _ => format!("take {value} out of {name} in {}; reboot", self.arguments(argument)),
         }
     }
@@ -114,9 +162,17 @@ impl System {
     /// new one.
     fn arguments(&self, argument: &str) -> String {
         let tool = match self.boot {
-            Boot::Grub | Boot::Grubby => "update-grub",
+            Boot::Grub | Boot::Grubby | Boot::Ostree => "update-grub",
+            Boot::Grub2Mkconfig => "grub2-mkconfig -o /boot/grub2/grub.cfg",
             Boot::GrubMkconfig => "grub-mkconfig -o /boot/grub/grub.cfg",
-            Boot::Proxmox => return "/etc/kernel/cmdline; proxmox-boot-tool refresh".to_owned(),
+            Boot::Proxmox => return format!("{CMDLINE}; proxmox-boot-tool refresh"),
+            Boot::KernelInstall => {
+                let kernel = &self.kernel;
+                return format!("{CMDLINE}; kernel-install add {kernel} /boot/vmlinuz-{kernel}");
+            }
+            Boot::Entries => {
+                return "the line options of the entry's file, which bootctl list names".to_owned();
+            }
             Boot::Nix => {
                 return "boot.kernelParams in /etc/nixos/configuration.nix; nixos-rebuild boot"
                     .to_owned();
@@ -140,6 +196,8 @@ impl System {
         };
         match self.boot {
             Boot::Grubby => format!("dnf install kernel-devel-{kernel}"),
+            Boot::Ostree => format!("rpm-ostree install kernel-devel-{kernel}"),
+            Boot::Grub2Mkconfig => "zypper install kernel-default-devel".to_owned(),
             Boot::GrubMkconfig => "pacman -S linux-headers".to_owned(),
             // Proxmox VE's packages took its own name with kernel 6.5.
             _ if kernel.ends_with("-pve") && older(kernel.split(['.', '-']).collect()) => {

@@ -64,6 +64,12 @@ impl Tree {
         Some(String::from_utf8_lossy(&bytes).trim().to_owned())
     }
 
+    /// The same of a file that has no more bytes than these.
+    pub fn short_text(&self, path: &str, most: u64) -> Option<String> {
+        let found = self.end_of(path).ok().filter(|found| found.is_file() && found.len() <= most);
+        found.and_then(|_| self.text(path))
+    }
+
     /// The host's name without its domain.
     pub fn host_name(&self) -> Option<String> {
         let name = self.text("/proc/sys/kernel/hostname")?;

@@ -6,14 +6,26 @@ use crate::table::printable;
 use std::fmt::Write as _;
 
 /// What was mended, then each finding.
-pub fn findings(fixed: &[String], findings: &[Finding], paint: Paint) -> String {
+pub fn findings(
+    domain: Option<&str>,
+    fixed: &[String],
+    findings: &[Finding],
+    paint: Paint,
+) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
     for text in fixed {
         let _ = writeln!(out, "{} {}", paint.paint(Tone::Good, "fixed:"), printable(text));
     }
     if findings.is_empty() {
-        let _ = writeln!(out, "nothing found that keeps slices from working");
+        let _ = match domain {
+            None => writeln!(out, "nothing found that keeps slices from working"),
+            Some(domain) => writeln!(
+                out,
+                "nothing found in {} that keeps it from slices; the host was not looked at: gpuslice doctor",
+                printable(domain)
+            ),
+        };
     }
     for finding in findings {
         let tone = match finding.severity {

@@ -22,12 +22,15 @@ pub fn doctor(domain: Option<&str>, fix: bool, output: &Output) -> Result<(), Fa
     let value = json!({
         "changed": !fixed.is_empty(), "fixed": fixed, "findings": findings, "not_looked_at": denied
     });
-    output.answer(&value, |paint| render::findings(&fixed, &findings, paint))?;
+    output.answer(&value, |paint| render::findings(domain, &fixed, &findings, paint))?;
     let errors = findings.iter().filter(|f| f.severity == Severity::Error).count();
     if errors == 0 {
         return Ok(());
     }
-    let message =
-        format!("slices do not work here: {}, see above", render::counted(errors, "error"));
+    let message = format!(
+        "{} that {} slices from working, see above",
+        render::counted(errors, "error"),
+        if errors == 1 { "keeps" } else { "keep" }
+    );
     Err(Failure { refusal: Refusal::new(Code::Unsupported, message), answered: true })
 }

@@ -22,6 +22,8 @@ const OUT_OF_REACH: &[&str] = &[
     "dnf ",
     "apt ",
     "mokutil ",
+    "update the firmware",
+    "write a layout ",
     "with no VM on them",
     // An editor, or what takes a decision.
     "virsh edit ",
@@ -39,6 +41,7 @@ const OUT_OF_REACH: &[&str] = &[
 /// Steps that change nothing which is seen before the next boot, or are for when another failed.
 const NOTHING_SEEN: &[&str] = &[
     "update-initramfs -u",
+    "for good, write a layout ",
     "from the next boot on",
     "chown root:kvm /dev/kvm",
     "journalctl ",
@@ -46,11 +49,21 @@ const NOTHING_SEEN: &[&str] = &[
 ];
 
 /// What brings arguments to where the kernel is started from, once they were written.
-const BOOT_TOOLS: &[&str] =
-    &["update-grub", "grub-mkconfig -o ", "proxmox-boot-tool refresh", "nixos-rebuild boot"];
+const BOOT_TOOLS: &[&str] = &[
+    "update-grub",
+    "grub-mkconfig -o ",
+    "grub2-mkconfig -o ",
+    "proxmox-boot-tool refresh",
+    "kernel-install add ",
+    "nixos-rebuild boot",
+];
 
 /// Where they are written.
-const BOOT_FILES: &[&str] = &["GRUB_CMDLINE_LINUX", "/etc/kernel/cmdline", "boot.kernelParams"];
+const BOOT_FILES: &[&str] =
+    &["GRUB_CMDLINE_LINUX", "/etc/kernel/cmdline", "boot.kernelParams", ENTRY];
+
+/// What systemd-boot reads itself.
+const ENTRY: &str = "the line options of the entry's file";
 
 /// A change of the kernel's arguments.
 enum Edit {
@@ -116,7 +129,8 @@ impl<'a> Person<'a> {
             step.strip_prefix("add ").and_then(|rest| rest.split_once(" to "))
         {
             assert!(BOOT_FILES.iter().any(|file| place.starts_with(file)), "{place}");
-            self.written.borrow_mut().push(Edit::Add(argument.to_owned()));
+            let to = if place.starts_with(ENTRY) { &self.brought } else { &self.written };
+            to.borrow_mut().push(Edit::Add(argument.to_owned()));
             return true;
         }
         if BOOT_TOOLS.iter().any(|tool| step.starts_with(tool)) {
@@ -139,7 +153,7 @@ impl<'a> Person<'a> {
                 self.write(path, "");
                 fs::set_permissions(self.at(path), fs::Permissions::from_mode(0o660)).unwrap();
             }
-            ["rm", path] => fs::remove_file(self.at(path)).unwrap(),
+            ["mv", path, "/root/"] => fs::remove_file(self.at(path)).unwrap(),
             ["chmod", bits, path] => {
                 let bits = u32::from_str_radix(bits, 8).unwrap();
                 fs::set_permissions(self.at(path), fs::Permissions::from_mode(bits)).unwrap();
@@ -154,11 +168,20 @@ impl<'a> Person<'a> {
                 assert!(done.unwrap().success());
             }
             ["restorecon", ..] => self.runs("/usr/sbin/restorecon", &words[1..]),
-            ["setsebool", "-P", name, "on"] => {
-                self.write(&format!("/sys/fs/selinux/booleans/{name}"), "1 1\n");
+            ["rpm-ostree", "kargs", changes @ ..] => {
+                let edits = changes.iter().map(|change| {
+                    let added = change.strip_prefix("--append=").map(|a| Edit::Add(a.to_owned()));
+                    let taken = || change.strip_prefix("--delete=").unwrap().to_owned();
+                    added.unwrap_or_else(|| Edit::Take(taken()))
+                });
+                self.brought.borrow_mut().extend(edits);
             }
+            ["mkdir", "-p", path] => fs::create_dir_all(self.at(path)).unwrap(),
             ["driverctl", "unset-override", address] => {
                 fs::remove_file(self.at(&format!("/etc/driverctl.d/{address}"))).unwrap();
+                if *address == "0000:0c:00.0" {
+                    self.probes(address);
+                }
             }
             ["mdevctl", "modify", "--uuid", uuid, "--parent", parent, "--manual"] => {
                 self.replace(&format!("/etc/mdevctl.d/{parent}/{uuid}"), "auto", "manual");
@@ -261,7 +284,10 @@ impl<'a> Person<'a> {
         for (address, rival, driver) in gpus {
             let link = self.at(&format!("/sys/bus/pci/devices/{address}/driver"));
             let now = fs::read_link(&link).unwrap_or_default();
-            let free = now.as_os_str().is_empty() || now.ends_with(rival) && away(rival);
+            let by_ids = files.contains("ids=") || told.contains("ids=");
+            let free = now.as_os_str().is_empty()
+                || now.ends_with(rival) && away(rival)
+                || now.ends_with("vfio-pci") && !by_ids;
             let shown = driver != "i915" || !told.contains("nomodeset");
             if free && shown && !away(driver) {
                 let _ = fs::remove_file(&link);
@@ -276,7 +302,16 @@ impl<'a> Person<'a> {
         if told.contains("enable_gvt=1") && !told.contains("enable_guc") {
             self.write(&format!("{integrated}/mdev_supported_types/i915-GVTg_V5_4/create"), "");
         }
-        if told.contains("i915.max_vfs=7") {
+        let vf = self.at("/sys/bus/pci/devices/0000:00:02.1");
+        if told.contains("intel_iommu=on") && vf.exists() {
+            symlink("../../../../kernel/iommu_groups/3", vf.join("iommu_group")).unwrap();
+        }
+        let flex = "/sys/bus/pci/devices/0000:51:00.0";
+        let on_xe = fs::read_link(self.at(&format!("{flex}/driver")));
+        if on_xe.is_ok_and(|driver| driver.ends_with("xe")) && !told.contains("xe.max_vfs=") {
+            self.write(&format!("{flex}/sriov_totalvfs"), "31\n");
+        }
+        if told.contains("i915.max_vfs=") {
             for device in [integrated, "/sys/bus/pci/devices/0000:51:00.0"] {
                 if self.at(device).exists() {
                     self.write(&format!("{device}/sriov_totalvfs"), "7\n");
@@ -294,11 +329,21 @@ impl<'a> Person<'a> {
         if let Some(driver) = path.strip_suffix("/bind") {
             let link = self.at(&format!("/sys/bus/pci/devices/{text}/driver"));
             symlink(format!("../../..{}", driver.trim_start_matches("/sys")), link).unwrap();
+        } else if path.ends_with("/drivers_probe") {
+            self.probes(text);
         } else if path.ends_with("/unbind") {
             fs::remove_file(self.at(&format!("/sys/bus/pci/devices/{text}/driver"))).unwrap();
         } else {
             self.write(path, &format!("{text}\n"));
         }
+    }
+
+    /// The GPU that GIM takes.
+    fn probes(&self, address: &str) {
+        assert_eq!(address, "0000:0c:00.0");
+        let link = self.at(&format!("/sys/bus/pci/devices/{address}/driver"));
+        let _ = fs::remove_file(&link);
+        symlink("../../../bus/pci/drivers/gim", link).unwrap();
     }
 
     fn loads(&self, module: &str) {

@@ -34,7 +34,18 @@ pub const TRAPS: &[(&str, Seen)] = &[
             "iommu-off-fedora",
             "iommu-off-nixos",
             "iommu-off-proxmox",
+            "iommu-off-proxmox-grub",
+            "iommu-off-systemd-boot",
+            "iommu-off-entries",
+            "iommu-off-opensuse",
+            "iommu-off-ostree",
+            "iommu-off-nested",
         ]),
+    ),
+    ("the IOMMU leaves the integrated GPU out", By(&["iommu-off-igfx", "iommu-off-integrated"])),
+    (
+        "the firmware has no interrupt remapping",
+        Not("only the kernel's log says so; of the arguments that switch it off, doctor does"),
     ),
     (
         "no interrupt remapping",
@@ -43,7 +54,7 @@ pub const TRAPS: &[(&str, Seen)] = &[
     ("a group is not viable", By(&["group-not-viable"])),
     (
         "SR-IOV is off in the firmware, or max_vfs was not said",
-        By(&["sriov-off-firmware", "sriov-off-max-vfs", "integrated-max-vfs"]),
+        By(&["sriov-off-firmware", "sriov-off-max-vfs", "sriov-off-xe", "integrated-max-vfs"]),
     ),
     ("no address space for VFs", By(&["vf-bars"])),
     (
@@ -64,7 +75,14 @@ pub const TRAPS: &[(&str, Seen)] = &[
         ]),
     ),
     ("sriov-manage left the GPU without a driver", By(&["driver-unbound"])),
-    ("nouveau or amdgpu came first", By(&["driver-in-the-way", "driver-amdgpu"])),
+    (
+        "nouveau or amdgpu came first",
+        By(&["driver-in-the-way", "driver-in-the-way-t4", "driver-amdgpu"]),
+    ),
+    (
+        "the driver shows sriov_numvfs and makes no VFs: the kernel's own i915, vfio-pci",
+        By(&["integrated-kernels-own", "driver-i915", "driver-vfio", "driver-vfio-driverctl"]),
+    ),
     ("NVIDIA's ordinary driver in place of the host driver", By(&["vgpu-driver-missing"])),
     ("NVIDIA's vGPU manager does not run", By(&["vgpu-manager-off"])),
     (
@@ -75,17 +93,23 @@ pub const TRAPS: &[(&str, Seen)] = &[
     ("GVT-g shows no types", By(&["gvt-off-kvmgt", "gvt-off-guc", "gvt-off-gpu"])),
     (
         "vfio-pci takes the GPU, and VFs of the same id",
-        By(&["vfio-ids", "vfio-ids-fedora", "vfio-ids-modprobe"]),
+        By(&["vfio-ids", "vfio-ids-fedora", "vfio-ids-modprobe", "vfio-ids-taken"]),
     ),
     ("the host's driver takes VFs", By(&["autoprobe-on", "guest-managed-autoprobe"])),
-    ("Secure Boot keeps a module or debugfs away", By(&["lockdown-module", "lockdown-xe"])),
+    (
+        "Secure Boot keeps a module away",
+        By(&["lockdown-module", "lockdown-nouveau", "lockdown-gim"]),
+    ),
     // Of libvirt.
     (
         "the hook is not there, or where libvirt does not look",
-        By(&["hook-missing", "hook-dangling", "hook-missing-nixos"]),
+        By(&["hook-missing", "hook-missing-folder", "hook-dangling", "hook-missing-nixos"]),
     ),
     ("the hook has no x bit", By(&["hook-not-executable"])),
-    ("SELinux's boolean for hooks is off", By(&["hook-not-allowed-selinux"])),
+    (
+        "SELinux refuses the hook, or its way to the daemon",
+        Not("its policy cannot be asked for what it will refuse; the audit log says what it did"),
+    ),
     ("SELinux's label of the hook is wrong", By(&["hook-label", "hook-label-link"])),
     ("AppArmor lets libvirt not execute it there", By(&["hook-not-allowed-apparmor"])),
     ("libvirt has not looked since", By(&["hook-not-seen"])),
@@ -93,7 +117,10 @@ pub const TRAPS: &[(&str, Seen)] = &[
         "another hook's shell is not there",
         By(&["hook-broken", "hook-broken-env", "hook-broken-lines"]),
     ),
-    ("another hook calls virsh, and libvirt waits for itself", By(&["hook-calls-virsh"])),
+    (
+        "another hook calls virsh, and libvirt waits for itself",
+        By(&["hook-calls-virsh", "hook-dispatched"]),
+    ),
     ("the daemon does not run", By(&["daemon-off"])),
     ("libvirt is too old", By(&["libvirt-old-hooks", "libvirt-old-vfio"])),
     (
@@ -112,7 +139,9 @@ pub const TRAPS: &[(&str, Seen)] = &[
             "sriov-unit-proxmox",
             "sriov-rule",
             "sriov-tmpfiles",
+            "sriov-unit-script",
             "sriov-cron",
+            "sriov-cron-script",
             "sriov-hook",
             "sriov-dispatched",
             "sriov-drm",
@@ -122,7 +151,15 @@ pub const TRAPS: &[(&str, Seen)] = &[
     ),
     (
         "a mapping of Proxmox VE names what is not there",
-        By(&["mapping-stale", "mapping-stale-moved", "mapping-stale-group"]),
+        By(&[
+            "mapping-stale",
+            "mapping-stale-moved",
+            "mapping-stale-group",
+            "mapping-stale-case",
+            "mapping-stale-second",
+            "mapping-stale-subsystem",
+            "mapping-stale-without",
+        ]),
     ),
     // Of the VM.
     (
