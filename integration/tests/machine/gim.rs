@@ -208,6 +208,23 @@ fn an_unload_that_sleeps_quarantines_all_gpus_until_it_returns() {
 }
 
 #[test]
+fn each_vf_that_the_host_uses_is_to_be_let_go() {
+    let mut driver = Driver::new(&with_amdgpu(), LAYOUT).unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    let vfs: Vec<_> = driver.machine.observation().vfs.keys().copied().take(2).collect();
+    for vf in &vfs {
+        bind_by_hand(&mut driver.kernel, *vf, "amdgpu");
+    }
+    driver.wake_up().unwrap();
+    driver.config = LAYOUT.replace("vfs = 8", "vfs = 2");
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert_eq!(refusal.code, Code::HostDriver, "{refusal}");
+    let unbind = |vf| format!("echo {vf} > /sys/bus/pci/drivers/amdgpu/unbind");
+    let each: Vec<String> = vfs.iter().map(unbind).collect();
+    assert_eq!(refusal.hint.as_deref(), Some(each.join(", then ").as_str()));
+}
+
+#[test]
 fn vfs_are_bound_from_the_start_once_they_are_there() {
     let config = LAYOUT.replace("vfs = 8", "vfs = 2, bind = \"vfio-pci\"");
     let mut driver = Driver::new(&hive(), &config).unwrap();

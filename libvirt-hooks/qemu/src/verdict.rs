@@ -90,10 +90,14 @@ impl<'x> Question<'x> {
                 self.without_word(refusal)
             }
             ReplyBody::Refused(refusal) => self.refused(refusal),
-            ReplyBody::Ok(Served::Command(_)) => self.without_word(Refusal::new(
-                Code::Unreachable,
-                "gpusliced answered something else than was asked",
-            )),
+            ReplyBody::Ok(Served::Command(_)) => {
+                let message = "gpusliced answered something else than was asked";
+                self.without_word(
+                    Refusal::new(Code::Unreachable, message).hint(hint!(
+                        "systemctl restart gpusliced, so that it is of the same release"
+                    )),
+                )
+            }
         }
     }
 

@@ -7,9 +7,10 @@ use gpuslice_core::hint;
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::Layouts;
+use gpuslice_core::mend::let_go;
 use gpuslice_core::observation::{Observation, is_vfio};
 use gpuslice_core::plan::Step;
-use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::refusal::{Code, Hint, Refusal};
 use std::collections::BTreeMap;
 
 /// Where modprobe finds the number of VFs.
@@ -130,15 +131,20 @@ fn possible(pf: &Pf<'_>, layout: &Layout) -> Result<(), Refusal> {
 /// The unload would wait for a driver of the host as it would for a VM.
 fn used_by_host(seen: &Observation) -> Result<(), Refusal> {
     let vfs = all(seen).flat_map(|pf| pf.sriov.vfs.values());
-    let mut used = vfs.filter_map(|address| {
-        let driver = seen.vfs.get(address)?.driver.as_deref().filter(|d| !is_vfio(d))?;
-        Some((address, driver))
-    });
-    let Some((address, driver)) = used.next() else { return Ok(()) };
+    let used: Vec<(&PciAddress, &str)> = vfs
+        .filter_map(|address| {
+            let driver = seen.vfs.get(address)?.driver.as_deref().filter(|d| !is_vfio(d))?;
+            Some((address, driver))
+        })
+        .collect();
+    let Some(((address, driver), others)) = used.split_first() else { return Ok(()) };
     let message = format!("the host uses VF {address} through its driver {driver}");
-    let hint = gpuslice_core::mend::let_go(*address, driver);
-    let refusal = Refusal::new(Code::HostDriver, message).hint(hint);
-    Err(used.fold(refusal, |refusal, (address, driver)| {
+    let each = used.iter().map(|(address, driver)| let_go(**address, driver));
+    let mut refusal = Refusal::new(Code::HostDriver, message);
+    if let Some(hint) = Hint::in_turn(each) {
+        refusal = refusal.hint(hint);
+    }
+    Err(others.iter().fold(refusal, |refusal, (address, driver)| {
         refusal.because(format!("and VF {address} through {driver}"))
     }))
 }

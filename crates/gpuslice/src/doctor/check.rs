@@ -87,8 +87,8 @@ checks! {
         mend "Reboot.";
     GvtOff = "gvt-off", "GVT-g was asked for and the GPU makes no mediated devices",
         why "i915.enable_gvt=1 alone makes none: the module kvmgt has to be loaded, GuC submission has to be off, and only Broadwell to Comet Lake have GVT-g.",
-        looks "i915.enable_gvt=1 among the kernel's arguments, an Intel GPU on i915 without mdev_supported_types and without VFs, kvmgt, and i915.enable_guc.",
-        mend "`modprobe kvmgt`, and take i915.enable_guc out of the kernel's arguments; on another GPU take i915.enable_gvt=1 out. Then the boot loader's step (`update-grub` and others).";
+        looks "i915.enable_gvt=1 among the kernel's arguments or enable_gvt=1 for i915 in modprobe.d, an Intel GPU on i915 without mdev_supported_types and without VFs, kvmgt, and i915.enable_guc.",
+        mend "`modprobe kvmgt`, and take enable_guc out of the kernel's arguments or modprobe.d; on another GPU take enable_gvt=1 out. Then the boot loader's step (`update-grub` and others).";
     SriovOff = "sriov-off", "the GPU has SR-IOV and does not show it",
         why "Without the SR-IOV capability the kernel offers no sriov_numvfs, so the GPU yields no VF.",
         looks "A GPU whose model has SR-IOV lacks sriov_totalvfs, or says 0 in it. It is off in the firmware, or its driver was told to make none.",
@@ -175,7 +175,7 @@ checks! {
         mend "Take the calls out of the script. For nodedev-detach and -reattach write managed='yes' into the hostdev, or have gpuslice give the device.";
     DaemonOff = "daemon-off", "the hook is there and the daemon is not",
         why "VMs that ask for a slice are refused as long as the daemon does not answer.",
-        looks "The hook is installed and /run/gpuslice/hook.sock is absent.",
+        looks "The hook, or on Proxmox VE the hookscript, is installed, and /run/gpuslice/hook.sock is absent.",
         mend "`systemctl enable --now gpusliced.socket gpusliced.service`";
     LibvirtOld = "libvirt-old", "libvirt is too old for what this host is to do",
         why "libvirt reads hooks from qemu.d since 6.5. A VF that stays on its own driver (NVIDIA's vendor-specific VFIO) it takes since 9.7; before, it says that the device must be detached from the host.",
@@ -192,7 +192,7 @@ checks! {
     MdevctlAuto = "mdevctl-auto", "mdevctl makes a mediated device at every boot",
         why "It takes a place on the GPU before any VM starts, belongs to nobody gpuslice knows, and is never taken away.",
         looks "Definitions below /etc/mdevctl.d with start: auto.",
-        mend "`mdevctl modify --uuid UUID --parent PARENT --manual`; and `mdevctl stop -u UUID` when no VM uses it.";
+        mend "`mdevctl modify --uuid UUID --parent PARENT --manual`; and `mdevctl stop -u UUID` when no VM uses it. A VM that carries it by hand is given a slice first: `gpuslice attach DOMAIN PROFILE`.";
     MdevctlBroken = "mdevctl-broken", "a definition of mdevctl cannot be read",
         why "One broken file makes `mdevctl list` fail for the whole host. libvirt then knows no mediated devices, and none of that parent is started at boot.",
         looks "Files below /etc/mdevctl.d that are no JSON, as an interrupted write leaves them.",

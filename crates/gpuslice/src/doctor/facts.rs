@@ -61,6 +61,10 @@ pub struct Host {
     pub hook: Hook,
     /// The daemon's socket is not there, for certain.
     pub no_socket: bool,
+    /// Proxmox VE has gpuslice's hookscript among its snippets.
+    pub proxmox_hook: bool,
+    /// What modprobe's files give to i915, and where that is said.
+    pub i915_options: Vec<(String, String)>,
     /// Files on libvirt's way to the hook with another label than SELinux's policy has for them, while it enforces.
     pub mislabelled: Vec<String>,
     /// AppArmor enforces a profile for libvirt.

@@ -123,8 +123,11 @@ fn watched(host: &Host) -> Option<Finding> {
     };
     let gpu = host.devices.iter().find(waits).filter(|_| host.sriov_manage)?;
     let name = host.watchers.first()?;
-    let unit = if name == "nv-hostengine" { "nvidia-dcgm" } else { name };
     let text = format!("{name} has GPU {} open, and it has no VFs yet", gpu.address);
-    let mend = format!("systemctl stop {unit}; gpuslice apply; systemctl start {unit}");
+    let mend = if name == "nv-hostengine" {
+        "systemctl stop nvidia-dcgm; gpuslice apply; systemctl start nvidia-dcgm".to_owned()
+    } else {
+        format!("stop {name}, be it a unit or a container; gpuslice apply; start it again")
+    };
     Some(Finding::warning(Check::GpuWatched, text, mend))
 }

@@ -75,6 +75,8 @@ pub fn host(tree: &Tree) -> Host {
             .any(|folder| DAEMONS.iter().any(|(name, _)| tree.exists(&format!("{folder}/{name}")))),
         libvirt: libvirt(tree),
         no_socket: tree.absent("/run/gpuslice/hook.sock"),
+        proxmox_hook: tree.exists("/var/lib/vz/snippets/gpuslice-proxmox-hook"),
+        i915_options: kernel_facts::options(tree, "i915"),
         mislabelled: if enforces {
             hook_facts::mislabelled(tree, &hook_facts::way(&hook, &system))
         } else {

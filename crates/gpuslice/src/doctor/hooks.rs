@@ -15,7 +15,10 @@ const FIRST_WITH_VENDOR_VFIO: Libvirt = Libvirt(9, 7, 0);
 /// All findings.
 pub fn check(host: &Host) -> Vec<Finding> {
     if !host.runs_libvirt {
-        return Vec::new();
+        // Proxmox VE calls a script of its own in the hook's place.
+        let refuses = host.proxmox_hook && host.no_socket;
+        let text = "Proxmox VE's hookscript is there, and /run/gpuslice/hook.sock is not";
+        return if refuses { vec![daemon_off(text)] } else { Vec::new() };
     }
     let mut found = Vec::new();
     found.extend(host.libvirt.and_then(|version| libvirt(host, version)));
@@ -69,7 +72,12 @@ fn hook(host: &Host) -> Vec<Finding> {
         let Some(first) = paths.first() else { continue };
         let text = format!("SELinux enforces, and {first} has another label than its policy says");
         let paths: Vec<&str> = paths.iter().map(|path| path.as_str()).collect();
-        let mend = format!("restorecon -v {}", paths.join(" "));
+        // A link with another label is, for libvirt, one that was not there when it looked.
+        let again = match paths.contains(&place.as_str()) {
+            true => format!("; {}", reload(host)),
+            false => String::new(),
+        };
+        let mend = format!("restorecon -v {}{again}", paths.join(" "));
         let finding = Finding::warning(Check::HookLabel, text, mend);
         found.push(if ours { finding.fixable() } else { finding });
     }
@@ -89,10 +97,14 @@ fn hook(host: &Host) -> Vec<Finding> {
     }
     if host.no_socket {
         let text = "the hook is there, and /run/gpuslice/hook.sock is not";
-        let mend = "systemctl enable --now gpusliced.socket gpusliced.service";
-        found.push(Finding::error(Check::DaemonOff, text, mend));
+        found.push(daemon_off(text));
     }
     found
+}
+
+fn daemon_off(text: &str) -> Finding {
+    let mend = "systemctl enable --now gpusliced.socket gpusliced.service";
+    Finding::error(Check::DaemonOff, text, mend)
 }
 
 /// Whether a file on libvirt's way to the hook is gpuslice's: the link, and what packages install.

@@ -70,28 +70,25 @@ fn interrupts(host: &Host) -> Option<Finding> {
 
 /// GVT-g was asked for, and the GPU shows no types.
 fn gvt(host: &Host) -> Option<Finding> {
-    let asked = host.arguments.iter().any(|argument| argument == "i915.enable_gvt=1");
+    let asked = i915_told(host, |word| word == "enable_gvt=1")?;
     let idle = |gpu: &&super::pci::Device| {
         gpu.is_gpu() && gpu.driver.as_deref() == Some("i915") && !gpu.mdevs && gpu.vfs == 0
     };
     // One GPU has it; another of Intel's beside it need not.
     let works = host.devices.iter().any(|gpu| gpu.vendor == 0x8086 && gpu.mdevs);
-    let gpu = host.devices.iter().find(idle).filter(|_| asked && !works)?;
-    let guc = host.arguments.iter().find(|argument| {
-        argument.strip_prefix("i915.enable_guc=").is_some_and(|to| to != "0" && to != "-1")
+    let gpu = host.devices.iter().find(idle).filter(|_| !works)?;
+    let guc = i915_told(host, |word| {
+        word.strip_prefix("enable_guc=").is_some_and(|to| to != "0" && to != "-1")
     });
     let (why, mend) = match guc {
         _ if !host.kvmgt => (
             "kvmgt is not loaded",
             "modprobe kvmgt; echo kvmgt > /etc/modules-load.d/kvmgt.conf".to_owned(),
         ),
-        Some(argument) => ("it goes with no GuC", host.system.take_argument(argument)),
+        Some(mend) => ("it goes with no GuC", mend),
         None => (
             "this GPU is not of Broadwell to Comet Lake, or its aperture is too small",
-            format!(
-                "raise the GPU's aperture in the firmware; a newer GPU has no GVT-g: {}",
-                host.system.take_argument("i915.enable_gvt=1")
-            ),
+            format!("raise the GPU's aperture in the firmware; a newer GPU has no GVT-g: {asked}"),
         ),
     };
     let text = format!(
@@ -99,4 +96,14 @@ fn gvt(host: &Host) -> Option<Finding> {
         gpu.address
     );
     Some(Finding::warning(Check::GvtOff, text, mend))
+}
+
+/// How a word goes that i915 is given, among the kernel's arguments or in modprobe's files.
+fn i915_told(host: &Host, is_it: impl Fn(&str) -> bool) -> Option<String> {
+    let argument = host.arguments.iter().find(|a| a.strip_prefix("i915.").is_some_and(&is_it));
+    if let Some(argument) = argument {
+        return Some(host.system.take_argument(argument));
+    }
+    let (word, file) = host.i915_options.iter().find(|(word, _)| is_it(word))?;
+    Some(format!("take {word} out of {file}; {}", host.system.at_next_boot()))
 }

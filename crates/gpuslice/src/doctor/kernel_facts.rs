@@ -41,6 +41,20 @@ pub fn unsafe_interrupts(tree: &Tree, arguments: &[String]) -> bool {
     argued || texts.any(|text| text.lines().any(line))
 }
 
+/// What modprobe's files give to a module when it is loaded, word by word, each with its file.
+pub fn options(tree: &Tree, module: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for file in MODPROBE.iter().flat_map(|folder| tree.files(folder, ".conf")) {
+        for line in tree.text(&file).unwrap_or_default().lines() {
+            let mut words = line.split_whitespace();
+            if words.next() == Some("options") && words.next() == Some(module) {
+                found.extend(words.map(|word| (word.to_owned(), file.clone())));
+            }
+        }
+    }
+    found
+}
+
 /// What says that a system is a container (systemd's container interface, Docker's and Podman's own).
 const CONTAINER: [&str; 3] = ["/run/systemd/container", "/.dockerenv", "/run/.containerenv"];
 

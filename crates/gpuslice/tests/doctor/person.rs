@@ -22,6 +22,7 @@ const OUT_OF_REACH: &[&str] = &[
     "dnf ",
     "apt ",
     "mokutil ",
+    "stop dcgm-exporter",
     "update the firmware",
     "write a layout ",
     "with no VM on them",
@@ -299,7 +300,8 @@ impl<'a> Person<'a> {
             self.write("/sys/kernel/iommu_groups/1/type", "DMA\n");
         }
         let integrated = "/sys/bus/pci/devices/0000:00:02.0";
-        if told.contains("enable_gvt=1") && !told.contains("enable_guc") {
+        let i915 = format!("{told} {files}");
+        if i915.contains("enable_gvt=1") && !i915.contains("enable_guc") {
             self.write(&format!("{integrated}/mdev_supported_types/i915-GVTg_V5_4/create"), "");
         }
         let vf = self.at("/sys/bus/pci/devices/0000:00:02.1");

@@ -89,8 +89,14 @@ pub const TRAPS: &[(&str, Seen)] = &[
         "no vGPU types: driver and kernel do not go together, or the VF was unbound",
         By(&["vgpu-no-types", "vgpu-no-types-taken-off"]),
     ),
-    ("monitoring holds the GPU while VFs are to be made", By(&["gpu-watched"])),
-    ("GVT-g shows no types", By(&["gvt-off-kvmgt", "gvt-off-guc", "gvt-off-gpu"])),
+    (
+        "monitoring holds the GPU while VFs are to be made",
+        By(&["gpu-watched", "gpu-watched-container"]),
+    ),
+    (
+        "GVT-g shows no types",
+        By(&["gvt-off-kvmgt", "gvt-off-guc", "gvt-off-modprobe", "gvt-off-gpu"]),
+    ),
     (
         "vfio-pci takes the GPU, and VFs of the same id",
         By(&["vfio-ids", "vfio-ids-fedora", "vfio-ids-modprobe", "vfio-ids-taken"]),
@@ -121,7 +127,7 @@ pub const TRAPS: &[(&str, Seen)] = &[
         "another hook calls virsh, and libvirt waits for itself",
         By(&["hook-calls-virsh", "hook-dispatched"]),
     ),
-    ("the daemon does not run", By(&["daemon-off"])),
+    ("the daemon does not run", By(&["daemon-off", "daemon-off-proxmox"])),
     ("libvirt is too old", By(&["libvirt-old-hooks", "libvirt-old-vfio"])),
     (
         "memory may not be locked",

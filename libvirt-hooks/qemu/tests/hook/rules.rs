@@ -296,7 +296,10 @@ fn what_is_no_reply_is_no_permission() {
     let (ended, _) = run_with(Act::Answer(of_a_command), "prepare", &claiming());
     assert_eq!(
         ended,
-        refused("gpuslice: unreachable: gpusliced answered something else than was asked")
+        refused(
+            "gpuslice: unreachable: gpusliced answered something else than was asked; try: \
+             systemctl restart gpusliced, so that it is of the same release"
+        )
     );
 }
 
