@@ -259,6 +259,7 @@ fn the_tool_is_run_again_while_somebody_looks_at_the_gpu() {
         assert_eq!(vfs, if settles { 32 } else { 0 });
         if let Err(refusal) = applied {
             assert!(refusal.one_line().contains("unbindLock"), "{refusal:?}");
+            assert!(refusal.hint.as_deref().unwrap().starts_with("gpuslice doctor ("));
         }
     }
 }

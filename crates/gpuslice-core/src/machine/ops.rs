@@ -35,9 +35,18 @@ fn what_to_look_at(step: &Step, error: &StepError, parents: &BTreeSet<ParentId>)
             missing(tool)
         }
         (Step::LoadDriver { name, .. }, Some(Errno::ENOENT)) => missing(name),
+        // The kernel's log does not tell whose fault that is.
+        (Step::RunVfTool { .. }, _) if says(error, "unbindLock") => {
+            hint!("gpuslice doctor (it says who has the GPU open)")
+        }
         _ => hint!("dmesg | grep {}", step.named_in_kernel_log(parents)),
     };
     hint!("{}; then {}", look, again)
+}
+
+/// Whether a tool ended with such words.
+fn says(error: &StepError, words: &str) -> bool {
+    matches!(error, StepError::Tool { said, .. } if said.contains(words))
 }
 
 /// Whether a slice came back, and is not clean. While somebody has it open it is not back.

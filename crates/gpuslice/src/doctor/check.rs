@@ -127,7 +127,7 @@ checks! {
         mend "`modprobe nvidia-vgpu-vfio`; if that fails, install the vGPU release that goes with the kernel. If it is loaded, have the VFs made anew by `sriov-manage -d` and `-e`.";
     GpuWatched = "gpu-watched", "a program has the GPU open, and it has no VFs yet",
         why "sriov-manage makes VFs only while nobody has the GPU open (\"Cannot obtain unbindLock\"). DCGM has every GPU open for as long as it runs.",
-        looks "nv-hostengine or dcgm-exporter among the processes, and an NVIDIA GPU with SR-IOV and no VFs.",
+        looks "nv-hostengine or dcgm-exporter among the processes, or one that has /dev/nvidia0 or another open (as root, who sees all), and an NVIDIA GPU with SR-IOV and no VFs.",
         mend "Stop it, `gpuslice apply`, and start it again.";
     DriverInTheWay = "driver-in-the-way", "another driver has the GPU",
         why "Only one driver has a device, and this one makes no slices.",

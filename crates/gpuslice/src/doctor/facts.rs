@@ -3,6 +3,7 @@
 use super::pci::Device;
 use super::system::System;
 use gpuslice_core::guest::mapping::Mapping;
+use gpuslice_core::holders::Holder;
 use gpuslice_vendors::makers::maker;
 use std::collections::BTreeSet;
 
@@ -87,6 +88,8 @@ pub struct Host {
     pub dispatched: Vec<OtherHook>,
     /// Programs that hold NVIDIA's GPUs open all the time.
     pub watchers: BTreeSet<String>,
+    /// Others that have one open now, as far as processes can be looked into.
+    pub openers: Vec<Holder>,
     /// This node's name, and the mappings of its cluster, where it is one of Proxmox VE.
     pub mappings: Option<(String, Vec<Mapping>)>,
     /// Files of sysfsutils that write the number of VFs.

@@ -5,6 +5,7 @@ use super::facts::{Host, Writer};
 use super::pci::Device;
 use super::writers::{Lines, PVE_UNIT, lines};
 use gpuslice_core::guest::mapping::Entry;
+use gpuslice_core::mend::end_process;
 use gpuslice_core::shell::quoted;
 
 /// All findings.
@@ -122,7 +123,16 @@ fn watched(host: &Host) -> Option<Finding> {
             && host.wants_vfs(gpu)
     };
     let gpu = host.devices.iter().find(waits).filter(|_| host.sriov_manage)?;
-    let name = host.watchers.first()?;
+    let Some(name) = host.watchers.first() else {
+        let holder = host.openers.first()?;
+        let (comm, pid) = (&holder.comm, holder.pid);
+        let text = format!(
+            "{comm} (process {pid}) has a GPU of NVIDIA's open, and GPU {} has no VFs yet",
+            gpu.address
+        );
+        let mend = format!("{}; gpuslice apply", end_process(holder).as_str());
+        return Some(Finding::warning(Check::GpuWatched, text, mend));
+    };
     let text = format!("{name} has GPU {} open, and it has no VFs yet", gpu.address);
     let mend = if name == "nv-hostengine" {
         "systemctl stop nvidia-dcgm; gpuslice apply; systemctl start nvidia-dcgm".to_owned()

@@ -6,6 +6,7 @@ use super::tree::Tree;
 use super::writers::{MAKING_VFS, PVE_UNIT};
 use super::{hook_facts, kernel_facts, pci, rules};
 use gpuslice_core::guest::mapping;
+use gpuslice_core::holders::{self, Holder};
 use serde_json::Value as Json;
 use std::collections::BTreeSet;
 
@@ -67,6 +68,7 @@ pub fn host(tree: &Tree) -> Host {
         sriov_manage: tree.exists("/usr/lib/nvidia/sriov-manage"),
         vgpu_manager: vgpu_manager(tree, &processes),
         watchers: processes.into_iter().filter(|p| WATCHERS.contains(&p.as_str())).collect(),
+        openers: openers(tree),
         vfio_ids: vfio_ids(tree),
         dkms: dkms(tree),
         // The library alone is there for programs that speak with another host's.
@@ -121,6 +123,21 @@ pub fn host(tree: &Tree) -> Host {
 fn processes(tree: &Tree) -> BTreeSet<String> {
     let numbers = tree.names("/proc").into_iter().filter(|name| name.parse::<u32>().is_ok());
     numbers.filter_map(|pid| tree.text(&format!("/proc/{pid}/comm"))).collect()
+}
+
+/// Who has a GPU of NVIDIA's open, beside what comes with its driver.
+fn openers(tree: &Tree) -> Vec<Holder> {
+    let is_gpu = |name: &String| {
+        let number = name.strip_prefix("nvidia");
+        number.is_some_and(|number| number.parse::<u32>().is_ok())
+    };
+    let nodes = tree.names("/dev").into_iter().filter(is_gpu);
+    let nodes = nodes.map(|name| format!("/dev/{name}")).collect();
+    let found = holders::find(tree, &nodes).unwrap_or_default().found;
+    let others = |holder: &Holder| {
+        !holder.comm.starts_with("nvidia-") && !WATCHERS.contains(&holder.comm.as_str())
+    };
+    found.into_iter().filter(others).collect()
 }
 
 /// Where libvirt's daemon looks for programs, as far as that may be read.

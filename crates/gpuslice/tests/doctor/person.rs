@@ -177,6 +177,7 @@ impl<'a> Person<'a> {
                 });
                 self.brought.borrow_mut().extend(edits);
             }
+            ["kill", pid, ..] => fs::remove_dir_all(self.at(&format!("/proc/{pid}"))).unwrap(),
             ["mkdir", "-p", path] => fs::create_dir_all(self.at(path)).unwrap(),
             ["driverctl", "unset-override", address] => {
                 fs::remove_file(self.at(&format!("/etc/driverctl.d/{address}"))).unwrap();

@@ -23,6 +23,10 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
     ),
     ("gpuslice doctor (it says why no GPU is there)", "a GPU that is put in"),
     (
+        "gpuslice doctor (it says who has the GPU open)",
+        "a program at NVIDIA's nodes; see crates/gpuslice/tests/doctor.rs",
+    ),
+    (
         "let VMs render on it: virtio video with <graphics type='egl-headless'>\
          <gl rendernode='/dev/dri/by-path/pci-{}-render'/></graphics>",
         "a GPU to render on",
