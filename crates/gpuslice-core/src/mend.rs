@@ -18,6 +18,12 @@ pub fn end_process(holder: &Holder) -> Hint {
     }
 }
 
+/// That a GPU has no driver, and how it has one again.
+#[must_use]
+pub fn bare(parent: &ParentId) -> String {
+    format!("no driver is bound; where it is loaded: echo {parent} > /sys/bus/pci/drivers_probe")
+}
+
 /// Has a driver of the host let go of a function.
 #[must_use]
 pub fn let_go(address: PciAddress, driver: &str) -> Hint {

@@ -3,6 +3,7 @@
 use super::{Machine, parking};
 use crate::ids::{ClaimKey, MdevTypeId, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::{Form, Offer};
+use crate::mend;
 use crate::observation::{Function, Vf};
 use crate::placement::View;
 use crate::refusal::{Code, Refusal};
@@ -206,13 +207,7 @@ impl Machine {
                         ("ok", reason.or_else(|| unparked.cloned()))
                     }
                     // Whoever took it off may have meant to: only a person gives it back.
-                    Some(f) if f.driver.is_none() => {
-                        let probe = format!("echo {parent} > /sys/bus/pci/drivers_probe");
-                        (
-                            "waiting",
-                            Some(format!("no driver is bound; where it is loaded: {probe}")),
-                        )
-                    }
+                    Some(f) if f.driver.is_none() => ("waiting", Some(mend::bare(parent))),
                     _ => ("waiting", None),
                 }
             }
