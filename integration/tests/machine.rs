@@ -73,6 +73,8 @@ mod place;
 mod plugging;
 #[path = "machine/reads.rs"]
 mod reads;
+#[path = "machine/ready.rs"]
+mod ready;
 #[path = "machine/replace.rs"]
 mod replace;
 #[path = "machine/room.rs"]

@@ -57,6 +57,26 @@ pub enum StepError {
         /// Its answer.
         errno: Errno,
     },
+    /// The kernel refused an operation, and the driver says more in the log.
+    #[error("{operation}: {errno}; the kernel's log: {said}")]
+    Said {
+        /// Operation and object.
+        operation: String,
+        /// Its answer.
+        errno: Errno,
+        /// What was said.
+        said: String,
+    },
+    /// The driver is at work on the device still, which it says in the kernel's log alone.
+    #[error("{operation}: {answer}; its driver is not ready, as the kernel's log says: {said}")]
+    NotReady {
+        /// Operation and object, or a tool's command line.
+        operation: String,
+        /// How it ended.
+        answer: String,
+        /// What was said.
+        said: String,
+    },
     /// Somebody has the device open.
     #[error("{object} is held by {}", describe(.holders, .unknown))]
     Held {
@@ -146,7 +166,9 @@ impl StepError {
     /// The errno, if the kernel gave one.
     pub fn errno(&self) -> Option<Errno> {
         match self {
-            Self::Errno { errno, .. } | Self::NoneLeft { errno, .. } => Some(*errno),
+            Self::Errno { errno, .. } | Self::NoneLeft { errno, .. } | Self::Said { errno, .. } => {
+                Some(*errno)
+            }
             _ => None,
         }
     }

@@ -30,6 +30,7 @@ mod ops;
 mod parking;
 mod picked;
 mod plug;
+mod ready;
 mod release;
 mod replace;
 mod reserve;
@@ -139,6 +140,8 @@ pub struct Machine {
     /// The next reading is to read the NUMA nodes too.
     nodes_anew: bool,
     looks: looks::Looks,
+    /// Devices that were not ready when a slice was to be made on them.
+    not_ready: BTreeMap<ParentId, ready::NotReady>,
     /// Starts that were told to go on, until the VM runs or its slices come back.
     told: BTreeMap<RequestId, Vec<SliceId>>,
     /// Whether the last record of each kind was written.
@@ -287,8 +290,9 @@ impl Machine {
             Timer::Drain(request) => self.on_drain_timeout(request),
             Timer::Unsure(parent) => self.on_unsure_over(&parent),
             Timer::LookAgain => self.on_look_again(),
+            Timer::Ready(device) => self.on_ready_over(&device),
             Timer::Young(slice) => self.on_grown(slice),
-            Timer::RetryStep(op) => self.next_step(op),
+            Timer::RetryStep(op) => self.retry_step(op),
             Timer::Undefined(domain) => self.undefined_for_good(domain),
             Timer::Expected(domain) => drop(self.expected.remove(&domain)),
             Timer::StartLater(domain) => self.too_late_to_start(domain),

@@ -152,6 +152,52 @@ fn a_layout_for_a_gpu_that_its_tool_is_at_is_no_mistake() {
     assert_eq!(set.current.as_ref().map(ToString::to_string).as_deref(), Some("mixed"));
 }
 
+/// Its complaint is what counts, whatever becomes of what it left undone; and somebody else may see to that.
+#[test]
+fn vfs_that_a_tool_left_and_nobody_can_bind_are_a_failure_of_the_tool() {
+    let mut one = a40s();
+    one.functions.truncate(1);
+    let pf = PF.parse().unwrap();
+    let bind = |errno, times| Fault::Write { path: format!("{DRIVER}/bind"), nth: 1, times, errno };
+    for (errno, times, works) in
+        [(Errno::ENODEV, 3, true), (Errno::EBUSY, 3, true), (Errno::ENODEV, u32::MAX, false)]
+    {
+        let mut driver = Driver::new(&one, "").unwrap();
+        driver.kernel.inject(Fault::ToolEnds { pf, nth: 1, times: 1 });
+        driver.kernel.inject(bind(errno, times));
+        driver.config = LAYOUT.to_owned();
+        let applied = order(&mut driver, Command::Apply);
+        assert_eq!(applied.is_ok(), works, "{errno}: {applied:?}");
+        let bound = driver.machine.observation().vfs.values().filter(|vf| vf.driver.is_some());
+        assert_eq!(bound.count(), if works { 32 } else { 0 });
+    }
+}
+
+/// A second run of the same list would make the first ones again.
+#[test]
+fn instances_of_a_list_that_was_half_made_are_made_once() {
+    for after in 1..WANTED.len() {
+        let mut driver = Driver::new(&a100(), "").unwrap();
+        driver.kernel.inject(Fault::HalfMade { pf: PF.parse().unwrap(), after });
+        driver.config = MIG.replace("\"3g.40gb\"", "\"1g.10gb\"");
+        order(&mut driver, Command::Apply).unwrap();
+        assert_eq!(instances(&mut driver), ["1g.10gb", "1g.10gb", "1g.10gb", "2g.20gb"]);
+    }
+}
+
+/// `-lgi` and `-lci` fail in many ways, and one of them alone says that there are none.
+#[test]
+fn instances_that_cannot_be_listed_are_not_gone() {
+    let mut driver = Driver::new(&a100(), MIG).unwrap();
+    driver.advance(10_000).unwrap();
+    let other = MIG.replace("\"1g.10gb\", \"2g.20gb\", \"3g.40gb\", \"1g.10gb\"", "\"3g.40gb\"");
+    driver.config = other;
+    let command = format!("{SMI} mig -i {PF} -lgi");
+    driver.kernel.inject(Fault::Exits { command, nth: 1, times: 1, code: 9 });
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(instances(&mut driver), ["3g.40gb"]);
+}
+
 /// What `nvidia-vgpud` has not told the driver yet.
 fn boot_without_types(driver: &mut Driver) {
     driver.kernel.reboot();
@@ -162,7 +208,7 @@ fn boot_without_types(driver: &mut Driver) {
     assert_eq!(driver.machine.observation().vfs.len(), 4 * 32);
 }
 
-fn settled(driver: &mut Driver) -> bool {
+pub fn settled(driver: &mut Driver) -> bool {
     let status = order(driver, Command::Status).unwrap();
     let Answer::Status(row) = status else { panic!("{status:?}") };
     row.settled

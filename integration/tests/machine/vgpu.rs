@@ -321,7 +321,7 @@ fn a_vf_taken_off_its_driver_is_kept_back_until_all_are_made_anew() {
     start(&mut driver, &running).unwrap();
 }
 
-fn slice_state(driver: &mut Driver, vf: PciAddress) -> String {
+pub fn slice_state(driver: &mut Driver, vf: PciAddress) -> String {
     match order(driver, Command::ListSlices).unwrap() {
         Answer::Slices { rows } => {
             rows.into_iter().find(|row| row.address == Some(vf)).unwrap().state

@@ -1,10 +1,61 @@
 //! What a driver says of a step in the kernel's log, where it says nothing anywhere else.
 
+use super::StepError;
+use crate::errno::Errno;
 use crate::plan::Step;
-use crate::port::{HostRead, LogLine};
+use crate::port::{HostRead, HostWrite, LogLine, Written};
 
 /// Longest that is told of it, in characters.
 const LONGEST: usize = 300;
+
+/// How NVIDIA's driver says that its manager of vGPUs has not taken a GPU up yet, and that it did not come to an end with
+/// it: on hosts with NVLink that lasts for a while after a boot.
+const NOT_READY: [&str; 2] =
+    ["GPU is not initialized yet", "Timeout occurred in event processing by vgpu_mgr daemon"];
+
+/// The line after a record in which a driver says that it is not ready.
+pub(super) fn not_ready(host: &dyn HostRead, after: Option<u64>) -> Option<String> {
+    refusing_line(host, after, &NOT_READY.map(str::to_owned))
+}
+
+/// Writes where a driver has one errno for several reasons and tells in the log which it was. To read that takes long, and
+/// what is not refused is not to wait for it; so a refused write is tried once more, between two looks at the log.
+pub(super) fn write(
+    host: &mut dyn HostWrite,
+    path: &str,
+    data: &str,
+    unclear: &[Errno],
+) -> Result<Written, StepError> {
+    let refused = match super::write(host, path, data) {
+        Err(StepError::Errno { operation, errno }) if unclear.contains(&errno) => {
+            StepError::Errno { operation, errno }
+        }
+        other => return other,
+    };
+    let Ok(before) = host.kernel_log() else { return Err(refused) };
+    let before = before.last().map(|line| line.sequence);
+    match super::write(host, path, data) {
+        Err(StepError::Errno { operation, errno }) if unclear.contains(&errno) => {
+            if let Some(said) = not_ready(host, before) {
+                let answer = errno.to_string();
+                return Err(StepError::NotReady { operation, answer, said });
+            }
+            Err(match since(host, before) {
+                Some(said) => StepError::Said { operation, errno, said },
+                None => StepError::Errno { operation, errno },
+            })
+        }
+        other => other,
+    }
+}
+
+/// All that was said after a record.
+fn since(host: &dyn HostRead, after: Option<u64>) -> Option<String> {
+    let mut lines = host.kernel_log().ok()?;
+    lines.retain(|line| newer(line, after));
+    let text = lines.iter().map(|line| line.text.trim()).collect::<Vec<_>>().join("; ");
+    (!text.is_empty()).then(|| told(&text))
+}
 
 /// The newest record there is.
 pub(super) fn newest(host: &dyn HostRead) -> Option<u64> {
@@ -26,11 +77,7 @@ fn told(text: &str) -> String {
 
 /// What was said after a record, when these words are among it: a refusal. A log that may not be read holds none.
 pub(super) fn refusal(host: &dyn HostRead, after: Option<u64>, words: &[String]) -> Option<String> {
-    let mut lines = host.kernel_log().ok()?;
-    lines.retain(|line| newer(line, after));
-    let refused = lines.iter().any(|line| one_of(line, words));
-    let text = lines.iter().map(|line| line.text.trim()).collect::<Vec<_>>().join("; ");
-    refused.then(|| told(&text))
+    refusing_line(host, after, words).and_then(|_| since(host, after))
 }
 
 /// The first line after a record that has one of these words.

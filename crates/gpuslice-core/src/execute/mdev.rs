@@ -1,11 +1,15 @@
 //! Making and removing mediated devices (drivers/vfio/mdev).
 
 use super::meaning::{Asked, Meaning};
-use super::{Performed, StepError, failed, require_unheld, write};
+use super::{Performed, StepError, failed, kernel_log, require_unheld, write};
 use crate::errno::Errno;
 use crate::holders;
 use crate::ids::{MdevTypeId, MdevUuid, ParentId};
 use crate::port::{HostRead, HostWrite, Written, read_text};
+
+/// Drivers answer a fault and a lack of room alike (NVIDIA's EIO, EPERM or EINVAL, mdpy before Linux 6.1 ENOMEM), and tell
+/// which it was only in the kernel log.
+const UNCLEAR: &[Errno] = &[Errno::EIO, Errno::EPERM, Errno::EINVAL, Errno::ENOMEM];
 
 pub(super) fn dir(uuid: MdevUuid) -> String {
     format!("/sys/bus/mdev/devices/{uuid}")
@@ -36,19 +40,21 @@ pub(super) fn create(
         return Err(StepError::Occupied { object: format!("mdev {uuid}"), state });
     }
     let of_type = format!("/sys/class/mdev_bus/{parent}/mdev_supported_types/{type_id}");
-    match write(host, &format!("{of_type}/create"), &uuid.to_string()) {
+    let create = format!("{of_type}/create");
+    match kernel_log::write(host, &create, &uuid.to_string(), UNCLEAR) {
         Ok(Written::Blocked) => Ok(Performed::Blocked),
         Ok(Written::Done) => check_created(host, uuid),
-        // Drivers answer a fault and a lack of room alike (NVIDIA's EIO, EPERM or EINVAL, mdpy before Linux 6.1 ENOMEM), and
-        // tell which it was only in the kernel log.
-        Err(StepError::Errno {
-            operation,
-            errno: errno @ (Errno::EIO | Errno::EPERM | Errno::EINVAL | Errno::ENOMEM),
-        }) => {
+        Err(error @ (StepError::Errno { errno, .. } | StepError::Said { errno, .. }))
+            if UNCLEAR.contains(&errno) =>
+        {
             let left = read_text(host, &format!("{of_type}/available_instances"));
-            Err(match left.as_deref() {
-                Ok("0") => StepError::NoneLeft { operation, errno },
-                _ => StepError::Errno { operation, errno },
+            Err(match (left.as_deref(), error) {
+                (
+                    Ok("0"),
+                    StepError::Errno { operation, errno }
+                    | StepError::Said { operation, errno, .. },
+                ) => StepError::NoneLeft { operation, errno },
+                (_, error) => error,
             })
         }
         Err(error) => Err(error),

@@ -17,6 +17,8 @@ pub(super) enum Asked {
     RemoveMdev,
     /// A PF's `sriov_numvfs`.
     Count,
+    /// A driver's `bind`, for VFs that a vendor's tool left without.
+    Bind,
     /// The attribute that holds a VF's type.
     VfType,
     /// The attribute that holds a mode of a device.
@@ -50,7 +52,8 @@ pub(super) fn meaning(asked: Asked, errno: Errno) -> Meaning {
         (Asked::CreateMdev, Errno::EEXIST) => Meaning::Others,
         // mdev_device_remove answers so while its driver or parent is removing it too.
         (Asked::RemoveMdev, Errno::ENODEV | Errno::ENOENT) => Meaning::Gone,
-        // NVIDIA's driver: EPERM for a VF that has a type, EIO when its plugin finds no room or no GPU instance.
+        // NVIDIA's driver: EPERM for a VF that has a type, EIO when its plugin finds no room or no GPU instance. When it is
+        // not ready it answers EIO too: see `kernel_log::write`.
         (Asked::VfType, Errno::EPERM) => Meaning::Others,
         (Asked::VfType, Errno::EIO | Errno::ENOSPC) => Meaning::Full,
         // amdgpu: a process computes on the GPU; or the GPU is being reset.
@@ -61,6 +64,8 @@ pub(super) fn meaning(asked: Asked, errno: Errno) -> Meaning {
         // drivers/pci/iov.c: no driver, or one without sriov_configure, as i915 is in the kernel's own tree, and vfio-pci unless it
         // was loaded with enable_sriov.
         (Asked::Count, Errno::ENOENT) => Meaning::Unable,
+        // drivers/base/dd.c: somebody binds it; or its probe failed, as it does while the PF is being initialised.
+        (Asked::Bind, Errno::EBUSY | Errno::ENODEV) => Meaning::Later,
         (Asked::VfType, Errno::ENODEV | Errno::ENOENT) => Meaning::Gone,
         // drivers/base/bus.c: the driver has no such device, somebody else unbound it.
         (Asked::Unbind, Errno::ENODEV) => Meaning::Gone,
@@ -75,14 +80,16 @@ impl StepError {
         let asked = match step {
             Step::CreateMdev { .. } => Asked::CreateMdev,
             Step::SetNumVfs { .. } => Asked::Count,
+            Step::RunVfTool { .. } => Asked::Bind,
             Step::GiveVfType { .. } => Asked::VfType,
             Step::SetMode { .. } => Asked::Mode,
             _ => Asked::Other,
         };
         match self {
             Self::Held { .. } | Self::HostDriver { .. } | Self::Occupied { .. } => Meaning::Others,
-            Self::Errno { errno, .. } => meaning(asked, *errno),
+            Self::Errno { errno, .. } | Self::Said { errno, .. } => meaning(asked, *errno),
             Self::NoneLeft { .. } => Meaning::Full,
+            Self::NotReady { .. } => Meaning::Later,
             Self::Unchanged { .. }
             | Self::Refused { .. }
             | Self::Fewer { .. }

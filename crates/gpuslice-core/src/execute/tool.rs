@@ -1,6 +1,6 @@
 //! Vendor tools that are the one supported way to make VFs, or to set a mode.
 
-use super::{Performed, StepError, binding, failed, require_unheld, sriov, write};
+use super::{Performed, StepError, binding, failed, kernel_log, require_unheld, sriov, write};
 use crate::ids::PciAddress;
 use crate::plan::Shown;
 use crate::port::{HostRead, HostWrite, Ran, link_name};
@@ -25,16 +25,28 @@ pub(super) fn run(
     }
     require_unheld(host, &format!("a VF of {pf}"), sriov::nodes_of_vfs(host, pf, &links))?;
     let said = command.join(" ");
+    let before = kernel_log::newest(host);
     let ran = host.run_unbroken(command).map_err(failed(format!("run {said}")));
     let driven = give_driver(host, pf);
     let ran = ran?;
-    driven?;
-    if ran.code != 0 {
-        give_vfs_their_driver(host, pf)?;
+    if ran.code == 0 {
+        driven?;
+        return sriov::check_count(host, pf, wanted);
     }
-    match sriov::check_count(host, pf, wanted) {
-        Err(StepError::Fewer { .. }) if ran.code != 0 => Err(complaint(said, &ran)),
-        other => other,
+    // What it left undone may be mended. Why it failed is what it says, whatever becomes of that.
+    let mended = driven.and_then(|()| give_vfs_their_driver(host, pf));
+    match (mended, sriov::check_count(host, pf, wanted)) {
+        (Ok(()), Err(StepError::Fewer { .. })) | (Err(_), _) => {
+            let complaint = complaint(said, &ran);
+            Err(match (kernel_log::not_ready(host, before), complaint) {
+                (Some(line), StepError::Tool { command: operation, code, said }) => {
+                    let answer = format!("ended with {code}{}", super::said_last(&said));
+                    StepError::NotReady { operation, answer, said: line }
+                }
+                (_, complaint) => complaint,
+            })
+        }
+        (Ok(()), counted) => counted,
     }
 }
 
@@ -54,16 +66,24 @@ fn give_vfs_their_driver(host: &mut dyn HostWrite, pf: PciAddress) -> Result<(),
         let vf = link_name(host, &path).map_err(failed(format!("read {path}")))?;
         let Some(vf) = vf.and_then(|vf| vf.parse().ok()) else { continue };
         if binding::driver(host, vf)?.is_none() {
-            write(host, &format!("/sys/bus/pci/drivers/{name}/bind"), &vf.to_string())?;
+            let bound = write(host, &format!("/sys/bus/pci/drivers/{name}/bind"), &vf.to_string());
+            // Somebody may have been faster.
+            if binding::driver(host, vf)?.is_none() {
+                bound?;
+            }
         }
     }
     Ok(())
 }
 
 fn complaint(command: String, ran: &Ran) -> StepError {
+    StepError::Tool { command, code: ran.code, said: last_line(ran) }
+}
+
+/// As much of it as is told.
+fn last_line(ran: &Ran) -> String {
     let last = ran.said.lines().rev().find(|line| !line.trim().is_empty());
-    let said = last.unwrap_or_default().trim().chars().take(200).collect();
-    StepError::Tool { command, code: ran.code, said }
+    last.unwrap_or_default().trim().chars().take(200).collect()
 }
 
 pub(super) fn set_mode(
@@ -86,7 +106,8 @@ pub(super) fn set_mode(
         Performed::NotYet if ran.code != 0 => Err(complaint(said, &ran)),
         // The tool has returned: what it did not do by now it will not do.
         Performed::NotYet => {
-            let state = format!("is not as {said} should have left it");
+            let last = super::said_last(last_line(&ran).as_str());
+            let state = format!("is not as {said} should have left it{last}");
             Err(StepError::Unchanged { object: device.to_string(), state })
         }
         so => Ok(so),
@@ -98,10 +119,13 @@ pub(super) fn check_mode(host: &dyn HostRead, shown: &Shown) -> Result<Performed
     let ran = host.ask(&shown.by).map_err(failed(format!("run {}", shown.by.join(" "))))?;
     let lines: Vec<Vec<&str>> =
         ran.said.lines().map(|line| line.split_whitespace().collect()).collect();
-    let so = shown.lines.iter().all(|(text, count)| {
-        let words: Vec<&str> = text.split_whitespace().collect();
-        let says = |line: &&Vec<&str>| line.windows(words.len()).any(|part| part == words);
-        lines.iter().filter(says).count() == usize::from(*count)
-    });
+    // What cannot be listed is not nothing.
+    let lists = ran.code == 0 || ran.said.contains("instances found");
+    let so = lists
+        && shown.lines.iter().all(|(text, count)| {
+            let words: Vec<&str> = text.split_whitespace().collect();
+            let says = |line: &&Vec<&str>| line.windows(words.len()).any(|part| part == words);
+            lines.iter().filter(says).count() == usize::from(*count)
+        });
     Ok(if so { Performed::Changed } else { Performed::NotYet })
 }

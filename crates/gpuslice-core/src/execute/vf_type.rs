@@ -2,7 +2,7 @@
 //! going from one type to another directly is refused by drivers.
 
 use super::meaning::{Asked, Meaning};
-use super::{Performed, StepError, failed, require_unheld, write};
+use super::{Performed, StepError, failed, kernel_log, require_unheld, write};
 use crate::errno::Errno;
 use crate::holders;
 use crate::ids::PciAddress;
@@ -40,7 +40,7 @@ pub(super) fn give(
         return Err(StepError::Occupied { object: format!("VF {vf}"), state });
     }
     require_unheld(host, &vf.to_string(), holders::nodes_of_group(host, vf))?;
-    match write(host, &path(vf, attribute), value)? {
+    match kernel_log::write(host, &path(vf, attribute), value, &[Errno::EIO])? {
         Written::Blocked => Ok(Performed::Blocked),
         Written::Done => check(host, vf, attribute, value),
     }

@@ -530,7 +530,7 @@ impl Machine {
         if !may_come || waiting.is_empty() {
             return refusal;
         }
-        settled_later(&waiting.join(", "), refusal)
+        settled_later(&waiting.join(", "), refusal.message)
     }
 
     /// Before what yielded a profile has come in this boot, it may yet come.
@@ -538,7 +538,7 @@ impl Machine {
         let Some(parent) = self.yet_to_come(profile).next() else { return refusal };
         match refusal.code {
             Code::NotSettled => refusal,
-            _ => settled_later(&format!("{parent} to appear"), refusal),
+            _ => settled_later(&format!("{parent} to appear"), refusal.message),
         }
     }
 
@@ -559,12 +559,10 @@ impl Machine {
     }
 }
 
-fn settled_later(waiting_for: &str, refusal: Refusal) -> Refusal {
-    Refusal::new(Code::NotSettled, format!("waiting for {waiting_for}"))
-        .because(refusal.message)
-        .hint(hint!(
-            "gpuslice wait --settled (within ten minutes the domain is started by itself then)"
-        ))
+pub(super) fn settled_later(waiting_for: &str, why: String) -> Refusal {
+    Refusal::new(Code::NotSettled, format!("waiting for {waiting_for}")).because(why).hint(hint!(
+        "gpuslice wait --settled (within ten minutes the domain is started by itself then)"
+    ))
 }
 
 fn join(slices: &[SliceId]) -> String {

@@ -190,6 +190,8 @@ pub enum Timer {
     Young(SliceId),
     /// What could not be read may be readable now.
     LookAgain,
+    /// A device that was not ready has had time to be.
+    Ready(ParentId),
     /// A step that failed for a passing reason is tried again.
     RetryStep(OpId),
     /// A domain was undefined long enough ago.

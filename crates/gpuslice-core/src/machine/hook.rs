@@ -1,11 +1,14 @@
 //! What libvirt's hook asks: slices for a start, their return after a stop.
 
 use super::agent::Moved;
+use super::claims::settled_later;
 use super::ops::Purpose;
 use super::plug::carries;
+use super::ready;
 use super::start::STARTING_GRACE;
 use super::{Effect, HookAnswer, HookCall, HookOperation, Machine, RequestId, Stored, Timer};
 use crate::domain::{Domain, HostDeviceSource};
+use crate::errno::Errno;
 use crate::execute::{Meaning, StepError};
 use crate::hint;
 use crate::history::Ending;
@@ -279,6 +282,18 @@ impl Machine {
                 Code::DeviceFailed
             }
         };
+        if error.meaning(step) == Meaning::Later
+            && let Some(device) = self.awaits_ready(step)
+        {
+            return settled_later(&ready::awaited(&device), error.to_string());
+        }
+        // The attribute came with a later version of the driver.
+        if let (Step::SetParameters { slice, .. }, Some(Errno::ENOENT)) = (step, error.errno())
+            && let Some(of) = self.run.assignments.get(slice)
+        {
+            let refusal = self.takes_no_parameters(&of.claim, &of.profile);
+            return refusal.because(error.to_string());
+        }
         let refusal = Refusal::new(code, format!("cannot {step}")).because(error.to_string());
         if let (Code::Foreign, Step::CreateMdev { uuid, .. }) = (code, step) {
             return refusal.hint(mend::stop_mdev(*uuid));

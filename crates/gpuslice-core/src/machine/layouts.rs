@@ -91,6 +91,7 @@ impl Machine {
     /// What was wrong with a device is not wrong with the next one in its place.
     fn parent_left(&mut self, parent: &ParentId) {
         self.note("parent", parent, "left the host");
+        self.not_ready.remove(parent);
         if self.durable.quarantines.remove(parent).is_some() {
             self.persist(Stored::Durable);
         }
@@ -176,7 +177,7 @@ impl Machine {
             && !self.looks.awaits_types(parent)
     }
 
-    fn steps_to(
+    pub(super) fn steps_to(
         &self,
         parent: &ParentId,
         layouts: &Layouts,
@@ -454,6 +455,8 @@ impl Machine {
                 waiting.push(format!("{parent} to get {what} ({layout})"));
             }
         }
+        let here = |device: &&ParentId| self.seen.has_parent(device);
+        waiting.extend(self.all_not_ready().filter(here).map(super::ready::awaited));
         let absent = self.durable.expected.keys().filter(|p| !self.seen.has_parent(p));
         waiting.extend(absent.map(|parent| format!("{parent} to appear")));
         let (_, unmet) = layout::resolve(&self.durable.rules, &self.seen);

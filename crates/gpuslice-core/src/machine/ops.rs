@@ -18,6 +18,9 @@ const PASSING_TRIES: u32 = 5;
 /// Milliseconds between two of them.
 const PASSING_PAUSE: u64 = 1000;
 
+/// The same where a driver says that it has not come to an end with the device.
+const SLOW_PAUSE: u64 = 15_000;
+
 /// Where the reason of a failed layout is to be found, and how it is tried again: of several devices by `apply` alone,
 /// since all have to be lifted.
 fn what_to_look_at(step: &Step, error: &StepError, parents: &BTreeSet<ParentId>) -> Hint {
@@ -224,6 +227,7 @@ impl Machine {
         self.push(Effect::Observe);
         if result.is_ok() {
             self.made_anew(&step);
+            self.proves_ready(&step);
         }
         let result = result.and_then(|performed| self.made_by_us(id, &step, performed));
         let result = result.or_else(|error| self.as_laid_out(id, error));
@@ -240,7 +244,10 @@ impl Machine {
                 self.next_step(id);
             }
             Err(error) if self.try_again(id, &step, &error) => {
-                self.push(Effect::Arm { timer: Timer::RetryStep(id), after: PASSING_PAUSE });
+                let slow =
+                    matches!((&step, &error), (Step::RunVfTool { .. }, StepError::NotReady { .. }));
+                let after = if slow { SLOW_PAUSE } else { PASSING_PAUSE };
+                self.push(Effect::Arm { timer: Timer::RetryStep(id), after });
             }
             Err(error) => self.step_failed(id, &step, &error),
         }
@@ -254,6 +261,28 @@ impl Machine {
         let Some(op) = self.ops.get_mut(&id).filter(|_| passes) else { return false };
         op.tries += 1;
         op.tries < PASSING_TRIES
+    }
+
+    /// A tool that was to make several things may have made some of them: it is run for the others, which the next reading
+    /// shows.
+    pub(super) fn retry_step(&mut self, id: OpId) {
+        let Some(Op { purpose: Purpose::Layout { .. }, steps, .. }) = self.ops.get(&id) else {
+            return self.next_step(id);
+        };
+        let Some(Step::RunModeTool { device, shown: wished, .. }) = steps.front() else {
+            return self.next_step(id);
+        };
+        if self.stale {
+            return self.push(Effect::Arm { timer: Timer::RetryStep(id), after: PASSING_PAUSE });
+        }
+        let anew = self.steps_to(&ParentId::Pci(*device), &self.layouts, true).unwrap_or_default();
+        let same = |step: &Step| matches!(step, Step::RunModeTool { shown, .. } if shown == wished);
+        if let Some(step) = anew.into_iter().find(same)
+            && let Some(front) = self.ops.get_mut(&id).and_then(|op| op.steps.front_mut())
+        {
+            *front = step;
+        }
+        self.next_step(id);
     }
 
     /// A device that was nobody's and exists before it is made is somebody else's.
@@ -297,6 +326,7 @@ impl Machine {
         let Some(op) = self.ops.get(&id) else { return };
         match op.purpose.clone() {
             Purpose::Prepare { request, slices, mut fresh, .. } => {
+                self.is_not_ready(step, error);
                 let refusal = match self.place_elsewhere(id, step, error) {
                     Ok(()) => return self.next_step(id),
                     Err(refusal) => refusal,
@@ -327,6 +357,7 @@ impl Machine {
             }
             Purpose::Park { device, request } => {
                 self.ops.remove(&id);
+                self.is_not_ready(step, error);
                 self.parking_failed(&device, request, step, error);
             }
             Purpose::Release { slice, tries } => {

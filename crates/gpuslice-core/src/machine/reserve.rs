@@ -1,6 +1,8 @@
 //! One slice of a start: which it is to be, and what makes it ready.
 
+use super::claims::settled_later;
 use super::ops::{Op, Purpose};
+use super::ready;
 use super::{Effect, Machine, OpId, Stored, Timer};
 use crate::domain::HostDeviceSource;
 use crate::execute::{Meaning, StepError};
@@ -91,10 +93,7 @@ impl Machine {
             .unwrap_or_default();
         let sets = |step: &Step| matches!(step, Step::SetParameters { .. });
         if want.parameters.is_some() && !steps.iter().any(sets) {
-            let (name, profile) = (self.owner_name(&want.key), &want.profile);
-            let message = format!("{profile} takes no parameters");
-            let hint = hint!("virsh edit {}: no parameters in claim {}", name, want.key.name);
-            return Err(Refusal::new(Code::Unsupported, message).hint(hint));
+            return Err(self.takes_no_parameters(&want.key, &want.profile));
         }
         if let (true, Some(function)) = (self.guessed(slice), slice.pci()) {
             // Perhaps it is another's. The step is there for a binding that is libvirt's.
@@ -104,6 +103,13 @@ impl Machine {
         let ran = before.is_some_and(|before| before.phase == Phase::Attached);
         self.tenure_ends(slice, if ran { Ending::StartedAgain } else { Ending::StartFailed });
         Ok((slice, steps))
+    }
+
+    pub(super) fn takes_no_parameters(&self, key: &ClaimKey, profile: &ProfileName) -> Refusal {
+        let message = format!("{profile} takes no parameters");
+        let hint =
+            hint!("virsh edit {}: no parameters in claim {}", self.owner_name(key), key.name);
+        Refusal::new(Code::Unsupported, message).hint(hint)
     }
 
     /// All slices of a start are reserved: what was to become of their last run is no longer the question. Of a start
@@ -276,6 +282,13 @@ impl Machine {
             return Err(plain);
         }
         let slice = SliceId::Mdev(*uuid);
+        // Nor do its VFs, one by one.
+        let awaited = self.awaits_ready(step).filter(|_| meaning == Meaning::Later);
+        let with = |device: &ParentId| {
+            let parents = self.seen.mdev_parents.keys();
+            parents.filter(|p| self.seen.device_of(p) == *device).cloned().collect::<Vec<_>>()
+        };
+        let with = awaited.as_ref().map(with).unwrap_or_default();
         let Some(Op { purpose: Purpose::Prepare { request: Some(_), refused, .. }, .. }) =
             self.ops.get_mut(&op)
         else {
@@ -284,9 +297,13 @@ impl Machine {
         let Some(mut assignment) = self.run.assignments.remove(&slice) else { return Err(plain) };
         let (code, how) = match meaning {
             Meaning::Full => (Code::NoCapacity, "has no room for one more"),
+            _ if awaited.is_some() => (Code::NotSettled, "is not ready yet"),
             _ => (Code::DeviceFailed, "did not make one"),
         };
-        refused.insert(parent.clone(), Refusal::new(code, format!("{parent} {how}: {error}")));
+        let device = awaited.as_ref().unwrap_or(parent);
+        let why = Refusal::new(code, format!("{device} {how}: {error}"));
+        refused.extend(with.into_iter().map(|other| (other, why.clone())));
+        refused.insert(parent.clone(), why);
         let refused = refused.clone();
         let profile = assignment.profile.clone();
         let fabric = self.fabric_of_others(slice, &assignment.claim);
@@ -347,7 +364,10 @@ fn refused_everywhere(
     reasons.dedup();
     let more = reasons.len().saturating_sub(MOST);
     reasons.truncate(MOST);
-    let mut refusal = if candidates.iter().any(|(_, why)| why.code == Code::DeviceFailed) {
+    let awaited = candidates.iter().find(|(_, why)| why.code == Code::NotSettled);
+    let mut refusal = if let Some((device, _)) = awaited {
+        Refusal { causes: Vec::new(), ..settled_later(&ready::awaited(device), String::new()) }
+    } else if candidates.iter().any(|(_, why)| why.code == Code::DeviceFailed) {
         Refusal { causes: Vec::new(), ..plain }
     } else {
         let message = format!("no device here has room for one more {profile}");

@@ -84,6 +84,7 @@ impl Machine {
             unplaced: VecDeque::new(),
             stale: false,
             looks: super::looks::Looks::default(),
+            not_ready: BTreeMap::new(),
             told: BTreeMap::new(),
             unwritten: BTreeSet::new(),
             dirty: BTreeSet::new(),

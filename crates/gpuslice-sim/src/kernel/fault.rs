@@ -118,7 +118,7 @@ pub enum Fault {
         /// Virtual time.
         ms: u64,
     },
-    /// The driver makes no vGPU on a VF, and says that the GPU is not initialised yet.
+    /// The driver makes no vGPU, on a VF or as a mediated device, and says that the GPU is not initialised yet.
     NotReady {
         /// The PF.
         pf: PciAddress,
@@ -176,6 +176,13 @@ pub enum Fault {
     Resets {
         /// The PF.
         pf: PciAddress,
+    },
+    /// `nvidia-smi mig -cgi` is refused when it has made so many instances of its list, since somebody looks at the GPU.
+    HalfMade {
+        /// The PF.
+        pf: PciAddress,
+        /// Made before.
+        after: usize,
     },
     /// `nvidia-smi` says this of each mode of the GPU: it is lost, or being reset.
     Untold {
@@ -369,6 +376,13 @@ impl Kernel {
     pub(crate) fn computes(&self, address: PciAddress) -> bool {
         let on = |fault: &Fault| matches!(fault, Fault::Computes { pf } if *pf == address);
         self.faults.iter().any(|armed| on(&armed.fault))
+    }
+
+    pub(crate) fn half_made(&self, address: PciAddress, made: usize) -> bool {
+        self.faults.iter().any(|armed| match armed.fault {
+            Fault::HalfMade { pf, after } => pf == address && after == made && armed.strikes(1, 1),
+            _ => false,
+        })
     }
 
     pub(crate) fn untold(&self, address: PciAddress) -> Option<&str> {

@@ -133,10 +133,13 @@ impl Kernel {
         // The device itself is among the children already.
         let mut without = parent.clone();
         without.children.remove(&uuid);
-        let room = self.mdev_room(&without, mdev.kind);
-        let counted = parent.catalogue.core_counts;
-        if !counted && room.left == 0 {
-            return Poll::Failed(parent.catalogue.full, vec![Task::MdevRemoved(uuid)]);
+        let (kind, full) = (mdev.kind, without.catalogue.full);
+        if self.vgpu_refused(without.catalogue.card) {
+            return Poll::Failed(full, vec![Task::MdevRemoved(uuid)]);
+        }
+        let room = self.mdev_room(&without, kind);
+        if !without.catalogue.core_counts && room.left == 0 {
+            return Poll::Failed(full, vec![Task::MdevRemoved(uuid)]);
         }
         let group = self.groups.join(None, Member::Mdev(uuid));
         let number = self.vfio_numbers.take();

@@ -146,7 +146,8 @@ pub fn what_is_parked_is_misspelt(code: Code) {
 
 pub fn what_is_to_be_parked_is_not_made(code: Code) {
     let mut person = Person::at("mdev", "", 0);
-    let fails = json!({"write": {"path": "*/nvidia-562/create", "nth": 1, "times": 1, "errno": 5}});
+    // A refused one is tried once more, for what the driver says of it.
+    let fails = json!({"write": {"path": "*/nvidia-562/create", "nth": 1, "times": 2, "errno": 5}});
     person.host.outside(&json!({"do": "fault", "fault": fails}));
     let park = "layout = { park = { nvidia-a40-8q = 1 } }\n";
     person.host.configure(&format!("[[gpu]]\nmatch = {{ address = \"0000:41:00.0\" }}\n{park}"));

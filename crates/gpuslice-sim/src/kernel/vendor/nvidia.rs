@@ -277,6 +277,15 @@ impl Kernel {
         }
     }
 
+    /// Whether a card makes no mediated device before its manager has taken it up.
+    pub(crate) fn vgpu_refused(&mut self, card: Option<PciAddress>) -> bool {
+        let refused = card.is_some_and(|card| self.not_ready(card));
+        if refused {
+            self.printk("kvgpumgrCreateRequestVgpu: GPU is not initialized yet".to_owned());
+        }
+        refused
+    }
+
     /// The vendor's order of checks: a number, a VFIO device, nothing there yet (or something to take away), room.
     fn write_vgpu_type(&mut self, address: PciAddress, data: &[u8]) -> Result<Written, Errno> {
         let id: u64 = number::line(data).trim().parse().map_err(|_| Errno::EINVAL)?;

@@ -157,8 +157,12 @@ impl Kernel {
                 }
             }
             Action::Make(profiles) => {
-                for profile in profiles.split(',') {
-                    let id = self.make_instance(pf, profile).map_err(|errno| {
+                for (made, profile) in profiles.split(',').enumerate() {
+                    let done = match self.half_made(pf, made) {
+                        true => Err(Errno::EBUSY),
+                        false => self.make_instance(pf, profile),
+                    };
+                    let id = done.map_err(|errno| {
                         let what = format!(
                             "Unable to create a GPU instance on GPU {index:2} using profile {profile}"
                         );

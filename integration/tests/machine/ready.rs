@@ -1,0 +1,140 @@
+//! Stories of GPUs that their driver has and has not made ready: a vGPU is refused then, and only the kernel's log tells why.
+
+use crate::driver::Driver;
+use crate::tools::settled;
+use crate::vgpu::{LAYOUT, attach, host as a40s, one_gpu, order};
+use gpuslice_core::domain::Domain;
+use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation};
+use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::request::{Answer, Command};
+use gpuslice_sim::{Command as Order, Fault, HostFile};
+use uuid::Uuid;
+
+const PF: &str = "0000:41:00.0";
+
+/// A start, with the time for whatever is tried again on its way.
+fn starts(driver: &mut Driver, domain: &Domain) -> Result<(), Refusal> {
+    let call = HookCall { operation: HookOperation::Prepare, domain: domain.clone() };
+    let request = driver.hook(call);
+    for _ in 0..20 {
+        driver.advance(500).unwrap();
+        match driver.told.remove(&request) {
+            Some(HookAnswer::Proceed) => return Ok(()),
+            Some(HookAnswer::Refuse(refusal)) => return Err(refusal),
+            Some(other @ HookAnswer::Remap(_)) => panic!("{other:?}"),
+            None => {}
+        }
+    }
+    panic!("no answer");
+}
+
+/// What the agent starts now.
+fn to_start(driver: &mut Driver) -> Vec<Uuid> {
+    match order(driver, Command::AgentWork).unwrap() {
+        Answer::AgentWork { start, .. } => start,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn not_ready(driver: &mut Driver, times: u32) {
+    driver.kernel.inject(Fault::NotReady { pf: PF.parse().unwrap(), nth: 1, times });
+}
+
+#[test]
+fn a_vgpu_of_a_gpu_that_is_made_ready_in_seconds_is_only_late() {
+    let mut driver = one_gpu();
+    let domain = attach(&mut driver, 1, "nvidia-a40-8q");
+    not_ready(&mut driver, 5);
+    starts(&mut driver, &domain).unwrap();
+    assert!(settled(&mut driver));
+}
+
+fn refused_and_made_up_for(driver: &mut Driver, domain: &Domain) {
+    for wait in [5_000, 10_000] {
+        let refusal = starts(driver, domain).unwrap_err();
+        assert_eq!(refusal.code, Code::NotSettled, "{refusal:?}");
+        assert!(refusal.one_line().contains("GPU is not initialized yet"), "{refusal:?}");
+        assert!(driver.machine.durable().quarantines.is_empty());
+        assert!(driver.machine.runtime().assignments.is_empty());
+        driver.advance(wait - 1_000).unwrap();
+        let summary = driver.machine.summary();
+        assert!(summary.contains("0000:41:00.0 to be made ready"), "{summary}");
+        driver.advance(2_000).unwrap();
+        assert_eq!(to_start(driver), [domain.uuid]);
+        assert!(settled(driver));
+    }
+    starts(driver, domain).unwrap();
+    assert!(to_start(driver).is_empty());
+}
+
+/// vgpu_mgr of a host with NVLink takes a while after a boot, in which libvirt starts its domains once.
+#[test]
+fn a_start_that_is_refused_by_a_gpu_not_yet_ready_is_made_up_for() {
+    let mut driver = one_gpu();
+    let domain = attach(&mut driver, 1, "nvidia-a40-8q");
+    // Each start tries five times, twice each.
+    not_ready(&mut driver, 25);
+    refused_and_made_up_for(&mut driver, &domain);
+}
+
+#[test]
+fn in_the_older_framework_too() {
+    let older = include_str!("../../../examples/hosts/a40-mdev.toml");
+    let mut host = HostFile::parse(older).unwrap();
+    host.functions.truncate(1);
+    let mut driver = Driver::new(&host, LAYOUT).unwrap();
+    driver.advance(10_000).unwrap();
+    let domain = attach(&mut driver, 1, "nvidia-a40-8q");
+    not_ready(&mut driver, 25);
+    refused_and_made_up_for(&mut driver, &domain);
+}
+
+#[test]
+fn a_gpu_that_is_never_ready_is_not_waited_for_for_ever() {
+    let mut driver = one_gpu();
+    let domain = attach(&mut driver, 1, "nvidia-a40-8q");
+    not_ready(&mut driver, u32::MAX);
+    for _ in 0..6 {
+        assert_eq!(starts(&mut driver, &domain).unwrap_err().code, Code::NotSettled);
+        driver.advance(200_000).unwrap();
+    }
+    let refusal = starts(&mut driver, &domain).unwrap_err();
+    assert_eq!(refusal.code, Code::DeviceFailed, "{refusal:?}");
+    assert!(settled(&mut driver));
+    assert!(to_start(&mut driver).is_empty());
+    // Until it proves to be.
+    driver.kernel.clear_faults();
+    starts(&mut driver, &domain).unwrap();
+}
+
+#[test]
+fn what_else_a_driver_says_of_its_refusal_is_told() {
+    let mut driver = one_gpu();
+    let domain = attach(&mut driver, 1, "nvidia-a40-8q");
+    let path = "*/nvidia/current_vgpu_type".to_owned();
+    let errno = gpuslice_core::errno::Errno::EIO;
+    driver.kernel.inject(Fault::Write { path, nth: 1, times: u32::MAX, errno });
+    let said = "NVRM: kvgpumgrCreateRequestVgpu: no room".to_owned();
+    driver.kernel.inject(Fault::Before { nth: 2, does: Box::new(Order::Say(said)) });
+    let refusal = starts(&mut driver, &domain).unwrap_err();
+    assert_eq!(refusal.code, Code::NoCapacity, "{refusal:?}");
+    assert!(refusal.one_line().contains("kvgpumgrCreateRequestVgpu: no room"), "{refusal:?}");
+}
+
+#[test]
+fn vfs_wait_longer_where_the_manager_of_vgpus_does_not_come_to_an_end() {
+    let mut host = a40s();
+    host.functions.truncate(1);
+    let mut driver = Driver::new(&host, "").unwrap();
+    let (pf, unbinds) = (PF.parse().unwrap(), false);
+    driver.kernel.inject(Fault::Tool { pf, nth: 1, times: 1, unbinds });
+    let said = "NVRM: Timeout occurred in event processing by vgpu_mgr daemon".to_owned();
+    driver.kernel.inject(Fault::Before { nth: 1, does: Box::new(Order::Say(said)) });
+    driver.config = LAYOUT.to_owned();
+    let request = driver.command(Command::Apply);
+    driver.advance(14_000).unwrap();
+    assert!(driver.answers.is_empty(), "{:?}", driver.answers);
+    driver.advance(2_000).unwrap();
+    driver.answers.remove(&request).unwrap().unwrap();
+    assert_eq!(driver.machine.observation().vfs.len(), 32);
+}
