@@ -59,6 +59,8 @@ mod lost;
 mod matrix;
 #[path = "machine/mig.rs"]
 mod mig;
+#[path = "machine/older.rs"]
+mod older;
 #[path = "machine/parking.rs"]
 mod parking;
 #[path = "machine/past.rs"]

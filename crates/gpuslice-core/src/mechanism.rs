@@ -269,6 +269,11 @@ pub trait Mechanism: Send + Sync {
         true
     }
 
+    /// What a parent lacks that is not as its layout says, where that is more than time.
+    fn lacks(&self, _seen: &Observation, _parent: &ParentId) -> Option<String> {
+        None
+    }
+
     /// What cleans its slices between two VMs.
     fn cleaned(&self) -> Cleaned;
 

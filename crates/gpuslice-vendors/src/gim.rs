@@ -140,6 +140,17 @@ impl Mechanism for Gim {
         plan::realised(seen, parent, layout)
     }
 
+    /// It makes its VFs beside its load, in no time or never, and stays bound to a GPU that it could not initialise.
+    fn lacks(&self, seen: &Observation, parent: &ParentId) -> Option<String> {
+        let without =
+            pf(seen, parent).filter(|pf| pf.has_driver(DRIVER) && pf.sriov.vfs.is_empty());
+        without.map(|_| {
+            format!(
+                "{DRIVER} has it and has made no VFs: dmesg | grep {DRIVER}; then gpuslice apply"
+            )
+        })
+    }
+
     /// A VF that is there is like any other.
     fn prepare_steps(&self, slice: SliceId, assignment: &Assignment) -> Vec<Step> {
         Vfs.prepare_steps(slice, assignment)

@@ -169,6 +169,23 @@ fn the_unload_is_never_begun_while_a_stranger_holds_a_vf() {
 }
 
 #[test]
+fn a_gpu_of_which_the_driver_makes_no_vfs_says_so() {
+    let mut driver = Driver::new(&hive(), LAYOUT).unwrap();
+    let (pf, errno) = (driver.kernel.pfs()[0], Errno::ENOMEM);
+    driver.kernel.inject(Fault::Enable { pf, nth: 1, times: 1, errno });
+    // By hand, so nobody is told what the driver said.
+    driver.kernel.load_module("gim").unwrap();
+    driver.kernel.settle();
+    driver.wake_up().unwrap();
+    let (state, reason) = states(&mut driver).remove(0);
+    assert_eq!(state, "waiting");
+    assert!(
+        reason.as_ref().unwrap().contains("dmesg | grep gim; then gpuslice apply"),
+        "{reason:?}"
+    );
+}
+
+#[test]
 fn a_start_during_the_reload_is_refused() {
     let mut driver = applied();
     let domain = attach(&mut driver, 1, "amd-mi300x-vf8-cpx");

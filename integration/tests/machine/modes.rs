@@ -284,6 +284,21 @@ fn parameters_of_the_driver_are_options_beside_the_number() {
     assert!(refusal.one_line().contains("parameters/sch_policy reads 5, not 2"), "{refusal:?}");
 }
 
+/// The driver would be loaded anew for all GPUs, each time somebody says `apply`.
+#[test]
+fn a_parameter_that_cannot_be_read_is_told_and_no_reason_for_a_reload() {
+    let config = LAYOUT.replace("vfs = 8", "vfs = 8, scheduler = 1");
+    let mut driver = Driver::new(&hive(), &config).unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    assert!(!planned(&mut driver).changed);
+    let path = "/sys/module/gim/parameters/sch_policy".to_owned();
+    driver.kernel.inject(Fault::Read { path, nth: 1, times: u32::MAX, errno: Errno::EIO });
+    driver.wake_up().unwrap();
+    assert!(!planned(&mut driver).changed);
+    let problems = &driver.machine.observation().problems;
+    assert!(problems.iter().any(|p| p.path.ends_with("sch_policy")), "{problems:?}");
+}
+
 #[test]
 fn a_gpu_without_partitions_has_no_modes_but_the_driver_s() {
     let config = "[[gpu]]\nmatch = { driver = \"gim\" }\nlayout = { vfs = 2, compute = \"CPX\" }";

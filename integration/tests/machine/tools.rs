@@ -2,7 +2,7 @@
 
 use crate::driver::Driver;
 use crate::mig::{MIG, WANTED, a100, instances};
-use crate::vgpu::{LAYOUT, attach, host as a40s, order, start, stop};
+use crate::vgpu::{LAYOUT, attach, host as a40s, one_gpu, order, slice_state, start, stop, vf};
 use gpuslice_core::errno::Errno;
 use gpuslice_core::mode::Mode;
 use gpuslice_core::plan::Step;
@@ -150,6 +150,48 @@ fn a_layout_for_a_gpu_that_its_tool_is_at_is_no_mistake() {
     assert_eq!(driver.machine.durable().quarantines.len(), 0);
     let set = &driver.machine.observation().modes[&PF.parse().unwrap()][&Mode::Sizes];
     assert_eq!(set.current.as_ref().map(ToString::to_string).as_deref(), Some("mixed"));
+}
+
+/// `virsh nodedev-detach`, and libvirt when it fails to take a VF for itself, leave it without driver.
+#[test]
+fn a_vf_without_driver_is_kept_back_and_all_are_made_anew_when_nobody_uses_them() {
+    let mut driver = one_gpu();
+    let (running, domain) =
+        (attach(&mut driver, 1, "nvidia-a40-8q"), attach(&mut driver, 2, "nvidia-a40-8q"));
+    start(&mut driver, &running).unwrap();
+    let bare = vf(&domain);
+    driver.kernel.write(&format!("{DRIVER}/unbind"), bare.to_string().as_bytes()).unwrap();
+    driver.wake_up().unwrap();
+    assert_eq!(slice_state(&mut driver, bare), "quarantined");
+    let refusal = start(&mut driver, &domain).unwrap_err();
+    assert_eq!(refusal.code, Code::Quarantined, "{refusal:?}");
+    assert!(refusal.hint.as_ref().unwrap().contains("virsh start vm2"), "{refusal:?}");
+    stop(&mut driver, &running);
+    driver.advance(120_000).unwrap();
+    assert_eq!(slice_state(&mut driver, bare), "free");
+}
+
+/// `sriov-manage` gives VFs their driver one after the other.
+#[test]
+fn vfs_that_get_their_driver_just_now_are_left_alone() {
+    let mut driver = one_gpu();
+    let vfs: Vec<_> = driver.machine.observation().vfs.keys().copied().collect();
+    let command = ["/usr/lib/nvidia/sriov-manage", "-d", PF].map(str::to_owned);
+    assert_eq!(driver.kernel.run(&command).unwrap().code, 0);
+    driver.kernel.inject(Fault::ToolEnds { pf: PF.parse().unwrap(), nth: 1, times: 1 });
+    driver.deaf = true;
+    let command = ["/usr/lib/nvidia/sriov-manage", "-e", PF].map(str::to_owned);
+    assert_eq!(driver.kernel.run(&command).unwrap().code, 1);
+    driver.kernel.write(&format!("{DRIVER}/bind"), PF.as_bytes()).unwrap();
+    driver.deaf = false;
+    let ran = driver.executed;
+    for vf in vfs {
+        driver.kernel.write(&format!("{DRIVER}/bind"), vf.to_string().as_bytes()).unwrap();
+        driver.wake_up().unwrap();
+    }
+    driver.advance(120_000).unwrap();
+    assert_eq!(driver.executed, ran);
+    assert!(settled(&mut driver));
 }
 
 /// Its complaint is what counts, whatever becomes of what it left undone; and somebody else may see to that.

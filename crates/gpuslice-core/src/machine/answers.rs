@@ -208,7 +208,7 @@ impl Machine {
                     }
                     // Whoever took it off may have meant to: only a person gives it back.
                     Some(f) if f.driver.is_none() => ("waiting", Some(mend::bare(parent))),
-                    _ => ("waiting", None),
+                    _ => ("waiting", self.lacking(parent)),
                 }
             }
         }

@@ -199,6 +199,11 @@ impl Machine {
         }
     }
 
+    /// What a parent that is not as its layout says lacks, as far as its mechanism can tell.
+    pub(super) fn lacking(&self, parent: &ParentId) -> Option<String> {
+        self.mechanism(parent)?.lacks(&self.seen, parent)
+    }
+
     pub(super) fn without_driver(&self, parent: &ParentId) -> bool {
         let function = parent.pci().and_then(|address| self.seen.functions.get(&address));
         function.is_some_and(|function| function.driver.is_none())

@@ -86,8 +86,14 @@ impl Machine {
 
     /// Whether a parent's VFs are to be made anew now. It is tried once each time its use has ended.
     pub(super) fn repair_is_due(&mut self, parent: &ParentId) -> bool {
-        if self.unusable(parent).is_empty() {
+        let unusable = self.unusable(parent);
+        if unusable.is_empty() {
             self.repairs.remove(parent);
+            return false;
+        }
+        // Whoever makes the VFs gives them their driver one after the other.
+        let bare = |vf: &PciAddress| self.seen.vfs.get(vf).is_some_and(|vf| vf.driver.is_none());
+        if unusable.iter().any(bare) && !self.looks.lasting() {
             return false;
         }
         let held = |slice: &SliceId| {

@@ -1,6 +1,6 @@
 //! From the VFs seen to the VFs wished, of all GPUs at once: the first with a layout has the steps of all.
 
-use super::{DRIVER, Pf, all, modes, pf, state};
+use super::{DRIVER, Pf, all, modes, pf, read, state};
 use crate::sriov::{binds, bound};
 use gpuslice_core::execute::CONFIG_MARK;
 use gpuslice_core::hint;
@@ -49,7 +49,10 @@ pub(super) fn layout_steps(
     let (loaded, options, given) = state(seen).map_or((false, None, None), |state| {
         (state.loaded, state.options.as_deref(), Some(&state.parameters))
     });
-    let other = |(name, value)| given.and_then(|given| given.get(name)) != Some(value);
+    // What cannot be read is no reason to take the VFs of all GPUs.
+    let other = |(name, value): (&String, &String)| {
+        given.and_then(|given| given.get(name)) != Some(value) && !read::untold(seen, name)
+    };
     let differs = |pf: &Pf<'_>| wanted(pf).is_some_and(|wanted| wanted != now(pf));
     let anew = all(seen).any(|pf| differs(&pf)) || (loaded && parameters.iter().any(other));
     if reshape || anew {

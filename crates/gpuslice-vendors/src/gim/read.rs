@@ -32,7 +32,7 @@ pub(super) fn read(host: &dyn HostRead, seen: &mut Observation) {
         }
     };
     let options = own_config(host, seen, plan::CONFIG);
-    let parameters = if loaded { parameters(host, &module) } else { BTreeMap::new() };
+    let parameters = if loaded { parameters(host, seen) } else { BTreeMap::new() };
     let ours = |(address, f): (&PciAddress, &Function)| {
         (candidate(f) && f.driver.is_some()).then_some(*address)
     };
@@ -53,13 +53,27 @@ pub(super) fn read(host: &dyn HostRead, seen: &mut Observation) {
         .insert(DRIVER, DriverState { loaded, options, parameters, ..DriverState::default() });
 }
 
-/// Those that can be read and were given.
-fn parameters(host: &dyn HostRead, module: &str) -> BTreeMap<String, String> {
-    let read = |name: &str| {
-        let text = read_text(host, &format!("{module}/parameters/{name}")).ok()?;
-        (!text.is_empty()).then(|| (name.to_owned(), text))
-    };
-    PARAMETERS.into_iter().filter_map(read).collect()
+/// Those that were given.
+fn parameters(host: &dyn HostRead, seen: &mut Observation) -> BTreeMap<String, String> {
+    let mut given = BTreeMap::new();
+    for name in PARAMETERS {
+        match read_text(host, &parameter(name)) {
+            Ok(text) if text.is_empty() => {}
+            Ok(text) => drop(given.insert(name.to_owned(), text)),
+            Err(errno) => note(seen, &parameter(name), errno),
+        }
+    }
+    given
+}
+
+fn parameter(name: &str) -> String {
+    format!("/sys/module/{DRIVER}/parameters/{name}")
+}
+
+/// Whether it could not be read what a parameter is.
+pub(super) fn untold(seen: &Observation, name: &str) -> bool {
+    let path = parameter(name);
+    seen.problems.iter().any(|problem| problem.path == path)
 }
 
 /// Modes and memory of a GPU. One that has no partitions says that it failed to read them, or lacks the files; one that

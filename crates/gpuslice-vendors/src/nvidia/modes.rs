@@ -6,7 +6,7 @@ use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::mode::{Mode, ModeState, ModeValue};
 use gpuslice_core::observation::{Observation, ProblemKind, ReadProblem};
-use gpuslice_core::observe::{Answers, corrupt};
+use gpuslice_core::observe::{Answers, corrupt, note};
 use gpuslice_core::port::{HostRead, Ran, read_text};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -77,12 +77,28 @@ fn read_places(host: &dyn HostRead, seen: &mut Observation, parent: &ParentId) {
     let vfs: Vec<PciAddress> =
         pf(seen, parent).map(|(_, s)| s.vfs.values().copied().collect()).unwrap_or_default();
     for address in vfs {
-        let Some(choice) = seen.vfs.get_mut(&address).and_then(|vf| vf.choice.as_mut()) else {
+        let choice = seen.vfs.get(&address).and_then(|vf| vf.choice.as_ref());
+        if choice.is_none_or(|choice| choice.current.is_none()) {
             continue;
+        }
+        let path = format!("{DEVICES}/{address}/nvidia/placement_id");
+        let place = match read_text(host, &path) {
+            Ok(text) => {
+                let place = text.parse().ok();
+                if place.is_none() {
+                    corrupt(seen, &path, &text);
+                }
+                place
+            }
+            // It has been taken away meanwhile.
+            Err(Errno::ENXIO) => None,
+            Err(errno) => {
+                note(seen, &path, errno);
+                None
+            }
         };
-        if choice.current.is_some() {
-            let text = read_text(host, &format!("{DEVICES}/{address}/nvidia/placement_id"));
-            choice.place = text.ok().and_then(|text| text.parse().ok());
+        if let Some(choice) = seen.vfs.get_mut(&address).and_then(|vf| vf.choice.as_mut()) {
+            choice.place = place;
         }
     }
 }

@@ -5,9 +5,9 @@ use super::{CURRENT_TYPE, pf};
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::{DeviceKind, MdevTypeId, ParentId, PciAddress};
 use gpuslice_core::observation::{Catalogue, Choice, Observation};
-use gpuslice_core::observe::{attribute, note, parse_hex};
+use gpuslice_core::observe::{attribute, corrupt, note, parse_hex};
 use gpuslice_core::port::{HostRead, read_text};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub(super) const DEVICES: &str = "/sys/bus/pci/devices";
@@ -28,20 +28,37 @@ pub(super) fn read(host: &dyn HostRead, seen: &mut Observation) {
             .and_then(|f| f.sriov.as_ref())
             .map(|sriov| sriov.vfs.values().copied().collect())
             .unwrap_or_default();
-        for vf in vfs {
-            let Some((choice, names)) = read_vf(host, seen, vf) else { continue };
+        for vf in &vfs {
+            let Some((choice, names)) = read_vf(host, seen, *vf) else { continue };
             if !names.is_empty() {
                 catalogue.entry(kind).or_default().extend(names);
             }
-            if let Some(vf) = seen.vfs.get_mut(&vf) {
+            if let Some(vf) = seen.vfs.get_mut(vf) {
                 vf.choice = Some(choice);
             }
         }
+        note_bare(seen, &vfs);
         if let Some(function) = seen.functions.get_mut(&address) {
             function.kind = Some(kind);
         }
     }
     seen.catalogue = Arc::new(catalogue);
+}
+
+/// VFs without driver, where others take types: each was taken off its driver, and is of no use before all are made anew.
+/// Or the tool that makes them is at work, so that is a problem that is looked at again.
+fn note_bare(seen: &mut Observation, vfs: &[PciAddress]) {
+    if !vfs.iter().any(|vf| seen.vfs.get(vf).is_some_and(|vf| vf.choice.is_some())) {
+        return;
+    }
+    for address in vfs {
+        let Some(vf) = seen.vfs.get_mut(address) else { continue };
+        if vf.driver.is_none() && vf.choice.is_none() {
+            let (current, creatable) = (None, BTreeSet::new());
+            vf.choice = Some(Choice { current, creatable, broken: true, place: None });
+            corrupt(seen, &format!("{DEVICES}/{address}/driver"), "no driver");
+        }
+    }
 }
 
 /// Cards with the same device id differ in their subsystem, and in their types.
@@ -68,6 +85,9 @@ fn read_vf(host: &dyn HostRead, seen: &mut Observation, vf: PciAddress) -> Optio
         }
     };
     let names = parse_types(&listed);
+    if let Some(line) = listed.lines().find(|line| is_odd(line)) {
+        corrupt(seen, &path, line);
+    }
     let number = |text: &str| text.parse::<u32>().ok();
     let current = attribute(host, seen, &format!("{dir}/{CURRENT_TYPE}"), number)?;
     let current = (current != 0).then(|| type_id(current)).flatten();
@@ -97,6 +117,12 @@ pub(super) fn type_id(number: u32) -> Option<MdevTypeId> {
 /// and with the name first.
 fn parse_types(text: &str) -> Names {
     text.lines().filter_map(parse_line).collect()
+}
+
+/// Neither a type nor nothing, nor the line above the types.
+fn is_odd(line: &str) -> bool {
+    let nothing = line.trim().is_empty() || line.trim_start().starts_with("ID ");
+    !nothing && parse_line(line).is_none()
 }
 
 fn parse_line(line: &str) -> Option<(MdevTypeId, String)> {

@@ -1,0 +1,37 @@
+//! Stories of what versions of NVIDIA's driver show less of, or otherwise, than the newest.
+
+use crate::vgpu::{attach, call, one_gpu, start, vf};
+use gpuslice_core::machine::HookOperation;
+use gpuslice_core::refusal::Code;
+use gpuslice_sim::{Content, Fault};
+
+/// Every file of a VF but the two that a type is given by came later.
+#[test]
+fn a_driver_without_parameters_gives_a_vgpu_to_whoever_asks_for_none() {
+    let mut driver = one_gpu();
+    let (mut domain, plain) =
+        (attach(&mut driver, 1, "nvidia-a40-8q"), attach(&mut driver, 2, "nvidia-a40-8q"));
+    domain.claims[0].parameters = Some("frame_rate_limiter=0".parse().unwrap());
+    driver.kernel.inject(Fault::Vanish { path: "*/nvidia/vgpu_params".to_owned(), nth: 1 });
+    let refusal = call(&mut driver, &domain, HookOperation::Prepare).unwrap_err();
+    assert_eq!(refusal.code, Code::Unsupported, "{refusal:?}");
+    let way_out = "virsh edit vm1: no parameters in claim gpu0";
+    assert_eq!(refusal.hint.unwrap(), way_out);
+    driver.advance(10_000).unwrap();
+    assert!(driver.machine.runtime().assignments.is_empty());
+    start(&mut driver, &plain).unwrap();
+}
+
+/// A form that no driver known had is not an empty list.
+#[test]
+fn a_list_of_types_that_is_not_understood_is_told() {
+    let mut driver = one_gpu();
+    let domain = attach(&mut driver, 1, "nvidia-a40-8q");
+    assert!(driver.machine.observation().problems.is_empty());
+    let path = format!("*/{}/nvidia/creatable_vgpu_types", vf(&domain));
+    driver.kernel.inject(Fault::Reads { path, as_: Content::Garbage });
+    driver.wake_up().unwrap();
+    let problems = &driver.machine.observation().problems;
+    let told = problems.iter().any(|p| p.to_string().contains("creatable_vgpu_types holds"));
+    assert!(told, "{problems:?}");
+}
