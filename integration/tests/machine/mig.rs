@@ -387,3 +387,32 @@ fn what_lives_in_an_instance_does_not_crowd_another_kind() {
     assert!(bus[..4].iter().all(|other| *other == bus[0]), "{bus:x?}");
     assert_ne!(bus[4], bus[0]);
 }
+
+/// Half of it is free, and is for none of another size.
+#[test]
+fn an_instance_holds_one_size_at_a_time() {
+    let mut host = a100();
+    let types = &mut host.functions[0].mdev.as_mut().unwrap().types;
+    let whole = types.iter().find(|of| of.name == "GRID A100D-3-40C").unwrap();
+    let mut half = whole.clone();
+    (half.id, half.name) = ("999".to_owned(), "GRID A100D-3-20C".to_owned());
+    half.memory_mib /= 2;
+    types.push(half);
+    let config = MIG
+        .replace("\"1g.10gb\", \"2g.20gb\", \"3g.40gb\", \"1g.10gb\"", "\"3g.40gb\", \"3g.40gb\"");
+    let mut driver = Driver::new(&host, &config).unwrap();
+    driver.advance(10_000).unwrap();
+    let free = |driver: &mut Driver| {
+        ["nvidia-a100d-3-40c", "nvidia-a100d-3-20c"].map(|name| profile(driver, name).free)
+    };
+    assert_eq!(free(&mut driver), [2, 4]);
+    let halves: Vec<_> = (1..=3).map(|vm| attach(&mut driver, vm, "nvidia-a100d-3-20c")).collect();
+    for (half, left) in halves.iter().zip([[1, 3], [1, 2], [0, 1]]) {
+        start(&mut driver, half).unwrap();
+        assert_eq!(free(&mut driver), left);
+    }
+    stop(&mut driver, &halves[2]);
+    let other = attach(&mut driver, 4, "nvidia-a100d-3-40c");
+    start(&mut driver, &other).unwrap();
+    assert_eq!(free(&mut driver), [0, 0]);
+}

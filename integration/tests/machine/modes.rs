@@ -284,6 +284,17 @@ fn parameters_of_the_driver_are_options_beside_the_number() {
     assert!(refusal.one_line().contains("parameters/sch_policy reads 5, not 2"), "{refusal:?}");
 }
 
+/// Of a GPU of which no table says what goes together.
+#[test]
+fn what_the_driver_makes_another_mode_of_is_refused() {
+    let config = layout(0x75a8, "vfs = 2, memory = \"NPS8\"");
+    let mut driver = Driver::new(&of_kind(0x75a8), &config).unwrap();
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert_eq!(refusal.code, Code::BadConfig, "{refusal:?}");
+    assert!(refusal.message.contains("makes NPS4 of memory NPS8"), "{refusal:?}");
+    assert_eq!(counts(&driver), [0; 8]);
+}
+
 /// The driver would be loaded anew for all GPUs, each time somebody says `apply`.
 #[test]
 fn a_parameter_that_cannot_be_read_is_told_and_no_reason_for_a_reload() {

@@ -360,6 +360,18 @@ fn one_that_cannot_be_made_is_tried_again_when_something_changes() {
 }
 
 #[test]
+fn one_whose_removal_is_refused_for_a_moment_goes_by_itself() {
+    let (mut world, one) = with_one();
+    let path = format!("/sys/bus/mdev/devices/{one}/remove");
+    let fault = Fault::Write { path, nth: 1, times: 2, errno: Errno::EAGAIN };
+    all(&mut world, &[H::Fault { fault }]);
+    world.driver.config = layouts("", "");
+    all(&mut world, &[H::Apply, H::Advance { ms: 5000 }]);
+    assert_eq!(mdevs(&world), []);
+    world.finish().unwrap();
+}
+
+#[test]
 fn one_that_a_process_holds_is_left_to_it() {
     let (mut world, one) = with_one();
     world.driver.kernel.open(77, "qemu", SliceId::Mdev(one)).unwrap();

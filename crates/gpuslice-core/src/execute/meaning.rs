@@ -52,6 +52,8 @@ pub(super) fn meaning(asked: Asked, errno: Errno) -> Meaning {
         (Asked::CreateMdev, Errno::EEXIST) => Meaning::Others,
         // mdev_device_remove answers so while its driver or parent is removing it too.
         (Asked::RemoveMdev, Errno::ENODEV | Errno::ENOENT) => Meaning::Gone,
+        // Somebody else makes or removes it; or its driver is about to do so and refuses rather than waits.
+        (Asked::RemoveMdev, Errno::EAGAIN | Errno::EBUSY) => Meaning::Later,
         // NVIDIA's driver: EPERM for a VF that has a type, EIO when its plugin finds no room or no GPU instance. When it is
         // not ready it answers EIO too: see `kernel_log::write`.
         (Asked::VfType, Errno::EPERM) => Meaning::Others,
@@ -79,6 +81,7 @@ impl StepError {
     pub fn meaning(&self, step: &Step) -> Meaning {
         let asked = match step {
             Step::CreateMdev { .. } => Asked::CreateMdev,
+            Step::RemoveMdev { .. } => Asked::RemoveMdev,
             Step::SetNumVfs { .. } => Asked::Count,
             Step::RunVfTool { .. } => Asked::Bind,
             Step::GiveVfType { .. } => Asked::VfType,

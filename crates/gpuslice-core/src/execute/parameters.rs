@@ -6,6 +6,7 @@ use crate::errno::Errno;
 use crate::holders;
 use crate::ids::SliceId;
 use crate::port::{HostRead, HostWrite, Written, read_text};
+use std::collections::BTreeSet;
 
 fn path(slice: SliceId, attribute: &str) -> String {
     let dir = match slice {
@@ -35,7 +36,12 @@ pub(super) fn set(
     }
 }
 
-/// What it holds is what counts.
+fn each(parameters: &str) -> BTreeSet<&str> {
+    let words = parameters.split(|c: char| c == ',' || c.is_whitespace());
+    words.filter(|word| !word.is_empty()).collect()
+}
+
+/// What it holds is what counts. In which order and with what between them a driver shows them is UNVERIFIED.
 pub(super) fn check(
     host: &dyn HostRead,
     slice: SliceId,
@@ -44,7 +50,7 @@ pub(super) fn check(
 ) -> Result<Performed, StepError> {
     let path = path(slice, attribute);
     match read_text(host, &path) {
-        Ok(now) if now.trim() == value => Ok(Performed::Changed),
+        Ok(now) if each(&now) == each(value) => Ok(Performed::Changed),
         Ok(_) => Ok(Performed::NotYet),
         Err(Errno::ENOENT | Errno::ENODEV) if value.is_empty() => Ok(Performed::Changed),
         Err(errno) => Err(failed(format!("read {path}"))(errno)),

@@ -258,7 +258,9 @@ impl Machine {
     fn try_again(&mut self, id: OpId, step: &Step, error: &StepError) -> bool {
         let passes =
             matches!(error, StepError::Tool { .. }) || error.meaning(step) == Meaning::Later;
-        let Some(op) = self.ops.get_mut(&id).filter(|_| passes) else { return false };
+        // A release is tried again by itself, and sooner.
+        let tried = |op: &&mut Op| passes && !matches!(op.purpose, Purpose::Release { .. });
+        let Some(op) = self.ops.get_mut(&id).filter(tried) else { return false };
         op.tries += 1;
         op.tries < PASSING_TRIES
     }

@@ -116,6 +116,12 @@ pub(super) fn judge(
     let legal = |m: &&Legal| m.vfs == vfs;
     let known: Vec<&Legal> = models::modes(pf.function.device).iter().filter(legal).collect();
     if known.is_empty() {
+        // So its attribute takes it (`gim_monitor.c`).
+        if let Some(memory) = memory.filter(|memory| memory.is("NPS8")) {
+            let message = format!("gim makes NPS4 of memory {memory}");
+            let hint = set(Mode::Memory, "NPS4", pf.address);
+            return Err(Refusal::new(Code::BadConfig, message).hint(hint));
+        }
         return if anew { Ok(()) } else { reported(seen, pf, layout) };
     }
     // What is not named stays, or is what the driver begins with.

@@ -58,8 +58,20 @@ pub(super) fn offers(seen: &Observation, parent: &ParentId) -> Vec<Offer> {
                     .zip(of)
                     .is_some_and(|(a, b)| (a.gb, a.mig, a.beside) == (b.gb, b.mig, b.beside))
             };
-            let used = used.iter().filter(|(id, _)| alike(id)).map(|(_, count)| count).sum();
-            let rest = max.map(|max| max.saturating_sub(used));
+            let other_sizes = |(id, count): (&&MdevTypeId, &u32)| {
+                let other = types.get(*id).and_then(|name| size(name))?;
+                let kin = of.is_some_and(|of| {
+                    of.mig.is_some() && (of.mig, of.beside) == (other.mig, other.beside)
+                });
+                (kin && of.is_some_and(|of| of.gb != other.gb)).then_some((other.gb, *count))
+            };
+            let mut others: BTreeMap<u32, u32> = BTreeMap::new();
+            for (gb, count) in used.iter().filter_map(other_sizes) {
+                *others.entry(gb).or_default() += count;
+            }
+            let held = of.map_or(0, |of| held_by_others(of, &others, &instances));
+            let used: u32 = used.iter().filter(|(id, _)| alike(id)).map(|(_, count)| count).sum();
+            let rest = max.map(|max| max.saturating_sub(used).saturating_sub(held));
             let grid = places(type_id).filter(|_| mixed && of.is_some_and(|of| of.mig.is_none()));
             let (max, rest) = match grid {
                 Some(grid) => {
@@ -117,12 +129,31 @@ fn time_slice(name: &str) -> Option<Size> {
 /// Most of a type in the GPU instances there are: those of its kind, and of several sizes the smallest that has room
 /// for it.
 fn in_instances(of: Size, slices: u32, instances: &[(u32, u32, &str)]) -> Option<u32> {
+    let (count, each) = instances_of(of, slices, instances)?;
+    Some(count * each)
+}
+
+/// How many instances a type can be in, and how many of it are in each.
+fn instances_of(of: Size, slices: u32, instances: &[(u32, u32, &str)]) -> Option<(u32, u32)> {
     let kin = instances.iter().filter(|(s, gb, beside)| {
         *s == slices && *beside == of.beside && *gb >= of.gb && of.gb > 0
     });
     let gb = kin.clone().map(|(_, gb, _)| *gb).min()?;
     let count = u32::try_from(kin.filter(|(_, other, _)| *other == gb).count()).ok()?;
-    Some(count * (gb / of.gb))
+    Some((count, gb / of.gb))
+}
+
+/// For how many of a type there is no room because its instances hold others: each is of one size at a time. `others` are
+/// those of its kind of instance, by size.
+fn held_by_others(of: Size, others: &BTreeMap<u32, u32>, instances: &[(u32, u32, &str)]) -> u32 {
+    let Some((_, each)) = of.mig.and_then(|slices| instances_of(of, slices, instances)) else {
+        return 0;
+    };
+    let held = others.iter().filter_map(|(gb, count)| {
+        let (_, of_other) = instances_of(Size { gb: *gb, ..of }, of.mig?, instances)?;
+        Some(count.div_ceil(of_other))
+    });
+    held.sum::<u32>().saturating_mul(each)
 }
 
 /// Most of one type on an otherwise empty GPU. sysfs does not tell; the largest type takes the whole GPU, and none
