@@ -37,6 +37,8 @@ mod faulty;
 mod finish;
 #[path = "machine/gim.rs"]
 mod gim;
+#[path = "machine/group.rs"]
+mod group;
 #[path = "machine/guest.rs"]
 mod guest;
 #[path = "machine/hand.rs"]

@@ -105,6 +105,9 @@ pub struct Function {
     pub memory: Option<u64>,
 }
 
+/// It makes VFs for others and uses nothing of its function (drivers/pci/pci-pf-stub.c).
+const PF_STUB: &str = "pci-pf-stub";
+
 impl Function {
     /// Display controller or processing accelerator by its class.
     pub fn is_gpu(&self) -> bool {
@@ -415,6 +418,22 @@ impl Observation {
     /// The device a parent is: of a VF its PF.
     pub fn device_of(&self, parent: &ParentId) -> ParentId {
         self.pf_of(parent).unwrap_or_else(|| parent.clone())
+    }
+
+    /// A GPU of an IOMMU group that a driver of the host has, and which: VFIO gives a group out as a whole or not at all
+    /// (drivers/vfio/group.c), so nothing of it goes to a VM. VFs of one group do not stand in each other's way like that,
+    /// as long as none has a driver of the host.
+    pub fn host_in_group(&self, group: u32) -> Option<(PciAddress, &str)> {
+        let mut gpus = self.functions.iter().chain(&self.whole);
+        gpus.find_map(|(address, gpu)| {
+            let driver = gpu.driver.as_deref().filter(|driver| !is_vfio(driver))?;
+            (gpu.iommu_group == Some(group) && driver != PF_STUB).then_some((*address, driver))
+        })
+    }
+
+    /// Whether a VF's group can go to a VM.
+    pub fn is_passable(&self, vf: &Vf) -> bool {
+        vf.iommu_group.is_some_and(|group| self.host_in_group(group).is_none())
     }
 
     /// NUMA node of a parent, a VF's by its PF.

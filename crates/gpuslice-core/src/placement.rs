@@ -333,6 +333,14 @@ pub fn vf(
             "boot with the IOMMU on for it: intel_iommu=on without igfx_off on Intel, the firmware on AMD (gpuslice doctor says which)"
         )));
     }
+    if let Some((other, driver)) = vf.iommu_group.and_then(|group| view.seen.host_in_group(group)) {
+        let message =
+            format!("VF {address} shares its IOMMU group with {other}, which {driver} has");
+        let refusal = Refusal::new(Code::Unsupported, message);
+        return Err(refusal.hint(hint!(
+            "switch ACS and ARI on in the firmware, or put the GPU into another slot; then reboot"
+        )));
+    }
     if let (Form::TypedVfs { type_id, .. }, Some(choice)) = (&offer.form, &vf.choice) {
         let mine = view.assignments.contains_key(&slice);
         typed_vf(view, offer, type_id, address, choice, mine, managed)?;
@@ -467,7 +475,7 @@ pub fn home(
                 || view.foreign.contains_key(&slice)
                 || view.held.contains_key(&slice);
             let vf = view.seen.vfs.get(address);
-            let grouped = vf.is_some_and(|vf| vf.iommu_group.is_some());
+            let grouped = vf.is_some_and(|vf| view.seen.is_passable(vf));
             let usable = vf.is_some_and(|vf| {
                 let whole = vf.choice.as_ref().is_none_or(|c| !c.broken);
                 whole && (vf.driver.is_none() || vf.on_vfio())

@@ -338,7 +338,7 @@ impl Machine {
             Form::Mdevs { .. } => 0,
             Form::TypedVfs { left, vfs, .. } => {
                 let vfs = vfs.iter().filter_map(|vf| self.seen.vfs.get(vf));
-                (*left).min(count(vfs.filter(|vf| vf.iommu_group.is_some())))
+                (*left).min(count(vfs.filter(|vf| self.seen.is_passable(vf))))
             }
             Form::Vfs(vfs) => count(vfs.iter().filter(|vf| self.is_free(**vf, spare))),
         }
@@ -361,7 +361,7 @@ impl Machine {
             || spare.view.held_back.contains_key(&slice);
         let vf = self.seen.vfs.get(&address);
         let usable = |vf: &Vf| vf.driver.is_none() || vf.on_vfio();
-        !given && vf.is_some_and(|vf| vf.iommu_group.is_some() && usable(vf))
+        !given && vf.is_some_and(|vf| self.seen.is_passable(vf) && usable(vf))
     }
 
     /// What a person can pick of an offer: all that is parked, and one VF, since the others look alike.

@@ -16,6 +16,10 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
         "echo blacklist {} > /etc/modprobe.d/{}-off.conf, then make the initramfs anew, then reboot",
         "a boot with another driver",
     ),
+    (
+        "switch ACS and ARI on in the firmware, or put the GPU into another slot; then reboot",
+        "the firmware, and a boot",
+    ),
     ("blacklist {} and let gim make VFs of it", "a boot with another driver"),
     (
         "install i915-sriov-dkms or Intel's own build of i915 (the kernel's makes no VFs), then reboot",
