@@ -7,12 +7,12 @@ use super::claims::{self, devices_of, done};
 use super::ops::Purpose;
 use super::reserve::Want;
 use super::{Effect, Machine, RequestId, Stored, Timer};
-use crate::domain::Domain;
+use crate::domain::{Domain, HostDeviceSource};
 use crate::history::Ending;
 use crate::ids::{ClaimKey, Owner, SliceId};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
-use crate::request::Answer;
+use crate::request::{Answer, DeviceToWrite};
 use crate::state::{self, Assignment, Claim, Phase};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -176,10 +176,22 @@ impl Machine {
             let refusal = Refusal::new(Code::Unknown, "the claim was ended meanwhile");
             return self.push(Effect::Answer { request, outcome: Err(refusal) });
         };
+        // Whatever else it has come to ask for meanwhile, and wherever its homes are by now.
+        let ready = |index: u32| {
+            let there = |a: &Assignment| matches!(a.phase, Phase::Prepared | Phase::Attached);
+            let of_index = |a: &Assignment| a.claim == plug.key && a.index == index && there(a);
+            let found = self.run.assignments.iter().find(|(_, a)| of_index(a));
+            found.map(|(slice, _)| HostDeviceSource::of(*slice))
+        };
+        let devices = (0..).zip(devices_of(&plug.key, claim));
         let answer = Answer::Claimed {
             changed: plug.changed,
             claim: self.claim_row(&plug.key, claim),
-            devices: devices_of(&plug.key, claim),
+            devices: devices
+                .filter_map(|(index, device)| {
+                    Some(DeviceToWrite { source: ready(index)?, ..device })
+                })
+                .collect(),
             warnings: self.overcommit(&plug.key, claim),
         };
         self.push(Effect::Answer { request, outcome: Ok(answer) });
