@@ -40,16 +40,17 @@ impl Edit {
 }
 
 /// The changes from `current` to `wanted`: removals first, then retargets and adoptions, then additions, so that a
-/// device is free before another hostdev names it. Hostdevs without an alias of ours are never changed, but for those
-/// that were `adopted`; one that already passes what is wanted is not doubled, because libvirt refuses the same device
-/// twice.
+/// device is free before another hostdev names it. Hostdevs of somebody else's stay, but for those that were `adopted`.
+/// One that passes what is wanted is not doubled, because libvirt refuses the same device twice: if it has no alias it is
+/// the claim's from then on, whatever that had before or was to be given of what was picked.
 pub fn edits(current: &Domain, wanted: &[DeviceToWrite], adopted: &[Adopted]) -> Vec<Edit> {
     let ours = |device: &&HostDevice| device.our_claim().is_some();
-    let removals = current.devices.iter().filter(ours).filter_map(|device| {
+    let stale = current.devices.iter().filter(ours).filter_map(|device| {
         let alias = device.alias.as_deref()?;
         let gone = !wanted.iter().any(|want| want.alias == alias);
         gone.then(|| Edit::Remove { alias: alias.to_owned() })
     });
+    let mut removals: Vec<Edit> = stale.collect();
     let mut retargets = Vec::new();
     let mut additions = Vec::new();
     for want in wanted {
@@ -61,21 +62,33 @@ pub fn edits(current: &Domain, wanted: &[DeviceToWrite], adopted: &[Adopted]) ->
             .iter()
             .find(|adopted| adopted.alias == want.alias && is_there(current, adopted))
             .map(|adopted| adopted.picked);
-        let by_hand = current
-            .devices
-            .iter()
-            .any(|device| device.our_claim().is_none() && device.source == want.source);
-        match (carried, picked) {
-            (Some(device), _) if device.source == want.source => {}
-            (Some(_), _) => retargets.push(Edit::Retarget(want.clone())),
-            (None, Some(picked)) => {
-                retargets.push(Edit::Adopt { picked, device: want.clone() });
+        let device = want.clone();
+        match (carried, picked, by_hand(current, want.source, adopted)) {
+            (Some(carried), _, _) if carried.source == want.source => {}
+            (carried, _, Some(HostDevice { alias: None, source, .. })) => {
+                removals.extend(carried.map(|_| Edit::Remove { alias: want.alias.clone() }));
+                retargets.push(Edit::Adopt { picked: *source, device });
             }
-            (None, None) if by_hand => {}
-            (None, None) => additions.push(Edit::Add(want.clone())),
+            (_, _, Some(_)) => {}
+            (Some(_), _, None) => retargets.push(Edit::Retarget(device)),
+            (None, Some(picked), None) => retargets.push(Edit::Adopt { picked, device }),
+            (None, None, None) => additions.push(Edit::Add(device)),
         }
     }
-    removals.chain(retargets).chain(additions).collect()
+    removals.into_iter().chain(retargets).chain(additions).collect()
+}
+
+/// The hostdev of somebody else's that passes this, and will when all that was adopted is ours.
+fn by_hand<'a>(
+    domain: &'a Domain,
+    source: HostDeviceSource,
+    adopted: &[Adopted],
+) -> Option<&'a HostDevice> {
+    let ours_then = |device: &HostDevice| {
+        device.alias.is_none() && adopted.iter().any(|adopted| adopted.picked == device.source)
+    };
+    let passes = |device: &&HostDevice| device.our_claim().is_none() && device.source == source;
+    domain.devices.iter().find(passes).filter(|device| !ours_then(device))
 }
 
 /// Whether the domain still carries what was picked as it was picked.
@@ -170,6 +183,21 @@ mod tests {
                 "picked by hand",
                 vec![device(None, pci(ONE))],
                 vec![want("ua-gpuslice-a", pci(ONE))],
+                vec![Edit::Adopt { picked: pci(ONE), device: want("ua-gpuslice-a", pci(ONE)) }],
+            ),
+            (
+                "picked by hand beside one that passes something else",
+                vec![device(Some("ua-gpuslice-a"), mdev), device(None, pci(ONE))],
+                vec![want("ua-gpuslice-a", pci(ONE))],
+                vec![
+                    gone("ua-gpuslice-a"),
+                    Edit::Adopt { picked: pci(ONE), device: want("ua-gpuslice-a", pci(ONE)) },
+                ],
+            ),
+            (
+                "a program's, beside one that passes something else",
+                vec![device(Some("ua-gpuslice-a"), mdev), device(Some("ua-mine"), pci(ONE))],
+                vec![want("ua-gpuslice-a", pci(ONE))],
                 vec![],
             ),
         ];
@@ -236,6 +264,12 @@ mod tests {
             let adopt = Edit::Adopt { picked: pci(ONE), device: wanted[0].clone() };
             assert_eq!(edits(&domain, &wanted, &adopted), [adopt]);
         }
+        // Of two that were picked, one is what is left for the other: it is that.
+        let mut two = domain.clone();
+        two.devices.push(device(None, pci(TWO)));
+        let wanted = [want("ua-gpuslice-a", pci(TWO))];
+        let adopt = Edit::Adopt { picked: pci(TWO), device: wanted[0].clone() };
+        assert_eq!(edits(&two, &wanted, &adopted), [adopt]);
         let wanted = [want("ua-gpuslice-a", pci(ONE))];
         domain.devices[0].alias = Some("ua-gpuslice-a".to_owned());
         assert_eq!(edits(&domain, &wanted, &adopted), []);

@@ -71,8 +71,9 @@ fn one_by_one(
     }
     for edit in edits {
         let alias = edit.alias();
-        // A removal has nothing to put in.
-        let Some(hostdev) = device_xml(&edited, alias).map_err(bad)? else {
+        // A removal has nothing to put in; what was picked may have its alias now.
+        let hostdev = device_xml(&edited, alias).map_err(bad)?;
+        let Some(hostdev) = hostdev.filter(|_| !matches!(edit, Edit::Remove { .. })) else {
             continue;
         };
         definition.put_in(alias, hostdev)?;
