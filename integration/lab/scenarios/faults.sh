@@ -62,6 +62,8 @@ for vfs in 2 4; do
   kill_daemon
   wait $applying || cat apply.out
   wait_for 30 "it serves again" serves
+  # a write of the one before goes on
+  all_up
   expect "gpuslice apply" q gpuslice apply
   expect_eq "VFs" "8 $vfs" "$(count_slices 0001:00:00.0) $(count_slices 0002:00:00.0)"
   expect_eq "state" ok "$(gpu_state 0002:00:00.0)"

@@ -18,6 +18,8 @@ case $PHASE in
     rows claims | jq -r .claim | sort > /var/lib/lab/claims
     # from the next boot on the second PF comes late
     sed -i 's/mi300x\*2/mi300x,mi300x:present_delay_ms=40000/' /etc/modprobe.d/gpusim.conf
+    # they have no system that could end
+    echo SHUTDOWN_TIMEOUT=2 >> /etc/default/libvirt-guests
     next_boot
     reboot_now
     ;;
