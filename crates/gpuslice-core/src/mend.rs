@@ -138,7 +138,7 @@ pub fn driver_of_vfs(pf: PciAddress, driver: &str) -> Hint {
     let none = set("vfs", 0, pf);
     if driver == "i915" {
         return hint!(
-            "install i915-sriov-dkms or Intel's own build of i915 (the kernel's makes no VFs), then reboot; or {}",
+            "install i915-sriov-dkms or Intel's own build of i915 (the kernel's makes no VFs), reboot, then gpuslice apply; or {}",
             none
         );
     }

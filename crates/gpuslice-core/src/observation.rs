@@ -113,6 +113,11 @@ impl Function {
     pub fn is_gpu(&self) -> bool {
         is_gpu(self.class)
     }
+
+    /// Whether the kernel's stub has it, whose only use is that it lets VFs be made.
+    pub fn under_stub(&self) -> bool {
+        self.driver.as_deref() == Some(PF_STUB)
+    }
 }
 
 /// Whether a class is a display controller's or a processing accelerator's.

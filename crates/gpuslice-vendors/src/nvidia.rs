@@ -30,7 +30,7 @@ use gpuslice_core::refusal::Refusal;
 use gpuslice_core::state::Assignment;
 
 /// PCI vendor id.
-const VENDOR: u16 = 0x10de;
+pub(crate) const VENDOR: u16 = 0x10de;
 
 /// The host driver of PF and VFs, bare metal and vGPU alike.
 const DRIVER: &str = "nvidia";

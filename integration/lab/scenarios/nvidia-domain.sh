@@ -8,7 +8,7 @@ cleanup() {
   clear_domains
   [ ! -e listener.pid ] || kill "$(cat listener.pid)"
   boot_host
-  rm -f /etc/modprobe.d/gpuslice-nvidia.conf
+  rm -f /etc/modprobe.d/gpuslice-nvidia.conf /etc/modprobe.d/nvidia.conf
 }
 trap cleanup EXIT
 

@@ -416,3 +416,30 @@ fn an_instance_holds_one_size_at_a_time() {
     start(&mut driver, &other).unwrap();
     assert_eq!(free(&mut driver), [0, 0]);
 }
+
+/// Of one slice each, and with different memory: who is in one takes nothing of the other.
+#[test]
+fn instances_of_two_sizes_are_counted_apart() {
+    let mut host = a100();
+    let types = &mut host.functions[0].mdev.as_mut().unwrap().types;
+    let small = types.iter().find(|of| of.name == "GRID A100D-1-10C").unwrap();
+    let mut large = small.clone();
+    (large.id, large.name) = ("999".to_owned(), "GRID A100D-1-20C".to_owned());
+    large.memory_mib *= 2;
+    large.gi_profile = Some(15);
+    types.retain(|of| !of.name.contains("-1-20C"));
+    types.push(large);
+    let config = MIG.replace("\"2g.20gb\", \"3g.40gb\", \"1g.10gb\"", "\"1g.20gb\"");
+    let mut driver = Driver::new(&host, &config).unwrap();
+    driver.advance(10_000).unwrap();
+    let free = |driver: &mut Driver| {
+        ["nvidia-a100d-1-10c", "nvidia-a100d-1-20c"].map(|name| profile(driver, name).free)
+    };
+    assert_eq!(free(&mut driver), [1, 1]);
+    let small = attach(&mut driver, 1, "nvidia-a100d-1-10c");
+    start(&mut driver, &small).unwrap();
+    assert_eq!(free(&mut driver), [0, 1]);
+    let large = attach(&mut driver, 2, "nvidia-a100d-1-20c");
+    start(&mut driver, &large).unwrap();
+    assert_eq!(free(&mut driver), [0, 0]);
+}

@@ -393,7 +393,7 @@ fn a_gpu_that_does_not_tell_its_modes_once_is_in_no_quarantine() {
     let only = layout(0x74a5, "vfs = 1, compute = \"SPX\", memory = \"NPS1\"");
     let mut driver = Driver::new(&of_kind(0x74a5), &only).unwrap();
     order(&mut driver, Command::Apply).unwrap();
-    untold_once(&mut driver, &faults[1..]);
+    untold_once(&mut driver, &faults);
     let mut driver = Driver::new(&bare_metal(), &layout(0x74a1, "compute = \"QPX\"")).unwrap();
     order(&mut driver, Command::Apply).unwrap();
     let faults = [resets(&driver), eio("current_compute_partition")];

@@ -4,13 +4,15 @@ use crate::driver::Driver;
 use crate::mig::{MIG, WANTED, a100, instances};
 use crate::vgpu::{LAYOUT, attach, host as a40s, one_gpu, order, slice_state, start, stop, vf};
 use gpuslice_core::errno::Errno;
+use gpuslice_core::ids::ParentId;
 use gpuslice_core::mode::Mode;
+use gpuslice_core::observation::Observation;
 use gpuslice_core::plan::Step;
 use gpuslice_core::port::{HostRead, HostWrite};
 use gpuslice_core::refusal::Code;
 use gpuslice_core::request::{Answer, Command};
 use gpuslice_sim::{Command as Order, Content, Data, Fault};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 const PF: &str = "0000:41:00.0";
 const DRIVER: &str = "/sys/bus/pci/drivers/nvidia";
@@ -238,6 +240,28 @@ fn instances_that_cannot_be_listed_are_not_gone() {
     driver.kernel.inject(Fault::Exits { command, nth: 1, times: 1, code: 9 });
     order(&mut driver, Command::Apply).unwrap();
     assert_eq!(instances(&mut driver), ["3g.40gb"]);
+}
+
+/// It could make VFs there itself, in the middle of the tool's.
+#[test]
+fn a_gpu_that_the_tool_has_under_the_kernel_s_stub_is_left_to_it() {
+    let driver = Driver::new(&a40s(), LAYOUT).unwrap();
+    let parent: ParentId = PF.parse().unwrap();
+    let layout = driver.machine.durable().rules[0].layout.clone();
+    let layouts = BTreeMap::from([(parent.clone(), layout)]);
+    let mut seen = driver.machine.observation().clone();
+    let steps_under = |seen: &mut Observation, name: &str, vendor: u16| {
+        let function = seen.functions.get_mut(&PF.parse().unwrap()).unwrap();
+        (function.driver, function.vendor) = (Some(name.to_owned()), vendor);
+        function.sriov.as_mut().unwrap().vfs.clear();
+        let mechanisms = gpuslice_vendors::all();
+        let mut of = mechanisms.into_iter().filter(|m| m.applies(seen, &parent));
+        let steps = of.next().unwrap().layout_steps(seen, &parent, &layouts, true).unwrap();
+        steps.len()
+    };
+    assert_eq!(steps_under(&mut seen, "pci-pf-stub", 0x10de), 0);
+    // Whoever has no such tool has VFs made there by us.
+    assert_ne!(steps_under(&mut seen, "pci-pf-stub", 0x1d0f), 0);
 }
 
 /// What `nvidia-vgpud` has not told the driver yet.

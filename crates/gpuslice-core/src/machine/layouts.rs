@@ -209,10 +209,10 @@ impl Machine {
         function.is_some_and(|function| function.driver.is_none())
     }
 
-    /// A vendor's tool may be at it: the kernel's stub is what `sriov-manage` gives it while it makes VFs.
+    /// A vendor's tool may be at it, which has it under the kernel's stub while it makes VFs.
     fn between_drivers(&self, parent: &ParentId) -> bool {
         let function = parent.pci().and_then(|address| self.seen.functions.get(&address));
-        function.is_some_and(|f| matches!(f.driver.as_deref(), None | Some("pci-pf-stub")))
+        function.is_some_and(|f| f.driver.is_none() || f.under_stub())
     }
 
     /// Parents that steps for this one disturb, itself among them.

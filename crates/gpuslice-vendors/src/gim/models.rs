@@ -80,10 +80,9 @@ pub(super) fn modes(device: u16) -> &'static [Legal] {
     }
 }
 
-/// Whether a GPU is known to be set to one of several modes, so with this number of VFs.
+/// Whether a GPU is known to be set to a mode, so with this number of VFs.
 pub(super) fn divided(device: u16, vfs: usize) -> bool {
-    let legal = modes(device);
-    legal.len() > 1 && legal.iter().any(|legal| usize::from(legal.vfs) == vfs)
+    modes(device).iter().any(|legal| usize::from(legal.vfs) == vfs)
 }
 
 /// How many GPUs of a kind a board links by XGMI (libgv's `mi200_xgmi.c`, `mi300_xgmi.c`); none where that is not known.

@@ -31,7 +31,7 @@ const UNDIVIDED: &[Mode] = &[Mode::FabricSharing, Mode::Scheduler];
 /// VFs that goes with no mode, as a GPU is given that comes when the module is loaded, nor while it is being reset. Of
 /// another, before the driver has it, whatever is not known to be absent.
 pub(super) fn of(seen: &Observation, pf: &Pf<'_>) -> &'static [Mode] {
-    let known = models::modes(pf.function.device).len() > 1;
+    let known = !models::modes(pf.function.device).is_empty();
     let divided = match seen.modes.get(&ParentId::Pci(pf.address)) {
         Some(modes) => known || modes.contains_key(&Mode::Compute),
         None => !models::whole(pf.function.device),

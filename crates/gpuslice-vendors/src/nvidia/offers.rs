@@ -129,31 +129,32 @@ fn time_slice(name: &str) -> Option<Size> {
 /// Most of a type in the GPU instances there are: those of its kind, and of several sizes the smallest that has room
 /// for it.
 fn in_instances(of: Size, slices: u32, instances: &[(u32, u32, &str)]) -> Option<u32> {
-    let (count, each) = instances_of(of, slices, instances)?;
-    Some(count * each)
+    let (count, gb) = instances_of(of, slices, instances)?;
+    Some(count * (gb / of.gb))
 }
 
-/// How many instances a type can be in, and how many of it are in each.
+/// How many instances a type can be in, and how large they are, in gigabytes.
 fn instances_of(of: Size, slices: u32, instances: &[(u32, u32, &str)]) -> Option<(u32, u32)> {
     let kin = instances.iter().filter(|(s, gb, beside)| {
         *s == slices && *beside == of.beside && *gb >= of.gb && of.gb > 0
     });
     let gb = kin.clone().map(|(_, gb, _)| *gb).min()?;
     let count = u32::try_from(kin.filter(|(_, other, _)| *other == gb).count()).ok()?;
-    Some((count, gb / of.gb))
+    Some((count, gb))
 }
 
 /// For how many of a type there is no room because its instances hold others: each is of one size at a time. `others` are
 /// those of its kind of instance, by size.
 fn held_by_others(of: Size, others: &BTreeMap<u32, u32>, instances: &[(u32, u32, &str)]) -> u32 {
-    let Some((_, each)) = of.mig.and_then(|slices| instances_of(of, slices, instances)) else {
+    let Some((_, room)) = of.mig.and_then(|slices| instances_of(of, slices, instances)) else {
         return 0;
     };
     let held = others.iter().filter_map(|(gb, count)| {
         let (_, of_other) = instances_of(Size { gb: *gb, ..of }, of.mig?, instances)?;
-        Some(count.div_ceil(of_other))
+        // Those of another size are in instances of their own.
+        (of_other == room).then(|| count.div_ceil(of_other / gb))
     });
-    held.sum::<u32>().saturating_mul(each)
+    held.sum::<u32>().saturating_mul(room / of.gb)
 }
 
 /// Most of one type on an otherwise empty GPU. sysfs does not tell; the largest type takes the whole GPU, and none

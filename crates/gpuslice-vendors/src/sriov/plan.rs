@@ -4,7 +4,7 @@ use super::function;
 use gpuslice_core::hint;
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::layout::Layout;
-use gpuslice_core::observation::{Observation, Sriov};
+use gpuslice_core::observation::{Function, Observation, Sriov};
 use gpuslice_core::plan::Step;
 use gpuslice_core::refusal::{Code, Refusal};
 
@@ -30,7 +30,7 @@ pub(super) fn layout_steps(
     }
     // Any change from one number to another leads over none, which takes every VF away. And only a driver makes
     // VFs: without one there is nothing to do but wait for its bind event.
-    if (current != 0 && !reshape) || function.driver.is_none() {
+    if (current != 0 && !reshape) || function.driver.is_none() || sriov_manage_has(function) {
         return Ok(Vec::new());
     }
     let mut steps = Vec::new();
@@ -44,6 +44,11 @@ pub(super) fn layout_steps(
         steps.push(Step::SetNumVfs { pf, count: wanted });
     }
     Ok(steps)
+}
+
+/// NVIDIA's tool makes its VFs under the kernel's stub, and gives the GPU back to its driver then.
+fn sriov_manage_has(function: &Function) -> bool {
+    function.vendor == crate::nvidia::VENDOR && function.under_stub()
 }
 
 /// VFs the layout wants bound from the start, and that have no driver.

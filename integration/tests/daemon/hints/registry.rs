@@ -22,7 +22,7 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
     ),
     ("blacklist {} and let gim make VFs of it", "a boot with another driver"),
     (
-        "install i915-sriov-dkms or Intel's own build of i915 (the kernel's makes no VFs), then reboot",
+        "install i915-sriov-dkms or Intel's own build of i915 (the kernel's makes no VFs), reboot, then gpuslice apply",
         "a boot with another driver",
     ),
     ("gpuslice doctor (it says why no GPU is there)", "a GPU that is put in"),
