@@ -32,8 +32,9 @@ find_accel() {
     echo $accel > "$known"
   fi
   read -r accel < "$known"
-  # What costs time under emulation and nothing here needs: five-level page tables, virtualization inside the guest.
-  cpu=max,la57=off,svm=off
+  # What costs time under emulation and nothing here needs: five-level page tables, virtualization inside the guest, copying by
+  # single bytes where the processor is told to be fast at it, guards around each look at a program's memory, wide registers.
+  cpu=max,la57=off,svm=off,erms=off,fsrm=off,smap=off,smep=off,umip=off,pku=off,avx=off,avx2=off,xsave=off
   if [ "$accel" = kvm ]; then cpu=host; fi
   # A second emulated CPU makes a start of a VM half as dear again, and the host's own are for other groups. Races between
   # two CPUs are the long run's.
