@@ -5,7 +5,7 @@ use super::system::System;
 use gpuslice_core::guest::mapping::Mapping;
 use gpuslice_core::holders::Holder;
 use gpuslice_vendors::makers::maker;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A host.
 #[derive(Debug, Default)]
@@ -88,8 +88,8 @@ pub struct Host {
     pub dispatched: Vec<OtherHook>,
     /// Programs that hold NVIDIA's GPUs open all the time.
     pub watchers: BTreeSet<String>,
-    /// Others that have one open now, as far as processes can be looked into.
-    pub openers: Vec<Holder>,
+    /// Others that have one open now, as far as processes can be looked into, by the GPU's address.
+    pub openers: BTreeMap<String, Vec<Holder>>,
     /// This node's name, and the mappings of its cluster, where it is one of Proxmox VE.
     pub mappings: Option<(String, Vec<Mapping>)>,
     /// Files of sysfsutils that write the number of VFs.

@@ -112,7 +112,7 @@ fn stale(host: &Host, entry: &Entry, address: &str, first: bool) -> Option<Strin
     })
 }
 
-/// NVIDIA's tool makes VFs only while nobody has the GPU open.
+/// NVIDIA's tool makes VFs of a GPU only while nobody has that one open.
 fn watched(host: &Host) -> Option<Finding> {
     let waits = |gpu: &&Device| {
         gpu.is_gpu()
@@ -122,17 +122,21 @@ fn watched(host: &Host) -> Option<Finding> {
             && !gpu.mdevs
             && host.wants_vfs(gpu)
     };
-    let gpu = host.devices.iter().find(waits).filter(|_| host.sriov_manage)?;
+    let mut waiting = host.devices.iter().filter(waits).filter(|_| host.sriov_manage);
     let Some(name) = host.watchers.first() else {
-        let holder = host.openers.first()?;
-        let (comm, pid) = (&holder.comm, holder.pid);
-        let text = format!(
-            "{comm} (process {pid}) has a GPU of NVIDIA's open, and GPU {} has no VFs yet",
-            gpu.address
-        );
-        let mend = format!("{}; gpuslice apply", end_process(holder).as_str());
-        return Some(Finding::warning(Check::GpuWatched, text, mend));
+        let opened = |gpu: &Device| {
+            let holder = host.openers.get(&gpu.address)?.first()?;
+            let (comm, pid) = (&holder.comm, holder.pid);
+            let text = format!(
+                "{comm} (process {pid}) has GPU {} open, and it has no VFs yet",
+                gpu.address
+            );
+            let mend = format!("{}; gpuslice apply", end_process(holder).as_str());
+            Some(Finding::warning(Check::GpuWatched, text, mend))
+        };
+        return waiting.find_map(opened);
     };
+    let gpu = waiting.next()?;
     let text = format!("{name} has GPU {} open, and it has no VFs yet", gpu.address);
     let mend = if name == "nv-hostengine" {
         "systemctl stop nvidia-dcgm; gpuslice apply; systemctl start nvidia-dcgm".to_owned()

@@ -8,7 +8,7 @@ use super::{hook_facts, kernel_facts, pci, rules};
 use gpuslice_core::guest::mapping;
 use gpuslice_core::holders::{self, Holder};
 use serde_json::Value as Json;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// libvirt's daemons that run VMs, and where each writes its process id.
 pub const DAEMONS: [(&str, &str); 2] =
@@ -24,6 +24,10 @@ const MAPPINGS: &str = "/etc/pve/mapping/pci.cfg";
 
 /// Programs of NVIDIA's monitoring, which keep every GPU open.
 const WATCHERS: [&str; 2] = ["nv-hostengine", "dcgm-exporter"];
+
+/// How the programs begin that NVIDIA's driver brings to be there all the time, in as many letters as the kernel keeps.
+/// nvidia-smi is none of them.
+const DRIVERS_OWN: [&str; 2] = ["nvidia-persiste", "nvidia-vgpu"];
 
 /// Where DKMS keeps the key that it signs modules with: Ubuntu's place, then its own.
 const KEYS: [&str; 2] = ["/var/lib/shim-signed/mok/MOK.der", "/var/lib/dkms/mok.pub"];
@@ -71,10 +75,7 @@ pub fn host(tree: &Tree) -> Host {
         openers: openers(tree),
         vfio_ids: vfio_ids(tree),
         dkms: dkms(tree),
-        // The library alone is there for programs that speak with another host's.
-        runs_libvirt: PROGRAMS
-            .iter()
-            .any(|folder| DAEMONS.iter().any(|(name, _)| tree.exists(&format!("{folder}/{name}")))),
+        runs_libvirt,
         libvirt: libvirt(tree),
         no_socket: tree.absent("/run/gpuslice/hook.sock"),
         proxmox_hook: tree.exists("/var/lib/vz/snippets/gpuslice-proxmox-hook"),
@@ -125,19 +126,24 @@ fn processes(tree: &Tree) -> BTreeSet<String> {
     numbers.filter_map(|pid| tree.text(&format!("/proc/{pid}/comm"))).collect()
 }
 
-/// Who has a GPU of NVIDIA's open, beside what comes with its driver.
-fn openers(tree: &Tree) -> Vec<Holder> {
-    let is_gpu = |name: &String| {
-        let number = name.strip_prefix("nvidia");
-        number.is_some_and(|number| number.parse::<u32>().is_ok())
-    };
-    let nodes = tree.names("/dev").into_iter().filter(is_gpu);
-    let nodes = nodes.map(|name| format!("/dev/{name}")).collect();
-    let found = holders::find(tree, &nodes).unwrap_or_default().found;
+/// Where NVIDIA's driver tells of each GPU that it has, by its address.
+const NVIDIA_GPUS: &str = "/proc/driver/nvidia/gpus";
+
+/// Who has which GPU of NVIDIA's open, beside what comes with its driver.
+fn openers(tree: &Tree) -> BTreeMap<String, Vec<Holder>> {
     let others = |holder: &Holder| {
-        !holder.comm.starts_with("nvidia-") && !WATCHERS.contains(&holder.comm.as_str())
+        !DRIVERS_OWN.iter().any(|name| holder.comm.starts_with(name))
+            && !WATCHERS.contains(&holder.comm.as_str())
     };
-    found.into_iter().filter(others).collect()
+    let each = |gpu: String| {
+        let told = tree.text(&format!("{NVIDIA_GPUS}/{gpu}/information"))?;
+        let minor = told.lines().find_map(|line| line.strip_prefix("Device Minor:"))?;
+        let minor: u32 = minor.trim().parse().ok()?;
+        let node = BTreeSet::from([format!("/dev/nvidia{minor}")]);
+        let found = holders::find(tree, &node).ok()?.found;
+        Some((gpu, found.into_iter().filter(others).collect()))
+    };
+    tree.names(NVIDIA_GPUS).into_iter().filter_map(each).collect()
 }
 
 /// Where libvirt's daemon looks for programs, as far as that may be read.

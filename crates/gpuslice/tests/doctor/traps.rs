@@ -91,7 +91,7 @@ pub const TRAPS: &[(&str, Seen)] = &[
     ),
     (
         "monitoring holds the GPU while VFs are to be made",
-        By(&["gpu-watched", "gpu-watched-container", "gpu-watched-process"]),
+        By(&["gpu-watched", "gpu-watched-container", "gpu-watched-process", "gpu-watched-smi"]),
     ),
     (
         "GVT-g shows no types",
