@@ -42,6 +42,12 @@ pub struct System {
     pub bookworm: bool,
 }
 
+/// What the tools are told that change the kernel's arguments by themselves.
+struct Tools {
+    grubby: String,
+    ostree: String,
+}
+
 /// What started the kernel says so here, after the variable's attributes and in UTF-16 (systemd's Boot Loader Interface).
 /// systemd-boot always does, GRUB in some systems.
 const LOADER: &str = "/sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
@@ -117,25 +123,19 @@ impl System {
 
     /// How an argument comes to the kernel.
     pub fn add_argument(&self, argument: &str) -> String {
-        match self.boot {
-            Boot::Grubby => {
-                format!("grubby --update-kernel=ALL --args={}; reboot", quoted(argument))
-            }
-            Boot::Ostree => {
-                let each = argument.split(' ').map(|one| format!(" --append={one}"));
-                format!("rpm-ostree kargs{}; reboot", each.collect::<String>())
-            }
-            _ => format!("add {argument} to {}; reboot", self.arguments("")),
-        }
+        let each = argument.split(' ').map(|one| format!(" --append={one}"));
+        let tools =
+            Tools { grubby: format!(" --args={}", quoted(argument)), ostree: each.collect() };
+        self.changed("", &tools, |place| format!("add {argument} to {place}"))
     }
 
     /// How an argument is taken from it.
     pub fn take_argument(&self, argument: &str) -> String {
-        match self.boot {
-            Boot::Grubby => format!("grubby --update-kernel=ALL --remove-args={argument}; reboot"),
-            Boot::Ostree => format!("rpm-ostree kargs --delete={argument}; reboot"),
-            _ => format!("take {argument} out of {}; reboot", self.arguments(argument)),
-        }
+        let tools = Tools {
+            grubby: format!(" --remove-args={argument}"),
+            ostree: format!(" --delete={argument}"),
+        };
+        self.changed(argument, &tools, |place| format!("take {argument} out of {place}"))
     }
 
     /// How one of the values goes that an argument has, with commas between them.
@@ -147,43 +147,41 @@ impl System {
             return self.take_argument(argument);
         }
         let rest = rest.join(",");
-        match self.boot {
-            Boot::Grubby => format!(
-                "grubby --update-kernel=ALL --remove-args={argument} --args={name}={rest}; reboot"
-            ),
-            Boot::Ostree => {
-                format!("rpm-ostree kargs --delete={argument} --append={name}={rest}; reboot")
-            }
-            _ => format!("take {value} out of {name} in {}; reboot", self.arguments(argument)),
-        }
+        let tools = Tools {
+            grubby: format!(" --remove-args={argument} --args={name}={rest}"),
+            ostree: format!(" --delete={argument} --append={name}={rest}"),
+        };
+        self.changed(argument, &tools, |place| format!("take {value} out of {name} in {place}"))
     }
 
-    /// Where the kernel's arguments are written, and what brings them to where it boots from: for one that is there, or for a
-    /// new one.
-    fn arguments(&self, argument: &str) -> String {
-        let tool = match self.boot {
-            Boot::Grub | Boot::Grubby | Boot::Ostree => "update-grub",
-            Boot::Grub2Mkconfig => "grub2-mkconfig -o /boot/grub2/grub.cfg",
-            Boot::GrubMkconfig => "grub-mkconfig -o /boot/grub/grub.cfg",
-            Boot::Proxmox => return format!("{CMDLINE}; proxmox-boot-tool refresh"),
-            Boot::KernelInstall => {
-                let kernel = &self.kernel;
-                return format!("{CMDLINE}; kernel-install add {kernel} /boot/vmlinuz-{kernel}");
-            }
-            Boot::Entries => {
-                return "the line options of the entry's file, which bootctl list names".to_owned();
-            }
-            Boot::Nix => {
-                return "boot.kernelParams in /etc/nixos/configuration.nix; nixos-rebuild boot"
-                    .to_owned();
+    /// How the kernel's arguments are changed: by a tool that does it, or by an edit of where they are written. It is about one
+    /// that is there, or about a new one.
+    fn changed(&self, argument: &str, by: &Tools, edit: impl Fn(&str) -> String) -> String {
+        let in_grub = |tool: &str| {
+            let [always, usual] = GRUB_VARIABLES;
+            match self.grub.iter().find(|(word, _)| word == argument) {
+                Some((_, place)) => format!("{place}; {tool}"),
+                None if argument.is_empty() => format!("{always} in {GRUB}; {tool}"),
+                None => format!("{always} or {usual} in {GRUB}; {tool}"),
             }
         };
-        let [always, usual] = GRUB_VARIABLES;
-        match self.grub.iter().find(|(word, _)| word == argument) {
-            Some((_, place)) => format!("{place}; {tool}"),
-            None if argument.is_empty() => format!("{always} in {GRUB}; {tool}"),
-            None => format!("{always} or {usual} in {GRUB}; {tool}"),
-        }
+        let change = match self.boot {
+            Boot::Grubby => format!("grubby --update-kernel=ALL{}", by.grubby),
+            Boot::Ostree => format!("rpm-ostree kargs{}", by.ostree),
+            Boot::Grub => edit(&in_grub("update-grub")),
+            Boot::Grub2Mkconfig => edit(&in_grub("grub2-mkconfig -o /boot/grub2/grub.cfg")),
+            Boot::GrubMkconfig => edit(&in_grub("grub-mkconfig -o /boot/grub/grub.cfg")),
+            Boot::Proxmox => edit(&format!("{CMDLINE}; proxmox-boot-tool refresh")),
+            Boot::KernelInstall => {
+                let kernel = &self.kernel;
+                edit(&format!("{CMDLINE}; kernel-install add {kernel} /boot/vmlinuz-{kernel}"))
+            }
+            Boot::Entries => edit("the line options of the entry's file, which bootctl list names"),
+            Boot::Nix => {
+                edit("boot.kernelParams in /etc/nixos/configuration.nix; nixos-rebuild boot")
+            }
+        };
+        format!("{change}; reboot")
     }
 
     /// How the headers of a kernel come, which DKMS builds with.
