@@ -34,6 +34,7 @@ mod ready;
 mod release;
 mod replace;
 mod reserve;
+mod settled;
 mod start;
 mod stuck;
 mod turns;

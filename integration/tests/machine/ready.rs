@@ -1,9 +1,11 @@
 //! Stories of GPUs that their driver has and has not made ready: a vGPU is refused then, and only the kernel's log tells why.
 
+use crate::domains::claim;
 use crate::driver::Driver;
 use crate::tools::settled;
-use crate::vgpu::{LAYOUT, attach, host as a40s, one_gpu, order};
-use gpuslice_core::domain::Domain;
+use crate::vgpu::{LAYOUT, attach, host as a40s, one_gpu, order, start};
+use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource};
+use gpuslice_core::ids::Owner;
 use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command};
@@ -105,6 +107,48 @@ fn a_gpu_that_is_never_ready_is_not_waited_for_for_ever() {
     // Until it proves to be.
     driver.kernel.clear_faults();
     starts(&mut driver, &domain).unwrap();
+}
+
+/// Their starts would be made up for when that GPU is ready, and refused again.
+#[test]
+fn nobody_waits_for_a_gpu_that_has_not_what_he_asks_for() {
+    let mixed = HostFile::parse(include_str!("../../../examples/hosts/mixed.toml")).unwrap();
+    let mut host = a40s();
+    host.functions.truncate(1);
+    host.drivers.extend(mixed.drivers.into_iter().filter(|driver| driver.name == "gpusim"));
+    let other = mixed.functions.into_iter().filter(|f| f.address.to_string() == "0000:0c:00.0");
+    host.functions.extend(other);
+    let beside = "\n[[gpu]]\nmatch = { address = \"0000:0c:00.0\" }\nlayout = { vfs = 1 }";
+    let mut driver = Driver::new(&host, &format!("{LAYOUT}{beside}")).unwrap();
+    driver.advance(10_000).unwrap();
+    let (domain, other) =
+        (attach(&mut driver, 1, "nvidia-a40-8q"), attach(&mut driver, 2, "amd-74a1-vf1"));
+    start(&mut driver, &other).unwrap();
+    not_ready(&mut driver, u32::MAX);
+    for wait in [6_000, 11_000, 0] {
+        assert_eq!(starts(&mut driver, &domain).unwrap_err().code, Code::NotSettled);
+        driver.advance(wait).unwrap();
+    }
+    // By hand it names a VF that is another's, and one that is not there.
+    let named = |vf: &str| {
+        let source = HostDeviceSource::Pci(vf.parse().unwrap());
+        let devices = vec![HostDevice { source, ..other.devices[0].clone() }];
+        Domain { uuid: Uuid::from_u128(3), name: "vm3".to_owned(), devices, ..other.clone() }
+    };
+    let absent = starts(&mut driver, &named("0000:0c:01.7")).unwrap_err();
+    assert_eq!(absent.code, Code::Absent, "{absent:?}");
+    let command = Command::Claim {
+        owner: Owner::Domain(Uuid::from_u128(4)),
+        owner_name: "vm4".to_owned(),
+        request: claim(&"gpu0".parse().unwrap(), "amd-74a1-vf1", 1),
+        pool: None,
+        reserve: None,
+        dry_run: false,
+    };
+    let full = order(&mut driver, command).unwrap_err();
+    assert_eq!(full.code, Code::NoCapacity, "{full:?}");
+    let summary = driver.machine.summary();
+    assert!(summary.contains("0000:41:00.0 to be made ready"), "{summary}");
 }
 
 #[test]

@@ -173,6 +173,50 @@ fn a_vf_without_driver_is_kept_back_and_all_are_made_anew_when_nobody_uses_them(
     assert_eq!(slice_state(&mut driver, bare), "free");
 }
 
+/// How long it has been so is counted for each GPU, whatever goes on beside it.
+#[test]
+fn vfs_are_made_anew_on_a_host_where_others_change_all_the_time() {
+    let mut two = a40s();
+    two.functions.truncate(2);
+    let mut driver = Driver::new(&two, LAYOUT).unwrap();
+    driver.advance(10_000).unwrap();
+    let bare = *driver.machine.observation().vfs.keys().next().unwrap();
+    driver.kernel.write(&format!("{DRIVER}/unbind"), bare.to_string().as_bytes()).unwrap();
+    driver.wake_up().unwrap();
+    for _ in 0..20 {
+        let path = "/sys/bus/pci/devices/0000:61:00.0/subsystem_device".to_owned();
+        driver.kernel.inject(Fault::Reads { path, as_: Content::Garbage });
+        driver.wake_up().unwrap();
+        driver.advance(10_000).unwrap();
+        driver.kernel.clear_faults();
+        driver.wake_up().unwrap();
+        driver.advance(10_000).unwrap();
+    }
+    assert_eq!(slice_state(&mut driver, bare), "free");
+}
+
+/// It is looked at a few times, and then no more.
+#[test]
+fn a_problem_that_reads_differently_each_time_is_one_problem() {
+    let mut driver = one_gpu();
+    let looks = |driver: &mut Driver, seconds: u32| {
+        let before = driver.handled;
+        for second in 0..seconds {
+            driver.kernel.clear_faults();
+            let path = format!("/sys/bus/pci/devices/{PF}/subsystem_device");
+            let as_ = if second % 2 == 1 { Content::Garbage } else { Content::NotUtf8 };
+            driver.kernel.inject(Fault::Reads { path, as_ });
+            driver.advance(1_000).unwrap();
+        }
+        driver.handled - before
+    };
+    looks(&mut driver, 2);
+    driver.wake_up().unwrap();
+    looks(&mut driver, 70);
+    assert!(!driver.machine.observation().problems.is_empty());
+    assert_eq!(looks(&mut driver, 300), 0);
+}
+
 /// `sriov-manage` gives VFs their driver one after the other.
 #[test]
 fn vfs_that_get_their_driver_just_now_are_left_alone() {

@@ -401,7 +401,7 @@ impl Machine {
         let candidates = match refused {
             Refused::NoSuchProfile { nearest } => {
                 if let Some(refusal) = self.nothing_to_slice() {
-                    let refusal = self.or_not_settled(refusal);
+                    let refusal = self.or_not_settled(profile, refusal);
                     return self.or_to_come(profile, refusal);
                 }
                 let refusal =
@@ -416,14 +416,14 @@ impl Machine {
                 let refusal = kept.fold(refusal.hint(hint), |refusal, (parent, why)| {
                     refusal.because(format!("{parent} is quarantined: {}", why.message))
                 });
-                let refusal = self.or_not_settled(refusal);
+                let refusal = self.or_not_settled(profile, refusal);
                 return self.or_to_come(profile, refusal);
             }
             Refused::Candidates(candidates) => candidates,
         };
         if *within != Within::Anywhere {
             let refusal = self.not_there(key, profile, count, within, &candidates);
-            return self.or_not_settled(refusal);
+            return self.or_not_settled(profile, refusal);
         }
         let full = candidates.iter().all(|(_, why)| why.code == Code::NoCapacity);
         let first_other = candidates.iter().find(|(_, why)| why.code != Code::NoCapacity);
@@ -434,7 +434,7 @@ impl Machine {
         if let (Some((_, why)), true) = (first_other, refusal.code == Code::NoCapacity) {
             refusal.causes.push(why.message.clone());
         }
-        self.or_not_settled(refusal)
+        self.or_not_settled(profile, refusal)
     }
 
     fn no_capacity(&self, key: &ClaimKey, profile: &ProfileName, count: u32) -> Refusal {
@@ -515,33 +515,6 @@ impl Machine {
         })
     }
 
-    /// Before all is settled, what is missing may yet come.
-    pub(super) fn or_not_settled(&self, refusal: Refusal) -> Refusal {
-        let may_come = matches!(
-            refusal.code,
-            Code::NoProfile
-                | Code::NoCapacity
-                | Code::OtherNumaNode
-                | Code::Absent
-                | Code::Reshaping
-                | Code::Foreign
-        );
-        let waiting = self.waiting_for();
-        if !may_come || waiting.is_empty() {
-            return refusal;
-        }
-        settled_later(&waiting.join(", "), refusal.message)
-    }
-
-    /// Before what yielded a profile has come in this boot, it may yet come.
-    fn or_to_come(&self, profile: &ProfileName, refusal: Refusal) -> Refusal {
-        let Some(parent) = self.yet_to_come(profile).next() else { return refusal };
-        match refusal.code {
-            Code::NotSettled => refusal,
-            _ => settled_later(&format!("{parent} to appear"), refusal.message),
-        }
-    }
-
     /// The claim, other than this one, whose home a VF is.
     pub(super) fn home_of_another(&self, address: PciAddress, key: &ClaimKey) -> Option<&Claim> {
         let mine = self.durable.claims.get(key);
@@ -557,12 +530,6 @@ impl Machine {
     pub(super) fn bound_claims(&self) -> BTreeSet<&ClaimKey> {
         self.run.assignments.values().map(|a| &a.claim).collect()
     }
-}
-
-pub(super) fn settled_later(waiting_for: &str, why: String) -> Refusal {
-    Refusal::new(Code::NotSettled, format!("waiting for {waiting_for}")).because(why).hint(hint!(
-        "gpuslice wait --settled (within ten minutes the domain is started by itself then)"
-    ))
 }
 
 fn join(slices: &[SliceId]) -> String {

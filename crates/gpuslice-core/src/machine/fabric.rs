@@ -322,7 +322,7 @@ impl Machine {
         let near = |fabric: &Fabric| fabric.parents.iter().any(|d| self.is_within(d, &within));
         if within == Within::Unread {
             let refusal = self.not_there(key, profile, sought.request.count, &within, &[]);
-            return self.or_not_settled(refusal);
+            return self.or_not_settled(profile, refusal);
         }
         let is_far = !lacking.iter().any(|lacks| near(&lacks.fabric));
         let mut refusal = if is_far {
@@ -362,6 +362,6 @@ impl Machine {
         } else {
             self.room_within(key, profile, count, &within)
         };
-        self.or_not_settled(refusal.hint(hint))
+        self.or_not_settled(profile, refusal.hint(hint))
     }
 }

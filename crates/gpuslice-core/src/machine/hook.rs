@@ -1,10 +1,10 @@
 //! What libvirt's hook asks: slices for a start, their return after a stop.
 
 use super::agent::Moved;
-use super::claims::settled_later;
 use super::ops::Purpose;
 use super::plug::carries;
 use super::ready;
+use super::settled::settled_later;
 use super::start::STARTING_GRACE;
 use super::{Effect, HookAnswer, HookCall, HookOperation, Machine, RequestId, Stored, Timer};
 use crate::domain::{Domain, HostDeviceSource};

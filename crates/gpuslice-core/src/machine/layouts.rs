@@ -1,7 +1,7 @@
 //! Parents and their layouts: realising what was applied, applying what is new, and knowing when all is settled.
 
 use super::ops::Purpose;
-use super::{Effect, Machine, OpId, RequestId, Stored, Timer};
+use super::{Effect, Machine, OpId, RequestId, Stored};
 use crate::execute::StepError;
 use crate::hint;
 use crate::ids::{self, ParentId, SliceId};
@@ -442,36 +442,6 @@ impl Machine {
         }
     }
 
-    /// What is still to come; empty when settled.
-    pub(super) fn waiting_for(&self) -> Vec<String> {
-        if !self.observed {
-            return vec!["the first look at the host".to_owned()];
-        }
-        let mut waiting = Vec::new();
-        for (parent, layout) in &self.layouts {
-            let given_up = self.durable.quarantines.contains_key(parent);
-            let busy = self.reshaping(parent);
-            if !given_up && (busy || !self.realised(parent, layout) && !self.drifted(parent)) {
-                let what = match parent.pci().and_then(|a| self.seen.functions.get(&a)) {
-                    Some(f) if f.driver.is_none() && !busy => "a driver",
-                    _ if self.looks.awaits_types(parent) && !busy => "types for its VFs",
-                    _ => "its layout",
-                };
-                waiting.push(format!("{parent} to get {what} ({layout})"));
-            }
-        }
-        let here = |device: &&ParentId| self.seen.has_parent(device);
-        waiting.extend(self.all_not_ready().filter(here).map(super::ready::awaited));
-        let absent = self.durable.expected.keys().filter(|p| !self.seen.has_parent(p));
-        waiting.extend(absent.map(|parent| format!("{parent} to appear")));
-        let (_, unmet) = layout::resolve(&self.durable.rules, &self.seen);
-        let exact = unmet.iter().filter_map(|r| r.matches.address).map(ParentId::Pci);
-        let whole = |p: &ParentId| p.pci().is_some_and(|a| self.seen.whole.contains_key(&a));
-        let unknown = exact.filter(|p| !self.durable.expected.contains_key(p) && !whole(p));
-        waiting.extend(unknown.map(|parent| format!("{parent} to appear")));
-        waiting
-    }
-
     /// It has VFs, and another number of them, or it is set to something else: only a person may change that.
     pub(super) fn drifted(&self, parent: &ParentId) -> bool {
         let sriov = parent.pci().and_then(|a| self.seen.functions.get(&a)?.sriov.as_ref());
@@ -483,60 +453,6 @@ impl Machine {
             }
             (None, Some(layout)) => self.seen.other_modes(parent, &layout.modes),
             _ => false,
-        }
-    }
-
-    pub(super) fn settled(&self) -> bool {
-        self.waiting_for().is_empty()
-    }
-
-    /// What people wait for: what refused starts lack, and what is being parked as far as there is room. No other start is kept
-    /// waiting for that.
-    pub(super) fn unsettled(&self) -> Vec<String> {
-        let mut unsettled = self.waiting_for();
-        let of_starts: BTreeSet<&ParentId> = self.lacked_by_starts().collect();
-        unsettled.extend(of_starts.into_iter().map(|parent| format!("{parent} to appear")));
-        let parking = self.parking_on();
-        unsettled.extend(parking.map(|device| format!("what is parked on {device}")));
-        unsettled
-    }
-
-    /// Answers those who wait, when it has come to be so.
-    pub(super) fn tell_settled(&mut self) {
-        let settled = self.settled();
-        let lack = self.lacked_by_starts().next().is_some();
-        if settled && !lack && !self.parking_anywhere() {
-            for request in std::mem::take(&mut self.waiting) {
-                self.push(Effect::Disarm { timer: Timer::Settle(request) });
-                let message = "settled".to_owned();
-                let outcome = Ok(Answer::Done { changed: false, message });
-                self.push(Effect::Answer { request, outcome });
-            }
-        }
-        if settled == self.was_settled {
-            return;
-        }
-        self.was_settled = settled;
-        self.note("settled", settled, if settled { "settled" } else { "no longer settled" });
-        if settled && !self.run.start_later.is_empty() {
-            self.note("agent-work", "start", "domains refused as not settled can start");
-        }
-    }
-
-    pub(super) fn on_settle_timeout(&mut self, request: RequestId) {
-        if self.waiting.remove(&request) {
-            let unsettled = self.unsettled();
-            if unsettled.is_empty() {
-                let outcome = Ok(super::claims::done(false, "settled"));
-                return self.push(Effect::Answer { request, outcome });
-            }
-            let mut refusal = Refusal::new(Code::Timeout, "not settled in the time given");
-            refusal.causes.extend(unsettled.into_iter().map(|w| format!("waiting for {w}")));
-            let outcome = Err(refusal.hint(hint!(
-                "the same again with a longer --timeout; or take what is gone for good out of \
-                 /etc/gpuslice/gpuslice.toml, then gpuslice apply"
-            )));
-            self.push(Effect::Answer { request, outcome });
         }
     }
 }

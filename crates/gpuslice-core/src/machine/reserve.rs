@@ -1,8 +1,8 @@
 //! One slice of a start: which it is to be, and what makes it ready.
 
-use super::claims::settled_later;
 use super::ops::{Op, Purpose};
 use super::ready;
+use super::settled::settled_later;
 use super::{Effect, Machine, OpId, Stored, Timer};
 use crate::domain::HostDeviceSource;
 use crate::execute::{Meaning, StepError};
@@ -194,7 +194,8 @@ impl Machine {
     fn place_vf(&self, want: &Want, address: PciAddress) -> Result<Assignment, Refusal> {
         let place = placement::vf(&self.view(), &want.profile, &want.key, address, want.managed)
             .map_err(|why| {
-                let why = self.or_not_settled(why);
+                let own = self.seen.device_of(&ParentId::Pci(address));
+                let why = self.or_not_settled_on(&|device| *device == own, why);
                 if why.hint.is_some() { why } else { self.mend_vf(want, address, why) }
             })?;
         Ok(assignment_of(want, place))

@@ -84,6 +84,13 @@ impl Machine {
         vfs.into_iter().flat_map(|vfs| vfs.values()).filter(broken).copied().collect()
     }
 
+    /// Those that have no driver.
+    pub(super) fn unusable_without_driver(&self, parent: &ParentId) -> Vec<PciAddress> {
+        let mut vfs = self.unusable(parent);
+        vfs.retain(|vf| self.seen.vfs.get(vf).is_some_and(|vf| vf.driver.is_none()));
+        vfs
+    }
+
     /// Whether a parent's VFs are to be made anew now. It is tried once each time its use has ended.
     pub(super) fn repair_is_due(&mut self, parent: &ParentId) -> bool {
         let unusable = self.unusable(parent);
@@ -92,8 +99,7 @@ impl Machine {
             return false;
         }
         // Whoever makes the VFs gives them their driver one after the other.
-        let bare = |vf: &PciAddress| self.seen.vfs.get(vf).is_some_and(|vf| vf.driver.is_none());
-        if unusable.iter().any(bare) && !self.looks.lasting() {
+        if self.looks.awaits_drivers(parent) {
             return false;
         }
         let held = |slice: &SliceId| {
