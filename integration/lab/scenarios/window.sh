@@ -151,7 +151,7 @@ wait_for 90 "it runs" running media
 add "MDEV Host Device" "mdev_${parked//-/_}"
 sees "a window" front "media on QEMU/KVM"
 sees "it is in" choose hw-list "MDEV $parked"
-wait_for 20 "it is known as its" is assigned slice_state "mdev:$parked"
+wait_for 20 "it is known as its" is attached slice_state "mdev:$parked"
 force_off media
 sees "now it has its own" choose hw-list "MDEV $(own media gpu0)"
 wait_for 20 "the parked one is back" is parked slice_state "mdev:$parked"
