@@ -87,6 +87,12 @@ pub enum StepError {
         /// Processes that could not be looked into.
         unknown: Vec<u32>,
     },
+    /// A driver alone makes VFs, and there is none now.
+    #[error("{pf} has no driver")]
+    NoDriver {
+        /// The PF.
+        pf: crate::ids::PciAddress,
+    },
     /// The driver made fewer VFs than asked and called it success.
     #[error("the driver of {pf} made {got} of {asked} VFs")]
     Fewer {

@@ -103,6 +103,12 @@ pub fn uncordon(parent: &ParentId) -> Hint {
     hint!("gpuslice uncordon {}", parent)
 }
 
+/// Has somebody order it when all that matters could be read.
+#[must_use]
+pub fn when_it_is_read() -> Hint {
+    hint!("gpuslice wait --settled, then the same again (gpuslice status tells which)")
+}
+
 /// Has a device be what somebody wants of it.
 #[must_use]
 pub fn write_layout(parent: impl Display) -> Hint {

@@ -358,6 +358,21 @@ impl Observation {
         modes.iter().any(|(mode, value)| other((*mode, value)))
     }
 
+    /// Whether a mode of a parent is to be set to be this. What could not be read may be so already, and to set it again
+    /// would take slices all the same.
+    pub fn is_to_be_set(&self, parent: &ParentId, mode: Mode, value: &ModeValue) -> bool {
+        match self.mode(parent, mode) {
+            Some(now) => now != value,
+            None => !self.unreadable(parent),
+        }
+    }
+
+    /// One of these modes that a parent may have, and one reading did not tell.
+    pub fn untold_mode(&self, parent: &ParentId, modes: &Modes) -> Option<Mode> {
+        let told = |mode: &Mode| self.modes.get(parent).is_some_and(|told| told.contains_key(mode));
+        modes.keys().copied().find(|mode| !told(mode) && self.unreadable(parent))
+    }
+
     fn mode_set(&self, parent: &ParentId, mode: Mode) -> Option<&ModeValue> {
         self.modes.get(parent)?.get(&mode)?.set()
     }

@@ -159,7 +159,7 @@ impl Mechanism for Amdgpu {
         let compute = layout
             .modes
             .get(&Mode::Compute)
-            .filter(|value| reshape && seen.mode(parent, Mode::Compute) != Some(value));
+            .filter(|value| reshape && seen.is_to_be_set(parent, Mode::Compute, value));
         let set = |value: &ModeValue| Step::SetMode {
             device,
             mode: Mode::Compute,

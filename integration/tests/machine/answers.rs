@@ -11,7 +11,8 @@ use gpuslice_core::errno::Errno;
 use gpuslice_core::machine::HookOperation;
 use gpuslice_core::port::HostWrite;
 use gpuslice_core::refusal::{Code, Refusal};
-use gpuslice_sim::{Fault, HostFile};
+use gpuslice_core::request::Command;
+use gpuslice_sim::{Command as Order, Data, Fault, HostFile};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
@@ -349,6 +350,28 @@ fn a_driver_that_is_at_work_is_waited_for() {
     }
     // Each of both was told three times, of the latter by two GPUs' drivers.
     assert_eq!(told, 6);
+}
+
+/// `sriov_numvfs` says the same of a driver that makes none and of a PF that has lost its driver since it was looked at.
+#[test]
+fn a_driver_that_lets_go_before_the_write_is_not_one_that_makes_no_vfs() {
+    let mixed = HostFile::parse(include_str!("../../../examples/hosts/mixed.toml")).unwrap();
+    let (pf, own) = ("0000:0c:00.0", "/sys/bus/pci/drivers/gpusim");
+    let config = format!("[[gpu]]\nmatch = {{ address = \"{pf}\" }}\nlayout = {{ vfs = 8 }}");
+    for (away, comes_of_it) in [(2_000, Ok(())), (30_000, Err(Code::NotSettled))] {
+        let mut driver = Driver::new(&mixed, "").unwrap();
+        let unbind = Order::Write { file: format!("{own}/unbind"), data: Data::new(pf.as_bytes()) };
+        driver.kernel.inject(Fault::Before { nth: 2, does: Box::new(unbind) });
+        driver.config = config.clone();
+        let request = driver.command(Command::Apply);
+        driver.advance(away).unwrap();
+        driver.kernel.write(&format!("{own}/bind"), pf.as_bytes()).unwrap();
+        driver.advance(10_000).unwrap();
+        let applied = driver.answers.remove(&request).unwrap();
+        assert_eq!(applied.map(|_| ()).map_err(|why| why.code), comes_of_it);
+        assert!(driver.machine.durable().quarantines.is_empty());
+        assert_eq!(driver.machine.observation().vfs.len(), 8);
+    }
 }
 
 #[test]

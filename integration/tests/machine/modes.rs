@@ -400,6 +400,32 @@ fn a_gpu_that_does_not_tell_its_modes_once_is_in_no_quarantine() {
     untold_once(&mut driver, &faults);
 }
 
+/// To set what may be so already would take the VFs of a hive, or be refused for the VMs that have them.
+#[test]
+fn a_mode_that_is_not_told_is_not_set() {
+    let bare = layout(0x74a1, "compute = \"QPX\"");
+    let others = [NPS4.replace("NPS4", "NPS1"), bare.replace("QPX", "CPX")];
+    for ((host, config), other) in [(hive(), NPS4), (bare_metal(), &bare)].into_iter().zip(others) {
+        let mut driver = Driver::new(&host, config).unwrap();
+        order(&mut driver, Command::Apply).unwrap();
+        let pfs = [0, 1].map(|nth| driver.kernel.pfs()[nth]);
+        for pf in pfs {
+            driver.kernel.inject(Fault::Resets { pf });
+            driver.wake_up().unwrap();
+            assert_eq!(steps(&mut driver), [""; 0], "{pf}");
+            driver.config = other.clone();
+            let refusal = order(&mut driver, Command::Apply).unwrap_err();
+            assert_eq!(refusal.code, Code::Reshaping, "{refusal:?}");
+            driver.kernel.clear_faults();
+            driver.wake_up().unwrap();
+            driver.config = config.to_owned();
+        }
+        driver.config = other;
+        order(&mut driver, Command::Apply).unwrap();
+        assert!(states(&mut driver).iter().all(|(state, _)| state == "ok"));
+    }
+}
+
 #[test]
 fn a_mode_that_never_comes_quarantines_the_hive() {
     let mut host = hive();

@@ -2,7 +2,9 @@
 
 use crate::driver::Driver;
 use crate::mig::{MIG, WANTED, a100, instances};
-use crate::vgpu::{LAYOUT, attach, host as a40s, one_gpu, order, slice_state, start, stop, vf};
+use crate::vgpu::{
+    LAYOUT, attach, host as a40s, one_gpu, order, profile, slice_state, start, stop, vf,
+};
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::ParentId;
 use gpuslice_core::mode::Mode;
@@ -11,7 +13,7 @@ use gpuslice_core::plan::Step;
 use gpuslice_core::port::{HostRead, HostWrite};
 use gpuslice_core::refusal::Code;
 use gpuslice_core::request::{Answer, Command};
-use gpuslice_sim::{Command as Order, Content, Data, Fault};
+use gpuslice_sim::{Command as Order, Content, Data, Fault, HostFile};
 use std::collections::{BTreeMap, BTreeSet};
 
 const PF: &str = "0000:41:00.0";
@@ -171,6 +173,32 @@ fn a_vf_without_driver_is_kept_back_and_all_are_made_anew_when_nobody_uses_them(
     stop(&mut driver, &running);
     driver.advance(120_000).unwrap();
     assert_eq!(slice_state(&mut driver, bare), "free");
+}
+
+/// A `sriov-manage` of somebody else's that was killed when the PF had its driver back and no VF had.
+#[test]
+fn vfs_that_nobody_gave_their_driver_are_made_anew() {
+    let older = HostFile::parse(include_str!("../../../examples/hosts/a40-mdev.toml")).unwrap();
+    for mut one in [a40s(), older] {
+        one.functions.truncate(1);
+        let mut driver = Driver::new(&one, LAYOUT).unwrap();
+        driver.advance(10_000).unwrap();
+        assert!(profile(&mut driver, "nvidia-a40-8q").free > 0);
+        let tool = |option: &str| ["/usr/lib/nvidia/sriov-manage", option, PF].map(str::to_owned);
+        assert_eq!(driver.kernel.run(&tool("-d")).unwrap().code, 0);
+        driver.kernel.inject(Fault::ToolEnds { pf: PF.parse().unwrap(), nth: 1, times: 1 });
+        assert_eq!(driver.kernel.run(&tool("-e")).unwrap().code, 1);
+        driver.kernel.write(&format!("{DRIVER}/bind"), PF.as_bytes()).unwrap();
+        driver.wake_up().unwrap();
+        // It may be at work still.
+        assert!(!settled(&mut driver));
+        let vf = *driver.machine.observation().vfs.keys().next().unwrap();
+        assert_eq!(slice_state(&mut driver, vf), "quarantined");
+        driver.advance(120_000).unwrap();
+        assert!(settled(&mut driver));
+        assert!(driver.machine.observation().vfs.values().all(|vf| vf.driver.is_some()));
+        assert!(profile(&mut driver, "nvidia-a40-8q").free > 0);
+    }
 }
 
 /// How long it has been so is counted for each GPU, whatever goes on beside it.

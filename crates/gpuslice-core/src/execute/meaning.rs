@@ -38,7 +38,7 @@ pub enum Meaning {
     Gone,
     /// The driver is at work on the device by itself: it passes.
     Later,
-    /// The driver does not do such a thing, or there is none.
+    /// The driver does not do such a thing.
     Unable,
     /// The device or its driver has a fault.
     Fault,
@@ -63,8 +63,8 @@ pub(super) fn meaning(asked: Asked, errno: Errno) -> Meaning {
         (Asked::Mode, Errno::EPERM) => Meaning::Later,
         // i915: the PF is being initialised. Of VFs that somebody else has just enabled, the next look tells.
         (Asked::Count, Errno::EBUSY) => Meaning::Later,
-        // drivers/pci/iov.c: no driver, or one without sriov_configure, as i915 is in the kernel's own tree, and vfio-pci unless it
-        // was loaded with enable_sriov.
+        // drivers/pci/iov.c: a driver without sriov_configure, as i915 is in the kernel's own tree, and vfio-pci unless it was
+        // loaded with enable_sriov. Or none: see `sriov::set_count`.
         (Asked::Count, Errno::ENOENT) => Meaning::Unable,
         // drivers/base/dd.c: somebody binds it; or its probe failed, as it does while the PF is being initialised.
         (Asked::Bind, Errno::EBUSY | Errno::ENODEV) => Meaning::Later,
@@ -92,7 +92,7 @@ impl StepError {
             Self::Held { .. } | Self::HostDriver { .. } | Self::Occupied { .. } => Meaning::Others,
             Self::Errno { errno, .. } | Self::Said { errno, .. } => meaning(asked, *errno),
             Self::NoneLeft { .. } => Meaning::Full,
-            Self::NotReady { .. } => Meaning::Later,
+            Self::NotReady { .. } | Self::NoDriver { .. } => Meaning::Later,
             Self::Unchanged { .. }
             | Self::Refused { .. }
             | Self::Fewer { .. }

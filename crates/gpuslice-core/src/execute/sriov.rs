@@ -1,5 +1,6 @@
 //! `sriov_drivers_autoprobe` and `sriov_numvfs` (drivers/pci/iov.c).
 
+use super::meaning::{Asked, Meaning};
 use super::{Performed, StepError, binding, failed, require_unheld, write};
 use crate::errno::Errno;
 use crate::holders;
@@ -54,9 +55,17 @@ pub(super) fn set_count(
         return Err(StepError::NotZero { pf, current });
     }
     let path = format!("{}/sriov_numvfs", dir(pf));
-    match write(host, &path, &wanted.to_string())? {
-        Written::Blocked => Ok(Performed::Blocked),
-        Written::Done => check_count(host, pf, wanted),
+    match write(host, &path, &wanted.to_string()) {
+        Ok(Written::Blocked) => Ok(Performed::Blocked),
+        Ok(Written::Done) => check_count(host, pf, wanted),
+        // It may have let go of the PF since that was looked at.
+        Err(error) if error.means(Asked::Count, Meaning::Unable) => {
+            Err(match binding::driver(host, pf) {
+                Ok(None) => StepError::NoDriver { pf },
+                _ => error,
+            })
+        }
+        Err(error) => Err(error),
     }
 }
 

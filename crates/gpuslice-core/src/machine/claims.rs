@@ -8,6 +8,7 @@ use crate::history::{Ending, Wanted};
 use crate::ids::{
     ClaimKey, MdevTypeId, MdevUuid, Owner, ParentId, PciAddress, ProfileName, SliceId,
 };
+use crate::mend;
 use crate::numa::Within;
 use crate::observation::Function;
 use crate::placement::{Lookup, Refused, View};
@@ -209,9 +210,7 @@ impl Machine {
             let message = format!("what {} has is being found out", order.owner_name);
             return Err(Refusal::new(Code::NotSettled, message)
                 .because("the record of this boot was lost, and a device cannot be read yet")
-                .hint(hint!(
-                    "gpuslice wait --settled, then the same again (gpuslice status tells which)"
-                )));
+                .hint(mend::when_it_is_read()));
         }
         let claim = Claim {
             owner_name: order.owner_name,

@@ -190,7 +190,7 @@ impl Machine {
                     // The driver that has the mode may be on its way back: vendors' tools take it off for a while. And what
                     // one reading did not tell, the next one may.
                     Err(_) if self.between_drivers(parent) => return Ok(Vec::new()),
-                    Err(_) if !reshape && self.seen.unreadable(parent) => return Ok(Vec::new()),
+                    Err(_) if self.seen.unreadable(parent) => return Ok(Vec::new()),
                     judged => judged?,
                 }
                 mechanism.layout_steps(&self.seen, parent, layouts, reshape)
@@ -253,11 +253,12 @@ impl Machine {
                 Ok(Answer::Done { changed: true, message })
             }
             Err(refusal) => {
-                // A device that left in mid-step is not at fault; it is tried again when it returns. Nor is one that
-                // somebody holds; but without a person who is told, it would be tried again and again.
+                // A device that left in mid-step is not at fault; it is tried again when it returns, as one is whose driver
+                // left. Nor is one that somebody holds; but without a person who is told, it would be tried again and again.
                 let repair = parents.iter().any(|parent| self.repairs.contains(parent));
                 let told = refusal.code == Code::Held && (request.is_some() || repair);
-                for parent in parents.iter().filter(|_| !told) {
+                let passes = told || refusal.code == Code::NotSettled;
+                for parent in parents.iter().filter(|_| !passes) {
                     if self.seen.has_parent(parent) {
                         self.quarantine(parent.clone(), refusal.clone());
                     }
@@ -284,6 +285,10 @@ impl Machine {
             later: Vec::new(),
         };
         for (parent, rule) in resolved {
+            if let Some(why) = self.does_not_tell(&parent, &rule.layout) {
+                plan.blockers.push(why);
+                continue;
+            }
             match self.steps_to(&parent, &layouts, true) {
                 Ok(steps) => {
                     let together = self.disturbed(&parent, &steps);
@@ -330,6 +335,16 @@ impl Machine {
             unmet.iter().map(|r| format!("{}: match = {}", r.origin, r.matches)).collect();
         plan.changed = !plan.steps.is_empty();
         plan
+    }
+
+    /// What a new layout makes of a parent is not known while it does not tell how it is set.
+    fn does_not_tell(&self, parent: &ParentId, layout: &Layout) -> Option<Refusal> {
+        let mode = self.seen.untold_mode(parent, &layout.modes)?;
+        let is_new = self.layouts.get(parent) != Some(layout);
+        is_new.then(|| {
+            let message = format!("{parent} does not tell its mode {mode} now");
+            Refusal::new(Code::Reshaping, message).hint(mend::when_it_is_read())
+        })
     }
 
     /// Who would lose a slice if these parents lost all of them. Each is put into words when it is asked for.

@@ -370,6 +370,12 @@ impl Machine {
                 self.ops.remove(&id);
                 let refusal = match error {
                     StepError::Held { .. } => self.explain_failed_prepare(step, error),
+                    // Its layout is brought about when one is bound.
+                    StepError::NoDriver { .. } => {
+                        Refusal::new(Code::NotSettled, format!("cannot {step} yet"))
+                            .because(error.to_string())
+                            .hint(hint!("gpuslice wait --settled"))
+                    }
                     _ if error.meaning(step) == Meaning::Others && error.errno().is_some() => {
                         Refusal::new(Code::Held, format!("cannot {step}"))
                             .because(error.to_string())

@@ -130,6 +130,7 @@ pub(super) fn judge(
     let memory_is = |name: &str| match (memory, stays) {
         (Some(memory), _) => memory.is(name),
         (None, Some(now)) => now.is(name),
+        (None, None) if !anew && seen.unreadable(&parent) => true,
         (None, None) => name == begins,
     };
     let fits = |m: &&Legal| memory_is(m.memory) && compute.is_none_or(|c| c.is(m.compute));
@@ -203,7 +204,7 @@ pub(super) fn steps(seen: &Observation, pf: &Pf<'_>, layouts: &Layouts, anew: bo
         return Vec::new();
     }
     let differs = |address: &PciAddress, mode, value: &ModeValue| {
-        anew || seen.mode(&ParentId::Pci(*address), mode) != Some(value)
+        anew || seen.is_to_be_set(&ParentId::Pci(*address), mode, value)
     };
     let set = |device, mode, value: &ModeValue| {
         let (attribute, choices) = match mode {

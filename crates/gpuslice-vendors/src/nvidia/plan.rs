@@ -9,7 +9,7 @@ use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mend::take_out;
 use gpuslice_core::mode::{Mode, ModeValue};
-use gpuslice_core::observation::{Choice, Observation};
+use gpuslice_core::observation::{Choice, Observation, Vf};
 use gpuslice_core::plan::{Shown, Step};
 use gpuslice_core::refusal::{Code, Refusal};
 use std::cmp::Reverse;
@@ -293,13 +293,16 @@ pub(super) fn realised(seen: &Observation, parent: &ParentId, layout: &Layout) -
 }
 
 /// The driver has its types from `nvidia-vgpud`, which gives them to it at a boot. A GPU that is divided and has no
-/// instances lists none.
+/// instances lists none, and VFs without their driver tell nothing.
 pub(super) fn lists_types(seen: &Observation, parent: &ParentId) -> bool {
     let Some((_, sriov)) = pf(seen, parent) else { return true };
     let said = |vf: &PciAddress| {
-        let choice = seen.vfs.get(vf).and_then(|vf| vf.choice.as_ref());
-        let said = |c: &Choice| c.current.is_some() || !c.creatable.is_empty() || c.broken;
-        choice.is_some_and(said) || seen.mdev_parents.contains_key(&ParentId::Pci(*vf))
+        let said = |vf: &Vf, c: &Choice| {
+            c.current.is_some() || !c.creatable.is_empty() || (c.broken && vf.driver.is_some())
+        };
+        let seen_vf = seen.vfs.get(vf);
+        seen_vf.is_some_and(|vf| vf.choice.as_ref().is_some_and(|c| said(vf, c)))
+            || seen.mdev_parents.contains_key(&ParentId::Pci(*vf))
     };
     let empty = seen.mode(parent, Mode::Instances).is_some_and(|value| value.is(NONE));
     sriov.vfs.is_empty() || empty || sriov.vfs.values().any(said)

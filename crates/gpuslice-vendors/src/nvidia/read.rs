@@ -45,10 +45,11 @@ pub(super) fn read(host: &dyn HostRead, seen: &mut Observation) {
     seen.catalogue = Arc::new(catalogue);
 }
 
-/// VFs without driver, where others take types: each was taken off its driver, and is of no use before all are made anew.
-/// Or the tool that makes them is at work, so that is a problem that is looked at again.
+/// VFs without driver: each was taken off its driver, and is of no use before all are made anew. Or the tool that makes them
+/// is at work, so that is a problem that is looked at again. Of those in the older framework others tell, which make
+/// mediated devices; where none has its driver nobody can say which framework it is, and the way out is the same.
 fn note_bare(seen: &mut Observation, vfs: &[PciAddress]) {
-    if !vfs.iter().any(|vf| seen.vfs.get(vf).is_some_and(|vf| vf.choice.is_some())) {
+    if vfs.iter().any(|vf| seen.mdev_parents.contains_key(&ParentId::Pci(*vf))) {
         return;
     }
     for address in vfs {
