@@ -49,6 +49,7 @@ pub use start::Start;
 
 use crate::config::{Config, ConfigError};
 use crate::domain::Domain;
+use crate::execute::StepError;
 use crate::guest::GuestCall;
 use crate::health::Said;
 use crate::hint;
@@ -118,6 +119,8 @@ pub struct Machine {
     look_again: BTreeSet<Uuid>,
     /// Failed tries of the releases that wait for their next.
     release_tries: BTreeMap<SliceId, u32>,
+    /// Who kept slices from being cleared, when that was last tried.
+    kept_by: BTreeMap<SliceId, StepError>,
     /// Slices taken back because nobody seemed to hold them, rather than because libvirt said so.
     presumed_dead: BTreeSet<SliceId>,
     /// Slices whose VM has only just begun to use them, where it matters.

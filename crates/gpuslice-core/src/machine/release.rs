@@ -134,6 +134,9 @@ impl Machine {
 
     pub(super) fn released(&mut self, slice: SliceId) {
         self.release_tries.remove(&slice);
+        if !self.run.dirty.contains_key(&slice) {
+            self.kept_by.remove(&slice);
+        }
         self.presumed_dead.remove(&slice);
         self.no_guess(slice);
         self.push(Effect::Disarm { timer: Timer::RetryRelease(slice) });
@@ -214,10 +217,19 @@ impl Machine {
         }
         self.release_tries.insert(slice, tries + 1);
         let after = (50_u64 << tries.min(10)).min(SLOWEST_RETRY);
-        if matches!(error, StepError::Held { .. }) {
+        self.watch_who_holds(slice, error);
+        self.push(Effect::Arm { timer: Timer::RetryRelease(slice), after });
+    }
+
+    /// Waits for the end of those who kept a slice from being cleared, if it was that. Some a watch does not see, since
+    /// their node is gone or they cannot be looked into: it says at once that nobody is there. So the same ones are waited
+    /// for once.
+    pub(super) fn watch_who_holds(&mut self, slice: SliceId, error: &StepError) {
+        if !matches!(error, StepError::Held { .. }) {
+            self.kept_by.remove(&slice);
+        } else if self.kept_by.insert(slice, error.clone()).as_ref() != Some(error) {
             self.push(Effect::Watch { slice });
         }
-        self.push(Effect::Arm { timer: Timer::RetryRelease(slice), after });
     }
 
     pub(super) fn on_holder_gone(&mut self, slice: SliceId) {

@@ -57,6 +57,7 @@ impl Machine {
     }
 
     pub(super) fn is_clean(&mut self, slice: SliceId) {
+        self.kept_by.remove(&slice);
         if self.run.dirty.remove(&slice).is_some() {
             self.note("slice", slice, "clean");
             self.persist(Stored::Runtime);
@@ -93,9 +94,7 @@ impl Machine {
             None => return self.is_clean(slice),
         };
         self.is_dirty(slice, parent, error.to_string());
-        if matches!(error, StepError::Held { .. }) {
-            self.push(Effect::Watch { slice });
-        }
+        self.watch_who_holds(slice, error);
     }
 
     /// A person says that the device is well. What no reset cleans is believed to be so too.

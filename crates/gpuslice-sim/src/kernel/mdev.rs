@@ -220,7 +220,8 @@ impl Kernel {
         let catalogue = Arc::new(catalogue);
         let (children, leaving) = (BTreeSet::new(), false);
         self.mdev_class = true;
-        self.modules.insert("mdev".into());
+        // A driver of mediated devices needs both modules.
+        self.modules.extend(["mdev", "vfio"].map(Into::into));
         self.parents.insert(name.clone(), Parent { place, catalogue, children, leaving });
         self.parent_event(name, "registered");
     }
