@@ -96,11 +96,17 @@ pub fn is_there(domain: &Domain, adopted: &Adopted) -> bool {
     domain.devices.iter().any(|d| d.alias.is_none() && d.source == adopted.picked)
 }
 
-/// Like [`edits`], for one claim whose devices are known while those of the others are not: these stay.
+/// Like [`edits`], for one claim whose devices are known while those of the others are not: these stay, but for one that
+/// passes what this claim gets. Its own claim has something else by then, and the next look writes that.
 pub fn edits_of_claim(current: &Domain, claim: &ClaimName, wanted: &[DeviceToWrite]) -> Vec<Edit> {
-    let mut all = edits(current, wanted, &[]);
-    all.retain(|edit| parse_alias(edit.alias()).is_some_and(|(name, _)| name == *claim));
-    all
+    let of_claim = |alias: &str| parse_alias(alias).is_some_and(|(name, _)| name == *claim);
+    let gone = current.devices.iter().filter_map(|device| {
+        let alias = device.alias.as_deref().filter(|_| device.our_claim().is_some())?;
+        let given_away = !of_claim(alias) && wanted.iter().any(|want| want.source == device.source);
+        given_away.then(|| Edit::Remove { alias: alias.to_owned() })
+    });
+    let own = edits(current, wanted, &[]).into_iter().filter(|edit| of_claim(edit.alias()));
+    gone.chain(own).collect()
 }
 
 #[cfg(test)]
@@ -229,6 +235,11 @@ mod tests {
         let stale = Edit::Remove { alias: "ua-gpuslice-a--1".to_owned() };
         assert_eq!(edits_of_claim(&domain, &claim, &wanted), [stale]);
         assert_eq!(edits_of_claim(&domain, &claim, &[]).len(), 2);
+        // But what a claim had before, and this one has been given since, is with one of them only.
+        let given = want("ua-gpuslice-a--1", pci("0000:42:00.0"));
+        let other = Edit::Remove { alias: "ua-gpuslice-ab".to_owned() };
+        let wanted = [wanted[0].clone(), given.clone()];
+        assert_eq!(edits_of_claim(&domain, &claim, &wanted), [other, Edit::Retarget(given)]);
     }
 
     #[test]
