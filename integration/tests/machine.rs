@@ -63,6 +63,8 @@ mod matrix;
 mod mig;
 #[path = "machine/older.rs"]
 mod older;
+#[path = "machine/one_vm.rs"]
+mod one_vm;
 #[path = "machine/parking.rs"]
 mod parking;
 #[path = "machine/past.rs"]

@@ -26,6 +26,7 @@ mod layouts;
 mod looks;
 mod mend;
 mod numa;
+mod one_vm;
 mod ops;
 mod parking;
 mod picked;

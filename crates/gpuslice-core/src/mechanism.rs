@@ -37,6 +37,8 @@ pub struct Offer {
     pub memory: Option<u64>,
     /// Most the parent can give of it when it gives nothing else.
     pub max: Option<u32>,
+    /// Most slices of the device that one VM can have, with one of this kind among them, where its driver says so.
+    pub per_vm: Option<u32>,
     /// What keeps its slices apart.
     pub isolation: Isolation,
     /// Virtual displays.

@@ -204,13 +204,15 @@ impl Places {
     }
 }
 
-/// What is known of a type of VFs beside its name.
+/// What a tool tells of a type beside its name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TypeFacts {
     /// Bytes of framebuffer.
     pub memory: Option<u64>,
     /// Where it can be when sizes are mixed.
     pub places: Option<std::sync::Arc<Places>>,
+    /// Most of them that one VM can have of one device.
+    pub per_vm: Option<u32>,
 }
 
 /// Facts of types, by device and raw id.

@@ -2,6 +2,7 @@
 
 mod crowded;
 mod lookup;
+mod one_vm;
 mod properties;
 mod together;
 
@@ -211,7 +212,9 @@ pub fn mdev(
         let Left { count: left, perhaps } = together::left(view, offer, type_id, *available);
         // On another node it is of no use, given out or not.
         let kept_back = || view.parent_reason(&offer.parent);
-        if let Some(reason) = view.off_node(&offer.parent, wanted).or_else(kept_back) {
+        let too_many = || one_vm::at_start(view, offer, wanted.key?, None);
+        let reason = view.off_node(&offer.parent, wanted).or_else(kept_back).or_else(too_many);
+        if let Some(reason) = reason {
             reasons.push((offer.parent.clone(), reason));
         } else if let Some(why) = refused.get(&offer.parent) {
             reasons.push((offer.parent.clone(), why.clone()));
@@ -341,6 +344,9 @@ pub fn vf(
             "switch ACS and ARI on in the firmware, or put the GPU into another slot; then reboot"
         )));
     }
+    if let Some(too_many) = one_vm::at_start(view, offer, key, Some(slice)) {
+        return Err(too_many);
+    }
     if let (Form::TypedVfs { type_id, .. }, Some(choice)) = (&offer.form, &vf.choice) {
         let mine = view.assignments.contains_key(&slice);
         typed_vf(view, offer, type_id, address, choice, mine, managed)?;
@@ -454,7 +460,9 @@ pub fn home(
         let crowded = crowded(view, wanted, offer, mine);
         // On another node it is of no use, given out or not.
         let kept_back = || view.parent_reason(&offer.parent);
-        if let Some(reason) = view.off_node(&offer.parent, wanted).or_else(kept_back) {
+        let too_many = || one_vm::at_home(view, offer, wanted, mine);
+        let reason = view.off_node(&offer.parent, wanted).or_else(kept_back).or_else(too_many);
+        if let Some(reason) = reason {
             reasons.push((offer.parent.clone(), reason));
             continue;
         }

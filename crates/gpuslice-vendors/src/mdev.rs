@@ -1,7 +1,7 @@
 //! Mediated devices made on demand (Documentation/driver-api/vfio-mediated-device.rst). A start makes one on
 //! whichever parent placement picks, under the UUID the domain's XML already carries; a stop removes it.
 
-use crate::nvidia::{edition_of_type, isolation, parameters, profile_of_type, scheduler};
+use crate::nvidia::{edition_of_type, isolation, parameters, per_vm, profile_of_type, scheduler};
 use gpuslice_core::ids::{MdevTypeId, ParentId, ProfileName, SliceId};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Cleaned, Form, Layouts, MDEV, Mechanism, Offer};
@@ -26,7 +26,12 @@ fn offered(fixed: &FixedType) -> bool {
     fixed.device_api == "vfio-pci"
 }
 
-fn offer(parent: &ParentId, type_id: &MdevTypeId, of_type: &MdevType) -> Option<Offer> {
+fn offer(
+    seen: &Observation,
+    parent: &ParentId,
+    type_id: &MdevTypeId,
+    of_type: &MdevType,
+) -> Option<Offer> {
     let fixed = &of_type.fixed;
     if !offered(fixed) {
         return None;
@@ -39,6 +44,7 @@ fn offer(parent: &ParentId, type_id: &MdevTypeId, of_type: &MdevType) -> Option<
         description: fixed.name.clone(),
         memory: fixed.memory,
         max: fixed.max_instances,
+        per_vm: per_vm(seen, parent, type_id),
         isolation: isolation(fixed.name.as_deref()),
         heads: fixed.heads,
         edition: fixed.name.as_deref().and_then(edition_of_type),
@@ -62,7 +68,7 @@ impl Mechanism for Mdev {
     /// A profile for each type QEMU can take as a PCI device.
     fn offers(&self, seen: &Observation, parent: &ParentId, _: Option<&Layout>) -> Vec<Offer> {
         let Some(device) = seen.mdev_parents.get(parent) else { return Vec::new() };
-        device.types.iter().filter_map(|(id, of_type)| offer(parent, id, of_type)).collect()
+        device.types.iter().filter_map(|(id, of_type)| offer(seen, parent, id, of_type)).collect()
     }
 
     fn offer_of(
@@ -72,7 +78,7 @@ impl Mechanism for Mdev {
         _: Option<&Layout>,
         type_id: &MdevTypeId,
     ) -> Option<Offer> {
-        offer(parent, type_id, seen.mdev_parents.get(parent)?.types.get(type_id)?)
+        offer(seen, parent, type_id, seen.mdev_parents.get(parent)?.types.get(type_id)?)
     }
 
     fn profile_of(

@@ -15,6 +15,7 @@ pub(crate) mod scheduler;
 mod serial;
 mod trouble;
 
+pub(crate) use facts::per_vm;
 pub(crate) use names::{edition_of_type, isolation, profile_of_type};
 
 use gpuslice_core::health::Trouble;
@@ -70,6 +71,13 @@ pub(crate) fn pf<'a>(
         && function.driver.as_deref() == Some(DRIVER)
         && !seen.mdev_parents.contains_key(parent);
     ours.then_some((function, sriov))
+}
+
+/// A GPU that is a parent of mediated devices itself: with no modes, and with types like those of the others.
+fn makes_mdevs(seen: &Observation, parent: &ParentId) -> bool {
+    let function = parent.pci().and_then(|address| seen.functions.get(&address));
+    let ours = function.is_some_and(|f| f.vendor == VENDOR && f.driver.as_deref() == Some(DRIVER));
+    ours && seen.mdev_parents.contains_key(parent)
 }
 
 /// The number in a raw type: the kernel's name of the type in one framework (`nvidia-558`), what is written in the

@@ -64,12 +64,13 @@ events_since() {
 log_mark() { echo "lab mark $(date +%s%N)" | tee /dev/kmsg; }
 log_since() { dmesg | sed -n "/$1\$/,\$p"; }
 
-# keep_open NAME DEVICE : by a QEMU, until let_go NAME. opens DEVICE : what a QEMU says of it
+# keep_open NAME DEVICE : by a QEMU, until let_go NAME. opens DEVICE… : what a QEMU says of them
 keep_open() { hold "$1" -device "vfio-pci,sysfsdev=$2"; }
 opens() {
-  local out
+  local device out; local -a devices=()
+  for device; do devices+=(-device "vfio-pci,sysfsdev=$device"); done
   if out=$(timeout 60 qemu-system-x86_64 -machine q35 -accel tcg -m 64M -nodefaults -display none -S -daemonize \
-    -pidfile opens.pid -device "vfio-pci,sysfsdev=$1" 2>&1); then
+    -pidfile opens.pid "${devices[@]}" 2>&1); then
     kill "$(cat opens.pid)"; echo ok; return
   fi
   echo "$out" >&2

@@ -123,10 +123,12 @@ pub fn scenes() -> Vec<Scene> {
             Some("nvidia-a40-8q")
         ),
         Scene {
-            name: "mdevs of a PF",
+            name: "mdevs of a GPU without SR-IOV",
             host: {
                 let mut host = small(include_str!("../../../examples/hosts/t4-l40s.toml"), 2);
                 host.functions.truncate(1);
+                host.functions[0].sriov = None;
+                host.drivers[0].smi_tool = Some("/usr/bin/nvidia-smi".to_owned());
                 host
             },
             config: String::new(),

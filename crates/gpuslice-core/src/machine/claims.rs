@@ -198,6 +198,7 @@ impl Machine {
         if known.as_ref().is_some_and(|known| known.profile != profile) {
             self.retain_able(&mut had, &profile);
         }
+        self.fits_in_one_vm(&key, request, &profile)?;
         let had = picked.as_ref().map_or(had.as_slice(), std::slice::from_ref);
         if self.outgrows_nodes(std::slice::from_ref(request)) {
             self.look_at_nodes();
@@ -420,6 +421,9 @@ impl Machine {
             }
             Refused::Candidates(candidates) => candidates,
         };
+        if candidates.iter().all(|(_, why)| why.code == Code::Unsupported) {
+            return self.too_many_for_one_vm(key, profile, count);
+        }
         if *within != Within::Anywhere {
             let refusal = self.not_there(key, profile, count, within, &candidates);
             return self.or_not_settled(profile, refusal);

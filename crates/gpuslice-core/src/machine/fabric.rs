@@ -72,7 +72,12 @@ impl Machine {
                 && self.home_of_another(*a, sought.key).is_none()
         };
         let count = usize::try_from(sought.request.count).unwrap_or(usize::MAX);
-        let kept: Vec<PciAddress> = had.iter().copied().filter(fits).take(count).collect();
+        let mut kept: Vec<PciAddress> = Vec::new();
+        for home in had.iter().copied().filter(fits) {
+            if kept.len() < count && view.may_live(sought.key, sought.profile, home, &kept) {
+                kept.push(home);
+            }
+        }
         let fabrics = if sought.request.same_fabric {
             self.fabrics(&view, sought.profile)
         } else {

@@ -161,8 +161,12 @@ impl Machine {
 
     /// A device that was picked is taken as it stands.
     fn place_parked(&self, want: &Want, there: &Mdev) -> Result<Assignment, Refusal> {
-        if let Some(why) = self.view().parent_reason(&there.parent) {
+        let view = self.view();
+        if let Some(why) = view.parent_reason(&there.parent) {
             return Err(why);
+        }
+        if let Some(why) = view.too_many_with(&want.key, &there.parent, &there.type_id) {
+            return Err(why.hint(self.fewer_in_one_vm(&want.key, &want.profile, want.count)));
         }
         Ok(assignment_of(
             want,
@@ -215,6 +219,7 @@ impl Machine {
                 self.room_at_start(key, profile, 1, &only)
             }
             Code::NoProfile => Some(mend::another_profile(&self.owner_name(key), &key.name)),
+            Code::Unsupported => Some(self.fewer_in_one_vm(key, profile, want.count)),
             Code::Managed => Some(hint!(
                 "virsh edit {}: managed='no' in the hostdev of {}",
                 self.owner_name(key),

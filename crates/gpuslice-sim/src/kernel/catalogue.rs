@@ -40,6 +40,8 @@ pub(crate) struct Type {
     pub(crate) description: Option<String>,
     /// The profile of the GPU instance it needs.
     pub(crate) gi_profile: Option<u32>,
+    /// Most of the card that one process can have open.
+    pub(crate) per_vm: Option<u32>,
 }
 
 /// Where on its card a device is.

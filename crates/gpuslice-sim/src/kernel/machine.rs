@@ -342,6 +342,7 @@ impl Kernel {
             max: t.max,
             description: t.description.clone(),
             gi_profile: t.gi_profile,
+            per_vm: t.per_vm,
         });
         let nvidia = function.driver.as_deref().is_some_and(|d| self.has_smi(d));
         let catalogue = Catalogue {
@@ -384,6 +385,7 @@ fn sample_catalogue(kind: VirtualKind, budget: Option<u64>) -> Catalogue {
         max: None,
         description: None,
         gi_profile: None,
+        per_vm: None,
     });
     Catalogue {
         types: types.collect(),

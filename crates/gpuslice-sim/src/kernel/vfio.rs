@@ -192,7 +192,7 @@ impl Kernel {
         if others.flat_map(|(_, process)| process.open.values()).any(|o| o.group == group) {
             return Err(Errno::EBUSY);
         }
-        self.vgpu_opens(member)?;
+        self.vgpu_opens(pid, member)?;
         let since = self.now;
         let node = if self.host.kernel.vfio_cdev {
             format!("/dev/vfio/devices/vfio{number}")

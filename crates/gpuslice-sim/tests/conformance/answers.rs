@@ -156,9 +156,11 @@ impl Machine {
                 self.kernel.kill(self.holders[*name]);
                 true.into()
             }
-            ("opens", [path]) => {
-                let opened = self.kernel.open(4710, "qemu-system-x86", device(path));
-                self.kernel.close(4710, device(path));
+            ("opens", paths) => {
+                let mut devices = paths.iter().map(|path| device(path));
+                let open = |slice| self.kernel.open(4710, "qemu-system-x86", slice);
+                let opened = devices.try_for_each(open);
+                paths.iter().for_each(|path| self.kernel.close(4710, device(path)));
                 line(&word(opened.map(|()| Written::Done)))
             }
             ("tool", command) => line(&self.tool(command)),

@@ -40,6 +40,7 @@ pub(super) fn offers(seen: &Observation, parent: &ParentId) -> Option<Offer> {
         description: Some(description),
         memory: framebuffer(seen, &pf, u64::from(count)),
         max: Some(count),
+        per_vm: None,
         isolation: Isolation::Hardware,
         heads: None,
         edition: None,

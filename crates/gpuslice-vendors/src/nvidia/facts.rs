@@ -1,5 +1,5 @@
-//! What `nvidia-smi vgpu -s -v` tells of types, and no file does: the true size of the framebuffer, and the places of a
-//! grid where one can be when sizes are mixed.
+//! What `nvidia-smi vgpu -s -v` tells of types, and no file does: the true size of the framebuffer, the places of a grid
+//! where one can be when sizes are mixed, and how many of one GPU a VM can have.
 
 use super::modes::{ask, bus_id};
 use super::read::type_id;
@@ -18,6 +18,9 @@ pub(super) fn read(
     ours: &[ParentId],
 ) {
     let kind = |seen: &Observation, address| seen.functions.get(&address).and_then(|f| f.kind);
+    if ours.is_empty() {
+        return;
+    }
     let kinds: Vec<_> = ours.iter().filter_map(|p| Some((p, kind(seen, p.pci()?)?))).collect();
     let state = format!("{kinds:?}");
     let Some(said) = ask(host, tools, seen, &["vgpu", "-s", "-v"], &state) else { return };
@@ -29,6 +32,12 @@ pub(super) fn read(
 }
 
 type Types = BTreeMap<MdevTypeId, TypeFacts>;
+
+/// How many of a type one VM can have of one GPU.
+pub(crate) fn per_vm(seen: &Observation, parent: &ParentId, type_id: &MdevTypeId) -> Option<u32> {
+    let gpu = seen.functions.get(&seen.device_of(parent).pci()?)?;
+    seen.facts.get(&gpu.kind?)?.get(type_id)?.per_vm
+}
 
 fn blocks(said: &str) -> Vec<(PciAddress, Types)> {
     let mut gpus: Vec<(PciAddress, Types)> = Vec::new();
@@ -53,6 +62,7 @@ fn blocks(said: &str) -> Vec<(PciAddress, Types)> {
                 let mib = value.strip_suffix("MiB").and_then(|n| n.trim().parse::<u64>().ok());
                 facts.memory = mib.and_then(|mib| mib.checked_mul(1 << 20));
             }
+            "Max Instances Per VM" => facts.per_vm = value.parse().ok(),
             "Placement Size" => size = value.parse().unwrap_or(0),
             "Supported Placement IDs" if size > 0 => {
                 let words = value.split(|c: char| c == ',' || c.is_whitespace());
@@ -76,6 +86,8 @@ GPU 00000000:41:00.0
     vGPU Type ID                          : 0x230
         Name                              : NVIDIA A40-4Q
         GPU Instance Profile ID           : N/A
+        Max Instances                     : 8
+        Max Instances Per VM              : 1
         FB Memory                         : 4096 MiB
         Placement Size                    : 4
         Supported Placement IDs           : 0 8 12 20
@@ -88,10 +100,11 @@ GPU 00000000:61:00.0
         let [(address, types), (_, none)] = read.as_slice() else { panic!("{read:?}") };
         assert_eq!(address.to_string(), "0000:41:00.0");
         let of = |id: &str| &types[&id.parse::<MdevTypeId>().unwrap()];
-        assert_eq!(of("nvidia-560").memory, Some(4 << 30));
+        assert_eq!((of("nvidia-560").memory, of("nvidia-560").per_vm), (Some(4 << 30), Some(1)));
         let places = Places { size: 4, starts: vec![0, 8, 12, 20] };
         assert_eq!(of("nvidia-560").places.as_deref(), Some(&places));
-        assert_eq!(*of("nvidia-699"), TypeFacts { memory: Some(9728 << 20), places: None });
+        let memory = Some(9728 << 20);
+        assert_eq!(*of("nvidia-699"), TypeFacts { memory, ..TypeFacts::default() });
         assert!(none.is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! What only `nvidia-smi` tells of a GPU: MIG and its GPU instances, and whether sizes are mixed.
 
 use super::read::DEVICES;
-use super::{facts, pf};
+use super::{facts, makes_mdevs, pf};
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::mode::{Mode, ModeState, ModeValue};
@@ -29,8 +29,10 @@ pub(super) const MIXED: &str = "mixed";
 pub(super) fn read(host: &dyn HostRead, tools: &mut Answers, seen: &mut Observation) {
     let parents = seen.functions.keys().map(|address| ParentId::Pci(*address));
     let ours: Vec<ParentId> = parents.filter(|parent| pf(seen, parent).is_some()).collect();
+    let parents = seen.mdev_parents.keys().filter(|parent| makes_mdevs(seen, parent));
+    let with_types: Vec<ParentId> = ours.iter().chain(parents).cloned().collect();
     if ours.is_empty() {
-        return;
+        return facts::read(host, tools, seen, &with_types);
     }
     let state = state(seen, &ours);
     let Some(gpus) = ask(host, tools, seen, &["-q"], &state).map(|said| query(&said)) else {
@@ -41,7 +43,7 @@ pub(super) fn read(host: &dyn HostRead, tools: &mut Answers, seen: &mut Observat
         let Some(said) = ask(host, tools, seen, &["mig", "-lgi"], &state) else { return };
         instances = listed(&said);
     }
-    facts::read(host, tools, seen, &ours);
+    facts::read(host, tools, seen, &with_types);
     for (index, gpu) in gpus.iter().enumerate() {
         let parent = ParentId::Pci(gpu.address);
         if !ours.contains(&parent) {

@@ -1,5 +1,6 @@
 //! What a GPU on vendor-specific VFIO offers: each type it was ever seen to list, as long as its VFs are there.
 
+use super::facts::per_vm;
 use super::modes::{MIXED, OFF};
 use super::names::{Size, edition_of_type, instance, isolation, profile_of_type, size};
 use super::pf;
@@ -100,6 +101,7 @@ pub(super) fn offers(seen: &Observation, parent: &ParentId) -> Vec<Offer> {
                 description: Some(name.clone()),
                 memory: memory(type_id).or(of.map(Size::bytes)),
                 max,
+                per_vm: per_vm(seen, parent, type_id),
                 isolation: isolation(Some(name)),
                 heads: size(name).and_then(Size::heads),
                 edition: edition_of_type(name),

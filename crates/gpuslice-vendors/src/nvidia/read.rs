@@ -1,7 +1,7 @@
 //! What NVIDIA's driver shows of VFs. Files below `<VF>/nvidia/` but the two read here are optional and come and go
 //! with driver versions.
 
-use super::{CURRENT_TYPE, pf};
+use super::{CURRENT_TYPE, makes_mdevs, pf};
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::{DeviceKind, MdevTypeId, ParentId, PciAddress};
 use gpuslice_core::observation::{Catalogue, Choice, Observation};
@@ -13,14 +13,17 @@ use std::sync::Arc;
 pub(super) const DEVICES: &str = "/sys/bus/pci/devices";
 
 pub(super) fn read(host: &dyn HostRead, seen: &mut Observation) {
-    let pfs: Vec<PciAddress> = seen
+    let gpus: Vec<PciAddress> = seen
         .functions
         .keys()
         .copied()
-        .filter(|address| pf(seen, &ParentId::Pci(*address)).is_some())
+        .filter(|address| {
+            let parent = ParentId::Pci(*address);
+            pf(seen, &parent).is_some() || makes_mdevs(seen, &parent)
+        })
         .collect();
     let mut catalogue = Catalogue::clone(&seen.catalogue);
-    for address in pfs {
+    for address in gpus {
         let Some(kind) = kind(host, seen, address) else { continue };
         let vfs: Vec<PciAddress> = seen
             .functions

@@ -33,6 +33,7 @@ pub(super) fn offers(
         description: Some(format!("one of {count} virtual functions")),
         memory: None,
         max: Some(count),
+        per_vm: None,
         isolation: Isolation::Hardware,
         heads: None,
         edition: None,

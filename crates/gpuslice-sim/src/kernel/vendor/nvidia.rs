@@ -118,21 +118,39 @@ impl Kernel {
         typed.filter_map(|vf| vf.made)
     }
 
-    /// A VM opens its vGPU: parameters are read now, and a wrong placement fails the start.
-    pub(crate) fn vgpu_opens(&mut self, member: Member) -> Result<(), Errno> {
-        let (catalogue, made, params) = match member {
-            Member::Pci(address) => match self.typed.get(&address) {
-                Some(vf) => (&vf.catalogue, vf.made, &vf.params),
-                None => return Ok(()),
-            },
-            Member::Mdev(uuid) => {
-                let Some(mdev) = self.mdevs.get(&uuid) else { return Ok(()) };
-                let Some(parent) = self.parents.get(&mdev.parent) else { return Ok(()) };
-                let made = mdev.spot.map(|spot| Made { kind: mdev.kind, spot });
-                (&parent.catalogue, made, &mdev.params)
+    /// What a vGPU is, with its parameters.
+    fn vgpu(&self, member: Member) -> Option<(&Arc<Catalogue>, Made, &str)> {
+        match member {
+            Member::Pci(address) => {
+                let vf = self.typed.get(&address)?;
+                Some((&vf.catalogue, vf.made?, &vf.params))
             }
-        };
-        let Some(made) = made else { return Ok(()) };
+            Member::Mdev(uuid) => {
+                let mdev = self.mdevs.get(&uuid)?;
+                let parent = self.parents.get(&mdev.parent)?;
+                let made = Made { kind: mdev.kind, spot: mdev.spot? };
+                Some((&parent.catalogue, made, &mdev.params))
+            }
+        }
+    }
+
+    /// Whether a process has as many vGPUs of a card as it can have with one more of a type.
+    fn vgpus_enough(&self, pid: u32, member: Member, catalogue: &Catalogue, made: Made) -> bool {
+        let most = |of: &Catalogue, made: Made| of.types.get(made.kind).and_then(|t| t.per_vm);
+        let open = self.processes.get(&pid).into_iter().flat_map(|process| process.open.keys());
+        let others = open.filter(|other| **other != member).filter_map(|m| self.vgpu(*m));
+        let others: Vec<_> = others.filter(|(of, ..)| of.pool == catalogue.pool).collect();
+        let told = others.iter().filter_map(|(of, made, _)| most(of, *made));
+        let most = told.chain(most(catalogue, made)).min();
+        most.is_some_and(|most| usize::try_from(most).is_ok_and(|most| others.len() >= most))
+    }
+
+    /// A VM opens its vGPU: parameters are read now, and a wrong placement fails the start, as does one vGPU too many.
+    pub(crate) fn vgpu_opens(&mut self, pid: u32, member: Member) -> Result<(), Errno> {
+        let Some((catalogue, made, params)) = self.vgpu(member) else { return Ok(()) };
+        if self.vgpus_enough(pid, member, catalogue, made) {
+            return Err(Errno::EIO);
+        }
         let Some(wish) = params.split(',').find_map(|p| p.strip_prefix(PLACEMENT)) else {
             return Ok(());
         };

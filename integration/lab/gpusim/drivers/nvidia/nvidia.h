@@ -25,6 +25,7 @@ struct nv_size {
 };
 
 #define NV_NO_GI 0xff
+#define NV_PER_VM 1	/* most vGPUs of a card that one VM can have */
 
 struct nv_type {
 	u16 id;
@@ -70,6 +71,7 @@ struct nv_vgpu {
 	int gi;			/* -1: time-sliced */
 	int vf;			/* -1: on the PF */
 	bool open;
+	pid_t vm;		/* who has it open */
 	const char *uuid;	/* of the mdev */
 };
 

@@ -7,6 +7,7 @@
 #include "../../hardware/gpusim.h"
 
 #include <linux/ctype.h>
+#include <linux/sched.h>
 
 bool nv_mig(struct nv_gpu *gpu)
 {
@@ -177,7 +178,17 @@ void nv_destroy(struct nv_vgpu *v)
 	v->type = NULL;
 }
 
-/* A VM opens its vGPU: vgpu_params are read now.  A wrong placement id fails the start. */
+static bool vm_is_full(struct nv_gpu *gpu)
+{
+	struct nv_vgpu *v;
+	int n = 0;
+
+	list_for_each_entry(v, &gpu->vgpus, list)
+		n += v->open && v->vm == current->tgid;
+	return n >= NV_PER_VM;
+}
+
+/* A VM opens its vGPU: vgpu_params are read now.  A wrong placement id fails the start, and so does one vGPU too many. */
 int nv_start(struct nv_gpu *gpu, struct nv_vgpu *v, const char *params)
 {
 	const char *want = strstr(params, "vgpu-placement-id="), *ids;
@@ -185,9 +196,10 @@ int nv_start(struct nv_gpu *gpu, struct nv_vgpu *v, const char *params)
 
 	if (!v->type)
 		return -ENODEV;
-	if (gpu->gone)
+	if (gpu->gone || vm_is_full(gpu))
 		return -EIO;
 	v->open = true;
+	v->vm = current->tgid;
 	if (!want)
 		return 0;
 	id = simple_strtoul(want + strlen("vgpu-placement-id="), NULL, 10);

@@ -281,6 +281,9 @@ impl Kernel {
             field(&mut text, 8, "Name", &of.name);
             let profile = of.gi_profile.map_or_else(|| "N/A".to_owned(), |id| id.to_string());
             field(&mut text, 8, "GPU Instance Profile ID", &profile);
+            if let Some(most) = of.per_vm {
+                field(&mut text, 8, "Max Instances Per VM", &most.to_string());
+            }
             field(&mut text, 8, "FB Memory", &format!("{} MiB", of.cost));
             if let Some(ids) = catalogue.grid.get(&of.cost).filter(|_| of.gi_profile.is_none()) {
                 let ids: Vec<String> = ids.iter().map(u32::to_string).collect();

@@ -1,0 +1,132 @@
+//! How many slices of a device one VM can have: where a driver starts only so many for one process, more are refused before
+//! QEMU fails with them.
+
+use super::{View, Wanted};
+use crate::ids::{ClaimKey, MdevTypeId, ParentId, PciAddress, ProfileName, SliceId};
+use crate::mechanism::{Form, Offer};
+use crate::refusal::{Code, Refusal};
+use crate::state::Phase;
+
+/// Why a VM can have none of what is offered beside these, which it has of the same device.
+fn too_many(view: &View<'_>, offer: &Offer, beside: &[&ProfileName]) -> Option<Refusal> {
+    (most_beside(view, offer, beside)? == 0).then(|| {
+        let device = view.seen.device_of(&offer.parent);
+        let message = format!("the driver of {device} starts no more of its slices in one VM");
+        Refusal::new(Code::Unsupported, message)
+    })
+}
+
+/// How many more it can have, where a driver says so.
+fn most_beside(view: &View<'_>, offer: &Offer, beside: &[&ProfileName]) -> Option<u32> {
+    let device = view.seen.device_of(&offer.parent);
+    let most = |profile: &&ProfileName| {
+        let own = |o: &&Offer| o.profile == **profile && view.seen.device_of(&o.parent) == device;
+        view.offers.iter().find(own).and_then(|o| o.per_vm)
+    };
+    let most = beside.iter().filter_map(most).chain(offer.per_vm).min()?;
+    Some(most.saturating_sub(u32::try_from(beside.len()).unwrap_or(u32::MAX)))
+}
+
+/// Why the VM of a claim can have none of an offer beside what it is being started with.
+pub(super) fn at_start(
+    view: &View<'_>,
+    offer: &Offer,
+    key: &ClaimKey,
+    slice: Option<SliceId>,
+) -> Option<Refusal> {
+    offer.per_vm?;
+    let device = view.seen.device_of(&offer.parent);
+    let has = view.assignments.iter().filter(|(other, a)| {
+        a.claim.owner == key.owner
+            && Some(**other) != slice
+            && a.phase != Phase::Releasing
+            && view.seen.device_of(&a.parent) == device
+    });
+    let has: Vec<&ProfileName> = has.map(|(_, a)| &a.profile).collect();
+    too_many(view, offer, &has)
+}
+
+/// Why a claim can have no home of an offer beside its own homes there and those of its VM's other claims.
+pub(super) fn at_home(
+    view: &View<'_>,
+    offer: &Offer,
+    wanted: &Wanted<'_>,
+    mine: usize,
+) -> Option<Refusal> {
+    offer.per_vm?;
+    let device = view.seen.device_of(&offer.parent);
+    let mut living = of_others(view, wanted.key?, &device);
+    living.extend(std::iter::repeat_n(wanted.profile, mine));
+    too_many(view, offer, &living)
+}
+
+/// What other claims of a VM are certain to have of a device.
+fn of_others<'v>(view: &View<'v>, key: &ClaimKey, device: &ParentId) -> Vec<&'v ProfileName> {
+    let others = view
+        .claims
+        .iter()
+        .filter(|(other, claim)| other.owner == key.owner && *other != key && !claim.orphaned);
+    let there =
+        |address: &&PciAddress| view.seen.pf_of(&ParentId::Pci(**address)).as_ref() == Some(device);
+    let alone = |profile: &ProfileName| {
+        let mut offers = view.offers.iter().filter(|o| o.profile == *profile).peekable();
+        offers.peek().is_some() && offers.all(|o| view.seen.device_of(&o.parent) == *device)
+    };
+    let count = |profile: &ProfileName, homes: &[PciAddress], asked: u32| match homes {
+        [] if alone(profile) => usize::try_from(asked).unwrap_or(usize::MAX),
+        homes => homes.iter().filter(there).count(),
+    };
+    let each = others.flat_map(|(_, claim)| {
+        let times = count(&claim.profile, &claim.home, claim.request.count);
+        std::iter::repeat_n(&claim.profile, times)
+    });
+    each.collect()
+}
+
+impl View<'_> {
+    /// The most slices of a profile that a claim's VM could have at once on all devices here, where their drivers say so.
+    pub fn most_in_one_vm(&self, key: &ClaimKey, profile: &ProfileName) -> Option<u32> {
+        let mut devices: Vec<ParentId> = Vec::new();
+        let mut all: Option<u32> = None;
+        for offer in self.offers.iter().filter(|offer| offer.profile == *profile) {
+            let device = self.seen.device_of(&offer.parent);
+            if !devices.contains(&device) {
+                offer.per_vm?;
+                let more = most_beside(self, offer, &of_others(self, key, &device))?;
+                all = Some(all.unwrap_or(0).saturating_add(more));
+                devices.push(device);
+            }
+        }
+        all
+    }
+
+    /// Whether a claim could live on a VF beside these homes of its own.
+    pub fn may_live(
+        &self,
+        key: &ClaimKey,
+        profile: &ProfileName,
+        home: PciAddress,
+        beside: &[PciAddress],
+    ) -> bool {
+        let wanted = Wanted::anywhere(profile, key);
+        let mut offers = self.offers.iter().filter(|o| o.profile == *profile);
+        offers.find(|o| o.form.vfs().contains(&home)).is_none_or(|offer| {
+            let mine = beside.iter().filter(|other| offer.form.vfs().contains(other)).count();
+            at_home(self, offer, &wanted, mine).is_none()
+        })
+    }
+
+    /// Why the VM of a claim cannot have a mediated device that is there.
+    pub(crate) fn too_many_with(
+        &self,
+        key: &ClaimKey,
+        parent: &ParentId,
+        type_id: &MdevTypeId,
+    ) -> Option<Refusal> {
+        let made = |offer: &&Offer| match &offer.form {
+            Form::Mdevs { type_id: of, .. } => offer.parent == *parent && of == type_id,
+            _ => false,
+        };
+        at_start(self, self.offers.iter().find(made)?, key, None)
+    }
+}

@@ -1,0 +1,185 @@
+//! Stories of VMs that want more vGPUs of one GPU than its driver starts in one VM (NVIDIA tells it of each type).
+
+use crate::domains::claim;
+use crate::driver::Driver;
+use crate::vgpu::{LAYOUT, attach_several, call, order};
+use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource, alias_for};
+use gpuslice_core::ids::{MdevUuid, Owner, PciAddress, SliceId};
+use gpuslice_core::machine::HookOperation;
+use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::request::{Command, Outcome};
+use gpuslice_sim::HostFile;
+use std::collections::BTreeSet;
+use uuid::Uuid;
+
+const A40: &str = "nvidia-a40-8q";
+const T4: &str = "nvidia-t4-8q";
+
+/// GPUs of a host, each of whose types one VM can have so many of.
+fn of(text: &str, gpus: usize, per_vm: Option<u32>) -> HostFile {
+    let mut host = HostFile::parse(text).unwrap();
+    let first = host.functions[0].clone();
+    host.functions.truncate(1);
+    for more in 1..gpus {
+        let mut other = first.clone();
+        let number = u32::try_from(more).unwrap();
+        other.address = PciAddress::new(number, 0x41, 0, 0).unwrap();
+        other.serial = Some(format!("48b02dfffe00510{more}"));
+        other.slot = None;
+        host.functions.push(other);
+    }
+    for mdev in host.functions.iter_mut().filter_map(|f| f.mdev.as_mut()) {
+        mdev.types.iter_mut().for_each(|of_type| of_type.per_vm = per_vm);
+    }
+    let nvidia = host.drivers.iter_mut().find(|driver| driver.name == "nvidia").unwrap();
+    nvidia.smi_tool = Some("/usr/bin/nvidia-smi".to_owned());
+    host
+}
+
+/// VFs that take a type.
+fn a40(gpus: usize, per_vm: Option<u32>) -> Driver {
+    let host = of(include_str!("../../../examples/hosts/a40-vfio.toml"), gpus, per_vm);
+    let mut driver = Driver::new(&host, LAYOUT).unwrap();
+    driver.advance(10_000).unwrap();
+    driver
+}
+
+/// Mediated devices of the GPU itself.
+fn t4(gpus: usize, per_vm: Option<u32>) -> Driver {
+    let host = of(include_str!("../../../examples/hosts/t4-l40s.toml"), gpus, per_vm);
+    let mut driver = Driver::new(&host, "").unwrap();
+    driver.advance(10_000).unwrap();
+    driver
+}
+
+fn asks(driver: &mut Driver, name: &str, profile: &str, count: u32) -> Outcome {
+    let command = Command::Claim {
+        owner: Owner::Domain(Uuid::from_u128(1)),
+        owner_name: "vm1".to_owned(),
+        request: claim(&name.parse().unwrap(), profile, count),
+        pool: None,
+        reserve: None,
+        dry_run: false,
+    };
+    order(driver, command)
+}
+
+/// What a claim is told that can never start.
+fn refused(driver: &mut Driver, name: &str, profile: &str, count: u32) -> String {
+    let claims = driver.machine.durable().claims.clone();
+    let refusal = asks(driver, name, profile, count).unwrap_err();
+    assert_eq!(refusal.code, Code::Unsupported, "{refusal:?}");
+    assert_eq!(driver.machine.durable().claims, claims);
+    refusal.hint.unwrap()
+}
+
+/// QEMU opens all that it has, in one process.
+fn start(driver: &mut Driver, domain: &Domain) -> Result<(), Refusal> {
+    call(driver, domain, HookOperation::Prepare)?;
+    for device in &domain.devices {
+        driver.kernel.open(2001, "qemu-system-x86", device.source.slice()).unwrap();
+    }
+    call(driver, domain, HookOperation::Started)
+}
+
+/// How many GPUs the slices of all are on.
+fn gpus(driver: &Driver) -> usize {
+    let seen = driver.machine.observation();
+    let assignments = driver.machine.runtime().assignments.values();
+    assignments.map(|a| seen.device_of(&a.parent)).collect::<BTreeSet<_>>().len()
+}
+
+/// A domain with so many mediated devices of each claim.
+fn with_mdevs(claims: &[(&str, u32)]) -> Domain {
+    let uuid = Uuid::from_u128(1);
+    let mut domain = Domain { uuid, name: "vm1".to_owned(), claims: vec![], devices: vec![] };
+    for (name, count) in claims {
+        let name = name.parse().unwrap();
+        domain.claims.push(claim(&name, T4, *count));
+        domain.devices.extend((0..*count).map(|index| HostDevice {
+            source: HostDeviceSource::Mdev(MdevUuid::for_claim(uuid, &name, index)),
+            alias: Some(alias_for(&name, index)),
+            managed: false,
+        }));
+    }
+    domain
+}
+
+#[test]
+fn several_vfs_of_a_claim_are_of_a_gpu_each() {
+    let mut driver = a40(2, Some(1));
+    assert_eq!(
+        refused(&mut driver, "gpu0", A40, 3),
+        "gpuslice attach vm1 nvidia-a40-8q --name gpu0 --count 2"
+    );
+    let domain = attach_several(&mut driver, 1, A40, 2);
+    start(&mut driver, &domain).unwrap();
+    assert_eq!(gpus(&driver), 2);
+    // Nor is there one for another claim of the VM; another VM has one.
+    assert!(refused(&mut driver, "gpu1", A40, 1).starts_with("lay out another GPU"));
+    attach_several(&mut driver, 2, A40, 1);
+}
+
+#[test]
+fn where_nothing_is_told_they_are_of_one_gpu() {
+    for per_vm in [None, Some(2)] {
+        let mut driver = a40(1, per_vm);
+        let domain = attach_several(&mut driver, 1, A40, 2);
+        start(&mut driver, &domain).unwrap();
+        assert_eq!(gpus(&driver), 1);
+        let third = asks(&mut driver, "gpu1", A40, 1);
+        assert_eq!(third.is_ok(), per_vm.is_none(), "{third:?}");
+    }
+}
+
+#[test]
+fn a_domain_that_names_two_of_one_gpu_does_not_start() {
+    let mut driver = a40(2, Some(1));
+    let domain = attach_several(&mut driver, 1, A40, 2);
+    let mut by_hand = domain.clone();
+    let SliceId::Vf(first) = domain.devices[0].source.slice() else { panic!("{domain:?}") };
+    let beside = PciAddress::with_routing_id(first, first.routing_id() + 1);
+    by_hand.devices[1].source = HostDeviceSource::Pci(beside);
+    let refusal = start(&mut driver, &by_hand).unwrap_err();
+    assert_eq!(refusal.code, Code::Unsupported, "{refusal:?}");
+    assert_eq!(
+        refusal.hint.as_deref(),
+        Some("gpuslice attach vm1 nvidia-a40-8q --name gpu0 --count 2")
+    );
+    assert!(driver.machine.runtime().assignments.is_empty());
+    start(&mut driver, &domain).unwrap();
+}
+
+#[test]
+fn mediated_devices_of_a_start_are_of_a_gpu_each() {
+    let mut driver = t4(2, Some(1));
+    assert_eq!(
+        refused(&mut driver, "gpu0", T4, 3),
+        "gpuslice attach vm1 nvidia-t4-8q --name gpu0 --count 2"
+    );
+    // Of two claims as of one; the cards have room for more.
+    for domain in [with_mdevs(&[("gpu0", 2)]), with_mdevs(&[("gpu0", 1), ("gpu1", 1)])] {
+        start(&mut driver, &domain).unwrap();
+        assert_eq!(gpus(&driver), 2);
+        driver.advance(20_000).unwrap();
+        driver.kernel.kill(2001);
+        call(&mut driver, &domain, HookOperation::Release).unwrap();
+        driver.advance(20_000).unwrap();
+    }
+    let three = with_mdevs(&[("gpu0", 2), ("gpu1", 1)]);
+    let refusal = start(&mut driver, &three).unwrap_err();
+    assert_eq!(refusal.code, Code::Unsupported, "{refusal:?}");
+    assert!(driver.machine.runtime().assignments.is_empty());
+}
+
+#[test]
+fn on_one_gpu_a_vm_can_ask_for_one() {
+    for (mut driver, profile) in [(a40(1, Some(1)), A40), (t4(1, Some(1)), T4)] {
+        let one = format!("gpuslice attach vm1 {profile} --name gpu0 --count 1");
+        assert_eq!(refused(&mut driver, "gpu0", profile, 2), one);
+        asks(&mut driver, "gpu0", profile, 1).unwrap();
+        assert!(refused(&mut driver, "gpu1", profile, 1).starts_with("lay out another GPU"));
+        // It is asked for anew, and not beside itself.
+        asks(&mut driver, "gpu0", profile, 1).unwrap();
+    }
+}
