@@ -271,6 +271,12 @@ pub trait Mechanism: Send + Sync {
         true
     }
 
+    /// Whether a tool of its vendor may have the parent off its driver just now, and give it back: what can be set is that
+    /// driver's to say. Of one without any driver nobody has to say so.
+    fn is_between_drivers(&self, _seen: &Observation, _parent: &ParentId) -> bool {
+        false
+    }
+
     /// What a parent lacks that is not as its layout says, where that is more than time.
     fn lacks(&self, _seen: &Observation, _parent: &ParentId) -> Option<String> {
         None

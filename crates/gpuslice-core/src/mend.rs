@@ -21,7 +21,14 @@ pub fn end_process(holder: &Holder) -> Hint {
 /// That a GPU has no driver, and how it has one again.
 #[must_use]
 pub fn bare(parent: &ParentId) -> String {
-    format!("no driver is bound; where it is loaded: echo {parent} > /sys/bus/pci/drivers_probe")
+    format!("no driver is bound; where it is loaded: {}", probe(parent))
+}
+
+/// Has a function's own driver take it, also where a tool that was killed left it to another one.
+#[must_use]
+pub fn probe(parent: &ParentId) -> String {
+    let pci = "/sys/bus/pci";
+    format!("echo > {pci}/devices/{parent}/driver_override; echo {parent} > {pci}/drivers_probe")
 }
 
 /// Has a driver of the host let go of a function.

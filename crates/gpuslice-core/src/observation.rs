@@ -106,7 +106,7 @@ pub struct Function {
 }
 
 /// It makes VFs for others and uses nothing of its function (drivers/pci/pci-pf-stub.c).
-const PF_STUB: &str = "pci-pf-stub";
+pub(crate) const PF_STUB: &str = "pci-pf-stub";
 
 impl Function {
     /// Display controller or processing accelerator by its class.

@@ -13,6 +13,7 @@ use gpuslice_core::health::Trouble;
 use gpuslice_core::ids::{ParentId, SliceId};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Cleaned, Layouts, Mechanism, Offer};
+use gpuslice_core::mend;
 use gpuslice_core::mode::Mode;
 use gpuslice_core::observation::{Function, Observation};
 use gpuslice_core::plan::Step;
@@ -83,6 +84,18 @@ impl Mechanism for Sriov {
 
     fn realised(&self, seen: &Observation, parent: &ParentId, layout: &Layout) -> bool {
         plan::realised(seen, parent, layout)
+    }
+
+    fn is_between_drivers(&self, seen: &Observation, parent: &ParentId) -> bool {
+        function(seen, parent).is_some_and(plan::sriov_manage_has)
+    }
+
+    fn lacks(&self, seen: &Observation, parent: &ParentId) -> Option<String> {
+        function(seen, parent).filter(|f| plan::sriov_manage_has(f) && f.under_stub())?;
+        let (stub, give) = ("pci-pf-stub", mend::probe(parent));
+        Some(format!(
+            "{stub} has it, as while sriov-manage runs; where none does: echo {parent} > /sys/bus/pci/drivers/{stub}/unbind; {give}"
+        ))
     }
 
     fn prepare_steps(&self, slice: SliceId, assignment: &Assignment) -> Vec<Step> {

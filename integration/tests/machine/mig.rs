@@ -73,7 +73,12 @@ pub const WANTED: [&str; 4] = ["1g.10gb", "1g.10gb", "2g.20gb", "3g.40gb"];
 #[test]
 fn what_sriov_manage_leaves_undone_when_it_is_ended_is_done() {
     let mut driver = Driver::new(&a100(), "").unwrap();
-    driver.kernel.inject(Fault::ToolEnds { pf: GPU.parse().unwrap(), nth: 1, times: 1 });
+    driver.kernel.inject(Fault::ToolEnds {
+        pf: GPU.parse().unwrap(),
+        nth: 1,
+        times: 1,
+        under_stub: false,
+    });
     driver.config = MIG.to_owned();
     order(&mut driver, Command::Apply).unwrap();
     let vfs = driver.machine.observation().vfs.values();
@@ -230,6 +235,7 @@ fn a_tool_that_tells_nothing_is_waited_for() {
     driver.config = MIG.to_owned();
     let refusal = order(&mut driver, Command::Apply).unwrap_err();
     assert!(refusal.message.contains("does not tell"), "{refusal}");
+    assert!(refusal.causes.iter().any(|cause| cause.contains("ETIMEDOUT")), "{refusal:?}");
     driver.kernel.clear_faults();
     driver.wake_up().unwrap();
     order(&mut driver, Command::Apply).unwrap();

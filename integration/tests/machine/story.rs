@@ -221,7 +221,9 @@ impl Scene {
                 .flat_map(|unbinds| {
                     [1, 2, u32::MAX].map(|times| Fault::Tool { pf, nth: 1, times, unbinds })
                 })
-                .chain([1, u32::MAX].map(|times| Fault::ToolEnds { pf, nth: 1, times }))
+                .chain([false, true].into_iter().flat_map(|under_stub| {
+                    [1, u32::MAX].map(|times| Fault::ToolEnds { pf, nth: 1, times, under_stub })
+                }))
                 .collect(),
             _ => vec![Fault::Fewer { pf, vfs: 1 }, Fault::FallsOff { pf, after: 1 }],
         }

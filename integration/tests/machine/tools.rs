@@ -82,6 +82,10 @@ fn a_gpu_of_which_the_tool_does_not_know_its_modes_is_not_one_without() {
         assert_eq!(why, None, "{odd}");
         let problems = &driver.machine.observation().problems;
         assert!(problems.iter().any(|p| p.to_string().contains(odd)), "{problems:?}");
+        let refusal = order(&mut driver, Command::Apply).unwrap_err();
+        assert!(refusal.causes.iter().any(|cause| cause.contains(odd)), "{refusal:?}");
+        let hint = refusal.hint.as_ref().unwrap();
+        assert!(hint.contains(&format!("--gpu-reset -i {PF}")), "{hint}");
         driver.kernel.clear_faults();
         order(&mut driver, Command::Apply).unwrap();
         assert_eq!(instances(&mut driver), WANTED);
@@ -186,7 +190,12 @@ fn vfs_that_nobody_gave_their_driver_are_made_anew() {
         assert!(profile(&mut driver, "nvidia-a40-8q").free > 0);
         let tool = |option: &str| ["/usr/lib/nvidia/sriov-manage", option, PF].map(str::to_owned);
         assert_eq!(driver.kernel.run(&tool("-d")).unwrap().code, 0);
-        driver.kernel.inject(Fault::ToolEnds { pf: PF.parse().unwrap(), nth: 1, times: 1 });
+        driver.kernel.inject(Fault::ToolEnds {
+            pf: PF.parse().unwrap(),
+            nth: 1,
+            times: 1,
+            under_stub: false,
+        });
         assert_eq!(driver.kernel.run(&tool("-e")).unwrap().code, 1);
         driver.kernel.write(&format!("{DRIVER}/bind"), PF.as_bytes()).unwrap();
         driver.wake_up().unwrap();
@@ -197,6 +206,79 @@ fn vfs_that_nobody_gave_their_driver_are_made_anew() {
         driver.advance(120_000).unwrap();
         assert!(settled(&mut driver));
         assert!(driver.machine.observation().vfs.values().all(|vf| vf.driver.is_some()));
+        assert!(profile(&mut driver, "nvidia-a40-8q").free > 0);
+    }
+}
+
+/// Of our own tool we know that it has ended.
+#[test]
+fn a_gpu_whose_tool_was_killed_under_the_stub_has_its_driver_again() {
+    let mut one = a40s();
+    one.functions.truncate(1);
+    let mut driver = Driver::new(&one, "").unwrap();
+    let pf = PF.parse().unwrap();
+    driver.kernel.inject(Fault::ToolEnds { pf, nth: 1, times: 1, under_stub: true });
+    driver.config = LAYOUT.to_owned();
+    order(&mut driver, Command::Apply).unwrap();
+    let seen = driver.machine.observation();
+    let of = |driver: &Option<String>| driver.as_deref() == Some("nvidia");
+    assert!(of(&seen.functions[&pf].driver) && seen.vfs.values().all(|vf| of(&vf.driver)));
+    assert_eq!(seen.vfs.len(), 32);
+}
+
+fn waiting(driver: &mut Driver) -> Option<String> {
+    match order(driver, Command::ListParents).unwrap() {
+        Answer::Parents { rows } => {
+            rows.into_iter().find(|row| row.state == "waiting").and_then(|row| row.reason)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Does what a row says.
+fn follow(driver: &mut Driver, reason: &str) {
+    for order in reason.split("echo ").skip(1) {
+        let (what, file) = order.split_once("> ").unwrap();
+        let what = format!("{}\n", what.trim());
+        driver.kernel.write(file.trim_end().trim_end_matches(';'), what.as_bytes()).unwrap();
+    }
+    driver.wake_up().unwrap();
+}
+
+/// Somebody else's may be at work still, and only a person knows.
+#[test]
+fn a_gpu_that_a_killed_tool_left_says_how_it_has_its_driver_again() {
+    let stub = "/sys/bus/pci/drivers/pci-pf-stub";
+    for unbound in [false, true] {
+        let mut one = a40s();
+        one.functions.truncate(1);
+        let mut driver = Driver::new(&one, LAYOUT).unwrap();
+        driver.advance(10_000).unwrap();
+        let tool = |option: &str| ["/usr/lib/nvidia/sriov-manage", option, PF].map(str::to_owned);
+        driver.deaf = true;
+        assert_eq!(driver.kernel.run(&tool("-d")).unwrap().code, 0);
+        let pf = PF.parse().unwrap();
+        driver.kernel.inject(Fault::ToolEnds { pf, nth: 1, times: 1, under_stub: true });
+        assert_eq!(driver.kernel.run(&tool("-e")).unwrap().code, 1);
+        if unbound {
+            driver.kernel.write(&format!("{stub}/unbind"), PF.as_bytes()).unwrap();
+        }
+        driver.deaf = false;
+        driver.wake_up().unwrap();
+        driver.advance(120_000).unwrap();
+        assert_eq!(driver.machine.durable().quarantines.len(), 0);
+        assert!(!settled(&mut driver));
+        let Answer::Profiles { rows } = order(&mut driver, Command::ListProfiles).unwrap() else {
+            panic!()
+        };
+        assert_eq!(rows, []);
+        let reason = waiting(&mut driver).unwrap();
+        assert_eq!(reason.contains("pci-pf-stub has it"), !unbound, "{reason}");
+        follow(&mut driver, &reason);
+        let of = driver.machine.observation().functions[&pf].driver.clone();
+        assert_eq!(of.as_deref(), Some("nvidia"), "{reason}");
+        driver.advance(120_000).unwrap();
+        assert!(settled(&mut driver));
         assert!(profile(&mut driver, "nvidia-a40-8q").free > 0);
     }
 }
@@ -252,7 +334,12 @@ fn vfs_that_get_their_driver_just_now_are_left_alone() {
     let vfs: Vec<_> = driver.machine.observation().vfs.keys().copied().collect();
     let command = ["/usr/lib/nvidia/sriov-manage", "-d", PF].map(str::to_owned);
     assert_eq!(driver.kernel.run(&command).unwrap().code, 0);
-    driver.kernel.inject(Fault::ToolEnds { pf: PF.parse().unwrap(), nth: 1, times: 1 });
+    driver.kernel.inject(Fault::ToolEnds {
+        pf: PF.parse().unwrap(),
+        nth: 1,
+        times: 1,
+        under_stub: false,
+    });
     driver.deaf = true;
     let command = ["/usr/lib/nvidia/sriov-manage", "-e", PF].map(str::to_owned);
     assert_eq!(driver.kernel.run(&command).unwrap().code, 1);
@@ -279,7 +366,7 @@ fn vfs_that_a_tool_left_and_nobody_can_bind_are_a_failure_of_the_tool() {
         [(Errno::ENODEV, 3, true), (Errno::EBUSY, 3, true), (Errno::ENODEV, u32::MAX, false)]
     {
         let mut driver = Driver::new(&one, "").unwrap();
-        driver.kernel.inject(Fault::ToolEnds { pf, nth: 1, times: 1 });
+        driver.kernel.inject(Fault::ToolEnds { pf, nth: 1, times: 1, under_stub: false });
         driver.kernel.inject(bind(errno, times));
         driver.config = LAYOUT.to_owned();
         let applied = order(&mut driver, Command::Apply);
@@ -327,8 +414,10 @@ fn a_gpu_that_the_tool_has_under_the_kernel_s_stub_is_left_to_it() {
         (function.driver, function.vendor) = (Some(name.to_owned()), vendor);
         function.sriov.as_mut().unwrap().vfs.clear();
         let mechanisms = gpuslice_vendors::all();
-        let mut of = mechanisms.into_iter().filter(|m| m.applies(seen, &parent));
-        let steps = of.next().unwrap().layout_steps(seen, &parent, &layouts, true).unwrap();
+        let of = mechanisms.into_iter().find(|m| m.applies(seen, &parent)).unwrap();
+        let steps = of.layout_steps(seen, &parent, &layouts, true).unwrap();
+        // A mode that it does not know then is no mistake, and of others it is.
+        assert_eq!(steps.is_empty(), of.is_between_drivers(seen, &parent));
         steps.len()
     };
     assert_eq!(steps_under(&mut seen, "pci-pf-stub", 0x10de), 0);

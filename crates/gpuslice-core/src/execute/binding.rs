@@ -130,7 +130,7 @@ pub(super) fn reset(
     }
 }
 
-fn release(
+pub(super) fn release(
     host: &mut dyn HostWrite,
     function: PciAddress,
     driver: &str,

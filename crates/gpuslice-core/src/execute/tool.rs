@@ -2,8 +2,9 @@
 
 use super::{Performed, StepError, binding, failed, kernel_log, require_unheld, sriov, write};
 use crate::ids::PciAddress;
+use crate::observation::PF_STUB;
 use crate::plan::Shown;
-use crate::port::{HostRead, HostWrite, Ran, link_name};
+use crate::port::{HostRead, HostWrite, Ran, link_name, read_text};
 use std::collections::BTreeSet;
 
 pub(super) fn run(
@@ -50,11 +51,22 @@ pub(super) fn run(
     }
 }
 
-/// A tool that takes the driver off the PF can fail, or be killed, before it gives it back. It is run for none that has no driver.
+/// A tool that takes the driver off the PF can fail, or be killed, before it gives it back: the PF has none then, or is under
+/// the kernel's stub, where an override keeps it. It is run for none that is so.
 fn give_driver(host: &mut dyn HostWrite, pf: PciAddress) -> Result<(), StepError> {
-    if binding::driver(host, pf)?.is_none() {
-        write(host, "/sys/bus/pci/drivers_probe", &pf.to_string())?;
+    let present = binding::driver(host, pf)?;
+    if present.as_deref().is_some_and(|driver| driver != PF_STUB) {
+        return Ok(());
     }
+    let path = format!("{}/driver_override", binding::dir(pf));
+    let kept = read_text(host, &path).map_err(failed(format!("read {path}")))?;
+    if kept == PF_STUB {
+        write(host, &path, "\n")?;
+    }
+    if let Some(stub) = present {
+        binding::release(host, pf, &stub)?;
+    }
+    write(host, "/sys/bus/pci/drivers_probe", &pf.to_string())?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use crate::execute::StepError;
 use crate::hint;
 use crate::ids::{self, ParentId, SliceId};
 use crate::layout::{self, Layout, Rule};
-use crate::mechanism::Layouts;
+use crate::mechanism::{Layouts, Mechanism};
 use crate::mend;
 use crate::mode::Mode;
 use crate::observation::Observation;
@@ -209,10 +209,10 @@ impl Machine {
         function.is_some_and(|function| function.driver.is_none())
     }
 
-    /// A vendor's tool may be at it, which has it under the kernel's stub while it makes VFs.
-    fn between_drivers(&self, parent: &ParentId) -> bool {
-        let function = parent.pci().and_then(|address| self.seen.functions.get(&address));
-        function.is_some_and(|f| f.driver.is_none() || f.under_stub())
+    /// A vendor's tool may be at it.
+    pub(super) fn between_drivers(&self, parent: &ParentId) -> bool {
+        let tool = |m: &dyn Mechanism| m.is_between_drivers(&self.seen, parent);
+        self.without_driver(parent) || self.mechanism(parent).is_some_and(tool)
     }
 
     /// Parents that steps for this one disturb, itself among them.

@@ -24,9 +24,9 @@ impl Machine {
             let given_up = self.durable.quarantines.contains_key(parent);
             let busy = self.reshaping(parent);
             if !given_up && (busy || !self.realised(parent, layout) && !self.drifted(parent)) {
-                let what = match parent.pci().and_then(|a| self.seen.functions.get(&a)) {
-                    Some(f) if f.driver.is_none() && !busy => "a driver",
-                    _ if self.looks.awaits_types(parent) && !busy => "types for its VFs",
+                let what = match busy {
+                    false if self.between_drivers(parent) => "a driver",
+                    false if self.looks.awaits_types(parent) => "types for its VFs",
                     _ => "its layout",
                 };
                 waiting.push(format!("{parent} to get {what} ({layout})"));

@@ -146,6 +146,8 @@ pub enum Fault {
         nth: u32,
         /// How many are.
         times: u32,
+        /// Or it is so while it has the PF under the kernel's stub.
+        under_stub: bool,
     },
     /// A command line does nothing and ends so.
     Exits {
@@ -285,9 +287,11 @@ impl Kernel {
     }
 
     /// Whether a tool is ended now on a PF whose VFs it has made.
-    pub(crate) fn tool_ends(&self, of: PciAddress) -> bool {
+    pub(crate) fn tool_ends(&self, of: PciAddress, at_stub: bool) -> bool {
         self.faults.iter().any(|armed| match &armed.fault {
-            Fault::ToolEnds { pf, nth, times } => *pf == of && armed.strikes(*nth, *times),
+            Fault::ToolEnds { pf, nth, times, under_stub } if *under_stub == at_stub => {
+                *pf == of && armed.strikes(*nth, *times)
+            }
             _ => false,
         })
     }

@@ -51,7 +51,7 @@ pub(super) fn read(host: &dyn HostRead, tools: &mut Answers, seen: &mut Observat
         }
         // One that is lost, or being reset, is not one without modes.
         if let Some((key, value)) = &gpu.odd {
-            corrupt(seen, &format!("{SMI} -q -i {parent}"), &format!("{key}: {value}"));
+            corrupt(seen, &query_of(&parent), &format!("{key}: {value}"));
             continue;
         }
         if gpu.mixed == Some(true) {
@@ -72,6 +72,11 @@ pub(super) fn read(host: &dyn HostRead, tools: &mut Answers, seen: &mut Observat
             modes.insert(Mode::Sizes, ModeState { current, offered, at_load: None });
         }
     }
+}
+
+/// The question of which a GPU's block is a part of the answer.
+pub(super) fn query_of(parent: &ParentId) -> String {
+    format!("{SMI} -q -i {parent}")
 }
 
 /// Where on its GPU each VF is: an attribute of newer drivers, which has no content while there is no vGPU.

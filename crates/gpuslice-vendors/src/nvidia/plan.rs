@@ -2,7 +2,7 @@
 //! mixed sizes with it, in both directions; so the order is MIG, VFs, then instances or mixed sizes. Types come with
 //! the VMs.
 
-use super::modes::{MIXED, NONE, OFF, SMI};
+use super::modes::{self, MIXED, NONE, OFF, SMI};
 use super::pf;
 use gpuslice_core::hint;
 use gpuslice_core::ids::{ParentId, PciAddress};
@@ -89,12 +89,7 @@ impl<'a> ModesNow<'a> {
             if !reshape {
                 return Ok(None);
             }
-            let message = format!("{SMI} does not tell how {parent} is set");
-            let hint = hint!(
-                "install NVIDIA's vGPU host driver, so that {} -q works, then gpuslice apply",
-                SMI
-            );
-            return Err(Refusal::new(Code::DeviceFailed, message).hint(hint));
+            return Err(untold(seen, parent));
         }
         let now = |mode| seen.mode(parent, mode);
         let mig = wish.map(|value| !value.is(OFF));
@@ -124,6 +119,26 @@ impl<'a> ModesNow<'a> {
     fn mig_differs(&self) -> bool {
         self.mig.is_some_and(|wanted| wanted != self.mig_now)
     }
+}
+
+/// Of a GPU that is lost, or has to be reset, the tool itself says so; else it is missing or broken.
+fn untold(seen: &Observation, parent: &ParentId) -> Refusal {
+    let refusal =
+        Refusal::new(Code::DeviceFailed, format!("{SMI} does not tell how {parent} is set"));
+    let of_gpu = modes::query_of(parent);
+    if let Some(problem) = seen.problems.iter().find(|problem| problem.path == of_gpu) {
+        return refusal.because(problem.to_string()).hint(hint!(
+            "{} --gpu-reset -i {} while nothing uses it, or reboot; then gpuslice apply",
+            SMI,
+            parent
+        ));
+    }
+    let problem = seen.problems.iter().find(|problem| problem.path.starts_with(SMI));
+    let refusal = problem.iter().fold(refusal, |refusal, why| refusal.because(why.to_string()));
+    refusal.hint(hint!(
+        "install NVIDIA's vGPU host driver, so that {} -q works, then gpuslice apply",
+        SMI
+    ))
 }
 
 /// One whose MIG is on tells nothing of it before it is off.

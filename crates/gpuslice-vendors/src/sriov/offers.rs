@@ -1,6 +1,7 @@
 //! What a PF offers: its VFs, all alike.
 
 use super::function;
+use super::plan::sriov_manage_has;
 use gpuslice_core::ids::{ParentId, PciAddress, ProfileName};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Form, Isolation, Offer};
@@ -13,7 +14,7 @@ pub(super) fn offers(
     parent: &ParentId,
     layout: Option<&Layout>,
 ) -> Option<Offer> {
-    let function = function(seen, parent)?;
+    let function = function(seen, parent).filter(|f| !sriov_manage_has(f))?;
     let sriov = function.sriov.as_ref()?;
     if sriov.vfs.is_empty() || !(function.is_gpu() || layout.is_some()) {
         return None;

@@ -24,13 +24,16 @@ pub(super) fn layout_steps(
         let hint = hint!("set vfs to at most {} for {}, then gpuslice apply", sriov.total, parent);
         return Err(Refusal::new(Code::BadConfig, message).hint(hint));
     }
+    if sriov_manage_has(function) {
+        return Ok(Vec::new());
+    }
     let current = u16::try_from(sriov.vfs.len()).unwrap_or(u16::MAX);
     if current == wanted {
         return Ok(binds(seen, sriov, layout));
     }
     // Any change from one number to another leads over none, which takes every VF away. And only a driver makes
     // VFs: without one there is nothing to do but wait for its bind event.
-    if (current != 0 && !reshape) || function.driver.is_none() || sriov_manage_has(function) {
+    if (current != 0 && !reshape) || function.driver.is_none() {
         return Ok(Vec::new());
     }
     let mut steps = Vec::new();
@@ -46,9 +49,11 @@ pub(super) fn layout_steps(
     Ok(steps)
 }
 
-/// NVIDIA's tool makes its VFs under the kernel's stub, and gives the GPU back to its driver then.
-fn sriov_manage_has(function: &Function) -> bool {
-    function.vendor == crate::nvidia::VENDOR && function.under_stub()
+/// NVIDIA's tool takes the driver off the GPU, makes VFs under the kernel's stub, and gives the GPU back then. Only with that
+/// driver the VFs are of use.
+pub(super) fn sriov_manage_has(function: &Function) -> bool {
+    let away = function.driver.is_none() || function.under_stub();
+    function.vendor == crate::nvidia::VENDOR && away
 }
 
 /// VFs the layout wants bound from the start, and that have no driver.
@@ -68,8 +73,8 @@ fn driverless<'a>(seen: &'a Observation, sriov: &'a Sriov) -> impl Iterator<Item
 }
 
 pub(super) fn realised(seen: &Observation, parent: &ParentId, layout: &Layout) -> bool {
-    let sriov = function(seen, parent).and_then(|f| f.sriov.as_ref());
-    sriov.is_some_and(|sriov| {
+    let function = function(seen, parent).filter(|f| !sriov_manage_has(f));
+    function.and_then(|f| f.sriov.as_ref()).is_some_and(|sriov| {
         sriov.vfs.len() == usize::from(layout.vfs.of(sriov.total)) && bound(seen, sriov, layout)
     })
 }

@@ -40,6 +40,10 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
         "install NVIDIA's vGPU host driver, so that {} -q works, then gpuslice apply",
         "NVIDIA's driver",
     ),
+    (
+        "{} --gpu-reset -i {} while nothing uses it, or reboot; then gpuslice apply",
+        "a GPU that is lost, or a boot",
+    ),
     ("install the vendor's host driver that brings {}", "a vendor's driver"),
     ("install gpusliced and gpuslice-libvirt-agent of the same version", "another release"),
     ("systemctl restart gpusliced, so that it is of the same release", "another release"),

@@ -51,14 +51,20 @@ impl Kernel {
     /// What fails in between leaves the PF without driver.
     fn enable_vfs(&mut self, pf: PciAddress, total: u16, driver: &Name) -> Result<(), Errno> {
         let delay = self.sriov_delay(pf);
-        let mut tasks = off(pf);
-        tasks.push(on(pf, &STUB.into()));
+        self.drivers.insert(STUB.into());
+        self.run_to_end(off(pf))?;
+        self.override_with(pf, Some(STUB.into()));
+        let mut tasks = vec![on(pf, &STUB.into())];
         tasks.extend([Task::Lock(Lock::Device(pf)), Task::Sleep(self.now + delay)]);
         tasks.push(Task::Configure(pf, total));
         let made = self.run_to_end(tasks);
+        if self.tool_ends(pf, true) {
+            return Err(Errno::EINTR);
+        }
         self.run_to_end(off(pf))?;
+        self.override_with(pf, None);
         made?;
-        if self.tool_ends(pf) {
+        if self.tool_ends(pf, false) {
             return Err(Errno::EINTR);
         }
         self.run_to_end(vec![on(pf, driver)])?;
@@ -66,6 +72,12 @@ impl Kernel {
             (0..total).filter_map(|index| self.vf_address(pf, index)).collect();
         self.run_to_end(vfs.into_iter().map(|vf| on(vf, driver)).collect())?;
         Ok(())
+    }
+
+    fn override_with(&mut self, pf: PciAddress, driver: Option<Name>) {
+        if let Some(function) = self.functions.get_mut(&pf) {
+            function.driver_override = driver;
+        }
     }
 
     /// Cards whose vGPUs are on VFs.
