@@ -1,6 +1,7 @@
 //! Single stories, each told once on purpose rather than met by chance.
 
 use crate::happening::Happening as H;
+use crate::hosts::read_log;
 use crate::invariants::vfs_of;
 use crate::world::{State, World};
 use gpuslice_core::domain::HostDeviceSource;
@@ -538,5 +539,24 @@ fn a_claim_is_ended_by_force_once() {
     };
     // The VM holds the slice all the while.
     assert_eq!([end(true), end(true), end(false)], [true, false, false]);
+    world.finish().unwrap();
+}
+
+#[test]
+fn a_layout_that_cannot_be_met_keeps_no_slice_from_coming_back() {
+    let log = "runs/layout-that-cannot-be-met-on-a-gpu-of-which-a-vm-has-a-slice.jsonl";
+    let log = gpuslice_integration::root().join("integration/tests/machine").join(log);
+    let (host, happenings) = read_log(&std::fs::read_to_string(log).unwrap());
+    let mut world = World::on(&host).unwrap();
+    all(&mut world, &happenings);
+    assert!(!world.driver.machine.runtime().assignments.is_empty());
+    all(&mut world, &[H::Advance { ms: 20_000 }]);
+    all(&mut world, &stop(4));
+    let quarantines = &world.driver.machine.durable().quarantines;
+    assert_eq!(quarantines.values().next().map(|why| why.code), Some(Code::BadConfig));
+    assert!(world.driver.machine.runtime().assignments.is_empty());
+    // Nobody is given it before the layout is another.
+    all(&mut world, &[H::Start { vm: 4 }, H::Next { vm: 4 }]);
+    assert_eq!(world.refusals.keys().copied().collect::<Vec<_>>(), [Code::Quarantined]);
     world.finish().unwrap();
 }

@@ -6,6 +6,7 @@ use gpuslice_core::ids::{ClaimKey, MdevUuid, Owner, ParentId, PciAddress, SliceI
 use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation};
 use gpuslice_core::plan::Step;
 use gpuslice_core::port::{HostRead, link_name};
+use gpuslice_core::refusal::Code;
 use gpuslice_core::request::{Answer, Command, DeviceToWrite, Outcome, ProfileRow};
 use gpuslice_core::state::Phase;
 use gpuslice_sim::Kernel;
@@ -396,7 +397,20 @@ pub fn quarantined_parents_untouched(driver: &Driver, step: &Step) -> Result<(),
     };
     let above = direct.as_ref().and_then(ParentId::pci).and_then(|a| seen.vfs.get(&a));
     let above = above.map(|vf| ParentId::Pci(vf.pf));
-    match direct.iter().chain(&above).find(|p| durable.quarantines.contains_key(p)) {
+    // Of a GPU that has no fault but its layout, what a VM had is taken back.
+    let takes_back = matches!(
+        step,
+        Step::RemoveMdev { .. }
+            | Step::SetParameters { .. }
+            | Step::TakeVfType { .. }
+            | Step::Reset { .. }
+            | Step::Unbind { .. }
+    );
+    let forbids = |p: &&ParentId| {
+        let why = durable.quarantines.get(*p);
+        why.is_some_and(|why| !takes_back || why.code != Code::BadConfig)
+    };
+    match direct.iter().chain(&above).find(forbids) {
         None => Ok(()),
         Some(parent) => {
             let how = format!("{step}, while {parent} is quarantined");

@@ -154,7 +154,7 @@ impl Machine {
     pub(super) fn cannot_come_back(&self, whose: impl Fn(&ClaimKey) -> bool) -> Option<Refusal> {
         let (slice, parent, why) = self.run.assignments.iter().find_map(|(slice, a)| {
             let waits = whose(&a.claim) && a.phase == Phase::Releasing;
-            let why = self.quarantine_over(&a.parent).filter(|_| waits)?;
+            let why = self.fault_over(&a.parent).filter(|_| waits)?;
             Some((slice, &a.parent, why))
         })?;
         let message = format!("{slice} of its last run is not back yet: {parent} is quarantined");

@@ -436,6 +436,12 @@ impl Machine {
         quarantines.get(parent).or_else(|| quarantines.get(&above?))
     }
 
+    /// The fault for which a parent is not even touched to take slices back. That its layout cannot be met is none of its own,
+    /// and mending that may need the slices back.
+    pub(super) fn fault_over(&self, parent: &ParentId) -> Option<&Refusal> {
+        self.quarantine_over(parent).filter(|why| why.code != Code::BadConfig)
+    }
+
     pub(super) fn parents_of(&self, purpose: &Purpose) -> BTreeSet<ParentId> {
         match purpose {
             Purpose::Layout { parents, .. } => parents.clone(),
@@ -461,7 +467,7 @@ impl Machine {
             return false;
         };
         let touches = steps.front().is_some_and(Step::changes);
-        !touches || self.parents_of(purpose).iter().all(|p| self.quarantine_over(p).is_none())
+        !touches || self.parents_of(purpose).iter().all(|p| self.fault_over(p).is_none())
     }
 
     /// Whether an operation works on the parent as a whole.

@@ -94,7 +94,7 @@ impl Machine {
             .unwrap_or_default();
         let cleaned = self.mechanism_of(assignment).map(|m| m.cleaned());
         steps.extend(cleaned.and_then(|how| self.wipe_step(slice, &assignment.parent, how)));
-        if let Some(why) = self.quarantine_over(&assignment.parent)
+        if let Some(why) = self.fault_over(&assignment.parent)
             && steps.iter().any(Step::changes)
         {
             let trouble = format!("its device is quarantined: {}", why.message);
