@@ -44,7 +44,7 @@ impl Machine {
         self.look_again.remove(&domain.uuid);
         let picked = if shut_off { self.picked(domain) } else { Picked::nothing(domain) };
         let Picked { domain: asks, mut adopted, mut refused } = picked;
-        let mut devices = Vec::new();
+        let (mut devices, mut kept) = (Vec::new(), Vec::new());
         for request in &asks.claims {
             let key = ClaimKey { owner: owner.clone(), name: request.name.clone() };
             let order = Order {
@@ -64,12 +64,15 @@ impl Machine {
                     adopted.retain(|a| a.request.name != request.name);
                     // What cannot be served now keeps the devices it has: they may serve again, and until then
                     // they carry the reason to whoever starts the domain.
-                    devices.extend(carried(domain, request));
+                    kept.extend(carried(domain, request));
                     self.defined_without_home(&key, &refusal);
                     refused.push(refusal);
                 }
             }
         }
+        // A person may have written into one what another claim is given, and libvirt takes no device twice.
+        kept.retain(|own| devices.iter().all(|given: &DeviceToWrite| given.source != own.source));
+        devices.append(&mut kept);
         if shut_off {
             self.end_claims_not_in(&asks, &owner);
             if asks.claims.is_empty() && asks.devices.is_empty() {
