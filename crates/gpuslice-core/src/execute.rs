@@ -195,7 +195,9 @@ pub fn perform(host: &mut dyn HostWrite, step: &Step) -> Result<Performed, StepE
         }
         Step::SetAutoprobe { pf, on } => sriov::set_autoprobe(host, *pf, *on),
         Step::SetNumVfs { pf, count } => sriov::set_count(host, *pf, *count),
-        Step::RunVfTool { pf, count, command } => tool::run(host, *pf, *count, command),
+        Step::RunVfTool { pf, count, command, not_ready, .. } => {
+            tool::run(host, *pf, *count, command, not_ready)
+        }
         Step::RunModeTool { device, command, shown, disturbs, .. } => {
             tool::set_mode(host, *device, command, shown, disturbs)
         }
@@ -209,7 +211,9 @@ pub fn perform(host: &mut dyn HostWrite, step: &Step) -> Result<Performed, StepE
             let at = mode::At { device: *device, attribute, choices: choices.as_deref() };
             mode::set(host, &at, value, disturbs, refusals)
         }
-        Step::GiveVfType { vf, attribute, value } => vf_type::give(host, *vf, attribute, value),
+        Step::GiveVfType { vf, attribute, value, not_ready } => {
+            vf_type::give(host, *vf, attribute, value, not_ready)
+        }
         Step::SetParameters { slice, attribute, value } => {
             parameters::set(host, *slice, attribute, value)
         }
@@ -222,7 +226,9 @@ pub fn perform(host: &mut dyn HostWrite, step: &Step) -> Result<Performed, StepE
             Ok(Performed::Already)
         }
         Step::Reset { function } => binding::reset(host, *function),
-        Step::CreateMdev { parent, type_id, uuid } => mdev::create(host, parent, type_id, *uuid),
+        Step::CreateMdev { parent, type_id, uuid, not_ready } => {
+            mdev::create(host, parent, type_id, *uuid, not_ready)
+        }
         Step::RemoveMdev { uuid } => mdev::remove(host, *uuid),
     }
 }
@@ -253,7 +259,9 @@ pub fn check(host: &dyn HostRead, step: &Step) -> Result<Performed, StepError> {
             mode::check(host, &at, value)
         }
         Step::RunModeTool { shown, .. } => tool::check_mode(host, shown),
-        Step::GiveVfType { vf, attribute, value } => vf_type::check(host, *vf, attribute, value),
+        Step::GiveVfType { vf, attribute, value, .. } => {
+            vf_type::check(host, *vf, attribute, value)
+        }
         Step::SetParameters { slice, attribute, value } => {
             parameters::check(host, *slice, attribute, value)
         }

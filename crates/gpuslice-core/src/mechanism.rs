@@ -271,6 +271,11 @@ pub trait Mechanism: Send + Sync {
         true
     }
 
+    /// Words in the kernel's log by which the driver that makes devices of a type says that it has not made its GPU ready yet.
+    fn not_ready(&self, _type_id: &MdevTypeId) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Whether a tool of its vendor may have the parent off its driver just now, and give it back: what can be set is that
     /// driver's to say. Of one without any driver nobody has to say so.
     fn is_between_drivers(&self, _seen: &Observation, _parent: &ParentId) -> bool {

@@ -38,6 +38,12 @@ pub enum Step {
         count: u16,
         /// Absolute path and arguments.
         command: Vec<String>,
+        /// Words in the kernel's log by which the driver says that it has not made the device ready yet.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        not_ready: Vec<String>,
+        /// Words by which it says that somebody has the device open.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        in_the_way: Vec<String>,
     },
     /// Writes a whole file of settings that gpuslice owns. Not undone: the next plan writes what layouts say then.
     WriteConfig {
@@ -109,6 +115,9 @@ pub enum Step {
         attribute: String,
         /// What is written, and read back.
         value: String,
+        /// Words in the kernel's log by which the driver says that it has not made the device ready yet.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        not_ready: Vec<String>,
     },
     /// Sets the parameters of a slice that is made, for the VM that opens it next.
     SetParameters {
@@ -158,6 +167,9 @@ pub enum Step {
         type_id: MdevTypeId,
         /// Which name.
         uuid: MdevUuid,
+        /// Words in the kernel's log by which the driver says that it has not made the device ready yet.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        not_ready: Vec<String>,
     },
     /// Writes 1 to an mdev's `remove`.
     RemoveMdev {
@@ -255,7 +267,7 @@ impl Step {
             }
             Self::Bind { function, .. } => Some(Self::Unbind { function: *function }),
             Self::CreateMdev { uuid, .. } => Some(Self::RemoveMdev { uuid: *uuid }),
-            Self::GiveVfType { vf, attribute, value } => Some(Self::TakeVfType {
+            Self::GiveVfType { vf, attribute, value, .. } => Some(Self::TakeVfType {
                 vf: *vf,
                 attribute: attribute.clone(),
                 value: value.clone(),
@@ -360,7 +372,7 @@ impl fmt::Display for Step {
             Self::SetMode { device, attribute, value, .. } => {
                 write!(f, "write {attribute}={value} on {device}")
             }
-            Self::GiveVfType { vf, attribute, value } => {
+            Self::GiveVfType { vf, attribute, value, .. } => {
                 write!(f, "write {attribute}={value} on {vf}")
             }
             Self::SetParameters { slice, attribute, value } => {
@@ -371,7 +383,7 @@ impl fmt::Display for Step {
             Self::Unbind { function } => write!(f, "unbind {function}"),
             Self::Reset { function } => write!(f, "reset {function}"),
             Self::RequireUnheld { function } => write!(f, "see {function} unused"),
-            Self::CreateMdev { parent, type_id, uuid } => {
+            Self::CreateMdev { parent, type_id, uuid, .. } => {
                 write!(f, "create mdev {uuid} of type {type_id} on {parent}")
             }
             Self::RemoveMdev { uuid } => write!(f, "remove mdev {uuid}"),

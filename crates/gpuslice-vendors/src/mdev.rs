@@ -116,11 +116,20 @@ impl Mechanism for Mdev {
         true
     }
 
+    fn not_ready(&self, type_id: &MdevTypeId) -> Vec<String> {
+        if type_id.as_str().starts_with("nvidia-") {
+            crate::nvidia::not_ready()
+        } else {
+            Vec::new()
+        }
+    }
+
     fn prepare_steps(&self, slice: SliceId, assignment: &Assignment) -> Vec<Step> {
         match (slice, &assignment.type_id) {
             (SliceId::Mdev(uuid), Some(type_id)) => {
                 let (parent, type_id) = (assignment.parent.clone(), type_id.clone());
-                let create = Step::CreateMdev { parent, type_id, uuid };
+                let not_ready = self.not_ready(&type_id);
+                let create = Step::CreateMdev { parent, type_id, uuid, not_ready };
                 std::iter::once(create).chain(parameters(slice, assignment)).collect()
             }
             _ => Vec::new(),

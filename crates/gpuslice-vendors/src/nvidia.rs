@@ -42,6 +42,15 @@ const CURRENT_TYPE: &str = "nvidia/current_vgpu_type";
 /// Below a VF or an mdev: `key=value` pairs, read when a VM opens it; a blank clears all.
 const PARAMETERS: &str = "nvidia/vgpu_params";
 
+/// How the driver says that its manager of vGPUs has not taken a GPU up yet, and that it did not come to an end with it: on
+/// hosts with NVLink that lasts for a while after a boot.
+const NOT_READY: [&str; 2] =
+    ["GPU is not initialized yet", "Timeout occurred in event processing by vgpu_mgr daemon"];
+
+pub(crate) fn not_ready() -> Vec<String> {
+    NOT_READY.map(str::to_owned).to_vec()
+}
+
 fn set_parameters(slice: SliceId, value: &str) -> Step {
     Step::SetParameters { slice, attribute: PARAMETERS.to_owned(), value: value.to_owned() }
 }
@@ -151,7 +160,7 @@ impl Mechanism for NvidiaVfio {
     fn prepare_steps(&self, slice: SliceId, assignment: &Assignment) -> Vec<Step> {
         let (Some(vf), Some(number)) = (slice.pci(), number(assignment)) else { return Vec::new() };
         let (attribute, value) = (CURRENT_TYPE.to_owned(), number.to_owned());
-        let give = Step::GiveVfType { vf, attribute, value };
+        let give = Step::GiveVfType { vf, attribute, value, not_ready: not_ready() };
         std::iter::once(give).chain(parameters(slice, assignment)).collect()
     }
 

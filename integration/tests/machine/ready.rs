@@ -165,6 +165,22 @@ fn what_else_a_driver_says_of_its_refusal_is_told() {
     assert!(refusal.one_line().contains("kvgpumgrCreateRequestVgpu: no room"), "{refusal:?}");
 }
 
+/// They are one vendor's words, and may stand in the log for another GPU's sake.
+#[test]
+fn another_driver_does_not_mean_what_nvidia_s_says() {
+    let host = HostFile::parse(include_str!("../../../examples/hosts/mdev.toml")).unwrap();
+    let mut driver = Driver::new(&host, "").unwrap();
+    driver.advance(10_000).unwrap();
+    let domain = attach(&mut driver, 1, "mtty-2");
+    let (path, errno) = ("*/create".to_owned(), gpuslice_core::errno::Errno::EIO);
+    driver.kernel.inject(Fault::Write { path, nth: 1, times: u32::MAX, errno });
+    let said = "NVRM: GPU is not initialized yet".to_owned();
+    driver.kernel.inject(Fault::Before { nth: 2, does: Box::new(Order::Say(said)) });
+    let refusal = starts(&mut driver, &domain).unwrap_err();
+    assert_eq!(refusal.code, Code::DeviceFailed, "{refusal:?}");
+    assert!(settled(&mut driver));
+}
+
 #[test]
 fn vfs_wait_longer_where_the_manager_of_vgpus_does_not_come_to_an_end() {
     let mut host = a40s();

@@ -8,14 +8,11 @@ use crate::port::{HostRead, HostWrite, LogLine, Written};
 /// Longest that is told of it, in characters.
 const LONGEST: usize = 300;
 
-/// How NVIDIA's driver says that its manager of vGPUs has not taken a GPU up yet, and that it did not come to an end with
-/// it: on hosts with NVLink that lasts for a while after a boot.
-const NOT_READY: [&str; 2] =
-    ["GPU is not initialized yet", "Timeout occurred in event processing by vgpu_mgr daemon"];
-
-/// The line after a record in which a driver says that it is not ready.
-pub(super) fn not_ready(host: &dyn HostRead, after: Option<u64>) -> Option<String> {
-    refusing_line(host, after, &NOT_READY.map(str::to_owned))
+/// Answers to a write that can mean several things.
+pub(super) struct Unclear<'a> {
+    pub errnos: &'a [Errno],
+    /// What the driver says when it means that it is not ready.
+    pub not_ready: &'a [String],
 }
 
 /// Writes where a driver has one errno for several reasons and tells in the log which it was. To read that takes long, and
@@ -24,10 +21,10 @@ pub(super) fn write(
     host: &mut dyn HostWrite,
     path: &str,
     data: &str,
-    unclear: &[Errno],
+    unclear: &Unclear<'_>,
 ) -> Result<Written, StepError> {
     let refused = match super::write(host, path, data) {
-        Err(StepError::Errno { operation, errno }) if unclear.contains(&errno) => {
+        Err(StepError::Errno { operation, errno }) if unclear.errnos.contains(&errno) => {
             StepError::Errno { operation, errno }
         }
         other => return other,
@@ -35,8 +32,8 @@ pub(super) fn write(
     let Ok(before) = host.kernel_log() else { return Err(refused) };
     let before = before.last().map(|line| line.sequence);
     match super::write(host, path, data) {
-        Err(StepError::Errno { operation, errno }) if unclear.contains(&errno) => {
-            if let Some(said) = not_ready(host, before) {
+        Err(StepError::Errno { operation, errno }) if unclear.errnos.contains(&errno) => {
+            if let Some(said) = refusing_line(host, before, unclear.not_ready) {
                 let answer = errno.to_string();
                 return Err(StepError::NotReady { operation, answer, said });
             }

@@ -28,6 +28,7 @@ pub(super) fn create(
     parent: &ParentId,
     type_id: &MdevTypeId,
     uuid: MdevUuid,
+    not_ready: &[String],
 ) -> Result<Performed, StepError> {
     if let Ok(target) = host.link(&dir(uuid)) {
         let there = target.rsplit('/').nth(1).unwrap_or_default().to_owned();
@@ -41,7 +42,8 @@ pub(super) fn create(
     }
     let of_type = format!("/sys/class/mdev_bus/{parent}/mdev_supported_types/{type_id}");
     let create = format!("{of_type}/create");
-    match kernel_log::write(host, &create, &uuid.to_string(), UNCLEAR) {
+    let unclear = kernel_log::Unclear { errnos: UNCLEAR, not_ready };
+    match kernel_log::write(host, &create, &uuid.to_string(), &unclear) {
         Ok(Written::Blocked) => Ok(Performed::Blocked),
         Ok(Written::Done) => check_created(host, uuid),
         Err(error @ (StepError::Errno { errno, .. } | StepError::Said { errno, .. }))

@@ -12,6 +12,7 @@ pub(super) fn run(
     pf: PciAddress,
     wanted: u16,
     command: &[String],
+    not_ready: &[String],
 ) -> Result<Performed, StepError> {
     give_driver(host, pf)?;
     let links = sriov::links(host, pf)?;
@@ -39,7 +40,7 @@ pub(super) fn run(
     match (mended, sriov::check_count(host, pf, wanted)) {
         (Ok(()), Err(StepError::Fewer { .. })) | (Err(_), _) => {
             let complaint = complaint(said, &ran);
-            Err(match (kernel_log::not_ready(host, before), complaint) {
+            Err(match (kernel_log::refusing_line(host, before, not_ready), complaint) {
                 (Some(line), StepError::Tool { command: operation, code, said }) => {
                     let answer = format!("ended with {code}{}", super::said_last(&said));
                     StepError::NotReady { operation, answer, said: line }

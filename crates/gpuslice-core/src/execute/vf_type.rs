@@ -30,6 +30,7 @@ pub(super) fn give(
     vf: PciAddress,
     attribute: &str,
     value: &str,
+    not_ready: &[String],
 ) -> Result<Performed, StepError> {
     let now = current(host, vf, attribute)?;
     if now == value {
@@ -40,7 +41,8 @@ pub(super) fn give(
         return Err(StepError::Occupied { object: format!("VF {vf}"), state });
     }
     require_unheld(host, &vf.to_string(), holders::nodes_of_group(host, vf))?;
-    match kernel_log::write(host, &path(vf, attribute), value, &[Errno::EIO])? {
+    let unclear = kernel_log::Unclear { errnos: &[Errno::EIO], not_ready };
+    match kernel_log::write(host, &path(vf, attribute), value, &unclear)? {
         Written::Blocked => Ok(Performed::Blocked),
         Written::Done => check(host, vf, attribute, value),
     }

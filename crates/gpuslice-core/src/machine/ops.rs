@@ -39,7 +39,7 @@ fn what_to_look_at(step: &Step, error: &StepError, parents: &BTreeSet<ParentId>)
         }
         (Step::LoadDriver { name, .. }, Some(Errno::ENOENT)) => missing(name),
         // The kernel's log does not tell whose fault that is.
-        (Step::RunVfTool { .. }, _) if says(error, "unbindLock") => {
+        (Step::RunVfTool { in_the_way, .. }, _) if says(error, in_the_way) => {
             hint!("gpuslice doctor (it says who has the GPU open)")
         }
         _ => hint!("dmesg | grep {}", step.named_in_kernel_log(parents)),
@@ -48,8 +48,9 @@ fn what_to_look_at(step: &Step, error: &StepError, parents: &BTreeSet<ParentId>)
 }
 
 /// Whether a tool ended with such words.
-fn says(error: &StepError, words: &str) -> bool {
-    matches!(error, StepError::Tool { said, .. } if said.contains(words))
+fn says(error: &StepError, words: &[String]) -> bool {
+    let said = |said: &String| words.iter().any(|word| said.contains(word.as_str()));
+    matches!(error, StepError::Tool { said: last, .. } if said(last))
 }
 
 /// Whether a slice came back, and is not clean. While somebody has it open it is not back.

@@ -15,7 +15,7 @@ use crate::execute::{Meaning, StepError};
 use crate::hint;
 use crate::ids::{ClaimKey, MdevUuid, Owner, ParentId, ProfileName, SliceId};
 use crate::layout::Layout;
-use crate::mechanism::{Fabric, Form, Layouts, Offer};
+use crate::mechanism::{Fabric, Form, Layouts, MDEV, Offer};
 use crate::numa::Within;
 use crate::placement::{self, View, Wanted};
 use crate::plan::Step;
@@ -372,7 +372,9 @@ impl Machine {
             };
             if view.room(&parent, profile).is_some_and(|(_, most)| all < most) {
                 planned.entry(parent.clone()).or_insert((profile, 0)).1 += 1;
-                steps.push(Step::CreateMdev { parent, type_id, uuid });
+                let of = self.mechanisms.iter().find(|m| m.name() == MDEV);
+                let not_ready = of.map(|m| m.not_ready(&type_id)).unwrap_or_default();
+                steps.push(Step::CreateMdev { parent, type_id, uuid, not_ready });
             }
         }
         steps

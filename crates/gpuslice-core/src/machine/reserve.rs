@@ -282,7 +282,7 @@ impl Machine {
     ) -> Result<(), Refusal> {
         let plain = self.explain_failed_prepare(step, error);
         let meaning = error.meaning(step);
-        let Step::CreateMdev { parent, uuid, .. } = step else { return Err(plain) };
+        let Step::CreateMdev { parent, uuid, not_ready, .. } = step else { return Err(plain) };
         // One that may have been made is to be found where it was tried, and removed.
         if meaning == Meaning::Others || matches!(error, StepError::Unchanged { .. }) {
             return Err(plain);
@@ -323,7 +323,8 @@ impl Machine {
             if let Some(op) = self.ops.get_mut(&op) {
                 let (parent, type_id) = (other.clone(), type_id.clone());
                 op.steps.pop_front();
-                op.steps.push_front(Step::CreateMdev { parent, type_id, uuid: *uuid });
+                let (uuid, not_ready) = (*uuid, not_ready.clone());
+                op.steps.push_front(Step::CreateMdev { parent, type_id, uuid, not_ready });
             }
         }
         self.run.assignments.insert(slice, assignment);

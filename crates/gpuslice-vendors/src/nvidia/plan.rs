@@ -18,6 +18,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Where NVIDIA's host driver puts it.
 const TOOL: &str = "/usr/lib/nvidia/sriov-manage";
 
+/// What it cannot have while somebody has the GPU open.
+const IN_THE_WAY: &str = "unbindLock";
+
 /// Modes that can be set.
 pub(super) const MODES: &[Mode] = &[Mode::Instances, Mode::Sizes, Mode::Scheduler];
 
@@ -181,7 +184,8 @@ struct Gpu {
 impl Gpu {
     fn vfs(&self, option: &str, count: u16) -> Step {
         let command = vec![TOOL.to_owned(), option.to_owned(), self.address.to_string()];
-        Step::RunVfTool { pf: self.address, count, command }
+        let (not_ready, in_the_way) = (super::not_ready(), vec![IN_THE_WAY.to_owned()]);
+        Step::RunVfTool { pf: self.address, count, command, not_ready, in_the_way }
     }
 
     fn smi(&self, arguments: &[&str]) -> Vec<String> {
