@@ -128,6 +128,18 @@ pub(super) enum Purpose {
     },
 }
 
+impl Purpose {
+    /// Who waits for it; nobody does any more.
+    pub(super) fn let_go(&mut self) -> Option<RequestId> {
+        match self {
+            Self::Prepare { request, .. }
+            | Self::Park { request, .. }
+            | Self::Layout { request, .. } => request.take(),
+            Self::Release { .. } | Self::Wipe { .. } => None,
+        }
+    }
+}
+
 impl Op {
     /// The step may have changed its slice.
     fn begun(&mut self, step: &Step) {

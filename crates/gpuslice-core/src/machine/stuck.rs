@@ -1,7 +1,7 @@
 //! Writes that sleep in the kernel past their time: their device is quarantined for as long as they do, and nobody waits.
 
-use super::ops::{Op, Purpose};
-use super::{Effect, Machine, OpId, Stored, Timer};
+use super::ops::Purpose;
+use super::{Effect, Machine, OpId, RequestId, Stored, Timer};
 use crate::hint;
 use crate::ids::{ParentId, SliceId};
 use crate::plan::Step;
@@ -34,6 +34,7 @@ impl Machine {
         }
         op.overdue = true;
         let purpose = op.purpose.clone();
+        let request = op.purpose.let_go();
         let stuck = self.with_its_users(stuck(&step), &step, &purpose);
         self.push(Effect::Log { warning: true, text: stuck.to_string() });
         if !matches!(purpose, Purpose::Layout { .. }) {
@@ -43,12 +44,7 @@ impl Machine {
             self.persist(Stored::Runtime);
         }
         match purpose {
-            Purpose::Prepare { request, slices, .. } => {
-                if let Some(Op { purpose: Purpose::Prepare { request, .. }, .. }) =
-                    self.ops.get_mut(&id)
-                {
-                    *request = None;
-                }
+            Purpose::Prepare { slices, .. } => {
                 self.quarantine_of(&slices, &stuck);
                 if let Some(request) = request {
                     self.tell_refused(request, stuck);
@@ -56,30 +52,22 @@ impl Machine {
             }
             Purpose::Release { slice, .. } => self.quarantine_of(&[slice], &stuck),
             Purpose::Wipe { parent, .. } => self.quarantine(parent, stuck),
-            Purpose::Park { device, request } => {
-                self.quarantine(device, stuck.clone());
-                if let Some(request) = request {
-                    self.apply_progress(request, Err(stuck));
-                }
-                if let Some(Op { purpose: Purpose::Park { request, .. }, .. }) =
-                    self.ops.get_mut(&id)
-                {
-                    *request = None;
-                }
-            }
-            Purpose::Layout { parents, request } => {
-                for parent in parents {
-                    self.quarantine(parent, stuck.clone());
-                }
-                if let Some(request) = request {
-                    self.apply_progress(request, Err(stuck));
-                    if let Some(Op { purpose: Purpose::Layout { request, .. }, .. }) =
-                        self.ops.get_mut(&id)
-                    {
-                        *request = None;
-                    }
-                }
-            }
+            Purpose::Park { device, .. } => self.give_up_stuck([device], request, stuck),
+            Purpose::Layout { parents, .. } => self.give_up_stuck(parents, request, stuck),
+        }
+    }
+
+    fn give_up_stuck(
+        &mut self,
+        parents: impl IntoIterator<Item = ParentId>,
+        request: Option<RequestId>,
+        why: Refusal,
+    ) {
+        for parent in parents {
+            self.quarantine(parent, why.clone());
+        }
+        if let Some(request) = request {
+            self.apply_progress(request, Err(why));
         }
     }
 
