@@ -100,7 +100,8 @@ pub fn detach(name: &str, claim: &ClaimName) -> Hint {
 pub fn stop_mdev(uuid: MdevUuid) -> Hint {
     match uuid.proxmox_guest() {
         Some(vmid) => hint!("qm shutdown {}", vmid),
-        None => hint!("mdevctl stop -u {}", uuid),
+        // mdevctl does the same, where it is installed.
+        None => hint!("echo 1 > /sys/bus/mdev/devices/{}/remove", uuid),
     }
 }
 

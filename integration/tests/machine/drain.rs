@@ -118,7 +118,7 @@ fn an_mdev_that_others_made_is_in_the_way_and_who_made_it_ends_it() {
         ("00000000-0000-0000-0000-000000000101", "qm shutdown 101"),
         (
             "f0000000-0000-4000-8000-000000000001",
-            "mdevctl stop -u f0000000-0000-4000-8000-000000000001",
+            "echo 1 > /sys/bus/mdev/devices/f0000000-0000-4000-8000-000000000001/remove",
         ),
     ] {
         let uuid = uuid.parse().unwrap();

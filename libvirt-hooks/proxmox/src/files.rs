@@ -44,7 +44,8 @@ impl Files {
         match &self.from {
             Some(node) if !is_node_name(node) => {
                 let message = format!("PVE_MIGRATED_FROM is {node:?}, which is no node's name");
-                Err(Refusal::new(Code::BadRequest, message))
+                let hint = hint!("unset PVE_MIGRATED_FROM, then start it again");
+                Err(Refusal::new(Code::BadRequest, message).hint(hint))
             }
             Some(node) => self.read(&format!("etc/pve/nodes/{node}/qemu-server/{vmid}.conf")),
             None => self.read(&format!("etc/pve/qemu-server/{vmid}.conf")),

@@ -100,6 +100,7 @@ fn consult(call: GuestCall) -> Result<(), Refusal> {
     let deadline = Instant::now() + settings.deadline;
     let needed = call.phase != GuestPhase::PostStart;
     let vmid = call.vmid;
+    let last = call.devices.iter().map(|device| device.index).max();
     let reply = fresh_id().and_then(|id| {
         let request = Request::new(id, Body::Guest(call));
         ask(&settings.socket, &request, deadline, needed)
@@ -109,11 +110,17 @@ fn consult(call: GuestCall) -> Result<(), Refusal> {
             ReplyBody::Ok(_) => Ok(()),
             ReplyBody::Refused(refusal) => Err(refusal),
         },
-        Err(failure) => Err(without_answer(vmid, &failure, &settings)),
+        Err(failure) => Err(without_answer(vmid, last, &failure, &settings)),
     }
 }
 
-fn without_answer(vmid: u32, failure: &NoAnswer, settings: &Settings) -> Refusal {
+/// `last` is the number of the guest's last host device.
+fn without_answer(
+    vmid: u32,
+    last: Option<u32>,
+    failure: &NoAnswer,
+    settings: &Settings,
+) -> Refusal {
     let socket = settings.socket.display();
     match failure {
         NoAnswer::Absent(errno) => Refusal::new(
@@ -133,8 +140,13 @@ fn without_answer(vmid: u32, failure: &NoAnswer, settings: &Settings) -> Refusal
                 .hint(hint!("systemctl restart gpusliced"))
         }
         NoAnswer::Unsendable(why) => {
-            Refusal::new(Code::BadRequest, format!("VM {vmid} cannot be told of"))
-                .because(why.clone())
+            let refusal = Refusal::new(Code::BadRequest, format!("VM {vmid} cannot be told of"))
+                .because(why.clone());
+            match last {
+                // Its devices are what makes it long.
+                Some(last) => refusal.hint(hint!("qm set {} --delete hostpci{}", vmid, last)),
+                None => refusal,
+            }
         }
     }
 }

@@ -178,7 +178,7 @@ checks! {
         looks "The hook, or on Proxmox VE the hookscript, is installed, and /run/gpuslice/hook.sock is absent.",
         mend "`systemctl enable --now gpusliced.socket gpusliced.service`";
     LibvirtOld = "libvirt-old", "libvirt is too old for what this host is to do",
-        why "libvirt reads hooks from qemu.d since 6.5. A VF that stays on its own driver (NVIDIA's vendor-specific VFIO) it takes since 9.7; before, it says that the device must be detached from the host.",
+        why "libvirt reads hooks from qemu.d since 6.5. A VF that stays on its own driver (NVIDIA's vendor-specific VFIO) it takes since 9.7; before, it says that the device must be detached from the host. gpuslice itself is made for 9.0 and newer.",
         looks "The version in the name of libvirt.so, and which GPUs there are.",
         mend "Install a newer libvirt; Debian 12 has one in bookworm-backports.";
     MemlockLow = "memlock-low", "libvirt may not lock a VM's memory",

@@ -9,6 +9,9 @@ use gpuslice_core::shell::quoted;
 /// libvirt reads `qemu.d` since then.
 const FIRST_WITH_FOLDER: Libvirt = Libvirt(6, 5, 0);
 
+/// The oldest that gpuslice is made for; README says so.
+const FIRST_MEANT: Libvirt = Libvirt(9, 0, 0);
+
 /// It takes an unmanaged function on any driver with a VFIO device since then.
 const FIRST_WITH_VENDOR_VFIO: Libvirt = Libvirt(9, 7, 0);
 
@@ -33,11 +36,19 @@ pub fn check(host: &Host) -> Vec<Finding> {
 fn libvirt(host: &Host, version: Libvirt) -> Option<Finding> {
     let Libvirt(major, minor, micro) = version;
     let typed = host.devices.iter().find(|device| device.typed);
-    let text = if version < FIRST_WITH_FOLDER {
-        "it reads no hooks from qemu.d before 6.5".to_owned()
-    } else {
-        let vf = typed.filter(|_| version < FIRST_WITH_VENDOR_VFIO)?;
-        format!("VF {} stays on its own driver, which it takes from 9.7 on", vf.address)
+    let vf = typed.filter(|_| version < FIRST_WITH_VENDOR_VFIO);
+    let (works, text) = match vf {
+        _ if version < FIRST_WITH_FOLDER => {
+            (false, "it reads no hooks from qemu.d before 6.5".to_owned())
+        }
+        Some(vf) => {
+            let vf = &vf.address;
+            (false, format!("VF {vf} stays on its own driver, which it takes from 9.7 on"))
+        }
+        None if version < FIRST_MEANT => {
+            (true, "gpuslice is made for libvirt 9 or newer".to_owned())
+        }
+        None => return None,
     };
     let text = format!("libvirt is {major}.{minor}.{micro}: {text}");
     let mend = if host.system.bookworm {
@@ -45,7 +56,10 @@ fn libvirt(host: &Host, version: Libvirt) -> Option<Finding> {
     } else {
         "install a newer release of the system, or of libvirt"
     };
-    Some(Finding::error(Check::LibvirtOld, text, mend))
+    Some(match works {
+        true => Finding::warning(Check::LibvirtOld, text, mend),
+        false => Finding::error(Check::LibvirtOld, text, mend),
+    })
 }
 
 /// Installed, then executable, then allowed, then seen: the first that fails hides the rest.

@@ -4,6 +4,7 @@ use super::{Explained, Reason, Rows, end, holder, named, parent};
 use crate::claims;
 use gpuslice_core::holders::is_vm;
 use gpuslice_core::ids::SliceId;
+use gpuslice_core::mend::stop_mdev;
 use gpuslice_core::refusal::Code;
 use gpuslice_core::request::SliceRow;
 use gpuslice_core::shell::quoted;
@@ -89,7 +90,7 @@ fn foreign(row: &SliceRow) -> Reason {
         }
         (_, _, Some(pid)) => format!("kill {pid} (ps -fp {pid} shows it)"),
         (_, Some(who), None) => format!("virsh shutdown {}", quoted(who)),
-        (SliceId::Mdev(uuid), None, _) => format!("mdevctl stop -u {uuid}"),
+        (SliceId::Mdev(uuid), None, _) => stop_mdev(uuid).as_str().to_owned(),
         _ => "take its type away with the tool that set it".to_owned(),
     };
     Reason::new(if who.is_some() { Code::Held } else { Code::Foreign }, text, next)

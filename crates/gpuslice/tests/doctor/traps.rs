@@ -128,7 +128,7 @@ pub const TRAPS: &[(&str, Seen)] = &[
         By(&["hook-calls-virsh", "hook-dispatched"]),
     ),
     ("the daemon does not run", By(&["daemon-off", "daemon-off-proxmox"])),
-    ("libvirt is too old", By(&["libvirt-old-hooks", "libvirt-old-vfio"])),
+    ("libvirt is too old", By(&["libvirt-old-hooks", "libvirt-old-vfio", "libvirt-old-jammy"])),
     (
         "memory may not be locked",
         By(&["memlock-low", "guest-hard-limit", "guest-hard-limit-iommu"]),

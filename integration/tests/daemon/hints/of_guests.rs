@@ -56,6 +56,16 @@ pub fn the_reservations_cannot_be_read(code: Code) {
     mends(&node, code, &told, || node.readable(file, &text));
 }
 
+pub fn it_comes_from_no_node(code: Code) {
+    let node = Node::new();
+    let ran = node.hook("100", "pre-start", &[("PVE_MIGRATED_FROM", "../100")]);
+    let refused = Refused::read(&ran.err);
+    let told = "unset PVE_MIGRATED_FROM, then start it again";
+    assert_eq!((refused.code.as_str(), refused.hint.as_str()), (code.as_str(), told));
+    registry::follows(told);
+    node.hook("100", "pre-start", &[]).quiet();
+}
+
 /// An export that is refused for what it cannot read, and works once that is mended.
 fn exports(code: Code, node: &Exporting, told: &str, words: &[&str], mends: impl FnOnce()) {
     let ran = node.export(&[]);

@@ -148,11 +148,6 @@ impl Person {
                 self.host.outside(&json!({"do": "modprobe", "name": name, "remove": false}));
                 Ok(())
             }
-            ["mdevctl", "stop", "-u", uuid] => {
-                let file = format!("/sys/bus/mdev/devices/{uuid}/remove");
-                self.host.outside(&json!({"do": "write", "file": file, "data": "1"}));
-                Ok(())
-            }
             ["systemctl", "start" | "restart", "gpusliced"] => {
                 self.host.start_daemon();
                 self.host.settle();
@@ -315,8 +310,7 @@ fn shell_words(line: &str) -> Vec<String> {
 
 fn is_command(step: &str) -> bool {
     let first = step.split(' ').next().unwrap_or_default();
-    ["gpuslice", "virsh", "kill", "echo", "mdevctl", "modprobe", "systemctl", "sudo"]
-        .contains(&first)
+    ["gpuslice", "virsh", "kill", "echo", "modprobe", "systemctl", "sudo"].contains(&first)
 }
 
 fn told(ran: &Ran) -> Result<(), Refused> {
