@@ -6,7 +6,7 @@ use crate::driver::Driver;
 use crate::faulty::{changed, done_to, people, whole_story};
 use crate::invariants::Broken;
 use crate::story::{Ready, Scene, Story, scenes};
-use crate::vgpu::{attach, call};
+use crate::vgpu::{attach, call, order};
 use gpuslice_core::errno::Errno;
 use gpuslice_core::machine::HookOperation;
 use gpuslice_core::port::HostWrite;
@@ -395,4 +395,22 @@ fn what_a_quarantined_gpu_would_offer_is_refused_with_the_way_out() {
     assert!(why.causes.iter().any(|cause| cause.contains("is quarantined: cannot")), "{why:?}");
     let way_out = why.hint.as_ref().unwrap();
     assert!(way_out.contains("gpuslice uncordon 0000:df:00.0"), "{way_out}");
+}
+
+/// The kernel's log does not tell of it, and an `uncordon` alone meets it again.
+#[test]
+fn quotas_that_are_left_of_some_vfs_are_named_where_they_are() {
+    let host = HostFile::parse(include_str!("../../../examples/hosts/sriov-8.toml")).unwrap();
+    let mut driver = Driver::new(&host, "").unwrap();
+    let (pf, errno) = (driver.kernel.pfs()[0], Errno::ENOKEY);
+    driver.kernel.inject(Fault::Enable { pf, nth: 1, times: 1, errno });
+    driver.config = format!("[[gpu]]\nmatch = {{ address = \"{pf}\" }}\nlayout = {{ vfs = 4 }}\n");
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert_eq!(refusal.code, Code::DeviceFailed, "{refusal:?}");
+    assert_eq!(
+        refusal.hint.unwrap(),
+        format!(
+            "echo 0 | tee /sys/bus/pci/devices/{pf}/drm/card*/*iov/vf*/gt*/*_quota; then gpuslice uncordon {pf}"
+        )
+    );
 }

@@ -42,6 +42,10 @@ fn what_to_look_at(step: &Step, error: &StepError, parents: &BTreeSet<ParentId>)
         (Step::RunVfTool { in_the_way, .. }, _) if says(error, in_the_way) => {
             hint!("gpuslice doctor (it says who has the GPU open)")
         }
+        // Of some VFs it is still said what they get, and of others not (i915).
+        (Step::SetNumVfs { pf, .. }, Some(Errno::ENOKEY)) => {
+            hint!("echo 0 | tee /sys/bus/pci/devices/{}/drm/card*/*iov/vf*/gt*/*_quota", pf)
+        }
         _ => hint!("dmesg | grep {}", step.named_in_kernel_log(parents)),
     };
     hint!("{}; then {}", look, again)

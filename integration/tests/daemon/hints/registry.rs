@@ -31,6 +31,10 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
         "a program at NVIDIA's nodes; see crates/gpuslice/tests/doctor.rs",
     ),
     (
+        "echo 0 | tee /sys/bus/pci/devices/{}/drm/card*/*iov/vf*/gt*/*_quota",
+        "quotas of Intel's i915, which the simulated one has not",
+    ),
+    (
         "let VMs render on it: virtio video with <graphics type='egl-headless'>\
          <gl rendernode='/dev/dri/by-path/pci-{}-render'/></graphics>",
         "a GPU to render on",
