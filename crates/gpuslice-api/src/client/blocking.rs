@@ -89,7 +89,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     #[tokio::test]
-    async fn a_peer_that_is_silent_or_full_is_not_waited_for_without_end() {
+    async fn a_peer_that_is_silent_or_takes_nobody_is_not_waited_for_without_end() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sock");
         let listener = UnixListener::bind(&path).unwrap();
@@ -103,5 +103,25 @@ mod tests {
         let waiting: Vec<_> = (0..4).map(|_| Stream::connect(&path)).collect();
         let full = waiting.iter().find_map(|stream| stream.as_ref().err()).unwrap();
         assert_eq!(full.raw_os_error(), Some(Errno::AGAIN.raw_os_error()));
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_reads_nothing_is_not_written_to_without_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut stream = Stream::connect(&path).unwrap();
+        let (peer, _) = listener.accept().unwrap();
+        stream.patience(Some(Duration::from_millis(20)));
+        // More than the kernel keeps for a socket (net.core.wmem_max is below a MiB).
+        let much = vec![b'x'; 16 << 20];
+        let late = stream.write_all(&much).await.unwrap_err();
+        assert_eq!(late.to_string(), "no answer within 0 s");
+        // One that reads on gets the rest.
+        stream.patience(None);
+        let reader = std::thread::spawn(move || std::io::copy(&mut &peer, &mut std::io::sink()));
+        stream.write_all(&much).await.unwrap();
+        drop(stream);
+        assert!(reader.join().unwrap().unwrap() > much.len() as u64);
     }
 }
