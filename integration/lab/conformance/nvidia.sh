@@ -28,7 +28,7 @@ fact sriov-manage.t4 "$(sriov_manage -e $t4)"
 refuse_lock $a40
 fact sriov-manage.lock-refused "$(sriov_manage -e $a40)"
 fact sriov-manage.lock-refused.text "$(cat tool.out)"
-fact sriov-manage.client "$(beside_client $a40 sriov_manage -e $a40)"
+aside client
 refuse_enable $a40 ENOMEM
 fact sriov-manage.enable-fails "$(sriov_manage -e $a40)"
 fact sriov-manage.enable-fails.driver "$(if_there $pci/$a40/driver bound unbound)"

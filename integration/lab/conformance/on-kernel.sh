@@ -85,8 +85,13 @@ begin_write() {
 }
 end_write() { wait "$writer"; }
 begin_unload() { modprobe -r "$1" & unloader=$!; }
-# unload_stands : no signal ends it
-unload_stands() { kill -9 "$unloader"; if [ -d "/proc/$unloader" ]; then echo waits; fi; }
+# unload_stands : no signal ends it. One that it ends is still there as a zombie (Z), and on its way there it runs (R).
+unload_stands() {
+  local state=R
+  kill -9 "$unloader"
+  while [ $state = R ]; do state=$(sed 's/.*) \(.\).*/\1/' "/proc/$unloader/stat"); done
+  if [ $state = D ]; then echo waits; fi
+}
 end_unload() { wait "$unloader"; }
 
 # tool PROGRAM ARGUMENT… : prints how it ended; what it said is in tool.out
@@ -106,8 +111,6 @@ hold_reset() { w "$2" "/sys/kernel/debug/gim/$1/hold_reset"; }
 computes() { w "$2" "/sys/kernel/debug/amdgpu/$1/kfd_users"; }
 unplug() { w 0 "/sys/kernel/debug/gpusim/$1/present"; }
 plug() { w 1 "/sys/kernel/debug/gpusim/$1/present"; }
-# beside_client ADDRESS COMMAND… : while a program has the GPU open through the vendor's library
-beside_client() { local gpu=$1; shift; "$@" 5< "/sys/kernel/debug/nvidia/$gpu/nvml"; }
 # nvidia_option NAME VALUE : of the module that is loaded
 nvidia_option() { w "$2" "/sys/module/nvidia/parameters/$1"; }
 

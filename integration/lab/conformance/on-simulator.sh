@@ -24,7 +24,6 @@ for primitive in w put remove keep_open end_write end_unload; do
   eval "$primitive() { ask $primitive \"\$@\" || fail \"$primitive \$*: refused\"; }"
 done
 begin_write() { begun=$(ask errno_of "$@"); }
-beside_client() { local gpu=$1 rc; shift; refuse_lock "$gpu"; "$@"; rc=$?; ask unrefuse; return $rc; }
 
 say() { :; }
 ok() { :; }

@@ -6,6 +6,11 @@
 . /lab/scenarios/domains.sh
 trap 'clear_domains; with_udev' EXIT
 
+# While a program has the GPU open through the vendor's library: the simulator has no such program.
+aside_client() {
+  fact lab.sriov-manage.client "$(sriov_manage -e $a40 5< "/sys/kernel/debug/nvidia/$a40/nvml")"
+}
+
 # The VF has a type: the simulator has no libvirt that could start a domain with it.
 aside_domain() {
   domain vgpu "" "$(pci_device 0001:00:00.4 no)" | define

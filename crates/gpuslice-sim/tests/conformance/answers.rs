@@ -302,7 +302,7 @@ impl Machine {
             ("refuse_vgpu", [card]) => {
                 self.kernel.inject(Fault::NotReady { pf: pci(card), nth, times });
             }
-            ("fewer_vfs" | "computes", [_, "0"]) | ("unrefuse", []) => self.kernel.clear_faults(),
+            ("fewer_vfs" | "computes", [_, "0"]) => self.kernel.clear_faults(),
             ("fewer_vfs", [card, vfs]) => {
                 self.kernel.inject(Fault::Fewer { pf: pci(card), vfs: vfs.parse().unwrap() });
             }
