@@ -175,10 +175,7 @@ impl Agent {
                 self.daemon.domain_gone(uuid).await.map_err(Trouble::Daemon)?;
                 return Ok(false);
             }
-            // One that asks for nothing carries nothing of ours, but what it was started with before it was adopted.
-            let parked = |d: &HostDevice| matches!(d.source, Mdev(uuid) if uuid.is_parked());
-            let ours = |live: &Domain| !live.claims.is_empty() || live.devices.iter().any(parked);
-            if let Some(live) = live.filter(ours) {
+            if let Some(live) = live.filter(concerns_us) {
                 self.daemon.domain_runs(live).await.map_err(Trouble::Daemon)?;
             }
         }
@@ -206,6 +203,13 @@ impl Agent {
         }
         Ok(!made.is_empty())
     }
+}
+
+/// Whether the daemon is told what a domain runs with: one that asks for nothing carries nothing of ours, but what it was
+/// started with before it was adopted.
+pub fn concerns_us(live: &Domain) -> bool {
+    let parked = |d: &HostDevice| matches!(d.source, Mdev(uuid) if uuid.is_parked());
+    !live.claims.is_empty() || live.devices.iter().any(parked)
 }
 
 fn gone(uuid: Uuid) -> Refusal {

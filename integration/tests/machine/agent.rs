@@ -4,9 +4,10 @@ use crate::domains::claim;
 use crate::invariants::{Broken, slice_of};
 use crate::libvirt::{Def, No, Print, Xml};
 use crate::world::{State, World};
-use gpuslice_core::domain::{Domain, HostDeviceSource};
+use gpuslice_core::domain::Domain;
 use gpuslice_core::ids::{ClaimKey, ClaimName, Owner, SliceId};
 use gpuslice_core::request::{Answer, Command};
+use gpuslice_libvirt::agent::concerns_us;
 use gpuslice_libvirt::daemon::Wanted;
 use gpuslice_libvirt::link::LinkError;
 use gpuslice_libvirt::writing::{self, Definition, Into, Plugs, Whole};
@@ -139,12 +140,6 @@ impl Plugs for Runs<'_> {
             },
         )
     }
-}
-
-/// Whether the agent tells the daemon what a VM runs with.
-pub fn concerns_us(live: &Domain) -> bool {
-    let parked = |source| matches!(source, HostDeviceSource::Mdev(uuid) if uuid.is_parked());
-    !live.claims.is_empty() || live.devices.iter().any(|device| parked(device.source))
 }
 
 impl World {

@@ -1,7 +1,7 @@
 //! Hot-plug: the agent asks for slices, libvirt plugs them in, the agent tells. It can go wrong, and the agent can
 //! die, between any two of these.
 
-use crate::agent::{Runs, concerns_us};
+use crate::agent::Runs;
 use crate::directed::{after, all, declare, phases, run, runs, stop};
 use crate::domains::claim;
 use crate::happening::Happening;
@@ -13,6 +13,7 @@ use gpuslice_core::ids::{ClaimKey, ClaimName, Owner, SliceId};
 use gpuslice_core::machine::RequestId;
 use gpuslice_core::request::{Answer, Command, DeviceToWrite};
 use gpuslice_core::state::Phase;
+use gpuslice_libvirt::agent::concerns_us;
 use gpuslice_libvirt::writing::{self, Into, Plugs as _};
 use std::cell::RefCell;
 

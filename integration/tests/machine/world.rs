@@ -281,19 +281,13 @@ impl World {
         }
     }
 
-    /// The same, for who has in mind what the domain is to be.
+    /// The same, for who has in mind what the domain is to be, and knows that libvirt takes it.
     pub fn define(&mut self, vm: u8, change: impl FnOnce(&mut Domain)) {
-        self.edit(vm, |xml| {
-            let mut domain = xml.read().clone();
-            change(&mut domain);
-            let new = Xml::defined(&people::defined_as(xml.text(), &domain))?;
-            assert_eq!(*new.read(), domain);
-            Ok(new)
-        });
+        self.edit(vm, |xml| Ok(changed(xml, change).unwrap()));
     }
 
     fn declare(&mut self, vm: u8, name: &ClaimName, profile: &str, count: u32) {
-        self.define(vm, |domain| {
+        let asks = |domain: &mut Domain| {
             domain.claims.retain(|c| c.name != *name);
             domain.claims.push(claim(name, profile, count));
             domain.devices.retain(|d| d.our_claim().is_none_or(|(other, _)| other != *name));
@@ -302,7 +296,8 @@ impl World {
                 alias: Some(alias_for(name, index)),
                 managed: false,
             }));
-        });
+        };
+        self.edit(vm, |xml| changed(xml, asks));
     }
 
     fn copy(&mut self, from: u8, to: u8) {
@@ -582,4 +577,13 @@ pub fn bind_by_hand(kernel: &mut Kernel, function: PciAddress, driver: &str) {
         let _ = kernel.write(&format!("/sys/bus/pci/drivers/{present}/unbind"), address.as_bytes());
     }
     let _ = kernel.write("/sys/bus/pci/drivers_probe", address.as_bytes());
+}
+
+/// A domain's XML after such a change.
+fn changed(xml: &Xml, change: impl FnOnce(&mut Domain)) -> Result<Xml, No> {
+    let mut domain = xml.read().clone();
+    change(&mut domain);
+    let new = Xml::defined(&people::defined_as(xml.text(), &domain))?;
+    assert_eq!(*new.read(), domain);
+    Ok(new)
 }
