@@ -178,7 +178,10 @@ Examples:
         force: bool,
     },
     /// Show each device write `apply` would do, and what stands in the way
-    #[command(after_help = "Examples:\n  gpuslice plan\n  gpuslice plan --json")]
+    #[command(
+        after_help = "What stands in the way is a part of the answer, so the exit code is 0 with it too; apply does nothing then.\n\n\
+Examples:\n  gpuslice plan\n  gpuslice plan --json"
+    )]
     Plan,
     /// Make the GPUs as the configuration says
     #[command(after_help = "Examples:\n  gpuslice apply\n  gpuslice apply --json")]

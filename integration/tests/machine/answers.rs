@@ -374,6 +374,23 @@ fn a_driver_that_lets_go_before_the_write_is_not_one_that_makes_no_vfs() {
     }
 }
 
+/// i915 without `max_vfs`: all that there are would be none.
+#[test]
+fn a_layout_with_vfs_for_a_driver_that_has_switched_them_off_is_refused() {
+    let mut mixed = HostFile::parse(include_str!("../../../examples/hosts/mixed.toml")).unwrap();
+    let gpu = mixed.functions.iter_mut().find(|f| f.address.to_string() == "0000:0c:00.0").unwrap();
+    gpu.sriov.as_mut().unwrap().total_vfs = 0;
+    for vfs in ["\"all\"", "7"] {
+        let mut driver = Driver::new(&mixed, "").unwrap();
+        driver.config = format!(
+            "[[gpu]]\nmatch = {{ address = \"0000:0c:00.0\" }}\nlayout = {{ vfs = {vfs} }}"
+        );
+        let refusal = order(&mut driver, Command::Apply).unwrap_err();
+        assert_eq!(refusal.code, Code::Unsupported, "{refusal:?}");
+        assert!(refusal.message.contains("switched its VFs off"), "{refusal:?}");
+    }
+}
+
 #[test]
 fn a_module_that_is_not_there_is_to_be_installed() {
     let scene = scenes().into_iter().find(|scene| scene.name.contains("Radeon")).unwrap();

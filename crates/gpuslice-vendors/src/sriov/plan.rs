@@ -3,7 +3,8 @@
 use super::function;
 use gpuslice_core::hint;
 use gpuslice_core::ids::{ParentId, PciAddress};
-use gpuslice_core::layout::Layout;
+use gpuslice_core::layout::{Layout, VfCount};
+use gpuslice_core::mend::set;
 use gpuslice_core::observation::{Function, Observation, Sriov};
 use gpuslice_core::plan::Step;
 use gpuslice_core::refusal::{Code, Refusal};
@@ -19,6 +20,11 @@ pub(super) fn layout_steps(
     };
     let Some(sriov) = &function.sriov else { return Ok(Vec::new()) };
     let wanted = layout.vfs.of(sriov.total);
+    if let (0, Some(driver), true) =
+        (sriov.total, &function.driver, layout.vfs != VfCount::Exactly(0))
+    {
+        return Err(switched_off(parent, driver));
+    }
     if wanted > sriov.total {
         let message = format!("{parent} can have {} VFs, the layout says {wanted}", sriov.total);
         let hint = hint!("set vfs to at most {} for {}, then gpuslice apply", sriov.total, parent);
@@ -47,6 +53,17 @@ pub(super) fn layout_steps(
         steps.push(Step::SetNumVfs { pf, count: wanted });
     }
     Ok(steps)
+}
+
+/// A driver lowers the number of possible VFs to none while its own option or its hardware's state wants none
+/// (drivers/pci/iov.c, pci_sriov_set_totalvfs). How many there could be is not told then.
+fn switched_off(parent: &ParentId, driver: &str) -> Refusal {
+    let message = format!("{driver}, the driver of {parent}, has switched its VFs off");
+    let refusal = Refusal::new(Code::Unsupported, message).because("its sriov_totalvfs is 0");
+    refusal.hint(hint!(
+        "gpuslice doctor (it says how they are switched on), then gpuslice apply; or {}",
+        set("vfs", 0, parent)
+    ))
 }
 
 /// NVIDIA's tool takes the driver off the GPU, makes VFs under the kernel's stub, and gives the GPU back then. Only with that

@@ -34,7 +34,8 @@ pub fn plan(row: &PlanRow, done: bool, paint: Paint) -> String {
         (_, true, true) => writeln!(out, "already so: every GPU is as its layout says"),
         (_, true, false) => writeln!(out, "nothing can be done before that"),
         (true, false, _) => writeln!(out, "{steps} done"),
-        (false, false, _) => writeln!(
+        (false, false, false) => writeln!(out, "{steps}, and none is done before that"),
+        (false, false, true) => writeln!(
             out,
             "{steps}; gpuslice apply does {}",
             if row.steps.len() == 1 { "it" } else { "them" }
@@ -134,7 +135,7 @@ in the way: in-use: 2 VFs of 0000:81:00.0 are with VMs
                 &full,
                 false,
                 format!(
-                    "{table}{way}no device meets: gpuslice.toml:3\n2 steps; gpuslice apply does them\n"
+                    "{table}{way}no device meets: gpuslice.toml:3\n2 steps, and none is done before that\n"
                 ),
             ),
             (&full, true, format!("{table}{way}no device meets: gpuslice.toml:3\n2 steps done\n")),

@@ -27,6 +27,10 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
     ),
     ("gpuslice doctor (it says why no GPU is there)", "a GPU that is put in"),
     (
+        "gpuslice doctor (it says how they are switched on), then gpuslice apply",
+        "a driver's option, or the firmware; see crates/gpuslice/tests/doctor/traps.rs",
+    ),
+    (
         "gpuslice doctor (it says who has the GPU open)",
         "a program at NVIDIA's nodes; see crates/gpuslice/tests/doctor.rs",
     ),
