@@ -77,6 +77,8 @@ pub struct Kernel {
     pub(crate) present: Vec<bool>,
     pub(crate) functions: BTreeMap<PciAddress, Function>,
     pub(crate) drivers: BTreeSet<Name>,
+    /// Drivers whose modules exit: they are off the bus before they let go of their devices (`bus_remove_driver`).
+    pub(crate) leaving: BTreeSet<Name>,
     pub(crate) modules: BTreeSet<Name>,
     pub(crate) groups: Groups,
     pub(crate) vfio_numbers: Numbers,

@@ -34,7 +34,7 @@ impl Kernel {
     }
 
     pub(crate) fn has_bind_files(&self, driver: &str) -> bool {
-        self.driver_shape(driver).is_none_or(|d| d.bind_files)
+        !self.leaving.contains(driver) && self.driver_shape(driver).is_none_or(|d| d.bind_files)
     }
 
     /// Whether the id table of a driver has a function: the host file names the driver for it, or for another
@@ -58,6 +58,9 @@ impl Kernel {
         let Some(function) = self.functions.get(&address) else {
             return false;
         };
+        if self.leaving.contains(driver) {
+            return false;
+        }
         match &function.driver_override {
             Some(name) => **name == *driver,
             None => {

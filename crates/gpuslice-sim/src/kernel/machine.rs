@@ -51,6 +51,7 @@ impl Kernel {
             pace: Pace::Whole,
             functions: Default::default(),
             drivers: Default::default(),
+            leaving: Default::default(),
             modules: Default::default(),
             groups: Default::default(),
             vfio_numbers: Default::default(),
@@ -91,6 +92,7 @@ impl Kernel {
         .into_uuid();
         self.functions.clear();
         self.drivers.clear();
+        self.leaving.clear();
         self.modules.clear();
         self.groups = Default::default();
         self.vfio_numbers = Default::default();
@@ -195,6 +197,7 @@ impl Kernel {
     }
 
     pub(super) fn driver_gone(&mut self, name: &Name) -> Poll {
+        self.leaving.remove(name);
         if !self.drivers.remove(name) {
             self.sample_event(Action::Remove, name);
         }
@@ -218,7 +221,8 @@ impl Kernel {
     }
 
     /// A module's exit: its own parent goes, its driver lets go of every device.
-    pub(super) fn exit_tasks(&self, name: &Name, bound: &[PciAddress]) -> Vec<Task> {
+    pub(super) fn exit_tasks(&mut self, name: &Name, bound: &[PciAddress]) -> Vec<Task> {
+        self.leaving.insert(name.clone());
         let mut tasks = Vec::new();
         if self.parents.get(name).is_some_and(|parent| parent.place == Place::Virtual) {
             tasks.push(Task::ParentGone(name.clone()));
