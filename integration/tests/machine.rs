@@ -110,10 +110,11 @@ mod world;
 #[path = "machine/yielded.rs"]
 mod yielded;
 
-use actions::{Action, actions};
+use actions::{Action, actions, of_people};
 use happening::Happening;
 use hosts::{Host, hosts, read_log, write_log};
 use invariants::Broken;
+use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -139,25 +140,31 @@ fn run(host: &Host, actions: &[Action], log: &mut Vec<Happening>) -> Result<Worl
     Ok(world)
 }
 
-#[test]
-fn promises_hold_whatever_happens() {
+/// How often which came to pass.
+#[derive(Default)]
+struct Counts {
+    events: AtomicU64,
+    starts: AtomicU64,
+    plugs: AtomicU64,
+}
+
+fn hold(runs: u32, actions: impl Strategy<Value = Vec<Action>>) -> Counts {
     let times: u32 = std::env::var("GPUSLICE_CASES").map_or(1, |n| n.parse().unwrap());
     let config = Config {
-        cases: RUNS * times,
+        cases: runs * times,
         failure_persistence: None,
         max_shrink_iters: 1500,
         ..Config::default()
     };
-    let (events, starts) = (AtomicU64::new(0), AtomicU64::new(0));
-    let plugs = AtomicU64::new(0);
-    let result = TestRunner::new(config).run(&(hosts(), actions(LONGEST)), |(host, actions)| {
+    let counts = Counts::default();
+    let result = TestRunner::new(config).run(&(hosts(), actions), |(host, actions)| {
         let mut log = Vec::new();
         let ended = catch_unwind(AssertUnwindSafe(|| run(&host, &actions, &mut log)));
         let broken = match ended {
             Ok(Ok(world)) => {
-                events.fetch_add(world.driver.handled, Ordering::Relaxed);
-                starts.fetch_add(u64::from(world.starts), Ordering::Relaxed);
-                plugs.fetch_add(u64::from(world.plugs), Ordering::Relaxed);
+                counts.events.fetch_add(world.driver.handled, Ordering::Relaxed);
+                counts.starts.fetch_add(u64::from(world.starts), Ordering::Relaxed);
+                counts.plugs.fetch_add(u64::from(world.plugs), Ordering::Relaxed);
                 return Ok(());
             }
             Ok(Err(broken)) => broken.to_string(),
@@ -171,12 +178,26 @@ fn promises_hold_whatever_happens() {
         let reason = text.split("minimal failing input").next().unwrap_or_default();
         panic!("{reason}\nlog of the shortest run found: {}", failure_log().display());
     }
+    counts
+}
+
+#[test]
+fn promises_hold_whatever_happens() {
+    let Counts { events, starts, plugs } = hold(RUNS, actions(LONGEST));
     let (events, starts) = (events.into_inner(), starts.into_inner());
     let plugs = plugs.into_inner();
     println!("{events} events, {starts} starts, {plugs} devices plugged in");
     assert!(plugs >= 10, "only {plugs} devices plugged in");
     assert!(events >= 20_000, "only {events} events");
     assert!(starts >= 500, "only {starts} VMs ever ran");
+}
+
+#[test]
+fn promises_hold_whatever_people_do_to_domains() {
+    let Counts { events, starts, plugs } = hold(RUNS / 4, of_people(LONGEST / 2));
+    let (events, starts) = (events.into_inner(), starts.into_inner());
+    println!("{events} events, {starts} starts, {} devices plugged in", plugs.into_inner());
+    assert!(starts >= 50, "only {starts} VMs ever ran");
 }
 
 /// Steps through the log of a run, and says what the machine was told and ordered.

@@ -19,6 +19,7 @@ pub enum Kind {
     Detach,
     Declare,
     Seen,
+    SeenMeanwhile,
     Clone,
     Undefine,
     Rename,
@@ -74,6 +75,18 @@ pub enum Kind {
     Reboot,
 }
 
+/// What a person does to a definition.
+const EDITS: [Kind; 8] = [
+    Kind::HostdevGone,
+    Kind::HostdevMoved,
+    Kind::MetadataGone,
+    Kind::MetadataAlone,
+    Kind::Plain,
+    Kind::Managed,
+    Kind::Revert,
+    Kind::Rename,
+];
+
 #[derive(Debug, Clone, Copy)]
 pub struct Action {
     pub kind: Kind,
@@ -89,6 +102,7 @@ pub fn actions(longest: usize) -> impl Strategy<Value = Vec<Action>> {
         2 => Just(K::Detach),
         8 => Just(K::Declare),
         3 => Just(K::Seen),
+        1 => Just(K::SeenMeanwhile),
         1 => Just(K::Clone),
         1 => Just(K::Undefine),
         1 => Just(K::Rename),
@@ -143,6 +157,58 @@ pub fn actions(longest: usize) -> impl Strategy<Value = Vec<Action>> {
         1 => Just(K::Say),
         1 => Just(K::Reboot),
     ];
+    of_kind(kind, longest)
+}
+
+/// What people do to domains, and the starts, stops and looks in between.
+pub fn of_people(longest: usize) -> impl Strategy<Value = Vec<Action>> {
+    use Kind as K;
+    let kind = prop_oneof![
+        8 => Just(K::Attach),
+        2 => Just(K::Detach),
+        3 => Just(K::Declare),
+        8 => Just(K::Seen),
+        6 => Just(K::SeenMeanwhile),
+        3 => Just(K::Clone),
+        2 => Just(K::Undefine),
+        2 => Just(K::Rename),
+        3 => Just(K::Define),
+        3 => Just(K::Snapshot),
+        3 => Just(K::Revert),
+        4 => Just(K::Save),
+        6 => Just(K::Restore),
+        2 => Just(K::HostdevGone),
+        4 => Just(K::HostdevMoved),
+        2 => Just(K::NotManaged),
+        2 => Just(K::MetadataGone),
+        3 => Just(K::MetadataAlone),
+        6 => Just(K::Plain),
+        2 => Just(K::Managed),
+        20 => Just(K::Start),
+        40 => Just(K::Next),
+        8 => Just(K::Stop),
+        1 => Just(K::MigrateAway),
+        1 => Just(K::LibvirtDown),
+        2 => Just(K::LibvirtUp),
+        1 => Just(K::Edit),
+        1 => Just(K::Apply),
+        1 => Just(K::ForeignMdev),
+        1 => Just(K::ForeignOpen),
+        1 => Just(K::ForeignClose),
+        4 => Just(K::Advance),
+        1 => Just(K::LoseRecord),
+        6 => Just(K::HotPlug),
+        8 => Just(K::HotPlugNext),
+        3 => Just(K::HotUnplug),
+        1 => Just(K::AgentComes),
+    ];
+    of_kind(kind, longest)
+}
+
+fn of_kind(
+    kind: impl Strategy<Value = Kind>,
+    longest: usize,
+) -> impl Strategy<Value = Vec<Action>> {
     let action = (kind, any::<u8>(), any::<u8>(), any::<u16>())
         .prop_map(|(kind, a, b, c)| Action { kind, a, b, c });
     prop::collection::vec(action, 1..longest)
@@ -193,6 +259,11 @@ impl Action {
             K::Detach => H::Detach { vm, name: name(b), force: c % 2 == 0 },
             K::Declare => H::Declare { vm, name: name(low), profile: profile(), count },
             K::Seen => H::Seen { vm },
+            K::SeenMeanwhile => {
+                let kind = EDITS[usize::from(b) % EDITS.len()];
+                let edit = Box::new(Self { kind, ..self }.resolve(world)?);
+                H::SeenMeanwhile { vm, edit }
+            }
             K::Clone => H::Clone { from: vm, to: b % VMS },
             K::Undefine => H::Undefine { vm },
             K::Rename => H::Rename { vm },

@@ -1,6 +1,7 @@
 //! The agent of the world: its own decisions what to write and its own order of writes, into the scripted libvirt.
 
 use crate::domains::claim;
+use crate::happening::Happening;
 use crate::invariants::{Broken, slice_of};
 use crate::libvirt::{Def, No, Print, Xml};
 use crate::world::{State, World};
@@ -195,14 +196,19 @@ impl World {
 
     /// The agent looks, and once more when it has written.
     pub fn seen(&mut self, vm: u8) -> Result<(), Broken> {
-        if self.seen_once(vm)? && self.seen_once(vm)? {
+        if self.seen_once(vm, None)? && self.seen_once(vm, None)? {
             let definition = self.guests[&vm].definition.text();
             return Err(Broken::new("what_the_agent_writes_is_as_it_was_to_be", definition));
         }
         Ok(())
     }
 
-    fn seen_once(&mut self, vm: u8) -> Result<bool, Broken> {
+    /// A person writes between the agent's question and what it writes.
+    pub fn seen_meanwhile(&mut self, vm: u8, edit: &Happening) -> Result<(), Broken> {
+        self.seen_once(vm, Some(edit)).map(drop)
+    }
+
+    fn seen_once(&mut self, vm: u8, meanwhile: Option<&Happening>) -> Result<bool, Broken> {
         let guest = &self.guests[&vm];
         let (domain, shut_off) = (guest.definition.read().clone(), guest.state == State::Off);
         let live = guest.live.as_ref().filter(|_| matches!(guest.state, State::Running(_)));
@@ -217,8 +223,19 @@ impl World {
         if !shut_off {
             return Ok(false);
         }
-        let made = writing::complete(&self.written(vm), Wanted { devices, adopted, refused });
-        taken(made).map(|made| !made.is_empty())
+        let wanted = Wanted { devices, adopted, refused };
+        let Some(edit) = meanwhile else {
+            let made = writing::complete(&self.written(vm), wanted);
+            return taken(made).map(|made| !made.is_empty());
+        };
+        self.act(edit)?;
+        let before = self.guests[&vm].definition.clone();
+        match writing::complete(&self.written(vm), wanted) {
+            Ok(made) => Ok(!made.is_empty()),
+            // What a person has put in may be in the way of what was to be written before.
+            Err(_) if self.guests[&vm].definition.same(&before) => Ok(false),
+            Err(error) => Err(Broken::new("what_fails_is_taken_back", error.to_string())),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::happening::Happening;
 use crate::invariants::{Broken, vfs_of};
 use crate::world::{State, VMS, World};
-use gpuslice_core::ids::{ClaimName, MdevUuid, PciAddress, SliceId};
+use gpuslice_core::ids::{ClaimName, MdevUuid, Owner, PciAddress, SliceId};
 use gpuslice_core::port::{HostRead, HostWrite, link_name, read_text};
 use gpuslice_core::refusal::Code;
 use gpuslice_core::request::{Answer, Command, Outcome};
@@ -20,6 +20,7 @@ impl World {
         self.settled_or_quarantined_with_a_reason()?;
         self.apply_again()?;
         self.settled(&[])?;
+        self.definitions_say_what_the_daemon_says()?;
         self.nothing_leaked_after_reconcile()?;
         self.second_plan_is_empty()?;
         self.what_was_refused_starts_now()
@@ -163,6 +164,27 @@ impl World {
                 other => {
                     return Err(Broken::new("apply_works_when_nothing_runs", format!("{other:?}")));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// The agent has looked at all: what is claimed is asked for, and no device of ours is without its claim.
+    fn definitions_say_what_the_daemon_says(&mut self) -> Result<(), Broken> {
+        let broken = |how: String| Err(Broken::new("definitions_say_what_the_daemon_says", how));
+        for vm in 0..VMS {
+            self.happen(&Happening::Seen { vm })?;
+            let domain = self.guests[&vm].definition.read();
+            let asks = |name: &ClaimName| domain.claims.iter().any(|claim| claim.name == *name);
+            let durable = self.driver.machine.durable().claims.iter();
+            let mut own =
+                durable.filter(|(key, c)| key.owner == Owner::Domain(domain.uuid) && !c.orphaned);
+            if let Some((key, claim)) = own.find(|(key, _)| !asks(&key.name)) {
+                return broken(format!("{key} is in no XML: {claim:?}"));
+            }
+            let mut ours = domain.devices.iter().filter_map(|d| d.our_claim());
+            if let Some((name, _)) = ours.find(|(name, _)| !asks(name)) {
+                return broken(format!("vm{vm} has a device of {name}, and no claim"));
             }
         }
         Ok(())

@@ -16,6 +16,8 @@ pub enum Happening {
     Declare { vm: u8, name: ClaimName, profile: String, count: u32 },
     /// The agent looks at the persistent domain.
     Seen { vm: u8 },
+    /// The same, and a person changes it after the agent has asked and before it writes.
+    SeenMeanwhile { vm: u8, edit: Box<Happening> },
     /// The XML is copied, with the original's devices.
     Clone { from: u8, to: u8 },
     /// The domain is undefined.

@@ -114,6 +114,16 @@ impl Xml {
         &self.text
     }
 
+    /// Whether both are the same but for the order of devices.
+    pub fn same(&self, other: &Self) -> bool {
+        let sorted = |def: &Def| {
+            let mut def = def.clone();
+            def.hostdevs.sort_by_key(|hostdev| hostdev.bus);
+            def
+        };
+        sorted(&self.def) == sorted(&other.def)
+    }
+
     /// What gpuslice reads in it.
     pub fn read(&self) -> &Domain {
         &self.read

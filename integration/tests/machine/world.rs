@@ -146,7 +146,7 @@ impl World {
     }
 
     #[expect(clippy::too_many_lines, reason = "one arm per thing that can happen")]
-    fn act(&mut self, what: &Happening) -> Result<(), Broken> {
+    pub fn act(&mut self, what: &Happening) -> Result<(), Broken> {
         use Happening as H;
         let driver = &mut self.driver;
         match what.clone() {
@@ -156,6 +156,7 @@ impl World {
             H::Detach { vm, name, force } => return self.detach(vm, &name, force),
             H::Declare { vm, name, profile, count } => self.declare(vm, &name, &profile, count),
             H::Seen { vm } => return self.seen(vm),
+            H::SeenMeanwhile { vm, edit } => return self.seen_meanwhile(vm, &edit),
             H::Clone { from, to } => self.copy(from, to),
             H::Undefine { vm } => return self.undefine(vm),
             H::Plain { vm, slice, managed } => self.plain(vm, slice, managed),
@@ -271,10 +272,10 @@ impl World {
         Ok(self.driver.answers.remove(&request))
     }
 
-    /// Somebody defines a domain that does not run by other XML; libvirt may refuse that.
+    /// Somebody defines a domain by other XML; libvirt may refuse that. One that runs goes on as it was started.
     pub fn edit(&mut self, vm: u8, edit: impl FnOnce(&Xml) -> Result<Xml, No>) {
         let guest = self.guest(vm);
-        if guest.state == State::Off
+        if matches!(guest.state, State::Off | State::Running(_))
             && let Ok(new) = edit(&guest.definition)
         {
             guest.definition = new;
