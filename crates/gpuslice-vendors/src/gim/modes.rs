@@ -229,5 +229,13 @@ pub(super) fn steps(seen: &Observation, pf: &Pf<'_>, layouts: &Layouts, anew: bo
         computes.filter(|(a, value)| memory.is_some() || differs(a, Mode::Compute, value));
     let computes: Vec<Step> =
         computes.map(|(address, value)| set(*address, Mode::Compute, value)).collect();
-    memory.map(|value| set(pf.address, Mode::Memory, value)).into_iter().chain(computes).collect()
+    // The driver sets the whole hive, but does nothing for a GPU that has the mode, as one may whose like came since.
+    let other = |address: &&PciAddress, value: &ModeValue| {
+        !anew && seen.mode(&ParentId::Pci(**address), Mode::Memory).is_some_and(|is| is != value)
+    };
+    let memory = memory.map(|value| {
+        let device = hive.iter().find(|address| other(address, value)).copied();
+        set(device.unwrap_or(pf.address), Mode::Memory, value)
+    });
+    memory.into_iter().chain(computes).collect()
 }
