@@ -142,9 +142,20 @@ impl Machine {
             if let Some(step) = self.wipe_now(slice, &parent)
                 && self.quarantine_over(&parent).is_none()
             {
+                // A reset would say no more, and it is tried when that driver lets go.
+                if let Some((function, driver)) = self.host_has(slice) {
+                    let error = StepError::HostDriver { function, driver };
+                    self.is_dirty(slice, parent, error.to_string());
+                    continue;
+                }
                 self.start_op(Purpose::Wipe { slice, parent }, vec![step]);
             }
         }
+    }
+
+    fn host_has(&self, slice: SliceId) -> Option<(PciAddress, String)> {
+        let address = slice.pci()?;
+        Some((address, self.seen.vfs.get(&address)?.by_host()?.to_owned()))
     }
 
     /// VFs that were there before somebody asked for clean ones, or before what is known of them, may have been anybody's.
