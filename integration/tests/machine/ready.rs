@@ -174,8 +174,11 @@ fn another_driver_does_not_mean_what_nvidia_s_says() {
     let domain = attach(&mut driver, 1, "mtty-2");
     let (path, errno) = ("*/create".to_owned(), gpuslice_core::errno::Errno::EIO);
     driver.kernel.inject(Fault::Write { path, nth: 1, times: u32::MAX, errno });
-    let said = "NVRM: GPU is not initialized yet".to_owned();
-    driver.kernel.inject(Fault::Before { nth: 2, does: Box::new(Order::Say(said)) });
+    // Before each second try, which follows the look at the log; of those armed each counts what the others leave it.
+    for nth in 2..20 {
+        let said = "NVRM: GPU is not initialized yet".to_owned();
+        driver.kernel.inject(Fault::Before { nth, does: Box::new(Order::Say(said)) });
+    }
     let refusal = starts(&mut driver, &domain).unwrap_err();
     assert_eq!(refusal.code, Code::DeviceFailed, "{refusal:?}");
     assert!(settled(&mut driver));
