@@ -242,7 +242,13 @@ impl Gpu {
         };
         for (at, size) in (first..).zip(Self::sizes(number)) {
             let series = if self.kind == Kind::Instances { "C" } else { "Q" };
-            kind(at, &format!("{size}{series}"), size << 10, "");
+            // Some drivers start only so many for one VM.
+            let per_vm = match self.kind {
+                Kind::Types | Kind::Mdev => ", per_vm = 1",
+                Kind::Sizes => ", per_vm = 2",
+                _ => "",
+            };
+            kind(at, &format!("{size}{series}"), size << 10, per_vm);
         }
         if self.kind == Kind::Instances {
             kind(699, "1-10C", 10 << 10, ", gi_profile = 19");

@@ -12,6 +12,7 @@ use crate::people;
 use crate::place::Place;
 use crate::plugging::Asked;
 use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource, alias_for};
+use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::{ClaimName, MdevUuid, PciAddress, SliceId};
 use gpuslice_core::machine::{HookAnswer, HookCall, RequestId};
 use gpuslice_core::port::{HostRead, HostWrite, link_name};
@@ -408,7 +409,12 @@ impl World {
                 bind_by_hand(&mut self.driver.kernel, vf, "vfio-pci");
             }
             let slice = slice_of(device);
-            good = good && self.driver.kernel.open(pid, "qemu", slice).is_ok();
+            let opened = self.driver.kernel.open(pid, "qemu", slice);
+            // One that somebody plugs in beside the claims may be one too many.
+            if opened == Err(Errno::EIO) && domain.devices.iter().all(|d| d.our_claim().is_some()) {
+                return Err(Broken::new("a_vm_opens_what_it_was_given", slice.to_string()));
+            }
+            good = good && opened.is_ok();
             if let (true, true, Some(vf)) = (good, device.our_claim().is_some(), slice.pci()) {
                 clean_before_the_next(&self.driver, domain.uuid, slice)?;
                 self.driver.used.insert(vf, domain.uuid);
