@@ -7,7 +7,7 @@ use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource, alias_for};
 use gpuslice_core::ids::{MdevUuid, Owner, PciAddress, SliceId};
 use gpuslice_core::machine::HookOperation;
 use gpuslice_core::refusal::{Code, Refusal};
-use gpuslice_core::request::{Command, Outcome};
+use gpuslice_core::request::{Answer, Command, Outcome};
 use gpuslice_sim::HostFile;
 use std::collections::BTreeSet;
 use uuid::Uuid;
@@ -181,5 +181,55 @@ fn on_one_gpu_a_vm_can_ask_for_one() {
         assert!(refused(&mut driver, "gpu1", profile, 1).starts_with("lay out another GPU"));
         // It is asked for anew, and not beside itself.
         asks(&mut driver, "gpu0", profile, 1).unwrap();
+    }
+}
+
+/// What the agent is told of a domain whose XML it has read.
+fn seen(driver: &mut Driver, domain: &Domain, shut_off: bool) -> (Vec<HostDevice>, Vec<Refusal>) {
+    match order(driver, Command::DomainSeen { domain: domain.clone(), shut_off }).unwrap() {
+        Answer::Domain { devices, refused, .. } => {
+            let devices = devices.into_iter().map(|device| HostDevice {
+                source: device.source,
+                alias: Some(device.alias),
+                managed: false,
+            });
+            (devices.collect(), refused)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn claims(driver: &Driver) -> Vec<&str> {
+    driver.machine.durable().claims.keys().map(|key| key.name.as_str()).collect()
+}
+
+/// A person gives a claim another name, or asks for another one in its place.
+#[test]
+fn what_a_domain_asks_for_no_more_is_not_in_the_way() {
+    for (mut driver, profile) in [(a40(1, Some(1)), A40), (t4(1, Some(1)), T4)] {
+        let mut domain = attach_several(&mut driver, 1, profile, 1);
+        domain.claims[0].name = "gpu1".parse().unwrap();
+        let (devices, refused) = seen(&mut driver, &domain, true);
+        assert_eq!((devices.len(), refused), (1, vec![]));
+        assert_eq!(devices[0].alias, Some(alias_for(&domain.claims[0].name, 0)));
+        assert_eq!(claims(&driver), ["gpu1"]);
+        domain.devices = devices;
+        start(&mut driver, &domain).unwrap();
+        driver.advance(20_000).unwrap();
+        // The same while it runs: it counts once the VM has ended, be the slice back already or not.
+        let ran = domain.clone();
+        domain.claims[0].name = "gpu2".parse().unwrap();
+        seen(&mut driver, &domain, false);
+        assert!(claims(&driver).contains(&"gpu1"), "{:?}", claims(&driver));
+        call(&mut driver, &ran, HookOperation::Release).unwrap();
+        assert_eq!(driver.machine.runtime().assignments.len(), 1, "QEMU has it open still");
+        let (devices, refused) = seen(&mut driver, &domain, true);
+        assert_eq!((devices.len(), refused), (1, vec![]));
+        driver.kernel.kill(2001);
+        driver.advance(60_000).unwrap();
+        assert_eq!(claims(&driver), ["gpu2"]);
+        domain.devices = devices;
+        start(&mut driver, &domain).unwrap();
+        assert_eq!(driver.machine.runtime().assignments.len(), 1);
     }
 }

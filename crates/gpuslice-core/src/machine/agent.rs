@@ -11,7 +11,7 @@ use crate::numa::Within;
 use crate::placement::{self, Wanted};
 use crate::refusal::Refusal;
 use crate::request::{Answer, DeviceToWrite, Outcome};
-use crate::state::{Claim, Phase};
+use crate::state::{Assignment, Claim, Phase};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
@@ -41,9 +41,13 @@ impl Machine {
     /// The persistent XML of a domain: its metadata is the request, whoever wrote it, and so is what was picked for it.
     pub(super) fn domain_seen(&mut self, domain: &Domain, shut_off: bool) -> Outcome {
         let owner = Owner::Domain(domain.uuid);
-        self.look_again.remove(&domain.uuid);
         let picked = if shut_off { self.picked(domain) } else { Picked::nothing(domain) };
         let Picked { domain: asks, mut adopted, mut refused } = picked;
+        if shut_off {
+            // First, for what is over can be in the way of what is asked for in its place.
+            self.end_claims_not_in(&asks, &owner);
+        }
+        self.look_again.remove(&domain.uuid);
         let (mut devices, mut kept) = (Vec::new(), Vec::new());
         for request in &asks.claims {
             let key = ClaimKey { owner: owner.clone(), name: request.name.clone() };
@@ -73,11 +77,8 @@ impl Machine {
         // A person may have written into one what another claim is given, and libvirt takes no device twice.
         kept.retain(|own| devices.iter().all(|given: &DeviceToWrite| given.source != own.source));
         devices.append(&mut kept);
-        if shut_off {
-            self.end_claims_not_in(&asks, &owner);
-            if asks.claims.is_empty() && asks.devices.is_empty() {
-                self.forget_start_later(domain.uuid);
-            }
+        if shut_off && asks.claims.is_empty() && asks.devices.is_empty() {
+            self.forget_start_later(domain.uuid);
         }
         Ok(Answer::Domain { devices, refused, adopted })
     }
@@ -130,16 +131,21 @@ impl Machine {
         }
     }
 
-    /// A claim that its domain no longer makes is over.
+    /// A claim that its domain no longer makes is over, unless a VM has, or is about to have, a slice of it. What is on its
+    /// way back does not keep it.
     fn end_claims_not_in(&mut self, domain: &Domain, owner: &Owner) {
-        let over: Vec<ClaimKey> = self
-            .durable
-            .claims
-            .keys()
-            .filter(|k| k.owner == *owner && !domain.claims.iter().any(|c| c.name == k.name))
-            .filter(|k| !self.run.assignments.values().any(|a| a.claim == **k))
-            .cloned()
-            .collect();
+        let returning = |slice: &SliceId, a: &Assignment| {
+            a.phase == Phase::Releasing && !self.presumed_dead.contains(slice)
+        };
+        let bound = |key: &ClaimKey, claim: &Claim| {
+            let mut own = self.run.assignments.iter().filter(|(_, a)| a.claim == *key);
+            own.any(|(slice, a)| claim.orphaned || !returning(slice, a))
+        };
+        let of_owner = self.durable.claims.iter().filter(|(key, _)| key.owner == *owner);
+        let over = of_owner
+            .filter(|(key, _)| !domain.claims.iter().any(|c| c.name == key.name))
+            .filter(|(key, claim)| !bound(key, claim));
+        let over: Vec<ClaimKey> = over.map(|(key, _)| key.clone()).collect();
         for key in over {
             self.end_claim(&key);
             self.note("claim", &key, "no longer asked for");
