@@ -210,6 +210,7 @@ impl Machine {
 
     /// After a start of the daemon, which remembers what is undefined but not since when.
     pub(super) fn wait_for_undefined(&mut self) {
+        self.revive_given();
         let undefined = self.durable.claims.iter().filter(|(_, c)| c.undefined && c.orphaned);
         let domains: BTreeSet<Uuid> = undefined
             .filter_map(|(key, _)| match key.owner {
@@ -219,6 +220,22 @@ impl Machine {
             .collect();
         for uuid in domains {
             self.push(Effect::Arm { timer: Timer::Undefined(uuid), after: UNDEFINED_KEPT });
+        }
+    }
+
+    /// A daemon may end when it has recorded what it gives to an orphaned claim, and not yet that the claim lives again.
+    fn revive_given(&mut self) {
+        let given = self.run.assignments.values().filter(|a| a.phase != Phase::Releasing);
+        let given: BTreeSet<ClaimKey> = given.map(|a| a.claim.clone()).collect();
+        for key in given {
+            let orphaned = |claim: &&Claim| claim.orphaned && claim.undefined;
+            let Some(claim) = self.durable.claims.get(&key).filter(orphaned) else { continue };
+            let own = |home: &&PciAddress| self.home_of_another(**home, &key).is_none();
+            let home = claim.home.iter().filter(own).copied().collect();
+            if let Some(claim) = self.durable.claims.get_mut(&key) {
+                (claim.orphaned, claim.home) = (false, home);
+                self.persist(Stored::Durable);
+            }
         }
     }
 

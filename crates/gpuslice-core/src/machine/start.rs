@@ -99,12 +99,12 @@ impl Machine {
             machine.persist(Stored::Durable);
         }
         machine.adopt_config_at_boot(start.boot);
-        machine.wait_for_undefined();
         match start.run.filter(|run| run.boot == start.boot) {
             Some(run) => machine.resume(run),
             None if ran => machine.record_is_lost(),
             None => machine.begin_boot(),
         }
+        machine.wait_for_undefined();
         machine.resume_history(start.history, start.boot);
         machine.persist(Stored::Runtime);
         machine.push(Effect::Observe);
