@@ -195,8 +195,8 @@ pub fn perform(host: &mut dyn HostWrite, step: &Step) -> Result<Performed, StepE
         }
         Step::SetAutoprobe { pf, on } => sriov::set_autoprobe(host, *pf, *on),
         Step::SetNumVfs { pf, count } => sriov::set_count(host, *pf, *count),
-        Step::RunVfTool { pf, count, command, not_ready, .. } => {
-            tool::run(host, *pf, *count, command, not_ready)
+        Step::RunVfTool { pf, count, command, not_ready, resumed, .. } => {
+            tool::run(host, *pf, *count, command, not_ready, *resumed)
         }
         Step::RunModeTool { device, command, shown, disturbs, .. } => {
             tool::set_mode(host, *device, command, shown, disturbs)

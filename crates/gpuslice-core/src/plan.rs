@@ -44,6 +44,9 @@ pub enum Step {
         /// Words by which it says that somebody has the device open.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         in_the_way: Vec<String>,
+        /// A run of ours began it for a daemon before this one and has ended: what that left of the PF is mended first.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        resumed: bool,
     },
     /// Writes a whole file of settings that gpuslice owns. Not undone: the next plan writes what layouts say then.
     WriteConfig {

@@ -542,8 +542,8 @@ fn a_claim_is_ended_by_force_once() {
     world.finish().unwrap();
 }
 
-#[test]
-fn a_layout_that_cannot_be_met_keeps_no_slice_from_coming_back() {
+/// A VM has a slice of a GPU whose layout cannot be met.
+fn unmet() -> World {
     let log = "runs/layout-that-cannot-be-met-on-a-gpu-of-which-a-vm-has-a-slice.jsonl";
     let log = gpuslice_integration::root().join("integration/tests/machine").join(log);
     let (host, happenings) = read_log(&std::fs::read_to_string(log).unwrap());
@@ -551,12 +551,37 @@ fn a_layout_that_cannot_be_met_keeps_no_slice_from_coming_back() {
     all(&mut world, &happenings);
     assert!(!world.driver.machine.runtime().assignments.is_empty());
     all(&mut world, &[H::Advance { ms: 20_000 }]);
+    assert_eq!(quarantines(&world), [Code::BadConfig; 2]);
+    world
+}
+
+#[test]
+fn a_layout_that_cannot_be_met_keeps_no_slice_from_coming_back() {
+    let mut world = unmet();
     all(&mut world, &stop(4));
-    let quarantines = &world.driver.machine.durable().quarantines;
-    assert_eq!(quarantines.values().next().map(|why| why.code), Some(Code::BadConfig));
+    assert_eq!(quarantines(&world), [Code::BadConfig; 2]);
     assert!(world.driver.machine.runtime().assignments.is_empty());
     // Nobody is given it before the layout is another.
     all(&mut world, &[H::Start { vm: 4 }, H::Next { vm: 4 }]);
     assert_eq!(world.refusals.keys().copied().collect::<Vec<_>>(), [Code::Quarantined]);
+    world.finish().unwrap();
+}
+
+/// No second write joins it, also of the next daemon. When it is back, the layout is as wrong as before.
+#[test]
+fn a_write_that_sleeps_where_a_layout_cannot_be_met_is_a_stuck_device() {
+    let mut world = unmet();
+    let fault = Fault::Sleeps { path: "*/current_vgpu_type".to_owned(), nth: 1 };
+    all(&mut world, &[H::Fault { fault }]);
+    all(&mut world, &stop(4));
+    all(&mut world, &[H::Advance { ms: 130_000 }]);
+    assert_eq!(quarantines(&world), [Code::DeviceStuck, Code::BadConfig]);
+    world.driver.restart().unwrap();
+    all(&mut world, &[H::Advance { ms: 130_000 }]);
+    assert_eq!(quarantines(&world), [Code::DeviceStuck, Code::BadConfig]);
+    assert!(!world.driver.machine.runtime().assignments.is_empty());
+    all(&mut world, &[H::ClearFaults, H::Advance { ms: 20_000 }]);
+    assert_eq!(quarantines(&world), [Code::BadConfig; 2]);
+    assert!(world.driver.machine.runtime().assignments.is_empty());
     world.finish().unwrap();
 }

@@ -226,6 +226,54 @@ fn a_gpu_whose_tool_was_killed_under_the_stub_has_its_driver_again() {
     assert_eq!(seen.vfs.len(), 32);
 }
 
+/// Also where the daemon that ran it is gone, and the process that it left cannot mend what the tool left.
+#[test]
+fn a_gpu_that_a_former_daemon_s_tool_left_under_the_stub_has_its_driver_again() {
+    let mut one = a40s();
+    one.functions.truncate(1);
+    let mut driver = Driver::new(&one, "").unwrap();
+    let pf = PF.parse().unwrap();
+    (driver.config, driver.lazy) = (LAYOUT.to_owned(), true);
+    driver.command(Command::Apply);
+    driver.drain().unwrap();
+    driver.restart().unwrap();
+    driver.kernel.inject(Fault::ToolEnds { pf, nth: 1, times: 1, under_stub: true });
+    let path = format!("/sys/bus/pci/devices/{PF}/driver_override");
+    driver.kernel.inject(Fault::Write { path, nth: 1, times: 1, errno: Errno::EIO });
+    driver.lazy = false;
+    driver.begin_lazy().unwrap();
+    driver.advance(300_000).unwrap();
+    let of = driver.machine.observation().functions[&pf].driver.clone();
+    assert_eq!(of.as_deref(), Some("nvidia"));
+    assert!(settled(&mut driver));
+    assert_eq!(driver.machine.observation().vfs.len(), 32);
+}
+
+/// Its PF is under the stub for a while, and taken from there it would end half done.
+#[test]
+fn the_stub_is_not_taken_from_a_tool_of_somebody_else() {
+    let mut one = a40s();
+    one.functions.truncate(1);
+    let mut driver = Driver::new(&one, "").unwrap();
+    let pf = PF.parse().unwrap();
+    (driver.config, driver.lazy) = (LAYOUT.to_owned(), true);
+    let request = driver.command(Command::Apply);
+    driver.drain().unwrap();
+    // It has begun between our reading and our own run.
+    driver.deaf = true;
+    driver.kernel.inject(Fault::ToolEnds { pf, nth: 1, times: 1, under_stub: true });
+    let tool = ["/usr/lib/nvidia/sriov-manage", "-e", PF].map(str::to_owned);
+    assert_eq!(driver.kernel.run(&tool).unwrap().code, 1);
+    driver.deaf = false;
+    driver.lazy = false;
+    driver.begin_lazy().unwrap();
+    driver.advance(60_000).unwrap();
+    assert_eq!(driver.answers[&request].as_ref().unwrap_err().code, Code::NotSettled);
+    assert_eq!(driver.machine.durable().quarantines.len(), 0);
+    let of = driver.machine.observation().functions[&pf].driver.clone();
+    assert_eq!(of.as_deref(), Some("pci-pf-stub"));
+}
+
 fn waiting(driver: &mut Driver) -> Option<String> {
     match order(driver, Command::ListParents).unwrap() {
         Answer::Parents { rows } => {

@@ -13,8 +13,9 @@ pub(super) fn run(
     wanted: u16,
     command: &[String],
     not_ready: &[String],
+    resumed: bool,
 ) -> Result<Performed, StepError> {
-    give_driver(host, pf)?;
+    give_driver(host, pf, resumed)?;
     let links = sriov::links(host, pf)?;
     let current = sriov::count(&links);
     if current == wanted {
@@ -29,7 +30,7 @@ pub(super) fn run(
     let said = command.join(" ");
     let before = kernel_log::newest(host);
     let ran = host.run_unbroken(command).map_err(failed(format!("run {said}")));
-    let driven = give_driver(host, pf);
+    let driven = give_driver(host, pf, true);
     let ran = ran?;
     if ran.code == 0 {
         driven?;
@@ -53,11 +54,15 @@ pub(super) fn run(
 }
 
 /// A tool that takes the driver off the PF can fail, or be killed, before it gives it back: the PF has none then, or is under
-/// the kernel's stub, where an override keeps it. It is run for none that is so.
-fn give_driver(host: &mut dyn HostWrite, pf: PciAddress) -> Result<(), StepError> {
+/// the kernel's stub, where an override keeps it. It is run for none that is so. The stub is taken away only after a run that was
+/// `ours`: while somebody else's is at work, it is where it has the PF.
+fn give_driver(host: &mut dyn HostWrite, pf: PciAddress, ours: bool) -> Result<(), StepError> {
     let present = binding::driver(host, pf)?;
     if present.as_deref().is_some_and(|driver| driver != PF_STUB) {
         return Ok(());
+    }
+    if present.is_some() && !ours {
+        return Err(StepError::NoDriver { pf });
     }
     let path = format!("{}/driver_override", binding::dir(pf));
     let kept = read_text(host, &path).map_err(failed(format!("read {path}")))?;

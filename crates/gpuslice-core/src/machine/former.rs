@@ -66,22 +66,26 @@ impl Machine {
         tool
     }
 
-    /// One that came to its end while its device had no driver is run anew: no layout could be brought about there.
+    /// One that came to its end while its device was without its driver is run anew: no layout could be brought about there.
     fn resume_tools(&mut self) {
         for parent in std::mem::take(&mut self.ended_tools) {
             let Some(step @ Step::RunVfTool { pf, .. }) = self.run.pending.get(&parent).cloned()
             else {
                 continue;
             };
-            let bare = self.without_driver(&ParentId::Pci(pf));
+            let left = self.between_drivers(&ParentId::Pci(pf));
             let parents = BTreeSet::from([parent.clone()]);
             self.push(Effect::Disarm { timer: Timer::Unsure(parent.clone()) });
-            if !bare {
+            if !left {
                 self.run.pending.remove(&parent);
                 self.persist(Stored::Runtime);
             }
             self.step_came_back(&step, &parents);
-            if bare {
+            if left {
+                let mut step = step;
+                if let Step::RunVfTool { resumed, .. } = &mut step {
+                    *resumed = true;
+                }
                 self.start_op(Purpose::Layout { parents, request: None }, vec![step]);
             }
         }
@@ -100,13 +104,17 @@ impl Machine {
             .flatten()
             .cloned()
             .collect();
+        let without = |parent: &&ParentId| self.between_drivers(parent);
+        let left: BTreeSet<ParentId> = self.run.pending.keys().filter(without).cloned().collect();
         let seen = &self.seen;
         let before = self.run.pending.len();
         let mut over = Vec::new();
         self.run.pending.retain(|parent, step| {
             let done = match step {
-                Step::SetNumVfs { pf, count } | Step::RunVfTool { pf, count, .. } => {
-                    seen.has_vfs(*pf, *count)
+                Step::SetNumVfs { pf, count } => seen.has_vfs(*pf, *count),
+                // The driver is the last that it gives back.
+                Step::RunVfTool { pf, count, .. } => {
+                    seen.has_vfs(*pf, *count) && !left.contains(&ParentId::Pci(*pf))
                 }
                 Step::UnloadDriver { name } => !seen.driver_loaded(name),
                 // One that has not begun is begun anew; of two at once one does nothing.

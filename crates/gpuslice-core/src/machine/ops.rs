@@ -425,9 +425,11 @@ impl Machine {
     pub(super) fn quarantine(&mut self, parent: ParentId, why: Refusal) {
         self.note("parent", &parent, format!("quarantined: {why}"));
         self.push(Effect::Log { warning: true, text: format!("{parent} is quarantined: {why}") });
-        // The first fault is the one to mend; a write that sleeps may end by itself and lift what it caused.
-        let kept = self.durable.quarantines.get(&parent);
-        if kept.is_none_or(|kept| kept.code == Code::DeviceStuck) {
+        // Of faults the first is the one to mend; a write that sleeps may end by itself and lift what it caused. That a layout
+        // cannot be met is none, and is said again.
+        let kept = self.durable.quarantines.get(&parent).map(|kept| kept.code);
+        let stuck = kept == Some(Code::DeviceStuck) && why.code != Code::BadConfig;
+        if kept.is_none_or(|kept| stuck || kept == Code::BadConfig) {
             self.durable.quarantines.insert(parent, why);
             self.persist(Stored::Durable);
         }
