@@ -50,7 +50,6 @@ pub use start::Start;
 
 use crate::config::{Config, ConfigError};
 use crate::domain::Domain;
-use crate::execute::StepError;
 use crate::guest::GuestCall;
 use crate::health::Said;
 use crate::hint;
@@ -120,8 +119,8 @@ pub struct Machine {
     look_again: BTreeSet<Uuid>,
     /// Failed tries of the releases that wait for their next.
     release_tries: BTreeMap<SliceId, u32>,
-    /// Who kept slices from being cleared, when that was last tried.
-    kept_by: BTreeMap<SliceId, StepError>,
+    /// Slices that somebody kept from being cleared, when that was last tried.
+    kept: BTreeMap<SliceId, release::Kept>,
     /// Slices taken back because nobody seemed to hold them, rather than because libvirt said so.
     presumed_dead: BTreeSet<SliceId>,
     /// Slices whose VM has only just begun to use them, where it matters.
@@ -289,7 +288,7 @@ impl Machine {
     fn on_timer(&mut self, timer: Timer) {
         match timer {
             Timer::StepDeadline(op) => self.on_step_deadline(op),
-            Timer::RetryRelease(slice) => self.retry_release(slice),
+            Timer::RetryRelease(slice) => self.clear_again(slice),
             Timer::Grace(slice) => self.on_grace_over(slice),
             Timer::Settle(request) => self.on_settle_timeout(request),
             Timer::Drain(request) => self.on_drain_timeout(request),

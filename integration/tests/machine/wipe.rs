@@ -227,3 +227,23 @@ fn a_vf_that_a_host_s_driver_has_is_reset_when_it_lets_go() {
     all(&mut world, &[H::Other { file: let_go, data: vf.to_string() }]);
     assert_eq!(dirt(&world), []);
 }
+
+/// A watch sees none of those that cannot be looked into, and tells at once that nobody is there.
+#[test]
+fn what_nobody_in_sight_has_open_is_cleaned_after_a_pause() {
+    let mut world = world(REQUIRED, &[attach(0)]);
+    all(&mut world, &run(0));
+    let slice = slices(&mut world).last().unwrap().slice;
+    all(&mut world, &[H::Plain { vm: 1, slice, managed: true }]);
+    all(&mut world, &run(1));
+    assert!(runs(&world, 0) && runs(&world, 1));
+    let (path, errno) = ("/proc/*/fd".to_owned(), Errno::EACCES);
+    let fault = Fault::Read { path, nth: 1, times: u32::MAX, errno };
+    all(&mut world, &[H::Fault { fault }]);
+    all(&mut world, &stop(1));
+    all(&mut world, &[H::Advance { ms: 100_000 }]);
+    let [(left, state, _)] = &dirty(&mut world)[..] else { panic!("not one") };
+    assert_eq!((*left, state.as_str()), (slice, "dirty"));
+    all(&mut world, &[H::ClearFaults, H::Advance { ms: 31_000 }]);
+    assert_eq!(dirty(&mut world), []);
+}

@@ -16,6 +16,15 @@ pub(super) const GRACE: u64 = 15_000;
 /// Longest pause between two tries, in milliseconds.
 const SLOWEST_RETRY: u64 = 30_000;
 
+/// How it is waited for those who keep a slice from being cleared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// Their end will be told.
+    Watched,
+    /// Nobody was seen any more.
+    Unseen,
+}
+
 impl Machine {
     /// `migrated`: the VM has not ended, it has left.
     pub(super) fn on_release(&mut self, domain: Uuid, migrated: bool) {
@@ -135,7 +144,7 @@ impl Machine {
     pub(super) fn released(&mut self, slice: SliceId) {
         self.release_tries.remove(&slice);
         if !self.run.dirty.contains_key(&slice) {
-            self.kept_by.remove(&slice);
+            self.kept.remove(&slice);
         }
         self.presumed_dead.remove(&slice);
         self.no_guess(slice);
@@ -221,18 +230,40 @@ impl Machine {
         self.push(Effect::Arm { timer: Timer::RetryRelease(slice), after });
     }
 
-    /// Waits for the end of those who kept a slice from being cleared, if it was that. Some a watch does not see, since
-    /// their node is gone or they cannot be looked into: it says at once that nobody is there. So the same ones are waited
-    /// for once.
+    /// Waits for the end of those who kept a slice from being cleared, if it was that. A watch does not see all of them: their
+    /// node is gone, or they cannot be looked into, or they have it open again. It says at once that nobody is there, so the
+    /// next one comes after a pause.
     pub(super) fn watch_who_holds(&mut self, slice: SliceId, error: &StepError) {
         if !matches!(error, StepError::Held { .. }) {
-            self.kept_by.remove(&slice);
-        } else if self.kept_by.insert(slice, error.clone()).as_ref() != Some(error) {
-            self.push(Effect::Watch { slice });
+            self.kept.remove(&slice);
+            return;
+        }
+        match self.kept.get(&slice) {
+            None => {
+                self.kept.insert(slice, Kept::Watched);
+                self.push(Effect::Watch { slice });
+            }
+            Some(Kept::Watched) => {}
+            Some(Kept::Unseen) => {
+                let timer = Timer::RetryRelease(slice);
+                self.push(Effect::Arm { timer, after: SLOWEST_RETRY });
+            }
         }
     }
 
+    /// The pause before another try to clear a slice is over.
+    pub(super) fn clear_again(&mut self, slice: SliceId) {
+        if self.kept.get(&slice) == Some(&Kept::Unseen) {
+            self.kept.remove(&slice);
+        }
+        self.retry_release(slice);
+        self.wipe_this_again(slice);
+    }
+
     pub(super) fn on_holder_gone(&mut self, slice: SliceId) {
+        if let Some(kept) = self.kept.get_mut(&slice) {
+            *kept = Kept::Unseen;
+        }
         match self.run.assignments.get(&slice).map(|a| a.phase) {
             Some(Phase::Releasing) => self.retry_release(slice),
             Some(Phase::Attached) => {

@@ -75,7 +75,7 @@ impl Machine {
             applying: BTreeMap::new(),
             look_again: BTreeSet::new(),
             release_tries: BTreeMap::new(),
-            kept_by: BTreeMap::new(),
+            kept: BTreeMap::new(),
             presumed_dead: BTreeSet::new(),
             young: BTreeSet::new(),
             repairs: BTreeSet::new(),

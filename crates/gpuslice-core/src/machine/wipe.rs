@@ -1,7 +1,7 @@
 //! Slices between two VMs: what is not proven clean is shown, and held back where its layout asks for proof.
 
 use super::ops::Purpose;
-use super::{Effect, Machine, Stored};
+use super::{Effect, Machine, Stored, Timer};
 use crate::execute::StepError;
 use crate::health::Said;
 use crate::hint;
@@ -57,8 +57,11 @@ impl Machine {
     }
 
     pub(super) fn is_clean(&mut self, slice: SliceId) {
-        self.kept_by.remove(&slice);
+        self.kept.remove(&slice);
         if self.run.dirty.remove(&slice).is_some() {
+            if !self.run.assignments.contains_key(&slice) {
+                self.push(Effect::Disarm { timer: Timer::RetryRelease(slice) });
+            }
             self.note("slice", slice, "clean");
             self.persist(Stored::Runtime);
         }
@@ -114,6 +117,11 @@ impl Machine {
     /// Tries again to clean what is held back.
     pub(super) fn wipe_again(&mut self) {
         self.wipe_those(|_, _| true);
+    }
+
+    /// The same of one slice.
+    pub(super) fn wipe_this_again(&mut self, slice: SliceId) {
+        self.wipe_those(|_, dirty| dirty == slice);
     }
 
     /// What a driver of the host had, and has let go of since the last look.
