@@ -131,6 +131,8 @@ pub struct Machine {
     park_failed: BTreeMap<MdevUuid, Refusal>,
     /// Slices whose release waits for their device's quarantine to be lifted.
     postponed: BTreeSet<SliceId>,
+    /// Parents that do not tell how they are set, and were set to something else than their layout when they last did.
+    untold: BTreeSet<ParentId>,
     /// Up to where the kernel's log was read; recorded with whatever comes of it.
     log_read: Option<u64>,
     /// Lines about devices that are not there yet.

@@ -426,6 +426,33 @@ fn a_mode_that_is_not_told_is_not_set() {
     }
 }
 
+/// Only `apply` sets what somebody has set to something else, so it does not pass over one that is not told.
+#[test]
+fn what_somebody_else_set_is_not_taken_for_right_because_it_is_not_told() {
+    let mut driver = Driver::new(&bare_metal(), &layout(0x74a1, "compute = \"QPX\"")).unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    let pf = driver.kernel.pfs()[0];
+    driver.kernel.inject(Fault::Resets { pf });
+    driver.wake_up().unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    driver.kernel.clear_faults();
+    let file = format!("/sys/bus/pci/devices/{pf}/current_compute_partition");
+    driver.kernel.write(&file, b"CPX").unwrap();
+    driver.wake_up().unwrap();
+    assert_eq!(set(&driver, Mode::Compute), ["CPX", "QPX"]);
+    driver.kernel.inject(Fault::Resets { pf });
+    for _ in 0..2 {
+        driver.wake_up().unwrap();
+        assert_eq!(set(&driver, Mode::Compute), ["", "QPX"]);
+        let refusal = order(&mut driver, Command::Apply).unwrap_err();
+        assert_eq!(refusal.code, Code::Reshaping, "{refusal:?}");
+    }
+    driver.kernel.clear_faults();
+    driver.wake_up().unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(set(&driver, Mode::Compute), ["QPX"; 2]);
+}
+
 #[test]
 fn a_mode_that_never_comes_quarantines_the_hive() {
     let mut host = hive();

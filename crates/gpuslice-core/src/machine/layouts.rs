@@ -46,6 +46,7 @@ impl Machine {
             self.note("slice", "*", "slices changed");
         }
         self.resolve_layouts();
+        self.remember_untold(&before);
         self.look_again(&before);
         if forms_changed {
             self.forms_changed();
@@ -86,6 +87,15 @@ impl Machine {
         if news {
             self.persist(Stored::Durable);
         }
+    }
+
+    /// What a device does not tell of its modes now is as it was when it told of them last.
+    fn remember_untold(&mut self, before: &Observation) {
+        let other = |(parent, layout): &(&ParentId, &Layout)| {
+            self.seen.untold_mode(parent, &layout.modes).is_some()
+                && (self.untold.contains(*parent) || before.other_modes(parent, &layout.modes))
+        };
+        self.untold = self.layouts.iter().filter(other).map(|(p, _)| p.clone()).collect();
     }
 
     /// What was wrong with a device is not wrong with the next one in its place.
@@ -337,11 +347,12 @@ impl Machine {
         plan
     }
 
-    /// What a new layout makes of a parent is not known while it does not tell how it is set.
+    /// What a new layout makes of a parent is not known while it does not tell how it is set, nor what mends one that was set
+    /// to something else.
     fn does_not_tell(&self, parent: &ParentId, layout: &Layout) -> Option<Refusal> {
         let mode = self.seen.untold_mode(parent, &layout.modes)?;
         let is_new = self.layouts.get(parent) != Some(layout);
-        is_new.then(|| {
+        (is_new || self.untold.contains(parent)).then(|| {
             let message = format!("{parent} does not tell its mode {mode} now");
             Refusal::new(Code::Reshaping, message).hint(mend::when_it_is_read())
         })

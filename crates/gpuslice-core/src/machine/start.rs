@@ -81,6 +81,7 @@ impl Machine {
             repairs: BTreeSet::new(),
             park_failed: BTreeMap::new(),
             postponed: BTreeSet::new(),
+            untold: BTreeSet::new(),
             log_read: None,
             unplaced: VecDeque::new(),
             stale: false,
