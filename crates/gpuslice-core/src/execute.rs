@@ -87,6 +87,14 @@ pub enum StepError {
         /// Processes that could not be looked into.
         unknown: Vec<u32>,
     },
+    /// It would go with what is taken away.
+    #[error("mdev {uuid} is on VF {vf}")]
+    Mediated {
+        /// The VF.
+        vf: crate::ids::PciAddress,
+        /// The mdev.
+        uuid: crate::ids::MdevUuid,
+    },
     /// A driver alone makes VFs, and there is none now.
     #[error("{pf} has no driver")]
     NoDriver {

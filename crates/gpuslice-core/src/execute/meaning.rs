@@ -89,7 +89,10 @@ impl StepError {
             _ => Asked::Other,
         };
         match self {
-            Self::Held { .. } | Self::HostDriver { .. } | Self::Occupied { .. } => Meaning::Others,
+            Self::Held { .. }
+            | Self::HostDriver { .. }
+            | Self::Mediated { .. }
+            | Self::Occupied { .. } => Meaning::Others,
             Self::Errno { errno, .. } | Self::Said { errno, .. } => meaning(asked, *errno),
             Self::NoneLeft { .. } => Meaning::Full,
             Self::NotReady { .. } | Self::NoDriver { .. } => Meaning::Later,

@@ -4,7 +4,7 @@ use super::meaning::{Asked, Meaning};
 use super::{Performed, StepError, binding, failed, require_unheld, write};
 use crate::errno::Errno;
 use crate::holders;
-use crate::ids::{PciAddress, VfIndex};
+use crate::ids::{MdevUuid, PciAddress, VfIndex};
 use crate::observation::is_vfio;
 use crate::port::{HostRead, HostWrite, Written, link_name, read_text};
 use std::collections::BTreeSet;
@@ -50,7 +50,7 @@ pub(super) fn set_count(
         return Ok(Performed::Already);
     }
     if wanted == 0 {
-        require_unheld(host, &format!("a VF of {pf}"), nodes_of_vfs(host, pf, &links))?;
+        require_free(host, pf, &links)?;
     } else if current != 0 {
         return Err(StepError::NotZero { pf, current });
     }
@@ -95,6 +95,29 @@ pub(super) fn require_idle(
         nodes.extend(of_pf.map_err(failed(format!("find the device nodes of VFs of {pf}")))?);
     }
     require_unheld(host, object, Ok(nodes))
+}
+
+/// Refuses to take VFs of which a process has one open, or on which somebody made an mdev since that was planned: ours are
+/// removed before.
+pub(super) fn require_free(
+    host: &dyn HostRead,
+    pf: PciAddress,
+    links: &[String],
+) -> Result<(), StepError> {
+    require_unheld(host, &format!("a VF of {pf}"), nodes_of_vfs(host, pf, links))?;
+    for link in links {
+        let path = format!("{}/{link}", dir(pf));
+        let target = link_name(host, &path).map_err(failed(format!("read {path}")))?;
+        let Some(vf) = target.and_then(|name| name.parse::<PciAddress>().ok()) else { continue };
+        let path = dir(vf);
+        let names = host.list(&path).map_err(failed(format!("list {path}")))?;
+        let mut uuids = names.iter().filter_map(|name| name.parse::<MdevUuid>().ok());
+        // What only stands ready goes with it.
+        if let Some(uuid) = uuids.find(|uuid| !uuid.is_parked()) {
+            return Err(StepError::Mediated { vf, uuid });
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn nodes_of_vfs(

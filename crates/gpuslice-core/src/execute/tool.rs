@@ -26,7 +26,7 @@ pub(super) fn run(
     if wanted != 0 && current != 0 {
         return Err(StepError::NotZero { pf, current });
     }
-    require_unheld(host, &format!("a VF of {pf}"), sriov::nodes_of_vfs(host, pf, &links))?;
+    sriov::require_free(host, pf, &links)?;
     let said = command.join(" ");
     let before = kernel_log::newest(host);
     let ran = host.run_unbroken(command).map_err(failed(format!("run {said}")));

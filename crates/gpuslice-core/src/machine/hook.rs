@@ -309,6 +309,7 @@ impl Machine {
                      then systemctl restart gpusliced"
                 )),
             },
+            StepError::Mediated { uuid, .. } => refusal.hint(mend::stop_mdev(*uuid)),
             StepError::HostDriver { function, driver } => {
                 refusal.hint(mend::let_go(*function, driver))
             }

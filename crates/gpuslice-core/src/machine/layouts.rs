@@ -266,7 +266,8 @@ impl Machine {
                 // A device that left in mid-step is not at fault; it is tried again when it returns, as one is whose driver
                 // left. Nor is one that somebody holds; but without a person who is told, it would be tried again and again.
                 let repair = parents.iter().any(|parent| self.repairs.contains(parent));
-                let told = refusal.code == Code::Held && (request.is_some() || repair);
+                let others = matches!(refusal.code, Code::Held | Code::Foreign);
+                let told = others && (request.is_some() || repair);
                 let passes = told || refusal.code == Code::NotSettled;
                 for parent in parents.iter().filter(|_| !passes) {
                     if self.seen.has_parent(parent) {
