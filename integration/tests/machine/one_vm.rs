@@ -4,10 +4,11 @@ use crate::domains::claim;
 use crate::driver::Driver;
 use crate::vgpu::{LAYOUT, attach_several, call, order};
 use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource, alias_for};
-use gpuslice_core::ids::{MdevUuid, Owner, PciAddress, SliceId};
+use gpuslice_core::ids::{MdevUuid, Owner, ParentId, PciAddress, SliceId};
 use gpuslice_core::machine::HookOperation;
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command, Outcome};
+use gpuslice_core::state::Claim;
 use gpuslice_sim::HostFile;
 use std::collections::BTreeSet;
 use uuid::Uuid;
@@ -53,9 +54,13 @@ fn t4(gpus: usize, per_vm: Option<u32>) -> Driver {
 }
 
 fn asks(driver: &mut Driver, name: &str, profile: &str, count: u32) -> Outcome {
+    vm_asks(driver, 1, name, profile, count)
+}
+
+fn vm_asks(driver: &mut Driver, vm: u128, name: &str, profile: &str, count: u32) -> Outcome {
     let command = Command::Claim {
-        owner: Owner::Domain(Uuid::from_u128(1)),
-        owner_name: "vm1".to_owned(),
+        owner: Owner::Domain(Uuid::from_u128(vm)),
+        owner_name: format!("vm{vm}"),
         request: claim(&name.parse().unwrap(), profile, count),
         pool: None,
         reserve: None,
@@ -76,10 +81,23 @@ fn refused(driver: &mut Driver, name: &str, profile: &str, count: u32) -> String
 /// QEMU opens all that it has, in one process.
 fn start(driver: &mut Driver, domain: &Domain) -> Result<(), Refusal> {
     call(driver, domain, HookOperation::Prepare)?;
+    let pid = pid_of(domain);
     for device in &domain.devices {
-        driver.kernel.open(2001, "qemu-system-x86", device.source.slice()).unwrap();
+        driver.kernel.open(pid, "qemu-system-x86", device.source.slice()).unwrap();
     }
     call(driver, domain, HookOperation::Started)
+}
+
+fn pid_of(domain: &Domain) -> u32 {
+    2000 + u32::try_from(domain.uuid.as_u128()).unwrap()
+}
+
+/// A VM that has run for a while ends.
+fn stop(driver: &mut Driver, domain: &Domain) {
+    driver.advance(20_000).unwrap();
+    driver.kernel.kill(pid_of(domain));
+    call(driver, domain, HookOperation::Release).unwrap();
+    driver.advance(20_000).unwrap();
 }
 
 /// How many GPUs the slices of all are on.
@@ -91,8 +109,12 @@ fn gpus(driver: &Driver) -> usize {
 
 /// A domain with so many mediated devices of each claim.
 fn with_mdevs(claims: &[(&str, u32)]) -> Domain {
-    let uuid = Uuid::from_u128(1);
-    let mut domain = Domain { uuid, name: "vm1".to_owned(), claims: vec![], devices: vec![] };
+    vm_with_mdevs(1, claims)
+}
+
+fn vm_with_mdevs(vm: u128, claims: &[(&str, u32)]) -> Domain {
+    let uuid = Uuid::from_u128(vm);
+    let mut domain = Domain { uuid, name: format!("vm{vm}"), claims: vec![], devices: vec![] };
     for (name, count) in claims {
         let name = name.parse().unwrap();
         domain.claims.push(claim(&name, T4, *count));
@@ -161,10 +183,7 @@ fn mediated_devices_of_a_start_are_of_a_gpu_each() {
     for domain in [with_mdevs(&[("gpu0", 2)]), with_mdevs(&[("gpu0", 1), ("gpu1", 1)])] {
         start(&mut driver, &domain).unwrap();
         assert_eq!(gpus(&driver), 2);
-        driver.advance(20_000).unwrap();
-        driver.kernel.kill(2001);
-        call(&mut driver, &domain, HookOperation::Release).unwrap();
-        driver.advance(20_000).unwrap();
+        stop(&mut driver, &domain);
     }
     let three = with_mdevs(&[("gpu0", 2), ("gpu1", 1)]);
     let refusal = start(&mut driver, &three).unwrap_err();
@@ -232,4 +251,52 @@ fn what_a_domain_asks_for_no_more_is_not_in_the_way() {
         start(&mut driver, &domain).unwrap();
         assert_eq!(driver.machine.runtime().assignments.len(), 1);
     }
+}
+
+/// Whoever ends on the GPU that serves the VM already makes no room for it.
+#[test]
+fn room_is_made_on_a_gpu_that_can_serve_the_vm_once_more() {
+    let mut driver = t4(2, Some(1));
+    let vms: Vec<Domain> = (1..=4).map(|vm| vm_with_mdevs(vm, &[("gpu0", 1)])).collect();
+    for vm in &vms {
+        start(&mut driver, vm).unwrap();
+    }
+    stop(&mut driver, &vms[0]);
+    let two = with_mdevs(&[("gpu0", 1), ("gpu1", 1)]);
+    let refusal = start(&mut driver, &two).unwrap_err();
+    assert_eq!(refusal.code, Code::NoCapacity, "{refusal:?}");
+    assert!(refusal.message.contains("wanted 1, 0 of 2 free"), "{refusal:?}");
+    let hint = refusal.hint.unwrap();
+    let ends = vms.iter().find(|vm| hint.as_str() == format!("virsh shutdown {}", vm.name));
+    stop(&mut driver, ends.unwrap_or_else(|| panic!("{hint}")));
+    start(&mut driver, &two).unwrap();
+    assert_eq!(gpus(&driver), 2);
+}
+
+#[test]
+fn a_home_is_freed_on_a_gpu_that_can_serve_the_vm_once_more() {
+    let mut driver = a40(2, Some(1));
+    let mut vms = 0;
+    while vm_asks(&mut driver, vms + 1, "gpu0", A40, 1).is_ok() {
+        vms += 1;
+    }
+    let claims = &driver.machine.durable().claims;
+    let seen = driver.machine.observation();
+    let gpu = |claim: &Claim| seen.pf_of(&ParentId::Pci(claim.home[0]));
+    // The first of all claims is of the GPU that serves the VM, and so is the one that is ended.
+    let first = claims.values().next().unwrap();
+    let beside = claims.iter().filter(|(_, claim)| gpu(claim) == gpu(first));
+    let [(_, asks), (ended, _)] = beside.skip(1).take(2).collect::<Vec<_>>()[..] else { panic!() };
+    let vm = asks.owner_name.strip_prefix("vm").unwrap().parse().unwrap();
+    let key = ended.clone();
+    order(&mut driver, Command::Unclaim { key, force: false }).unwrap();
+    let refusal = vm_asks(&mut driver, vm, "gpu1", A40, 1).unwrap_err();
+    assert_eq!(refusal.code, Code::NoCapacity, "{refusal:?}");
+    let hint = refusal.hint.unwrap();
+    let claims = driver.machine.durable().claims.iter();
+    let mut ends = claims
+        .filter(|(_, claim)| hint.as_str() == format!("gpuslice detach {} gpu0", claim.owner_name));
+    let key = ends.next().unwrap_or_else(|| panic!("{hint}")).0.clone();
+    order(&mut driver, Command::Unclaim { key, force: false }).unwrap();
+    vm_asks(&mut driver, vm, "gpu1", A40, 1).unwrap();
 }

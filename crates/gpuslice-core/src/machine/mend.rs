@@ -113,6 +113,37 @@ impl Machine {
         profile: &ProfileName,
         only: &dyn Fn(&ParentId) -> bool,
     ) -> Option<(u32, u32)> {
+        let each = self.beside_on_each(key, profile, only).into_iter();
+        each.map(|(_, beside)| beside).reduce(|(free, used), (more, others)| {
+            (free.saturating_add(more), used.saturating_add(others))
+        })
+    }
+
+    /// The same of GPUs apart that serve one VM so many times at most, and of all others together; those that cannot serve it
+    /// once more are not among them, whatever becomes free there.
+    fn beside_on_each(
+        &self,
+        key: &ClaimKey,
+        profile: &ProfileName,
+        only: &dyn Fn(&ParentId) -> bool,
+    ) -> Vec<(u32, (u32, u32))> {
+        let each = self.view().most_of_each(key, profile);
+        let others = |device: &ParentId| only(device) && !each.contains_key(device);
+        let others = self.beside_on(key, profile, &others).map(|beside| (u32::MAX, beside));
+        let serves = each.iter().filter(|(device, most)| only(device) && **most > 0);
+        let apart = serves.filter_map(|(device, most)| {
+            let (free, used) = self.beside_on(key, profile, &|other| other == device)?;
+            Some((*most, (free.min(*most), used)))
+        });
+        others.into_iter().chain(apart).collect()
+    }
+
+    fn beside_on(
+        &self,
+        key: &ClaimKey,
+        profile: &ProfileName,
+        only: &dyn Fn(&ParentId) -> bool,
+    ) -> Option<(u32, u32)> {
         let (free, used) = self.free_and_used_on(profile, only)?;
         let own = self.run.assignments.iter().filter(|(slice, a)| {
             slice.mdev().is_some()
@@ -163,8 +194,10 @@ impl Machine {
         let another = self
             .bare()
             .any(|(_, function)| kinds.contains(&kind(function)) && within.has(function.numa_node));
-        let there = self.free_and_used_on(profile, &|device| self.is_within(device, within));
-        let all = there.map_or(0, |(free, used)| free.saturating_add(used));
+        let there = self.beside_on_each(key, profile, &|device| self.is_within(device, within));
+        let most =
+            there.into_iter().map(|(most, (free, used))| free.saturating_add(used).min(most));
+        let all = most.fold(0, u32::saturating_add);
         if !another && (1..count).contains(&all) {
             return hint!("{} --count {}", self.attach_again(key, profile), all);
         }
@@ -184,6 +217,15 @@ impl Machine {
         only: &dyn Fn(&ParentId) -> bool,
     ) -> Option<Hint> {
         let view = self.view();
+        // How many more of each would serve the VM.
+        let lacks = |(device, most): (ParentId, u32)| {
+            let free = self.beside_on(key, profile, &|other| *other == device);
+            let lacks = most.saturating_sub(free.map_or(0, |(free, _)| free));
+            (device, usize::try_from(lacks).unwrap_or(usize::MAX))
+        };
+        let lacks: BTreeMap<_, _> =
+            view.most_of_each(key, profile).into_iter().map(lacks).collect();
+        let lacks = |device: &ParentId| lacks.get(device).copied().unwrap_or(usize::MAX);
         let devices: BTreeSet<ParentId> = view
             .offers
             .iter()
@@ -191,7 +233,7 @@ impl Machine {
                 offer.profile == *profile && view.parent_reason(&offer.parent).is_none()
             })
             .map(|offer| self.seen.device_of(&offer.parent))
-            .filter(|device| only(device))
+            .filter(|device| only(device) && lacks(device) > 0)
             .collect();
         let mut there: BTreeMap<&ParentId, Vec<(bool, Hint)>> = BTreeMap::new();
         let mut has = |parent: &ParentId, same: bool, order: Hint| {
@@ -220,12 +262,17 @@ impl Machine {
         let beside = self.free_and_used_beside(key, profile, only);
         let free = beside.map_or(0, |(free, _)| free);
         let missing = usize::try_from(count.saturating_sub(free).max(1)).unwrap_or(usize::MAX);
-        let mut same: Vec<&(bool, Hint)> =
-            there.values().flatten().filter(|(same, _)| *same).collect();
         // What we gave before what others made.
-        same.sort_by_key(|(_, order)| others.contains(order));
-        let same: Vec<Hint> =
-            same.into_iter().map(|(_, order)| order.clone()).take(missing).collect();
+        for orders in there.values_mut() {
+            orders.sort_by_key(|(_, order)| others.contains(order));
+        }
+        let same = there.iter().flat_map(|(device, orders)| {
+            let same = orders.iter().filter(|(same, _)| *same);
+            same.map(|(_, order)| order).take(lacks(device))
+        });
+        let mut same: Vec<&Hint> = same.collect();
+        same.sort_by_key(|order| others.contains(*order));
+        let same: Vec<Hint> = same.into_iter().take(missing).cloned().collect();
         let fewest = there.values().min_by_key(|orders| orders.len());
         let all = fewest.map(|orders| orders.iter().map(|(_, order)| order.clone()).collect());
         let orders = if same.is_empty() { all.unwrap_or_default() } else { same };
@@ -251,21 +298,24 @@ impl Machine {
         let given = |parent: &ParentId| {
             view.parent_reason(parent).is_none() && self.is_within(parent, within)
         };
-        let vfs: BTreeSet<PciAddress> = view
-            .offers
-            .iter()
-            .filter(|offer| offer.profile == *profile && given(&offer.parent))
-            .flat_map(|offer| offer.form.vfs().iter().copied())
+        let offers = view.offers.iter();
+        let offers = offers.filter(|offer| offer.profile == *profile && given(&offer.parent));
+        let vfs: BTreeMap<PciAddress, ParentId> = offers
+            .flat_map(|offer| {
+                let device = self.seen.device_of(&offer.parent);
+                offer.form.vfs().iter().map(move |vf| (*vf, device.clone()))
+            })
             .collect();
-        let mut free = vfs.clone();
+        let mut free: BTreeSet<PciAddress> = vfs.keys().copied().collect();
         let bound = self.bound_claims();
         let (mut idle, mut promised, mut running) = (Vec::new(), Vec::new(), Vec::new());
         for (other, claim) in self.durable.claims.iter().filter(|(o, c)| *o != key && !c.orphaned) {
             for home in &claim.home {
                 free.remove(home);
             }
-            let here = claim.home.iter().filter(|home| vfs.contains(home)).count();
-            if here == 0 {
+            let here: Vec<PciAddress> =
+                claim.home.iter().filter(|home| vfs.contains_key(home)).copied().collect();
+            if here.is_empty() {
             } else if self.is_promised(other) {
                 promised.push((here, Left::Promised(other)));
             } else if bound.contains(other) {
@@ -292,17 +342,33 @@ impl Machine {
                 free.insert(vf);
                 continue;
             };
-            others.push((1, Left::Other(order)));
+            others.push((vec![vf], Left::Other(order)));
         }
+        // Of one GPU only so many may serve the VM.
+        let mut most = view.most_of_each(key, profile);
+        let mut serves = |vf: &PciAddress| match vfs.get(vf).and_then(|gpu| most.get_mut(gpu)) {
+            Some(0) => false,
+            Some(more) => {
+                *more -= 1;
+                true
+            }
+            None => true,
+        };
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        let mut missing = count.saturating_sub(free.len()).max(1);
-        let orders = [idle, others, promised, running].into_iter().flatten();
-        let enough = orders.take_while(|(frees, _)| {
-            let more = missing > 0;
-            missing = missing.saturating_sub(*frees);
-            more
-        });
-        Hint::in_turn(enough.map(|(_, left)| match left {
+        let free = free.iter().filter(|vf| serves(vf)).count();
+        let mut missing = count.saturating_sub(free).max(1);
+        let mut enough = Vec::new();
+        for (frees, left) in [idle, others, promised, running].into_iter().flatten() {
+            if missing == 0 {
+                break;
+            }
+            let more = frees.iter().filter(|vf| serves(vf)).count();
+            if more > 0 {
+                enough.push(left);
+                missing = missing.saturating_sub(more);
+            }
+        }
+        Hint::in_turn(enough.into_iter().map(|left| match left {
             Left::Claim(other) => self.end_for_good(other),
             Left::Promised(other) => hint!("gpuslice release {}", other),
             Left::Other(order) => order,

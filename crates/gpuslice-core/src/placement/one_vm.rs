@@ -5,7 +5,8 @@ use super::{View, Wanted};
 use crate::ids::{ClaimKey, MdevTypeId, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::{Form, Offer};
 use crate::refusal::{Code, Refusal};
-use crate::state::Phase;
+use crate::state::{Assignment, Phase};
+use std::collections::BTreeMap;
 
 /// Why a VM can have none of what is offered beside these, which it has of the same device.
 fn too_many(view: &View<'_>, offer: &Offer, beside: &[&ProfileName]) -> Option<Refusal> {
@@ -36,14 +37,23 @@ pub(super) fn at_start(
 ) -> Option<Refusal> {
     offer.per_vm?;
     let device = view.seen.device_of(&offer.parent);
-    let has = view.assignments.iter().filter(|(other, a)| {
+    too_many(view, offer, &of_start(view, key, &device, &|other, _| Some(other) != slice))
+}
+
+/// What the VM of a claim has of a device, or is being started with, as far as it counts.
+fn of_start<'v>(
+    view: &View<'v>,
+    key: &ClaimKey,
+    device: &ParentId,
+    counts: &dyn Fn(SliceId, &Assignment) -> bool,
+) -> Vec<&'v ProfileName> {
+    let has = view.assignments.iter().filter(|(slice, a)| {
         a.claim.owner == key.owner
-            && Some(**other) != slice
+            && counts(**slice, a)
             && a.phase != Phase::Releasing
-            && view.seen.device_of(&a.parent) == device
+            && view.seen.device_of(&a.parent) == *device
     });
-    let has: Vec<&ProfileName> = has.map(|(_, a)| &a.profile).collect();
-    too_many(view, offer, &has)
+    has.map(|(_, a)| &a.profile).collect()
 }
 
 /// Why a claim can have no home of an offer beside its own homes there and those of its VM's other claims.
@@ -98,6 +108,26 @@ impl View<'_> {
             }
         }
         all
+    }
+
+    /// The most slices of a profile that a claim could have of each device beside what else its VM has there, where the
+    /// drivers say so.
+    pub fn most_of_each(&self, key: &ClaimKey, profile: &ProfileName) -> BTreeMap<ParentId, u32> {
+        let mut most = BTreeMap::new();
+        let told = |offer: &&Offer| offer.profile == *profile && offer.per_vm.is_some();
+        for offer in self.offers.iter().filter(told) {
+            let device = self.seen.device_of(&offer.parent);
+            if most.contains_key(&device) {
+                continue;
+            }
+            let beside = match offer.form {
+                // Those of a start that is refused are given back.
+                Form::Mdevs { .. } => of_start(self, key, &device, &|_, a| !a.is_reserved_for(key)),
+                _ => of_others(self, key, &device),
+            };
+            most.extend(most_beside(self, offer, &beside).map(|more| (device, more)));
+        }
+        most
     }
 
     /// Whether a claim could live on a VF beside these homes of its own.
