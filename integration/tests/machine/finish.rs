@@ -2,9 +2,10 @@
 
 use crate::happening::Happening;
 use crate::invariants::{Broken, vfs_of};
+use crate::tools::follow;
 use crate::world::{State, VMS, World};
 use gpuslice_core::ids::{ClaimName, MdevUuid, Owner, PciAddress, SliceId};
-use gpuslice_core::port::{HostRead, HostWrite, link_name, read_text};
+use gpuslice_core::port::{HostRead, link_name, read_text};
 use gpuslice_core::refusal::Code;
 use gpuslice_core::request::{Answer, Command, Outcome};
 use gpuslice_sim::{Noise, Pace};
@@ -16,7 +17,7 @@ impl World {
     /// Brings the run to its end and checks what must hold there.
     pub fn finish(&mut self) -> Result<(), Broken> {
         self.quiesce()?;
-        self.drivers_of_a_lost_record()?;
+        self.drivers_that_tools_left()?;
         self.settled_or_quarantined_with_a_reason()?;
         self.apply_again()?;
         self.settled(&[])?;
@@ -60,10 +61,12 @@ impl World {
         self.driver.advance(LONG)
     }
 
-    /// That a tool of ours had taken a GPU off its driver stood in the record. A person does what the GPU's row says.
-    fn drivers_of_a_lost_record(&mut self) -> Result<(), Broken> {
+    /// That a tool of ours had taken a GPU off its driver stood in a record that may be lost, and of a person's tool nothing is
+    /// known. A person does what the GPU's row says.
+    fn drivers_that_tools_left(&mut self) -> Result<(), Broken> {
         let Some(Ok(Answer::Status(status))) = self.order(Command::Status)? else { return Ok(()) };
-        if !status.warnings.iter().any(|warning| warning.contains("in this boot is lost")) {
+        let lost = |warning: &String| warning.contains("in this boot is lost");
+        if !self.persons_tool_failed && !status.warnings.iter().any(lost) {
             return Ok(());
         }
         let Some(Ok(Answer::Parents { rows })) = self.order(Command::ListParents)? else {
@@ -71,9 +74,8 @@ impl World {
         };
         for row in rows {
             let said = row.reason.unwrap_or_default();
-            if let Some((_, rest)) = said.split_once("where it is loaded: echo ") {
-                let (address, file) = rest.split_once(" > ").unwrap();
-                self.driver.kernel.write(file, address.as_bytes()).unwrap();
+            if said.contains("drivers_probe") {
+                follow(&mut self.driver, &said);
             }
         }
         self.driver.wake_up()?;

@@ -284,7 +284,7 @@ fn waiting(driver: &mut Driver) -> Option<String> {
 }
 
 /// Does what a row says.
-fn follow(driver: &mut Driver, reason: &str) {
+pub fn follow(driver: &mut Driver, reason: &str) {
     for order in reason.split("echo ").skip(1) {
         let (what, file) = order.split_once("> ").unwrap();
         let what = format!("{}\n", what.trim());

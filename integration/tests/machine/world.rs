@@ -69,12 +69,12 @@ pub struct World {
     pub by_hand: BTreeSet<PciAddress>,
     /// A layout that binds VFs may have been applied; what it bound stays.
     pub bound_from_the_start: bool,
+    pub persons_tool_failed: bool,
     next_pid: u32,
     pub refusals: BTreeMap<Code, u32>,
     pub starts: u32,
     /// Hot-plugs the agent waits for.
     pub plugging: BTreeMap<u8, Asked>,
-    /// Devices plugged in.
     pub plugs: u32,
     /// Why the last one was not.
     pub plug_refused: Option<Refusal>,
@@ -102,6 +102,7 @@ impl World {
             lingering: BTreeSet::new(),
             foreign_pids: BTreeSet::new(),
             by_hand: BTreeSet::new(),
+            persons_tool_failed: false,
             next_pid: 1000,
             refusals: BTreeMap::new(),
             starts: 0,
@@ -227,7 +228,10 @@ impl World {
                 }
             }
             H::Other { file, data } => drop(driver.kernel.write(&file, data.as_bytes())),
-            H::Tool { command } => drop(driver.kernel.run(&command)),
+            H::Tool { command } => {
+                let ran = driver.kernel.run(&command);
+                self.persons_tool_failed |= ran.map_or(true, |ran| ran.code != 0);
+            }
             H::Noise { seed, lose, duplicate } => {
                 driver.kernel.set_noise(Noise { seed, lose, duplicate, capacity: 0 });
             }
