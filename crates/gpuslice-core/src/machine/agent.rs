@@ -49,6 +49,7 @@ impl Machine {
         }
         self.look_again.remove(&domain.uuid);
         let (mut devices, mut kept) = (Vec::new(), Vec::new());
+        let in_xml = |asked: &ClaimRequest| domain.claims.iter().any(|c| c.name == asked.name);
         for request in &asks.claims {
             let key = ClaimKey { owner: owner.clone(), name: request.name.clone() };
             let order = Order {
@@ -69,7 +70,9 @@ impl Machine {
                     // What cannot be served now keeps the devices it has: they may serve again, and until then
                     // they carry the reason to whoever starts the domain.
                     kept.extend(carried(domain, request));
-                    self.defined_without_home(&key, &refusal);
+                    if in_xml(request) {
+                        self.defined_without_home(&key, &refusal);
+                    }
                     refused.push(refusal);
                 }
             }
@@ -77,6 +80,14 @@ impl Machine {
         // A person may have written into one what another claim is given, and libvirt takes no device twice.
         kept.retain(|own| devices.iter().all(|given: &DeviceToWrite| given.source != own.source));
         devices.append(&mut kept);
+        if shut_off {
+            // What was picked and could not be adopted is no claim, also where one of before has that name.
+            let adopts =
+                |asked: &ClaimRequest| adopted.iter().any(|a| a.request.name == asked.name);
+            let made = asks.claims.iter().filter(|asked| in_xml(asked) || adopts(asked));
+            let made = Domain { claims: made.cloned().collect(), ..asks.clone() };
+            self.end_claims_not_in(&made, &owner);
+        }
         if shut_off && asks.claims.is_empty() && asks.devices.is_empty() {
             self.forget_start_later(domain.uuid);
         }
