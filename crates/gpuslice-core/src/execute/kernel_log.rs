@@ -33,25 +33,35 @@ pub(super) fn write(
     let before = before.last().map(|line| line.sequence);
     match super::write(host, path, data) {
         Err(StepError::Errno { operation, errno }) if unclear.errnos.contains(&errno) => {
-            if let Some(said) = refusing_line(host, before, unclear.not_ready) {
-                let answer = errno.to_string();
-                return Err(StepError::NotReady { operation, answer, said });
-            }
-            Err(match since(host, before) {
-                Some(said) => StepError::Said { operation, errno, said },
-                None => StepError::Errno { operation, errno },
+            let lines = since(host, before);
+            Err(match (first(&lines, unclear.not_ready), all_of(&lines)) {
+                (Some(said), _) => {
+                    StepError::NotReady { operation, answer: errno.to_string(), said }
+                }
+                (None, Some(said)) => StepError::Said { operation, errno, said },
+                (None, None) => StepError::Errno { operation, errno },
             })
         }
         other => other,
     }
 }
 
-/// All that was said after a record.
-fn since(host: &dyn HostRead, after: Option<u64>) -> Option<String> {
-    let mut lines = host.kernel_log().ok()?;
-    lines.retain(|line| newer(line, after));
+/// What was said after a record. A log that may not be read holds nothing.
+fn since(host: &dyn HostRead, after: Option<u64>) -> Vec<LogLine> {
+    let mut lines = host.kernel_log().unwrap_or_default();
+    lines.retain(|line| after.is_none_or(|after| line.sequence > after));
+    lines
+}
+
+/// All of it in one text.
+fn all_of(lines: &[LogLine]) -> Option<String> {
     let text = lines.iter().map(|line| line.text.trim()).collect::<Vec<_>>().join("; ");
     (!text.is_empty()).then(|| told(&text))
+}
+
+/// The first that has one of these words.
+fn first(lines: &[LogLine], words: &[String]) -> Option<String> {
+    lines.iter().find(|line| one_of(line, words)).map(|line| told(line.text.trim()))
 }
 
 /// The newest record there is.
@@ -63,18 +73,15 @@ fn one_of(line: &LogLine, words: &[String]) -> bool {
     words.iter().any(|word| line.text.contains(word.as_str()))
 }
 
-fn newer(line: &LogLine, after: Option<u64>) -> bool {
-    after.is_none_or(|after| line.sequence > after)
-}
-
 /// As much of it as is told.
 fn told(text: &str) -> String {
     text.chars().take(LONGEST).collect()
 }
 
-/// What was said after a record, when these words are among it: a refusal. A log that may not be read holds none.
+/// What was said after a record, when these words are among it: a refusal.
 pub(super) fn refusal(host: &dyn HostRead, after: Option<u64>, words: &[String]) -> Option<String> {
-    refusing_line(host, after, words).and_then(|_| since(host, after))
+    let lines = since(host, after);
+    first(&lines, words).and_then(|_| all_of(&lines))
 }
 
 /// The first line after a record that has one of these words.
@@ -83,9 +90,7 @@ pub(super) fn refusing_line(
     after: Option<u64>,
     words: &[String],
 ) -> Option<String> {
-    let lines = host.kernel_log().ok()?;
-    let line = lines.iter().find(|line| newer(line, after) && one_of(line, words))?;
-    Some(told(line.text.trim()))
+    first(&since(host, after), words)
 }
 
 /// The last refusal of the driver that a step is about.

@@ -69,6 +69,21 @@ pub(super) fn set_count(
     }
 }
 
+/// The VFs to which links of a PF lead.
+pub(super) fn vfs(
+    host: &dyn HostRead,
+    pf: PciAddress,
+    links: &[String],
+) -> Result<Vec<PciAddress>, StepError> {
+    let mut vfs = Vec::new();
+    for link in links {
+        let path = format!("{}/{link}", dir(pf));
+        let target = link_name(host, &path).map_err(failed(format!("read {path}")))?;
+        vfs.extend(target.and_then(|name| name.parse::<PciAddress>().ok()));
+    }
+    Ok(vfs)
+}
+
 /// Refuses while anybody uses a VF of these devices: a process, or a driver of this host.
 pub(super) fn require_idle(
     host: &dyn HostRead,
@@ -82,63 +97,63 @@ pub(super) fn require_idle(
             Err(StepError::Errno { errno: Errno::ENOENT | Errno::ENODEV, .. }) => continue,
             links => links?,
         };
-        for link in &links {
-            let path = format!("{}/{link}", dir(*pf));
-            let target = link_name(host, &path).map_err(failed(format!("read {path}")))?;
-            let Some(vf) = target.and_then(|name| name.parse().ok()) else { continue };
-            if let Some(driver) = binding::driver(host, vf)?.filter(|driver| !is_vfio(driver)) {
+        let vfs = vfs(host, *pf, &links)?;
+        for vf in &vfs {
+            if let Some(driver) = binding::driver(host, *vf)?.filter(|driver| !is_vfio(driver)) {
                 let state = format!("is used by the host through its driver {driver}");
                 return Err(StepError::Occupied { object: format!("VF {vf}"), state });
             }
         }
-        let of_pf = nodes_of_vfs(host, *pf, &links);
-        nodes.extend(of_pf.map_err(failed(format!("find the device nodes of VFs of {pf}")))?);
+        nodes.extend(opened_of(host, *pf, &vfs)?.nodes);
     }
     require_unheld(host, object, Ok(nodes))
 }
 
 /// Refuses to take VFs of which a process has one open, or on which somebody made an mdev since that was planned: ours are
-/// removed before.
+/// removed before, and what only stands ready goes with them.
 pub(super) fn require_free(
     host: &dyn HostRead,
     pf: PciAddress,
     links: &[String],
 ) -> Result<(), StepError> {
-    require_unheld(host, &format!("a VF of {pf}"), nodes_of_vfs(host, pf, links))?;
-    for link in links {
-        let path = format!("{}/{link}", dir(pf));
-        let target = link_name(host, &path).map_err(failed(format!("read {path}")))?;
-        let Some(vf) = target.and_then(|name| name.parse::<PciAddress>().ok()) else { continue };
-        let path = dir(vf);
-        let names = host.list(&path).map_err(failed(format!("list {path}")))?;
-        let mut uuids = names.iter().filter_map(|name| name.parse::<MdevUuid>().ok());
-        // What only stands ready goes with it.
-        if let Some(uuid) = uuids.find(|uuid| !uuid.is_parked()) {
-            return Err(StepError::Mediated { vf, uuid });
-        }
+    let mdevs = require_unopened(host, pf, links)?;
+    match mdevs.into_iter().find(|(_, uuid)| !uuid.is_parked()) {
+        Some((vf, uuid)) => Err(StepError::Mediated { vf, uuid }),
+        None => Ok(()),
     }
-    Ok(())
 }
 
-pub(super) fn nodes_of_vfs(
+/// Refuses while a process has a VF open, or a mediated device on one; else says which of these there are.
+pub(super) fn require_unopened(
     host: &dyn HostRead,
     pf: PciAddress,
     links: &[String],
-) -> Result<BTreeSet<String>, crate::errno::Errno> {
-    let mut nodes = BTreeSet::new();
-    for link in links {
-        let target = link_name(host, &format!("{}/{link}", dir(pf)))?;
-        if let Some(vf) = target.and_then(|name| name.parse::<PciAddress>().ok()) {
-            nodes.extend(holders::nodes_of_function(host, vf)?);
-            // Mediated devices of a VF go with it.
-            for name in host.list(&dir(vf))? {
-                if let Ok(uuid) = name.parse() {
-                    nodes.extend(holders::nodes_of_mdev(host, uuid)?);
-                }
-            }
+) -> Result<Vec<(PciAddress, MdevUuid)>, StepError> {
+    let opened = opened_of(host, pf, &vfs(host, pf, links)?)?;
+    require_unheld(host, &format!("a VF of {pf}"), Ok(opened.nodes))?;
+    Ok(opened.mdevs)
+}
+
+/// What can be open of VFs, and the mediated devices on them, which go with them.
+#[derive(Default)]
+struct Opened {
+    nodes: BTreeSet<String>,
+    mdevs: Vec<(PciAddress, MdevUuid)>,
+}
+
+fn opened_of(host: &dyn HostRead, pf: PciAddress, vfs: &[PciAddress]) -> Result<Opened, StepError> {
+    let mut opened = Opened::default();
+    let mut add = |vf: PciAddress| -> Result<(), Errno> {
+        opened.nodes.extend(holders::nodes_of_function(host, vf)?);
+        for uuid in host.list(&dir(vf))?.iter().filter_map(|name| name.parse().ok()) {
+            opened.nodes.extend(holders::nodes_of_mdev(host, uuid)?);
+            opened.mdevs.push((vf, uuid));
         }
-    }
-    Ok(nodes)
+        Ok(())
+    };
+    let added = vfs.iter().try_for_each(|vf| add(*vf));
+    added.map_err(failed(format!("find the device nodes of VFs of {pf}")))?;
+    Ok(opened)
 }
 
 /// The kernel stores the count after the last event and makes the links before it, so links are what counts.

@@ -1,10 +1,10 @@
 //! Vendor tools that are the one supported way to make VFs, or to set a mode.
 
-use super::{Performed, StepError, binding, failed, kernel_log, require_unheld, sriov, write};
+use super::{Performed, StepError, binding, failed, kernel_log, sriov, write};
 use crate::ids::PciAddress;
 use crate::observation::PF_STUB;
 use crate::plan::Shown;
-use crate::port::{HostRead, HostWrite, Ran, link_name, read_text};
+use crate::port::{HostRead, HostWrite, Ran, read_text};
 use std::collections::BTreeSet;
 
 pub(super) fn run(
@@ -79,10 +79,7 @@ fn give_driver(host: &mut dyn HostWrite, pf: PciAddress, ours: bool) -> Result<(
 /// The VFs get theirs last of all, which is that of the PF. By its name, since what probes a PF may leave its VFs alone.
 fn give_vfs_their_driver(host: &mut dyn HostWrite, pf: PciAddress) -> Result<(), StepError> {
     let Some(name) = binding::driver(host, pf)? else { return Ok(()) };
-    for link in sriov::links(host, pf)? {
-        let path = format!("{}/{link}", binding::dir(pf));
-        let vf = link_name(host, &path).map_err(failed(format!("read {path}")))?;
-        let Some(vf) = vf.and_then(|vf| vf.parse().ok()) else { continue };
+    for vf in sriov::vfs(host, pf, &sriov::links(host, pf)?)? {
         if binding::driver(host, vf)?.is_none() {
             let bound = write(host, &format!("/sys/bus/pci/drivers/{name}/bind"), &vf.to_string());
             // Somebody may have been faster.
@@ -116,7 +113,7 @@ pub(super) fn set_mode(
     }
     for pf in disturbs {
         let links = sriov::links(host, *pf)?;
-        require_unheld(host, &format!("a VF of {pf}"), sriov::nodes_of_vfs(host, *pf, &links))?;
+        sriov::require_unopened(host, *pf, &links)?;
     }
     let said = command.join(" ");
     let ran = host.run(command).map_err(failed(format!("run {said}")))?;
