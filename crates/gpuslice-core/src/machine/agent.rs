@@ -80,14 +80,6 @@ impl Machine {
         // A person may have written into one what another claim is given, and libvirt takes no device twice.
         kept.retain(|own| devices.iter().all(|given: &DeviceToWrite| given.source != own.source));
         devices.append(&mut kept);
-        if shut_off {
-            // What was picked and could not be adopted is no claim, also where one of before has that name.
-            let adopts =
-                |asked: &ClaimRequest| adopted.iter().any(|a| a.request.name == asked.name);
-            let made = asks.claims.iter().filter(|asked| in_xml(asked) || adopts(asked));
-            let made = Domain { claims: made.cloned().collect(), ..asks.clone() };
-            self.end_claims_not_in(&made, &owner);
-        }
         if shut_off && asks.claims.is_empty() && asks.devices.is_empty() {
             self.forget_start_later(domain.uuid);
         }

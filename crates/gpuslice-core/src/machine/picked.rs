@@ -106,10 +106,11 @@ impl Machine {
                 || self.run.assignments.values().any(of_other)
         };
         let had = self.durable.claims.iter().find(|(key, claim)| {
-            let home = claim.home.first().map(|home| HostDeviceSource::Pci(*home));
+            let home = claim.home.first().copied();
             key.owner == owner
                 && claim.request.count == 1
-                && home == Some(device.source)
+                && home.map(HostDeviceSource::Pci) == Some(device.source)
+                && home.is_some_and(|home| self.is_free_for(home, key))
                 && !taken(&key.name)
         });
         if let Some((key, _)) = had {
