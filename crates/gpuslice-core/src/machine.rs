@@ -14,6 +14,7 @@ mod claims;
 mod drain;
 mod event;
 mod fabric;
+mod failed;
 mod former;
 mod given;
 mod guest;

@@ -1,5 +1,6 @@
 //! How slices are made. A mechanism knows a family of kernel interfaces; everything above it is the same for all.
 
+use crate::errno::Errno;
 use crate::health::Trouble;
 use crate::ids::{MdevTypeId, ParentId, PciAddress, ProfileName, Serial, SliceId};
 use crate::layout::Layout;
@@ -8,7 +9,7 @@ use crate::observation::{Observation, Places};
 use crate::observe::Answers;
 use crate::plan::Step;
 use crate::port::HostRead;
-use crate::refusal::Refusal;
+use crate::refusal::{Hint, Refusal};
 use crate::state::Assignment;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -280,6 +281,12 @@ pub trait Mechanism: Send + Sync {
     /// driver's to say. Of one without any driver nobody has to say so.
     fn is_between_drivers(&self, _seen: &Observation, _parent: &ParentId) -> bool {
         false
+    }
+
+    /// What mends it that a driver refused a number of VFs (`sriov_numvfs`), where its answer tells and the kernel's log does
+    /// not.
+    fn mends_count(&self, _pf: PciAddress, _driver: &str, _errno: Errno) -> Option<Hint> {
+        None
     }
 
     /// What a parent lacks that is not as its layout says, where that is more than time.

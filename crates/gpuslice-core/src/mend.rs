@@ -25,16 +25,23 @@ pub fn bare(parent: &ParentId) -> String {
 }
 
 /// Has a function's own driver take it, also where a tool that was killed left it to another one.
-#[must_use]
-pub fn probe(parent: &ParentId) -> String {
+fn probe(function: impl Display) -> String {
     let pci = "/sys/bus/pci";
-    format!("echo > {pci}/devices/{parent}/driver_override; echo {parent} > {pci}/drivers_probe")
+    format!(
+        "echo > {pci}/devices/{function}/driver_override; echo {function} > {pci}/drivers_probe"
+    )
 }
 
 /// Has a driver of the host let go of a function.
 #[must_use]
-pub fn let_go(address: PciAddress, driver: &str) -> Hint {
-    hint!("echo {} > /sys/bus/pci/drivers/{}/unbind", address, driver)
+pub fn let_go(function: impl Display, driver: &str) -> Hint {
+    hint!("echo {} > /sys/bus/pci/drivers/{}/unbind", function, driver)
+}
+
+/// Has a function's own driver take it from another one.
+#[must_use]
+pub fn give_back(function: impl Display, from: &str) -> String {
+    format!("{}; {}", let_go(&function, from).as_str(), probe(&function))
 }
 
 /// Has a domain ask for what it was given by hand.
@@ -148,18 +155,11 @@ pub fn take_out(what: impl Display, parent: impl Display) -> Hint {
 
 /// Has a driver take a function that makes VFs of it, in the place of one that makes none.
 #[must_use]
-pub fn driver_of_vfs(pf: PciAddress, driver: &str) -> Hint {
-    let none = set("vfs", 0, pf);
-    if driver == "i915" {
-        return hint!(
-            "install i915-sriov-dkms or Intel's own build of i915 (the kernel's makes no VFs), reboot, then gpuslice apply; or {}",
-            none
-        );
-    }
+pub fn driver_of_vfs(pf: PciAddress) -> Hint {
     hint!(
         "give {} to a driver that makes VFs of it (gpuslice doctor knows what keeps GPUs from theirs), then gpuslice apply; or {}",
         pf,
-        none
+        set("vfs", 0, pf)
     )
 }
 

@@ -9,15 +9,17 @@ mod trouble;
 pub(crate) use plan::{binds, bound};
 
 use crate::nvidia::scheduler;
+use gpuslice_core::errno::Errno;
 use gpuslice_core::health::Trouble;
-use gpuslice_core::ids::{ParentId, SliceId};
+use gpuslice_core::hint;
+use gpuslice_core::ids::{ParentId, PciAddress, SliceId};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Cleaned, Layouts, Mechanism, Offer};
 use gpuslice_core::mend;
 use gpuslice_core::mode::Mode;
 use gpuslice_core::observation::{Function, Observation};
 use gpuslice_core::plan::Step;
-use gpuslice_core::refusal::Refusal;
+use gpuslice_core::refusal::{Hint, Refusal};
 use gpuslice_core::state::Assignment;
 
 /// The driver that passes any PCI function to a VM.
@@ -90,12 +92,26 @@ impl Mechanism for Sriov {
         function(seen, parent).is_some_and(plan::sriov_manage_has)
     }
 
+    fn mends_count(&self, pf: PciAddress, driver: &str, errno: Errno) -> Option<Hint> {
+        match (errno, driver) {
+            // That of the kernel's own tree.
+            (Errno::ENOENT, "i915") => Some(hint!(
+                "install i915-sriov-dkms or Intel's own build of i915 (the kernel's makes no VFs), reboot, then gpuslice apply; or {}",
+                mend::set("vfs", 0, pf)
+            )),
+            // i915: of some VFs it is still said what they get, and of others not.
+            (Errno::ENOKEY, _) => Some(hint!(
+                "echo 0 | tee /sys/bus/pci/devices/{}/drm/card*/*iov/vf*/gt*/*_quota",
+                pf
+            )),
+            _ => None,
+        }
+    }
+
     fn lacks(&self, seen: &Observation, parent: &ParentId) -> Option<String> {
         function(seen, parent).filter(|f| plan::sriov_manage_has(f) && f.under_stub())?;
-        let (stub, give) = ("pci-pf-stub", mend::probe(parent));
-        Some(format!(
-            "{stub} has it, as while sriov-manage runs; where none does: echo {parent} > /sys/bus/pci/drivers/{stub}/unbind; {give}"
-        ))
+        let (stub, back) = ("pci-pf-stub", mend::give_back(parent, "pci-pf-stub"));
+        Some(format!("{stub} has it, as while sriov-manage runs; where none does: {back}"))
     }
 
     fn prepare_steps(&self, slice: SliceId, assignment: &Assignment) -> Vec<Step> {

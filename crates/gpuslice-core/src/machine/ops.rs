@@ -1,14 +1,13 @@
 //! Operations: lists of steps under way, one step at a time each.
 
 use super::{Effect, HookAnswer, Machine, OpId, RequestId, Stored, Timer};
-use crate::errno::Errno;
 use crate::execute::{Meaning, Performed, StepError};
 use crate::hint;
 use crate::history::Ending;
 use crate::ids::{ParentId, SliceId};
 use crate::mend;
 use crate::plan::Step;
-use crate::refusal::{Code, Hint, Refusal};
+use crate::refusal::{Code, Refusal};
 use crate::state::Phase;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -20,42 +19,6 @@ const PASSING_PAUSE: u64 = 1000;
 
 /// The same where a driver says that it has not come to an end with the device.
 const SLOW_PAUSE: u64 = 15_000;
-
-/// Where the reason of a failed layout is to be found, and how it is tried again: of several devices by `apply` alone,
-/// since all have to be lifted.
-fn what_to_look_at(step: &Step, error: &StepError, parents: &BTreeSet<ParentId>) -> Hint {
-    let again = match (parents.first(), parents.len()) {
-        (Some(parent), 1) => mend::uncordon(parent),
-        _ => hint!("gpuslice apply"),
-    };
-    let missing = |what: &str| hint!("install the vendor's host driver that brings {}", what);
-    let look = match (step, error.errno()) {
-        (
-            Step::RunVfTool { command, .. } | Step::RunModeTool { command, .. },
-            Some(Errno::ENOENT),
-        ) => {
-            let tool = command.first().map(String::as_str).unwrap_or_default();
-            missing(tool)
-        }
-        (Step::LoadDriver { name, .. }, Some(Errno::ENOENT)) => missing(name),
-        // The kernel's log does not tell whose fault that is.
-        (Step::RunVfTool { in_the_way, .. }, _) if says(error, in_the_way) => {
-            hint!("gpuslice doctor (it says who has the GPU open)")
-        }
-        // Of some VFs it is still said what they get, and of others not (i915).
-        (Step::SetNumVfs { pf, .. }, Some(Errno::ENOKEY)) => {
-            hint!("echo 0 | tee /sys/bus/pci/devices/{}/drm/card*/*iov/vf*/gt*/*_quota", pf)
-        }
-        _ => hint!("dmesg | grep {}", step.named_in_kernel_log(parents)),
-    };
-    hint!("{}; then {}", look, again)
-}
-
-/// Whether a tool ended with such words.
-fn says(error: &StepError, words: &[String]) -> bool {
-    let said = |said: &String| words.iter().any(|word| said.contains(word.as_str()));
-    matches!(error, StepError::Tool { said: last, .. } if said(last))
-}
 
 /// Whether a slice came back, and is not clean. While somebody has it open it is not back.
 fn failed_to_clean(step: &Step, error: &StepError) -> bool {
@@ -405,23 +368,12 @@ impl Machine {
                     _ => self.makes_no_vfs(step, error).unwrap_or_else(|| {
                         Refusal::new(Code::DeviceFailed, format!("cannot {step}"))
                             .because(error.to_string())
-                            .hint(what_to_look_at(step, error, &parents))
+                            .hint(self.what_to_look_at(step, error, &parents))
                     }),
                 };
                 self.layout_done(&parents, request, Err(refusal));
             }
         }
-    }
-
-    /// That of a driver which makes no VFs: nothing is broken, and no line of the kernel's log says more.
-    fn makes_no_vfs(&self, step: &Step, error: &StepError) -> Option<Refusal> {
-        let Step::SetNumVfs { pf, .. } = step else { return None };
-        let driver = self.seen.functions.get(pf)?.driver.as_deref()?;
-        (error.meaning(step) == Meaning::Unable).then(|| {
-            let message = format!("{driver}, the driver of {pf}, makes no VFs");
-            let refusal = Refusal::new(Code::Unsupported, message).because(error.to_string());
-            refusal.hint(mend::driver_of_vfs(*pf, driver))
-        })
     }
 
     pub(super) fn quarantine(&mut self, parent: ParentId, why: Refusal) {

@@ -4,6 +4,7 @@ use super::check::{Check, Finding, Severity};
 use super::facts::{Dkms, Host};
 use super::kernel_facts::NO_MODESET;
 use super::pci::Device;
+use gpuslice_core::mend::{give_back, let_go};
 use gpuslice_core::observation::is_vfio;
 use gpuslice_vendors::makers::{Maker, maker};
 use std::collections::BTreeMap;
@@ -175,10 +176,7 @@ fn makes_no_vfs(host: &Host, pf: &Device) -> Option<Finding> {
     let mend = if told {
         format!("driverctl unset-override {address}")
     } else {
-        let device = format!("/sys/bus/pci/devices/{address}");
-        format!(
-            "echo {address} > /sys/bus/pci/drivers/{driver}/unbind; echo > {device}/driver_override; echo {address} > /sys/bus/pci/drivers_probe"
-        )
+        give_back(address, driver)
     };
     Some(Finding::error(Check::DriverInTheWay, text, mend))
 }
@@ -374,9 +372,7 @@ fn vfs(host: &Host, gpu: &Device) -> Vec<Finding> {
         let text = format!(
             "VF {vf}{more} of GPU {address} was taken by {driver}, as sriov_drivers_autoprobe is 1"
         );
-        let unbound = taken
-            .iter()
-            .map(|(vf, driver)| format!("; echo {vf} > /sys/bus/pci/drivers/{driver}/unbind"));
+        let unbound = taken.iter().map(|(vf, driver)| format!("; {}", let_go(vf, driver).as_str()));
         let mend = format!(
             "echo 0 > /sys/bus/pci/devices/{address}/sriov_drivers_autoprobe{}; for good, write a layout for {address} in /etc/gpuslice/gpuslice.toml",
             unbound.collect::<String>()
