@@ -90,27 +90,38 @@ pub fn find_each<'a>(
     host: &dyn HostRead,
     slices: impl IntoIterator<Item = &'a SliceId>,
 ) -> Result<BTreeMap<SliceId, Vec<Holder>>, Errno> {
-    let mut by_node: BTreeMap<String, Vec<SliceId>> = BTreeMap::new();
+    let mut nodes: BTreeMap<String, Vec<SliceId>> = BTreeMap::new();
     for slice in slices {
         for node in nodes_of(host, *slice).unwrap_or_default() {
-            by_node.entry(node).or_default().push(*slice);
+            nodes.entry(node).or_default().push(*slice);
         }
     }
-    let mut held: BTreeMap<SliceId, Vec<Holder>> = BTreeMap::new();
-    if by_node.is_empty() {
+    by_node(host, &nodes)
+}
+
+/// The same of anything else, by the nodes that each has.
+///
+/// # Errors
+/// When `/proc` itself cannot be listed.
+pub fn by_node<T: Ord + Clone>(
+    host: &dyn HostRead,
+    nodes: &BTreeMap<String, Vec<T>>,
+) -> Result<BTreeMap<T, Vec<Holder>>, Errno> {
+    let mut held: BTreeMap<T, Vec<Holder>> = BTreeMap::new();
+    if nodes.is_empty() {
         return Ok(held);
     }
     for pid in processes(host)? {
-        // Each process is looked through once, however many slices there are.
+        // Each process is looked through once, however many nodes there are.
         let mut opened = BTreeSet::new();
         let looked = look(host, pid, |path| {
-            opened.extend(by_node.get(path).into_iter().flatten());
+            opened.extend(nodes.get(path).into_iter().flatten());
             ControlFlow::Continue(())
         });
         if looked.is_ok() && !opened.is_empty() {
             let holder = holder(host, pid);
-            for slice in opened {
-                held.entry(slice).or_default().push(holder.clone());
+            for of in opened {
+                held.entry(of.clone()).or_default().push(holder.clone());
             }
         }
     }

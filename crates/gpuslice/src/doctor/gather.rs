@@ -131,19 +131,22 @@ const NVIDIA_GPUS: &str = "/proc/driver/nvidia/gpus";
 
 /// Who has which GPU of NVIDIA's open, beside what comes with its driver.
 fn openers(tree: &Tree) -> BTreeMap<String, Vec<Holder>> {
+    let node = |gpu: String| {
+        let told = tree.text(&format!("{NVIDIA_GPUS}/{gpu}/information"))?;
+        let minor = told.lines().find_map(|line| line.strip_prefix("Device Minor:"))?;
+        let minor: u32 = minor.trim().parse().ok()?;
+        Some((format!("/dev/nvidia{minor}"), vec![gpu]))
+    };
+    let nodes = tree.names(NVIDIA_GPUS).into_iter().filter_map(node).collect();
     let others = |holder: &Holder| {
         !DRIVERS_OWN.iter().any(|name| holder.comm.starts_with(name))
             && !WATCHERS.contains(&holder.comm.as_str())
     };
-    let each = |gpu: String| {
-        let told = tree.text(&format!("{NVIDIA_GPUS}/{gpu}/information"))?;
-        let minor = told.lines().find_map(|line| line.strip_prefix("Device Minor:"))?;
-        let minor: u32 = minor.trim().parse().ok()?;
-        let node = BTreeSet::from([format!("/dev/nvidia{minor}")]);
-        let found = holders::find(tree, &node).ok()?.found;
-        Some((gpu, found.into_iter().filter(others).collect()))
-    };
-    tree.names(NVIDIA_GPUS).into_iter().filter_map(each).collect()
+    let mut found = holders::by_node(tree, &nodes).unwrap_or_default();
+    for holders in found.values_mut() {
+        holders.retain(others);
+    }
+    found
 }
 
 /// Where libvirt's daemon looks for programs, as far as that may be read.
@@ -270,10 +273,9 @@ fn driverctl(tree: &Tree) -> Vec<(String, String)> {
 
 /// Units that are started at boot: the links in folders of what wants or requires them.
 fn enabled(tree: &Tree) -> Vec<String> {
-    const FOLDER: &str = UNITS;
     let of = |name: &String| name.ends_with(".wants") || name.ends_with(".requires");
-    let folders = tree.names(FOLDER).into_iter().filter(of);
-    let folders: Vec<String> = folders.map(|name| format!("{FOLDER}/{name}")).collect();
+    let folders = tree.names(UNITS).into_iter().filter(of);
+    let folders: Vec<String> = folders.map(|name| format!("{UNITS}/{name}")).collect();
     folders.iter().flat_map(|folder| tree.files(folder, "").collect::<Vec<_>>()).collect()
 }
 

@@ -12,12 +12,14 @@ use std::collections::{BTreeMap, BTreeSet};
 pub fn laid_out(tree: &Tree, devices: &[Device]) -> BTreeSet<String> {
     let parts = tree.files("/etc/gpuslice/conf.d", ".toml");
     let files = ["/etc/gpuslice/gpuslice.toml".to_owned()].into_iter().chain(parts);
-    let texts: Vec<_> = files.filter_map(|file| Some((tree.text(&file)?, file))).collect();
-    let texts: Vec<_> = texts.into_iter().map(|(text, file)| (file, text)).collect();
+    let read = |file: String| tree.text(&file).map(|text| (file, text));
+    let texts: Vec<_> = files.filter_map(read).collect();
     let Ok(config) = config::parse(&texts) else { return BTreeSet::new() };
+    let mechanisms = gpuslice_vendors::all();
+    let model = |of: &Device| mechanisms.iter().find_map(|m| m.model(of.vendor, of.device));
     let functions = devices.iter().filter_map(|device| {
         let total = u16::try_from(device.total_vfs?).ok()?;
-        Some((device.address.parse().ok()?, function(device, total)))
+        Some((device.address.parse().ok()?, function(device, total, model(device))))
     });
     let seen = Observation { functions: functions.collect(), ..Observation::default() };
     let (resolved, _) = resolve(&config.rules, &seen);
@@ -25,12 +27,10 @@ pub fn laid_out(tree: &Tree, devices: &[Device]) -> BTreeSet<String> {
     wanted.map(|(parent, _)| parent.to_string()).collect()
 }
 
-fn function(device: &Device, total: u16) -> Function {
-    let (vendor, device_id) = (device.vendor, device.device);
-    let mechanisms = gpuslice_vendors::all();
+fn function(device: &Device, total: u16, model: Option<&'static str>) -> Function {
     Function {
-        vendor,
-        device: device_id,
+        vendor: device.vendor,
+        device: device.device,
         class: device.class,
         driver: device.driver.clone(),
         numa_node: None,
@@ -38,7 +38,7 @@ fn function(device: &Device, total: u16) -> Function {
         serial: None,
         slot: None,
         sriov: Some(Sriov { total, autoprobe: None, vfs: BTreeMap::new() }),
-        model: mechanisms.iter().find_map(|mechanism| mechanism.model(vendor, device_id)),
+        model,
         kind: None,
         memory: None,
     }
