@@ -6,13 +6,12 @@ use crate::driver::Driver;
 use crate::vgpu::{attach, call};
 use crate::world::bind_by_hand;
 use gpuslice_core::errno::Errno;
-use gpuslice_core::ids::{Owner, ParentId, PciAddress, SliceId};
+use gpuslice_core::ids::{ParentId, PciAddress, SliceId};
 use gpuslice_core::machine::HookOperation;
 use gpuslice_core::port::{HostRead, HostWrite, read_text};
 use gpuslice_core::refusal::Code;
 use gpuslice_core::request::{Answer, Command, Outcome, PlanRow};
 use gpuslice_sim::{Fault, HostFile};
-use uuid::Uuid;
 
 const CONFIG: &str = "/etc/modprobe.d/gpuslice-gim.conf";
 const LAYOUT: &str = "[[gpu]]\nmatch = { vendor-device = \"1002:74a1\" }\nlayout = { vfs = 8 }";

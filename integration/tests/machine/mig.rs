@@ -9,7 +9,7 @@ use gpuslice_core::plan::Step;
 use gpuslice_core::port::{HostRead, HostWrite, read_text};
 use gpuslice_core::refusal::Code;
 use gpuslice_core::request::{Answer, Command};
-use gpuslice_sim::{Fault, HostFile, MdevOn};
+use gpuslice_sim::{Fault, HostFile, MdevOn, TypeShape};
 
 const GPU: &str = "0000:41:00.0";
 pub const MIG: &str = "[[gpu]]\nmatch = { address = \"0000:41:00.0\" }\n\
@@ -394,16 +394,23 @@ fn what_lives_in_an_instance_does_not_crowd_another_kind() {
     assert_ne!(bus[4], bus[0]);
 }
 
+/// One of the A100's types by another name, beside those there are.
+fn another<'h>(
+    host: &'h mut HostFile,
+    of: &str,
+    name: &str,
+) -> (TypeShape, &'h mut Vec<TypeShape>) {
+    let types = &mut host.functions[0].mdev.as_mut().unwrap().types;
+    let like = types.iter().find(|like| like.name == format!("GRID A100D-{of}")).unwrap().clone();
+    (TypeShape { id: "999".to_owned(), name: format!("GRID A100D-{name}"), ..like }, types)
+}
+
 /// Half of it is free, and is for none of another size.
 #[test]
 fn an_instance_holds_one_size_at_a_time() {
     let mut host = a100();
-    let types = &mut host.functions[0].mdev.as_mut().unwrap().types;
-    let whole = types.iter().find(|of| of.name == "GRID A100D-3-40C").unwrap();
-    let mut half = whole.clone();
-    (half.id, half.name) = ("999".to_owned(), "GRID A100D-3-20C".to_owned());
-    half.memory_mib /= 2;
-    types.push(half);
+    let (half, types) = another(&mut host, "3-40C", "3-20C");
+    types.push(TypeShape { memory_mib: half.memory_mib / 2, ..half });
     let config = MIG
         .replace("\"1g.10gb\", \"2g.20gb\", \"3g.40gb\", \"1g.10gb\"", "\"3g.40gb\", \"3g.40gb\"");
     let mut driver = Driver::new(&host, &config).unwrap();
@@ -427,14 +434,9 @@ fn an_instance_holds_one_size_at_a_time() {
 #[test]
 fn instances_of_two_sizes_are_counted_apart() {
     let mut host = a100();
-    let types = &mut host.functions[0].mdev.as_mut().unwrap().types;
-    let small = types.iter().find(|of| of.name == "GRID A100D-1-10C").unwrap();
-    let mut large = small.clone();
-    (large.id, large.name) = ("999".to_owned(), "GRID A100D-1-20C".to_owned());
-    large.memory_mib *= 2;
-    large.gi_profile = Some(15);
-    types.retain(|of| !of.name.contains("-1-20C"));
-    types.push(large);
+    let (large, types) = another(&mut host, "1-10C", "1-20C");
+    types.retain(|of| of.name != large.name);
+    types.push(TypeShape { memory_mib: large.memory_mib * 2, gi_profile: Some(15), ..large });
     let config = MIG.replace("\"2g.20gb\", \"3g.40gb\", \"1g.10gb\"", "\"1g.20gb\"");
     let mut driver = Driver::new(&host, &config).unwrap();
     driver.advance(10_000).unwrap();

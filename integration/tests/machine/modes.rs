@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domains::claim;
+use crate::vgpu::asking;
 use gpuslice_core::mode::Mode;
 use gpuslice_core::request::ProfileRow;
 
@@ -485,14 +486,7 @@ fn a_gpu_that_cannot_be_sliced_says_so_and_what_works() {
     assert_eq!(plan.blockers.iter().map(|b| b.code).collect::<Vec<_>>(), [Code::Unsliceable]);
     // Nothing is waited for.
     order(&mut driver, Command::WaitSettled { timeout_ms: 1_000 }).unwrap();
-    let command = Command::Claim {
-        owner: Owner::Domain(Uuid::from_u128(1)),
-        owner_name: "vm1".to_owned(),
-        request: claim(&"gpu0".parse().unwrap(), "nvidia-a40-8q", 1),
-        pool: None,
-        reserve: None,
-        dry_run: false,
-    };
+    let command = asking(1, claim(&"gpu0".parse().unwrap(), "nvidia-a40-8q", 1));
     let refusal = order(&mut driver, command).unwrap_err();
     assert_eq!(refusal.code, Code::Unsliceable, "{refusal}");
     assert!(refusal.one_line().contains("0000:06:00.0"), "{refusal:?}");
@@ -506,14 +500,7 @@ fn nobody_is_told_to_lay_out_a_network_card() {
     host.functions.truncate(2);
     host.virtuals.clear();
     let mut driver = Driver::new(&host, "").unwrap();
-    let command = Command::Claim {
-        owner: Owner::Domain(Uuid::from_u128(1)),
-        owner_name: "vm1".to_owned(),
-        request: claim(&"gpu0".parse().unwrap(), "amd-mi300x-vf1", 1),
-        pool: None,
-        reserve: None,
-        dry_run: false,
-    };
+    let command = asking(1, claim(&"gpu0".parse().unwrap(), "amd-mi300x-vf1", 1));
     let refusal = order(&mut driver, command).unwrap_err();
     let hint = refusal.hint.as_deref().unwrap();
     assert!(hint.contains("write a layout for 0000:0c:00.0"), "{refusal:?}");

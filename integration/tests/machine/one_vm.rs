@@ -2,9 +2,9 @@
 
 use crate::domains::claim;
 use crate::driver::Driver;
-use crate::vgpu::{LAYOUT, attach_several, call, order};
+use crate::vgpu::{LAYOUT, asking, attach_several, call, order};
 use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource, alias_for};
-use gpuslice_core::ids::{MdevUuid, Owner, ParentId, PciAddress, SliceId};
+use gpuslice_core::ids::{MdevUuid, ParentId, PciAddress, SliceId};
 use gpuslice_core::machine::HookOperation;
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command, Outcome};
@@ -58,15 +58,7 @@ fn asks(driver: &mut Driver, name: &str, profile: &str, count: u32) -> Outcome {
 }
 
 fn vm_asks(driver: &mut Driver, vm: u128, name: &str, profile: &str, count: u32) -> Outcome {
-    let command = Command::Claim {
-        owner: Owner::Domain(Uuid::from_u128(vm)),
-        owner_name: format!("vm{vm}"),
-        request: claim(&name.parse().unwrap(), profile, count),
-        pool: None,
-        reserve: None,
-        dry_run: false,
-    };
-    order(driver, command)
+    order(driver, asking(vm, claim(&name.parse().unwrap(), profile, count)))
 }
 
 /// What a claim is told that can never start.

@@ -3,9 +3,8 @@
 use crate::domains::claim;
 use crate::driver::Driver;
 use crate::tools::settled;
-use crate::vgpu::{LAYOUT, attach, host as a40s, one_gpu, order, start};
+use crate::vgpu::{LAYOUT, asking, attach, host as a40s, one_gpu, order, start};
 use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource};
-use gpuslice_core::ids::Owner;
 use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command};
@@ -137,14 +136,7 @@ fn nobody_waits_for_a_gpu_that_has_not_what_he_asks_for() {
     };
     let absent = starts(&mut driver, &named("0000:0c:01.7")).unwrap_err();
     assert_eq!(absent.code, Code::Absent, "{absent:?}");
-    let command = Command::Claim {
-        owner: Owner::Domain(Uuid::from_u128(4)),
-        owner_name: "vm4".to_owned(),
-        request: claim(&"gpu0".parse().unwrap(), "amd-74a1-vf1", 1),
-        pool: None,
-        reserve: None,
-        dry_run: false,
-    };
+    let command = asking(4, claim(&"gpu0".parse().unwrap(), "amd-74a1-vf1", 1));
     let full = order(&mut driver, command).unwrap_err();
     assert_eq!(full.code, Code::NoCapacity, "{full:?}");
     let summary = driver.machine.summary();

@@ -6,7 +6,8 @@ use crate::vgpu::{
     LAYOUT, attach, host as a40s, one_gpu, order, profile, slice_state, start, stop, vf,
 };
 use gpuslice_core::errno::Errno;
-use gpuslice_core::ids::ParentId;
+use gpuslice_core::ids::{ParentId, PciAddress};
+use gpuslice_core::machine::RequestId;
 use gpuslice_core::mode::Mode;
 use gpuslice_core::observation::Observation;
 use gpuslice_core::plan::Step;
@@ -226,16 +227,21 @@ fn a_gpu_whose_tool_was_killed_under_the_stub_has_its_driver_again() {
     assert_eq!(seen.vfs.len(), 32);
 }
 
-/// Also where the daemon that ran it is gone, and the process that it left cannot mend what the tool left.
-#[test]
-fn a_gpu_that_a_former_daemon_s_tool_left_under_the_stub_has_its_driver_again() {
+/// The step that makes them is ordered, and has not begun.
+fn about_to_make_vfs() -> (Driver, PciAddress, RequestId) {
     let mut one = a40s();
     one.functions.truncate(1);
     let mut driver = Driver::new(&one, "").unwrap();
-    let pf = PF.parse().unwrap();
     (driver.config, driver.lazy) = (LAYOUT.to_owned(), true);
-    driver.command(Command::Apply);
+    let request = driver.command(Command::Apply);
     driver.drain().unwrap();
+    (driver, PF.parse().unwrap(), request)
+}
+
+/// Also where the daemon that ran it is gone, and the process that it left cannot mend what the tool left.
+#[test]
+fn a_gpu_that_a_former_daemon_s_tool_left_under_the_stub_has_its_driver_again() {
+    let (mut driver, pf, _) = about_to_make_vfs();
     driver.restart().unwrap();
     driver.kernel.inject(Fault::ToolEnds { pf, nth: 1, times: 1, under_stub: true });
     let path = format!("/sys/bus/pci/devices/{PF}/driver_override");
@@ -252,13 +258,7 @@ fn a_gpu_that_a_former_daemon_s_tool_left_under_the_stub_has_its_driver_again() 
 /// Its PF is under the stub for a while, and taken from there it would end half done.
 #[test]
 fn the_stub_is_not_taken_from_a_tool_of_somebody_else() {
-    let mut one = a40s();
-    one.functions.truncate(1);
-    let mut driver = Driver::new(&one, "").unwrap();
-    let pf = PF.parse().unwrap();
-    (driver.config, driver.lazy) = (LAYOUT.to_owned(), true);
-    let request = driver.command(Command::Apply);
-    driver.drain().unwrap();
+    let (mut driver, pf, request) = about_to_make_vfs();
     // It has begun between our reading and our own run.
     driver.deaf = true;
     driver.kernel.inject(Fault::ToolEnds { pf, nth: 1, times: 1, under_stub: true });

@@ -67,21 +67,25 @@ pub fn attach_several(driver: &mut Driver, vm: u128, profile: &str, count: u32) 
     }
 }
 
-/// Claims, and says what devices there are to write and what there is to warn of.
-pub fn claimed(
-    driver: &mut Driver,
-    vm: u128,
-    request: ClaimRequest,
-) -> (Vec<DeviceToWrite>, Vec<String>) {
-    let command = Command::Claim {
+/// The order by which `gpuslice attach` makes a claim of a VM.
+pub fn asking(vm: u128, request: ClaimRequest) -> Command {
+    Command::Claim {
         owner: owner(vm),
         owner_name: format!("vm{vm}"),
         request,
         pool: None,
         reserve: None,
         dry_run: false,
-    };
-    match order(driver, command).unwrap() {
+    }
+}
+
+/// Claims, and says what devices there are to write and what there is to warn of.
+pub fn claimed(
+    driver: &mut Driver,
+    vm: u128,
+    request: ClaimRequest,
+) -> (Vec<DeviceToWrite>, Vec<String>) {
+    match order(driver, asking(vm, request)).unwrap() {
         Answer::Claimed { devices, warnings, .. } => (devices, warnings),
         other => panic!("{other:?}"),
     }

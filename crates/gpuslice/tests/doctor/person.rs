@@ -143,12 +143,7 @@ impl<'a> Person<'a> {
             ["echo", text @ .., ">", path] => self.echoes(&text.join(" "), path),
             ["reboot"] => self.boots(),
             ["grubby", "--update-kernel=ALL", changes @ ..] => {
-                let edits = changes.iter().map(|change| {
-                    let added = change.strip_prefix("--args=").map(|a| Edit::Add(a.to_owned()));
-                    let taken = || change.strip_prefix("--remove-args=").unwrap().to_owned();
-                    added.unwrap_or_else(|| Edit::Take(taken()))
-                });
-                self.brought.borrow_mut().extend(edits);
+                self.changes(changes, "--args=", "--remove-args=");
             }
             ["mknod", "-m", "660", path, "c", "10", "232"] => {
                 self.write(path, "");
@@ -170,12 +165,7 @@ impl<'a> Person<'a> {
             }
             ["restorecon", ..] => self.runs("/usr/sbin/restorecon", &words[1..]),
             ["rpm-ostree", "kargs", changes @ ..] => {
-                let edits = changes.iter().map(|change| {
-                    let added = change.strip_prefix("--append=").map(|a| Edit::Add(a.to_owned()));
-                    let taken = || change.strip_prefix("--delete=").unwrap().to_owned();
-                    added.unwrap_or_else(|| Edit::Take(taken()))
-                });
-                self.brought.borrow_mut().extend(edits);
+                self.changes(changes, "--append=", "--delete=");
             }
             ["kill", pid, ..] => fs::remove_dir_all(self.at(&format!("/proc/{pid}"))).unwrap(),
             ["mkdir", "-p", path] => fs::create_dir_all(self.at(path)).unwrap(),
@@ -325,6 +315,16 @@ impl<'a> Person<'a> {
             let newest = kernels.map(|kernel| kernel.unwrap().file_name()).max().unwrap();
             self.write("/proc/sys/kernel/osrelease", newest.to_str().unwrap());
         }
+    }
+
+    /// Has a tool change the kernel's arguments, by its words for one more and one less.
+    fn changes(&self, changes: &[&str], more: &str, less: &str) {
+        let edits = changes.iter().map(|change| {
+            let added = change.strip_prefix(more).map(|a| Edit::Add(a.to_owned()));
+            let taken = || change.strip_prefix(less).unwrap().to_owned();
+            added.unwrap_or_else(|| Edit::Take(taken()))
+        });
+        self.brought.borrow_mut().extend(edits);
     }
 
     /// Writes into a file, which may be the kernel's.
