@@ -6,6 +6,9 @@
 #[path = "shipped/layout.rs"]
 mod layout;
 
+#[path = "shipped/install.rs"]
+mod install;
+
 use gpuslice_integration::{files, root};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

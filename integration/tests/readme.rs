@@ -88,7 +88,7 @@ fn every_block_is_proven_by_something() {
                     Some(("step", "all")) => {
                         text == "integration/test\n" && ci.contains("integration/test")
                     }
-                    Some(("step", "stage")) => text == "sudo integration/install\n",
+                    Some(("step", "stage")) => text == "integration/install\n",
                     Some(("step", name)) => {
                         test.contains(&format!("do_{name}() {{ {}; }}", text.trim_end()))
                     }
