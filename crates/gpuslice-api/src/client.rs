@@ -10,7 +10,7 @@ mod transport;
 
 pub(crate) use bus::BusLink;
 pub use changes::{Changes, Event};
-pub use error::CallError;
+pub use error::{CallError, start};
 pub use list::{List, Listing};
 pub use transport::Transport;
 
@@ -45,12 +45,15 @@ impl Client {
     /// # Errors
     /// [`CallError::Unreachable`] with everything that was tried.
     pub async fn connect(transport: &Transport) -> Result<Self, CallError> {
-        let mut tried = Vec::new();
+        let (mut tried, mut is_masked) = (Vec::new(), false);
         if let Some(bus) = transport.bus() {
             match bus::connect(bus).await {
                 Ok(connection) => return Ok(Self::over(connection)),
                 Err(error) if transport.socket().is_none() => return Err(error),
-                Err(CallError::Unreachable { tried: reasons, .. }) => tried.extend(reasons),
+                Err(CallError::Unreachable { masked, tried: reasons, .. }) => {
+                    is_masked = masked;
+                    tried.extend(reasons);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -63,7 +66,7 @@ impl Client {
                 Err(error) => return Err(error),
             }
         }
-        Err(CallError::Unreachable { who: error::DAEMON, tried })
+        Err(CallError::Unreachable { who: error::DAEMON, masked: is_masked, tried })
     }
 
     /// A way to a daemon that runs. Where there is none, none is started: neither by the bus, nor by the socket that systemd
@@ -193,6 +196,7 @@ async fn in_time<T>(
     tokio::time::timeout(patience, call).await.unwrap_or_else(|_| {
         Err(CallError::Unreachable {
             who: error::DAEMON,
+            masked: false,
             tried: vec![format!("no answer within {} s", patience.as_secs())],
         })
     })

@@ -245,7 +245,7 @@ async fn listeners_hear_changes_and_the_daemon_come_and_go() {
 async fn a_bus_without_the_daemon_is_unreachable() {
     let bus = PrivateBus::start();
     let error = Client::connect(&Transport::only_bus(bus.address())).await;
-    let Err(CallError::Unreachable { who, tried }) = error else {
+    let Err(CallError::Unreachable { who, masked: false, tried }) = error else {
         panic!("{error:?}");
     };
     assert_eq!((who, tried.len()), ("gpusliced", 1));

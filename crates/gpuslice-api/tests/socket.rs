@@ -141,7 +141,7 @@ async fn nobody_there_says_what_was_tried() {
     let socket = dir.path().join("sock");
     assert!(Client::to_read(&Transport::only_socket(&socket)).is_none());
     let error = Client::connect(&Transport::only_socket(&socket)).await.unwrap_err();
-    let CallError::Unreachable { who, tried } = error else {
+    let CallError::Unreachable { who, masked: false, tried } = error else {
         panic!("{error:?}");
     };
     assert_eq!(who, "gpusliced");

@@ -1,5 +1,6 @@
 //! The daemon as the agent sees it: ten questions, and every way a call can fail told as a refusal.
 
+use gpuslice_api::client::start;
 use gpuslice_api::{CallError, Client};
 use gpuslice_core::domain::{ClaimRequest, Domain};
 use gpuslice_core::hint;
@@ -220,9 +221,9 @@ impl Daemon {
 fn refusal(error: CallError) -> Refusal {
     match error {
         CallError::Refused(refusal) | CallError::NotPermitted(refusal) => refusal,
-        CallError::Unreachable { who, tried } => tried.into_iter().fold(
+        CallError::Unreachable { who, masked, tried } => tried.into_iter().fold(
             Refusal::new(Code::Unreachable, format!("{who} does not answer"))
-                .hint(hint!("systemctl start gpusliced")),
+                .hint(start(who, masked)),
             Refusal::because,
         ),
         error @ CallError::Protocol { .. } => Refusal::new(Code::Unsupported, error.to_string())

@@ -3,6 +3,7 @@
 use crate::style::{Paint, Tone};
 use crate::table::printable;
 use gpuslice_api::CallError;
+use gpuslice_api::client::start;
 use gpuslice_api::names::{AS_ROOT, BUS_ADDRESS_ENV, SOCKET_ENV};
 use gpuslice_core::hint;
 use gpuslice_core::refusal::{Code, Hint, Refusal};
@@ -35,13 +36,13 @@ impl From<CallError> for Failure {
                     None => refusal.hint(root),
                 }
             }
-            CallError::Unreachable { who, tried } => {
+            CallError::Unreachable { who, masked, tried } => {
                 let named = [BUS_ADDRESS_ENV, SOCKET_ENV]
                     .into_iter()
                     .filter(|name| std::env::var_os(name).is_some_and(|v| !v.is_empty()));
                 let mut refusal = Refusal::new(Code::Unreachable, text);
                 refusal.causes = tried;
-                refusal.hint(start(who, &named.collect::<Vec<_>>()))
+                refusal.hint(way_to(who, masked, &named.collect::<Vec<_>>()))
             }
             CallError::Protocol { .. } => Refusal::new(Code::Unsupported, text)
                 .because(
@@ -59,9 +60,9 @@ pub fn as_root(arguments: impl Iterator<Item = String>) -> Hint {
 }
 
 /// How to get an answer. `named` are the variables that point to another daemon than the host's.
-fn start(who: &str, named: &[&str]) -> Hint {
+fn way_to(who: &str, masked: bool, named: &[&str]) -> Hint {
     if named.is_empty() {
-        hint!("systemctl start {}", who)
+        start(who, masked)
     } else {
         hint!("start {} there; or unset {}", who, Hint::words(named, " "))
     }
@@ -105,7 +106,7 @@ mod tests {
             (CallError::Refused(Refusal::new(Code::NoCapacity, "full")), 1),
             (CallError::Refused(Refusal::new(Code::Unreachable, "the agent lost the daemon")), 3),
             (CallError::NotPermitted(Refusal::new(Code::NotPermitted, "no")), 4),
-            (CallError::Unreachable { who: "gpusliced", tried: vec![] }, 3),
+            (CallError::Unreachable { who: "gpusliced", masked: true, tried: vec![] }, 3),
             (CallError::Protocol { what: "x".to_owned() }, 1),
         ] {
             let text = error.to_string();
@@ -133,15 +134,19 @@ mod tests {
     #[test]
     fn who_cannot_be_asked_is_named_with_what_was_tried() {
         let tried = vec!["system bus: gone".to_owned(), "connect /run/x: gone".to_owned()];
-        let failure =
-            Failure::from(CallError::Unreachable { who: "gpusliced", tried: tried.clone() });
+        let (who, masked) = ("gpusliced", false);
+        let error = CallError::Unreachable { who, masked, tried: tried.clone() };
+        let failure = Failure::from(error);
         assert_eq!(failure.refusal.message, "gpusliced does not answer");
         assert_eq!(failure.refusal.causes, tried);
         assert_eq!(
-            start("gpuslice-libvirt-agent", &[]).as_str(),
+            way_to("gpuslice-libvirt-agent", false, &[]).as_str(),
             "systemctl start gpuslice-libvirt-agent"
         );
-        assert_eq!(start("gpusliced", &["A", "B"]).as_str(), "start gpusliced there; or unset A B");
+        assert_eq!(
+            way_to("gpusliced", true, &["A", "B"]).as_str(),
+            "start gpusliced there; or unset A B"
+        );
     }
 
     #[test]

@@ -77,6 +77,7 @@ pub(super) async fn within<T>(
 fn silent(who: &'static str, way: &str, patience: Duration) -> CallError {
     CallError::Unreachable {
         who,
+        masked: false,
         tried: vec![format!("{way}: no answer within {} s", patience.as_secs())],
     }
 }

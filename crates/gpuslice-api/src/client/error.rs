@@ -4,7 +4,7 @@ use crate::names::{BUS_NAME, LIBVIRT_BUS_NAME};
 use crate::refused::{Refused, chain};
 use crate::wire::WireError;
 use gpuslice_core::hint;
-use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::refusal::{Code, Hint, Refusal};
 use zbus::names::ErrorName;
 
 /// The daemon, in error texts.
@@ -26,6 +26,8 @@ pub enum CallError {
     Unreachable {
         /// The program meant: `gpusliced`, `gpuslice-libvirt-agent`.
         who: &'static str,
+        /// A person had systemd never start its unit.
+        masked: bool,
         /// What was tried and how each failed.
         tried: Vec<String>,
     },
@@ -53,6 +55,15 @@ impl From<WireError> for CallError {
     }
 }
 
+/// The order that starts a program's unit. `masked`: systemd may not start it as it is.
+pub fn start(who: &str, masked: bool) -> Hint {
+    if masked {
+        hint!("systemctl unmask {}, then systemctl start {}", who, who)
+    } else {
+        hint!("systemctl start {}", who)
+    }
+}
+
 /// There is only the socket, which answers questions and no more.
 pub(crate) fn needs_bus(what: &str) -> CallError {
     let hint = hint!("systemctl start dbus gpusliced");
@@ -67,8 +78,10 @@ pub(crate) fn needs_bus(what: &str) -> CallError {
 /// What an error of the bus means. `who` was called over `way`.
 pub(crate) fn from_bus(who: &'static str, way: &str, error: &zbus::Error) -> CallError {
     let wanted = if who == AGENT { LIBVIRT_BUS_NAME } else { BUS_NAME };
-    let unreachable =
-        |text: String| CallError::Unreachable { who, tried: vec![format!("{way}: {text}")] };
+    let unreachable = |masked: bool, text: String| {
+        let tried = vec![format!("{way}: {text}")];
+        CallError::Unreachable { who, masked, tried }
+    };
     match error {
         zbus::Error::MethodError(name, text, reply) => {
             let text = text.as_deref();
@@ -87,18 +100,22 @@ pub(crate) fn from_bus(who: &'static str, way: &str, error: &zbus::Error) -> Cal
         zbus::Error::InputOutput(_)
         | zbus::Error::Connection(..)
         | zbus::Error::Handshake(_)
-        | zbus::Error::Address(_) => unreachable(lower(&chain(error))),
+        | zbus::Error::Address(_) => unreachable(false, lower(&chain(error))),
         other => CallError::Protocol { what: chain(other) },
     }
 }
 
-/// Errors that the bus daemon itself sends (dbus-specification, org.freedesktop.DBus.Error.*).
+/// Errors that the bus daemon itself sends (dbus-specification, org.freedesktop.DBus.Error.*), and those of systemd, which
+/// dbus-daemon hands on when it has had a unit started. dbus-broker says those with a name of the former kind, in words.
 fn from_bus_error(
     wanted: &str,
     name: &ErrorName<'_>,
     text: &str,
-    unreachable: impl FnOnce(String) -> CallError,
+    unreachable: impl FnOnce(bool, String) -> CallError,
 ) -> CallError {
+    if let Some(of_systemd) = name.strip_prefix("org.freedesktop.systemd1.") {
+        return unreachable(of_systemd == "UnitMasked", lower(text));
+    }
     let short = name.rsplit_once("DBus.Error.").map_or("", |(_, s)| s);
     match short {
         "AccessDenied" | "AuthFailed" | "InteractiveAuthorizationRequired" => {
@@ -108,11 +125,16 @@ fn from_bus_error(
             )
         }
         // Each bus says this in other words.
-        "ServiceUnknown" | "NameHasNoOwner" => unreachable(format!("nobody has the name {wanted}")),
-        "NoReply" | "Disconnected" | "NoServer" | "TimedOut" | "Timeout" => {
-            unreachable(lower(text))
+        "ServiceUnknown" | "NameHasNoOwner" if text.contains("unit is masked") => {
+            unreachable(true, lower(text))
         }
-        spawn if spawn.starts_with("Spawn.") => unreachable(lower(text)),
+        "ServiceUnknown" | "NameHasNoOwner" => {
+            unreachable(false, format!("nobody has the name {wanted}"))
+        }
+        "NoReply" | "Disconnected" | "NoServer" | "TimedOut" | "Timeout" => {
+            unreachable(false, lower(text))
+        }
+        spawn if spawn.starts_with("Spawn.") => unreachable(false, lower(text)),
         _ => CallError::Protocol { what: format!("{name}: {text}") },
     }
 }
@@ -121,4 +143,26 @@ fn from_bus_error(
 fn lower(text: &str) -> String {
     let mut letters = text.trim_end_matches('.').chars();
     letters.next().map(|first| first.to_ascii_lowercase()).into_iter().chain(letters).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// dbus-daemon hands systemd's own error on, which a test on a bus shows; dbus-broker puts it into words.
+    #[test]
+    fn a_masked_unit_is_known_by_the_words_of_dbus_broker_too() {
+        for (said, want, cause) in [
+            ("unit is masked.", true, "bus: could not activate remote peer 'x': unit is masked"),
+            ("unknown unit", false, "bus: nobody has the name org.gpuslice1"),
+        ] {
+            let text = format!("Could not activate remote peer 'x': {said}");
+            let error = zbus::Error::from(zbus::fdo::Error::NameHasNoOwner(text));
+            let CallError::Unreachable { who, masked, tried } = from_bus(DAEMON, "bus", &error)
+            else {
+                panic!("{error}");
+            };
+            assert_eq!((who, masked, tried), (DAEMON, want, vec![cause.to_owned()]));
+        }
+    }
 }

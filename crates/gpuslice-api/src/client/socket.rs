@@ -117,6 +117,7 @@ impl<S: Stream> SocketLink<S> {
     fn broke_off(&self, how: &str) -> CallError {
         CallError::Unreachable {
             who: DAEMON,
+            masked: false,
             tried: vec![format!("{}: {how}", self.path.display())],
         }
     }
@@ -150,6 +151,7 @@ fn request_id() -> Result<Uuid, CallError> {
         let errno = Errno(errno.raw_os_error());
         CallError::Unreachable {
             who: DAEMON,
+            masked: false,
             tried: vec![format!("ask for random bytes: {errno}")],
         }
     })?;
@@ -169,6 +171,7 @@ fn cannot_connect(path: &Path, error: &io::Error) -> CallError {
         ),
         _ => CallError::Unreachable {
             who: DAEMON,
+            masked: false,
             tried: vec![format!("connect {path}: {}", os_text(error))],
         },
     }

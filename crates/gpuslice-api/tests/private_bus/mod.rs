@@ -28,18 +28,27 @@ impl PrivateBus {
         Self::with(&[])
     }
 
-    /// One that can start programs: the command for each of their names.
+    /// One that can start programs: the command for each of their names, or the unit that systemd is asked for.
     pub fn with(services: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         for (name, command) in services {
             let file = dir.path().join(format!("{name}.service"));
-            let text = format!("[D-BUS Service]\nName={name}\nExec={command}\n");
+            let mut text = format!("[D-BUS Service]\nName={name}\nExec={command}\n");
+            if command.ends_with(".service") {
+                text += &format!("SystemdService={command}\n");
+            }
             std::fs::write(file, text).unwrap();
         }
         let config = dir.path().join("bus.conf");
         std::fs::write(&config, CONFIG.replace("DIR", dir.path().to_str().unwrap())).unwrap();
         let mut daemon = Command::new("dbus-daemon")
-            .args(["--nofork", "--nopidfile", "--nosyslog", "--print-address"])
+            .args([
+                "--nofork",
+                "--nopidfile",
+                "--nosyslog",
+                "--print-address",
+                "--systemd-activation",
+            ])
             .arg(format!("--config-file={}", config.display()))
             .stdout(Stdio::piped())
             // It complains there about limits it may not raise.

@@ -60,6 +60,7 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
         "a unit of systemd; a simulated host's holders are always known",
     ),
     ("systemctl start {}", "the system's own bus; a test's daemon is started `there`"),
+    ("systemctl unmask {}, then systemctl start {}", "a unit of systemd"),
     ("unset {}", "the system's own daemon"),
     ("systemctl start libvirtd", "libvirtd; its test driver is in the agent's process"),
     ("systemctl start virtqemud", "virtqemud; the test driver is in the agent's process"),
