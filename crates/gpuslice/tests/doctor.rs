@@ -354,6 +354,34 @@ fn programs_of_a_folder_that_is_looked_at_are_not_run() {
 }
 
 #[test]
+fn what_the_host_may_need_itself_is_an_error_only_where_a_layout_has_it() {
+    for (name, of, layout) in [
+        ("driver-amdgpu", "0000:0c:00.0", "vfs = 4"),
+        ("driver-amdgpu-computes", "0000:0c:00.0", "vfs = 4"),
+        ("driver-in-the-way-t4", "0000:41:00.0", "park = { nvidia-t4-8q = 1 }"),
+        ("driver-i915", "0000:51:00.0", "vfs = 4"),
+        ("sriov-off-max-vfs", "0000:51:00.0", "vfs = 4"),
+        ("vgpu-driver-computes", "0000:41:00.0", "vfs = \"all\""),
+    ] {
+        let root = host(name);
+        let judged = |expected| {
+            let out = gpuslice(root.path(), &["doctor", "--json"]);
+            let answer = json(&out);
+            let [finding] = answer["findings"].as_array().unwrap().as_slice() else {
+                panic!("{name}: {answer:#}")
+            };
+            let found = (finding["severity"].as_str().unwrap(), out.status.code());
+            assert_eq!(found, expected, "{name}: {answer:#}");
+            finding["mend"].as_str().unwrap().starts_with("if it is to be sliced: ")
+        };
+        assert!(judged(("warning", Some(0))), "{name}");
+        let rule = format!(r#"[[gpu]]\nmatch = {{ address = "{of}" }}\nlayout = {{ {layout} }}"#);
+        lay_out(root.path(), &format!("/etc/gpuslice/gpuslice.toml = {rule}"));
+        assert!(!judged(("error", Some(1))), "{name}");
+    }
+}
+
+#[test]
 fn a_device_that_a_hook_may_make_is_no_error_and_a_claims_is() {
     let of = |root: &Path| {
         let answer = json(&gpuslice(root, &["doctor", "win11", "--json"]));

@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 pub enum Severity {
     /// Slices do not work because of it.
     Error,
-    /// They work now, and may not later.
+    /// They work now, and may not later; or nothing says that they are wanted.
     Warning,
 }
 
@@ -40,6 +40,12 @@ impl Finding {
     /// Something that may break them.
     pub fn warning(code: Check, found: impl Into<String>, mend: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, ..Self::error(code, found, mend) }
+    }
+
+    /// The same of a GPU of which nobody may want slices.
+    pub fn if_sliced(self) -> Self {
+        let mend = format!("if it is to be sliced: {}", self.mend);
+        Self { severity: Severity::Warning, mend, ..self }
     }
 
     /// The same, where the mending is ours to do.
@@ -91,11 +97,11 @@ checks! {
         mend "`modprobe kvmgt`, and take enable_guc out of the kernel's arguments or modprobe.d; on another GPU take enable_gvt=1 out. Then the boot loader's step (`update-grub` and others).";
     SriovOff = "sriov-off", "the GPU has SR-IOV and does not show it",
         why "Without the SR-IOV capability the kernel offers no sriov_numvfs, so the GPU yields no VF.",
-        looks "A GPU whose model has SR-IOV lacks sriov_totalvfs, or says 0 in it. It is off in the firmware, or its driver was told to make none.",
+        looks "A GPU whose model has SR-IOV lacks sriov_totalvfs, or says 0 in it. It is off in the firmware, or its driver was told to make none. A warning where the host may need the GPU itself, as no layout has it.",
         mend "Switch on SR-IOV (and ARI) in the firmware and boot the machine cold. i915 also wants i915.max_vfs as a kernel argument (63 for Flex and Max; 7 for an integrated GPU, with i915.enable_guc=3); xe wants no xe.max_vfs, or a newer kernel.";
     VfBars = "vf-bars", "the firmware left no room for the memory of VFs",
         why "Each VF needs address space for its BARs. Where the firmware gave none, enabling VFs fails with \"not enough MMIO resources for SR-IOV\".",
-        looks "All SR-IOV lines of the GPU's `resource` file are zero, it has no VF, it makes no mediated devices itself, and somebody wants VFs of it.",
+        looks "All SR-IOV lines of the GPU's `resource` file are zero, it has no VF, it makes no mediated devices itself, and somebody wants VFs of it. A warning where the host may need the GPU itself, as no layout has it.",
         mend "Switch on \"Above 4G decoding\" and large MMIO in the firmware, or add pci=realloc to the kernel's arguments and run the boot loader's step (`update-grub` and others); then reboot.";
     DriverMissing = "driver-missing", "no driver is bound to a GPU that could be sliced",
         why "Slices are made by the GPU's driver: NVIDIA's vGPU host driver, AMD's GIM, Intel's i915 or xe.",
@@ -131,11 +137,11 @@ checks! {
         mend "Stop it, `gpuslice apply`, and start it again.";
     DriverInTheWay = "driver-in-the-way", "another driver has the GPU",
         why "Only one driver has a device, and this one makes no slices.",
-        looks "nouveau on an NVIDIA GPU, amdgpu on a GPU that GIM slices; i915 without its parameter max_vfs, which is the kernel's own, on a GPU with SR-IOV, and vfio-pci without enable_sriov, where VFs are wanted: of a Flex or Max, and where /etc/gpuslice says so.",
+        looks "nouveau on an NVIDIA GPU, amdgpu on a GPU that GIM slices; i915 without its parameter max_vfs, which is the kernel's own, on a GPU with SR-IOV, and vfio-pci without enable_sriov, where VFs are wanted: of a Flex or Max, and where /etc/gpuslice says so. A warning where the host may compute on the GPU, as no layout has it.",
         mend "Blacklist it in /etc/modprobe.d, make the initramfs anew, and reboot. In the place of the kernel's i915 install i915-sriov-dkms (integrated GPUs) or Intel's own build. From vfio-pci: take the ids or the override out that the finding names, or unbind it, empty driver_override, and write the address to drivers_probe.";
     VgpuDriverMissing = "vgpu-driver-missing", "the driver is NVIDIA's ordinary one, not the one for vGPUs",
         why "Only NVIDIA's vGPU host driver makes vGPUs; it comes with sriov-manage, which the ordinary driver lacks.",
-        looks "A GPU on the driver nvidia, and no /usr/lib/nvidia/sriov-manage.",
+        looks "A GPU on the driver nvidia, and no /usr/lib/nvidia/sriov-manage. A warning where the host may compute on the GPU, as no layout has it.",
         mend "Remove the ordinary driver and install the vGPU host driver (the package named vgpu-kvm), then reboot.";
     AutoprobeOn = "autoprobe-on", "a driver of the host takes each new VF",
         why "With sriov_drivers_autoprobe the host's driver binds every new VF, and a VF in use by the host is given to no VM.",

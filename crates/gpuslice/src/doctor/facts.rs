@@ -1,5 +1,6 @@
 //! What is known of a host before anything is judged.
 
+use super::check::Finding;
 use super::pci::Device;
 use super::system::System;
 use gpuslice_core::guest::mapping::Mapping;
@@ -40,6 +41,8 @@ pub struct Host {
     pub devices: Vec<Device>,
     /// Functions of which gpuslice's configuration wants VFs.
     pub laid_out: BTreeSet<String>,
+    /// Those of which it wants mediated devices that stand ready.
+    pub parked: BTreeSet<String>,
     /// i915 is one that makes VFs: it has a parameter for their number.
     pub i915_makes_vfs: bool,
     /// vfio-pci makes VFs, since it was loaded with enable_sriov.
@@ -156,6 +159,19 @@ impl Host {
     pub fn wants_vfs(&self, device: &Device) -> bool {
         let made_for_it = maker(device.vendor, device.device).is_some_and(|maker| maker.sriov);
         device.pf.is_none() && (made_for_it || self.laid_out.contains(&device.address))
+    }
+
+    /// What keeps a GPU from being sliced, if it is to be: without a layout the host may compute on it, or a VM have it as a whole.
+    pub fn weighed(&self, gpu: &Device, finding: Finding) -> Finding {
+        let laid_out = self.laid_out.contains(&gpu.address) || self.parked.contains(&gpu.address);
+        let is_sliced = gpu.pf.is_some() || gpu.vfs > 0 || gpu.mdevs;
+        let serves = match gpu.driver.as_deref() {
+            // They are installed for slices alone.
+            Some("nvidia") => !self.sriov_manage,
+            Some("gim") | None => false,
+            Some(_) => true,
+        };
+        if serves && !laid_out && !is_sliced { finding.if_sliced() } else { finding }
     }
 
     /// Whether DKMS has built a module of this name for the running kernel.

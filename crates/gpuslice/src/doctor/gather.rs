@@ -48,6 +48,7 @@ pub fn host(tree: &Tree) -> Host {
     let enforces = hook_facts::enforces(tree);
     let processes = processes(tree);
     let devices = pci::all(tree);
+    let laid_out = rules::laid_out(tree, &devices);
     let path = search_path(tree);
     // The library alone is there for programs that speak with another host's.
     let has = |name: &str| PROGRAMS.iter().any(|folder| tree.exists(&format!("{folder}/{name}")));
@@ -64,7 +65,8 @@ pub fn host(tree: &Tree) -> Host {
         switched_off: kernel_facts::switched_off(tree, &arguments),
         iommu: !tree.empty("/sys/kernel/iommu_groups"),
         lockdown: chosen(&text("/sys/kernel/security/lockdown")).filter(|mode| mode != "none"),
-        laid_out: rules::laid_out(tree, &devices),
+        laid_out: laid_out.vfs,
+        parked: laid_out.parked,
         i915_makes_vfs: tree.exists("/sys/module/i915/parameters/max_vfs"),
         vfio_makes_vfs: text("/sys/module/vfio_pci/parameters/enable_sriov") == "Y",
         signing_key: KEYS.into_iter().find(|key| tree.exists(key)).unwrap_or(KEYS[1]),

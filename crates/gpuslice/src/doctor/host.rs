@@ -85,7 +85,7 @@ fn ungrouped(host: &Host) -> Option<Finding> {
         None => "update the firmware, whose tables may leave it out; journalctl -k -g 'DMAR|AMD-Vi' says more".to_owned(),
     };
     let text = format!("{} has no IOMMU group, while others have theirs", device.address);
-    Some(Finding::error(Check::IommuOff, text, mend))
+    Some(host.weighed(device, Finding::error(Check::IommuOff, text, mend)))
 }
 
 /// A GPU that is known to be sliced by a driver.
@@ -126,6 +126,7 @@ fn sliceable(host: &Host, gpu: &Device, maker: &Maker) -> Vec<Finding> {
         }
         Some(_) => {}
     }
+    let mut found: Vec<_> = found.into_iter().map(|f| host.weighed(gpu, f)).collect();
     found.extend(taken_at_boot(host, gpu));
     found
 }
@@ -163,7 +164,7 @@ fn makes_no_vfs(host: &Host, pf: &Device) -> Option<Finding> {
             None => INTEL_DKMS,
         };
         let mend = format!("install {name}; reboot");
-        return Some(Finding::error(Check::DriverInTheWay, text, mend));
+        return Some(host.weighed(pf, Finding::error(Check::DriverInTheWay, text, mend)));
     }
     if !is_vfio(driver) || host.vfio_makes_vfs || !host.laid_out.contains(address) {
         return None;
@@ -358,7 +359,8 @@ fn vfs(host: &Host, gpu: &Device) -> Vec<Finding> {
             "switch \"Above 4G decoding\" on in the firmware, or {}",
             host.system.add_argument("pci=realloc")
         );
-        found.push(Finding::error(Check::VfBars, text, mend));
+        let bars = Finding::error(Check::VfBars, text, mend);
+        found.push(if dkms { bars } else { host.weighed(gpu, bars) });
     }
     // NVIDIA's VFs are its own driver's, also those that offer nothing: taken off it they offer less.
     let vendors = |vf: &Device| gpu.driver.as_deref() == Some("nvidia") && vf.driver == gpu.driver;

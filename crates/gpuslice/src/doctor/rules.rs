@@ -3,31 +3,48 @@
 use super::pci::Device;
 use super::tree::Tree;
 use gpuslice_core::config;
-use gpuslice_core::layout::resolve;
+use gpuslice_core::layout::{Layout, resolve};
 use gpuslice_core::observation::{Function, Observation, Sriov};
+use gpuslice_vendors::makers::maker;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Addresses of the PFs of which a layout wants VFs. Serial numbers and slots are not read here, so a rule that names one is
+/// Addresses of the functions of which a layout wants something.
+#[derive(Default)]
+pub struct LaidOut {
+    /// Virtual functions.
+    pub vfs: BTreeSet<String>,
+    /// Mediated devices that stand ready.
+    pub parked: BTreeSet<String>,
+}
+
+/// What layouts want of which function. Serial numbers and slots are not read here, so a rule that names one is
 /// passed over; and of a configuration that is broken the daemon tells.
-pub fn laid_out(tree: &Tree, devices: &[Device]) -> BTreeSet<String> {
+pub fn laid_out(tree: &Tree, devices: &[Device]) -> LaidOut {
     let parts = tree.files("/etc/gpuslice/conf.d", ".toml");
     let files = ["/etc/gpuslice/gpuslice.toml".to_owned()].into_iter().chain(parts);
     let read = |file: String| tree.text(&file).map(|text| (file, text));
     let texts: Vec<_> = files.filter_map(read).collect();
-    let Ok(config) = config::parse(&texts) else { return BTreeSet::new() };
+    let Ok(config) = config::parse(&texts) else { return LaidOut::default() };
     let mechanisms = gpuslice_vendors::all();
     let model = |of: &Device| mechanisms.iter().find_map(|m| m.model(of.vendor, of.device));
-    let functions = devices.iter().filter_map(|device| {
-        let total = u16::try_from(device.total_vfs?).ok()?;
-        Some((device.address.parse().ok()?, function(device, total, model(device))))
-    });
+    let pfs = devices.iter().filter(|device| device.pf.is_none());
+    let functions = pfs.filter_map(|pf| Some((pf.address.parse().ok()?, function(pf, model(pf)))));
     let seen = Observation { functions: functions.collect(), ..Observation::default() };
     let (resolved, _) = resolve(&config.rules, &seen);
-    let wanted = resolved.into_iter().filter(|(_, rule)| rule.layout.vfs.of(u16::MAX) > 0);
-    wanted.map(|(parent, _)| parent.to_string()).collect()
+    let of = |wants: fn(&Layout) -> bool| {
+        let wanted = resolved.iter().filter(|(_, rule)| wants(&rule.layout));
+        wanted.map(|(parent, _)| parent.to_string()).collect()
+    };
+    LaidOut {
+        vfs: of(|layout| layout.vfs.of(u16::MAX) > 0),
+        parked: of(|layout| !layout.park.is_empty()),
+    }
 }
 
-fn function(device: &Device, total: u16, model: Option<&'static str>) -> Function {
+fn function(device: &Device, model: Option<&'static str>) -> Function {
+    // One that has SR-IOV switched off is laid out all the same.
+    let has_it = maker(device.vendor, device.device).is_some_and(|maker| maker.sriov);
+    let total = device.total_vfs.or(has_it.then_some(0)).and_then(|n| u16::try_from(n).ok());
     Function {
         vendor: device.vendor,
         device: device.device,
@@ -37,7 +54,7 @@ fn function(device: &Device, total: u16, model: Option<&'static str>) -> Functio
         iommu_group: None,
         serial: None,
         slot: None,
-        sriov: Some(Sriov { total, autoprobe: None, vfs: BTreeMap::new() }),
+        sriov: total.map(|total| Sriov { total, autoprobe: None, vfs: BTreeMap::new() }),
         model,
         kind: None,
         memory: None,

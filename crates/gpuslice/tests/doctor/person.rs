@@ -88,6 +88,7 @@ impl<'a> Person<'a> {
 
     /// Follows all steps; whether that could be done.
     pub fn follows(&self, mend: &str) -> bool {
+        let mend = mend.strip_prefix("if it is to be sliced: ").unwrap_or(mend);
         mend.split("; ").all(|step| self.follows_step(step))
     }
 

@@ -77,13 +77,22 @@ pub const TRAPS: &[(&str, Seen)] = &[
     ("sriov-manage left the GPU without a driver", By(&["driver-unbound"])),
     (
         "nouveau or amdgpu came first",
-        By(&["driver-in-the-way", "driver-in-the-way-t4", "driver-amdgpu"]),
+        By(&[
+            "driver-in-the-way",
+            "driver-in-the-way-t4",
+            "driver-amdgpu",
+            "driver-amdgpu-computes",
+            "driver-amdgpu-laid-out",
+        ]),
     ),
     (
         "the driver shows sriov_numvfs and makes no VFs: the kernel's own i915, vfio-pci",
         By(&["integrated-kernels-own", "driver-i915", "driver-vfio", "driver-vfio-driverctl"]),
     ),
-    ("NVIDIA's ordinary driver in place of the host driver", By(&["vgpu-driver-missing"])),
+    (
+        "NVIDIA's ordinary driver in place of the host driver",
+        By(&["vgpu-driver-missing", "vgpu-driver-computes"]),
+    ),
     ("NVIDIA's vGPU manager does not run", By(&["vgpu-manager-off"])),
     (
         "no vGPU types: driver and kernel do not go together, or the VF was unbound",
