@@ -51,8 +51,6 @@ for pair in 0001:00:00.0= 0000:01:00.0=vfio-pci; do
   pf=${pair%=*} driver=${pair#*=}
   address=$(slices_of "$pf" | tail -n 1); address=${address#vf:}
   domain "vfu$driver" "" "$(pci_device "$address" yes)" | define
-  # Between the agent's two writes a start is refused as not-in-xml.
-  wait_for 20 "the agent has adopted it" grep -q "<alias name='ua-gpuslice-gpu0'/>" "/etc/libvirt/qemu/vfu$driver.xml"
   start "vfu$driver"
   expect "vfio-pci has the VF" bound_to "$pci/$address" vfio-pci
   expect "the slice is not free" not is free slice_state "vf:$address"

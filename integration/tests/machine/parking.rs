@@ -1,6 +1,7 @@
 //! Stories of mediated devices that stand ready to be picked in virt-manager's dialog.
 
 use crate::directed::{after, all, declare, run, runs, stop};
+use crate::domains::claim;
 use crate::happening::Happening as H;
 use crate::invariants::vfs_of;
 use crate::world::World;
@@ -275,6 +276,30 @@ fn a_vm_that_starts_before_it_is_adopted_has_the_parked_one_for_that_run() {
     );
     all(&mut world, &[H::Seen { vm: 0 }]);
     assert_eq!(carried(&world, 0), own(&world, 0));
+    all(&mut world, &run(0));
+    assert!(runs(&world, 0), "{:?}", world.refusals);
+    world.finish().unwrap();
+}
+
+/// The agent writes the metadata, then the device that is the claim's own.
+#[test]
+fn a_vm_that_starts_between_the_agents_two_writes_has_the_parked_one_by_its_claim() {
+    let (mut world, one) = with_one();
+    all(&mut world, &[pick(0, one)]);
+    let domain = world.guests[&0].domain().read().clone();
+    world.order(Command::DomainSeen { domain, shut_off: true }).unwrap();
+    let asked = claim(&"gpu0".parse().unwrap(), "nvidia-a40-4q", 1);
+    world.define(0, |domain| domain.claims.push(asked));
+    assert_eq!(carried(&world, 0), [(None, one)]);
+    all(&mut world, &run(0));
+    assert!(runs(&world, 0), "{:?}", world.refusals);
+    let assigned = &world.driver.machine.runtime().assignments;
+    assert_eq!(assigned[&SliceId::Mdev(one)].claim.name.as_str(), "gpu0");
+    assert_eq!(assigned.len(), 1);
+    all(&mut world, &stop(0));
+    // The run is over, the claim is not, and has its own device from now on.
+    all(&mut world, &[H::Seen { vm: 0 }]);
+    assert_eq!((carried(&world, 0), parked(&mut world)), (own(&world, 0), vec![one]));
     all(&mut world, &run(0));
     assert!(runs(&world, 0), "{:?}", world.refusals);
     world.finish().unwrap();

@@ -164,6 +164,38 @@ fn a_claim_that_lacks_its_device_takes_the_pick() {
     world.finish().unwrap();
 }
 
+/// The agent writes the metadata, then the alias.
+#[test]
+fn a_vm_that_starts_between_the_agents_two_writes_has_what_was_picked() {
+    let mut world = after(&[]);
+    let vf = vfs(&world)[3];
+    all(&mut world, &[pick(0, vf)]);
+    let domain = world.guests[&0].domain().read().clone();
+    world.order(Command::DomainSeen { domain, shut_off: true }).unwrap();
+    world.define(0, |domain| domain.claims.push(claim(&"gpu0".parse().unwrap(), PROFILE, 1)));
+    assert_eq!(carried(&world, 0), [(None, vf, true)]);
+    let has_it = |world: &World| {
+        let assignments = &world.driver.machine.runtime().assignments;
+        assert_eq!(assignments[&SliceId::Vf(vf)].claim.name.as_str(), "gpu0");
+        assert_eq!((assignments.len(), homes(world, 0)), (1, vec![("gpu0".to_owned(), vec![vf])]));
+    };
+    all(&mut world, &run(0));
+    assert!(runs(&world, 0), "{:?}", world.refusals);
+    has_it(&world);
+    // The VM that runs is without an alias for good, whoever tells of it.
+    let told = [H::LoseRecord { claims: false }, H::LibvirtDown, H::LibvirtUp { tells: true }];
+    all(&mut world, &told);
+    all(&mut world, &[H::Seen { vm: 0 }, H::Advance { ms: 61_000 }]);
+    has_it(&world);
+    all(&mut world, &stop(0));
+    assert_eq!(phases(&world), []);
+    all(&mut world, &[H::Seen { vm: 0 }]);
+    assert_eq!(carried(&world, 0), [(Some("ua-gpuslice-gpu0"), vf, true)]);
+    all(&mut world, &run(0));
+    has_it(&world);
+    world.finish().unwrap();
+}
+
 #[test]
 fn a_vf_that_takes_a_type_is_of_no_profile_yet() {
     let mut world = after(&[]);

@@ -28,7 +28,7 @@ const START_LATER: u64 = 600_000;
 impl Machine {
     pub(super) fn on_hook(&mut self, request: RequestId, mut call: HookCall) {
         self.is_asked_by(Owner::Domain(call.domain.uuid), &call.domain.name);
-        call.domain = self.with_parked(call.domain);
+        call.domain = self.with_picks(call.domain);
         match call.operation {
             HookOperation::Prepare => self.on_prepare(request, call),
             HookOperation::Started | HookOperation::Reconnect => {

@@ -10,7 +10,7 @@ use super::claims::Order;
 use super::hook::carries_mdev;
 use super::ops::{Op, Purpose};
 use super::{Effect, HookOperation, Machine, OpId, RequestId};
-use crate::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource, alias_for};
+use crate::domain::{ClaimRequest, Domain, HostDeviceSource};
 use crate::execute::{Meaning, StepError};
 use crate::hint;
 use crate::ids::{ClaimKey, MdevUuid, Owner, ParentId, ProfileName, SliceId};
@@ -136,39 +136,6 @@ impl Machine {
         }
         let mdev = self.seen.mdevs.get(&uuid)?;
         self.profile_of(&mdev.parent, &mdev.type_id)
-    }
-
-    /// A domain that starts, or runs, with what somebody picked for it and nobody has exchanged yet, as if it asked for
-    /// that by a claim. The claim ends with the run.
-    pub(super) fn with_parked(&self, domain: Domain) -> Domain {
-        let picked = |device: &HostDevice| match device.source {
-            HostDeviceSource::Mdev(uuid) if device.alias.is_none() && uuid.is_parked() => {
-                Some(uuid)
-            }
-            _ => None,
-        };
-        if !domain.devices.iter().any(|device| picked(device).is_some()) {
-            return domain;
-        }
-        let mut domain = domain;
-        for at in 0..domain.devices.len() {
-            let Some(device) = domain.devices.get(at).cloned() else { continue };
-            let Some(profile) = picked(&device).and_then(|uuid| self.profile_of_parked(uuid))
-            else {
-                continue;
-            };
-            let owner = Owner::Domain(domain.uuid);
-            let assigned = self.run.assignments.get(&device.source.slice());
-            let had = assigned.filter(|a| a.claim.owner == owner).map(|a| a.claim.name.clone());
-            let Some(name) = had.or_else(|| self.name_for(&domain, &device, &profile)) else {
-                continue;
-            };
-            if let Some(device) = domain.devices.get_mut(at) {
-                device.alias = Some(alias_for(&name, 0));
-            }
-            domain.claims.push(ClaimRequest::one(&name, profile));
-        }
-        domain
     }
 
     /// The mediated devices of a domain that are to be made.

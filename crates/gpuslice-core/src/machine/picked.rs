@@ -2,6 +2,7 @@
 //! domain's own, once the domain is shut off.
 
 use super::Machine;
+use super::claims::source_of;
 use crate::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource, alias_for};
 use crate::ids::{ClaimKey, ClaimName, Owner, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::Form;
@@ -37,7 +38,8 @@ impl Machine {
                     continue;
                 }
             };
-            let lacking = lacking(&picked.domain, &profile);
+            let asks = |claim: &ClaimRequest| claim.profile.as_ref() == Some(&profile);
+            let lacking = lacking(&picked.domain, asks).next();
             let new = || Some((self.name_for(&picked.domain, device, &profile)?, 0));
             let Some((name, index)) = lacking.or_else(new) else { continue };
             let known = picked.domain.claims.iter().find(|claim| claim.name == name);
@@ -52,6 +54,66 @@ impl Machine {
             picked.adopted.push(Adopted { request, alias, picked: device.source });
         }
         picked
+    }
+
+    /// A domain that starts, or runs, with what somebody picked for it, as it is when the agent has written all that is
+    /// due: first a claim's metadata, then the alias of its device. What is parked and no claim asks for is of a claim
+    /// that ends with the run.
+    pub(super) fn with_picks(&self, mut domain: Domain) -> Domain {
+        for at in 0..domain.devices.len() {
+            let plain = domain.devices.get(at).filter(|device| device.alias.is_none()).cloned();
+            let Some(device) = plain else { continue };
+            let named = match device.source {
+                HostDeviceSource::Pci(_) => self.claim_with_home(&domain, device.source),
+                HostDeviceSource::Mdev(uuid) if uuid.is_parked() => {
+                    let profile = self.profile_of_parked(uuid);
+                    profile.and_then(|profile| self.claim_of_parked(&mut domain, &device, profile))
+                }
+                HostDeviceSource::Mdev(_) => None,
+            };
+            if let (Some((name, index)), Some(device)) = (named, domain.devices.get_mut(at)) {
+                device.alias = Some(alias_for(&name, index));
+            }
+        }
+        domain
+    }
+
+    /// The claim of the domain that lacks this very device.
+    fn claim_with_home(
+        &self,
+        domain: &Domain,
+        device: HostDeviceSource,
+    ) -> Option<(ClaimName, u32)> {
+        lacking(domain, |_| true).find(|(name, index)| {
+            let key = ClaimKey { owner: Owner::Domain(domain.uuid), name: name.clone() };
+            let claim = self.durable.claims.get(&key);
+            claim.and_then(|claim| source_of(&key, claim, *index)) == Some(device)
+        })
+    }
+
+    /// The claim that a parked device is, or was, started for; a new one where none asks for it.
+    fn claim_of_parked(
+        &self,
+        domain: &mut Domain,
+        device: &HostDevice,
+        profile: ProfileName,
+    ) -> Option<(ClaimName, u32)> {
+        let owner = Owner::Domain(domain.uuid);
+        let assigned = self.run.assignments.get(&device.source.slice());
+        let had = assigned.filter(|a| a.claim.owner == owner);
+        let has_none = |name: &ClaimName| {
+            let of_claim = |a: &Assignment| a.claim.owner == owner && a.claim.name == *name;
+            !self.run.assignments.values().any(of_claim)
+        };
+        let named = had.map(|a| (a.claim.name.clone(), a.index)).or_else(|| {
+            let asks = |claim: &ClaimRequest| claim.profile.as_ref() == Some(&profile);
+            let asked = lacking(domain, asks).find(|(name, _)| has_none(name));
+            asked.or_else(|| Some((self.name_for(domain, device, &profile)?, 0)))
+        })?;
+        if domain.claims.iter().all(|claim| claim.name != named.0) {
+            domain.claims.push(ClaimRequest::one(&named.0, profile));
+        }
+        Some(named)
     }
 
     /// What a device that somebody picked is an instance of; `None` for one that is not ours to adopt. An alias is
@@ -148,9 +210,15 @@ impl Machine {
     }
 }
 
-/// The first device that a claim for the profile lacks.
-fn lacking(domain: &Domain, profile: &ProfileName) -> Option<(ClaimName, u32)> {
-    let of_profile = domain.claims.iter().filter(|c| c.profile.as_ref() == Some(profile));
-    let mut devices = of_profile.flat_map(|c| (0..c.count).map(|index| (c.name.clone(), index)));
-    devices.find(|named| domain.devices.iter().all(|d| d.our_claim().as_ref() != Some(named)))
+/// The devices that claims lack.
+fn lacking(
+    domain: &Domain,
+    of: impl Fn(&ClaimRequest) -> bool,
+) -> impl Iterator<Item = (ClaimName, u32)> {
+    let claims = domain.claims.iter().filter(move |claim| of(claim));
+    let devices = claims.flat_map(|c| (0..c.count).map(|index| (c.name.clone(), index)));
+    let there = |named: &(ClaimName, u32)| {
+        domain.devices.iter().any(|d| d.our_claim().as_ref() == Some(named))
+    };
+    devices.filter(move |named| !there(named))
 }

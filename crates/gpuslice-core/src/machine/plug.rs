@@ -271,7 +271,7 @@ impl Machine {
     /// What a running domain carries is what counts, whoever plugged or unplugged it, and however late: what was taken
     /// back meanwhile, because nobody held it, is its own again unless somebody else was given it.
     pub(super) fn on_domain_runs(&mut self, request: RequestId, domain: Domain) {
-        let domain = self.with_parked(domain);
+        let domain = self.with_picks(domain);
         let unknown = self.carries_unassigned(&domain);
         if unknown && self.cannot_adopt(&domain) {
             return self.parked_runs.push((request, domain));
