@@ -128,6 +128,36 @@ fn a_pick_that_cannot_be_served_stays_as_it_is() {
     world.finish().unwrap();
 }
 
+/// `attach` was answered while the VM was being started, and could not write it.
+#[test]
+fn a_pick_that_cannot_be_served_keeps_no_claim_that_is_in_no_xml() {
+    let several = H::Attach {
+        vm: 1,
+        name: "gpu0".parse().unwrap(),
+        profile: PROFILE.to_owned(),
+        count: 8,
+        pool: false,
+        reserve: false,
+    };
+    let mut world = after(&[several]);
+    let mdev = claim(&"gpu0".parse().unwrap(), "nvidia-a40-4q", 1);
+    let domain = world.guests[&0].domain().read().clone();
+    let order = Command::Claim {
+        owner: Owner::Domain(domain.uuid),
+        owner_name: domain.name,
+        request: mdev,
+        pool: None,
+        reserve: None,
+        dry_run: false,
+    };
+    assert!(matches!(world.order(order), Ok(Some(Ok(Answer::Claimed { .. })))));
+    assert_eq!(homes(&world, 0), [("gpu0".to_owned(), vec![])]);
+    let vf = vfs(&world)[0];
+    all(&mut world, &[pick(0, vf), H::Seen { vm: 0 }]);
+    assert_eq!((carried(&world, 0), homes(&world, 0)), (vec![(None, vf, true)], vec![]));
+    world.finish().unwrap();
+}
+
 #[test]
 fn what_is_not_of_a_layout_or_has_an_alias_is_left_alone() {
     // No layout says anything of the network card.

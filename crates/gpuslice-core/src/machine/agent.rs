@@ -42,7 +42,7 @@ impl Machine {
     pub(super) fn domain_seen(&mut self, domain: &Domain, shut_off: bool) -> Outcome {
         let owner = Owner::Domain(domain.uuid);
         let picked = if shut_off { self.picked(domain) } else { Picked::nothing(domain) };
-        let Picked { domain: asks, mut adopted, mut refused } = picked;
+        let Picked { domain: mut asks, mut adopted, mut refused } = picked;
         if shut_off {
             // First, for what is over can be in the way of what is asked for in its place.
             self.end_claims_not_in(&asks, &owner);
@@ -76,6 +76,12 @@ impl Machine {
                     refused.push(refusal);
                 }
             }
+        }
+        let adopts = |asked: &ClaimRequest| adopted.iter().any(|a| a.request.name == asked.name);
+        if shut_off && asks.claims.iter().any(|asked| !in_xml(asked) && !adopts(asked)) {
+            // What was to be called like one that is over.
+            asks.claims.retain(|asked| in_xml(asked) || adopts(asked));
+            self.end_claims_not_in(&asks, &owner);
         }
         // A person may have written into one what another claim is given, and libvirt takes no device twice.
         kept.retain(|own| devices.iter().all(|given: &DeviceToWrite| given.source != own.source));
