@@ -5,12 +5,12 @@ use super::fabric::Sought;
 use super::picked::Picked;
 use super::{Effect, HookOperation, Machine, Stored, Timer};
 use crate::domain::{ClaimRequest, Domain, HostDevice};
-use crate::ids::{ClaimKey, Owner, ParentId, PciAddress, ProfileName, SliceId};
+use crate::ids::{ClaimKey, ClaimName, Owner, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::Form;
 use crate::numa::Within;
 use crate::placement::{self, Wanted};
 use crate::refusal::Refusal;
-use crate::request::{Answer, DeviceToWrite, Outcome};
+use crate::request::{Adopted, Answer, DeviceToWrite, Outcome};
 use crate::state::{Assignment, Claim, Phase};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -50,32 +50,17 @@ impl Machine {
         self.look_again.remove(&domain.uuid);
         let (mut devices, mut kept) = (Vec::new(), Vec::new());
         let in_xml = |asked: &ClaimRequest| domain.claims.iter().any(|c| c.name == asked.name);
-        for request in &asks.claims {
-            let key = ClaimKey { owner: owner.clone(), name: request.name.clone() };
-            let order = Order {
-                owner: owner.clone(),
-                owner_name: domain.name.clone(),
-                request: request.clone(),
-                pool: None,
-                reserve: None,
-                dry_run: false,
-            };
-            let home = self.picked_home(&key, request, &adopted);
-            match self.claim_at(order, home) {
-                Ok(Answer::Claimed { devices: more, .. }) => devices.extend(more),
-                Ok(_) => {}
-                Err(refusal) => {
-                    // What was picked stays as it is.
-                    adopted.retain(|a| a.request.name != request.name);
-                    // What cannot be served now keeps the devices it has: they may serve again, and until then
-                    // they carry the reason to whoever starts the domain.
-                    kept.extend(carried(domain, request));
-                    if in_xml(request) {
-                        self.defined_without_home(&key, &refusal);
-                    }
-                    refused.push(refusal);
-                }
+        let refusals = self.claim_all(domain, &asks.claims, &adopted, &mut devices);
+        for (name, refusal) in refusals {
+            // What was picked stays as it is.
+            adopted.retain(|a| a.request.name != name);
+            // What cannot be served now keeps the devices it has: they may serve again, and until then they carry the
+            // reason to whoever starts the domain.
+            if let Some(request) = domain.claims.iter().find(|claim| claim.name == name) {
+                kept.extend(carried(domain, request));
+                self.defined_without_home(&ClaimKey { owner: owner.clone(), name }, &refusal);
             }
+            refused.push(refusal);
         }
         let adopts = |asked: &ClaimRequest| adopted.iter().any(|a| a.request.name == asked.name);
         if shut_off && asks.claims.iter().any(|asked| !in_xml(asked) && !adopts(asked)) {
@@ -90,6 +75,45 @@ impl Machine {
             self.forget_start_later(domain.uuid);
         }
         Ok(Answer::Domain { devices, refused, adopted })
+    }
+
+    /// Gives each claim its devices, and tells why one has none. A claim that is another now may have made room for those
+    /// before it, so they are asked for once more then.
+    fn claim_all(
+        &mut self,
+        domain: &Domain,
+        requests: &[ClaimRequest],
+        adopted: &[Adopted],
+        devices: &mut Vec<DeviceToWrite>,
+    ) -> Vec<(ClaimName, Refusal)> {
+        let mut asked: Vec<&ClaimRequest> = requests.iter().collect();
+        loop {
+            let (mut refused, mut changes) = (Vec::new(), false);
+            for request in asked {
+                let order = Order {
+                    owner: Owner::Domain(domain.uuid),
+                    owner_name: domain.name.clone(),
+                    request: request.clone(),
+                    pool: None,
+                    reserve: None,
+                    dry_run: false,
+                };
+                let key = ClaimKey { owner: order.owner.clone(), name: request.name.clone() };
+                let home = self.picked_home(&key, request, adopted);
+                match self.claim_at(order, home) {
+                    Ok(Answer::Claimed { changed, devices: more, .. }) => {
+                        changes |= changed;
+                        devices.extend(more);
+                    }
+                    Ok(_) => {}
+                    Err(refusal) => refused.push((request, refusal)),
+                }
+            }
+            if refused.is_empty() || !changes {
+                return refused.into_iter().map(|(r, why)| (r.name.clone(), why)).collect();
+            }
+            asked = refused.into_iter().map(|(request, _)| request).collect();
+        }
     }
 
     /// A domain that is defined again while others have its homes: its claim is one again, and has none until one
