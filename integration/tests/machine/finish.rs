@@ -20,6 +20,8 @@ impl World {
         self.drivers_that_tools_left()?;
         self.settled_or_quarantined_with_a_reason()?;
         self.apply_again()?;
+        // What was quarantined for its layout says only now that it has no driver.
+        self.drivers_that_tools_left()?;
         self.settled(&[])?;
         self.definitions_say_what_the_daemon_says()?;
         self.nothing_leaked_after_reconcile()?;
