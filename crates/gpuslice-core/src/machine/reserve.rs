@@ -95,8 +95,8 @@ impl Machine {
         if want.parameters.is_some() && !steps.iter().any(sets) {
             return Err(self.takes_no_parameters(&want.key, &want.profile));
         }
-        if let (true, Some(function)) = (self.guessed(slice), slice.pci()) {
-            // Perhaps it is another's. The step is there for a binding that is libvirt's.
+        if let (true, Some(function)) = (self.run.lost.is_some(), slice.pci()) {
+            // Perhaps it is another's of whom no record tells. The step is there for a binding that is libvirt's.
             steps.insert(0, Step::RequireUnheld { function });
         }
         let before = self.run.assignments.insert(slice, assignment);
