@@ -6,14 +6,17 @@
 # limit: 3000
 . /lab/scenarios/product.sh
 
-# 60 VMs on 40 slices: 24 mdevs for 36 of them, and 16 VFs for 24 whose claims share them.
-CARDS=2 VFS=16
-MDEVS=$((CARDS * 12)) MDEV_VMS=$((CARDS * 18)) VF_VMS=$((VFS * 3 / 2))
-SLICES=$((MDEVS + VFS)) VMS=$((MDEV_VMS + VF_VMS))
+# 60 VMs on 40 slices: 16 mdevs for 24 of them, and VFs whose claims share them, 12 plain ones for 18 VMs and 12 that take a
+# type for 18.
+MDEVS=16 VFS=12 MDEV_VMS=24 VF_VMS=36
+SLICES=$((MDEVS + VFS * 2)) VMS=$((MDEV_VMS + VF_VMS))
+cards=mi300x:vfs=$VFS,t4,l40s:vfs=$VFS
 # keep NAME : a domain with little memory, from its XML, to be defined with all others by one virsh
 keep() { sed "s,<memory unit='MiB'>64<,<memory unit='MiB'>16<," > "$1.xml"; }
 mdev_vms() { for ((n = 1; n <= MDEV_VMS; n++)); do echo "am$n"; done; }
-vf_vms() { for ((n = 1; n <= VF_VMS; n++)); do echo "av$n"; done; }
+plain_vms() { for ((n = 1; n <= VF_VMS / 2; n++)); do echo "av$n"; done; }
+typed_vms() { for ((n = 1; n <= VF_VMS / 2; n++)); do echo "at$n"; done; }
+vf_vms() { plain_vms; typed_vms; }
 those_that() { local name; while read -r name; do ! "$@" "$name" || echo "$name"; done; } # COMMAND… ; names on stdin
 run_now() { { mdev_vms; vf_vms; } | those_that running | wc -l; }
 # Each VM that runs has one slice, and no slice has two.
@@ -32,19 +35,22 @@ started() { those_that not running < start | sed 's/^/start /' | virsh; [ -z "$(
 case $PHASE in
   1)
     expect "the boot's cards go" other_host
-    echo "options gpusim kinds=mi300x:vfs=$VFS,t4*$CARDS" > /etc/modprobe.d/gpusim.conf
-    printf 'gpusim-pf\ngpusim-mdev\n' > /etc/modules-load.d/gpusim.conf
-    expect "an MI300X and the T4 come" load_gpusim "mi300x:vfs=$VFS,t4*$CARDS" gpusim-pf gpusim-mdev
-    printf '[[gpu]]\nmatch = { vendor-device = "1002:74a1" }\nlayout = { vfs = %s }\n' $VFS > /etc/gpuslice/gpuslice.toml
+    echo "options gpusim kinds=$cards" > /etc/modprobe.d/gpusim.conf
+    printf 'nvidia\ngpusim-pf\n' > /etc/modules-load.d/gpusim.conf
+    expect "an MI300X, a T4 and an L40S come" load_gpusim $cards nvidia gpusim-pf
+    for gpu in 1002:74a1 10de:26b9; do
+      printf '[[gpu]]\nmatch = { vendor-device = "%s" }\nlayout = { vfs = %s }\n' $gpu $VFS
+    done > /etc/gpuslice/gpuslice.toml
     expect "gpusliced starts" daemon start
     all_up
-    wait_for 20 "room for mdevs" is $MDEVS free_of nvidia-gpusim-4q
+    wait_for 20 "room for mdevs" is $MDEVS free_of nvidia-t4-1q
     for name in $(mdev_vms); do
-      domain "$name" "$(claim gpu0 nvidia-gpusim-4q)" "$(mdev_device "$(mdev_uuid "$(domain_uuid "$name")" gpu0)" ua-gpuslice-gpu0)" | keep "$name"
+      domain "$name" "$(claim gpu0 nvidia-t4-1q)" "$(mdev_device "$(mdev_uuid "$(domain_uuid "$name")" gpu0)" ua-gpuslice-gpu0)" | keep "$name"
     done
     for name in $(vf_vms); do domain "$name" "" "" | keep "$name"; done
     { mdev_vms; vf_vms; } | sed 's/.*/define &.xml; autostart &/' | virsh > /dev/null
-    for name in $(vf_vms); do gpuslice attach "$name" amd-74a1-vf$VFS --pool || fail "attach $name"; done
+    for name in $(plain_vms); do gpuslice attach "$name" amd-74a1-vf$VFS --pool || fail "attach $name"; done
+    for name in $(typed_vms); do gpuslice attach "$name" nvidia-l40s-4q --pool || fail "attach $name"; done
     expect_eq "VMs that are to start" $VMS "$(ls /etc/libvirt/qemu/autostart | wc -l)"
     expect_eq "claims" $VMS "$(rows claims | wc -l)"
     next_boot
@@ -57,13 +63,13 @@ case $PHASE in
     say "that was $(cut -d' ' -f1 /proc/uptime) s after the boot"
     each_has_its_own
     expect_eq "refused, since all mdevs are taken" $((MDEV_VMS - MDEVS)) "$(refusals no-capacity)"
-    expect_eq "refused, since the VF is another's by now" $((VF_VMS - VFS)) "$(refusals taken)"
-    expect_eq "their claims say it" "$((VF_VMS - VFS)) taken, $((MDEV_VMS - MDEVS)) no-capacity" \
+    expect_eq "refused, since the VF is another's by now" $((VF_VMS - VFS * 2)) "$(refusals taken)"
+    expect_eq "their claims say it" "$((MDEV_VMS - MDEVS)) no-capacity, $((VF_VMS - VFS * 2)) taken" \
       "$(rows claims | jq -r 'select(.state == "idle") | .last_refusal.code' | sort | uniq -c | sort -n | sed 's/^ *//' | paste -sd, | sed 's/,/, /g')"
 
     say "as many stop as were refused"
     mdev_vms | those_that running | sed -n "1,$((MDEV_VMS - MDEVS))p" > stop
-    vf_vms | those_that running | sed -n "1,$((VF_VMS - VFS))p" >> stop
+    for kind in plain_vms typed_vms; do $kind | those_that running | sed -n "1,$((VF_VMS / 2 - VFS))p" >> stop; done
     { mdev_vms; vf_vms; } | those_that not running > start
     sed 's/^/destroy /' stop | virsh > /dev/null
     wait_for 120 "their slices are free" is $((SLICES - $(wc -l < stop))) attached

@@ -7,8 +7,8 @@
 . /lab/scenarios/product.sh
 
 settings=/etc/default/libvirt-guests kept=/var/lib/lab
-# One with an mdev, two with VFs, one that does not hear the shutdown request, one that can be saved.
-vms="mdev1 vf1 vf2 deaf saves"
+# One with an mdev, two with VFs, one with a VF that takes a type, one that does not hear the shutdown request, one that can be saved.
+vms="mdev1 vf1 vf2 typed deaf saves"
 on_shutdown() { printf 'ON_BOOT=start\nON_SHUTDOWN=%s\nPARALLEL_SHUTDOWN=%s\nSHUTDOWN_TIMEOUT=30\n' "$1" "$2" > $settings; }
 
 # power_button NAME : a disk whose boot sector waits for the power button and turns the machine off, as a system does that
@@ -36,7 +36,7 @@ all_as_before() {
   expect_eq "claims" "$(cat $kept/claims)" "$(claims_are)"
   expect_eq "slices assigned" "$(wc -w <<< "$vms")" "$(count_assigned)"
   expect_eq "mdevs" "$(cat $kept/mdevs)" "$(ls /sys/bus/mdev/devices)"
-  expect_eq "VFs" "8 4" "$(count_slices 0001:00:00.0) $(count_slices 0002:00:00.0)"
+  expect_eq "VFs" "8 4 4" "$(for n in 1 2 5; do count_slices 000$n:00:00.0; done | paste -sd' ')"
   expect_eq "units that failed" "" "$(systemctl --failed --plain --no-legend | cut -d' ' -f1 | grep -v libvirt-guests)"
 }
 claims_are() { rows claims | jq -c '[.claim, .profile, .slices]' | sort; }
@@ -80,12 +80,13 @@ case $PHASE in
   1)
     all_up
     wait_for 20 "mtty-2 is a profile" is 12 free_of mtty-2
-    vm mdev1 nvidia-gpusim-8q | define
-    for name in vf1 vf2; do
+    vm mdev1 nvidia-t4-8q | define
+    for pair in vf1=amd-74a1-vf8 vf2=amd-74a1-vf8 typed=nvidia-l40s-12q; do
+      name=${pair%=*}
       domain $name "" "$(power_button $name)" | define
-      expect "a VF of $name" gpuslice attach $name amd-74a1-vf8
+      expect "a VF of $name" gpuslice attach $name ${pair#*=}
     done
-    define_mdev deaf nvidia-gpusim-8q
+    define_mdev deaf nvidia-t4-8q
     # what mtty needs to be saved, as in the scenario saved
     vm saves mtty-2 | sed "s,<domain type='qemu'>,<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>,
       s,</domain>,<qemu:override><qemu:device alias='ua-gpuslice-gpu0'><qemu:frontend>\
@@ -94,14 +95,14 @@ case $PHASE in
     for name in $vms; do start $name; done
     claims_are > $kept/claims
     ls /sys/bus/mdev/devices > $kept/mdevs
-    expect_eq "slices assigned" 5 "$(count_assigned)"
+    expect_eq "slices assigned" "$(wc -w <<< "$vms")" "$(count_assigned)"
     on_shutdown shutdown 5
     next_boot
     reboot_now
     ;;
   2)
     back_again
-    for name in mdev1 vf1 vf2 saves; do expect_eq "why the tenure of $name ended" stopped "$(why_ended $name)"; done
+    for name in mdev1 vf1 vf2 typed saves; do expect_eq "why the tenure of $name ended" stopped "$(why_ended $name)"; done
     ends_with_the_host deaf
     on_shutdown suspend 0
     trap - EXIT
@@ -113,7 +114,7 @@ case $PHASE in
     expect_eq "why the tenure of the one that was saved ended" stopped "$(why_ended saves)"
     expect "it goes on from what was saved" grep -q "Suspending saves: done" <(journalctl -b -1 -u libvirt-guests.service --no-pager)
     # vfio devices cannot be saved, but mtty: libvirt refuses, libvirt-guests goes on, and they end with the host.
-    for name in mdev1 vf1 vf2 deaf; do ends_with_the_host $name; done
+    for name in mdev1 vf1 vf2 typed deaf; do ends_with_the_host $name; done
     clear_domains
     rm -f /var/lib/libvirt/images/*.img
     wait_for 60 "all is given back" is 0 count_assigned
