@@ -14,7 +14,7 @@ use crate::observation::Function;
 use crate::placement::{Lookup, Refused, View};
 use crate::refusal::{Code, Hint, Holders, Refusal};
 use crate::request::{Answer, Command, DeviceToWrite, Outcome};
-use crate::state::{Claim, Phase};
+use crate::state::{Assignment, Claim, Phase};
 use std::collections::BTreeSet;
 
 /// A claim as ordered.
@@ -286,9 +286,19 @@ impl Machine {
         if ended && bound.is_empty() {
             return Ok(done(false, "already so: it is over once it is known what it has"));
         }
-        let phase_of = |slice: &SliceId| self.run.assignments.get(slice).map(|a| a.phase);
-        let returning = |slice: &SliceId| phase_of(slice) == Some(Phase::Releasing);
-        if ended && !bound.is_empty() && bound.iter().all(returning) {
+        // libvirt binds it by itself, so that nothing done here keeps the VM that is being started from opening it.
+        let about_to_be_held =
+            |a: &&Assignment| a.phase == Phase::Prepared && a.managed && !a.hotplug;
+        let released: Vec<SliceId> = bound
+            .iter()
+            .filter(|slice| self.run.assignments.get(slice).filter(about_to_be_held).is_none())
+            .copied()
+            .collect();
+        let returning = |slice: &SliceId| {
+            self.run.assignments.get(slice).is_some_and(|a| a.phase == Phase::Releasing)
+        };
+        let left = released.iter().all(returning);
+        if ended && !bound.is_empty() && left {
             let message =
                 format!("already so: {} is released as soon as nobody holds it", join(&bound));
             return Ok(done(false, &message));
@@ -307,7 +317,7 @@ impl Machine {
             // A held slice is not taken away: its release waits for its holder.
             format!("the claim is ended; {} is released as soon as nobody holds it", join(&bound))
         };
-        for slice in bound {
+        for slice in released {
             self.presumed_dead.remove(&slice);
             self.begin_release(slice, Ending::Released);
         }
