@@ -83,6 +83,8 @@ mod reads;
 mod ready;
 #[path = "machine/replace.rs"]
 mod replace;
+#[path = "machine/returning.rs"]
+mod returning;
 #[path = "machine/room.rs"]
 mod room;
 #[path = "machine/scheduler.rs"]
@@ -103,6 +105,8 @@ mod unwell;
 mod vgpu;
 #[path = "machine/waking.rs"]
 mod waking;
+#[path = "machine/whole.rs"]
+mod whole;
 #[path = "machine/wipe.rs"]
 mod wipe;
 #[path = "machine/world.rs"]

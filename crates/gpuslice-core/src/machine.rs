@@ -36,11 +36,13 @@ mod ready;
 mod release;
 mod replace;
 mod reserve;
+mod returning;
 mod settled;
 mod start;
 mod stuck;
 mod turns;
 mod wedged;
+mod whole;
 mod wipe;
 mod yielded;
 

@@ -174,7 +174,11 @@ impl Machine {
                     Code::Taken,
                     format!("{slice} is assigned to {whose} ({})", other.claim.name),
                 )
-                .hint(self.end_run(&other.claim)));
+                .hint(self.end_use(slice, other)));
+            }
+            if let HostDeviceSource::Pci(address) = device.source {
+                let what = format!("a hostdev of {} would be", domain.name);
+                self.require_uncut(&what, address, owner)?;
             }
             if let Some(why) = self.held_back().remove(&slice) {
                 return Err(why);

@@ -179,29 +179,13 @@ impl Machine {
         let mut slices = Vec::new();
         for address in chosen.iter().filter(|address| ours(address)) {
             let what = format!("hostpci{} of {} would be", device.index, call.title());
+            self.require_uncut(&what, *address, &Owner::Vmid(call.vmid))?;
             if self.seen.vfs.contains_key(address) {
                 self.judge_function(&what, *address)?;
                 slices.push(SliceId::Vf(*address));
-            } else {
-                self.judge_device(&what, *address)?;
             }
         }
         Ok(slices)
-    }
-
-    /// A device that is taken off its driver loses its slices.
-    fn judge_device(&self, what: &str, address: PciAddress) -> Result<(), Refusal> {
-        let parent = ParentId::Pci(address);
-        let mut given = self.run.assignments.iter();
-        let Some((slice, a)) = given.find(|(_, a)| self.seen.device_of(&a.parent) == parent) else {
-            return Ok(());
-        };
-        let whose = self.owner_name(&a.claim);
-        let message = format!(
-            "{what} {address} itself, whose {slice} is assigned to {whose} ({})",
-            a.claim.name
-        );
-        Err(Refusal::new(Code::Taken, message).hint(self.end_run(&a.claim)))
     }
 
     fn judge_function(&self, what: &str, address: PciAddress) -> Result<(), Refusal> {
@@ -210,7 +194,7 @@ impl Machine {
         if let Some(other) = self.run.assignments.get(&slice) {
             let whose = self.owner_name(&other.claim);
             let message = format!("{what}, which is assigned to {whose} ({})", other.claim.name);
-            return Err(Refusal::new(Code::Taken, message).hint(self.end_run(&other.claim)));
+            return Err(Refusal::new(Code::Taken, message).hint(self.end_use(slice, other)));
         }
         if let Some(hold) = self.run.foreign.get(&slice)
             // Between its own guests Proxmox decides, and a start of theirs that failed is told to nobody.

@@ -71,6 +71,9 @@ impl Machine {
             return self.refuse_start(request, &call.domain, refusal);
         }
         self.release_leftovers(&call.domain, &owner);
+        if let Some(refusal) = self.keeps_from_starting(&owner) {
+            return self.refuse_start(request, &call.domain, refusal);
+        }
         let room = self.parking_anywhere() && self.room_will_show(&self.needed(&call.domain));
         if self.stale || self.must_wait(&owner) || room {
             return self.parked.push((request, call));
@@ -94,6 +97,9 @@ impl Machine {
                 self.start_op(purpose, steps);
             }
             Err(refusal) if self.make_room(&call.domain, &refusal) => {
+                self.parked.push((request, call));
+            }
+            Err(refusal) if self.returns_soon(&call.domain, &refusal) => {
                 self.parked.push((request, call));
             }
             Err(refusal) => self.refuse_start(request, &call.domain, refusal),

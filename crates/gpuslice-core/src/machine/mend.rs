@@ -241,9 +241,10 @@ impl Machine {
                 there.entry(device).or_default().push((same, order));
             }
         };
-        for a in self.run.assignments.values().filter(|a| a.claim.owner != key.owner) {
+        let of_others = self.run.assignments.iter().filter(|(_, a)| a.claim.owner != key.owner);
+        for (slice, a) in of_others {
             let reserves = self.durable.claims.get(&a.claim).is_some_and(|claim| claim.reserve);
-            let end = if reserves { self.end_for_good(&a.claim) } else { self.end_run(&a.claim) };
+            let end = if reserves { self.end_for_good(&a.claim) } else { self.end_use(*slice, a) };
             has(&a.parent, a.profile == *profile, end);
         }
         let mut others = BTreeSet::new();

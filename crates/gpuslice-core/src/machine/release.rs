@@ -5,6 +5,7 @@ use super::ops::Purpose;
 use super::{Effect, Machine, Stored, Timer};
 use crate::execute::StepError;
 use crate::history::Ending;
+use crate::holders::Holder;
 use crate::ids::{ClaimKey, Owner, SliceId};
 use crate::plan::Step;
 use crate::state::{Claim, Phase};
@@ -16,13 +17,13 @@ pub(super) const GRACE: u64 = 15_000;
 /// Longest pause between two tries, in milliseconds.
 const SLOWEST_RETRY: u64 = 30_000;
 
-/// How it is waited for those who keep a slice from being cleared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kept {
-    /// Their end will be told.
-    Watched,
-    /// Nobody was seen any more.
-    Unseen,
+/// Those who keep a slice from being cleared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Kept {
+    /// Their end will be told. Otherwise nobody was seen any more.
+    watched: bool,
+    /// One of them, where any could be told.
+    pub(super) by: Option<Holder>,
 }
 
 impl Machine {
@@ -234,17 +235,18 @@ impl Machine {
     /// node is gone, or they cannot be looked into, or they have it open again. It says at once that nobody is there, so the
     /// next one comes after a pause.
     pub(super) fn watch_who_holds(&mut self, slice: SliceId, error: &StepError) {
-        if !matches!(error, StepError::Held { .. }) {
+        let StepError::Held { holders, .. } = error else {
             self.kept.remove(&slice);
             return;
-        }
-        match self.kept.get(&slice) {
-            None => {
-                self.kept.insert(slice, Kept::Watched);
-                self.push(Effect::Watch { slice });
-            }
-            Some(Kept::Watched) => {}
-            Some(Kept::Unseen) => {
+        };
+        let by = holders.first().cloned();
+        match self.kept.insert(slice, Kept { watched: true, by }) {
+            None => self.push(Effect::Watch { slice }),
+            Some(Kept { watched: true, .. }) => {}
+            Some(Kept { watched: false, .. }) => {
+                if let Some(kept) = self.kept.get_mut(&slice) {
+                    kept.watched = false;
+                }
                 let timer = Timer::RetryRelease(slice);
                 self.push(Effect::Arm { timer, after: SLOWEST_RETRY });
             }
@@ -253,7 +255,7 @@ impl Machine {
 
     /// The pause before another try to clear a slice is over.
     pub(super) fn clear_again(&mut self, slice: SliceId) {
-        if self.kept.get(&slice) == Some(&Kept::Unseen) {
+        if self.kept.get(&slice).is_some_and(|kept| !kept.watched) {
             self.kept.remove(&slice);
         }
         self.retry_release(slice);
@@ -262,7 +264,7 @@ impl Machine {
 
     pub(super) fn on_holder_gone(&mut self, slice: SliceId) {
         if let Some(kept) = self.kept.get_mut(&slice) {
-            *kept = Kept::Unseen;
+            kept.watched = false;
         }
         match self.run.assignments.get(&slice).map(|a| a.phase) {
             Some(Phase::Releasing) => self.retry_release(slice),

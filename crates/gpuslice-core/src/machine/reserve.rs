@@ -211,7 +211,7 @@ impl Machine {
         let Want { key, profile, .. } = want;
         let pf = self.seen.vfs.get(&address).map(|vf| vf.pf);
         let hint = match why.code {
-            Code::Taken => self.run.assignments.get(&slice).map(|a| self.end_run(&a.claim)),
+            Code::Taken => self.run.assignments.get(&slice).map(|a| self.end_use(slice, a)),
             Code::Held => self.run.foreign.get(&slice).map(Self::end_hold),
             Code::NoCapacity => {
                 let device = pf.map(ParentId::Pci);

@@ -1,0 +1,78 @@
+//! Slices on their way back, as those see them who want one: what is free in a moment is waited for, and what is not says
+//! who or what keeps it.
+
+use super::Machine;
+use crate::domain::Domain;
+use crate::hint;
+use crate::ids::{Owner, ParentId, ProfileName, SliceId};
+use crate::mend;
+use crate::refusal::{Code, Hint, Refusal};
+use crate::state::{Assignment, Phase};
+use std::collections::BTreeSet;
+
+/// Failed tries after which nobody waits for a slice any more: some twelve seconds. Drivers take up to ten to let go of one, and
+/// libvirt's hook waits for twenty.
+const TRIES: u32 = 7;
+
+impl Machine {
+    /// Whether a start that was refused can have what is being taken back right now.
+    pub(super) fn returns_soon(&self, domain: &Domain, why: &Refusal) -> bool {
+        let back = self.run.assignments.iter().filter(|(slice, a)| self.is_back_soon(**slice, a));
+        let mut back = back.peekable();
+        if back.peek().is_none() {
+            return false;
+        }
+        match why.code {
+            Code::Taken => {
+                let carried = |slice| domain.devices.iter().any(|d| d.source.slice() == slice);
+                back.any(|(slice, _)| carried(*slice))
+            }
+            Code::NoCapacity => {
+                let asked = |profile: &ProfileName| {
+                    domain.claims.iter().any(|c| c.profile.as_ref() == Some(profile))
+                };
+                let offers = self.offers().into_iter().filter(|offer| asked(&offer.profile));
+                let serve: BTreeSet<ParentId> =
+                    offers.map(|offer| self.seen.device_of(&offer.parent)).collect();
+                back.any(|(_, a)| serve.contains(&self.seen.device_of(&a.parent)))
+            }
+            _ => false,
+        }
+    }
+
+    fn is_back_soon(&self, slice: SliceId, assignment: &Assignment) -> bool {
+        let tries = self.release_tries.get(&slice).copied().unwrap_or_default();
+        let returning = assignment.phase == Phase::Releasing;
+        returning && tries <= TRIES && self.fault_over(&assignment.parent).is_none()
+    }
+
+    /// Why an owner's slice of its last run is not back and will not be in a moment.
+    pub(super) fn keeps_from_starting(&self, owner: &Owner) -> Option<Refusal> {
+        let own = self.run.assignments.iter().filter(|(_, a)| a.claim.owner == *owner);
+        let mut late =
+            own.filter(|(slice, a)| a.phase == Phase::Releasing && !self.is_back_soon(**slice, a));
+        let (slice, assignment) = late.next()?;
+        if let Some(holder) = self.kept.get(slice).and_then(|kept| kept.by.as_ref()) {
+            let message = format!(
+                "{slice} of its last run is still open in {} (pid {})",
+                holder.comm, holder.pid
+            );
+            return Some(Refusal::new(Code::Held, message).hint(mend::end_process(holder)));
+        }
+        let trouble = assignment.trouble.as_ref()?;
+        let message = format!("{slice} of its last run cannot be taken back");
+        let refusal = Refusal::new(Code::DeviceFailed, message).because(trouble.clone());
+        Some(refusal.hint(hint!("journalctl -k -n 20, mend what it says, then start it again")))
+    }
+
+    /// Ends what has a slice, or keeps it from coming back.
+    pub(super) fn end_use(&self, slice: SliceId, assignment: &Assignment) -> Hint {
+        if assignment.phase != Phase::Releasing {
+            return self.end_run(&assignment.claim);
+        }
+        match self.kept.get(&slice).and_then(|kept| kept.by.as_ref()) {
+            Some(holder) => mend::end_process(holder),
+            None => hint!("gpuslice explain {}", slice),
+        }
+    }
+}
