@@ -5,6 +5,8 @@
 
 #[path = "shipped/layout.rs"]
 mod layout;
+#[path = "shipped/links.rs"]
+mod links;
 
 #[path = "shipped/install.rs"]
 mod install;

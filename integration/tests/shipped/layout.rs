@@ -32,7 +32,7 @@ fn tree(top: &Path) -> BTreeMap<PathBuf, (u32, String)> {
 }
 
 /// Stand-ins for what cargo builds, each of which can say what it is; `gpuslice` also writes its pages.
-fn built(target: &Path) {
+pub fn built(target: &Path) {
     for (program, text) in [
         ("release/gpusliced", "gpusliced"),
         (
@@ -51,7 +51,7 @@ fn built(target: &Path) {
 }
 
 /// Lays out a host as `integration/install --root` does, or packages, for somebody whose own files are private.
-fn stage(target: &Path, dest: &Path, packages: &[&str]) -> std::process::Output {
+pub fn stage(target: &Path, dest: &Path, packages: &[&str]) -> std::process::Output {
     Command::new("sh")
         .args(["-c", "umask 077; exec \"$0\" \"$@\""])
         .arg(root().join("integration/layout"))
