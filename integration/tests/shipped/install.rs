@@ -2,6 +2,7 @@
 //! run in a tree, and finds programs, that are stand-ins: nothing of this machine is built, asked or changed.
 
 use gpuslice_integration::root;
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -10,6 +11,10 @@ use std::process::{Command, Output};
 /// Says who runs it, and as what.
 const TELLS: &str =
     "echo \"${AS:-$([ $EUID = 0 ] && echo root || echo caller)}: ${0##*/} $*\" >> \"$LOG\"\n";
+
+/// Of each package a file that is named like one.
+const PACKAGES: &str = r#"for name in gpuslice gpuslice-libvirt gpuslice-proxmox; do echo > "$2/${name}_1_amd64.deb"; done
+"#;
 
 /// What the script and its stand-ins may run of this machine.
 const REAL: [&str; 12] = [
@@ -42,7 +47,7 @@ impl Place {
         for script in ["packages", "static-programs", "layout"] {
             place.stand_in(&format!("tree/integration/{script}"), "");
         }
-        place.stand_in("tree/integration/package", "echo > \"$2/gpuslice_1_amd64.deb\"\n");
+        place.stand_in("tree/integration/package", PACKAGES);
         for program in REAL {
             let from = ["/usr/bin", "/bin"].map(|folder| Path::new(folder).join(program));
             let from = from.into_iter().find(|from| from.exists()).unwrap();
@@ -182,6 +187,26 @@ fn without_sudo_nothing_is_built_in_vain() {
     let (output, told) = place.install(false, &["--root", "stage"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(told.last().unwrap(), "caller: layout /stage");
+}
+
+#[test]
+fn a_host_gets_the_packages_that_are_of_use_on_it() {
+    let place = Place::new(false);
+    let installed = || {
+        let (output, told) = place.install(false, &["--built"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let apt = told.last().unwrap();
+        let debs = apt.split(' ').filter_map(|word| word.strip_suffix("_1_amd64.deb"));
+        debs.map(|path| path.rsplit('/').next().unwrap().to_owned()).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(installed(), ["gpuslice", "gpuslice-libvirt"].map(str::to_owned).into());
+    place.stand_in("bin/pveversion", "");
+    assert_eq!(installed(), ["gpuslice", "gpuslice-proxmox"].map(str::to_owned).into());
+    place.stand_in("bin/virtqemud", "");
+    assert_eq!(
+        installed(),
+        ["gpuslice", "gpuslice-libvirt", "gpuslice-proxmox"].map(str::to_owned).into()
+    );
 }
 
 #[test]
