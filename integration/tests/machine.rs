@@ -59,6 +59,8 @@ mod libvirt;
 mod lost;
 #[path = "machine/matrix.rs"]
 mod matrix;
+#[path = "machine/met.rs"]
+mod met;
 #[path = "machine/mig.rs"]
 mod mig;
 #[path = "machine/older.rs"]

@@ -108,6 +108,9 @@ fn told(plan: &PlanRow) -> String {
     for unmatched in &plan.unmatched {
         writeln!(text, "no device: {unmatched}").unwrap();
     }
+    for ignored in &plan.ignored {
+        writeln!(text, "ignored: {ignored}").unwrap();
+    }
     if !plan.changed && plan.blockers.is_empty() {
         writeln!(text, "nothing to do").unwrap();
     }

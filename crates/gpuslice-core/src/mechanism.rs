@@ -283,6 +283,17 @@ pub trait Mechanism: Send + Sync {
         false
     }
 
+    /// Whether a driver has the parent that never makes it as any layout says, and that gives it back when a person says so:
+    /// nobody waits for that.
+    fn is_given_away(&self, _seen: &Observation, _parent: &ParentId) -> bool {
+        false
+    }
+
+    /// What of a layout says nothing of the parent, which is as the layout says without it.
+    fn ignores(&self, _seen: &Observation, _parent: &ParentId, _layout: &Layout) -> Option<String> {
+        None
+    }
+
     /// What mends it that a driver refused a number of VFs (`sriov_numvfs`), where its answer tells and the kernel's log does
     /// not.
     fn mends_count(&self, _pf: PciAddress, _driver: &str, _errno: Errno) -> Option<Hint> {

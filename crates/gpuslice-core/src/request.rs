@@ -521,6 +521,9 @@ pub struct PlanRow {
     /// What is so only once a driver is loaded again, and what is until then.
     #[serde(default)]
     pub later: Vec<String>,
+    /// What of layouts says nothing of the device that they are of; it keeps nothing else from being done.
+    #[serde(default)]
+    pub ignored: Vec<String>,
 }
 
 /// What a drain came to.

@@ -1,5 +1,5 @@
-//! GPUs that are known to be sliced by a driver, as VFs or as mediated devices: for saying what is missing where no driver shows it. A
-//! mechanism never asks here; it judges by what the kernel shows.
+//! GPUs that are known to be sliced by a driver, as VFs or as mediated devices: for what the kernel does not show, because no
+//! driver has the GPU or the one that has it has not begun. What it shows, a mechanism judges by.
 
 /// Who slices it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

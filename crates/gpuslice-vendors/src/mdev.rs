@@ -3,7 +3,7 @@
 
 use crate::nvidia::{edition_of_type, isolation, parameters, per_vm, profile_of_type, scheduler};
 use gpuslice_core::ids::{MdevTypeId, ParentId, ProfileName, SliceId};
-use gpuslice_core::layout::Layout;
+use gpuslice_core::layout::{Layout, VfCount};
 use gpuslice_core::mechanism::{Cleaned, Form, Layouts, MDEV, Mechanism, Offer};
 use gpuslice_core::mode::Mode;
 use gpuslice_core::observation::{FixedType, MdevType, Observation};
@@ -49,6 +49,15 @@ fn offer(
         heads: fixed.heads,
         edition: fixed.name.as_deref().and_then(edition_of_type),
         migratable: None,
+    })
+}
+
+/// That a layout asks for VFs of a parent of mediated devices.
+pub(crate) fn ignores_vfs(parent: &ParentId, layout: &Layout) -> Option<String> {
+    let asked = layout.vfs != VfCount::Exactly(0);
+    asked.then(|| {
+        let vfs = layout.vfs;
+        format!("vfs = {vfs} of {parent}, which has none: mediated devices are made of it")
     })
 }
 
@@ -114,6 +123,10 @@ impl Mechanism for Mdev {
 
     fn realised(&self, _: &Observation, _: &ParentId, _: &Layout) -> bool {
         true
+    }
+
+    fn ignores(&self, _: &Observation, parent: &ParentId, layout: &Layout) -> Option<String> {
+        ignores_vfs(parent, layout)
     }
 
     fn not_ready(&self, type_id: &MdevTypeId) -> Vec<String> {

@@ -18,6 +18,7 @@ mod trouble;
 pub(crate) use facts::per_vm;
 pub(crate) use names::{edition_of_type, isolation, profile_of_type};
 
+use crate::makers::maker;
 use gpuslice_core::health::Trouble;
 use gpuslice_core::ids::{ParentId, PciAddress, SliceId};
 use gpuslice_core::layout::Layout;
@@ -78,15 +79,28 @@ pub(crate) fn pf<'a>(
     let sriov = function.sriov.as_ref()?;
     let ours = function.vendor == VENDOR
         && function.driver.as_deref() == Some(DRIVER)
-        && !seen.mdev_parents.contains_key(parent);
+        && !has_no_vfs(seen, parent);
     ours.then_some((function, sriov))
 }
 
-/// A GPU that is a parent of mediated devices itself: with no modes, and with types like those of the others.
-fn makes_mdevs(seen: &Observation, parent: &ParentId) -> bool {
+/// A GPU of which the driver makes mediated devices, or will once `nvidia-vgpud` has told it its types: no VFs are ever made of
+/// one, whatever capability it shows. Before its types are there only its product tells that.
+pub(crate) fn has_no_vfs(seen: &Observation, parent: &ParentId) -> bool {
     let function = parent.pci().and_then(|address| seen.functions.get(&address));
-    let ours = function.is_some_and(|f| f.vendor == VENDOR && f.driver.as_deref() == Some(DRIVER));
-    ours && seen.mdev_parents.contains_key(parent)
+    let driven = function.filter(|f| f.vendor == VENDOR && f.driver.as_deref() == Some(DRIVER));
+    let never = |f: &Function| maker(f.vendor, f.device).is_some_and(|maker| !maker.sriov);
+    driven.is_some_and(|f| seen.mdev_parents.contains_key(parent) || never(f))
+}
+
+/// The driver that has a PF of NVIDIA's in the place of the only one under which its tool makes VFs. That tool's own stub is none.
+pub(crate) fn rival(function: &Function) -> Option<&str> {
+    let driver = function.driver.as_deref().filter(|driver| *driver != DRIVER)?;
+    (function.vendor == VENDOR && !function.under_stub()).then_some(driver)
+}
+
+/// A GPU that is a parent of mediated devices itself: with no modes, and with types like those of the others.
+pub(crate) fn makes_mdevs(seen: &Observation, parent: &ParentId) -> bool {
+    seen.mdev_parents.contains_key(parent) && has_no_vfs(seen, parent)
 }
 
 /// The number in a raw type: the kernel's name of the type in one framework (`nvidia-558`), what is written in the

@@ -8,7 +8,7 @@ mod trouble;
 
 pub(crate) use plan::{binds, bound};
 
-use crate::nvidia::scheduler;
+use crate::nvidia::{has_no_vfs, rival, scheduler};
 use gpuslice_core::errno::Errno;
 use gpuslice_core::health::Trouble;
 use gpuslice_core::hint;
@@ -53,11 +53,12 @@ impl Mechanism for Sriov {
     fn applies(&self, seen: &Observation, parent: &ParentId) -> bool {
         function(seen, parent).is_some_and(|f| f.sriov.is_some())
             && crate::nvidia::pf(seen, parent).is_none()
+            && !crate::nvidia::makes_mdevs(seen, parent)
             && crate::gim::pf(seen, parent).is_none()
             && crate::amdgpu::gpu(seen, parent).is_none()
     }
 
-    /// A GPU that makes mediated devices can have SR-IOV too, and not use it (NVIDIA's T4).
+    /// A GPU of which mediated devices will be made can have SR-IOV too, and not use it (NVIDIA's T4).
     fn modes(&self, seen: &Observation, parent: &ParentId) -> &'static [Mode] {
         scheduler::modes(seen, parent)
     }
@@ -80,12 +81,23 @@ impl Mechanism for Sriov {
     ) -> Result<Vec<Step>, Refusal> {
         let Some(layout) = layouts.get(parent) else { return Ok(Vec::new()) };
         let mut steps = scheduler::layout_steps(seen, parent, layouts, reshape)?;
-        steps.extend(plan::layout_steps(seen, parent, layout, reshape)?);
+        if !has_no_vfs(seen, parent) {
+            steps.extend(plan::layout_steps(seen, parent, layout, reshape)?);
+        }
         Ok(steps)
     }
 
     fn realised(&self, seen: &Observation, parent: &ParentId, layout: &Layout) -> bool {
-        plan::realised(seen, parent, layout)
+        has_no_vfs(seen, parent) || plan::realised(seen, parent, layout)
+    }
+
+    fn ignores(&self, seen: &Observation, parent: &ParentId, layout: &Layout) -> Option<String> {
+        has_no_vfs(seen, parent).then(|| crate::mdev::ignores_vfs(parent, layout))?
+    }
+
+    /// Its VFs are made by its own driver's tool alone.
+    fn is_given_away(&self, seen: &Observation, parent: &ParentId) -> bool {
+        function(seen, parent).is_some_and(|f| rival(f).is_some())
     }
 
     fn is_between_drivers(&self, seen: &Observation, parent: &ParentId) -> bool {
@@ -109,7 +121,11 @@ impl Mechanism for Sriov {
     }
 
     fn lacks(&self, seen: &Observation, parent: &ParentId) -> Option<String> {
-        function(seen, parent).filter(|f| plan::sriov_manage_has(f) && f.under_stub())?;
+        let function = function(seen, parent)?;
+        if let Some(driver) = rival(function) {
+            return Some(plan::makes_none(parent, driver));
+        }
+        (plan::sriov_manage_has(function) && function.under_stub()).then_some(())?;
         let (stub, back) = ("pci-pf-stub", mend::give_back(parent, "pci-pf-stub"));
         Some(format!("{stub} has it, as while sriov-manage runs; where none does: {back}"))
     }

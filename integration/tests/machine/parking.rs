@@ -141,6 +141,7 @@ fn what_a_layout_parks_is_there_and_stays() {
             blockers: Vec::new(),
             unmatched: Vec::new(),
             unparked: Vec::new(),
+            ignored: Vec::new(),
             later: Vec::new(),
         }
     );

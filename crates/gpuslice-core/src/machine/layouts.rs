@@ -225,6 +225,11 @@ impl Machine {
         self.without_driver(parent) || self.mechanism(parent).is_some_and(tool)
     }
 
+    /// Nobody but a person brings it to its layout.
+    pub(super) fn given_away(&self, parent: &ParentId) -> bool {
+        self.mechanism(parent).is_some_and(|m| m.is_given_away(&self.seen, parent))
+    }
+
     /// Parents that steps for this one disturb, itself among them.
     fn disturbed(&self, parent: &ParentId, steps: &[Step]) -> BTreeSet<ParentId> {
         let others = steps.iter().flat_map(Step::disturbs);
@@ -294,6 +299,7 @@ impl Machine {
             unmatched: Vec::new(),
             unparked: Vec::new(),
             later: Vec::new(),
+            ignored: Vec::new(),
         };
         for (parent, rule) in resolved {
             if let Some(why) = self.does_not_tell(&parent, &rule.layout) {
@@ -324,6 +330,8 @@ impl Machine {
                     );
                     plan.steps.extend(binds_later(&steps, &layouts));
                     plan.later.extend(self.would_come_later(&parent, &rule.layout));
+                    let ignores = |m: &dyn Mechanism| m.ignores(&self.seen, &parent, &rule.layout);
+                    plan.ignored.extend(self.mechanism(&parent).and_then(ignores));
                 }
                 Err(refusal) => plan.blockers.push(refusal),
             }

@@ -21,7 +21,7 @@ impl Machine {
         }
         let mut waiting = Vec::new();
         for (parent, layout) in &self.layouts {
-            let given_up = self.durable.quarantines.contains_key(parent);
+            let given_up = self.durable.quarantines.contains_key(parent) || self.given_away(parent);
             let busy = self.reshaping(parent);
             if !given_up && (busy || !self.realised(parent, layout) && !self.drifted(parent)) {
                 let what = match busy {

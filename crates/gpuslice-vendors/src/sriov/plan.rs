@@ -1,10 +1,11 @@
 //! From the VFs seen to the VFs wished.
 
 use super::function;
+use crate::nvidia::rival;
 use gpuslice_core::hint;
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::layout::{Layout, VfCount};
-use gpuslice_core::mend::set;
+use gpuslice_core::mend::{driver_of_vfs, give_back, set};
 use gpuslice_core::observation::{Function, Observation, Sriov};
 use gpuslice_core::plan::Step;
 use gpuslice_core::refusal::{Code, Refusal};
@@ -42,6 +43,9 @@ pub(super) fn layout_steps(
     if (current != 0 && !reshape) || function.driver.is_none() {
         return Ok(Vec::new());
     }
+    if let Some(driver) = rival(function).filter(|_| wanted != 0) {
+        return if reshape { Err(not_its_own(pf, driver)) } else { Ok(Vec::new()) };
+    }
     let mut steps = Vec::new();
     if current != 0 {
         steps.push(Step::SetNumVfs { pf, count: 0 });
@@ -64,6 +68,20 @@ fn switched_off(parent: &ParentId, driver: &str) -> Refusal {
         "gpuslice doctor (it says how they are switched on), then gpuslice apply; or {}",
         set("vfs", 0, parent)
     ))
+}
+
+/// Who has it has it for a reason, say for a VM that it is passed to: a person gives it back.
+fn not_its_own(pf: PciAddress, driver: &str) -> Refusal {
+    let parent = ParentId::Pci(pf);
+    let message = format!("{driver} has {parent}, and makes no VFs of it");
+    let refusal = Refusal::new(Code::Unsupported, message);
+    refusal.because(makes_none(&parent, driver)).hint(driver_of_vfs(pf))
+}
+
+/// What is to be done where it is to have VFs.
+pub(super) fn makes_none(parent: &ParentId, driver: &str) -> String {
+    let back = give_back(parent, driver);
+    format!("{driver} has it, and only under nvidia it has VFs; when no VM has it: {back}")
 }
 
 /// NVIDIA's tool takes the driver off the GPU, makes VFs under the kernel's stub, and gives the GPU back then. Only with that

@@ -22,6 +22,10 @@ pub fn plan(row: &PlanRow, done: bool, paint: Paint) -> String {
         let label = paint.paint(Tone::Warn, "no device meets:");
         let _ = writeln!(out, "{label} {}", printable(unmatched));
     }
+    for ignored in &row.ignored {
+        let label = paint.paint(Tone::Warn, "ignored:");
+        let _ = writeln!(out, "{label} {}", printable(ignored));
+    }
     for later in &row.later {
         let label = paint.paint(Tone::Warn, "later:");
         let _ = writeln!(out, "{label} {}", printable(later));

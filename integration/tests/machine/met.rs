@@ -1,0 +1,113 @@
+//! GPUs that a rule meets and that never have its VFs, or not while another driver has them: nothing is written to them, and
+//! nobody has to lift a quarantine.
+
+use crate::driver::Driver;
+use crate::vgpu::{attach, call, order};
+use crate::world::bind_by_hand;
+use gpuslice_core::ids::PciAddress;
+use gpuslice_core::machine::HookOperation::{Prepare, Release, Started};
+use gpuslice_core::refusal::Code;
+use gpuslice_core::request::{Answer, Command, ParentRow, PlanRow};
+use gpuslice_sim::HostFile;
+
+const ALL: &str = "[[gpu]]\nmatch = { driver = \"nvidia\" }\nlayout = { vfs = \"all\" }\n";
+const T4: &str = "0000:3b:00.0";
+const L40S: &str = "0000:ca:00.0";
+
+fn t4_and_l40s() -> HostFile {
+    HostFile::parse(include_str!("../../../examples/hosts/t4-l40s.toml")).unwrap()
+}
+
+fn plan(driver: &mut Driver) -> PlanRow {
+    match order(driver, Command::Plan).unwrap() {
+        Answer::Plan(plan) => plan,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn row(driver: &mut Driver, gpu: &str) -> ParentRow {
+    match order(driver, Command::ListParents).unwrap() {
+        Answer::Parents { rows } => rows.into_iter().find(|r| r.parent.to_string() == gpu).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn vfs(driver: &Driver, gpu: &str) -> usize {
+    let address: PciAddress = gpu.parse().unwrap();
+    driver.machine.observation().functions[&address].sriov.as_ref().unwrap().vfs.len()
+}
+
+#[test]
+fn a_gpu_that_makes_mediated_devices_is_none_that_makes_vfs() {
+    let mut driver = Driver::new(&t4_and_l40s(), "").unwrap();
+    let vm = attach(&mut driver, 1, "nvidia-t4-8q");
+    call(&mut driver, &vm, Prepare).unwrap();
+    call(&mut driver, &vm, Started).unwrap();
+    driver.config = ALL.to_owned();
+    let told = plan(&mut driver);
+    assert!(told.steps.iter().all(|row| row.parent.to_string() == L40S), "{told:?}");
+    let said = "vfs = all of 0000:3b:00.0, which has none: mediated devices are made of it";
+    assert_eq!((told.ignored.as_slice(), told.blockers.len()), ([said.to_owned()].as_slice(), 0));
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!((vfs(&driver, T4), vfs(&driver, L40S)), (0, 32));
+    let t4 = row(&mut driver, T4);
+    assert_eq!(
+        (t4.state.as_str(), t4.mechanisms.as_slice()),
+        ("ok", ["mdev".to_owned()].as_slice())
+    );
+    // Its device goes and comes as before.
+    call(&mut driver, &vm, Release).unwrap();
+    call(&mut driver, &vm, Prepare).unwrap();
+    assert!(order(&mut driver, Command::WaitSettled { timeout_ms: 1 }).is_ok());
+    assert!(!plan(&mut driver).changed);
+}
+
+/// Its driver has it before `nvidia-vgpud` has told that driver which types there are.
+#[test]
+fn nor_is_it_before_its_types_are_there() {
+    let mut host = t4_and_l40s();
+    host.functions[0].mdev = None;
+    let mut driver = Driver::new(&host, "").unwrap();
+    driver.config = ALL.to_owned();
+    assert_eq!(plan(&mut driver).ignored.len(), 1);
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!((vfs(&driver, T4), vfs(&driver, L40S)), (0, 32));
+    assert_eq!(row(&mut driver, T4).state, "ok");
+}
+
+#[test]
+fn one_that_is_passed_to_a_vm_is_not_written_to() {
+    let text = include_str!("../../../examples/hosts/a40-vfio.toml");
+    let host = HostFile::parse(text).unwrap();
+    let passed = host.functions[0].address;
+    let mut driver = Driver::new(&host, "").unwrap();
+    bind_by_hand(&mut driver.kernel, passed, "vfio-pci");
+    driver.wake_up().unwrap();
+    driver.config = ALL.replace("driver = \"nvidia\"", "model = \"a40\"");
+    let told = plan(&mut driver);
+    let [blocker] = told.blockers.as_slice() else { panic!("{told:?}") };
+    assert_eq!(blocker.code, Code::Unsupported);
+    assert_eq!(blocker.message, format!("vfio-pci has {passed}, and makes no VFs of it"));
+    assert_eq!(order(&mut driver, Command::Apply).unwrap_err().code, Code::Unsupported);
+    // At a boot that is no reason to leave the others as they are, or to wait.
+    let others = host.functions.len() - 1;
+    let mut driver = Driver::new(&host, &driver.config).unwrap();
+    driver.advance(10_000).unwrap();
+    driver.kernel.reboot();
+    bind_by_hand(&mut driver.kernel, passed, "vfio-pci");
+    driver.restart().unwrap();
+    driver.advance(10_000).unwrap();
+    assert!(driver.machine.durable().quarantines.is_empty());
+    let gpus = driver.machine.observation().functions.values();
+    let with_vfs = gpus.filter(|f| f.sriov.as_ref().is_some_and(|sriov| sriov.vfs.len() == 32));
+    assert_eq!(with_vfs.count(), others);
+    assert!(order(&mut driver, Command::WaitSettled { timeout_ms: 1 }).is_ok());
+    let of_it = row(&mut driver, &passed.to_string());
+    let why = of_it.reason.unwrap_or_default();
+    assert!(of_it.state == "waiting" && why.starts_with("vfio-pci has it"), "{why}");
+    // Given back, it has its layout by itself.
+    bind_by_hand(&mut driver.kernel, passed, "nvidia");
+    driver.wake_up().unwrap();
+    driver.advance(10_000).unwrap();
+    assert_eq!(vfs(&driver, &passed.to_string()), 32);
+}
