@@ -21,6 +21,7 @@ mod no_bus;
 mod notify;
 mod objects;
 mod parked;
+mod progress;
 mod proxmox;
 mod restart;
 mod socket;

@@ -1,0 +1,77 @@
+//! What a person sees at a terminal while a command waits, and what nobody sees elsewhere.
+
+use crate::host::{Host, as_root, until};
+use crate::life::{CARD, ONE_VF};
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+use serde_json::json;
+use std::fs::File;
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+/// A terminal, which shows what is written to it.
+struct Terminal {
+    screen: File,
+    written: Vec<u8>,
+}
+
+impl Terminal {
+    /// With the end that a program gets.
+    fn open() -> (Self, Stdio) {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let screen = openpt(flags).unwrap();
+        grantpt(&screen).unwrap();
+        unlockpt(&screen).unwrap();
+        let program = ioctl_tiocgptpeer(&screen, flags).unwrap();
+        (Self { screen: screen.into(), written: Vec::new() }, program.into())
+    }
+
+    /// Waits until it shows that, or until its programs have ended, which is told by an error (EIO).
+    fn shows(&mut self, text: &str) -> bool {
+        let mut bytes = [0; 4096];
+        while !self.shown().contains(text) {
+            match self.screen.read(&mut bytes) {
+                Ok(read @ 1..) => self.written.extend(&bytes[..read]),
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    fn shown(&self) -> String {
+        String::from_utf8_lossy(&self.written).into_owned()
+    }
+}
+
+#[test]
+fn a_wait_is_shown_at_a_terminal_and_nowhere_else() {
+    as_root(|| {
+        let host = Host::start("sriov-8", ONE_VF);
+        host.settle();
+        host.plug(CARD, false);
+        until("it is gone", || host.ask(&["slices"]) == json!([]));
+        let wait = || -> Command {
+            let mut command = host.command(&["wait", "--settled", "--timeout", "50"]);
+            command.env("GPUSLICE_BUS_ADDRESS", host.bus.address()).stdout(Stdio::piped());
+            command
+        };
+        // The answer's terminal is not the one to say it on.
+        let (mut answers, end) = Terminal::open();
+        let unseen = wait().stdout(end).stderr(Stdio::piped()).spawn().unwrap();
+        let (mut terminal, end) = Terminal::open();
+        let seen = wait().stderr(end).spawn().unwrap();
+
+        assert!(terminal.shows("waiting until settled … 1 s"), "{:?}", terminal.shown());
+        assert!(terminal.shows("\r\u{1b}[Kwaiting until settled … 2 s"), "{:?}", terminal.shown());
+        host.plug(CARD, true);
+        let seen = seen.wait_with_output().unwrap();
+        assert_eq!((seen.status.code(), seen.stdout.as_slice()), (Some(0), &b"settled\n"[..]));
+        // The line is taken away again.
+        assert!(!terminal.shows("error"), "{:?}", terminal.shown());
+        assert!(terminal.shown().ends_with("\r\u{1b}[K"), "{:?}", terminal.shown());
+
+        let unseen = unseen.wait_with_output().unwrap();
+        assert_eq!((unseen.status.code(), unseen.stderr.as_slice()), (Some(0), &b""[..]));
+        assert!(!answers.shows("waiting"), "{:?}", answers.shown());
+        assert_eq!(answers.shown(), "settled\r\n");
+    });
+}
