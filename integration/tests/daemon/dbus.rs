@@ -7,6 +7,8 @@ use serde_json::json;
 use std::collections::HashMap;
 use std::future::Future;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use zbus::zvariant::{DynamicType, Value};
 use zbus::{Connection, connection};
 
@@ -190,49 +192,67 @@ fn memory(host: &Host, key: &str) -> u64 {
     line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
+/// What a debug build may take for it, in KiB: a third more than the 18 MiB that it was seen to. One that kept the thousand
+/// lists until the last is asked for would take 14 MiB more.
+const FLOOD: u64 = 24 << 10;
+
 #[test]
-fn a_flood_is_served_without_growing() {
+fn a_flood_is_served_without_growing_and_no_start_waits_for_it() {
     const CONNECTIONS: usize = 20;
     const CALLS: usize = 100;
     as_root(|| {
-        let host = Host::start(
+        let host = Arc::new(Host::start(
             "sriov-8",
             "[[gpu]]\nmatch = { driver = \"gpusim\" }\nlayout = { vfs = \"all\" }\n",
-        );
+        ));
         host.settle();
+        let mut vm = Vm::new(1);
+        host.attach(&mut vm, "amd-74a1-vf8");
         let before = memory(&host, "VmRSS");
+        let answered = Arc::new(AtomicUsize::new(0));
         block_on(async {
             let mut tasks = tokio::task::JoinSet::new();
             for number in 0..CONNECTIONS {
                 let bus = connect(&host).await;
                 for at in 0..CALLS {
-                    let bus = bus.clone();
+                    let (bus, answered) = (bus.clone(), answered.clone());
                     let reads = (number + at) % 2 == 0;
                     tasks.spawn(async move {
-                        if reads {
+                        let answer = if reads {
                             call(&bus, "ListSlices", &(Dict::new(),)).await
                         } else {
                             call(&bus, "Cordon", &("0000:ff:00.0", "")).await
-                        }
+                        };
+                        answered.fetch_add(1, Ordering::Relaxed);
+                        answer
                     });
                 }
             }
-            // While they are under way others are served too.
+            let first = tasks.join_next().await.unwrap().unwrap();
+            // While they are under way a VM starts, and others are served too.
+            let (starting, vm) = (host.clone(), vm.clone());
+            let start = tokio::task::spawn_blocking(move || starting.hook(&vm, "prepare"));
+            start.await.unwrap().quiet();
+            let before = answered.load(Ordering::Relaxed);
+            assert!(before < CONNECTIONS * CALLS, "the start stood behind all that is asked");
+            println!("a start was answered after {before} of the calls");
             let one_more = connect(&host).await;
             assert_eq!(call(&one_more, "Status", &()).await.0, "");
             let (mut served, mut refused) = (0, 0);
-            while let Some(answer) = tasks.join_next().await {
-                match answer.unwrap().0.as_str() {
+            let mut answer = Some(first);
+            while let Some((error, _)) = answer {
+                match error.as_str() {
                     "" => served += 1,
                     "org.gpuslice1.Error.Unknown" => refused += 1,
                     other => panic!("{other}"),
                 }
+                answer = tasks.join_next().await.map(Result::unwrap);
             }
             assert_eq!((served, refused), (CONNECTIONS * CALLS / 2, CONNECTIONS * CALLS / 2));
         });
         assert_eq!(host.cli(&["status"]).code, Some(0));
         let grown = memory(&host, "VmHWM").saturating_sub(before);
         println!("2000 calls of 64 slices: {before} KiB before, at the most {grown} KiB more");
-        assert!(grown < 256 << 10, "{grown} KiB more than the {before} before");
+        assert!(grown < FLOOD, "{grown} KiB more than the {before} before");
     });
 }
