@@ -215,9 +215,31 @@ fn release_finds_the_claim_by_its_owners_name() {
         let key = key.parse().unwrap();
         assert_eq!(asked[1], Order::Unclaim { key, force: false });
     }
-    let (ran, asked) = daemon(vec![list(), done(true, "")]).run(&["release", "win12", "--force"]);
-    let said = (ran.code, ran.out.as_str(), ran.err.as_str());
-    assert_eq!((said, asked.len()), ((Some(0), "already so: no claim win12\n", ""), 1));
+    // Where it is known that there is such a VM, or was, or that it is one's id, nothing is there to be ended any more.
+    let slices = |holder: &str| {
+        answer(json!({"answer": "slices", "rows": [{"slice": "vf:0000:41:00.4", "address": null,
+            "parent": "0000:41:00.0", "mechanism": "sriov", "state": "foreign", "holder": holder}]}))
+    };
+    let history = |name: &str| {
+        answer(json!({"answer": "history", "rows": [{"owner": UUID, "owner_name": name, "index": 0,
+            "slice": "vf:0000:41:00.4", "parent": "0000:41:00.0"}]}))
+    };
+    let other = "vmid:7/gpu0";
+    for (typed, answers, what) in [
+        ("win11/gpu7", vec![list()], "win11/gpu7"),
+        ("win12", vec![list(), slices("win12")], "win12"),
+        ("win12", vec![list(), slices("win11"), history("win12")], "win12"),
+        (other, vec![list(), done(false, "already so")], other),
+    ] {
+        let questions = answers.len();
+        let (ran, asked) = daemon(answers).run(&["release", typed, "--force"]);
+        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+        assert_eq!((ran.out, asked.len()), (format!("already so: no claim {what}\n"), questions));
+    }
+    let answers = vec![list(), slices("win11"), history("win11")];
+    let (ran, asked) = daemon(answers).run(&["release", "win12", "--force"]);
+    assert_eq!((ran.code, ran.out.as_str(), asked.len()), (Some(1), "", 3));
+    assert!(ran.err.starts_with("error: unknown: no claim win12\n"), "{}", ran.err);
     // Which of several is meant stays a question.
     let rows = json!([claim(&key, "win11"), claim(&format!("{UUID}/ai"), "win11")]);
     let list = answer(json!({"answer": "claims", "rows": rows}));

@@ -5,9 +5,10 @@ use crate::claims;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::{progress, render};
-use gpuslice_core::ids::{ClaimName, ParentId};
+use gpuslice_core::hint;
+use gpuslice_core::ids::{ClaimName, Owner, ParentId};
 use gpuslice_core::refusal::{Code, Refusal};
-use gpuslice_core::request::{Answer, Command, PlanRow};
+use gpuslice_core::request::{Answer, ClaimRow, Command, PlanRow};
 use serde_json::json;
 use std::time::Duration;
 
@@ -44,9 +45,10 @@ pub async fn release(
         Answer::Claims { rows } => rows,
         other => return Err(unexpected(&other)),
     };
+    let (owner, _) = claims::split(claim, name.clone());
     let key = match claims::find(&rows, claim, name) {
         Ok(key) => key,
-        // Ended before, or never made: there is nothing to end.
+        // Ended before: there is nothing to end. Or misspelt.
         Err(refusal) if refusal.code == Code::Unknown => {
             // What is only promised to it is in no list.
             if let Ok(key) = claim.parse() {
@@ -55,12 +57,43 @@ pub async fn release(
                     return done(ended, output);
                 }
             }
+            if owner.parse::<Owner>().is_err() && !is_known(daemon, &rows, owner).await? {
+                let nobody = format!("no VM {owner:?} has a claim, or has or had a slice");
+                return Err(refusal.because(nobody).hint(hint!("gpuslice claims")).into());
+            }
             let message = refusal.message;
             return done(Answer::Done { changed: false, message }, output);
         }
         Err(refusal) => return Err(refusal.into()),
     };
     done(daemon.call(Command::Unclaim { key, force }).await?, output)
+}
+
+/// Whether an owner of that name exists or did: one that has claims, slices or a history, or a domain of libvirt's. An id needs
+/// no such question: programs end by it what they may never have made.
+async fn is_known(daemon: &Daemon, claims: &[ClaimRow], owner: &str) -> Result<bool, Failure> {
+    if claims.iter().any(|row| row.owner_name == owner) {
+        return Ok(true);
+    }
+    let slices = match daemon.call(Command::ListSlices).await? {
+        Answer::Slices { rows } => rows,
+        other => return Err(unexpected(&other)),
+    };
+    if slices.iter().any(|row| row.holder.as_deref() == Some(owner)) {
+        return Ok(true);
+    }
+    let about = Command::ListHistory { about: Some(owner.to_owned()), since: None };
+    let history = match daemon.call(about).await? {
+        Answer::History { rows } => rows,
+        other => return Err(unexpected(&other)),
+    };
+    if history.iter().any(|row| row.owner_name == owner) {
+        return Ok(true);
+    }
+    match daemon.client.libvirt() {
+        Ok(agent) => Ok(agent.resolve(owner).await.is_ok()),
+        Err(_) => Ok(false),
+    }
 }
 
 pub async fn plan(daemon: &Daemon, output: &Output) -> Result<(), Failure> {

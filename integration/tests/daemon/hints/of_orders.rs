@@ -57,6 +57,16 @@ pub fn no_such_domain(code: Code) {
     });
 }
 
+pub fn nobody_of_that_name(code: Code) {
+    let mut person = Person::at("sriov-8", ONE_VF, 1);
+    person.does(&format!("gpuslice attach vm1 {PROFILE}"));
+    let refused = person.refused(code, "gpuslice release vm9");
+    person.follows(&refused.hint, "", 0, &mut no_edit);
+    person.does("gpuslice release vm1");
+    // libvirt has such a domain, though nothing here tells of it any more.
+    person.does("gpuslice release vm1");
+}
+
 pub fn there_is_no_room_for_the_record(code: Code) {
     let mut person = Person::at("sriov-8", ONE_VF, 0);
     // A directory where the new record is to be written: works also against root.
