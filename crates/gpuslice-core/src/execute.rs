@@ -77,6 +77,18 @@ pub enum StepError {
         /// What was said.
         said: String,
     },
+    /// The kernel refused an operation because somebody has a node of the driver open.
+    #[error("{operation}: {errno}; {} has {node} open", describe(.holders, &[]))]
+    Open {
+        /// Operation and object.
+        operation: String,
+        /// Its answer.
+        errno: Errno,
+        /// A node that is open.
+        node: String,
+        /// In which processes.
+        holders: Vec<Holder>,
+    },
     /// Somebody has the device open.
     #[error("{object} is held by {}", describe(.holders, .unknown))]
     Held {
@@ -180,9 +192,10 @@ impl StepError {
     /// The errno, if the kernel gave one.
     pub fn errno(&self) -> Option<Errno> {
         match self {
-            Self::Errno { errno, .. } | Self::NoneLeft { errno, .. } | Self::Said { errno, .. } => {
-                Some(*errno)
-            }
+            Self::Errno { errno, .. }
+            | Self::NoneLeft { errno, .. }
+            | Self::Said { errno, .. }
+            | Self::Open { errno, .. } => Some(*errno),
             _ => None,
         }
     }
@@ -210,7 +223,7 @@ pub fn perform(host: &mut dyn HostWrite, step: &Step) -> Result<Performed, StepE
             tool::set_mode(host, *device, command, shown, disturbs)
         }
         Step::WriteConfig { path, content } => config_file::write(host, path, content),
-        Step::UnloadDriver { name } => driver::unload(host, name),
+        Step::UnloadDriver { name, nodes } => driver::unload(host, name, nodes),
         Step::LoadDriver { name, parameter, value, others, refusals, vfs } => {
             let parameter = driver::Parameter { name: parameter, value, others };
             driver::load(host, name, &parameter, vfs, refusals)
@@ -257,7 +270,7 @@ pub fn check(host: &dyn HostRead, step: &Step) -> Result<Performed, StepError> {
             sriov::check_count(host, *pf, *count)
         }
         Step::WriteConfig { path, content } => config_file::check(host, path, content),
-        Step::UnloadDriver { name } => driver::check_unloaded(host, name),
+        Step::UnloadDriver { name, .. } => driver::check_unloaded(host, name),
         Step::LoadDriver { name, parameter, value, others, vfs, .. } => {
             let parameter = driver::Parameter { name: parameter, value, others };
             driver::check_loaded(host, name, &parameter, vfs)

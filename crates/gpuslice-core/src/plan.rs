@@ -60,6 +60,9 @@ pub enum Step {
     UnloadDriver {
         /// Its name and its module's.
         name: String,
+        /// Nodes of the driver's own: while somebody has one open the kernel does not unload it.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        nodes: BTreeSet<String>,
     },
     /// Loads a driver that makes VFs by itself, of which it says nothing when it is loaded.
     LoadDriver {
@@ -324,7 +327,7 @@ impl Step {
     /// Under which name the kernel's log tells of it: a driver's, or the device's.
     pub fn named_in_kernel_log(&self, parents: &BTreeSet<ParentId>) -> String {
         match self {
-            Self::UnloadDriver { name } | Self::LoadDriver { name, .. } => name.clone(),
+            Self::UnloadDriver { name, .. } | Self::LoadDriver { name, .. } => name.clone(),
             _ => parents.first().map(ToString::to_string).unwrap_or_default(),
         }
     }
@@ -367,7 +370,7 @@ impl fmt::Display for Step {
                 let set = content.lines().filter(|line| !line.starts_with('#'));
                 write!(f, "write {:?} to {path}", set.collect::<Vec<_>>().join("; "))
             }
-            Self::UnloadDriver { name } => write!(f, "unload driver {name}"),
+            Self::UnloadDriver { name, .. } => write!(f, "unload driver {name}"),
             Self::LoadDriver { name, parameter, value, others, .. } => {
                 write!(f, "load driver {name} with {parameter}={value}")?;
                 others.iter().try_for_each(|(name, value)| write!(f, " {name}={value}"))

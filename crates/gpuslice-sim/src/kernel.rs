@@ -185,6 +185,11 @@ impl Kernel {
                     return Outcome::Failed(errno);
                 }
             }
+            Command::OpenNode { pid, comm, node } => {
+                if let Err(errno) = self.open_own_node(*pid, comm, node) {
+                    return Outcome::Failed(errno);
+                }
+            }
             Command::Close { pid, slice } => self.close_device(*pid, *slice),
             Command::Kill(pid) => self.end_process(*pid),
             Command::Plug(address) => return self.start_plug(*address),
@@ -306,6 +311,18 @@ impl Kernel {
     pub fn open(&mut self, pid: u32, comm: &str, slice: SliceId) -> Result<(), Errno> {
         let comm = comm.to_owned();
         match self.apply(Command::Open { pid, comm, slice }) {
+            Outcome::Failed(errno) => Err(errno),
+            _ => Ok(()),
+        }
+    }
+
+    /// A process opens a node that a driver made beside its devices, as a vendor's monitor does.
+    ///
+    /// # Errors
+    /// `ENOENT` when no driver has made it.
+    pub fn open_node(&mut self, pid: u32, comm: &str, node: &str) -> Result<(), Errno> {
+        let (comm, node) = (comm.to_owned(), node.to_owned());
+        match self.apply(Command::OpenNode { pid, comm, node }) {
             Outcome::Failed(errno) => Err(errno),
             _ => Ok(()),
         }

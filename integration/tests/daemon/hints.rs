@@ -60,7 +60,8 @@ cases! {
         of_layouts::the_layout_names_the_old_serial;
     Held: of_starts::a_vm_without_a_claim_runs_on_the_home,
         of_starts::the_home_is_taken_and_another_is_free, of_starts::a_process_has_the_vf_open,
-        of_layouts::the_host_uses_the_device;
+        of_layouts::the_host_uses_the_device,
+        of_devices::a_monitor_keeps_the_driver_loaded, of_devices::a_module_keeps_the_driver_loaded;
     Taken: of_starts::a_plain_device_is_somebodys, of_starts::the_home_was_given_up;
     Reshaping: of_devices::it_is_being_made_anew;
     Cordoned: of_devices::a_person_said_so;

@@ -159,7 +159,8 @@ pub const ANSWERS: &[(&str, &[Answer])] = &[
     (
         "modprobe -r",
         &[
-            (Errno::EBUSY, "somebody uses the module", FAILED),
+            (Errno::EBUSY, "somebody uses the module", As(Code::Held)),
+            (Errno::EAGAIN, "somebody has begun to use the module", As(Code::Held)),
             (Errno::EPERM, "the kernel is locked down", FAILED),
             (Errno::ENOSYS, "the kernel unloads none", FAILED),
         ],

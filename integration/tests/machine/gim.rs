@@ -1,6 +1,7 @@
 //! Stories of GPUs whose VFs come with a load of their driver (AMD's GIM).
 
 mod modes;
+mod unload;
 
 use crate::driver::Driver;
 use crate::vgpu::{attach, call};
@@ -389,7 +390,7 @@ fn a_driver_that_waits_for_its_gpus_is_not_waited_for_when_one_failed() {
 fn each_write_may_fail() {
     for (path, errnos) in [
         (CONFIG, [Errno::EROFS, Errno::ENOSPC, Errno::EACCES]),
-        ("modprobe -r gim", [Errno::EBUSY, Errno::EPERM, Errno::ENOSYS]),
+        ("modprobe -r gim", [Errno::EIO, Errno::EPERM, Errno::ENOSYS]),
         ("modprobe gim", [Errno::ENODEV, Errno::EKEYREJECTED, Errno::ENOMEM]),
     ] {
         for errno in errnos {

@@ -324,7 +324,7 @@ fn touched(kernel: &Kernel, step: &Step) -> Vec<SliceId> {
             let below: Vec<SliceId> = vfs.iter().flat_map(|vf| mdevs_of(kernel, *vf)).collect();
             vfs.into_iter().map(SliceId::Vf).chain(below).collect()
         }
-        Step::UnloadDriver { name } => {
+        Step::UnloadDriver { name, .. } => {
             let pfs = bound_to(kernel, name);
             let vfs = pfs.into_iter().flat_map(|pf| vfs_of(kernel, pf));
             vfs.map(SliceId::Vf).collect()
@@ -366,7 +366,7 @@ pub fn quarantined_parents_untouched(driver: &Driver, step: &Step) -> Result<(),
         Step::LoadModule { .. } | Step::RequireUnheld { .. } | Step::WriteConfig { .. } => {
             return Ok(());
         }
-        Step::UnloadDriver { name } => {
+        Step::UnloadDriver { name, .. } => {
             let mut bound = bound_to(&driver.kernel, name).into_iter().map(ParentId::Pci);
             bound.find(|parent| durable.quarantines.contains_key(parent))
         }

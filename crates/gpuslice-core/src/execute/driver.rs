@@ -1,12 +1,13 @@
 //! Drivers that make VFs when their module is loaded, each of their devices in its own time, and that take them away
 //! when it is unloaded.
 
-use super::meaning::{Asked, Meaning};
+use super::meaning::{Asked, Meaning, meaning};
 use super::{Performed, StepError, failed, kernel_log, sriov};
 use crate::errno::Errno;
+use crate::holders;
 use crate::ids::PciAddress;
 use crate::port::{HostRead, HostWrite, Written, read_text};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A module's parameter as it must be for the VFs to come.
 pub(super) struct Parameter<'a> {
@@ -25,15 +26,41 @@ pub(super) fn loaded(host: &dyn HostRead, name: &str) -> Result<bool, StepError>
     }
 }
 
-pub(super) fn unload(host: &mut dyn HostWrite, name: &str) -> Result<Performed, StepError> {
+pub(super) fn unload(
+    host: &mut dyn HostWrite,
+    name: &str,
+    nodes: &BTreeSet<String>,
+) -> Result<Performed, StepError> {
     if !loaded(host, name)? {
         return Ok(Performed::Already);
     }
     require_idle(host, name)?;
-    match host.unload_module(name).map_err(failed(format!("unload module {name}")))? {
+    let unloaded = host.unload_module(name);
+    match unloaded.map_err(|errno| not_unloaded(host, name, nodes, errno))? {
         Written::Blocked => Ok(Performed::Blocked),
         Written::Done => check_unloaded(host, name),
     }
+}
+
+/// The kernel says that it is in use, and not by whom.
+fn not_unloaded(
+    host: &dyn HostRead,
+    name: &str,
+    nodes: &BTreeSet<String>,
+    errno: Errno,
+) -> StepError {
+    let operation = format!("unload module {name}");
+    if meaning(Asked::Unload, errno) == Meaning::Later {
+        for node in nodes {
+            let found = holders::find(host, &BTreeSet::from([node.clone()]));
+            let holders = found.map(|found| found.found).unwrap_or_default();
+            if !holders.is_empty() {
+                let node = node.clone();
+                return StepError::Open { operation, errno, node, holders };
+            }
+        }
+    }
+    StepError::Errno { operation, errno }
 }
 
 /// The driver waits for whoever uses a VF of any of its devices: a process, or a driver of this host.

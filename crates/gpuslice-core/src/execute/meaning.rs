@@ -23,6 +23,8 @@ pub(super) enum Asked {
     VfType,
     /// The attribute that holds a mode of a device.
     Mode,
+    /// `delete_module`, by modprobe.
+    Unload,
     /// Any other write.
     Other,
 }
@@ -66,6 +68,9 @@ pub(super) fn meaning(asked: Asked, errno: Errno) -> Meaning {
         // drivers/pci/iov.c: a driver without sriov_configure, as i915 is in the kernel's own tree, and vfio-pci unless it was
         // loaded with enable_sriov. Or none: see `sriov::set_count`.
         (Asked::Count, Errno::ENOENT) => Meaning::Unable,
+        // kernel/module/main.c: EAGAIN (EWOULDBLOCK) while the module is used, which modprobe looks for itself and is read as EBUSY
+        // then; EBUSY while it is being loaded or unloaded.
+        (Asked::Unload, Errno::EBUSY | Errno::EAGAIN) => Meaning::Later,
         // drivers/base/dd.c: somebody binds it; or its probe failed, as it does while the PF is being initialised.
         (Asked::Bind, Errno::EBUSY | Errno::ENODEV) => Meaning::Later,
         (Asked::VfType, Errno::ENODEV | Errno::ENOENT) => Meaning::Gone,
@@ -86,6 +91,7 @@ impl StepError {
             Step::RunVfTool { .. } => Asked::Bind,
             Step::GiveVfType { .. } => Asked::VfType,
             Step::SetMode { .. } => Asked::Mode,
+            Step::UnloadDriver { .. } => Asked::Unload,
             _ => Asked::Other,
         };
         match self {
@@ -93,7 +99,9 @@ impl StepError {
             | Self::HostDriver { .. }
             | Self::Mediated { .. }
             | Self::Occupied { .. } => Meaning::Others,
-            Self::Errno { errno, .. } | Self::Said { errno, .. } => meaning(asked, *errno),
+            Self::Errno { errno, .. } | Self::Said { errno, .. } | Self::Open { errno, .. } => {
+                meaning(asked, *errno)
+            }
             Self::NoneLeft { .. } => Meaning::Full,
             Self::NotReady { .. } | Self::NoDriver { .. } => Meaning::Later,
             Self::Unchanged { .. }

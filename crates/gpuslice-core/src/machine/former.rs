@@ -116,7 +116,7 @@ impl Machine {
                 Step::RunVfTool { pf, count, .. } => {
                     seen.has_vfs(*pf, *count) && !left.contains(&ParentId::Pci(*pf))
                 }
-                Step::UnloadDriver { name } => !seen.driver_loaded(name),
+                Step::UnloadDriver { name, .. } => !seen.driver_loaded(name),
                 // One that has not begun is begun anew; of two at once one does nothing.
                 Step::LoadDriver { name, vfs, .. } => {
                     !seen.driver_loaded(name) || vfs.iter().all(|(pf, n)| seen.has_vfs(*pf, *n))

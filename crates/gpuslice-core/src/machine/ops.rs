@@ -365,11 +365,13 @@ impl Machine {
                                 "stop what uses the device on this host; then gpuslice apply"
                             ))
                     }
-                    _ => self.makes_no_vfs(step, error).unwrap_or_else(|| {
-                        Refusal::new(Code::DeviceFailed, format!("cannot {step}"))
-                            .because(error.to_string())
-                            .hint(self.what_to_look_at(step, error, &parents))
-                    }),
+                    _ => is_used(step, error)
+                        .or_else(|| self.makes_no_vfs(step, error))
+                        .unwrap_or_else(|| {
+                            Refusal::new(Code::DeviceFailed, format!("cannot {step}"))
+                                .because(error.to_string())
+                                .hint(self.what_to_look_at(step, error, &parents))
+                        }),
                 };
                 self.layout_done(&parents, request, Err(refusal));
             }
@@ -548,4 +550,22 @@ impl Machine {
             }
         }
     }
+}
+
+/// A driver that the kernel does not unload because it is in use: nothing was changed, and no device has a fault.
+fn is_used(step: &Step, error: &StepError) -> Option<Refusal> {
+    let Step::UnloadDriver { name, .. } = step else { return None };
+    if error.meaning(step) != Meaning::Later {
+        return None;
+    }
+    let holder = match error {
+        StepError::Open { holders, .. } => holders.first(),
+        _ => None,
+    };
+    let end = holder.map_or_else(
+        || hint!("end what uses module {} (lsmod | grep {} shows which modules do)", name, name),
+        mend::end_process,
+    );
+    let refusal = Refusal::new(Code::Held, format!("cannot {step}")).because(error.to_string());
+    Some(refusal.hint(hint!("{}, then gpuslice apply", end)))
 }

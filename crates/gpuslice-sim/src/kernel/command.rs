@@ -76,6 +76,15 @@ pub enum Command {
         /// What it opens.
         slice: SliceId,
     },
+    /// A process opens a node that a driver made beside its devices.
+    OpenNode {
+        /// Its process id.
+        pid: u32,
+        /// Its name.
+        comm: String,
+        /// Absolute path.
+        node: String,
+    },
     /// It closes it.
     Close {
         /// Its process id.

@@ -77,12 +77,14 @@ impl Groups {
     }
 }
 
-/// A process that uses VFIO.
+/// A process that uses VFIO, or a driver's own nodes.
 #[derive(Debug, Clone)]
 pub(crate) struct Process {
     pub(crate) comm: String,
     /// Open devices with the descriptor of the node each was opened through.
     pub(crate) open: BTreeMap<Member, Open>,
+    /// A driver's own nodes, by descriptor.
+    nodes: BTreeMap<u32, String>,
 }
 
 /// An open device.
@@ -98,6 +100,18 @@ pub(crate) struct Open {
 impl Process {
     pub(crate) fn holds(&self, slice: SliceId) -> bool {
         self.open.contains_key(&Member::of(slice))
+    }
+
+    /// What it has open, by descriptor.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = (u32, &str)> {
+        let devices = self.open.values().map(|open| (open.descriptor, open.node.as_str()));
+        devices.chain(self.nodes.iter().map(|(number, node)| (*number, node.as_str())))
+    }
+
+    /// 0 to 2 are taken, 3 is the container.
+    fn next_descriptor(&self) -> u32 {
+        let taken: BTreeSet<u32> = self.descriptors().map(|(number, _)| number).collect();
+        (4..).find(|n| !taken.contains(n)).unwrap_or(4)
     }
 }
 
@@ -199,15 +213,31 @@ impl Kernel {
         } else {
             format!("/dev/vfio/{group}")
         };
-        let process = self
-            .processes
-            .entry(pid)
-            .or_insert_with(|| Process { comm: comm.to_owned(), open: BTreeMap::new() });
-        // 0 to 2 are taken, 3 is the container.
-        let taken: BTreeSet<u32> = process.open.values().map(|o| o.descriptor).collect();
-        let descriptor = (4..).find(|n| !taken.contains(n)).unwrap_or(4);
+        let process = self.process(pid, comm);
+        let descriptor = process.next_descriptor();
         process.open.entry(member).or_insert(Open { descriptor, node, group, since });
         Ok(())
+    }
+
+    fn process(&mut self, pid: u32, comm: &str) -> &mut Process {
+        let (comm, open, nodes) = (comm.to_owned(), BTreeMap::new(), BTreeMap::new());
+        self.processes.entry(pid).or_insert(Process { comm, open, nodes })
+    }
+
+    /// A process opens a node that a driver made beside its devices.
+    pub(crate) fn open_own_node(&mut self, pid: u32, comm: &str, node: &str) -> Result<(), Errno> {
+        if !self.gim_nodes().contains(&node) {
+            return Err(Errno::ENOENT);
+        }
+        let process = self.process(pid, comm);
+        process.nodes.insert(process.next_descriptor(), node.to_owned());
+        Ok(())
+    }
+
+    /// Whether somebody has one of these open.
+    pub(crate) fn node_held(&self, nodes: &[&str]) -> bool {
+        let mut open = self.processes.values().flat_map(|process| process.nodes.values());
+        open.any(|node| nodes.contains(&node.as_str()))
     }
 
     pub(crate) fn close_device(&mut self, pid: u32, slice: SliceId) {

@@ -8,7 +8,7 @@ use crate::kernel::function::{Function, Role};
 use crate::kernel::vendor::amdgpu::PartitionFile;
 use crate::kernel::vendor::gim::files::GimFile;
 use crate::kernel::vendor::nvidia::{MdevVgpuFile, VgpuFile};
-use crate::kernel::vfio::Member;
+use crate::kernel::vfio::{Member, Process};
 use crate::kernel::{Kernel, Name};
 use gpuslice_core::ids::PciAddress;
 use uuid::Uuid;
@@ -109,8 +109,8 @@ impl Kernel {
             Dir::Registry(_) => vec![REGISTRY.to_owned()],
             Dir::Process(_) => ["cmdline", "comm", "fd"].map(str::to_owned).to_vec(),
             Dir::Descriptors(pid) => {
-                let open = self.processes.get(pid).into_iter().flat_map(|p| p.open.values());
-                let mut numbers: Vec<u32> = open.map(|open| open.descriptor).collect();
+                let open = self.processes.get(pid).into_iter().flat_map(Process::descriptors);
+                let mut numbers: Vec<u32> = open.map(|(number, _)| number).collect();
                 numbers.push(3);
                 numbers.iter().map(ToString::to_string).collect()
             }
@@ -420,9 +420,9 @@ impl Kernel {
                 ))
             }
             Dir::Descriptors(pid) => {
-                let mut open = self.processes.get(pid)?.open.values();
-                let found = open.find(|open| open.descriptor.to_string() == name)?;
-                Some(Node::Descriptor(found.node.clone()))
+                let mut open = self.processes.get(pid)?.descriptors();
+                let (_, node) = open.find(|(number, _)| number.to_string() == name)?;
+                Some(Node::Descriptor(node.to_owned()))
             }
         }
     }

@@ -22,6 +22,9 @@ const PARAMETER: &str = "vf_num";
 /// How the driver says in the kernel's log that it makes no VFs.
 const REFUSALS: [&str; 2] = ["exceeds the vf limit", "failed to initialise"];
 
+/// What the driver makes for programs beside VMs, as AMD's monitor and its exporters are (`gim_shim/gim_drv.c`).
+const NODES: [&str; 2] = ["/dev/gim-smi0", "/dev/amdgv-cmd-handle"];
+
 /// Most VFs of one GPU that the driver is compiled for.
 const MOST: u16 = 31;
 
@@ -101,7 +104,8 @@ fn reload(
     steps.extend(probing.map(|(pf, _)| Step::SetAutoprobe { pf: pf.address, on: false }));
     let name = DRIVER.to_owned();
     if loaded {
-        steps.push(Step::UnloadDriver { name: name.clone() });
+        let nodes = NODES.iter().map(|node| (*node).to_owned()).collect();
+        steps.push(Step::UnloadDriver { name: name.clone(), nodes });
     }
     // Whether it takes a GPU that it never had, and that no layout asks for, is its own affair.
     let vfs: BTreeMap<PciAddress, u16> = counts

@@ -228,6 +228,9 @@ impl Sim {
             SimOrder::Plug { parent } => said(outcome(self.kernel.plug(parent))),
             SimOrder::Unplug { parent } => said(outcome(self.kernel.unplug(parent))),
             SimOrder::Open { slice, pid, comm } => said(self.kernel.open(pid, &comm, slice)),
+            SimOrder::OpenNode { node, pid, comm } => {
+                said(self.kernel.open_node(pid, &comm, &node))
+            }
             SimOrder::Kill { pid } => {
                 self.kernel.kill(pid);
                 Ok(())
@@ -290,7 +293,7 @@ fn concerns(file: &str, step: &Step) -> bool {
     match step {
         Step::SetNumVfs { pf, .. } | Step::RunVfTool { pf, .. } => file.contains(&pf.to_string()),
         Step::SetMode { device, attribute, .. } => file.contains(&format!("{device}/{attribute}")),
-        Step::UnloadDriver { name } => *file == format!("modprobe -r {name}"),
+        Step::UnloadDriver { name, .. } => *file == format!("modprobe -r {name}"),
         Step::RemoveMdev { uuid } => file.contains(&uuid.to_string()),
         Step::GiveVfType { vf, .. } | Step::TakeVfType { vf, .. } => file.contains(&vf.to_string()),
         Step::SetParameters { slice, attribute, .. } => {

@@ -93,6 +93,15 @@ pub enum SimOrder {
         /// Which.
         parent: PciAddress,
     },
+    /// A process opens a node that a driver made beside its devices.
+    OpenNode {
+        /// Absolute path.
+        node: String,
+        /// Its process id.
+        pid: u32,
+        /// Its name.
+        comm: String,
+    },
     /// A driver says something in the kernel's log.
     Say {
         /// One line.

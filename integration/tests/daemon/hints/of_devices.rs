@@ -170,3 +170,39 @@ pub fn a_write_sleeps(code: Code) {
     person.does("gpuslice apply");
     assert_eq!(person.host.column("slices", "state"), ["free"; 4]);
 }
+
+/// Eight GPUs under GIM, which are to have another number of VFs.
+fn to_be_loaded_anew() -> Person {
+    let host = gpuslice_integration::root().join("examples/hosts/mi300x-8.toml");
+    let layout = |vfs: u8| {
+        format!("[[gpu]]\nmatch = {{ model = \"mi300x\" }}\nlayout = {{ vfs = {vfs} }}\n")
+    };
+    let mut person = Person::at(host.to_str().unwrap(), "", 0);
+    person.host.configure(&layout(1));
+    person.does("gpuslice apply");
+    person.host.configure(&layout(2));
+    person
+}
+
+fn is_loaded_anew(person: &Person) {
+    assert_eq!(person.host.column("slices", "state"), ["free"; 16]);
+}
+
+pub fn a_monitor_keeps_the_driver_loaded(code: Code) {
+    let mut person = to_be_loaded_anew();
+    let opens = json!({"do": "open-node", "node": "/dev/gim-smi0", "pid": 4242, "comm": "amd-smi"});
+    person.host.outside(&opens);
+    person.mends(code, "gpuslice apply");
+    is_loaded_anew(&person);
+}
+
+pub fn a_module_keeps_the_driver_loaded(code: Code) {
+    let mut person = to_be_loaded_anew();
+    let path = "modprobe -r gim";
+    fault(&person, &json!({"write": {"path": path, "nth": 1, "times": 1000, "errno": 16}}));
+    person.mends_by(code, "gpuslice apply", 0, &mut |person, what| {
+        assert_eq!(what, "end what uses module gim");
+        person.host.outside(&json!({"do": "clear-faults"}));
+    });
+    is_loaded_anew(&person);
+}

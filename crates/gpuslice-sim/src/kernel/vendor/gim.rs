@@ -39,6 +39,9 @@ struct Gpu {
     wanted: Option<u32>,
 }
 
+/// Character devices of the module, for programs beside VMs.
+const NODES: &[&str] = &["/dev/gim-smi0", "/dev/amdgv-cmd-handle"];
+
 /// Most VFs of a GPU (`AMDGV_MAX_VF_NUM`).
 const MOST: u16 = 31;
 
@@ -54,6 +57,11 @@ impl Kernel {
 
     fn gim_shape(&self) -> Option<&GimShape> {
         self.host.drivers.iter().find_map(|driver| driver.gim.as_ref())
+    }
+
+    /// Nodes that the module has made.
+    pub(crate) fn gim_nodes(&self) -> &'static [&'static str] {
+        if self.gim.is_some() { NODES } else { &[] }
     }
 
     fn gim_gpu(&self, address: PciAddress) -> Option<&Gpu> {
@@ -158,6 +166,11 @@ impl Kernel {
             return self.start_write(&file, b"", vec![Task::Stuck(file.clone())]);
         }
         let name = self.modules.get(name).cloned().ok_or(Errno::ENOENT)?;
+        // Each that is open counts as a use of the module, which modprobe looks at first.
+        let gim = self.driver_shape(&name).is_some_and(|d| d.gim.is_some());
+        if gim && self.node_held(NODES) {
+            return Err(Errno::EBUSY);
+        }
         self.start_write(&file, b"", vec![Task::Unload(name)])
     }
 
