@@ -72,6 +72,42 @@ fn modes_come_with_the_vfs_and_after_every_boot() {
     assert_eq!(driver.kernel.gpu_resets_by_reading(), 0);
 }
 
+/// The driver keeps its modes over loads and boots, and SPX goes with NPS1 alone.
+#[test]
+fn a_compute_mode_brings_the_memory_mode_that_it_needs() {
+    let former = layout(0x74a1, "vfs = 1, compute = \"CPX\", memory = \"NPS4\"");
+    let so = |driver: &mut Driver| {
+        assert_eq!(set(driver, Mode::Memory), ["NPS1"; 8]);
+        assert_eq!(set(driver, Mode::Compute), ["SPX"; 8]);
+        assert_eq!(quarantines(driver), []);
+        assert!(!planned(driver).changed);
+    };
+    for (more, loads) in [("", false), (", fabric-sharing = 2", true)] {
+        let mut driver = Driver::new(&hive(), &former).unwrap();
+        order(&mut driver, Command::Apply).unwrap();
+        driver.config = layout(0x74a1, &format!("vfs = 1, compute = \"SPX\"{more}"));
+        let changes = steps(&mut driver);
+        assert_eq!(changes.iter().any(|step| step.contains("load driver")), loads, "{changes:?}");
+        let memory = "write memory_partition_mode=NPS1 on 0000:0c:00.0";
+        assert!(changes.iter().any(|step| step == memory), "{changes:?}");
+        order(&mut driver, Command::Apply).unwrap();
+        so(&mut driver);
+    }
+    // Edited and not applied, so it comes with the boot.
+    let mut driver = Driver::new(&hive(), &former).unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    driver.config = layout(0x74a1, "vfs = 1, compute = \"SPX\"");
+    driver.kernel.reboot();
+    driver.kernel.settle();
+    driver.restart().unwrap();
+    driver.advance(60_000).unwrap();
+    so(&mut driver);
+    // One that goes with several leaves what there is.
+    driver.config = layout(0x74a1, "vfs = 1, compute = \"CPX\"");
+    let changes = steps(&mut driver);
+    assert!(!changes.iter().any(|step| step.contains("memory")), "{changes:?}");
+}
+
 #[test]
 fn a_mode_is_changed_alone_and_only_by_a_person() {
     let mut driver = applied();

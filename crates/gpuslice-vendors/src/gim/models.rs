@@ -38,7 +38,6 @@ const fn legal(vfs: u16, memory: &'static str, compute: &'static str) -> Legal {
     Legal { vfs, memory, compute }
 }
 
-/// The first of each number of VFs is what the driver begins with.
 const MI300X: &[Legal] = &[
     legal(1, "NPS1", "SPX"),
     legal(1, "NPS1", "CPX"),
@@ -78,6 +77,11 @@ pub(super) fn modes(device: u16) -> &'static [Legal] {
         0x74a5 | 0x740f => WHOLE,
         _ => &[],
     }
+}
+
+/// What is legal with a number of VFs.
+pub(super) fn legal_with(device: u16, vfs: u16) -> impl Iterator<Item = &'static Legal> {
+    modes(device).iter().filter(move |legal| legal.vfs == vfs)
 }
 
 /// Whether a GPU is known to be set to a mode, so with this number of VFs.

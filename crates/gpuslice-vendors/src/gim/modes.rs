@@ -113,8 +113,7 @@ pub(super) fn judge(
     if memory.is_none() && compute.is_none() {
         return Ok(());
     }
-    let legal = |m: &&Legal| m.vfs == vfs;
-    let known: Vec<&Legal> = models::modes(pf.function.device).iter().filter(legal).collect();
+    let known: Vec<&Legal> = models::legal_with(pf.function.device, vfs).collect();
     if known.is_empty() {
         // So its attribute takes it (`gim_monitor.c`).
         if let Some(memory) = memory.filter(|memory| memory.is("NPS8")) {
@@ -124,32 +123,37 @@ pub(super) fn judge(
         }
         return if anew { Ok(()) } else { reported(seen, pf, layout) };
     }
-    // What is not named stays, or is what the driver begins with.
-    let begins = known.first().map(|m| m.memory).unwrap_or_default();
-    let stays = seen.mode(&parent, Mode::Memory).filter(|_| !anew);
-    let memory_is = |name: &str| match (memory, stays) {
-        (Some(memory), _) => memory.is(name),
-        (None, Some(now)) => now.is(name),
-        (None, None) if !anew && seen.unreadable(&parent) => true,
-        (None, None) => name == begins,
+    let fits = |m: &&Legal| {
+        memory.is_none_or(|is| is.is(m.memory)) && compute.is_none_or(|is| is.is(m.compute))
     };
-    let fits = |m: &&Legal| memory_is(m.memory) && compute.is_none_or(|c| c.is(m.compute));
-    if known.iter().copied().any(|m| fits(&m)) {
+    if known.iter().any(fits) {
         return Ok(());
     }
     let asked = [memory, compute].into_iter().flatten().map(ToString::to_string);
     let asked = asked.collect::<Vec<_>>().join(" ");
     let all = known.iter().map(|m| hint!("{} {}", m.memory, m.compute));
     let address = pf.address;
-    let now = match (memory, stays) {
-        (None, Some(now)) => format!(" beside {now}"),
-        _ => String::new(),
-    };
-    let message = format!("{address} with {vfs} VFs cannot be {asked}{now}");
+    let message = format!("{address} with {vfs} VFs cannot be {asked}");
     let all = Hint::words(all, ", ");
     let hint =
         hint!("set memory and compute to one of {} for {}, then gpuslice apply", all, address);
     Err(Refusal::new(Code::BadConfig, message).hint(hint))
+}
+
+/// The memory mode of a layout: the one it names, or of several that there could be the only one that goes with the compute
+/// mode it names. What the driver has kept from former layouts outlives loads and boots, and may be another.
+fn memory_of(pf: &Pf<'_>, layout: &Layout) -> Option<ModeValue> {
+    if let Some(named) = layout.modes.get(&Mode::Memory) {
+        return Some(named.clone());
+    }
+    let compute = layout.modes.get(&Mode::Compute)?;
+    let (with, without): (Vec<&Legal>, Vec<&Legal>) =
+        models::legal_with(pf.function.device, layout.vfs.of(pf.sriov.total))
+            .partition(|m| compute.is(m.compute));
+    let (first, more) = with.split_first()?;
+    let other = |m: &&Legal| m.memory != first.memory;
+    let only = without.iter().any(other) && !more.iter().any(other);
+    only.then(|| first.memory.parse().ok())?
 }
 
 fn divides(mode: Mode) -> bool {
@@ -221,8 +225,14 @@ pub(super) fn steps(seen: &Observation, pf: &Pf<'_>, layouts: &Layouts, anew: bo
             refusals: vec![REFUSAL.to_owned()],
         }
     };
-    let memory = wished(&pf.address, Mode::Memory)
-        .filter(|value| hive.iter().any(|address| differs(address, Mode::Memory, value)));
+    let memory_of = |address: &PciAddress| {
+        let parent = ParentId::Pci(*address);
+        Some((*address, memory_of(&super::pf(seen, &parent)?, layouts.get(&parent)?)?))
+    };
+    let memory = hive
+        .iter()
+        .find_map(memory_of)
+        .filter(|(_, value)| hive.iter().any(|address| differs(address, Mode::Memory, value)));
     let computes =
         hive.iter().filter_map(|address| Some((address, wished(address, Mode::Compute)?)));
     let computes =
@@ -233,9 +243,9 @@ pub(super) fn steps(seen: &Observation, pf: &Pf<'_>, layouts: &Layouts, anew: bo
     let other = |address: &&PciAddress, value: &ModeValue| {
         !anew && seen.mode(&ParentId::Pci(**address), Mode::Memory).is_some_and(|is| is != value)
     };
-    let memory = memory.map(|value| {
-        let device = hive.iter().find(|address| other(address, value)).copied();
-        set(device.unwrap_or(pf.address), Mode::Memory, value)
+    let memory = memory.map(|(of, value)| {
+        let device = hive.iter().find(|address| other(address, &value)).copied();
+        set(device.unwrap_or(of), Mode::Memory, &value)
     });
     memory.into_iter().chain(computes).collect()
 }
