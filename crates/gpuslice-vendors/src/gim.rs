@@ -91,8 +91,8 @@ impl Mechanism for Gim {
         (vendor == VENDOR).then(|| models::name(device))?
     }
 
-    fn observe(&self, host: &dyn HostRead, _: &mut Answers, seen: &mut Observation) {
-        read::read(host, seen);
+    fn observe(&self, host: &dyn HostRead, answers: &mut Answers, seen: &mut Observation) {
+        read::read(host, answers, seen);
     }
 
     fn trouble(&self, line: &str) -> Option<Trouble> {

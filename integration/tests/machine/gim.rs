@@ -1,6 +1,7 @@
 //! Stories of GPUs whose VFs come with a load of their driver (AMD's GIM).
 
 mod modes;
+mod options;
 mod unload;
 
 use crate::driver::Driver;

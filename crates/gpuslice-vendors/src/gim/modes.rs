@@ -21,6 +21,9 @@ pub(super) const PARAMETERS: [(Mode, &str, &[&str]); 2] = [
     (Mode::Scheduler, "sch_policy", &["1", "2", "3", "4", "5"]),
 ];
 
+/// What one of them is that is not given: which of its values that is, the driver knows.
+pub(super) const DEFAULT: &str = "default";
+
 /// How the driver begins when it refuses a mode.
 const REFUSAL: &str = "Failed to set";
 

@@ -61,28 +61,66 @@ pub(super) fn layout_steps(
     if reshape || anew {
         modes::judge(seen, &own, layouts, layout.vfs.of(own.sriov.total), anew)?;
     }
-    if !anew {
-        let binds = binds(seen, own.sriov, layout);
-        let set = if reshape { modes::steps(seen, &own, layouts, false) } else { Vec::new() };
-        return Ok(set.into_iter().chain(binds).collect());
-    }
     let first = all(seen).find(|pf| wanted(pf).is_some());
-    if first.is_none_or(|first| first.address != own.address) {
-        return Ok(Vec::new());
+    let speaks = first.is_some_and(|first| first.address == own.address);
+    // The driver makes one VF at least of every GPU it has.
+    let counts: Vec<(Pf<'_>, u16)> =
+        all(seen).map(|pf| (pf, wanted(&pf).unwrap_or_else(|| now(&pf).max(1)))).collect();
+    if !anew {
+        let mut steps = Vec::new();
+        if reshape {
+            let differs = |ours| speaks && loaded && given_otherwise(ours, &counts, &parameters);
+            steps.extend(options.filter(|ours| differs(ours)).map(|_| {
+                let (_, content) = written(&counts, &parameters);
+                Step::WriteConfig { path: CONFIG.to_owned(), content }
+            }));
+            steps.extend(modes::steps(seen, &own, layouts, false));
+        }
+        steps.extend(binds(seen, own.sriov, layout));
+        return Ok(steps);
     }
     // A module that is loaded may be at work on its GPUs still. One that was never set up here is a person's to load.
-    if !reshape && (loaded || options.is_none()) {
+    if !speaks || (!reshape && (loaded || options.is_none())) {
         return Ok(Vec::new());
     }
     if loaded {
         used_by_host(seen)?;
     }
-    // The driver makes one VF at least of every GPU it has.
-    let counts: Vec<(Pf<'_>, u16)> =
-        all(seen).map(|pf| (pf, wanted(&pf).unwrap_or_else(|| now(&pf).max(1)))).collect();
     let mut steps = reload(&counts, parameters, loaded, options, |pf| wanted(pf).is_some());
     steps.extend(all(seen).flat_map(|pf| modes::steps(seen, &pf, layouts, true)));
     Ok(steps)
+}
+
+/// The option `vf_num`, and the whole file.
+fn written(counts: &[(Pf<'_>, u16)], others: &BTreeMap<String, String>) -> (String, String) {
+    let value = counts.iter().map(|(_, n)| n.to_string()).collect::<Vec<_>>().join(",");
+    let more: String = others.iter().map(|(name, value)| format!(" {name}={value}")).collect();
+    let content = format!("{CONFIG_MARK}\noptions {DRIVER} {PARAMETER}={value}{more}\n");
+    (value, content)
+}
+
+/// What a file of ours gives the module for a parameter.
+pub(super) fn option<'a>(ours: &'a str, name: &str) -> Option<&'a str> {
+    let mut lines =
+        ours.lines().filter_map(|line| line.strip_prefix("options ")?.strip_prefix(DRIVER));
+    lines
+        .next_back()?
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// Whether the next load would find something else in a file of ours than what layouts say, as it does when one says
+/// nothing any more of a parameter.
+fn given_otherwise(
+    ours: &str,
+    counts: &[(Pf<'_>, u16)],
+    others: &BTreeMap<String, String>,
+) -> bool {
+    let (value, _) = written(counts, others);
+    option(ours, PARAMETER) != Some(value.as_str())
+        || modes::PARAMETERS
+            .iter()
+            .any(|(_, name, _)| option(ours, name) != others.get(*name).map(String::as_str))
 }
 
 /// Sets the options, keeps host drivers off the new VFs, and loads the module anew.
@@ -93,9 +131,7 @@ fn reload(
     options: Option<&str>,
     has_layout: impl Fn(&Pf<'_>) -> bool,
 ) -> Vec<Step> {
-    let value = counts.iter().map(|(_, n)| n.to_string()).collect::<Vec<_>>().join(",");
-    let more: String = others.iter().map(|(name, value)| format!(" {name}={value}")).collect();
-    let content = format!("{CONFIG_MARK}\noptions {DRIVER} {PARAMETER}={value}{more}\n");
+    let (value, content) = written(counts, &others);
     let mut steps = Vec::new();
     if options != Some(content.trim_end()) {
         steps.push(Step::WriteConfig { path: CONFIG.to_owned(), content });

@@ -4,16 +4,16 @@
 use super::{DRIVER, VENDOR, models, modes, plan};
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::{ParentId, PciAddress};
-use gpuslice_core::mode::{Mode, ModeState, ModeValue};
+use gpuslice_core::mode::{AtLoad, Mode, ModeState, ModeValue};
 use gpuslice_core::observation::{DriverState, Function, Observation};
-use gpuslice_core::observe::{corrupt, note, own_config};
+use gpuslice_core::observe::{Answers, corrupt, note, own_config};
 use gpuslice_core::port::{HostRead, read_text};
 use std::collections::BTreeMap;
 
 /// Parameters that are looked at.
 const PARAMETERS: [&str; 3] = ["fb_sharing_mode", "pf_fb_size", "sch_policy"];
 
-pub(super) fn read(host: &dyn HostRead, seen: &mut Observation) {
+pub(super) fn read(host: &dyn HostRead, answers: &mut Answers, seen: &mut Observation) {
     let candidate = |f: &Function| {
         let free = f.driver.as_deref().is_none_or(|driver| driver == DRIVER);
         free && f.vendor == VENDOR && f.is_gpu() && f.sriov.is_some()
@@ -37,16 +37,27 @@ pub(super) fn read(host: &dyn HostRead, seen: &mut Observation) {
         (candidate(f) && f.driver.is_some()).then_some(*address)
     };
     let gpus: Vec<PciAddress> = seen.functions.iter().filter_map(ours).collect();
+    let mut ends = |name: &str| {
+        let was_ours = parameters.contains_key(name)
+            && options.as_deref().is_some_and(|ours| plan::option(ours, name).is_none());
+        was_ours && {
+            let others = answers.options(host, DRIVER);
+            others.unread.is_empty() && others.of(name).is_none()
+        }
+    };
+    let ending = modes::PARAMETERS.map(|(_, name, _)| ends(name));
     for (at, address) in gpus.into_iter().enumerate() {
         read_gpu(host, seen, address);
         let own = seen.modes.entry(ParentId::Pci(address)).or_default();
-        for (mode, name, values) in modes::PARAMETERS {
+        for ((mode, name, values), ends) in modes::PARAMETERS.into_iter().zip(ending) {
             let given = parameters.get(name).and_then(|list| {
                 let mut all = list.split(',');
                 all.clone().nth(at).or_else(|| all.next_back())?.parse().ok()
             });
             let offered = values.iter().filter_map(|value| value.parse().ok()).collect();
-            own.insert(mode, ModeState { current: given, offered, at_load: None });
+            let value = || modes::DEFAULT.parse().ok();
+            let at_load = ends.then(|| AtLoad { driver: DRIVER, value: value() });
+            own.insert(mode, ModeState { current: given, offered, at_load });
         }
     }
     seen.drivers
