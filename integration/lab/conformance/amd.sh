@@ -89,6 +89,12 @@ unload gim; put '' $config
 fact gim.config.empty "$(load gim; vfs $a) $(saved)"
 unload gim; put $'vf_num=2\naccelerator_partition_mode=9\nmemory_partition_mode=9\n' $config
 fact gim.config.vf_num "$(load gim; vfs $a)"
+# the numbers up to the last that is another than the one before it
+fact gim.config.alike "$(reload vf_num=2,2,2,2; vfs_of_all) $(saved)"
+fact gim.config.alike.again "$(reload vf_num=2; vfs_of_all) $(saved)"
+fact gim.config.list "$(reload vf_num=1,1,4,4; vfs_of_all) $(saved)"
+unload gim
+fact gim.config.list.read "$(load gim; vfs_of_all)"
 unload gim
 
 say "partitions, one VF"

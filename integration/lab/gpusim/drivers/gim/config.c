@@ -112,6 +112,16 @@ void gim_config_forget(void)
 		filp_close(f, NULL);
 }
 
+/* How many of its values are written: the last of them stands for those that are like it. */
+static uint distinct(const struct option *o)
+{
+	uint n = o->count;
+
+	while (n > 1 && o->value[n - 1] == o->value[n - 2])
+		n--;
+	return n;
+}
+
 void gim_config_save(void)
 {
 	char *text = kzalloc(1024, GFP_KERNEL);
@@ -126,7 +136,7 @@ void gim_config_save(void)
 		if (!o->kept)
 			continue;
 		n += scnprintf(text + n, 1024 - n, "%s=%u", o->name, o->value[0]);
-		for (k = 1; k < o->count; k++)
+		for (k = 1; k < distinct(o); k++)
 			n += scnprintf(text + n, 1024 - n, ",%u", o->value[k]);
 		n += scnprintf(text + n, 1024 - n, "\n");
 	}

@@ -52,8 +52,13 @@ impl Settings {
         self.enabled.as_ref().is_none_or(|list| list.split(';').any(|one| one == address))
     }
 
+    /// The last number that is written stands for those that are like it.
     fn text(&self) -> String {
-        let vfs = self.vf_num.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+        let last = self.vf_num.last();
+        let alike = self.vf_num.iter().rev().take_while(|n| Some(*n) == last).count();
+        let written = self.vf_num.len() - alike.saturating_sub(1);
+        let vfs =
+            self.vf_num.iter().take(written).map(u32::to_string).collect::<Vec<_>>().join(",");
         format!(
             "vf_num={vfs}\naccelerator_partition_mode={}\nmemory_partition_mode={}\n",
             self.parts, self.nps
