@@ -11,6 +11,8 @@ mod actions;
 mod agent;
 #[path = "machine/answers.rs"]
 mod answers;
+#[path = "machine/applying.rs"]
+mod applying;
 #[path = "machine/beside.rs"]
 mod beside;
 #[path = "machine/calls.rs"]

@@ -19,11 +19,6 @@ pub use pci::{PciAddress, VfIndex};
 pub use serial::Serial;
 pub use slice::{ParentId, SliceId};
 
-/// Names in a sentence or as arguments, one after the other.
-pub fn listed<T: std::fmt::Display>(names: &std::collections::BTreeSet<T>) -> String {
-    names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-}
-
 /// A text that is not a well-formed name of its kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a valid {kind}: {why}")]

@@ -10,6 +10,7 @@ mod admit;
 mod adopt;
 mod agent;
 mod answers;
+mod applying;
 mod claims;
 mod drain;
 mod event;
@@ -62,7 +63,7 @@ use crate::layout::Layout;
 use crate::mechanism::Mechanism;
 use crate::observation::Observation;
 use crate::refusal::{Code, Refusal};
-use crate::request::{ChangeNote, PlanRow};
+use crate::request::ChangeNote;
 use crate::state::{Assignment, Durable, Runtime};
 use ops::Op;
 use plug::{Order as PlugOrder, Plugging};
@@ -116,8 +117,8 @@ pub struct Machine {
     /// Who waits for settledness.
     waiting: BTreeSet<RequestId>,
     was_settled: bool,
-    /// Orders to apply under way: operations left, what was planned, the first failure.
-    applying: BTreeMap<RequestId, (usize, PlanRow, Option<Refusal>)>,
+    /// Orders to apply under way.
+    applying: BTreeMap<RequestId, applying::Applying>,
     /// Shut-off domains the agent should look at again.
     look_again: BTreeSet<Uuid>,
     /// Failed tries of the releases that wait for their next.
@@ -261,6 +262,8 @@ impl Machine {
             self.room_unrecorded(&refusal);
         }
         self.drains_unrecorded(&refusal);
+        self.rules_unrecorded(&refusal);
+        self.tell_applied();
         self.settle_plugs();
         // Giving up may have produced answers of its own; none of them promises anything.
         self.unwritten.append(&mut self.dirty);
@@ -326,6 +329,7 @@ impl Machine {
         // Of those that were refused nobody tells again.
         self.orphan_undefined();
         self.realise_parking();
+        self.tell_applied();
         self.tell_drained();
         self.tell_settled();
     }

@@ -436,7 +436,8 @@ fn a_gpu_unplugged_in_mid_plan_holds_up_nobody() {
     driver.drain().unwrap();
     driver.kernel.unplug(pf);
     driver.advance(400_000).unwrap();
-    driver.answers.remove(&request).unwrap().unwrap();
+    let refusal = driver.answers.remove(&request).unwrap().unwrap_err();
+    assert_eq!(refusal.code, Code::NotSettled, "{refusal}");
     assert_eq!(counts_of_others(&driver, pf), [4; 7]);
     assert!(quarantines(&driver).is_empty());
 }

@@ -1,10 +1,10 @@
 //! Parents and their layouts: realising what was applied, applying what is new, and knowing when all is settled.
 
 use super::ops::Purpose;
-use super::{Effect, Machine, OpId, RequestId, Stored};
+use super::{Machine, OpId, RequestId, Stored};
 use crate::execute::StepError;
 use crate::hint;
-use crate::ids::{self, ParentId, SliceId};
+use crate::ids::{ParentId, SliceId};
 use crate::layout::{self, Layout, Rule};
 use crate::mechanism::{Layouts, Mechanism};
 use crate::mend;
@@ -12,7 +12,7 @@ use crate::mode::Mode;
 use crate::observation::Observation;
 use crate::plan::Step;
 use crate::refusal::{Code, Hint, Refusal};
-use crate::request::{Answer, PlanRow, StepRow};
+use crate::request::{PlanRow, StepRow};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -161,7 +161,8 @@ impl Machine {
                     if parents.iter().any(kept_back) {
                         continue;
                     }
-                    self.start_op(Purpose::Layout { parents, request: None }, steps);
+                    let request = self.who_applied(&parents);
+                    self.start_op(Purpose::Layout { parents, request }, steps);
                 }
                 Err(refusal) => self.quarantine(parent, refusal),
             }
@@ -181,8 +182,13 @@ impl Machine {
         }
     }
 
-    pub(super) fn realised(&self, parent: &ParentId, layout: &Layout) -> bool {
+    /// Whether it is as its layout says but for its modes.
+    pub(super) fn is_laid_out(&self, parent: &ParentId, layout: &Layout) -> bool {
         self.mechanism(parent).is_some_and(|m| m.realised(&self.seen, parent, layout))
+    }
+
+    pub(super) fn realised(&self, parent: &ParentId, layout: &Layout) -> bool {
+        self.is_laid_out(parent, layout)
             && self.seen.has_modes(parent, &layout.modes)
             && !self.looks.awaits_types(parent)
     }
@@ -231,7 +237,7 @@ impl Machine {
     }
 
     /// Parents that steps for this one disturb, itself among them.
-    fn disturbed(&self, parent: &ParentId, steps: &[Step]) -> BTreeSet<ParentId> {
+    pub(super) fn disturbed(&self, parent: &ParentId, steps: &[Step]) -> BTreeSet<ParentId> {
         let others = steps.iter().flat_map(Step::disturbs);
         match self.mechanism(parent) {
             Some(mechanism) if steps.iter().any(Step::of_driver) => {
@@ -259,13 +265,11 @@ impl Machine {
             self.run.pending.remove(parent);
         }
         self.persist(Stored::Runtime);
-        let outcome = match result {
+        match result {
             Ok(()) => {
                 for parent in parents {
                     self.note("parent", parent, "has its layout");
                 }
-                let message = format!("{} has its layout", ids::listed(parents));
-                Ok(Answer::Done { changed: true, message })
             }
             Err(refusal) => {
                 // A device that left in mid-step is not at fault; it is tried again when it returns, as one is whose driver
@@ -279,11 +283,8 @@ impl Machine {
                         self.quarantine(parent.clone(), refusal.clone());
                     }
                 }
-                Err(refusal)
+                self.apply_failed(request, parents, refusal);
             }
-        };
-        if let Some(request) = request {
-            self.apply_progress(request, outcome);
         }
     }
 
@@ -408,73 +409,12 @@ impl Machine {
         used.chain(of_others)
     }
 
-    /// Takes over new rules and starts what they need; answered when the last step ended.
-    pub(super) fn apply(&mut self, request: RequestId, rules: Vec<Rule>) {
-        let plan = self.plan(&rules);
-        if let Some(first) = plan.blockers.first() {
-            let mut refusal = first.clone();
-            refusal.causes.extend(plan.blockers.iter().skip(1).map(|r| r.message.clone()));
-            return self.push(Effect::Answer { request, outcome: Err(refusal) });
-        }
-        self.adopt_rules(rules);
-        self.durable.applied_boot = Some(self.run.boot);
-        // Applying is asking to try again, but a write that sleeps cannot be asked.
-        let stuck = self.stuck_parents();
-        let quarantined: Vec<ParentId> = self.durable.quarantines.keys().cloned().collect();
-        for parent in quarantined.iter().filter(|p| !stuck.contains(p)) {
-            self.lift_quarantine(parent);
-        }
-        self.persist(Stored::Durable);
-        self.answered.insert(request, Vec::new());
-        self.resolve_layouts();
-        self.account_for_wipes();
-        self.wipe_again();
-        let mut started = 0;
-        for parent in self.layouts.clone().into_keys() {
-            let steps = self.steps_to(&parent, &self.layouts, true).unwrap_or_default();
-            let parents = self.disturbed(&parent, &steps);
-            let kept_back = |p: &ParentId| {
-                self.reshaping(p) || self.parking(p) || self.quarantine_over(p).is_some()
-            };
-            if !steps.is_empty() && !parents.iter().any(kept_back) {
-                started += 1;
-                self.start_op(Purpose::Layout { parents, request: Some(request) }, steps);
-            }
-        }
-        self.park_failed.clear();
-        started += self.park(Some(request));
-        if started == 0 {
-            return self.push(Effect::Answer { request, outcome: Ok(Answer::Plan(plan)) });
-        }
-        self.applying.insert(request, (started, plan, None));
-    }
-
     /// Takes over rules. Absent devices go on being waited for as long as a rule still says of somebody what was
     /// said of them: which rule meets them is known only once they are there.
     pub(super) fn adopt_rules(&mut self, rules: Vec<Rule>) {
         self.durable.rules = rules;
         let rules = &self.durable.rules;
         self.durable.expected.retain(|_, layout| rules.iter().any(|r| r.layout == *layout));
-    }
-
-    /// One of the operations of an `apply` ended.
-    pub(super) fn apply_progress(&mut self, request: RequestId, outcome: Result<Answer, Refusal>) {
-        let Some((left, _, failure)) = self.applying.get_mut(&request) else {
-            return;
-        };
-        *left -= 1;
-        if let (Err(refusal), None) = (outcome, &failure) {
-            *failure = Some(refusal);
-        }
-        if *left == 0
-            && let Some((_, plan, failure)) = self.applying.remove(&request)
-        {
-            let outcome = match failure {
-                Some(refusal) => Err(refusal),
-                None => Ok(Answer::Plan(plan)),
-            };
-            self.push(Effect::Answer { request, outcome });
-        }
     }
 
     /// It has VFs, and another number of them, or it is set to something else: only a person may change that.

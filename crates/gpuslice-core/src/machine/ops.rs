@@ -96,7 +96,17 @@ pub(super) enum Purpose {
 }
 
 impl Purpose {
-    /// Who waits for it; nobody does any more.
+    /// Who waits for it.
+    pub(super) fn asked_by(&self) -> Option<RequestId> {
+        match self {
+            Self::Prepare { request, .. }
+            | Self::Park { request, .. }
+            | Self::Layout { request, .. } => *request,
+            Self::Release { .. } | Self::Wipe { .. } => None,
+        }
+    }
+
+    /// The same; nobody does any more.
     pub(super) fn let_go(&mut self) -> Option<RequestId> {
         match self {
             Self::Prepare { request, .. }
@@ -299,7 +309,7 @@ impl Machine {
                 }
             }
             Purpose::Wipe { .. } => {}
-            Purpose::Park { device, request } => self.parking_done(&device, request, None),
+            Purpose::Park { device, .. } => self.parking_done(&device),
             Purpose::Layout { parents, request } => self.layout_done(&parents, request, Ok(())),
         }
     }
@@ -338,9 +348,10 @@ impl Machine {
                 self.wipe_failed(slice, error);
             }
             Purpose::Park { device, request } => {
-                self.ops.remove(&id);
+                let left = self.ops.remove(&id).map(|op| op.steps).unwrap_or_default();
                 self.is_not_ready(step, error);
-                self.parking_failed(&device, request, step, error);
+                self.not_applied(request, &device, &left);
+                self.parking_failed(&device, step, error);
             }
             Purpose::Release { slice, tries } => {
                 self.ops.remove(&id);
@@ -491,19 +502,13 @@ impl Machine {
                 if self.run.pending.len() != before {
                     self.persist(Stored::Runtime);
                 }
-                if let Some(request) = request {
-                    self.apply_progress(request, Err(why));
-                }
+                self.apply_failed(request, &parents, why);
             }
             Purpose::Release { slice, .. } => self.postpone(slice, why.message),
             // It stays as dirty as it was.
             Purpose::Wipe { .. } => {}
             // It is tried again when its device may be touched.
-            Purpose::Park { request, .. } => {
-                if let Some(request) = request {
-                    self.apply_progress(request, Err(why));
-                }
-            }
+            Purpose::Park { request, .. } => self.apply_failed(request, &BTreeSet::new(), why),
         }
     }
 

@@ -348,35 +348,12 @@ impl Machine {
     }
 
     /// An operation of ours came to its end.
-    pub(super) fn parking_done(
-        &mut self,
-        device: &ParentId,
-        request: Option<RequestId>,
-        failed: Option<(&Step, Refusal)>,
-    ) {
-        let outcome = match failed {
-            None => Ok(super::claims::done(true, "parked")),
-            Some((step, refusal)) => {
-                if let Some(SliceId::Mdev(uuid)) = step.slice() {
-                    self.park_failed.insert(uuid, refusal.clone());
-                }
-                Err(refusal)
-            }
-        };
+    pub(super) fn parking_done(&mut self, device: &ParentId) {
         self.note("parent", device, "what is parked on it changed");
-        if let Some(request) = request {
-            self.apply_progress(request, outcome);
-        }
     }
 
-    /// A device that cannot be parked keeps nothing else from being done.
-    pub(super) fn parking_failed(
-        &mut self,
-        device: &ParentId,
-        request: Option<RequestId>,
-        step: &Step,
-        error: &StepError,
-    ) {
+    /// A device that cannot be parked keeps nothing else from being done; the plan and the device's row tell of it.
+    pub(super) fn parking_failed(&mut self, device: &ParentId, step: &Step, error: &StepError) {
         let code = match (error, error.meaning(step)) {
             (StepError::Held { .. }, _) => Code::Held,
             (_, Meaning::Full) => Code::NoCapacity,
@@ -390,11 +367,10 @@ impl Machine {
         if let (StepError::Held { .. }, Some(slice)) = (error, step.slice()) {
             self.push(Effect::Watch { slice });
         }
-        self.parking_done(device, None, Some((step, refusal)));
-        // The layout is applied; what could not be parked is told by the plan and by the device's row.
-        if let Some(request) = request {
-            self.apply_progress(request, Ok(super::claims::done(true, "applied")));
+        if let Some(SliceId::Mdev(uuid)) = step.slice() {
+            self.park_failed.insert(uuid, refusal);
         }
+        self.parking_done(device);
     }
 
     /// What of these layouts cannot be parked now, and why.

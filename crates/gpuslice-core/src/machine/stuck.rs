@@ -52,23 +52,23 @@ impl Machine {
             }
             Purpose::Release { slice, .. } => self.quarantine_of(&[slice], &stuck),
             Purpose::Wipe { parent, .. } => self.quarantine(parent, stuck),
-            Purpose::Park { device, .. } => self.give_up_stuck([device], request, stuck),
-            Purpose::Layout { parents, .. } => self.give_up_stuck(parents, request, stuck),
+            Purpose::Park { device, .. } => {
+                self.give_up_stuck(&BTreeSet::from([device]), request, stuck);
+            }
+            Purpose::Layout { parents, .. } => self.give_up_stuck(&parents, request, stuck),
         }
     }
 
     fn give_up_stuck(
         &mut self,
-        parents: impl IntoIterator<Item = ParentId>,
+        parents: &BTreeSet<ParentId>,
         request: Option<RequestId>,
         why: Refusal,
     ) {
         for parent in parents {
-            self.quarantine(parent, why.clone());
+            self.quarantine(parent.clone(), why.clone());
         }
-        if let Some(request) = request {
-            self.apply_progress(request, Err(why));
-        }
+        self.apply_failed(request, parents, why);
     }
 
     /// Whose end lets a write go on, where it is known.

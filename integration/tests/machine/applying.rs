@@ -1,0 +1,181 @@
+//! Stories of `gpuslice apply`: it is answered when all that it lists is done, or has come to nothing.
+
+use crate::driver::Driver;
+use crate::invariants::vfs_of;
+use gpuslice_core::errno::Errno;
+use gpuslice_core::machine::RequestId;
+use gpuslice_core::port::link_name;
+use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::request::{Answer, Command, Outcome, PlanRow};
+use gpuslice_sim::{Fault, HostFile};
+
+/// A card that makes its VFs at once.
+const PF: &str = "0000:0c:00.0";
+/// One that takes its time.
+const SLOW: &str = "0000:9f:00.0";
+/// Two VFs, and each of them bound.
+const BOUND: &str =
+    "[[gpu]]\nmatch = { address = \"0000:0c:00.0\" }\nlayout = { vfs = 2, bind = \"vfio-pci\" }";
+/// What child processes do for that: they make the VFs, and bind each.
+const STEPS: usize = 3;
+
+fn layout(address: &str, layout: &str) -> String {
+    format!("[[gpu]]\nmatch = {{ address = \"{address}\" }}\nlayout = {{ {layout} }}\n")
+}
+
+/// All cards have come, and none has a layout.
+fn bare() -> Driver {
+    let host = HostFile::parse(include_str!("host.toml")).unwrap();
+    let mut driver = Driver::new(&host, "").unwrap();
+    driver.advance(61_000).unwrap();
+    driver
+}
+
+fn order(driver: &mut Driver, config: &str) -> RequestId {
+    config.clone_into(&mut driver.config);
+    driver.command(Command::Apply)
+}
+
+/// Orders, and waits for as long as a slow card takes.
+fn apply(driver: &mut Driver, config: &str) -> Outcome {
+    let request = order(driver, config);
+    driver.advance(1_000).unwrap();
+    answer(driver, request)
+}
+
+/// An order whose steps begin one by one, by [`Driver::begin_lazy`].
+fn lazily(config: &str) -> (Driver, RequestId) {
+    let mut driver = bare();
+    driver.lazy = true;
+    let request = order(&mut driver, config);
+    (driver, request)
+}
+
+fn waits(driver: &Driver, request: RequestId) -> bool {
+    !driver.answers.contains_key(&request)
+}
+
+fn answer(driver: &mut Driver, request: RequestId) -> Outcome {
+    driver.answers.remove(&request).expect("an answer")
+}
+
+fn done(outcome: Outcome) -> PlanRow {
+    match outcome {
+        Ok(Answer::Plan(plan)) => plan,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn refused(outcome: Outcome) -> Refusal {
+    outcome.expect_err("a refusal")
+}
+
+fn plan(driver: &mut Driver) -> PlanRow {
+    let request = driver.command(Command::Plan);
+    driver.drain().unwrap();
+    done(answer(driver, request))
+}
+
+fn drivers(driver: &Driver, pf: &str) -> Vec<Option<String>> {
+    let kernel = &driver.kernel;
+    let vfs = vfs_of(kernel, pf.parse().unwrap());
+    let bound = |vf| link_name(kernel, &format!("/sys/bus/pci/devices/{vf}/driver")).unwrap();
+    vfs.iter().map(bound).collect()
+}
+
+fn quarantined(driver: &Driver, pf: &str) -> bool {
+    driver.machine.durable().quarantines.contains_key(&pf.parse().unwrap())
+}
+
+#[test]
+fn a_step_that_follows_and_fails_refuses_the_whole() {
+    let mut driver = bare();
+    let config = layout(PF, "vfs = 2, bind = \"nope\"");
+    let refusal = refused(apply(&mut driver, &config));
+    assert_eq!((refusal.code, &*refusal.message), (Code::DeviceFailed, "cannot load module nope"));
+    assert!(quarantined(&driver, PF));
+    // A second card that gets what it should have makes the order no better, and is not kept from it.
+    let both = format!("{config}{}", layout(SLOW, "vfs = 4, bind = \"vfio-pci\""));
+    assert_eq!(refused(apply(&mut driver, &both)).code, Code::DeviceFailed);
+    assert_eq!(drivers(&driver, SLOW), vec![Some("vfio-pci".to_owned()); 4]);
+    let good = both.replace("nope", "vfio-pci");
+    assert!(done(apply(&mut driver, &good)).changed && !plan(&mut driver).changed);
+}
+
+#[test]
+fn what_is_listed_is_done_when_it_is_answered() {
+    let (mut driver, request) = lazily(BOUND);
+    driver.drain().unwrap();
+    let mut steps = 0;
+    while waits(&driver, request) {
+        driver.begin_lazy().unwrap();
+        steps += 1;
+    }
+    assert_eq!((steps, drivers(&driver, PF)), (STEPS, vec![Some("vfio-pci".to_owned()); 2]));
+    let listed = done(answer(&mut driver, request)).steps;
+    let last = listed.last().map(|row| row.step.as_str());
+    assert_eq!(last, Some("bind each of its 2 VFs to vfio-pci"), "{listed:?}");
+}
+
+#[test]
+fn a_step_that_sleeps_ends_the_wait_with_its_time() {
+    for steps in 0..STEPS {
+        let (mut driver, request) = lazily(BOUND);
+        driver.drain().unwrap();
+        (0..steps).for_each(|_| driver.begin_lazy().unwrap());
+        assert!(waits(&driver, request));
+        driver.advance(200_000).unwrap();
+        assert_eq!(refused(answer(&mut driver, request)).code, Code::DeviceStuck);
+        assert!(quarantined(&driver, PF));
+    }
+}
+
+#[test]
+fn a_gpu_that_leaves_meanwhile_is_waited_for_by_nobody() {
+    for steps in 0..STEPS {
+        let (mut driver, request) = lazily(BOUND);
+        driver.drain().unwrap();
+        (0..steps).for_each(|_| driver.begin_lazy().unwrap());
+        assert!(waits(&driver, request), "{steps}");
+        driver.kernel.unplug(PF.parse().unwrap());
+        driver.lazy = false;
+        driver.begin_lazy().unwrap();
+        refused(answer(&mut driver, request));
+        assert!(!quarantined(&driver, PF));
+    }
+}
+
+#[test]
+fn what_follows_and_cannot_be_recorded_is_refused_at_once() {
+    for (durable, runtime) in [(1, 0), (0, 1)] {
+        for steps in 0..STEPS {
+            let (mut driver, request) = lazily(BOUND);
+            if steps > 0 {
+                driver.drain().unwrap();
+                (1..steps).for_each(|_| driver.begin_lazy().unwrap());
+            }
+            (driver.disk.durable_fails, driver.disk.runtime_fails) = (durable, runtime);
+            while waits(&driver, request) {
+                let before = driver.handled;
+                driver.begin_lazy().unwrap();
+                assert_ne!(driver.handled, before, "nothing follows");
+            }
+            let bound = drivers(&driver, PF).iter().filter(|driver| driver.is_some()).count();
+            match answer(&mut driver, request) {
+                Ok(_) => assert_eq!(bound, 2),
+                Err(refusal) => assert_eq!(refusal.code, Code::StateUnwritable),
+            }
+        }
+    }
+}
+
+#[test]
+fn what_could_not_be_parked_is_not_among_the_steps_that_are_done() {
+    let mut driver = bare();
+    let (path, errno) = ("*/create".to_owned(), Errno::EIO);
+    driver.kernel.inject(Fault::Write { path, nth: 1, times: 2, errno });
+    let config = layout("0000:41:00.0", "park = { nvidia-a40-4q = 2 }");
+    let done = done(apply(&mut driver, &config));
+    assert!(!done.changed && done.steps.is_empty(), "{done:?}");
+    assert_eq!(done.unparked.iter().map(|why| why.code).collect::<Vec<_>>(), [Code::DeviceFailed]);
+}
