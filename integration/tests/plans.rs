@@ -10,7 +10,7 @@ use gpuslice_core::ids::{BootId, PciAddress};
 use gpuslice_core::machine::{Effect, Event, HookCall, HookOperation, Machine, RequestId, Start};
 use gpuslice_core::observe::Observer;
 use gpuslice_core::port::HostWrite;
-use gpuslice_core::request::{Answer, Command, Outcome, PlanRow};
+use gpuslice_core::request::{Answer, Command, Outcome, OverruledRow, PlanRow};
 use gpuslice_core::state::Durable;
 use gpuslice_integration::root;
 use gpuslice_sim::{HostFile, Kernel};
@@ -110,6 +110,10 @@ fn told(plan: &PlanRow) -> String {
     }
     for ignored in &plan.ignored {
         writeln!(text, "ignored: {ignored}").unwrap();
+    }
+    for OverruledRow { rule, by, parents } in &plan.overruled {
+        let of: Vec<String> = parents.iter().map(ToString::to_string).collect();
+        writeln!(text, "overruled: {rule}: {by} comes first for {}", of.join(", ")).unwrap();
     }
     if !plan.changed && plan.blockers.is_empty() {
         writeln!(text, "nothing to do").unwrap();

@@ -16,8 +16,17 @@ use zbus::zvariant::{Array, Dict as WireDict, OwnedValue, Signature, Value};
 pub type Dict = BTreeMap<String, OwnedValue>;
 
 /// Keys whose lists hold dictionaries even when empty.
-const LISTS_OF_ROWS: &[&str] =
-    &["adopted", "blockers", "claims", "devices", "refused", "rows", "steps", "unparked"];
+const LISTS_OF_ROWS: &[&str] = &[
+    "adopted",
+    "blockers",
+    "claims",
+    "devices",
+    "overruled",
+    "refused",
+    "rows",
+    "steps",
+    "unparked",
+];
 
 /// A value that one of both forms cannot hold.
 #[derive(Debug, thiserror::Error)]

@@ -83,7 +83,15 @@ fn rows_round_trip_full_and_bare() {
     for device in devices().as_array().unwrap() {
         round_trip::<DeviceToWrite>(device.clone());
     }
-    round_trip::<PlanRow>(json!({"changed": false, "steps": [], "blockers": [], "unmatched": []}));
+    for overruled in [
+        json!([]),
+        json!([{"rule": "b.toml:1: match = { slot = \"3\" }", "by": "a.toml:4", "parents": ["0000:41:00.0"]}]),
+    ] {
+        round_trip::<PlanRow>(
+            json!({"changed": false, "steps": [], "blockers": [], "unmatched": [],
+            "overruled": overruled}),
+        );
+    }
 }
 
 #[test]

@@ -152,24 +152,55 @@ pub fn by_slot(rules: &[Rule]) -> bool {
     rules.iter().any(|rule| rule.matches.slot.is_some())
 }
 
-/// What the rules say of the devices seen: for each device the first rule that matches it, and the rules that match
-/// none. Of a GPU without SR-IOV whose driver makes mediated devices a rule says only which are parked, and modes.
-pub fn resolve<'r>(
-    rules: &'r [Rule],
-    seen: &Observation,
-) -> (Vec<(ParentId, &'r Rule)>, Vec<&'r Rule>) {
-    let mut resolved = Vec::new();
-    let mut met = vec![false; rules.len()];
+/// What rules say of the devices seen.
+#[derive(Debug, Default)]
+pub struct Resolved<'r> {
+    /// Devices with the rule that counts: the first that matches.
+    pub devices: Vec<(ParentId, &'r Rule)>,
+    /// Rules that match no device.
+    pub unmet: Vec<&'r Rule>,
+    /// Rules that match devices, and count for none.
+    pub overruled: Vec<Overruled<'r>>,
+}
+
+/// A rule that comes after another one for all that it matches.
+#[derive(Debug)]
+pub struct Overruled<'r> {
+    /// It.
+    pub rule: &'r Rule,
+    /// Devices it matches, by the rule that counts for them.
+    pub by: Vec<(&'r Rule, Vec<ParentId>)>,
+}
+
+/// What the rules say of the devices seen. Of a GPU without SR-IOV whose driver makes mediated devices a rule says only
+/// which are parked, and modes.
+pub fn resolve<'r>(rules: &'r [Rule], seen: &Observation) -> Resolved<'r> {
+    let mut devices = Vec::new();
+    let mut counts = vec![false; rules.len()];
+    let mut after: Vec<Vec<(&Rule, Vec<ParentId>)>> = vec![Vec::new(); rules.len()];
     for (address, function) in &seen.functions {
         let sriov = function.sriov.is_some();
         let says = |r: &Rule| sriov || !r.layout.park.is_empty() || !r.layout.modes.is_empty();
         let meets = |r: &Rule| says(r) && r.matches.meets(*address, function);
-        let found = rules.iter().zip(met.iter_mut()).find(|(r, _)| meets(r));
-        if let Some((rule, met)) = found {
-            *met = true;
-            resolved.push((ParentId::Pci(*address), rule));
+        let mut met = rules.iter().zip(counts.iter_mut().zip(&mut after));
+        let mut met = met.by_ref().filter(|(rule, _)| meets(rule));
+        let Some((first, (counts, _))) = met.next() else { continue };
+        *counts = true;
+        let parent = ParentId::Pci(*address);
+        for (_, (_, by)) in met {
+            match by.iter_mut().find(|(rule, _)| std::ptr::eq(*rule, first)) {
+                Some((_, parents)) => parents.push(parent.clone()),
+                None => by.push((first, vec![parent.clone()])),
+            }
         }
+        devices.push((parent, first));
     }
-    let unmet = rules.iter().zip(met).filter(|(_, met)| !met).map(|(rule, _)| rule).collect();
-    (resolved, unmet)
+    let idle = rules.iter().zip(after).zip(counts).filter(|(_, counts)| !counts);
+    let (unmet, overruled): (Vec<_>, Vec<_>) =
+        idle.map(|(idle, _)| idle).partition(|(_, by)| by.is_empty());
+    Resolved {
+        devices,
+        unmet: unmet.into_iter().map(|(rule, _)| rule).collect(),
+        overruled: overruled.into_iter().map(|(rule, by)| Overruled { rule, by }).collect(),
+    }
 }

@@ -359,8 +359,8 @@ impl Machine {
 
     /// Finds anew which applied rule each parent seen meets.
     fn resolve_layouts(&mut self) {
-        let (resolved, _) = crate::layout::resolve(&self.durable.rules, &self.seen);
-        self.layouts = resolved.into_iter().map(|(p, rule)| (p, rule.layout.clone())).collect();
+        let devices = crate::layout::resolve(&self.durable.rules, &self.seen).devices;
+        self.layouts = devices.into_iter().map(|(p, rule)| (p, rule.layout.clone())).collect();
     }
 
     /// Whether a layout that was applied asks for the slot of a GPU.

@@ -515,6 +515,9 @@ pub struct PlanRow {
     pub blockers: Vec<Refusal>,
     /// Matches of the configuration that no device meets.
     pub unmatched: Vec<String>,
+    /// Matches of the configuration that devices meet for which other ones come first.
+    #[serde(default)]
+    pub overruled: Vec<OverruledRow>,
     /// What of `park` cannot be so now, and why; it keeps nothing else from being done.
     #[serde(default)]
     pub unparked: Vec<Refusal>,
@@ -524,6 +527,17 @@ pub struct PlanRow {
     /// What of layouts says nothing of the device that they are of; it keeps nothing else from being done.
     #[serde(default)]
     pub ignored: Vec<String>,
+}
+
+/// A match of the configuration that counts for no device, beside one that comes before it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverruledRow {
+    /// Where it is written, and what it asks: `FILE:LINE: match = …`.
+    pub rule: String,
+    /// Where the one is written that counts: `FILE:LINE`.
+    pub by: String,
+    /// For which devices.
+    pub parents: Vec<ParentId>,
 }
 
 /// What a drain came to.

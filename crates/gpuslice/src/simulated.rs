@@ -132,8 +132,8 @@ fn rules(path: &Path) -> Result<Config, Refusal> {
 
 fn layouts(seen: &Observation, rules: Option<&Config>) -> Layouts {
     if let Some(config) = rules {
-        let (resolved, _) = resolve(&config.rules, seen);
-        return resolved.into_iter().map(|(p, rule)| (p, rule.layout.clone())).collect();
+        let devices = resolve(&config.rules, seen).devices;
+        return devices.into_iter().map(|(p, rule)| (p, rule.layout.clone())).collect();
     }
     let all = || Layout {
         vfs: VfCount::All,

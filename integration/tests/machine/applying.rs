@@ -179,3 +179,20 @@ fn what_could_not_be_parked_is_not_among_the_steps_that_are_done() {
     assert!(!done.changed && done.steps.is_empty(), "{done:?}");
     assert_eq!(done.unparked.iter().map(|why| why.code).collect::<Vec<_>>(), [Code::DeviceFailed]);
 }
+
+#[test]
+fn a_rule_for_a_gpu_that_another_comes_before_is_told_and_waited_for_by_nobody() {
+    let mut driver = bare();
+    let kind = "[[gpu]]\nmatch = { vendor-device = \"1002:74a1\" }\nlayout = { vfs = 2 }\n";
+    let plan = done(apply(&mut driver, &format!("{kind}{}", layout(PF, "vfs = 3"))));
+    let [told] = plan.overruled.try_into().unwrap();
+    assert_eq!((told.by.rsplit(':').next(), plan.unmatched.as_slice()), (Some("1"), [].as_slice()));
+    assert!(told.rule.ends_with(":4: match = { address = \"0000:0c:00.0\" }"), "{told:?}");
+    assert_eq!(told.parents, [PF.parse().unwrap()]);
+    let request = driver.command(Command::WaitSettled { timeout_ms: 1_000 });
+    driver.advance(1_000).unwrap();
+    answer(&mut driver, request).unwrap();
+    // Before the other one it counts, and the other for the rest.
+    let plan = done(apply(&mut driver, &format!("{}{kind}", layout(PF, "vfs = 3"))));
+    assert_eq!((plan.overruled, drivers(&driver, PF).len()), (Vec::new(), 3));
+}

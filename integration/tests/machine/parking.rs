@@ -140,6 +140,7 @@ fn what_a_layout_parks_is_there_and_stays() {
             steps: Vec::new(),
             blockers: Vec::new(),
             unmatched: Vec::new(),
+            overruled: Vec::new(),
             unparked: Vec::new(),
             ignored: Vec::new(),
             later: Vec::new(),

@@ -5,14 +5,14 @@ use super::{Machine, OpId, RequestId, Stored};
 use crate::execute::StepError;
 use crate::hint;
 use crate::ids::{ParentId, SliceId};
-use crate::layout::{self, Layout, Rule};
+use crate::layout::{self, Layout, Overruled, Resolved, Rule};
 use crate::mechanism::{Layouts, Mechanism};
 use crate::mend;
 use crate::mode::Mode;
 use crate::observation::Observation;
 use crate::plan::Step;
 use crate::refusal::{Code, Hint, Refusal};
-use crate::request::{PlanRow, StepRow};
+use crate::request::{OverruledRow, PlanRow, StepRow};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -290,19 +290,20 @@ impl Machine {
 
     /// What `apply` of these rules would do.
     pub(super) fn plan(&self, rules: &[Rule]) -> PlanRow {
-        let (resolved, unmet) = layout::resolve(rules, &self.seen);
+        let Resolved { devices, unmet, overruled } = layout::resolve(rules, &self.seen);
         let layouts: Layouts =
-            resolved.iter().map(|(p, rule)| (p.clone(), rule.layout.clone())).collect();
+            devices.iter().map(|(p, rule)| (p.clone(), rule.layout.clone())).collect();
         let mut plan = PlanRow {
             changed: false,
             steps: Vec::new(),
             blockers: Vec::new(),
             unmatched: Vec::new(),
+            overruled: overruled.iter().flat_map(told_overruled).collect(),
             unparked: Vec::new(),
             later: Vec::new(),
             ignored: Vec::new(),
         };
-        for (parent, rule) in resolved {
+        for (parent, rule) in devices {
             if let Some(why) = self.does_not_tell(&parent, &rule.layout) {
                 plan.blockers.push(why);
                 continue;
@@ -351,8 +352,7 @@ impl Machine {
                 plan.blockers.extend(self.unsliceable(&ParentId::Pci(*address)));
             }
         }
-        plan.unmatched =
-            unmet.iter().map(|r| format!("{}: match = {}", r.origin, r.matches)).collect();
+        plan.unmatched = unmet.into_iter().map(named).collect();
         plan.changed = !plan.steps.is_empty();
         plan
     }
@@ -451,6 +451,19 @@ fn can_be_set(parent: &ParentId, layouts: &Layouts, known: &[Mode]) -> Result<()
         )
     };
     Err(Refusal::new(Code::BadConfig, message).hint(hint))
+}
+
+/// A rule by where it is written, and what it asks of a device.
+fn named(rule: &Rule) -> String {
+    format!("{}: match = {}", rule.origin, rule.matches)
+}
+
+fn told_overruled(overruled: &Overruled<'_>) -> impl Iterator<Item = OverruledRow> {
+    overruled.by.iter().map(|(first, parents)| OverruledRow {
+        rule: named(overruled.rule),
+        by: first.origin.clone(),
+        parents: parents.clone(),
+    })
 }
 
 /// What follows once VFs are there: their addresses are known only then.

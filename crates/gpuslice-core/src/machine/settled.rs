@@ -36,7 +36,7 @@ impl Machine {
         waiting.extend(self.all_not_ready().filter(here).map(super::ready::awaited));
         let absent = self.durable.expected.keys().filter(|p| !self.seen.has_parent(p));
         waiting.extend(absent.map(|parent| format!("{parent} to appear")));
-        let (_, unmet) = layout::resolve(&self.durable.rules, &self.seen);
+        let unmet = layout::resolve(&self.durable.rules, &self.seen).unmet;
         let exact = unmet.iter().filter_map(|r| r.matches.address).map(ParentId::Pci);
         let whole = |p: &ParentId| p.pci().is_some_and(|a| self.seen.whole.contains_key(&a));
         let unknown = exact.filter(|p| !self.durable.expected.contains_key(p) && !whole(p));

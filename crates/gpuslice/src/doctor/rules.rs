@@ -30,9 +30,9 @@ pub fn laid_out(tree: &Tree, devices: &[Device]) -> LaidOut {
     let pfs = devices.iter().filter(|device| device.pf.is_none());
     let functions = pfs.filter_map(|pf| Some((pf.address.parse().ok()?, function(pf, model(pf)))));
     let seen = Observation { functions: functions.collect(), ..Observation::default() };
-    let (resolved, _) = resolve(&config.rules, &seen);
+    let devices = resolve(&config.rules, &seen).devices;
     let of = |wants: fn(&Layout) -> bool| {
-        let wanted = resolved.iter().filter(|(_, rule)| wants(&rule.layout));
+        let wanted = devices.iter().filter(|(_, rule)| wants(&rule.layout));
         wanted.map(|(parent, _)| parent.to_string()).collect()
     };
     LaidOut {

@@ -4,8 +4,9 @@ use super::counted;
 use crate::style::{Paint, Tone};
 use crate::table::{Cell, left, printable, table};
 use gpuslice_core::domain::ClaimRequest;
+use gpuslice_core::ids::ParentId;
 use gpuslice_core::refusal::Refusal;
-use gpuslice_core::request::{DeviceToWrite, DrainRow, PlanRow, StepRow};
+use gpuslice_core::request::{DeviceToWrite, DrainRow, OverruledRow, PlanRow, StepRow};
 use std::fmt::Write as _;
 
 /// `gpuslice plan` and, with `done`, `gpuslice apply`.
@@ -25,6 +26,15 @@ pub fn plan(row: &PlanRow, done: bool, paint: Paint) -> String {
     for ignored in &row.ignored {
         let label = paint.paint(Tone::Warn, "ignored:");
         let _ = writeln!(out, "{label} {}", printable(ignored));
+    }
+    for OverruledRow { rule, by, parents } in &row.overruled {
+        let label = paint.paint(Tone::Warn, "overruled:");
+        let (rule, by) = (printable(rule), printable(by));
+        let _ = writeln!(
+            out,
+            "{label} {rule}: {by} comes first for {}; write it before that if it is to count there, or take it out",
+            some(parents)
+        );
     }
     for later in &row.later {
         let label = paint.paint(Tone::Warn, "later:");
@@ -46,6 +56,17 @@ pub fn plan(row: &PlanRow, done: bool, paint: Paint) -> String {
         ),
     };
     out
+}
+
+/// Of many devices a few.
+fn some(parents: &[ParentId]) -> String {
+    const MOST: usize = 4;
+    let first: Vec<String> = parents.iter().take(MOST).map(ToString::to_string).collect();
+    let first = first.join(", ");
+    match parents.len().saturating_sub(MOST) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
 }
 
 fn reasons(out: &mut String, whys: &[Refusal], label: &str, paint: Paint) {
@@ -146,6 +167,30 @@ in the way: in-use: 2 VFs of 0000:81:00.0 are with VMs
             (&blocked, false, format!("{way}nothing can be done before that\n")),
         ] {
             assert_eq!(plan(&row(json.clone()), done, Paint::Off), want);
+        }
+    }
+
+    #[test]
+    fn a_rule_that_comes_too_late_is_told_with_the_one_before_it() {
+        let told = |addresses: &[&str]| {
+            let overruled = json!([{"rule": "conf.d/b.toml:1: match = { driver = \"gim\" }",
+                "by": "gpuslice.toml:4", "parents": addresses}]);
+            let json = json!({"changed": false, "steps": [], "blockers": [], "unmatched": [], "overruled": overruled});
+            plan(&row(json), false, Paint::Off)
+        };
+        let six = ["41", "42", "43", "44", "45", "46"].map(|bus| format!("0000:{bus}:00.0"));
+        for (count, of) in [
+            (1, "0000:41:00.0"),
+            (6, "0000:41:00.0, 0000:42:00.0, 0000:43:00.0, 0000:44:00.0 and 2 more"),
+        ] {
+            let addresses: Vec<&str> = six.iter().take(count).map(String::as_str).collect();
+            assert_eq!(
+                told(&addresses),
+                format!(
+                    "overruled: conf.d/b.toml:1: match = {{ driver = \"gim\" }}: gpuslice.toml:4 comes first for {of}; \
+                         write it before that if it is to count there, or take it out\nalready so: every GPU is as its layout says\n"
+                )
+            );
         }
     }
 
