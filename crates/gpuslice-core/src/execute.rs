@@ -107,6 +107,16 @@ pub enum StepError {
         /// The mdev.
         uuid: crate::ids::MdevUuid,
     },
+    /// So would this.
+    #[error("VF {vf} has type {value}")]
+    Typed {
+        /// The VF.
+        vf: crate::ids::PciAddress,
+        /// Below it, what has the type.
+        attribute: String,
+        /// The type.
+        value: String,
+    },
     /// A driver alone makes VFs, and there is none now.
     #[error("{pf} has no driver")]
     NoDriver {
@@ -216,8 +226,9 @@ pub fn perform(host: &mut dyn HostWrite, step: &Step) -> Result<Performed, StepE
         }
         Step::SetAutoprobe { pf, on } => sriov::set_autoprobe(host, *pf, *on),
         Step::SetNumVfs { pf, count } => sriov::set_count(host, *pf, *count),
-        Step::RunVfTool { pf, count, command, not_ready, resumed, .. } => {
-            tool::run(host, *pf, *count, command, not_ready, *resumed)
+        Step::RunVfTool { pf, count, command, not_ready, attribute, resumed, .. } => {
+            let asked = tool::Asked { count: *count, command, not_ready, resumed: *resumed };
+            tool::run(host, *pf, &asked, attribute.as_deref())
         }
         Step::RunModeTool { device, command, shown, disturbs, .. } => {
             tool::set_mode(host, *device, command, shown, disturbs)

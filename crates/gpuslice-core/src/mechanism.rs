@@ -308,6 +308,11 @@ pub trait Mechanism: Send + Sync {
     /// What cleans its slices between two VMs.
     fn cleaned(&self) -> Cleaned;
 
+    /// Below a VF: the attribute that has its type, `0` for none, where VFs are given one.
+    fn type_attribute(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Steps that make a slice ready for a VM.
     fn prepare_steps(&self, slice: SliceId, assignment: &Assignment) -> Vec<Step>;
 

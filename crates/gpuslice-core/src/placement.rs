@@ -374,6 +374,11 @@ pub fn unusable(wedged: &BTreeSet<PciAddress>, address: PciAddress) -> String {
     }
 }
 
+/// Why a VF with a type is not ours.
+pub fn typed_by_another(address: PciAddress, type_id: &MdevTypeId) -> String {
+    format!("VF {address} has type {type_id}, which gpuslice did not give it")
+}
+
 /// Whether a VF whose type is chosen can be given this one now.
 fn typed_vf(
     view: &View<'_>,
@@ -398,9 +403,7 @@ fn typed_vf(
     match &choice.current {
         Some(current) if mine && current == type_id => return Ok(()),
         Some(current) if !mine => {
-            let message =
-                format!("VF {address} has type {current}, which gpuslice did not give it");
-            return Err(Refusal::new(Code::Foreign, message));
+            return Err(Refusal::new(Code::Foreign, typed_by_another(address, current)));
         }
         _ => {}
     }

@@ -44,6 +44,9 @@ pub enum Step {
         /// Words by which it says that somebody has the device open.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         in_the_way: Vec<String>,
+        /// Below a VF: the attribute that has its type, which would go with it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        attribute: Option<String>,
         /// A run of ours began it for a daemon before this one and has ended: what that left of the PF is mended first.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         resumed: bool,

@@ -170,6 +170,10 @@ impl Mechanism for NvidiaVfio {
         plan::lists_types(seen, parent)
     }
 
+    fn type_attribute(&self) -> Option<&'static str> {
+        Some(CURRENT_TYPE)
+    }
+
     /// The VF stays on its driver: unbinding it would break it.
     fn prepare_steps(&self, slice: SliceId, assignment: &Assignment) -> Vec<Step> {
         let (Some(vf), Some(number)) = (slice.pci(), number(assignment)) else { return Vec::new() };

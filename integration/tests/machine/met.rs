@@ -1,13 +1,14 @@
-//! GPUs that a rule meets and that never have its VFs, or not while another driver has them: nothing is written to them, and
-//! nobody has to lift a quarantine.
+//! GPUs that a rule meets and that never have its VFs, or not while another driver has them, or somebody else a VF: nothing is
+//! taken or written there, and nobody has to lift a quarantine.
 
 use crate::driver::Driver;
-use crate::vgpu::{attach, call, order};
+use crate::vgpu::{LAYOUT, attach, call, one_gpu, order};
 use crate::world::bind_by_hand;
 use gpuslice_core::ids::PciAddress;
 use gpuslice_core::machine::HookOperation::{Prepare, Release, Started};
+use gpuslice_core::port::{HostWrite, read_text};
 use gpuslice_core::refusal::Code;
-use gpuslice_core::request::{Answer, Command, ParentRow, PlanRow};
+use gpuslice_core::request::{Answer, Command, Outcome, ParentRow, PlanRow};
 use gpuslice_sim::HostFile;
 
 const ALL: &str = "[[gpu]]\nmatch = { driver = \"nvidia\" }\nlayout = { vfs = \"all\" }\n";
@@ -110,4 +111,54 @@ fn one_that_is_passed_to_a_vm_is_not_written_to() {
     driver.wake_up().unwrap();
     driver.advance(10_000).unwrap();
     assert_eq!(vfs(&driver, &passed.to_string()), 32);
+}
+
+/// A type that somebody wrote to a VF by hand, say for a VM that virsh starts.
+fn typed_by_hand(driver: &mut Driver) -> String {
+    let vf = driver.machine.observation().vfs.keys().nth(1).copied().unwrap();
+    let file = format!("/sys/bus/pci/devices/{vf}/nvidia/current_vgpu_type");
+    driver.kernel.write(&file, b"562").unwrap();
+    file
+}
+
+/// What `apply` is refused with while a VF has that type, and that it is met when the type is gone.
+fn refused_for_the_type(driver: &mut Driver, file: &str, outcome: Outcome) {
+    let refusal = outcome.unwrap_err();
+    assert_eq!(refusal.code, Code::Foreign, "{refusal}");
+    assert_eq!(refusal.hint, Some(format!("echo 0 > {file}")));
+    assert_eq!(read_text(&driver.kernel, file).as_deref(), Ok("562"));
+    assert!(driver.machine.durable().quarantines.is_empty());
+    driver.kernel.write(file, b"0").unwrap();
+    driver.wake_up().unwrap();
+    order(driver, Command::Apply).unwrap();
+    assert_eq!(row(driver, "0000:41:00.0").state, "ok");
+}
+
+#[test]
+fn a_type_of_somebody_else_is_in_the_way() {
+    for wish in ["vfs = 0", "vfs = \"all\", sizes = \"mixed\""] {
+        let mut driver = one_gpu();
+        let file = typed_by_hand(&mut driver);
+        driver.wake_up().unwrap();
+        driver.config = LAYOUT.replace("vfs = \"all\"", wish);
+        let blockers = plan(&mut driver).blockers;
+        assert_eq!(blockers.len(), 1, "{wish}: {blockers:?}");
+        let outcome = order(&mut driver, Command::Apply);
+        refused_for_the_type(&mut driver, &file, outcome);
+    }
+}
+
+#[test]
+fn nor_is_one_taken_that_was_given_since_that_was_planned() {
+    let mut driver = one_gpu();
+    driver.config = LAYOUT.replace("vfs = \"all\"", "vfs = 0");
+    driver.lazy = true;
+    let request = driver.command(Command::Apply);
+    driver.advance(1_000).unwrap();
+    let file = typed_by_hand(&mut driver);
+    driver.begin_lazy().unwrap();
+    driver.lazy = false;
+    driver.advance(1_000).unwrap();
+    let outcome = driver.answers.remove(&request).unwrap();
+    refused_for_the_type(&mut driver, &file, outcome);
 }

@@ -98,6 +98,7 @@ impl StepError {
             Self::Held { .. }
             | Self::HostDriver { .. }
             | Self::Mediated { .. }
+            | Self::Typed { .. }
             | Self::Occupied { .. } => Meaning::Others,
             Self::Errno { errno, .. } | Self::Said { errno, .. } | Self::Open { errno, .. } => {
                 meaning(asked, *errno)

@@ -1,20 +1,28 @@
 //! Vendor tools that are the one supported way to make VFs, or to set a mode.
 
-use super::{Performed, StepError, binding, failed, kernel_log, sriov, write};
+use super::{Performed, StepError, binding, failed, kernel_log, sriov, vf_type, write};
 use crate::ids::PciAddress;
 use crate::observation::PF_STUB;
 use crate::plan::Shown;
 use crate::port::{HostRead, HostWrite, Ran, read_text};
 use std::collections::BTreeSet;
 
+/// What a run is for.
+pub(super) struct Asked<'a> {
+    pub(super) count: u16,
+    pub(super) command: &'a [String],
+    pub(super) not_ready: &'a [String],
+    pub(super) resumed: bool,
+}
+
+/// `attribute` has a VF's type, where they are given one.
 pub(super) fn run(
     host: &mut dyn HostWrite,
     pf: PciAddress,
-    wanted: u16,
-    command: &[String],
-    not_ready: &[String],
-    resumed: bool,
+    asked: &Asked<'_>,
+    attribute: Option<&str>,
 ) -> Result<Performed, StepError> {
+    let Asked { count: wanted, command, not_ready, resumed } = *asked;
     give_driver(host, pf, resumed)?;
     let links = sriov::links(host, pf)?;
     let current = sriov::count(&links);
@@ -27,6 +35,9 @@ pub(super) fn run(
         return Err(StepError::NotZero { pf, current });
     }
     sriov::require_free(host, pf, &links)?;
+    if let Some(attribute) = attribute {
+        vf_type::require_none(host, &sriov::vfs(host, pf, &links)?, attribute)?;
+    }
     let said = command.join(" ");
     let before = kernel_log::newest(host);
     let ran = host.run_unbroken(command).map_err(failed(format!("run {said}")));

@@ -25,6 +25,26 @@ fn current(host: &dyn HostRead, vf: PciAddress, attribute: &str) -> Result<Strin
     }
 }
 
+/// Refuses to take VFs of which somebody gave one a type since that was planned: ours are taken before.
+pub(super) fn require_none(
+    host: &dyn HostRead,
+    vfs: &[PciAddress],
+    attribute: &str,
+) -> Result<(), StepError> {
+    for vf in vfs {
+        match current(host, *vf, attribute) {
+            Ok(value) if value == NONE => {}
+            Ok(value) => {
+                return Err(StepError::Typed { vf: *vf, attribute: attribute.to_owned(), value });
+            }
+            // It has left, or its driver, or that gives types in another way.
+            Err(error) if error.means(Asked::VfType, Meaning::Gone) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn give(
     host: &mut dyn HostWrite,
     vf: PciAddress,

@@ -316,6 +316,7 @@ impl Machine {
                 )),
             },
             StepError::Mediated { uuid, .. } => refusal.hint(mend::stop_mdev(*uuid)),
+            StepError::Typed { vf, attribute, .. } => refusal.hint(mend::take_type(*vf, attribute)),
             StepError::HostDriver { function, driver } => {
                 refusal.hint(mend::let_go(*function, driver))
             }

@@ -10,6 +10,7 @@ use crate::mechanism::{Layouts, Mechanism};
 use crate::mend;
 use crate::mode::Mode;
 use crate::observation::Observation;
+use crate::placement;
 use crate::plan::Step;
 use crate::refusal::{Code, Hint, Refusal};
 use crate::request::{OverruledRow, PlanRow, StepRow};
@@ -406,7 +407,27 @@ impl Machine {
                 let message = format!("mdev {uuid} on {} was not made by gpuslice", mdev.parent);
                 Refusal::new(Code::Foreign, message).hint(mend::stop_mdev(*uuid))
             });
-        used.chain(of_others)
+        used.chain(of_others).chain(self.typed_by_others(parents))
+    }
+
+    /// VFs of these parents that have a type which nobody here was given: it would go with its VF too.
+    fn typed_by_others<'a>(
+        &'a self,
+        parents: &'a BTreeSet<ParentId>,
+    ) -> impl Iterator<Item = Refusal> + 'a {
+        self.seen.vfs.iter().filter_map(move |(address, vf)| {
+            let (slice, parent) = (SliceId::Vf(*address), ParentId::Pci(vf.pf));
+            let ours =
+                self.run.assignments.contains_key(&slice) || self.run.foreign.contains_key(&slice);
+            let type_id = vf.choice.as_ref()?.current.as_ref()?;
+            if ours || !parents.contains(&parent) {
+                return None;
+            }
+            let message = placement::typed_by_another(*address, type_id);
+            let attribute = self.mechanism(&parent).and_then(Mechanism::type_attribute)?;
+            let hint = mend::take_type(*address, attribute);
+            Some(Refusal::new(Code::Foreign, message).hint(hint))
+        })
     }
 
     /// Takes over rules. Absent devices go on being waited for as long as a rule still says of somebody what was

@@ -360,9 +360,9 @@ impl Machine {
             Purpose::Layout { parents, request } => {
                 self.ops.remove(&id);
                 let refusal = match error {
-                    StepError::Held { .. } | StepError::Mediated { .. } => {
-                        self.explain_failed_prepare(step, error)
-                    }
+                    StepError::Held { .. }
+                    | StepError::Mediated { .. }
+                    | StepError::Typed { .. } => self.explain_failed_prepare(step, error),
                     // Its layout is brought about when one is bound.
                     StepError::NoDriver { .. } => {
                         Refusal::new(Code::NotSettled, format!("cannot {step} yet"))

@@ -247,18 +247,8 @@ impl Machine {
         let mut offers = self.offers().into_iter();
         let offer =
             offers.find(|o| o.profile == want.profile && o.form.vfs().contains(&address))?;
-        let place = Place {
-            parent: offer.parent.clone(),
-            mechanism: offer.mechanism,
-            type_id: Some(offer.form.type_id()?.clone()),
-        };
-        let assignment = assignment_of(want, place);
-        let slice = SliceId::Vf(address);
-        let steps = self.mechanism_of(&assignment)?.prepare_steps(slice, &assignment);
-        steps.into_iter().find_map(|step| match step {
-            Step::GiveVfType { vf, attribute, .. } => Some(mend::take_type(vf, &attribute)),
-            _ => None,
-        })
+        let attribute = self.mechanism(&offer.parent)?.type_attribute()?;
+        Some(mend::take_type(address, attribute))
     }
 
     /// Whether a VF is left that a claim could have as its home, and start with.

@@ -106,13 +106,7 @@ impl Machine {
             let pf = slice.pci().and_then(|a| self.seen.pf_of(&ParentId::Pci(a)));
             pf.as_ref() == Some(parent)
         };
-        // Somebody else may have given one a type.
-        let typed = self.seen.vfs.values().any(|vf| {
-            ParentId::Pci(vf.pf) == *parent
-                && vf.choice.as_ref().is_some_and(|c| c.current.is_some())
-        });
-        !typed
-            && !self.repairs.contains(parent)
+        !self.repairs.contains(parent)
             && self.in_the_way(&BTreeSet::from([parent.clone()])).next().is_none()
             && !self.held.keys().any(held)
     }

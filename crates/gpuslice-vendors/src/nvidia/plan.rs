@@ -185,7 +185,8 @@ impl Gpu {
     fn vfs(&self, option: &str, count: u16) -> Step {
         let command = vec![TOOL.to_owned(), option.to_owned(), self.address.to_string()];
         let (not_ready, in_the_way) = (super::not_ready(), vec![IN_THE_WAY.to_owned()]);
-        Step::RunVfTool { pf: self.address, count, command, not_ready, in_the_way, resumed: false }
+        let (pf, attribute) = (self.address, Some(super::CURRENT_TYPE.to_owned()));
+        Step::RunVfTool { pf, count, command, not_ready, in_the_way, attribute, resumed: false }
     }
 
     fn smi(&self, arguments: &[&str]) -> Vec<String> {
