@@ -294,6 +294,11 @@ pub trait Mechanism: Send + Sync {
         None
     }
 
+    /// Why a parent that is as its layout says has slices and offers no profile.
+    fn offers_nothing(&self, _seen: &Observation, _parent: &ParentId) -> Option<Refusal> {
+        None
+    }
+
     /// What mends it that a driver refused a number of VFs (`sriov_numvfs`), where its answer tells and the kernel's log does
     /// not.
     fn mends_count(&self, _pf: PciAddress, _driver: &str, _errno: Errno) -> Option<Hint> {

@@ -166,6 +166,10 @@ impl Mechanism for NvidiaVfio {
         plan::realised(seen, parent, layout)
     }
 
+    fn offers_nothing(&self, seen: &Observation, parent: &ParentId) -> Option<Refusal> {
+        plan::offers_nothing(seen, parent)
+    }
+
     fn lists_types(&self, seen: &Observation, parent: &ParentId) -> bool {
         plan::lists_types(seen, parent)
     }

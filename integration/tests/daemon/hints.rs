@@ -42,7 +42,7 @@ cases! {
     OtherNumaNode: of_nodes::it_is_pinned_nowhere, of_nodes::its_node_has_no_gpu,
         of_nodes::the_gpu_tells_no_node, of_nodes::its_vf_is_on_another_node;
     NoProfile: of_orders::a_name_is_misspelt, of_orders::no_gpu_has_a_layout,
-        of_orders::no_driver_makes_it,
+        of_orders::no_driver_makes_it, of_layouts::mig_is_on_and_divides_nothing,
         of_starts::the_profile_is_another_now, of_starts::nothing_has_what_is_asked,
         of_layouts::what_is_parked_is_misspelt, of_layouts::the_new_one_has_another_shape,
         of_commands::a_profile_to_export_is_misspelt;

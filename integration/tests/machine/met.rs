@@ -1,8 +1,10 @@
 //! GPUs that a rule meets and that never have its VFs, or not while another driver has them, or somebody else a VF: nothing is
 //! taken or written there, and nobody has to lift a quarantine.
 
+use crate::domains::claim;
 use crate::driver::Driver;
-use crate::vgpu::{LAYOUT, attach, call, one_gpu, order};
+use crate::mig::{MIG, a100};
+use crate::vgpu::{LAYOUT, asking, attach, call, one_gpu, order};
 use crate::world::bind_by_hand;
 use gpuslice_core::ids::PciAddress;
 use gpuslice_core::machine::HookOperation::{Prepare, Release, Started};
@@ -161,4 +163,34 @@ fn nor_is_one_taken_that_was_given_since_that_was_planned() {
     driver.advance(1_000).unwrap();
     let outcome = driver.answers.remove(&request).unwrap();
     refused_for_the_type(&mut driver, &file, outcome);
+}
+
+/// A person had it divided before; the mode outlives boots, the instances do not.
+#[test]
+fn one_that_is_divided_into_nothing_says_so() {
+    let mut host = a100();
+    host.functions.truncate(1);
+    host.functions[0].mdev.as_mut().unwrap().mig.as_mut().unwrap().on = true;
+    let (layout, _) = MIG.split_once(", instances").unwrap();
+    let mut driver = Driver::new(&host, &format!("{layout} }}")).unwrap();
+    driver.advance(10_000).unwrap();
+    let why = "MIG is on for 0000:41:00.0, and it has no GPU instances for vGPUs to be in";
+    let gpu = row(&mut driver, "0000:41:00.0");
+    assert_eq!(gpu.state, "ok");
+    assert!(gpu.reason.as_ref().is_some_and(|reason| reason.starts_with(why)), "{gpu:?}");
+    let asked = asking(1, claim(&"gpu0".parse().unwrap(), "nvidia-a100d-20c", 1));
+    let refusal = order(&mut driver, asked).unwrap_err();
+    assert_eq!(
+        (refusal.code, refusal.causes.as_slice()),
+        (Code::NoProfile, [why.to_owned()].as_slice())
+    );
+    let hint = refusal.hint.unwrap();
+    assert!(
+        hint.starts_with("set instances to off for 0000:41:00.0, then gpuslice apply"),
+        "{hint}"
+    );
+    driver.config = format!("{layout}, instances = \"off\" }}");
+    order(&mut driver, Command::Apply).unwrap();
+    attach(&mut driver, 1, "nvidia-a100d-20c");
+    assert_eq!(row(&mut driver, "0000:41:00.0").reason, None);
 }

@@ -60,6 +60,7 @@ impl Machine {
                 .chain(quarantines)
                 .chain(self.never_parked())
                 .chain(self.all_that_comes_later())
+                .chain(self.set_to_nothing().map(|why| why.reason()))
                 .chain(self.unwell())
                 .chain(problems)
                 .chain(self.history_trouble())
@@ -203,7 +204,9 @@ impl Machine {
                 match function {
                     _ if realised => {
                         let kept_back = self.kept_back(parent);
-                        let reason = kept_back.or_else(|| self.comes_later(parent, layout));
+                        let nothing = || Some(self.offers_nothing(parent)?.reason());
+                        let reason = kept_back.or_else(nothing);
+                        let reason = reason.or_else(|| self.comes_later(parent, layout));
                         ("ok", reason.or_else(|| unparked.cloned()))
                     }
                     // Whoever took it off may have meant to: only a person gives it back.

@@ -416,16 +416,15 @@ impl Machine {
                 }
                 let refusal =
                     Refusal::new(Code::NoProfile, format!("no device here offers {profile}"));
-                let mut kept = self.quarantined_bare().peekable();
-                let way_out = kept.peek().and_then(|(_, why)| why.way_out());
+                let mut kept = self.offering_nothing().peekable();
+                let way_out = kept.peek().and_then(Refusal::way_out);
                 let hint = match (nearest, way_out) {
                     (Some(nearest), _) => self.attach_again(key, &nearest),
                     (None, Some(way_out)) => way_out,
                     (None, None) => self.other_profile(key, profile),
                 };
-                let refusal = kept.fold(refusal.hint(hint), |refusal, (parent, why)| {
-                    refusal.because(format!("{parent} is quarantined: {}", why.message))
-                });
+                let because = |refusal: Refusal, why: Refusal| refusal.because(why.message);
+                let refusal = kept.fold(refusal.hint(hint), because);
                 let refusal = self.or_not_settled(profile, refusal);
                 return self.or_to_come(profile, refusal);
             }
@@ -509,13 +508,24 @@ impl Machine {
         holders
     }
 
-    /// Devices that offer nothing as long as nothing is done to them.
-    fn quarantined_bare(&self) -> impl Iterator<Item = (&ParentId, &Refusal)> {
+    /// Why devices offer nothing as long as nothing is done to them.
+    fn offering_nothing(&self) -> impl Iterator<Item = Refusal> {
         let offers = self.offers();
         let offering: BTreeSet<ParentId> =
             offers.iter().map(|offer| self.seen.device_of(&offer.parent)).collect();
         let here = self.durable.quarantines.iter().filter(|(p, _)| self.seen.has_parent(p));
-        here.filter(move |(parent, _)| !offering.contains(parent))
+        let bare = here.filter(move |(parent, _)| !offering.contains(parent));
+        let quarantined = bare.map(|(parent, why)| {
+            let message = format!("{parent} is quarantined: {}", why.message);
+            Refusal { message, ..why.clone() }
+        });
+        quarantined.chain(self.set_to_nothing())
+    }
+
+    /// The same where they are as their layouts say.
+    pub(super) fn set_to_nothing(&self) -> impl Iterator<Item = Refusal> {
+        let so = self.layouts.iter().filter(|(parent, layout)| self.realised(parent, layout));
+        so.filter_map(|(parent, _)| self.offers_nothing(parent))
     }
 
     /// GPUs that could be cut into VFs, and that no layout names.

@@ -232,6 +232,11 @@ impl Machine {
         self.without_driver(parent) || self.mechanism(parent).is_some_and(tool)
     }
 
+    /// Why a parent that is as its layout says offers nothing.
+    pub(super) fn offers_nothing(&self, parent: &ParentId) -> Option<Refusal> {
+        self.mechanism(parent)?.offers_nothing(&self.seen, parent)
+    }
+
     /// Nobody but a person brings it to its layout.
     pub(super) fn given_away(&self, parent: &ParentId) -> bool {
         self.mechanism(parent).is_some_and(|m| m.is_given_away(&self.seen, parent))

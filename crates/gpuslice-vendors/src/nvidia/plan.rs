@@ -7,7 +7,7 @@ use super::pf;
 use gpuslice_core::hint;
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::layout::Layout;
-use gpuslice_core::mend::take_out;
+use gpuslice_core::mend::{set, take_out};
 use gpuslice_core::mode::{Mode, ModeValue};
 use gpuslice_core::observation::{Choice, Observation, Vf};
 use gpuslice_core::plan::{Shown, Step};
@@ -310,6 +310,21 @@ fn broken(seen: &Observation, parent: &ParentId) -> bool {
 pub(super) fn realised(seen: &Observation, parent: &ParentId, layout: &Layout) -> bool {
     pf(seen, parent)
         .is_some_and(|(_, sriov)| sriov.vfs.len() == usize::from(layout.vfs.of(sriov.total)))
+}
+
+/// MIG outlives a boot and the instances do not, so one that was divided before somebody had it sliced has none.
+pub(super) fn offers_nothing(seen: &Observation, parent: &ParentId) -> Option<Refusal> {
+    let (_, sriov) = pf(seen, parent)?;
+    let empty = seen.mode(parent, Mode::Instances).is_some_and(|value| value.is(NONE));
+    (empty && !sriov.vfs.is_empty()).then(|| {
+        let message =
+            format!("MIG is on for {parent}, and it has no GPU instances for vGPUs to be in");
+        Refusal::new(Code::NoProfile, message).hint(hint!(
+            "{}; or set instances to a list of them for {}, then gpuslice apply",
+            set(Mode::Instances, OFF, parent),
+            parent
+        ))
+    })
 }
 
 /// The driver has its types from `nvidia-vgpud`, which gives them to it at a boot. A GPU that is divided and has no

@@ -54,6 +54,8 @@ pub enum Empty {
     Parents,
     /// `profiles`, on a host with this many GPUs
     Profiles(usize),
+    /// `profiles`, on a host with this many GPUs, some of which are sliced and offer none
+    AsSet(usize),
     /// `profiles`, on a host with this many GPUs, none of which can be sliced
     Unsliceable(usize),
     /// `profiles --types`
@@ -70,8 +72,10 @@ impl Empty {
     /// Why there are no profiles, where these GPUs are.
     pub fn profiles(parents: &[ParentRow]) -> Self {
         let sliceable = parents.iter().any(|row| row.state != "unsliceable");
+        let set_so = parents.iter().any(|row| row.vfs > Some(0) && row.reason.is_some());
         match parents.len() {
             0 => Self::Profiles(0),
+            n if set_so => Self::AsSet(n),
             n if sliceable => Self::Profiles(n),
             n => Self::Unsliceable(n),
         }
@@ -94,6 +98,11 @@ impl Empty {
                     text,
                     "gpuslice gpus; give them a layout in /etc/gpuslice/gpuslice.toml, then gpuslice plan",
                 );
+            }
+            Self::AsSet(n) => {
+                let gpus = counted(n, "GPU");
+                let text = format!("no profiles: {gpus} found, and none offers one as it is set");
+                return (text, "gpuslice gpus says why, and what mends it");
             }
             Self::Unsliceable(n) => {
                 let text =
@@ -178,6 +187,7 @@ warning: overcommit
             (Empty::Parents, "no GPUs found", "lspci"),
             (Empty::Profiles(0), "no GPUs found", "lspci"),
             (Empty::Profiles(2), "2 GPUs found", "gpuslice plan"),
+            (Empty::AsSet(2), "2 GPUs found, and none offers one", "gpuslice gpus"),
             (Empty::Unsliceable(1), "1 GPU found, and none can be sliced", "gpuslice gpus"),
             (Empty::Types, "no mdev types", "gpuslice profiles"),
             (Empty::Slices, "no slices", "gpuslice plan"),

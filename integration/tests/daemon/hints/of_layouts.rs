@@ -289,3 +289,25 @@ pub fn the_new_one_has_another_shape(code: Code) {
         person.host.configure(&two(4));
     });
 }
+
+/// A GPU whose MIG was turned on before: whole again, or divided.
+pub fn mig_is_on_and_divides_nothing(code: Code) {
+    let folder = tempfile::tempdir().unwrap();
+    let host = folder.path().join("host.toml");
+    let text = std::fs::read_to_string(example("a100-mig")).unwrap();
+    std::fs::write(&host, text.replace("mig = {", "mig = { on = true,")).unwrap();
+    let layout = |more: &str| of_kind("10de:20b5", &format!("vfs = \"all\"{more}"));
+    let ways = [
+        ("off", ", instances = \"off\"", "nvidia-a100d-20c"),
+        ("a list of them", ", instances = [\"1g.10gb\"]", "nvidia-a100d-1-10c"),
+    ];
+    for (way, (to, instances, profile)) in ways.into_iter().enumerate() {
+        let mut person = Person::at(host.to_str().unwrap(), &layout(""), 1);
+        let attach = format!("gpuslice attach vm1 {profile}");
+        person.mends_by(code, &attach, way, &mut |person, what| {
+            assert!(what.starts_with(&format!("set instances to {to} for")), "{what}");
+            person.host.configure(&layout(instances));
+        });
+        assert_eq!(person.host.column("gpus", "state"), ["ok"; 2]);
+    }
+}
