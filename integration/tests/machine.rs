@@ -87,6 +87,8 @@ mod reads;
 mod ready;
 #[path = "machine/replace.rs"]
 mod replace;
+#[path = "machine/reserved.rs"]
+mod reserved;
 #[path = "machine/returning.rs"]
 mod returning;
 #[path = "machine/room.rs"]

@@ -4,6 +4,7 @@ mod crowded;
 mod lookup;
 mod one_vm;
 mod properties;
+mod reserved;
 mod together;
 
 use crate::hint;
@@ -178,20 +179,6 @@ impl<'a> View<'a> {
         let named = self.lookup.named(self).get(&home).into_iter().flatten();
         named.filter(|(key, _)| Some(*key) != wanted.key).map(|(_, claim)| *claim)
     }
-
-    /// Slices held for claims that are not running.
-    pub(crate) fn reserved_elsewhere(&self, wanted: &Wanted<'_>) -> u32 {
-        self.claims
-            .iter()
-            .filter(|(key, c)| {
-                c.reserve && !c.orphaned && c.profile == *wanted.profile && Some(*key) != wanted.key
-            })
-            .map(|(key, claim)| {
-                let bound = self.lookup.bound(self).get(key).copied().unwrap_or_default();
-                claim.request.count.saturating_sub(bound)
-            })
-            .sum()
-    }
 }
 
 /// Finds a parent for a new mediated device; `refused` are parents whose kernel driver has said no already, and how.
@@ -233,6 +220,15 @@ pub fn mdev(
             reasons.push((parent, Refusal::new(Code::NoCapacity, message.clone())));
         }
     }
+    let held = reserved::Held::beside(view, wanted);
+    free.retain(|(.., parent, type_id)| {
+        let room = held.leaves_room(parent, type_id);
+        if !room {
+            let message = format!("the rest of {parent} is reserved for other claims");
+            reasons.push((parent.clone(), Refusal::new(Code::NoCapacity, message)));
+        }
+        room
+    });
     let far =
         |parent: &ParentId| wanted.numa.is_some() && view.seen.numa_node(parent) != wanted.numa;
     let best = free.into_iter().min_by_key(|(left, perhaps, parent, _)| {
@@ -350,6 +346,10 @@ pub fn vf(
     if let (Form::TypedVfs { type_id, .. }, Some(choice)) = (&offer.form, &vf.choice) {
         let mine = view.assignments.contains_key(&slice);
         typed_vf(view, offer, type_id, address, choice, mine, managed)?;
+        if !mine && let Some(end) = reserved::in_the_way(view, offer, address, key) {
+            let message = format!("the rest of {} is reserved for other claims", offer.parent);
+            return Err(Refusal::new(Code::NoCapacity, message).hint(end));
+        }
     }
     let type_id = offer.form.type_id().cloned();
     let place = Place { parent, mechanism: offer.mechanism, type_id };
@@ -407,7 +407,8 @@ fn typed_vf(
         }
         _ => {}
     }
-    let takes = choice.creatable.contains(type_id) && together::takes_type(view, offer, address);
+    let takes =
+        choice.creatable.contains(type_id) && together::takes_type(view, offer, address, &[]);
     if choice.current.is_none() && !takes {
         let there: BTreeSet<&str> = view
             .assignments

@@ -34,7 +34,9 @@ macro_rules! cases {
 cases! {
     NoCapacity: room::a_claim_that_does_not_run_has_the_vf, room::a_claim_that_runs_has_the_vf,
         room::a_vm_without_a_claim_has_the_vf, room::all_mdevs_run, room::mdevs_of_another_size_run,
-        room::the_last_are_reserved, room::mdevs_of_another_program, room::types_of_another_size_run,
+        room::the_last_are_reserved, room::the_rest_is_reserved_in_another_size,
+        room::the_rest_is_reserved_for_a_type_of_another_size, room::mdevs_of_another_program,
+        room::types_of_another_size_run,
         room::no_gpu_has_all, room::what_comes_in_has_it_promised, room::several_are_missing,
         room::there_are_not_so_many, room::there_are_not_so_many_of_a_driver,
         room::the_vm_itself_has_all, of_layouts::more_are_parked_than_fit,

@@ -502,6 +502,10 @@ impl Machine {
                 a.claim.owner != key.owner && devices.contains(&self.seen.device_of(&a.parent))
             });
             holders.room.extend(there.map(|a| self.owner_name(&a.claim)));
+            if holders.room.is_empty() {
+                let reserved = self.reserved_beside(key, profile).into_iter();
+                holders.kept.extend(reserved.map(|(other, _)| self.owner_name(other)));
+            }
         } else {
             holders.room.clear();
         }

@@ -278,12 +278,31 @@ impl Machine {
         let all = fewest.map(|orders| orders.iter().map(|(_, order)| order.clone()).collect());
         let orders = if same.is_empty() { all.unwrap_or_default() } else { same };
         Hint::in_turn(orders).or_else(|| {
-            let reserved = |(other, claim): &(&ClaimKey, &Claim)| {
-                *other != key && claim.reserve && !claim.orphaned && claim.profile == *profile
-            };
-            let reserved = self.durable.claims.iter().filter(reserved);
+            let reserved = self.reserved_beside(key, profile).into_iter();
             Hint::in_turn(reserved.take(missing).map(|(other, _)| self.end_for_good(other)))
         })
+    }
+
+    /// Claims of others that hold capacity of the devices that offer a profile, those of that profile first.
+    pub(super) fn reserved_beside(
+        &self,
+        key: &ClaimKey,
+        profile: &ProfileName,
+    ) -> Vec<(&ClaimKey, &Claim)> {
+        let offers = self.offers();
+        let on = |profile: &ProfileName| {
+            let of_profile = offers.iter().filter(|offer| offer.profile == *profile);
+            of_profile.map(|o| self.seen.device_of(&o.parent)).collect::<BTreeSet<_>>()
+        };
+        let can = on(profile);
+        let reserve = |(other, claim): &(&ClaimKey, &Claim)| {
+            *other != key && claim.reserve && !claim.orphaned
+        };
+        let reserved = self.durable.claims.iter().filter(reserve);
+        let beside = reserved.filter(|(_, claim)| !on(&claim.profile).is_disjoint(&can));
+        let mut beside: Vec<(&ClaimKey, &Claim)> = beside.collect();
+        beside.sort_by_key(|(_, claim)| claim.profile != *profile);
+        beside
     }
 
     /// Frees VFs that are to be homes: those of claims that do not run first, then what came without a claim, then

@@ -94,15 +94,21 @@ pub(super) fn left(view: &View<'_>, offer: &Offer, type_id: &MdevTypeId, availab
     Left { count: count.min(by_memory), perhaps: mixed != Some(true) }
 }
 
-/// Whether a VF can be given its type beside what other VFs of its device are about to be given.
-pub(super) fn takes_type(view: &View<'_>, offer: &Offer, address: PciAddress) -> bool {
+/// Whether a VF can be given its type beside what other VFs of its device are about to be given, or `held` for.
+pub(super) fn takes_type(
+    view: &View<'_>,
+    offer: &Offer,
+    address: PciAddress,
+    held: &[MdevTypeId],
+) -> bool {
     let Form::TypedVfs { vfs, left, beside, .. } = &offer.form else { return true };
     let unseen = |(slice, a): (&SliceId, &'_ Assignment)| {
         let vf = slice.pci().filter(|vf| *vf != address && a.phase == Phase::Reserved)?;
         let choice = view.seen.vfs.get(&vf)?.choice.as_ref()?;
         (a.parent == offer.parent && choice.current.is_none()).then(|| a.type_id.clone())?
     };
-    let ordered: Vec<MdevTypeId> = view.assignments.iter().filter_map(unseen).collect();
+    let ordered = view.assignments.iter().filter_map(unseen).chain(held.iter().cloned());
+    let ordered: Vec<MdevTypeId> = ordered.collect();
     if ordered.is_empty() {
         return true;
     }

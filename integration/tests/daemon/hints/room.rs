@@ -66,6 +66,24 @@ pub fn the_last_are_reserved(code: Code) {
     person.mends(code, "virsh start vm5");
 }
 
+pub fn the_rest_is_reserved_in_another_size(code: Code) {
+    let mut person = Person::at("mdev", "", 5);
+    for number in 1..=4 {
+        person.does(&format!("gpuslice attach vm{number} {Q24} --reserve"));
+    }
+    person.does("gpuslice attach vm5 nvidia-a40-4q");
+    person.mends(code, "virsh start vm5");
+}
+
+pub fn the_rest_is_reserved_for_a_type_of_another_size(code: Code) {
+    let host = gpuslice_integration::root().join("examples/hosts/a40-vfio.toml");
+    let config = "[[gpu]]\nmatch = { address = \"0000:41:00.0\" }\nlayout = { vfs = \"all\" }\n";
+    let mut person = Person::at(host.to_str().unwrap(), config, 2);
+    person.does(&format!("gpuslice attach vm1 {Q24} --reserve"));
+    person.does("gpuslice attach vm2 nvidia-a40-8q");
+    person.mends(code, "virsh start vm2");
+}
+
 pub fn mdevs_of_another_program(code: Code) {
     let mut person = Person::at("mdev", "", 1);
     for (index, parent) in [(1, "41"), (2, "41"), (3, "81"), (4, "81")] {
