@@ -100,6 +100,12 @@ pub struct DriverShape {
     /// The tool that shows and sets GPUs of this driver: its absolute path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub smi_tool: Option<String>,
+    /// Its VFs that take a type show two files of theirs alone, as with the first versions.
+    #[serde(default)]
+    pub old_files: bool,
+    /// Their list of types begins with a header; without one it is of no bytes when there is no type.
+    #[serde(default = "yes")]
+    pub list_header: bool,
     /// How long its probe takes.
     #[serde(default)]
     pub probe_ms: u64,

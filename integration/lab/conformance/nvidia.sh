@@ -191,6 +191,17 @@ fact nvidia.mdev.open.autoremove "$(opens $mdev)"
 wait_for 10 "the driver removes it after its VM" gone $mdev
 fact nvidia.t4.available.after "$(available $pci/$t4 | few '223|226|231|232')"
 
+say "the first drivers' files of a VF"
+unload nvidia; load nvidia old_files=1 list_header=0
+expect_eq "VFs of the A40" 0 "$(sriov_manage -e $a40)"
+fact nvidia.old.files "$(files ${v}0/nvidia)"
+fact nvidia.old.creatable.line "$(text_of ${v}0/nvidia/creatable_vgpu_types)"
+fact nvidia.old.creatable.ids "$(ids ${v}0)"
+fact nvidia.old.vgpu_params "$(text_of ${v}0/nvidia/vgpu_params)"
+fact nvidia.old.write "$(errno_of 558 ${v}0/nvidia/current_vgpu_type) $(text_of ${v}0/nvidia/current_vgpu_type)"
+fact nvidia.old.creatable.none "$(all_of ${v}0/nvidia/creatable_vgpu_types | wc -c)"
+w 0 ${v}0/nvidia/current_vgpu_type
+
 say "mdev on VFs"
 cards 'a40:vfs=2,t4,a100:vfs=2:nvram=1' 'nvidia framework=mdev'
 fact nvidia-mdev.pf.types "$(if_there $pci/$a40/mdev_supported_types present absent)"

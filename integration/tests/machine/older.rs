@@ -1,6 +1,7 @@
 //! Stories of what versions of NVIDIA's driver show less of, or otherwise, than the newest.
 
-use crate::vgpu::{attach, call, one_gpu, start, vf};
+use crate::driver::Driver;
+use crate::vgpu::{LAYOUT, attach, call, host, one_gpu, start, vf};
 use gpuslice_core::machine::HookOperation;
 use gpuslice_core::refusal::Code;
 use gpuslice_sim::{Content, Fault};
@@ -20,6 +21,35 @@ fn a_driver_without_parameters_gives_a_vgpu_to_whoever_asks_for_none() {
     driver.advance(10_000).unwrap();
     assert!(driver.machine.runtime().assignments.is_empty());
     start(&mut driver, &plain).unwrap();
+}
+
+/// The first versions had two files for a VF, and a list without header: of no bytes when there is no type.
+#[test]
+fn the_two_files_of_the_first_drivers_are_enough() {
+    let mut old = host();
+    old.functions.truncate(1);
+    for driver in &mut old.drivers {
+        (driver.old_files, driver.list_header) = (true, false);
+    }
+    let mut driver = Driver::new(&old, LAYOUT).unwrap();
+    driver.advance(10_000).unwrap();
+    assert!(driver.machine.observation().problems.is_empty());
+    let (a, b) =
+        (attach(&mut driver, 1, "nvidia-a40-24q"), attach(&mut driver, 2, "nvidia-a40-24q"));
+    start(&mut driver, &a).unwrap();
+    start(&mut driver, &b).unwrap();
+    // The card is full, so that each list is empty.
+    driver.wake_up().unwrap();
+    driver.advance(10_000).unwrap();
+    assert!(driver.machine.observation().problems.is_empty());
+    for domain in [&a, &b] {
+        let pid = driver.kernel.holders(domain.devices[0].source.slice())[0];
+        driver.kernel.kill(pid);
+        call(&mut driver, domain, HookOperation::Release).unwrap();
+    }
+    driver.advance(20_000).unwrap();
+    assert!(driver.machine.runtime().assignments.is_empty());
+    start(&mut driver, &a).unwrap();
 }
 
 /// A form that no driver known had is not an empty list.

@@ -59,6 +59,8 @@ impl HostFile {
                 refuses_vfs: false,
                 vf_tool: None,
                 smi_tool: None,
+                old_files: false,
+                list_header: true,
                 probe_ms: 0,
                 gim: None,
             }],

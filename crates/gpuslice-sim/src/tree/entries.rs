@@ -7,7 +7,7 @@ use crate::host_file::FunctionShape;
 use crate::kernel::function::{Function, Role};
 use crate::kernel::vendor::amdgpu::PartitionFile;
 use crate::kernel::vendor::gim::files::GimFile;
-use crate::kernel::vendor::nvidia::{MdevVgpuFile, VgpuFile};
+use crate::kernel::vendor::nvidia::MdevVgpuFile;
 use crate::kernel::vfio::{Member, Process};
 use crate::kernel::{Kernel, Name};
 use gpuslice_core::ids::PciAddress;
@@ -51,7 +51,7 @@ impl Kernel {
             Dir::Parameters(_) => Self::gim_parameters().map(str::to_owned).collect(),
             Dir::ModprobeD => self.modprobe_d.keys().cloned().collect(),
             Dir::MdevDriver(_) => Vec::new(),
-            Dir::Vgpu(_) => VgpuFile::ALL.iter().map(|f| f.name().to_owned()).collect(),
+            Dir::Vgpu(vf) => self.vgpu_files(*vf).iter().map(|f| f.name().to_owned()).collect(),
             Dir::MdevVgpu(_) => MdevVgpuFile::ALL.iter().map(|f| f.name().to_owned()).collect(),
             Dir::Devices => self.bridge_names(),
             Dir::Nodes => (0..self.nodes()).map(|n| format!("node{n}")).collect(),
@@ -349,7 +349,7 @@ impl Kernel {
             }
             Dir::Function(address) => self.function_entry(*address, name),
             Dir::Vgpu(address) => {
-                let file = VgpuFile::ALL.iter().find(|f| f.name() == name)?;
+                let file = self.vgpu_files(*address).iter().find(|f| f.name() == name)?;
                 Some(Node::File(File::Vgpu(*address, *file)))
             }
             Dir::MdevVgpu(uuid) => {

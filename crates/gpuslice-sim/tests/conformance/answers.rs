@@ -3,7 +3,7 @@
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::{MdevUuid, PciAddress, SliceId};
 use gpuslice_core::port::{HostRead, HostWrite, Written};
-use gpuslice_sim::{Fault, HostFile, Kernel, MdevOn, MdevRule, MdevShape};
+use gpuslice_sim::{DriverShape, Fault, HostFile, Kernel, MdevOn, MdevRule, MdevShape};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -272,6 +272,15 @@ impl Machine {
             of_gim(&self.host).filter(|at| self.host.drivers[*at].bind_files != first)
         {
             self.become_host(|host| host.drivers[gim].bind_files = first);
+        }
+        let (old, plain) = (options.contains(&"old_files=1"), options.contains(&"list_header=0"));
+        let is = |d: &DriverShape| (d.old_files, d.list_header) == (old, !plain);
+        let of_name = |d: &DriverShape| d.name == module && !is(d);
+        if let Some(at) = self.host.drivers.iter().position(of_name) {
+            self.become_host(|host| {
+                let driver = &mut host.drivers[at];
+                (driver.old_files, driver.list_header) = (old, !plain);
+            });
         }
         let options = format!("options {module} {}\n", options.join(" "));
         self.kernel.replace(ARGUMENTS, options.as_bytes()).unwrap();

@@ -6,7 +6,7 @@ mod manage;
 pub(crate) mod registry;
 mod smi;
 
-use crate::host_file::MdevOn;
+use crate::host_file::{DriverShape, MdevOn};
 use crate::kernel::catalogue::{Catalogue, Made, Spot};
 use crate::kernel::function::Role;
 use crate::kernel::job::Task;
@@ -62,8 +62,11 @@ impl MdevVgpuFile {
 }
 
 impl VgpuFile {
-    pub(crate) const ALL: &[Self] =
+    const ALL: &[Self] =
         &[Self::Creatable, Self::Current, Self::Params, Self::Placement, Self::Instance];
+
+    /// What the first versions had.
+    const FIRST: &[Self] = &[Self::Creatable, Self::Current];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -238,6 +241,17 @@ impl Kernel {
         self.typed.contains_key(&address)
     }
 
+    /// How the driver that passes a VF to VMs shows it.
+    fn vgpu_driver(&self, address: PciAddress) -> Option<&DriverShape> {
+        self.driver_shape(self.functions.get(&address)?.driver.as_deref()?)
+    }
+
+    /// The files of a VF.
+    pub(crate) fn vgpu_files(&self, address: PciAddress) -> &'static [VgpuFile] {
+        let old = self.vgpu_driver(address).is_some_and(|driver| driver.old_files);
+        if old { VgpuFile::FIRST } else { VgpuFile::ALL }
+    }
+
     pub(crate) fn vgpu_content(
         &self,
         address: PciAddress,
@@ -248,7 +262,8 @@ impl Kernel {
         let whole = !self.spoiled.contains(&address);
         Ok(match file {
             VgpuFile::Creatable => {
-                let mut text = "ID    : vGPU Name\n".to_owned();
+                let header = self.vgpu_driver(address).is_none_or(|driver| driver.list_header);
+                let mut text = if header { "ID    : vGPU Name\n" } else { "" }.to_owned();
                 if vf.made.is_some() || !whole {
                     return Ok(text);
                 }
