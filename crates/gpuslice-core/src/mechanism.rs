@@ -318,8 +318,13 @@ pub trait Mechanism: Send + Sync {
         None
     }
 
-    /// Steps that make a slice ready for a VM.
-    fn prepare_steps(&self, slice: SliceId, assignment: &Assignment) -> Vec<Step>;
+    /// Steps that make a slice ready for a VM, on a parent with this layout.
+    fn prepare_steps(
+        &self,
+        slice: SliceId,
+        assignment: &Assignment,
+        layout: Option<&Layout>,
+    ) -> Vec<Step>;
 
     /// Milliseconds after its start in which a VM that is killed leaves its slice wedged, with nothing in the kernel that
     /// tells: of no use until all VFs of the device are made anew.

@@ -177,7 +177,7 @@ impl Mechanism for Amdgpu {
     }
 
     /// It has no slices.
-    fn prepare_steps(&self, _: SliceId, _: &Assignment) -> Vec<Step> {
+    fn prepare_steps(&self, _: SliceId, _: &Assignment, _: Option<&Layout>) -> Vec<Step> {
         Vec::new()
     }
 

@@ -107,8 +107,8 @@ impl Mechanism for Gim {
         pf(seen, parent).map_or(&[], |pf| modes::of(seen, &pf))
     }
 
-    fn offers(&self, seen: &Observation, parent: &ParentId, _: Option<&Layout>) -> Vec<Offer> {
-        offers::offers(seen, parent).into_iter().collect()
+    fn offers(&self, seen: &Observation, parent: &ParentId, layout: Option<&Layout>) -> Vec<Offer> {
+        offers::offers(seen, parent, layout).into_iter().collect()
     }
 
     fn together(&self, seen: &Observation, parent: &ParentId) -> BTreeSet<ParentId> {
@@ -152,8 +152,13 @@ impl Mechanism for Gim {
     }
 
     /// A VF that is there is like any other.
-    fn prepare_steps(&self, slice: SliceId, assignment: &Assignment) -> Vec<Step> {
-        Vfs.prepare_steps(slice, assignment)
+    fn prepare_steps(
+        &self,
+        slice: SliceId,
+        assignment: &Assignment,
+        layout: Option<&Layout>,
+    ) -> Vec<Step> {
+        Vfs.prepare_steps(slice, assignment, layout)
     }
 
     fn release_steps(

@@ -137,7 +137,12 @@ impl Mechanism for Mdev {
         }
     }
 
-    fn prepare_steps(&self, slice: SliceId, assignment: &Assignment) -> Vec<Step> {
+    fn prepare_steps(
+        &self,
+        slice: SliceId,
+        assignment: &Assignment,
+        _: Option<&Layout>,
+    ) -> Vec<Step> {
         match (slice, &assignment.type_id) {
             (SliceId::Mdev(uuid), Some(type_id)) => {
                 let (parent, type_id) = (assignment.parent.clone(), type_id.clone());

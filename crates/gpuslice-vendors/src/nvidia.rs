@@ -179,7 +179,12 @@ impl Mechanism for NvidiaVfio {
     }
 
     /// The VF stays on its driver: unbinding it would break it.
-    fn prepare_steps(&self, slice: SliceId, assignment: &Assignment) -> Vec<Step> {
+    fn prepare_steps(
+        &self,
+        slice: SliceId,
+        assignment: &Assignment,
+        _: Option<&Layout>,
+    ) -> Vec<Step> {
         let (Some(vf), Some(number)) = (slice.pci(), number(assignment)) else { return Vec::new() };
         let (attribute, value) = (CURRENT_TYPE.to_owned(), number.to_owned());
         let give = Step::GiveVfType { vf, attribute, value, not_ready: not_ready() };

@@ -1,5 +1,6 @@
 //! Plain SR-IOV: a PF whose driver makes VFs on a write to `sriov_numvfs` (Documentation/PCI/pci-iov-howto.rst).
-//! All VFs are made at once and stay; a start binds one to vfio-pci, a stop leaves it without driver again.
+//! All VFs are made at once and stay; a start binds one to vfio-pci, or to the driver of this kind that its layout names, and
+//! a stop leaves it without driver again unless the layout binds it.
 
 mod models;
 mod offers;
@@ -17,7 +18,7 @@ use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Cleaned, Layouts, Mechanism, Offer};
 use gpuslice_core::mend;
 use gpuslice_core::mode::Mode;
-use gpuslice_core::observation::{Function, Observation};
+use gpuslice_core::observation::{Function, Observation, is_vfio};
 use gpuslice_core::plan::Step;
 use gpuslice_core::refusal::{Hint, Refusal};
 use gpuslice_core::state::Assignment;
@@ -25,9 +26,18 @@ use gpuslice_core::state::Assignment;
 /// The driver that passes any PCI function to a VM.
 const VFIO_PCI: &str = "vfio-pci";
 
-/// It hands a function on without knowing what is inside, so it can save nothing of it; that takes a driver of the vendor
-/// beside it (`xe-vfio-pci`, `amd-vfio-pci`), and a start binds this one.
-pub(crate) const MIGRATABLE: Option<bool> = Some(false);
+/// Whose hands a VF is passed to a VM by. libvirt 9.7 and newer take each driver that has made a VFIO device of it
+/// (`virPCIDeviceGetCurrentDriverNameAndType`), older ones only vfio-pci.
+fn passes(layout: Option<&Layout>) -> &str {
+    let bind = layout.and_then(|layout| layout.bind.as_deref());
+    bind.filter(|driver| is_vfio(driver)).unwrap_or(VFIO_PCI)
+}
+
+/// vfio-pci hands a function on without knowing what is inside, so it can save nothing of it; whether a driver of the vendor
+/// beside it (`xe-vfio-pci`, `amd-vfio-pci`) can, only that knows.
+pub(crate) fn migratable(layout: Option<&Layout>) -> Option<bool> {
+    (passes(layout) == VFIO_PCI).then_some(false)
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -130,14 +140,19 @@ impl Mechanism for Sriov {
         Some(format!("{stub} has it, as while sriov-manage runs; where none does: {back}"))
     }
 
-    fn prepare_steps(&self, slice: SliceId, assignment: &Assignment) -> Vec<Step> {
+    fn prepare_steps(
+        &self,
+        slice: SliceId,
+        assignment: &Assignment,
+        layout: Option<&Layout>,
+    ) -> Vec<Step> {
         let Some(function) = slice.pci() else { return Vec::new() };
-        let load = Step::LoadModule { name: VFIO_PCI.to_owned() };
         if assignment.managed {
             // libvirt binds it right after.
-            return vec![load];
+            return vec![Step::LoadModule { name: VFIO_PCI.to_owned() }];
         }
-        vec![load, Step::Bind { function, driver: VFIO_PCI.to_owned() }]
+        let driver = passes(layout).to_owned();
+        vec![Step::LoadModule { name: driver.clone() }, Step::Bind { function, driver }]
     }
 
     fn release_steps(

@@ -71,7 +71,7 @@ impl Mechanism for Whole {
         false
     }
 
-    fn prepare_steps(&self, _: SliceId, _: &Assignment) -> Vec<Step> {
+    fn prepare_steps(&self, _: SliceId, _: &Assignment, _: Option<&Layout>) -> Vec<Step> {
         Vec::new()
     }
 

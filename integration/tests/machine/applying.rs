@@ -2,7 +2,10 @@
 
 use crate::driver::Driver;
 use crate::invariants::vfs_of;
+use crate::vgpu::{attach, start, stop, vf};
+use crate::world::bind_by_hand;
 use gpuslice_core::errno::Errno;
+use gpuslice_core::ids::SliceId;
 use gpuslice_core::machine::RequestId;
 use gpuslice_core::port::link_name;
 use gpuslice_core::refusal::{Code, Refusal};
@@ -195,4 +198,64 @@ fn a_rule_for_a_gpu_that_another_comes_before_is_told_and_waited_for_by_nobody()
     // Before the other one it counts, and the other for the rest.
     let plan = done(apply(&mut driver, &format!("{}{kind}", layout(PF, "vfs = 3"))));
     assert_eq!((plan.overruled, drivers(&driver, PF).len()), (Vec::new(), 3));
+}
+
+const VARIANT: &str = "xe-vfio-pci";
+
+/// A host with a VFIO driver of a vendor, and two VFs that a layout gives to one of this name.
+fn with_variant(bind: &str) -> Driver {
+    let mut host = HostFile::parse(include_str!("host.toml")).unwrap();
+    let mut variant = host.drivers[0].clone();
+    (variant.name, variant.vfio) = (VARIANT.to_owned(), true);
+    host.drivers.push(variant);
+    let mut driver = Driver::new(&host, "").unwrap();
+    driver.advance(61_000).unwrap();
+    done(apply(&mut driver, &bound_to(bind)));
+    driver
+}
+
+fn bound_to(name: &str) -> String {
+    layout(PF, &format!("vfs = 2, bind = \"{name}\""))
+}
+
+fn named(names: [&str; 2]) -> Vec<Option<String>> {
+    names.map(|name| Some(name.to_owned())).to_vec()
+}
+
+#[test]
+fn a_vf_stays_on_the_vfio_driver_of_its_layout_when_vms_come_and_go() {
+    let mut driver = with_variant(VARIANT);
+    let both = named([VARIANT; 2]);
+    assert_eq!(drivers(&driver, PF), both);
+    let domain = attach(&mut driver, 1, "amd-74a1-vf2");
+    start(&mut driver, &domain).unwrap();
+    assert_eq!(drivers(&driver, PF), both, "while it runs");
+    stop(&mut driver, &domain);
+    assert_eq!(drivers(&driver, PF), both, "when it is over");
+    assert!(driver.machine.runtime().assignments.is_empty() && !plan(&mut driver).changed);
+}
+
+#[test]
+fn an_order_binds_anew_what_another_vfio_driver_has_and_nobody_uses() {
+    let mut driver = with_variant("vfio-pci");
+    let domain = attach(&mut driver, 1, "amd-74a1-vf2");
+    start(&mut driver, &domain).unwrap();
+    let vfs = vfs_of(&driver.kernel, PF.parse().unwrap());
+    let used = vfs.iter().position(|address| *address == vf(&domain)).unwrap();
+    let plan_of_one = done(apply(&mut driver, &bound_to(VARIANT)));
+    assert_eq!(plan_of_one.steps.len(), 2, "{plan_of_one:?}");
+    let mut one = [VARIANT; 2];
+    one[used] = "vfio-pci";
+    assert_eq!(drivers(&driver, PF), named(one));
+    stop(&mut driver, &domain);
+    assert_eq!(plan(&mut driver).steps.len(), 2);
+    done(apply(&mut driver, &bound_to(VARIANT)));
+    assert_eq!(drivers(&driver, PF), named([VARIANT; 2]));
+    // Of one that nobody has told of the step finds out, and the GPU goes on.
+    bind_by_hand(&mut driver.kernel, vfs[0], "vfio-pci");
+    driver.wake_up().unwrap();
+    driver.kernel.open(7, "dpdk", SliceId::Vf(vfs[0])).unwrap();
+    let refusal = refused(apply(&mut driver, &bound_to(VARIANT)));
+    assert!(refusal.code == Code::Held && !quarantined(&driver, PF), "{refusal}");
+    assert_eq!(drivers(&driver, PF), named(["vfio-pci", VARIANT]));
 }

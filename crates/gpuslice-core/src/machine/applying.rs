@@ -4,9 +4,11 @@
 use super::ops::Purpose;
 use super::{Effect, Machine, RequestId, Stored};
 use crate::hint;
-use crate::ids::ParentId;
+use crate::ids::{ParentId, PciAddress, SliceId};
 use crate::layout::Rule;
+use crate::mechanism::Layouts;
 use crate::mend;
+use crate::observation::{Vf, is_vfio};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
 use crate::request::{Answer, PlanRow, StepRow};
@@ -73,6 +75,29 @@ impl Machine {
 
     fn works_for(&self, request: RequestId) -> bool {
         self.ops.values().any(|op| op.purpose.asked_by() == Some(request))
+    }
+
+    /// Gives VFs that nobody has to the VFIO driver of their layout, where another such one has them. Only a person's order does:
+    /// who bound them may be about to use them.
+    pub(super) fn binds_anew(&self, parent: &ParentId, layouts: &Layouts) -> Vec<Step> {
+        let driver = layouts.get(parent).and_then(|layout| layout.bind.as_ref());
+        let Some(driver) = driver.filter(|driver| is_vfio(driver)) else { return Vec::new() };
+        let other = |(address, vf): &(&PciAddress, &Vf)| {
+            let has = vf.driver.as_ref().is_some_and(|has| has != driver && is_vfio(has));
+            has && ParentId::Pci(vf.pf) == *parent && !self.is_somebodys(SliceId::Vf(**address))
+        };
+        let mut others = self.seen.vfs.iter().filter(other).peekable();
+        let load = others.peek().map(|_| Step::LoadModule { name: driver.clone() });
+        let bind =
+            |(vf, _): (&PciAddress, &Vf)| Step::Bind { function: *vf, driver: driver.clone() };
+        load.into_iter().chain(others.map(bind)).collect()
+    }
+
+    fn is_somebodys(&self, slice: SliceId) -> bool {
+        self.run.assignments.contains_key(&slice)
+            || self.run.foreign.contains_key(&slice)
+            || self.held.contains_key(&slice)
+            || self.working_on(slice)
     }
 
     /// Whose order goes on with one of these parents.

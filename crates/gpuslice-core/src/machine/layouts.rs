@@ -210,7 +210,11 @@ impl Machine {
                     Err(_) if self.seen.unreadable(parent) => return Ok(Vec::new()),
                     judged => judged?,
                 }
-                mechanism.layout_steps(&self.seen, parent, layouts, reshape)
+                let mut steps = mechanism.layout_steps(&self.seen, parent, layouts, reshape)?;
+                if reshape && !steps.iter().any(Step::takes_slices) {
+                    steps.extend(self.binds_anew(parent, layouts));
+                }
+                Ok(steps)
             }
             None => Ok(Vec::new()),
         }

@@ -89,7 +89,7 @@ impl Machine {
         assignment.parameters.clone_from(&want.parameters);
         let mut steps = self
             .mechanism_of(&assignment)
-            .map(|m| m.prepare_steps(slice, &assignment))
+            .map(|m| m.prepare_steps(slice, &assignment, self.layouts.get(&assignment.parent)))
             .unwrap_or_default();
         let sets = |step: &Step| matches!(step, Step::SetParameters { .. });
         if want.parameters.is_some() && !steps.iter().any(sets) {

@@ -2,6 +2,7 @@
 
 use super::{Pf, models, pf, state};
 use gpuslice_core::ids::ParentId;
+use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Form, Isolation, Offer};
 use gpuslice_core::mode::Mode;
 use gpuslice_core::observation::Observation;
@@ -14,7 +15,11 @@ const GRAIN: u64 = 16;
 
 /// `amd-mi300x-vf8-cpx-nps4`: what the VF is depends on the modes, NPS1 being the memory as a whole. `amd-7abc-vf8` for a
 /// GPU without a name here that has none.
-pub(super) fn offers(seen: &Observation, parent: &ParentId) -> Option<Offer> {
+pub(super) fn offers(
+    seen: &Observation,
+    parent: &ParentId,
+    layout: Option<&Layout>,
+) -> Option<Offer> {
     let pf = pf(seen, parent)?;
     if pf.sriov.vfs.is_empty() {
         return None;
@@ -44,7 +49,7 @@ pub(super) fn offers(seen: &Observation, parent: &ParentId) -> Option<Offer> {
         isolation: Isolation::Hardware,
         heads: None,
         edition: None,
-        migratable: crate::sriov::MIGRATABLE,
+        migratable: crate::sriov::migratable(layout),
     })
 }
 

@@ -38,7 +38,7 @@ pub(super) fn offers(
         isolation: Isolation::Hardware,
         heads: None,
         edition: None,
-        migratable: super::MIGRATABLE,
+        migratable: super::migratable(layout),
     })
 }
 
