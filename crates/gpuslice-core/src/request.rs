@@ -505,7 +505,7 @@ pub struct HistoryRow {
 }
 
 /// What a plan does.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanRow {
     /// False when the host is already so.
     pub changed: bool,

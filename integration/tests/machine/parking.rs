@@ -133,19 +133,7 @@ fn what_a_layout_parks_is_there_and_stays() {
     assert_eq!(picks, there.iter().map(|uuid| SliceId::Mdev(*uuid)).collect::<Vec<_>>());
     // They take nothing from anybody; the other card has VFs now, and room for two.
     assert_eq!((free, row.free), (2, 4));
-    assert_eq!(
-        plan(&mut world),
-        PlanRow {
-            changed: false,
-            steps: Vec::new(),
-            blockers: Vec::new(),
-            unmatched: Vec::new(),
-            overruled: Vec::new(),
-            unparked: Vec::new(),
-            ignored: Vec::new(),
-            later: Vec::new(),
-        }
-    );
+    assert_eq!(plan(&mut world), PlanRow::default());
     // Known by their names alone, by a daemon without a record, after a reboot and a hotplug.
     let executed = world.driver.executed;
     world.driver.disk.runtime = None;
