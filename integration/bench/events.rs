@@ -45,6 +45,7 @@ impl Engine {
             mechanisms: gpuslice_vendors::all(),
             host: "bench".to_owned(),
             boot: boot(&kernel),
+            uptime_ms: kernel.uptime_ms(),
             config,
             durable,
             run,

@@ -65,6 +65,8 @@ mod matrix;
 mod met;
 #[path = "machine/mig.rs"]
 mod mig;
+#[path = "machine/missing.rs"]
+mod missing;
 #[path = "machine/older.rs"]
 mod older;
 #[path = "machine/one_vm.rs"]

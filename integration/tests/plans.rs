@@ -64,6 +64,7 @@ fn machine(case: &Case, kernel: &Kernel) -> Machine {
         mechanisms: gpuslice_vendors::all(),
         host: case.host.clone(),
         boot: BootId(Uuid::nil()),
+        uptime_ms: 0,
         config: Ok(config::Config::default()),
         durable: Durable::default(),
         run: None,

@@ -11,6 +11,7 @@ mod adopt;
 mod agent;
 mod answers;
 mod applying;
+mod awaited;
 mod claims;
 mod drain;
 mod event;
@@ -23,6 +24,7 @@ mod health;
 mod history;
 mod hook;
 mod incoming;
+mod late_start;
 mod later;
 mod layouts;
 mod looks;
@@ -117,6 +119,12 @@ pub struct Machine {
     /// Who waits for settledness.
     waiting: BTreeSet<RequestId>,
     was_settled: bool,
+    /// A reading has come, and what it shows of what devices offer is not recorded yet.
+    offers_due: bool,
+    /// Whether what nothing is known of may yet come with this boot.
+    boot_is_young: bool,
+    /// Whom the agent was told to start, of those refused as not settled.
+    told_to_start: BTreeSet<Uuid>,
     /// Orders to apply under way.
     applying: BTreeMap<RequestId, applying::Applying>,
     /// Shut-off domains the agent should look at again.
@@ -195,6 +203,7 @@ impl Machine {
     fn flush(&mut self) -> Vec<Effect> {
         self.keep_given();
         if self.dirty.contains(&Stored::Durable) {
+            self.forget_offered();
             self.remember_places();
             self.remember_yielded();
             self.durable.log_read = self.log_read();
@@ -284,6 +293,7 @@ impl Machine {
             self.unwritten.insert(Stored::Durable);
         }
         self.resolve_layouts();
+        self.offers_due = true;
     }
 
     /// A record was written.
@@ -308,6 +318,7 @@ impl Machine {
             Timer::Undefined(domain) => self.undefined_for_good(domain),
             Timer::Expected(domain) => drop(self.expected.remove(&domain)),
             Timer::StartLater(domain) => self.too_late_to_start(domain),
+            Timer::Boot => self.boot_is_young = false,
         }
     }
 
@@ -322,6 +333,7 @@ impl Machine {
         }
         self.resume_postponed();
         self.realise_layouts();
+        self.remember_offered();
         self.run_parked();
         self.run_parked_runs();
         self.run_parked_guests();
@@ -332,6 +344,7 @@ impl Machine {
         self.tell_applied();
         self.tell_drained();
         self.tell_settled();
+        self.tell_late_starts();
     }
 
     fn persist(&mut self, stored: Stored) {

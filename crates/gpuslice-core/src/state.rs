@@ -41,6 +41,9 @@ pub struct Durable {
     pub rules: Vec<Rule>,
     /// Parents that were realised under these rules, and so are waited for when they are absent.
     pub expected: BTreeMap<ParentId, Layout>,
+    /// Profiles that those offered since, or did now and then; nothing of one for which that is not known.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub offered: BTreeMap<ParentId, BTreeSet<ProfileName>>,
     /// What VMs asked for.
     pub claims: BTreeMap<ClaimKey, Claim>,
     /// Hot-plugs that have changed their claims, as long as it is not known what comes of them.
@@ -78,6 +81,7 @@ impl Default for Durable {
             applied_boot: None,
             rules: Vec::new(),
             expected: BTreeMap::new(),
+            offered: BTreeMap::new(),
             claims: BTreeMap::new(),
             plugs: BTreeMap::new(),
             given: BTreeMap::new(),
@@ -178,7 +182,7 @@ pub struct Runtime {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub stuck: BTreeMap<ParentId, BTreeSet<Step>>,
     /// Domains refused as not settled, in order.
-    pub start_later: Vec<uuid::Uuid>,
+    pub start_later: Vec<LateStart>,
     /// VFs in which something of a VM may be left, and why. A reboot, and being made anew, reset them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub dirty: BTreeMap<SliceId, Dirt>,
@@ -191,6 +195,16 @@ pub struct Runtime {
     /// VFs whose VM ended while it began to use them; of no use before all VFs of their device are made anew.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub wedged: BTreeSet<PciAddress>,
+}
+
+/// A start that was refused as not settled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LateStart {
+    /// Whose.
+    pub domain: uuid::Uuid,
+    /// Of each slice that was awaited, the parents that could have it: it starts when one of them has come.
+    pub awaits: Vec<BTreeSet<ParentId>>,
 }
 
 /// How far a lost record has been made up for.

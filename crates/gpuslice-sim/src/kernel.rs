@@ -70,6 +70,7 @@ pub struct Completed {
 pub struct Kernel {
     pub(crate) host: Arc<HostFile>,
     pub(crate) now: u64,
+    booted: u64,
     pub(crate) boot_id: Uuid,
     boots: u64,
     pub(crate) pace: Pace,
@@ -276,6 +277,11 @@ impl Kernel {
     /// Virtual time since the machine was made, in milliseconds.
     pub fn now_ms(&self) -> u64 {
         self.now
+    }
+
+    /// Virtual time since it booted, in milliseconds.
+    pub fn uptime_ms(&self) -> u64 {
+        self.now - self.booted
     }
 
     /// Lets time pass and does what falls due.

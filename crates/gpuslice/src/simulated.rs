@@ -184,6 +184,8 @@ fn watching(name: &str, kernel: &Kernel, config: Config) -> Machine {
         mechanisms: gpuslice_vendors::all(),
         host: name.to_owned(),
         boot: BootId(Uuid::nil()),
+        // What is written down is all that there is.
+        uptime_ms: u64::MAX,
         config: Ok(config),
         durable: Durable::default(),
         run: None,

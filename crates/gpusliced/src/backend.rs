@@ -53,9 +53,18 @@ impl Backend {
     /// When this boot began by the clock of now; not known of a simulated one.
     pub fn booted(&self) -> Option<SystemTime> {
         let Self::Real(real) = self else { return None };
-        let text = read_text(real.reader(), "/proc/uptime").ok()?;
-        let seconds: f64 = text.split_whitespace().next()?.parse().ok()?;
-        SystemTime::now().checked_sub(Duration::try_from_secs_f64(seconds).ok()?)
+        SystemTime::now().checked_sub(uptime(real.reader())?)
+    }
+
+    /// Milliseconds since this boot began; of one that does not tell, as if it began just now.
+    pub fn uptime_ms(&self) -> u64 {
+        match self {
+            Self::Real(real) => {
+                let uptime = uptime(real.reader()).unwrap_or_default();
+                u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX)
+            }
+            Self::Sim(sim) => sim.uptime_ms(),
+        }
     }
 
     /// Reads everything, slots only where they are wanted, NUMA nodes that are known only where they are wanted anew.
@@ -152,4 +161,11 @@ impl Backend {
             Self::Sim(sim) => sim.obey(order),
         }
     }
+}
+
+/// As the kernel tells it (`/proc/uptime`, proc_uptime(5)).
+fn uptime(host: &dyn HostRead) -> Option<Duration> {
+    let text = read_text(host, "/proc/uptime").ok()?;
+    let seconds: f64 = text.split_whitespace().next()?.parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
 }

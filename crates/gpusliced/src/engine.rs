@@ -461,6 +461,7 @@ fn wake(
         mechanisms: gpuslice_vendors::all(),
         host: backend.name(),
         boot: backend.boot_id(),
+        uptime_ms: backend.uptime_ms(),
         config: config_files::read(config),
         durable: found.durable,
         run: found.runtime,

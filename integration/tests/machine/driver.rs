@@ -87,6 +87,8 @@ pub struct Driver {
     pub granted: BTreeMap<(Uuid, SliceId), u64>,
     /// VFs that a VM had open, and which, until they are reset or left.
     pub used: BTreeMap<PciAddress, Uuid>,
+    /// How often the agent was told that there is something for it to do.
+    pub agent_told: u32,
     /// Lines of the kernel's log that this daemon has heard.
     heard: usize,
     mechanisms: Vec<Box<dyn Mechanism>>,
@@ -140,6 +142,7 @@ impl Driver {
             verbose: false,
             granted: BTreeMap::new(),
             used: BTreeMap::new(),
+            agent_told: 0,
             heard: 0,
             mechanisms: gpuslice_vendors::all(),
             asked: None,
@@ -473,7 +476,8 @@ impl Driver {
                 self.timers.insert(timer, self.kernel.now_ms() + after);
             }
             Effect::Disarm { timer } => drop(self.timers.remove(&timer)),
-            Effect::Log { .. } | Effect::Changed(_) => {}
+            Effect::Changed(note) => self.agent_told += u32::from(note.kind == "agent-work"),
+            Effect::Log { .. } => {}
             Effect::StoreDurable(_) | Effect::StoreRuntime(_) => {}
             Effect::History(entries) => {
                 let now = self.kernel.now_ms();

@@ -30,7 +30,7 @@ fn starts(driver: &mut Driver, domain: &Domain) -> Result<(), Refusal> {
 }
 
 /// What the agent starts now.
-fn to_start(driver: &mut Driver) -> Vec<Uuid> {
+pub fn to_start(driver: &mut Driver) -> Vec<Uuid> {
     match order(driver, Command::AgentWork).unwrap() {
         Answer::AgentWork { start, .. } => start,
         other => panic!("{other:?}"),

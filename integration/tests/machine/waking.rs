@@ -14,6 +14,7 @@ pub fn wake(kernel: &Kernel, disk: &Disk, config: &str) -> (Machine, Vec<Effect>
         mechanisms: gpuslice_vendors::all(),
         host: "each".to_owned(),
         boot,
+        uptime_ms: kernel.uptime_ms(),
         config: read_config(config),
         durable: disk.durable(),
         run: disk.runtime(),

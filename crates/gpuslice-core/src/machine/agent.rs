@@ -192,6 +192,7 @@ impl Machine {
         let owner = Owner::Domain(uuid);
         self.look_again.remove(&uuid);
         self.forget_start_later(uuid);
+        self.told_to_start.remove(&uuid);
         let mut news = false;
         for (_, claim) in self.durable.claims.iter_mut().filter(|(key, _)| key.owner == owner) {
             news |= !claim.orphaned && !claim.undefined;
@@ -283,9 +284,8 @@ impl Machine {
     }
 
     pub(super) fn agent_work(&mut self) -> Answer {
-        let mut start = if self.settled() { self.run.start_later.clone() } else { Vec::new() };
-        start.retain(|domain| self.lacks(*domain).next().is_none());
-        Answer::AgentWork { look_again: self.look_again.iter().copied().collect(), start }
+        let look_again = self.look_again.iter().copied().collect();
+        Answer::AgentWork { look_again, start: self.can_start_now() }
     }
 
     /// A change of the host's driver can give a profile another form: mediated devices before, VFs now. The request

@@ -200,6 +200,8 @@ pub enum Timer {
     Expected(Uuid),
     /// A start that was refused as not settled is not made up for any more.
     StartLater(Uuid),
+    /// This boot has brought what it brings.
+    Boot,
 }
 
 /// The two documents, in the order in which they are recorded.

@@ -21,10 +21,6 @@ use crate::state::{Assignment, Phase};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
-/// Milliseconds for which a start that was refused as not settled is made up for. A boot has brought what it brings by then, and
-/// nobody waits for longer: later somebody may have decided otherwise, or runs the VM on another host.
-const START_LATER: u64 = 600_000;
-
 impl Machine {
     pub(super) fn on_hook(&mut self, request: RequestId, mut call: HookCall) {
         self.is_asked_by(Owner::Domain(call.domain.uuid), &call.domain.name);
@@ -121,39 +117,11 @@ impl Machine {
 
     pub(super) fn refuse_start(&mut self, request: RequestId, domain: &Domain, refusal: Refusal) {
         self.put_off.remove(&request);
+        if refusal.code == Code::NotSettled {
+            self.start_later(domain.uuid, self.needs_of(domain));
+        }
         let refusal = self.remember_refusal(domain.uuid, &domain.name, refusal);
         self.push(Effect::AnswerHook { request, answer: HookAnswer::Refuse(refusal) });
-    }
-
-    fn start_later(&mut self, domain: Uuid) {
-        if !self.run.start_later.contains(&domain) {
-            self.run.start_later.push(domain);
-            self.persist(Stored::Runtime);
-        }
-        self.push(Effect::Arm { timer: Timer::StartLater(domain), after: START_LATER });
-    }
-
-    /// After a start of the daemon, which remembers what was refused but not since when.
-    pub(super) fn wait_to_start_later(&mut self) {
-        for domain in self.run.start_later.clone() {
-            self.push(Effect::Arm { timer: Timer::StartLater(domain), after: START_LATER });
-        }
-    }
-
-    pub(super) fn forget_start_later(&mut self, domain: Uuid) {
-        let before = self.run.start_later.len();
-        self.run.start_later.retain(|uuid| *uuid != domain);
-        if self.run.start_later.len() != before {
-            self.push(Effect::Disarm { timer: Timer::StartLater(domain) });
-            self.persist(Stored::Runtime);
-        }
-    }
-
-    pub(super) fn too_late_to_start(&mut self, domain: Uuid) {
-        let text =
-            format!("domain {domain} was refused as not settled too long ago to be started now");
-        self.push(Effect::Log { warning: false, text });
-        self.forget_start_later(domain);
     }
 
     /// A slice of these claims that is not taken back as long as its device is quarantined: waiting is in vain.
@@ -271,6 +239,9 @@ impl Machine {
         }
         let refusal = match claim {
             Some(key @ ClaimKey { owner: Owner::Domain(uuid), .. }) => {
+                if refusal.code == Code::NotSettled {
+                    self.start_later(uuid, self.needs_of_claims(uuid));
+                }
                 self.remember_refusal(uuid, &self.owner_name(&key), refusal)
             }
             _ => refusal,
@@ -325,6 +296,7 @@ impl Machine {
     }
 
     pub(super) fn on_started(&mut self, domain: &Domain) {
+        self.told_to_start.remove(&domain.uuid);
         let owner = Owner::Domain(domain.uuid);
         self.record_foreign(domain, &owner, true);
         let started: Vec<SliceId> = self
@@ -350,9 +322,6 @@ impl Machine {
     fn remember_refusal(&mut self, domain: Uuid, name: &str, mut refusal: Refusal) -> Refusal {
         let text = format!("start of {name} refused: {refusal}");
         self.push(Effect::Log { warning: true, text });
-        if refusal.code == Code::NotSettled {
-            self.start_later(domain);
-        }
         let owner = Owner::Domain(domain);
         let in_xml = matches!(
             refusal.code,

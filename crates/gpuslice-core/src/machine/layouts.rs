@@ -20,6 +20,7 @@ use std::sync::Arc;
 impl Machine {
     pub(super) fn on_observed(&mut self, seen: Observation) {
         self.stale = false;
+        self.offers_due = true;
         self.nodes_anew = false;
         // What could not be read has not left.
         let gone: Vec<ParentId> =
@@ -52,7 +53,6 @@ impl Machine {
         if forms_changed {
             self.forms_changed();
             self.remember_yielded();
-            self.starts_lack_no_more();
         }
         self.end_unsure();
         self.guess_what_was_lost(&before);
@@ -179,6 +179,8 @@ impl Machine {
     fn expect(&mut self, parent: &ParentId, layout: &Layout) {
         if self.realised(parent, layout) && self.durable.expected.get(parent) != Some(layout) {
             self.durable.expected.insert(parent.clone(), layout.clone());
+            self.durable.offered.remove(parent);
+            self.offers_due = true;
             self.persist(Stored::Durable);
         }
     }

@@ -12,7 +12,7 @@ impl Machine {
     /// Whether one VM can have all that a claim asks for, if it can be everywhere.
     ///
     /// # Errors
-    /// It cannot, and no device is yet to come.
+    /// It cannot, and no device that could have more is yet to come.
     pub(super) fn fits_in_one_vm(
         &self,
         key: &ClaimKey,
@@ -20,7 +20,7 @@ impl Machine {
         profile: &ProfileName,
     ) -> Result<(), Refusal> {
         let most = self.view().most_in_one_vm(key, profile);
-        if most.is_none_or(|most| request.count <= most) || !self.waiting_for().is_empty() {
+        if most.is_none_or(|most| request.count <= most) || self.waits_for(profile).is_some() {
             return Ok(());
         }
         Err(self.too_many_for_one_vm(key, profile, request.count))
@@ -37,9 +37,8 @@ impl Machine {
         let message = format!(
             "{profile}: wanted {count} for one VM, and what drives it starts {most} more at most"
         );
-        let waiting = self.waiting_for();
-        if !waiting.is_empty() {
-            return settled_later(&waiting.join(", "), message);
+        if let Some(waiting) = self.waits_for(profile) {
+            return settled_later(&waiting, message);
         }
         Refusal::new(Code::Unsupported, message).hint(self.fewer_in_one_vm(key, profile, count))
     }

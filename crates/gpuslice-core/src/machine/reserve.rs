@@ -198,8 +198,7 @@ impl Machine {
     fn place_vf(&self, want: &Want, address: PciAddress) -> Result<Assignment, Refusal> {
         let place = placement::vf(&self.view(), &want.profile, &want.key, address, want.managed)
             .map_err(|why| {
-                let own = self.seen.device_of(&ParentId::Pci(address));
-                let why = self.or_not_settled_on(&|device| *device == own, why);
+                let why = self.or_not_settled_at(&want.profile, Some(address), why);
                 if why.hint.is_some() { why } else { self.mend_vf(want, address, why) }
             })?;
         Ok(assignment_of(want, place))

@@ -1,47 +1,23 @@
 //! What is still to come, who waits for it, and what a start is told that is refused before it has come.
 
+use super::awaited::Awaited;
 use super::{Effect, Machine, RequestId, Timer};
 use crate::hint;
-use crate::ids::{ParentId, ProfileName};
-use crate::layout;
+use crate::ids::{ParentId, PciAddress, ProfileName};
 use crate::refusal::{Code, Refusal};
 use crate::request::Answer;
 use std::collections::BTreeSet;
 
+/// What is awaited before anything is known.
+const FIRST_LOOK: &str = "the first look at the host";
+
 impl Machine {
     /// What is still to come; empty when settled.
     pub(super) fn waiting_for(&self) -> Vec<String> {
-        self.waiting_with(&|_| true)
-    }
-
-    /// The same, with those alone of the devices that are not ready.
-    fn waiting_with(&self, not_ready: &dyn Fn(&ParentId) -> bool) -> Vec<String> {
-        if !self.observed {
-            return vec!["the first look at the host".to_owned()];
+        match self.observed {
+            true => self.awaited().into_iter().map(|awaited| awaited.what).collect(),
+            false => vec![FIRST_LOOK.to_owned()],
         }
-        let mut waiting = Vec::new();
-        for (parent, layout) in &self.layouts {
-            let given_up = self.durable.quarantines.contains_key(parent) || self.given_away(parent);
-            let busy = self.reshaping(parent);
-            if !given_up && (busy || !self.realised(parent, layout) && !self.drifted(parent)) {
-                let what = match busy {
-                    false if self.between_drivers(parent) => "a driver",
-                    false if self.looks.awaits_types(parent) => "types for its VFs",
-                    _ => "its layout",
-                };
-                waiting.push(format!("{parent} to get {what} ({layout})"));
-            }
-        }
-        let here = |device: &&ParentId| self.seen.has_parent(device) && not_ready(device);
-        waiting.extend(self.all_not_ready().filter(here).map(super::ready::awaited));
-        let absent = self.durable.expected.keys().filter(|p| !self.seen.has_parent(p));
-        waiting.extend(absent.map(|parent| format!("{parent} to appear")));
-        let unmet = layout::resolve(&self.durable.rules, &self.seen).unmet;
-        let exact = unmet.iter().filter_map(|r| r.matches.address).map(ParentId::Pci);
-        let whole = |p: &ParentId| p.pci().is_some_and(|a| self.seen.whole.contains_key(&a));
-        let unknown = exact.filter(|p| !self.durable.expected.contains_key(p) && !whole(p));
-        waiting.extend(unknown.map(|parent| format!("{parent} to appear")));
-        waiting
     }
 
     pub(super) fn settled(&self) -> bool {
@@ -76,9 +52,6 @@ impl Machine {
         }
         self.was_settled = settled;
         self.note("settled", settled, if settled { "settled" } else { "no longer settled" });
-        if settled && !self.run.start_later.is_empty() {
-            self.note("agent-work", "start", "domains refused as not settled can start");
-        }
     }
 
     pub(super) fn on_settle_timeout(&mut self, request: RequestId) {
@@ -98,19 +71,24 @@ impl Machine {
         }
     }
 
-    /// Before all is settled, what a claim misses of a profile may yet come.
-    pub(super) fn or_not_settled(&self, profile: &ProfileName, refusal: Refusal) -> Refusal {
-        let offers = |device: &ParentId| {
-            let mut offers = self.offers().into_iter().filter(|offer| offer.profile == *profile);
-            offers.any(|offer| self.seen.device_of(&offer.parent) == *device)
-        };
-        self.or_not_settled_on(&offers, refusal)
+    /// What is awaited that could have a profile, in words.
+    pub(super) fn waits_for(&self, profile: &ProfileName) -> Option<String> {
+        match self.observed {
+            true => said(&self.may_come(profile, None)),
+            false => Some(FIRST_LOOK.to_owned()),
+        }
     }
 
-    /// The same where only some devices help by being made ready: what others offer is known.
-    pub(super) fn or_not_settled_on(
+    /// Before all that could have it is there, what a claim misses of a profile may yet come.
+    pub(super) fn or_not_settled(&self, profile: &ProfileName, refusal: Refusal) -> Refusal {
+        self.or_not_settled_at(profile, None, refusal)
+    }
+
+    /// The same where it has to be one VF.
+    pub(super) fn or_not_settled_at(
         &self,
-        helps: &dyn Fn(&ParentId) -> bool,
+        profile: &ProfileName,
+        vf: Option<PciAddress>,
         refusal: Refusal,
     ) -> Refusal {
         let may_come = matches!(
@@ -122,11 +100,21 @@ impl Machine {
                 | Code::Reshaping
                 | Code::Foreign
         );
-        let waiting = if may_come { self.waiting_with(helps) } else { Vec::new() };
-        if waiting.is_empty() {
+        if !may_come {
             return refusal;
         }
-        settled_later(&waiting.join(", "), refusal.message)
+        if !self.observed {
+            return settled_later(FIRST_LOOK, refusal.message);
+        }
+        let awaited = self.may_come(profile, vf);
+        let Some(waiting) = said(&awaited) else { return refusal };
+        let other = refusal.way_out().filter(|_| self.none_is_known(&awaited));
+        let later = settled_later(&waiting, refusal.message);
+        match (later.way_out(), other) {
+            // It may as well never come.
+            (Some(wait), Some(other)) => later.hint(hint!("{}; or {}", wait, other)),
+            _ => later,
+        }
     }
 
     /// Before what yielded a profile has come in this boot, it may yet come.
@@ -137,6 +125,11 @@ impl Machine {
             _ => settled_later(&format!("{parent} to appear"), refusal.message),
         }
     }
+}
+
+fn said(awaited: &[Awaited]) -> Option<String> {
+    let each: Vec<&str> = awaited.iter().map(|awaited| awaited.what.as_str()).collect();
+    (!each.is_empty()).then(|| each.join(", "))
 }
 
 pub(super) fn settled_later(waiting_for: &str, why: String) -> Refusal {

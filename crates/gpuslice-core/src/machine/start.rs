@@ -23,6 +23,8 @@ pub struct Start {
     pub host: String,
     /// This boot.
     pub boot: BootId,
+    /// Milliseconds since it began.
+    pub uptime_ms: u64,
     /// The configuration on disk.
     pub config: Result<Config, Vec<ConfigError>>,
     /// As recorded, or the default when there was no record.
@@ -72,6 +74,9 @@ impl Machine {
             drains: BTreeMap::new(),
             waiting: BTreeSet::new(),
             was_settled: false,
+            offers_due: false,
+            boot_is_young: false,
+            told_to_start: BTreeSet::new(),
             applying: BTreeMap::new(),
             look_again: BTreeSet::new(),
             release_tries: BTreeMap::new(),
@@ -94,6 +99,7 @@ impl Machine {
             effects: Vec::new(),
             past: super::history::Told::default(),
         };
+        machine.await_boot(start.uptime_ms);
         machine.resume_log();
         let ran = machine.durable.boot.replace(start.boot) == Some(start.boot);
         if !ran {

@@ -40,7 +40,7 @@ impl Machine {
     }
 
     /// What a domain's start waits for. Somebody may have taken such a device out for good, so nobody else does.
-    pub(super) fn lacks(&self, domain: Uuid) -> impl Iterator<Item = &ParentId> {
+    fn lacks(&self, domain: Uuid) -> impl Iterator<Item = &ParentId> {
         let claims = self.durable.claims.iter();
         let claims = claims.filter(move |(key, _)| key.owner == Owner::Domain(domain));
         let homeless = claims.filter(|(_, claim)| !claim.orphaned && claim.home.is_empty());
@@ -49,13 +49,6 @@ impl Machine {
 
     /// The same of all starts that are put off.
     pub(super) fn lacked_by_starts(&self) -> impl Iterator<Item = &ParentId> {
-        self.run.start_later.iter().flat_map(|domain| self.lacks(*domain))
-    }
-
-    /// Types have come.
-    pub(super) fn starts_lack_no_more(&mut self) {
-        if !self.run.start_later.is_empty() {
-            self.note("agent-work", "start", "what refused starts lacked may be there");
-        }
+        self.run.start_later.iter().flat_map(|late| self.lacks(late.domain))
     }
 }

@@ -2,8 +2,8 @@
 //! version before.
 
 use super::{
-    Assignment, Claim, Dirt, Durable, ForeignHold, Given, Phase, Place, Plug, RecordedLost,
-    Runtime, SCHEMA, StoredRule,
+    Assignment, Claim, Dirt, Durable, ForeignHold, Given, LateStart, Phase, Place, Plug,
+    RecordedLost, Runtime, SCHEMA, StoredRule,
 };
 use crate::domain::ClaimRequest;
 use crate::health::{Health, LogRead, Severity};
@@ -21,8 +21,8 @@ use std::fmt;
 /// As of this schema.
 const RECORDED: (u32, &str) = (
     1,
-    "claims.json: schema boot applied_boot rules expected claims plugs given places yielded cordons quarantines health \
-     log_read catalogue\n\
+    "claims.json: schema boot applied_boot rules expected offered claims plugs given places yielded cordons quarantines \
+     health log_read catalogue\n\
      assignments.json: schema boot assignments foreign pending stuck start_later dirty accounted lost wedged\n\
      assignment: claim index parent profile mechanism type_id parameters managed hotplug phase trouble ending\n\
      phase: reserved prepared attached releasing\n\
@@ -30,6 +30,7 @@ const RECORDED: (u32, &str) = (
      taken-over unknown\n\
      foreign: owner name\n\
      dirt: parent why held\n\
+     late_start: domain awaits\n\
      lost: looked hidden guessed asked\n\
      claim: owner_name request profile home pool reserve transient orphaned undefined last_refusal\n\
      request: name profile count same_fabric prefer_numa require_numa memory_min isolation_min parameters\n\
@@ -132,6 +133,7 @@ fn who_writes_other_keys_or_words_than_before_has_thought_of_the_schema() {
         names::<Ending>("ending"),
         names::<ForeignHold>("foreign"),
         names::<Dirt>("dirt"),
+        names::<LateStart>("late_start"),
         names::<RecordedLost>("lost"),
         names::<Claim>("claim"),
         names::<ClaimRequest>("request"),

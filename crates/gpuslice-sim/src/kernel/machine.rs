@@ -46,6 +46,7 @@ impl Kernel {
             present: vec![true; host.functions.len()],
             host: Arc::new(host.clone()),
             now: 0,
+            booted: 0,
             boot_id: Uuid::nil(),
             boots: 0,
             pace: Pace::Whole,
@@ -85,6 +86,7 @@ impl Kernel {
     /// Everything in memory is new; hardware and virtual time stay. Nobody listens to the events of a boot.
     pub(super) fn boot(&mut self) {
         self.boots += 1;
+        self.booted = self.now;
         let mut chance = Chance::new(self.host.kernel.seed.wrapping_add(self.boots << 32));
         self.boot_id = uuid::Builder::from_random_bytes(
             (u128::from(chance.number()) << 64 | u128::from(chance.number())).to_be_bytes(),

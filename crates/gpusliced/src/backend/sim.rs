@@ -77,6 +77,11 @@ impl Sim {
         text.parse().unwrap_or(BootId(Uuid::nil()))
     }
 
+    /// Of the simulated kernel.
+    pub fn uptime_ms(&self) -> u64 {
+        self.kernel.uptime_ms()
+    }
+
     /// Reads everything, slots only where they are wanted, NUMA nodes that are known only where they are wanted anew.
     pub fn observe(&mut self, slots: bool, nodes: bool) -> Observation {
         self.observer.read_slots(slots);

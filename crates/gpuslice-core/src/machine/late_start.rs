@@ -1,0 +1,107 @@
+//! Starts that were refused as not settled and are made up for: what each waits for, and when the agent is given it.
+
+use super::awaited::Needed;
+use super::{Effect, Machine, Stored, Timer};
+use crate::domain::Domain;
+use crate::ids::{Owner, ParentId};
+use crate::state::LateStart;
+use std::collections::BTreeSet;
+use uuid::Uuid;
+
+/// Milliseconds for which a start that was refused as not settled is made up for. A boot has brought what it brings by then, and
+/// nobody waits for longer: later somebody may have decided otherwise, or runs the VM on another host.
+pub(super) const START_LATER: u64 = 600_000;
+
+impl Machine {
+    /// What a domain that asks for a start needs.
+    pub(super) fn needs_of(&self, domain: &Domain) -> BTreeSet<Needed> {
+        let wants = self.asked(domain, &Owner::Domain(domain.uuid)).unwrap_or_default();
+        wants.into_iter().map(|want| (want.profile, want.source.slice().pci())).collect()
+    }
+
+    /// The same of one whose claims are recorded.
+    pub(super) fn needs_of_claims(&self, domain: Uuid) -> BTreeSet<Needed> {
+        let claims = self.durable.claims.iter();
+        let own = claims.filter(|(key, _)| key.owner == Owner::Domain(domain));
+        let each = own.flat_map(|(_, claim)| {
+            let homes: Vec<_> = match claim.home.is_empty() {
+                true => vec![None],
+                false => claim.home.iter().copied().map(Some).collect(),
+            };
+            homes.into_iter().map(|home| (claim.profile.clone(), home))
+        });
+        each.collect()
+    }
+
+    pub(super) fn start_later(&mut self, domain: Uuid, needs: BTreeSet<Needed>) {
+        let come = needs.into_iter().map(|(profile, home)| {
+            let mut may: BTreeSet<ParentId> =
+                self.may_come(&profile, home).into_iter().map(|awaited| awaited.device).collect();
+            if home.is_none() {
+                may.extend(self.yet_to_come(&profile).cloned());
+            }
+            may
+        });
+        let awaits: Vec<BTreeSet<ParentId>> = come.filter(|may| !may.is_empty()).collect();
+        let late = LateStart { domain, awaits };
+        match self.run.start_later.iter_mut().find(|other| other.domain == domain) {
+            Some(other) => *other = late,
+            None => self.run.start_later.push(late),
+        }
+        self.persist(Stored::Runtime);
+        self.push(Effect::Arm { timer: Timer::StartLater(domain), after: START_LATER });
+    }
+
+    /// After a start of the daemon, which remembers what was refused but not since when.
+    pub(super) fn wait_to_start_later(&mut self) {
+        let late: Vec<Uuid> = self.run.start_later.iter().map(|late| late.domain).collect();
+        for domain in late {
+            self.push(Effect::Arm { timer: Timer::StartLater(domain), after: START_LATER });
+        }
+    }
+
+    pub(super) fn forget_start_later(&mut self, domain: Uuid) {
+        let before = self.run.start_later.len();
+        self.run.start_later.retain(|late| late.domain != domain);
+        if self.run.start_later.len() != before {
+            self.push(Effect::Disarm { timer: Timer::StartLater(domain) });
+            self.persist(Stored::Runtime);
+        }
+    }
+
+    pub(super) fn too_late_to_start(&mut self, domain: Uuid) {
+        let text =
+            format!("domain {domain} was refused as not settled too long ago to be started now");
+        self.push(Effect::Log { warning: false, text });
+        self.forget_start_later(domain);
+        self.told_to_start.remove(&domain);
+    }
+
+    /// Those for whose every slice something has come that could be it, or nothing that could is to come any more: in the order
+    /// in which they were refused.
+    pub(super) fn can_start_now(&self) -> Vec<Uuid> {
+        if !self.observed || self.run.start_later.is_empty() {
+            return Vec::new();
+        }
+        let awaited = self.still_awaited();
+        let comes = |late: &&LateStart| late.awaits.iter().all(|may| !may.is_subset(&awaited));
+        self.run.start_later.iter().filter(comes).map(|late| late.domain).collect()
+    }
+
+    /// Tells the agent, once of each: one that is refused again all the same is not tried for ever.
+    pub(super) fn tell_late_starts(&mut self) {
+        if self.run.start_later.is_empty() {
+            return;
+        }
+        let can: BTreeSet<Uuid> = self.can_start_now().into_iter().collect();
+        let late = &self.run.start_later;
+        self.told_to_start.retain(|domain| {
+            can.contains(domain) || !late.iter().any(|late| late.domain == *domain)
+        });
+        let told = self.told_to_start.len();
+        self.told_to_start.extend(can);
+        if self.told_to_start.len() != told {
+            self.note("agent-work", "start", "domains refused as not settled can start");
+        }
+    }
+}
