@@ -5,10 +5,14 @@ use crate::errno::Errno;
 use crate::execute::{Meaning, StepError};
 use crate::hint;
 use crate::ids::ParentId;
+use crate::layout::{self, Rule};
 use crate::mend;
 use crate::plan::Step;
 use crate::refusal::{Code, Hint, Refusal};
 use std::collections::BTreeSet;
+
+/// What binds VFs of every driver.
+const VFIO_PCI: &str = "vfio-pci";
 
 impl Machine {
     /// Where the reason of a failed layout is to be found, and how it is tried again: of several devices by `apply` alone,
@@ -42,6 +46,59 @@ impl Machine {
                 .unwrap_or_else(|| hint!("dmesg | grep {}", step.named_in_kernel_log(parents))),
         };
         hint!("{}; then {}", look, again)
+    }
+
+    /// A module that is not there, or that the kernel does not take: no line of the kernel's log has the GPU's address.
+    pub(super) fn module_is_refused(
+        &self,
+        step: &Step,
+        error: &StepError,
+        again: &Hint,
+    ) -> Option<Refusal> {
+        let Step::LoadModule { name } = step else { return None };
+        let (message, mends) = match error.errno()? {
+            Errno::ENOENT => (
+                format!("the running kernel has no module {name}"),
+                hint!("install the module {}", name),
+            ),
+            Errno::EKEYREJECTED => (
+                format!("the kernel knows no key by which module {name} is signed"),
+                hint!(
+                    "sign the module {} with a key that the kernel knows (mokutil --import enrols one)",
+                    name
+                ),
+            ),
+            _ => (format!("cannot {step}"), hint!("journalctl -k -n 20, mend what it says")),
+        };
+        let refusal = Refusal::new(Code::DeviceFailed, message).because(error.to_string());
+        Some(refusal.hint(hint!("{}, then {}", mends, again)))
+    }
+
+    /// The same of the one that a layout binds VFs to, which may be misspelt.
+    pub(super) fn bind_is_refused(
+        &self,
+        step: &Step,
+        error: &StepError,
+        parents: &BTreeSet<ParentId>,
+    ) -> Option<Refusal> {
+        let refusal = self.module_is_refused(step, error, &hint!("gpuslice apply"))?;
+        let Step::LoadModule { name } = step else { return Some(refusal) };
+        let resolved = layout::resolve(&self.durable.rules, &self.seen).devices;
+        let says = |(parent, rule): &(ParentId, &Rule)| {
+            parents.contains(parent) && rule.layout.bind.as_ref() == Some(name)
+        };
+        let rule = resolved.into_iter().find(says).filter(|_| name != VFIO_PCI);
+        let edit = rule.map(|(_, rule)| {
+            hint!(
+                "edit {}: bind = \"vfio-pci\" in place of \"{}\", then gpuslice apply",
+                rule.origin,
+                name
+            )
+        });
+        Some(match (edit, refusal.way_out()) {
+            (Some(edit), Some(other)) => refusal.hint(hint!("{}; or {}", edit, other)),
+            _ => refusal,
+        })
     }
 
     /// That of a driver which makes no VFs: nothing is broken, and no line of the kernel's log says more.

@@ -271,6 +271,9 @@ impl Machine {
             let refusal = self.takes_no_parameters(&of.claim, &of.profile);
             return refusal.because(error.to_string());
         }
+        if let Some(refusal) = self.module_is_refused(step, error, &hint!("start it again")) {
+            return refusal;
+        }
         let refusal = Refusal::new(code, format!("cannot {step}")).because(error.to_string());
         if let (Code::Foreign, Step::CreateMdev { uuid, .. }) = (code, step) {
             return refusal.hint(mend::stop_mdev(*uuid));

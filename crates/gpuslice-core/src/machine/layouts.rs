@@ -333,9 +333,14 @@ impl Machine {
                         && let Some(busy) =
                             together.iter().find(|p| self.reshaping(p) || self.parking(p))
                     {
-                        let message = format!("{busy} is being reshaped already");
-                        let refusal = Refusal::new(Code::Reshaping, message);
-                        plan.blockers.push(refusal.hint(hint!("gpuslice wait --settled")));
+                        // What sleeps in the kernel is awaited by nobody.
+                        let stuck = self.stuck_parents().contains(busy);
+                        let stuck = self.quarantine_over(busy).filter(|_| stuck);
+                        plan.blockers.push(stuck.cloned().unwrap_or_else(|| {
+                            let message = format!("{busy} is being reshaped already");
+                            Refusal::new(Code::Reshaping, message)
+                                .hint(hint!("gpuslice wait --settled"))
+                        }));
                     }
                     plan.steps.extend(
                         steps

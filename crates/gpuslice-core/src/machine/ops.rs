@@ -378,6 +378,7 @@ impl Machine {
                     }
                     _ => is_used(step, error)
                         .or_else(|| self.makes_no_vfs(step, error))
+                        .or_else(|| self.bind_is_refused(step, error, &parents))
                         .unwrap_or_else(|| {
                             Refusal::new(Code::DeviceFailed, format!("cannot {step}"))
                                 .because(error.to_string())

@@ -163,6 +163,8 @@ pub fn a_write_sleeps(code: Code) {
     person.host.outside(&json!({"do": "overdue"}));
     let refused = Refused::read(&Ran::of(&apply.wait_with_output().unwrap()).err);
     assert_eq!(refused.code, code.as_str(), "{}", refused.said);
+    // Whoever tries again before it is over is told the same.
+    assert_eq!(person.refused(code, "gpuslice apply").hint, refused.hint);
     person.follows(&refused.hint, "", 0, &mut |person, what| {
         assert!(what.starts_with("stop the VM or process that uses the device"), "{what}");
         until("the write returns", || state(person) == "ok");

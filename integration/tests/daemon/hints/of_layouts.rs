@@ -171,6 +171,55 @@ pub fn the_host_uses_the_device(code: Code) {
     });
 }
 
+/// Writes a layout whose VFs are made and cannot be bound.
+fn made_and_not_bound(person: &mut Person, driver: &str) {
+    person.host.configure(&bound(driver));
+    drop(person.types("gpuslice apply"));
+    until("it is quarantined", || {
+        let gpus = person.host.ask(&["gpus"]);
+        gpus.as_array().unwrap().iter().any(|gpu| gpu["state"] == json!("quarantined"))
+    });
+}
+
+fn bound(driver: &str) -> String {
+    ONE_VF.replace("vfs = 1", &format!("vfs = 1, bind = \"{driver}\""))
+}
+
+pub fn a_module_to_bind_to_is_misspelt(code: Code) {
+    let mut person = Person::at("sriov-8", "", 0);
+    made_and_not_bound(&mut person, "nope");
+    let file = person.host.path("etc/gpuslice.toml");
+    person.mends_by(code, "gpuslice apply", 0, &mut |person, what| {
+        let edit = "bind = \"vfio-pci\" in place of \"nope\"";
+        assert_eq!(what, format!("edit {}:1: {edit}", file.display()));
+        person.host.configure(&bound("vfio-pci"));
+    });
+    assert_eq!(person.host.only("slices")["driver"], json!("vfio-pci"));
+}
+
+/// A kernel that has no module for VFs, does not take it, or says why not in its log alone.
+pub fn a_module_that_is_not_loaded(code: Code) {
+    let text = std::fs::read_to_string(example("sriov-8")).unwrap();
+    let bare = text.replace("modules = [\"vfio-pci\"]", "");
+    assert_ne!(bare, text);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bare.toml");
+    std::fs::write(&file, bare).unwrap();
+    let sign = "sign the module vfio-pci with a key that the kernel knows";
+    let told = [(2, "install the module vfio-pci"), (129, sign), (5, "mend what it says")];
+    for (errno, told) in told {
+        let mut person = Person::at(file.to_str().unwrap(), "", 0);
+        let fails = json!({"write": {"path": "modprobe vfio-pci", "nth": 1, "times": 1000, "errno": errno}});
+        person.host.outside(&json!({"do": "fault", "fault": fails}));
+        made_and_not_bound(&mut person, "vfio-pci");
+        person.mends_by(code, "gpuslice apply", 0, &mut |person, what| {
+            assert_eq!(what, told);
+            person.host.outside(&json!({"do": "clear-faults"}));
+        });
+        assert_eq!(person.host.only("slices")["driver"], json!("vfio-pci"));
+    }
+}
+
 pub fn a_driver_that_makes_no_vfs(code: Code) {
     for way in 0..2 {
         let mut person = Person::at("sriov-8", "", 0);
