@@ -28,6 +28,7 @@ each_has_its_own() {
   expect_eq "mdevs" $MDEVS "$(ls /sys/bus/mdev/devices | wc -l)"
 }
 attached() { rows slices | jq -r 'select(.state == "attached") | .slice' | wc -l; }
+all_long_running() { [ -z "$(those_that not long_running < stop)" ]; }
 # refusals CODE : of how many VMs libvirtd said so at autostart
 refusals() { journalctl -b -o cat --no-pager -u libvirtd.service | grep -c "Failed to autostart VM .*gpuslice: $1: "; }
 started() { those_that not running < start | sed 's/^/start /' | virsh; [ -z "$(those_that not running < start)" ]; }
@@ -71,6 +72,7 @@ case $PHASE in
     mdev_vms | those_that running | sed -n "1,$((MDEV_VMS - MDEVS))p" > stop
     for kind in plain_vms typed_vms; do $kind | those_that running | sed -n "1,$((VF_VMS / 2 - VFS))p" >> stop; done
     { mdev_vms; vf_vms; } | those_that not running > start
+    wait_for 60 "those that stop have run for a while" all_long_running
     sed 's/^/destroy /' stop | virsh > /dev/null
     wait_for 120 "their slices are free" is $((SLICES - $(wc -l < stop))) attached
     # one that shares VFs may be refused once more, and is given a free one by that

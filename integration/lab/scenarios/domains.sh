@@ -69,6 +69,10 @@ running() { grep -qs "<domstatus state='running'" "/run/libvirt/qemu/$1.xml"; }
 uuid_of() { cat "/etc/libvirt/qemu/$1.xml" "/run/libvirt/qemu/$1.xml" 2> /dev/null | sed -nE 's,.*<uuid>(.*)</uuid>.*,\1,p' | head -n 1; }
 qemu_of() { cat "/run/libvirt/qemu/$1.pid"; }
 
+# long_running NAME : one that ends sooner is taken for one that has wedged the typed VF it has, which is kept back as long as VMs
+# run beside it.
+long_running() { [ "$(ps -o etimes= -p "$(qemu_of "$1")")" -ge 25 ]; }
+
 # has_hostdev NAME : its definition has any
 has_hostdev() { grep -q '<hostdev' "/etc/libvirt/qemu/$1.xml"; }
 

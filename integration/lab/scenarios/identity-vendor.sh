@@ -14,9 +14,7 @@ pci=/sys/bus/pci/devices
 type_of() { cat "$pci/$1/nvidia/current_vgpu_type"; }
 given() { bound_to "$pci/$1" nvidia && is 563 type_of "$1"; }
 fallow() { is 0 type_of "$1"; }
-# One that ends sooner is taken for one that has wedged its VF, which is kept back while VMs run beside it.
-older_than() { [ "$(ps -o etimes= -p "$2")" -ge "$1" ]; } # SECONDS PID
-outlives_start() { wait_for 60 "$1 has run for a while" older_than 25 "$(qemu_of "$1")"; }
+outlives_start() { wait_for 60 "$1 has run for a while" long_running "$1"; }
 expect "the boot's cards go" other_host
 expect "an A40 comes" load_gpusim a40:vfs=4:domain=0x15 nvidia
 cat > /etc/gpuslice/gpuslice.toml << E
