@@ -3,6 +3,7 @@
 #[derive(Default)]
 pub(crate) struct Report {
     missed: Vec<String>,
+    unmeasured: Vec<String>,
 }
 
 impl Report {
@@ -33,13 +34,22 @@ impl Report {
         }
     }
 
+    /// What could not be measured here, and why: that is no bar that is kept. `integration/test` shows the line.
+    pub(crate) fn skipped(&mut self, what: &str, why: &str) {
+        println!("SKIPPED: {what}: {why}");
+        self.unmeasured.push(what.to_owned());
+    }
+
     pub(crate) fn end(self) {
         println!();
-        if self.missed.is_empty() {
-            println!("every bar is kept");
-        } else {
-            println!("missed: {}", self.missed.join("; "));
+        for (what, named) in [("missed", &self.missed), ("not measured", &self.unmeasured)] {
+            if !named.is_empty() {
+                println!("{what}: {}", named.join("; "));
+            }
+        }
+        if !self.missed.is_empty() || !self.unmeasured.is_empty() {
             std::process::exit(1);
         }
+        println!("every bar is kept");
     }
 }

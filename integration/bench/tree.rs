@@ -13,12 +13,17 @@ use std::time::Instant;
 const PARENTS: u32 = 160;
 const TYPES: u32 = 25;
 
+/// What is the same of both: ours, and mdevctl's.
+const TYPES_LISTED: ([&str; 3], [&str; 2]) =
+    (["profiles", "--types", "--json"], ["types", "--dumpjson"]);
+const DEVICES_LISTED: ([&str; 2], [&str; 1]) = (["slices", "--json"], ["list"]);
+
 /// Where the kernel keeps a daemon and its askers differs from start to start, and with it how long each wakes the other.
 const STARTS: usize = 5;
 
 pub(crate) fn against_mdevctl(setup: &Setup, report: &mut Report) {
     if Command::new("mdevctl").arg("--version").output().is_err() {
-        report.say("SKIPPED", "mdevctl is not installed");
+        report.skipped("lists against mdevctl", "mdevctl is not installed");
         return;
     }
     let root = tempfile::tempdir().expect("make a folder");
@@ -33,31 +38,26 @@ pub(crate) fn against_mdevctl(setup: &Setup, report: &mut Report) {
     }
     report.say("tree", format!("{PARENTS} parents x {TYPES} types, {PARENTS} devices"));
 
-    let mdevctl = |arguments: &[&str]| {
-        let mut command = Command::new("mdevctl");
-        command.args(arguments).env("MDEVCTL_ENV_ROOT", root.path());
-        command
-    };
+    let mdevctl = |arguments: &[&str]| mdevctl(root.path(), arguments);
     let daemon = Daemon::start(setup, &On::Tree(root.path()));
     let count = |bytes: &[u8], text: &str| String::from_utf8_lossy(bytes).matches(text).count();
-    let types = daemon.ask(&["profiles", "--types", "--json"]);
+    let types = daemon.ask(&TYPES_LISTED.0);
     let expected = (PARENTS * TYPES) as usize;
     assert_eq!(count(&types, "\"available_instances\""), expected, "gpuslice lists every type");
-    let theirs = mdevctl(&["types", "--dumpjson"]).output().expect("run mdevctl").stdout;
+    let theirs = mdevctl(&TYPES_LISTED.1).output().expect("run mdevctl").stdout;
     if count(&theirs, "\"available_instances\"") != expected {
         // Debian 12's does not know MDEVCTL_ENV_ROOT and looks at this machine's own /sys.
-        report.say("SKIPPED", "this mdevctl cannot read another tree; cargo install mdevctl");
+        let why = "this mdevctl cannot read another tree; integration/bench/run makes one that can";
+        report.skipped("lists against mdevctl", why);
         return;
     }
-    let slices = daemon.ask(&["slices", "--json"]);
+    let slices = daemon.ask(&DEVICES_LISTED.0);
     assert_eq!(count(&slices, "\"slice\""), PARENTS as usize, "gpuslice lists every device");
 
     let rounds = if setup.long { 200 } else { 40 };
     let [ours, theirs] = by_turns(
         rounds,
-        [&mut || quiet(daemon.command(&["profiles", "--types", "--json"])), &mut || {
-            quiet(mdevctl(&["types", "--dumpjson"]))
-        }],
+        [&mut || quiet(daemon.command(&TYPES_LISTED.0)), &mut || quiet(mdevctl(&TYPES_LISTED.1))],
     );
     report
         .say("gpuslice profiles --types --json, warm, as root", format!("{:.2} ms", ours.median()));
@@ -69,8 +69,8 @@ pub(crate) fn against_mdevctl(setup: &Setup, report: &mut Report) {
         let daemon = Daemon::start(setup, &On::Tree(root.path()));
         let [slices, devices] = by_turns(
             rounds / STARTS,
-            [&mut || quiet(daemon.command(&["slices", "--json"])), &mut || {
-                quiet(mdevctl(&["list"]))
+            [&mut || quiet(daemon.command(&DEVICES_LISTED.0)), &mut || {
+                quiet(mdevctl(&DEVICES_LISTED.1))
             }],
         );
         ours.push(slices);
@@ -86,25 +86,39 @@ pub(crate) fn against_mdevctl(setup: &Setup, report: &mut Report) {
     by_bus(report, &daemon, "slices", rounds);
 
     // From the daemon's exec to its first answer. The bus is there before it, as on a host.
-    let types = |ground: Ground| -> Vec<u8> {
-        ground.launch(setup, &On::Tree(root.path())).ask_socket(request::Command::ListTypes)
+    let first = |ground: Ground, list: &request::Command| -> Vec<u8> {
+        ground.launch(setup, &On::Tree(root.path())).ask_socket(list.clone())
     };
-    assert_eq!(count(&types(Ground::new()), "\"available_instances\""), expected);
-    let [mut cold, mut theirs] = [const { Vec::new() }; 2];
-    for _ in 0..rounds.min(20) {
-        let ground = Ground::new();
-        let began = Instant::now();
-        types(ground);
-        cold.push(began.elapsed());
-        let began = Instant::now();
-        quiet(mdevctl(&["types", "--dumpjson"]));
-        theirs.push(began.elapsed());
-    }
-    let (cold, theirs) = (Times::of(cold), Times::of(theirs));
-    report
-        .say("cold: daemon's exec to its first list of types", format!("{:.1} ms", cold.median()));
-    report.at_most("cold / mdevctl types", cold.median() / theirs.median(), 0.5);
+    let (types, slices) = (request::Command::ListTypes, request::Command::ListSlices);
+    assert_eq!(count(&first(Ground::new(), &types), "\"available_instances\""), expected);
+    assert_eq!(count(&first(Ground::new(), &slices), "\"slice\""), PARENTS as usize);
+    let cold = |list: &request::Command, theirs: &[&str]| {
+        let [mut cold, mut other] = [const { Vec::new() }; 2];
+        for _ in 0..rounds.min(20) {
+            let ground = Ground::new();
+            let began = Instant::now();
+            first(ground, list);
+            cold.push(began.elapsed());
+            let began = Instant::now();
+            quiet(mdevctl(theirs));
+            other.push(began.elapsed());
+        }
+        (Times::of(cold).median(), Times::of(other).median())
+    };
+    let (ours, theirs) = cold(&types, &TYPES_LISTED.1);
+    report.say("cold: daemon's exec to its first list of types", format!("{ours:.1} ms"));
+    report.at_most("cold / mdevctl types", ours / theirs, 0.5);
+    // The daemon has read every type by then, and mdevctl only the devices: no bar.
+    let (ours, theirs) = cold(&slices, &DEVICES_LISTED.1);
+    report.say("cold: daemon's exec to its first list of slices", format!("{ours:.1} ms"));
+    report.say("cold / mdevctl list, which reads no types", format!("{:.2}", ours / theirs));
     calls(setup, report, root.path());
+}
+
+fn mdevctl(root: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new("mdevctl");
+    command.args(arguments).env("MDEVCTL_ENV_ROOT", root);
+    command
 }
 
 /// mdevctl is for root alone. Everybody else lists over the bus, which has no bar.
@@ -122,8 +136,7 @@ fn quiet(mut command: Command) {
 /// System calls, where strace is there to count them.
 fn calls(setup: &Setup, report: &mut Report, root: &Path) {
     if Command::new("strace").arg("--version").output().is_err() {
-        report.say("system calls", "SKIPPED: strace is not installed");
-        return;
+        return report.skipped("system calls", "strace is not installed");
     }
     let log = tempfile::NamedTempFile::new().expect("make a file");
     let counted = || -> usize {
@@ -137,20 +150,22 @@ fn calls(setup: &Setup, report: &mut Report, root: &Path) {
         command.args(["-f", "-c", "-o"]).arg(log.path()).arg(program).stdout(Stdio::null());
         command
     };
-    let mut theirs = strace(Path::new("mdevctl"));
-    theirs.args(["types", "--dumpjson"]).env("MDEVCTL_ENV_ROOT", root);
-    assert!(theirs.status().expect("run strace").success());
-    report.say("system calls of mdevctl types --dumpjson", counted());
-
-    let daemon = Daemon::start(setup, &On::Tree(root));
-    let plain = daemon.command(&["profiles", "--types", "--json"]);
-    let mut ours = strace(Path::new(plain.get_program()));
-    ours.args(plain.get_args());
-    for (key, value) in plain.get_envs() {
-        if let Some(value) = value {
-            ours.env(key, value);
+    let mut count = |name: String, plain: &Command| {
+        let mut traced = strace(Path::new(plain.get_program()));
+        traced.args(plain.get_args());
+        for (key, value) in plain.get_envs() {
+            if let Some(value) = value {
+                traced.env(key, value);
+            }
         }
+        assert!(traced.status().expect("run strace").success());
+        report.say(&format!("system calls of {name}"), counted());
+    };
+    let daemon = Daemon::start(setup, &On::Tree(root));
+    for (ours, theirs) in
+        [(&TYPES_LISTED.0[..], &TYPES_LISTED.1[..]), (&DEVICES_LISTED.0, &DEVICES_LISTED.1)]
+    {
+        count(format!("mdevctl {}", theirs.join(" ")), &mdevctl(root, theirs));
+        count(format!("gpuslice {}", ours.join(" ")), &daemon.command(ours));
     }
-    assert!(ours.status().expect("run strace").success());
-    report.say("system calls of gpuslice profiles --types --json", counted());
 }
