@@ -44,7 +44,7 @@ pub enum Command {
         /// VFs: let other claims name the same home VF. A claim that is there keeps what is left out.
         #[serde(default)]
         pool: Option<bool>,
-        /// Hold the capacity even while the owner is stopped.
+        /// Hold the capacity even while the owner is stopped; not with `pool`.
         #[serde(default)]
         reserve: Option<bool>,
         /// Only say what would be done.

@@ -1,6 +1,7 @@
 //! What can be typed. Help, completions and manual pages all come from here.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use gpuslice_core::domain::MOST_SLICES;
 use gpuslice_core::ids::{ClaimName, Parameters, ParentId, ProfileName};
@@ -41,7 +42,23 @@ impl Arguments {
         let mut words = std::env::args_os();
         // The program's own name.
         words.next();
-        Self::plain_list(words).unwrap_or_else(Self::parse)
+        Self::plain_list(words).unwrap_or_else(|| {
+            let arguments = Self::parse();
+            arguments.check().unwrap_or_else(|error| error.exit());
+            arguments
+        })
+    }
+
+    /// What clap cannot say of options that may be given as false too.
+    fn check(&self) -> Result<(), clap::Error> {
+        match &self.command {
+            Command::Attach(Attach { pool: Some(true), reserve: Some(true), .. }) => {
+                let text =
+                    "--pool and --reserve exclude each other: what others may be given is not held";
+                Err(Self::command().error(ErrorKind::ArgumentConflict, text))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A list as most programs ask for it, by its word alone or with `--json`. It is known without clap, whose tree of all
@@ -385,7 +402,7 @@ pub struct Attach {
     /// Let other claims name the same virtual function [default: as the claim has it, else false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub pool: Option<bool>,
-    /// Hold the capacity even while the VM is off [default: as the claim has it, else false]
+    /// Hold the capacity even while the VM is off; not with --pool [default: as the claim has it, else false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub reserve: Option<bool>,
     /// How many slices, all or none [default: as the claim has it, else 1]
@@ -497,6 +514,7 @@ mod tests {
             "gpuslice attach win11 p --count 0",
             "gpuslice attach win11 p --count 65",
             "gpuslice attach win11 p --pool=maybe",
+            "gpuslice attach win11 p --pool --reserve",
             "gpuslice attach win11 p --fabric all",
             "gpuslice attach win11 p --numa always",
             "gpuslice attach win11 p --parameters a",
@@ -512,8 +530,11 @@ mod tests {
             "gpuslice export proxmox --node pve.example",
             "gpuslice export proxmox --host examples/hosts/mdev.toml",
         ] {
-            let error = Arguments::try_parse_from(line.split(' ')).unwrap_err();
+            let typed = Arguments::try_parse_from(line.split(' '));
+            let error = typed.and_then(|typed| typed.check()).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");
         }
+        let one = "gpuslice attach win11 p --pool=false --reserve".split(' ');
+        Arguments::try_parse_from(one).and_then(|typed| typed.check()).unwrap();
     }
 }

@@ -253,7 +253,9 @@ impl Action {
         let low = u8::try_from(c % 256).unwrap();
         Some(match kind {
             K::Attach => {
-                let (pool, reserve) = (c % 7 == 0, c % 11 == 0);
+                // Both at once is refused.
+                let pool = c % 7 == 0;
+                let reserve = !pool && c % 11 == 0;
                 H::Attach { vm, name: name(low), profile: profile(), count, pool, reserve }
             }
             K::Detach => H::Detach { vm, name: name(b), force: c % 2 == 0 },

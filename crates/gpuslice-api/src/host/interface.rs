@@ -144,7 +144,7 @@ impl<H: Handler> HostInterface<H> {
         self.rows(&header, connection, Command::ListHistory { about, since }, filter).await
     }
 
-    /// Makes or keeps a claim. Options: `pool` and `reserve`, which a claim that is there keeps where they are left out, and
+    /// Makes or keeps a claim. Options: `pool` or `reserve`, which a claim that is there keeps where they are left out, and
     /// `dry_run`.
     #[zbus(out_args("answer"))]
     async fn claim(

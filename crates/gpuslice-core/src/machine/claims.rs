@@ -193,6 +193,14 @@ impl Machine {
         let kept = known.as_ref().filter(|claim| !claim.orphaned || claim.undefined);
         let pool = order.pool.unwrap_or(kept.is_some_and(|claim| claim.pool));
         let reserve = order.reserve.unwrap_or(kept.is_some_and(|claim| claim.reserve));
+        // A home that others may be given is none that is held for it. A record of before may have both, and stays.
+        if pool && reserve && [order.pool, order.reserve].contains(&Some(true)) {
+            let off = if order.reserve == Some(true) { "--pool=false" } else { "--reserve=false" };
+            let message = format!("claim {} is either shared (pool) or held (reserve)", key.name);
+            return Err(
+                Refusal::new(Code::BadRequest, message).hint(hint!("the same with {}", off))
+            );
+        }
         let request = &order.request;
         let mut had = known.as_ref().map_or_else(Vec::new, |claim| claim.home.clone());
         if known.as_ref().is_some_and(|known| known.profile != profile) {

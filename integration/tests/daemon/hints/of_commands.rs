@@ -304,6 +304,25 @@ pub fn there_is_no_bus(code: Code) {
 }
 
 /// What a program on the bus is told that asks for more than a guest can carry; the command line lets nobody type it.
+pub fn a_shared_home_is_to_be_held(code: Code) {
+    for (had, wanted) in [("pool", "reserve"), ("reserve", "pool")] {
+        let mut person = host();
+        let attach = format!("gpuslice attach vm1 {PROFILE}");
+        person.does(&format!("{attach} --{had}"));
+        let order = format!("{attach} --{wanted}");
+        let refused = person.refused(code, &order);
+        person.follows(&refused.hint, "", 0, &mut |person, what| {
+            let with = what.strip_prefix("the same with ").unwrap();
+            person.does(&format!("{order} {with}"));
+        });
+        let row = person.host.only("claims");
+        assert_eq!((&row[had], &row[wanted]), (&json!(false), &json!(true)), "{row}");
+        // What it has is kept where nothing is said.
+        person.does(&attach);
+        assert_eq!(person.host.only("claims"), row);
+    }
+}
+
 pub fn more_slices_than_a_claim_can_have(code: Code) {
     let person = host();
     let claim = |count: u32| -> Result<(), zbus::Error> {
