@@ -9,6 +9,8 @@
 mod actions;
 #[path = "machine/agent.rs"]
 mod agent;
+#[path = "machine/another.rs"]
+mod another;
 #[path = "machine/answers.rs"]
 mod answers;
 #[path = "machine/applying.rs"]

@@ -54,6 +54,12 @@ pub fn ask_instead(name: &str) -> Hint {
     )
 }
 
+/// Starts a domain when the agent has written what its claim is called by.
+#[must_use]
+pub fn own_device(name: &str) -> Hint {
+    hint!("virsh start {} (the agent gives it its own device)", name)
+}
+
 /// Gives a domain's claim a device that it can have.
 #[must_use]
 pub fn attach(name: &str, profile: &ProfileName, claim: &ClaimName) -> Hint {

@@ -64,7 +64,8 @@ cases! {
         of_starts::the_home_is_taken_and_another_is_free, of_starts::a_process_has_the_vf_open,
         of_layouts::the_host_uses_the_device,
         of_devices::a_monitor_keeps_the_driver_loaded, of_devices::a_module_keeps_the_driver_loaded;
-    Taken: of_starts::a_plain_device_is_somebodys, of_starts::the_home_was_given_up;
+    Taken: of_starts::a_plain_device_is_somebodys, of_starts::an_mdev_of_another_vm_was_picked,
+        of_starts::the_home_was_given_up;
     Reshaping: of_devices::it_is_being_made_anew;
     Cordoned: of_devices::a_person_said_so;
     Quarantined: of_devices::a_layout_failed_before, of_starts::a_vf_was_taken_off_its_driver;

@@ -1,11 +1,11 @@
 //! Stories of mediated devices that stand ready to be picked in virt-manager's dialog.
 
+use crate::another::{carried, own, pick};
 use crate::directed::{after, all, declare, run, runs, stop};
 use crate::domains::claim;
 use crate::happening::Happening as H;
 use crate::invariants::vfs_of;
 use crate::world::World;
-use gpuslice_core::domain::HostDeviceSource;
 use gpuslice_core::errno::Errno;
 use gpuslice_core::holders::Holder;
 use gpuslice_core::ids::{MdevUuid, SliceId};
@@ -92,26 +92,6 @@ fn plan(world: &mut World) -> PlanRow {
         Some(Ok(Answer::Plan(plan))) => plan,
         other => panic!("{other:?}"),
     }
-}
-
-/// As the dialog writes it.
-fn pick(vm: u8, uuid: MdevUuid) -> H {
-    H::Plain { vm, slice: SliceId::Mdev(uuid), managed: false }
-}
-
-fn carried(world: &World, vm: u8) -> Vec<(Option<String>, MdevUuid)> {
-    let of = |source| match source {
-        HostDeviceSource::Mdev(uuid) => uuid,
-        HostDeviceSource::Pci(vf) => panic!("{vf}"),
-    };
-    let devices = world.guests[&vm].domain().devices.iter();
-    devices.map(|d| (d.alias.clone(), of(d.source))).collect()
-}
-
-fn own(world: &World, vm: u8) -> Vec<(Option<String>, MdevUuid)> {
-    let uuid = world.guests[&vm].domain().uuid;
-    let name = "gpu0".parse().unwrap();
-    vec![(Some("ua-gpuslice-gpu0".to_owned()), MdevUuid::for_claim(uuid, &name, 0))]
 }
 
 fn refusals(world: &World) -> Vec<&'static str> {

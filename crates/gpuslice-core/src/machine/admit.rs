@@ -4,7 +4,6 @@ use super::reserve::Want;
 use super::start::STARTING_GRACE;
 use super::{Effect, Machine, Stored, Timer};
 use crate::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource};
-use crate::hint;
 use crate::ids::{ClaimKey, MdevUuid, Owner, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::Isolation;
 use crate::mend;
@@ -140,7 +139,7 @@ impl Machine {
         };
         let made = matches!(source, HostDeviceSource::Mdev(_));
         let hint = if made || self.has_free_home(key, profile) {
-            hint!("virsh start {} (the agent gives it its own device)", name)
+            mend::own_device(name)
         } else {
             self.room_for(key, profile, *count)
         };
@@ -154,8 +153,7 @@ impl Machine {
         let Some(other) = assigned else { return Ok(()) };
         let whose = self.owner_name(&other.claim);
         let message = format!("{slice}, picked for {}, is in use by {whose}", domain.name);
-        let hint = hint!("virsh start {} (the agent gives it its own device)", domain.name);
-        Err(Refusal::new(Code::Taken, message).hint(hint))
+        Err(Refusal::new(Code::Taken, message).hint(mend::own_device(&domain.name)))
     }
 
     /// A plain hostdev is the user's own affair, unless the slice is somebody else's.
@@ -166,6 +164,16 @@ impl Machine {
     ) -> Result<(), Refusal> {
         for device in domain.devices.iter().filter(|d| d.our_claim().is_none()) {
             let slice = device.source.slice();
+            if let Some((key, profile)) = self.picked_of_another(device, domain.uuid) {
+                let whose = self.owner_name(key);
+                let message = format!(
+                    "{slice}, picked for {}, is that of {whose} ({})",
+                    domain.name, key.name
+                );
+                let is_made = self.offers().iter().any(|offer| offer.profile == *profile);
+                let hint = if is_made { mend::own_device } else { mend::ask_instead };
+                return Err(Refusal::new(Code::Taken, message).hint(hint(&domain.name)));
+            }
             if let Some(other) =
                 self.run.assignments.get(&slice).filter(|a| a.claim.owner != *owner)
             {

@@ -10,6 +10,7 @@ use crate::mend;
 use crate::refusal::{Code, Refusal};
 use crate::request::Adopted;
 use crate::state::Assignment;
+use uuid::Uuid;
 
 /// A domain as it would be if every device that was picked were of a claim.
 pub(super) struct Picked {
@@ -131,7 +132,9 @@ impl Machine {
             HostDeviceSource::Mdev(uuid) if uuid.is_parked() => {
                 return self.profile_of_parked(uuid).map(Ok);
             }
-            HostDeviceSource::Mdev(_) => return None,
+            HostDeviceSource::Mdev(_) => {
+                return self.picked_of_another(device, domain.uuid).map(|(_, of)| Ok(of.clone()));
+            }
         };
         let parent = ParentId::Pci(self.seen.vfs.get(&address)?.pf);
         self.layouts.get(&parent)?;
@@ -147,6 +150,30 @@ impl Machine {
                 Some(Err(Refusal::new(Code::NoProfile, message).hint(mend::ask_instead(name))))
             }
         }
+    }
+
+    /// The claim of another domain whose mediated device was picked, and its profile. The dialog lists all that are there, each by
+    /// its UUID alone; when that other domain stops, its device is gone and its claim still names it.
+    pub(super) fn picked_of_another(
+        &self,
+        device: &HostDevice,
+        domain: Uuid,
+    ) -> Option<(&ClaimKey, &ProfileName)> {
+        let HostDeviceSource::Mdev(uuid) = device.source else { return None };
+        if device.alias.is_some() || uuid.is_parked() {
+            return None;
+        }
+        let assigned = self.run.assignments.get(&SliceId::Mdev(uuid));
+        let named = || {
+            self.durable.claims.iter().find(|(key, claim)| {
+                let mut indexes = 0..claim.request.count;
+                indexes.any(|index| source_of(key, claim, index) == Some(device.source))
+            })
+        };
+        let (key, profile) = assigned
+            .map(|a| (&a.claim, &a.profile))
+            .or_else(|| named().map(|(key, claim)| (key, &claim.profile)))?;
+        matches!(key.owner, Owner::Domain(owner) if owner != domain).then_some((key, profile))
     }
 
     /// The name of the claim that had this device before its metadata was lost, else the first that is free.

@@ -3,6 +3,7 @@
 use super::person::{Person, hostdev, source};
 use crate::host::{Vm, until};
 use crate::life::{CARD, ONE_VF, PROFILE};
+use gpuslice_core::ids::MdevUuid;
 use gpuslice_core::refusal::Code;
 use serde_json::json;
 
@@ -125,6 +126,25 @@ pub fn a_plain_device_is_somebodys(code: Code) {
     person.passes("vm2", &person.home("vm1"));
     person.does(START);
     person.mends(code, "virsh start vm2");
+}
+
+pub fn an_mdev_of_another_vm_was_picked(code: Code) {
+    let mut person = Person::at("mdev", "", 2);
+    person.does("gpuslice attach vm1 nvidia-a40-8q");
+    person.does(START);
+    let uuid = MdevUuid::for_claim(Vm::new(1).uuid.parse().unwrap(), &"gpu0".parse().unwrap(), 0);
+    let picked = format!(
+        "<hostdev mode='subsystem' type='mdev' model='vfio-pci'>\
+         <source><address uuid='{uuid}'/></source></hostdev>"
+    );
+    let order = "virsh start vm2";
+    person.edits_unseen("vm2", |xml| xml.replace("</devices>", &format!("{picked}</devices>")));
+    let refused = person.refused(code, order);
+    person.agent_comes();
+    assert!(person.follows(&refused.hint, order, 0, &mut super::person::no_edit));
+    // Each has its own.
+    let running = person.host.column("slices", "state");
+    assert_eq!(running.iter().filter(|state| *state == "attached").count(), 2);
 }
 
 pub fn the_home_was_given_up(code: Code) {
