@@ -1,7 +1,7 @@
 //! The thin loop of the daemon, without tasks or clock: performs effects in order and feeds back what happened.
 
 use crate::disk::Disk;
-use crate::hand::{Asked, Hand, ask_again, brief};
+use crate::hand::{Asked, Hand, Under, ask_again, brief};
 use crate::invariants::{self, Broken, Vm};
 use crate::waking::{read_config, wake};
 use crate::{guest, identity, past};
@@ -23,15 +23,6 @@ use uuid::Uuid;
 
 /// More turns than this without outside cause is a machine that runs in circles.
 const TURNS: u32 = 600;
-
-/// A step under way.
-#[derive(Debug)]
-pub struct Under {
-    pub op: OpId,
-    pub step: Step,
-    /// Its writer sleeps on this file; `None` when it has not begun.
-    pub file: Option<String>,
-}
 
 /// A daemon on a simulated kernel.
 pub struct Driver {

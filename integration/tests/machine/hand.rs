@@ -1,11 +1,22 @@
 //! The daemon's hand on the kernel: it can die between any two writes of a step.
 
 use gpuslice_core::errno::Errno;
+use gpuslice_core::machine::OpId;
 use gpuslice_core::observe::Observer;
+use gpuslice_core::plan::Step;
 use gpuslice_core::port::{HostRead, HostWrite, LogLine, Ran, Written};
 use gpuslice_sim::Kernel;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+
+/// A step under way.
+#[derive(Debug)]
+pub struct Under {
+    pub op: OpId,
+    pub step: Step,
+    /// Its writer sleeps on this file; `None` when it has not begun.
+    pub file: Option<String>,
+}
 
 /// What steps have asked of a kernel: how, and what.
 pub type Asked = RefCell<BTreeSet<String>>;

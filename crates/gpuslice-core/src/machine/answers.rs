@@ -38,7 +38,6 @@ impl Spare<'_> {
 impl Machine {
     pub(super) fn status(&self) -> Answer {
         let waiting_for = self.waiting_for();
-        let problems = self.seen.problems.iter().map(ToString::to_string);
         let quarantines = self.durable.quarantines.iter();
         let quarantines = quarantines.map(|(parent, why)| {
             format!("{parent} is quarantined: {}: {}", why.code, why.reason())
@@ -62,7 +61,7 @@ impl Machine {
                 .chain(self.all_that_comes_later())
                 .chain(self.set_to_nothing().map(|why| why.reason()))
                 .chain(self.unwell())
-                .chain(problems)
+                .chain(self.seen.problems.iter().map(ToString::to_string))
                 .chain(self.history_trouble())
                 .collect(),
             host: self.host.clone(),
