@@ -98,6 +98,8 @@ pub enum Form {
         type_id: MdevTypeId,
         /// How many more the kernel says it would make.
         available: u32,
+        /// What may be beside it on its device, where several parents are of one and that is known.
+        beside: Option<Beside>,
     },
     /// Existing virtual functions that are given the type when a VM starts.
     TypedVfs {
@@ -119,8 +121,40 @@ pub enum Beside {
     OneSize,
     /// Any sizes, each in one of its places.
     Places(Arc<Places>),
-    /// Each in a part of the device that is for its kind alone.
-    Apart,
+    /// Each in a part of the device that is for its kind alone; in which, where that is told.
+    Apart(Option<Part>),
+}
+
+/// Parts of a device that are alike. Each is for slices of one size at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// What the device calls them.
+    pub kind: String,
+    /// How many of them there are.
+    pub count: u32,
+    /// How many slices of a type one of them holds.
+    pub each: u32,
+}
+
+impl Part {
+    /// Most slices of the type at a time.
+    pub fn most(&self) -> u32 {
+        self.count.saturating_mul(self.each)
+    }
+
+    /// How many more slices of so many bytes there can be beside others in these parts: how large those are, how many of them
+    /// one part holds, and how many there are.
+    pub fn left(&self, size: u64, there: impl IntoIterator<Item = (u64, u32, u32)>) -> u32 {
+        let mut sizes: BTreeMap<u64, (u32, u32)> = BTreeMap::new();
+        for (size, each, count) in there {
+            let (of_each, sum) = sizes.entry(size).or_default();
+            (*of_each, *sum) = (each, sum.saturating_add(count));
+        }
+        let (_, same) = sizes.remove(&size).unwrap_or_default();
+        let taken: u32 = sizes.values().map(|(each, count)| count.div_ceil((*each).max(1))).sum();
+        let parts = self.count.saturating_sub(taken);
+        parts.saturating_mul(self.each).saturating_sub(same)
+    }
 }
 
 impl Form {

@@ -213,6 +213,8 @@ pub struct TypeFacts {
     pub places: Option<std::sync::Arc<Places>>,
     /// Most of them that one VM can have of one device.
     pub per_vm: Option<u32>,
+    /// Which parts of a device it is in, by their name in the device's mode; empty where no device has one.
+    pub part: Option<String>,
 }
 
 /// Facts of types, by device and raw id.

@@ -2,6 +2,7 @@
 
 mod crowded;
 mod lookup;
+mod most;
 mod one_vm;
 mod properties;
 mod reserved;
@@ -151,18 +152,16 @@ impl<'a> View<'a> {
 
     /// How many more of a type the device of a parent could have at the most: a VF that makes one tells of itself alone.
     pub(crate) fn below_most(&self, offer: &Offer, type_id: &MdevTypeId) -> u32 {
-        let Some((max, device)) = offer.max.zip(self.seen.pf_of(&offer.parent)) else {
-            return u32::MAX;
-        };
-        let there = self.lookup.of_type(self).get(&(device, type_id)).copied();
-        max.saturating_sub(there.unwrap_or_default())
+        let device = self.seen.pf_of(&offer.parent);
+        let most = device.and_then(|device| self.lookup.most(self).get(&device)?.get(type_id));
+        most.copied().unwrap_or(u32::MAX)
     }
 
     /// How many more of a profile a parent can make as mediated devices, and how many its device can have.
     pub(crate) fn room(&self, parent: &ParentId, profile: &ProfileName) -> Option<(u32, u32)> {
         let of_profile = |o: &&Offer| o.parent == *parent && o.profile == *profile;
         self.offers.iter().filter(of_profile).find_map(|offer| match &offer.form {
-            Form::Mdevs { type_id, available } => {
+            Form::Mdevs { type_id, available, .. } => {
                 let left = available.saturating_sub(self.under_way(parent));
                 Some((left, self.below_most(offer, type_id)))
             }
@@ -193,7 +192,7 @@ pub fn mdev(
     let mut reasons = Vec::new();
     let mut free = Vec::new();
     for offer in view.offered(wanted) {
-        let Form::Mdevs { type_id, available } = &offer.form else {
+        let Form::Mdevs { type_id, available, .. } = &offer.form else {
             continue;
         };
         let Left { count: left, perhaps } = together::left(view, offer, type_id, *available);

@@ -1,12 +1,14 @@
 //! Mediated devices made on demand (Documentation/driver-api/vfio-mediated-device.rst). A start makes one on
 //! whichever parent placement picks, under the UUID the domain's XML already carries; a stop removes it.
 
-use crate::nvidia::{edition_of_type, isolation, parameters, per_vm, profile_of_type, scheduler};
+use crate::nvidia::{
+    Sharing, edition_of_type, isolation, parameters, per_vm, profile_of_type, scheduler, sharing,
+};
 use gpuslice_core::ids::{MdevTypeId, ParentId, ProfileName, SliceId};
 use gpuslice_core::layout::{Layout, VfCount};
-use gpuslice_core::mechanism::{Cleaned, Form, Layouts, MDEV, Mechanism, Offer};
+use gpuslice_core::mechanism::{Beside, Cleaned, Form, Layouts, MDEV, Mechanism, Offer};
 use gpuslice_core::mode::Mode;
-use gpuslice_core::observation::{FixedType, MdevType, Observation};
+use gpuslice_core::observation::{FixedType, MdevParent, MdevType, Observation};
 use gpuslice_core::plan::Step;
 use gpuslice_core::refusal::Refusal;
 use gpuslice_core::state::Assignment;
@@ -26,24 +28,41 @@ fn offered(fixed: &FixedType) -> bool {
     fixed.device_api == "vfio-pci"
 }
 
+fn names(device: &MdevParent) -> impl Iterator<Item = &str> {
+    device.types.values().filter_map(|of_type| of_type.fixed.name.as_deref())
+}
+
 fn offer(
     seen: &Observation,
     parent: &ParentId,
     type_id: &MdevTypeId,
     of_type: &MdevType,
+    sharing: Option<&Sharing<'_>>,
 ) -> Option<Offer> {
     let fixed = &of_type.fixed;
     if !offered(fixed) {
         return None;
     }
+    let shared = sharing.zip(fixed.name.as_deref()).map(|(of, name)| of.of_type(type_id, name));
+    let (max, beside) = match shared {
+        // Each says of itself how many of it there can be when all are alike.
+        Some((max, Beside::OneSize)) if max != Some(0) => {
+            (fixed.max_instances, Some(Beside::OneSize))
+        }
+        Some((max, beside)) => (max.or(fixed.max_instances), Some(beside)),
+        None => (fixed.max_instances, None),
+    };
+    let available = of_type.available;
+    let told = || sharing?.memory(type_id, fixed.name.as_deref()?);
+    let memory = fixed.memory.or_else(told);
     Some(Offer {
         mechanism: MDEV,
         profile: profile(type_id, fixed.name.as_deref())?,
         parent: parent.clone(),
-        form: Form::Mdevs { type_id: type_id.clone(), available: of_type.available },
+        form: Form::Mdevs { type_id: type_id.clone(), available, beside },
         description: fixed.name.clone(),
-        memory: fixed.memory,
-        max: fixed.max_instances,
+        memory,
+        max,
         per_vm: per_vm(seen, parent, type_id),
         isolation: isolation(fixed.name.as_deref()),
         heads: fixed.heads,
@@ -77,7 +96,9 @@ impl Mechanism for Mdev {
     /// A profile for each type QEMU can take as a PCI device.
     fn offers(&self, seen: &Observation, parent: &ParentId, _: Option<&Layout>) -> Vec<Offer> {
         let Some(device) = seen.mdev_parents.get(parent) else { return Vec::new() };
-        device.types.iter().filter_map(|(id, of_type)| offer(seen, parent, id, of_type)).collect()
+        let sharing = sharing(seen, parent, names(device));
+        let offer = |(id, of_type)| offer(seen, parent, id, of_type, sharing.as_ref());
+        device.types.iter().filter_map(offer).collect()
     }
 
     fn offer_of(
@@ -87,7 +108,9 @@ impl Mechanism for Mdev {
         _: Option<&Layout>,
         type_id: &MdevTypeId,
     ) -> Option<Offer> {
-        offer(seen, parent, type_id, seen.mdev_parents.get(parent)?.types.get(type_id)?)
+        let device = seen.mdev_parents.get(parent)?;
+        let sharing = sharing(seen, parent, names(device));
+        offer(seen, parent, type_id, device.types.get(type_id)?, sharing.as_ref())
     }
 
     fn profile_of(

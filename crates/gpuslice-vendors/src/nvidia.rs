@@ -13,10 +13,12 @@ mod plan;
 mod read;
 pub(crate) mod scheduler;
 mod serial;
+mod sharing;
 mod trouble;
 
 pub(crate) use facts::per_vm;
 pub(crate) use names::{edition_of_type, isolation, profile_of_type};
+pub(crate) use sharing::Sharing;
 
 use crate::makers::maker;
 use gpuslice_core::health::Trouble;
@@ -90,6 +92,17 @@ pub(crate) fn has_no_vfs(seen: &Observation, parent: &ParentId) -> bool {
     let driven = function.filter(|f| f.vendor == VENDOR && f.driver.as_deref() == Some(DRIVER));
     let never = |f: &Function| maker(f.vendor, f.device).is_some_and(|maker| !maker.sriov);
     driven.is_some_and(|f| seen.mdev_parents.contains_key(parent) || never(f))
+}
+
+/// How the types share a GPU of which a VF makes them as mediated devices; `names` are those of the types.
+pub(crate) fn sharing<'a, 'n>(
+    seen: &'a Observation,
+    vf: &ParentId,
+    names: impl Iterator<Item = &'n str>,
+) -> Option<Sharing<'a>> {
+    let gpu = seen.pf_of(vf)?;
+    let (_, sriov) = pf(seen, &gpu)?;
+    Some(Sharing::of(seen, &gpu, sriov.vfs.len(), names))
 }
 
 /// The driver that has a PF of NVIDIA's in the place of the only one under which its tool makes VFs. That tool's own stub is none.

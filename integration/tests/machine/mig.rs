@@ -2,8 +2,9 @@
 
 use crate::driver::Driver;
 use crate::room::start_of;
-use crate::vgpu::{attach, order, profile, start, stop, vf};
+use crate::vgpu::{attach, attach_several, call, order, profile, start, stop, vf};
 use gpuslice_core::ids::{ParentId, SliceId};
+use gpuslice_core::machine::HookOperation::Prepare;
 use gpuslice_core::mode::Mode;
 use gpuslice_core::plan::Step;
 use gpuslice_core::port::{HostRead, HostWrite, read_text};
@@ -48,6 +49,12 @@ pub fn instances(driver: &mut Driver) -> Vec<String> {
     let mut names: Vec<String> = said.lines().map(name).collect();
     names.sort();
     names
+}
+
+/// How many of a profile are free, and how many there can be.
+fn counted(driver: &mut Driver, name: &str) -> (u32, u32) {
+    let row = profile(driver, name);
+    (row.free, row.max.unwrap())
 }
 
 fn modes(driver: &Driver) -> Vec<String> {
@@ -177,19 +184,82 @@ fn a_gpu_becomes_whole_again() {
 
 #[test]
 fn in_the_older_framework_too() {
-    let mut host = a100();
-    for mdev in host.functions.iter_mut().filter_map(|f| f.mdev.as_mut()) {
-        mdev.on = MdevOn::Vf;
-    }
-    let mut driver = Driver::new(&host, MIG).unwrap();
+    let mut driver = Driver::new(&in_the_older_framework(a100()), MIG).unwrap();
     driver.advance(10_000).unwrap();
     assert_eq!(instances(&mut driver), WANTED);
-    let free = |driver: &mut Driver, name: &str| profile(driver, name).free;
-    assert!(free(&mut driver, "nvidia-a100d-2-20c") > 0);
-    assert_eq!(free(&mut driver, "nvidia-a100d-40c"), 0);
+    let counts = |driver: &mut Driver| {
+        ["1-10c", "2-20c", "3-40c", "4-40c", "40c"]
+            .map(|name| counted(driver, &format!("nvidia-a100d-{name}")))
+    };
+    assert_eq!(counts(&mut driver), [(2, 2), (1, 1), (1, 1), (0, 0), (0, 0)]);
+    let domains = [(1, "nvidia-a100d-1-10c"), (2, "nvidia-a100d-3-40c")]
+        .map(|(vm, profile)| attach(&mut driver, vm, profile));
+    for domain in &domains {
+        call(&mut driver, domain, Prepare).unwrap();
+    }
+    assert_eq!(counts(&mut driver), [(1, 2), (1, 1), (0, 1), (0, 0), (0, 0)]);
     reboot(&mut driver);
     driver.advance(10_000).unwrap();
     assert_eq!(instances(&mut driver), WANTED);
+}
+
+/// The host with a driver that makes mediated devices of its VFs.
+fn in_the_older_framework(mut host: HostFile) -> HostFile {
+    for mdev in host.functions.iter_mut().filter_map(|f| f.mdev.as_mut()) {
+        mdev.on = MdevOn::Vf;
+    }
+    host
+}
+
+/// A VF tells of itself alone there, so what they share is counted by what the GPU is set to.
+#[test]
+fn mixed_sizes_have_places_in_the_older_framework_too() {
+    let mut driver = Driver::new(&in_the_older_framework(a40()), MIXED).unwrap();
+    driver.advance(10_000).unwrap();
+    assert_eq!(modes(&driver), ["sizes=mixed"]);
+    assert_eq!(counted(&mut driver, "nvidia-a40-8q"), (4, 4));
+    assert_eq!(counted(&mut driver, "nvidia-a40-16q"), (2, 2));
+    let domains = [(1, "nvidia-a40-24q"), (2, "nvidia-a40-8q")]
+        .map(|(vm, profile)| attach(&mut driver, vm, profile));
+    for domain in &domains {
+        call(&mut driver, domain, Prepare).unwrap();
+    }
+    for (name, free) in [("24q", 0), ("16q", 1), ("8q", 1), ("4q", 3), ("48q", 0)] {
+        assert_eq!(counted(&mut driver, &format!("nvidia-a40-{name}")).0, free, "{name}");
+    }
+}
+
+/// Types of one size are in each other's place, whatever they are sold for.
+#[test]
+fn all_series_of_a_size_share_a_gpu_in_the_older_framework() {
+    let mut host = in_the_older_framework(a40());
+    let types = &mut host.functions[0].mdev.as_mut().unwrap().types;
+    let eight = types.iter_mut().find(|of| of.name == "NVIDIA A40-8Q").unwrap();
+    eight.description = "framebuffer=8192M, max_instance=6".to_owned().into();
+    let eight = eight.clone();
+    types.push(TypeShape { id: "999".to_owned(), name: "NVIDIA A40-8A".to_owned(), ..eight });
+    let driver = &mut Driver::new(&host, &MIXED.replace("mixed", "equal")).unwrap();
+    driver.advance(10_000).unwrap();
+    let of_six = ["nvidia-a40-8q", "nvidia-a40-8a"];
+    assert_eq!(of_six.map(|name| counted(driver, name)), [(6, 6); 2]);
+    let domain = attach_several(driver, 1, "nvidia-a40-8a", 3);
+    call(driver, &domain, Prepare).unwrap();
+    assert_eq!(of_six.map(|name| counted(driver, name)), [(3, 6); 2]);
+}
+
+/// A type is in instances of the profile that it names, and in no larger ones.
+#[test]
+fn a_larger_instance_is_not_one_of_another_profile() {
+    let config = MIG.replace("\"1g.10gb\", \"2g.20gb\", \"3g.40gb\", \"1g.10gb\"", "\"1g.20gb\"");
+    for host in [a100(), in_the_older_framework(a100())] {
+        // Its types are known from when it had such instances.
+        let mut driver = Driver::new(&host, MIG).unwrap();
+        driver.advance(10_000).unwrap();
+        driver.config.clone_from(&config);
+        order(&mut driver, Command::Apply).unwrap();
+        assert_eq!(instances(&mut driver), ["1g.20gb"]);
+        assert_eq!(counted(&mut driver, "nvidia-a100d-1-10c"), (0, 0));
+    }
 }
 
 #[test]
@@ -319,13 +389,9 @@ fn sizes_of_a_gpu_with_vms_wait_for_them() {
 fn of_mixed_sizes_there_are_as_many_as_places() {
     let mut driver = Driver::new(&a40(), MIXED).unwrap();
     driver.advance(10_000).unwrap();
-    let count = |driver: &mut Driver, name: &str| {
-        let row = profile(driver, name);
-        (row.free, row.max.unwrap())
-    };
     // Six of 8 GiB when all are equal; the grid has places for four.
-    assert_eq!(count(&mut driver, "nvidia-a40-8q"), (4, 4));
-    assert_eq!(count(&mut driver, "nvidia-a40-16q"), (2, 2));
+    assert_eq!(counted(&mut driver, "nvidia-a40-8q"), (4, 4));
+    assert_eq!(counted(&mut driver, "nvidia-a40-16q"), (2, 2));
     let domains = [(1, "nvidia-a40-24q"), (2, "nvidia-a40-8q")]
         .map(|(vm, profile)| attach(&mut driver, vm, profile));
     for domain in &domains {
@@ -333,7 +399,7 @@ fn of_mixed_sizes_there_are_as_many_as_places() {
     }
     // From 0 to 24 and from 24 to 32.
     for (name, free) in [("24q", 0), ("16q", 1), ("8q", 1), ("4q", 3), ("48q", 0)] {
-        assert_eq!(count(&mut driver, &format!("nvidia-a40-{name}")).0, free, "{name}");
+        assert_eq!(counted(&mut driver, &format!("nvidia-a40-{name}")).0, free, "{name}");
     }
     let row = profile(&mut driver, "nvidia-a40-16q");
     assert_eq!(row.memory, Some(16 << 30));

@@ -202,9 +202,8 @@ impl Machine {
                 let realised = self.realised(parent, layout);
                 match function {
                     _ if realised => {
-                        let kept_back = self.kept_back(parent);
                         let nothing = || Some(self.offers_nothing(parent)?.reason());
-                        let reason = kept_back.or_else(nothing);
+                        let reason = self.kept_back(parent).or_else(nothing);
                         let reason = reason.or_else(|| self.comes_later(parent, layout));
                         ("ok", reason.or_else(|| unparked.cloned()))
                     }

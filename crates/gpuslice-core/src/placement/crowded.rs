@@ -25,7 +25,7 @@ pub(super) fn crowded(view: &View<'_>, wanted: &Wanted<'_>, offer: &Offer, mine:
             Beside::OneSize => {
                 homes.len() >= most || homes.iter().any(|other| size(other) != offer.memory)
             }
-            Beside::Apart => {
+            Beside::Apart(_) => {
                 homes.iter().filter(|other| size(other) == offer.memory).count() >= most
             }
             Beside::Places(own) => {

@@ -2,8 +2,9 @@
 //! asked for.
 
 use super::View;
+use super::most::{self, Most};
 use super::together::{self, Ordered};
-use crate::ids::{ClaimKey, MdevTypeId, ParentId, PciAddress, SliceId};
+use crate::ids::{ClaimKey, ParentId, PciAddress, SliceId};
 use crate::state::{Assignment, Claim, Phase};
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -18,7 +19,7 @@ pub struct Lookup<'a> {
     bound: OnceCell<BTreeMap<&'a ClaimKey, u32>>,
     ordered: OnceCell<BTreeMap<&'a ParentId, u32>>,
     on_devices: OnceCell<BTreeMap<ParentId, Ordered<'a>>>,
-    of_type: OnceCell<BTreeMap<(ParentId, &'a MdevTypeId), u32>>,
+    most: OnceCell<Most>,
 }
 
 /// Mediated devices that are ordered and not there yet.
@@ -31,7 +32,7 @@ pub(super) fn ordered<'v, 'a>(view: &'v View<'a>) -> impl Iterator<Item = &'a As
     unseen.map(|(_, a)| a)
 }
 
-fn counted<K: Ord>(keys: impl Iterator<Item = K>) -> BTreeMap<K, u32> {
+pub(super) fn counted<K: Ord>(keys: impl Iterator<Item = K>) -> BTreeMap<K, u32> {
     let mut counts = BTreeMap::new();
     for key in keys {
         *counts.entry(key).or_default() += 1;
@@ -68,13 +69,8 @@ impl<'a> Lookup<'a> {
         self.on_devices.get_or_init(|| together::on_devices(view))
     }
 
-    /// How many mediated devices of a type each device has, or is about to.
-    pub(super) fn of_type(&self, view: &View<'a>) -> &BTreeMap<(ParentId, &'a MdevTypeId), u32> {
-        self.of_type.get_or_init(|| {
-            let made = view.seen.mdevs.values().map(|m| (&m.parent, &m.type_id));
-            let ordered = ordered(view).filter_map(|a| Some((&a.parent, a.type_id.as_ref()?)));
-            let all = made.chain(ordered);
-            counted(all.map(|(parent, type_id)| (view.seen.device_of(parent), type_id)))
-        })
+    /// How many more mediated devices of each type each device could have that its VFs make.
+    pub(super) fn most(&self, view: &View<'a>) -> &Most {
+        self.most.get_or_init(|| most::of_devices(view))
     }
 }

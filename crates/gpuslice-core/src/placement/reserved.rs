@@ -126,7 +126,7 @@ impl<'v, 'a> Held<'v, 'a> {
 fn least_left(view: &View<'_>, profile: &ProfileName) -> Option<(ParentId, MdevTypeId)> {
     let made = view.offers.iter().filter(|offer| offer.profile == *profile);
     let left = made.filter_map(|offer| {
-        let Form::Mdevs { type_id, available } = &offer.form else { return None };
+        let Form::Mdevs { type_id, available, .. } = &offer.form else { return None };
         let left = together::left(view, offer, type_id, *available);
         (left.count > 0).then_some((left.perhaps, left.count, &offer.parent, type_id))
     });

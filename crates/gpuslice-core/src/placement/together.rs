@@ -78,7 +78,8 @@ pub(super) fn left(view: &View<'_>, offer: &Offer, type_id: &MdevTypeId, availab
     let Some(ordered) = view.lookup.on_devices(view).get(&device) else {
         return Left { count, perhaps: false };
     };
-    if ordered.types.iter().all(|other| *other == type_id) {
+    let apart = matches!(offer.form, Form::Mdevs { beside: Some(Beside::Apart(Some(_))), .. });
+    if apart || ordered.types.iter().all(|other| *other == type_id) {
         return Left { count, perhaps: false };
     }
     let sizes = view.seen.mode(&device, Mode::Sizes);
@@ -118,7 +119,7 @@ pub(super) fn takes_type(
     let room = usize::try_from(*left).is_ok_and(|left| same < left);
     match beside {
         Beside::OneSize => room && same == ordered.len(),
-        Beside::Apart => room,
+        Beside::Apart(_) => room,
         Beside::Places(own) => {
             let places = |type_id: &MdevTypeId| match &of_type(type_id)?.form {
                 Form::TypedVfs { beside: Beside::Places(places), .. } => Some(places.as_ref()),

@@ -3,12 +3,15 @@
 
 use super::modes::{ask, bus_id};
 use super::read::type_id;
-use gpuslice_core::ids::{MdevTypeId, ParentId, PciAddress};
+use gpuslice_core::ids::{DeviceKind, MdevTypeId, ParentId, PciAddress};
 use gpuslice_core::observation::{Observation, Places, TypeFacts};
 use gpuslice_core::observe::Answers;
 use gpuslice_core::port::HostRead;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// Names of the GPU instances there are, by the device and the number of their profile.
+pub(super) type Parts = BTreeMap<(DeviceKind, u32), String>;
 
 /// It is the same as long as the GPUs are the same.
 pub(super) fn read(
@@ -16,6 +19,7 @@ pub(super) fn read(
     tools: &mut Answers,
     seen: &mut Observation,
     ours: &[ParentId],
+    parts: &Parts,
 ) {
     let kind = |seen: &Observation, address| seen.functions.get(&address).and_then(|f| f.kind);
     if ours.is_empty() {
@@ -25,13 +29,25 @@ pub(super) fn read(
     let state = format!("{kinds:?}");
     let Some(said) = ask(host, tools, seen, &["vgpu", "-s", "-v"], &state) else { return };
     for (address, types) in blocks(&said) {
-        if let Some(kind) = kind(seen, address) {
-            seen.facts.entry(kind).or_insert(types);
-        }
+        let Some(kind) = kind(seen, address) else { continue };
+        let named = types.into_iter().map(|(type_id, Told { mut facts, profile })| {
+            let part = profile.map(|profile| parts.get(&(kind, profile)).cloned());
+            facts.part = part.map(Option::unwrap_or_default);
+            (type_id, facts)
+        });
+        seen.facts.entry(kind).or_insert_with(|| named.collect());
     }
 }
 
-type Types = BTreeMap<MdevTypeId, TypeFacts>;
+/// What is told of a type.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Told {
+    facts: TypeFacts,
+    /// The number of the GPU instances' profile that it is for.
+    profile: Option<u32>,
+}
+
+type Types = BTreeMap<MdevTypeId, Told>;
 
 /// How many of a type one VM can have of one GPU.
 pub(crate) fn per_vm(seen: &Observation, parent: &ParentId, type_id: &MdevTypeId) -> Option<u32> {
@@ -56,8 +72,9 @@ fn blocks(said: &str) -> Vec<(PciAddress, Types)> {
             (of, size) = (number.and_then(type_id), 0);
         }
         let (Some((_, types)), Some(of)) = (gpus.last_mut(), &of) else { continue };
-        let facts = types.entry(of.clone()).or_default();
+        let Told { facts, profile } = types.entry(of.clone()).or_default();
         match key {
+            "GPU Instance Profile ID" => *profile = value.parse().ok(),
             "FB Memory" => {
                 let mib = value.strip_suffix("MiB").and_then(|n| n.trim().parse::<u64>().ok());
                 facts.memory = mib.and_then(|mib| mib.checked_mul(1 << 20));
@@ -93,6 +110,7 @@ GPU 00000000:41:00.0
         Supported Placement IDs           : 0 8 12 20
     vGPU Type ID                          : 0x2bb
         Name                              : GRID A100D-1-10C
+        GPU Instance Profile ID           : 19
         FB Memory                         : 9728 MiB
 GPU 00000000:61:00.0
 ";
@@ -100,11 +118,13 @@ GPU 00000000:61:00.0
         let [(address, types), (_, none)] = read.as_slice() else { panic!("{read:?}") };
         assert_eq!(address.to_string(), "0000:41:00.0");
         let of = |id: &str| &types[&id.parse::<MdevTypeId>().unwrap()];
-        assert_eq!((of("nvidia-560").memory, of("nvidia-560").per_vm), (Some(4 << 30), Some(1)));
+        let sized = of("nvidia-560");
+        assert_eq!((sized.facts.memory, sized.facts.per_vm), (Some(4 << 30), Some(1)));
         let places = Places { size: 4, starts: vec![0, 8, 12, 20] };
-        assert_eq!(of("nvidia-560").places.as_deref(), Some(&places));
+        assert_eq!((sized.facts.places.as_deref(), sized.profile), (Some(&places), None));
         let memory = Some(9728 << 20);
-        assert_eq!(*of("nvidia-699"), TypeFacts { memory, ..TypeFacts::default() });
+        let facts = TypeFacts { memory, ..TypeFacts::default() };
+        assert_eq!(*of("nvidia-699"), Told { facts, profile: Some(19) });
         assert!(none.is_empty());
     }
 }

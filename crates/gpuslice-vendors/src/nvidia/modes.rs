@@ -32,18 +32,24 @@ pub(super) fn read(host: &dyn HostRead, tools: &mut Answers, seen: &mut Observat
     let parents = seen.mdev_parents.keys().filter(|parent| makes_mdevs(seen, parent));
     let with_types: Vec<ParentId> = ours.iter().chain(parents).cloned().collect();
     if ours.is_empty() {
-        return facts::read(host, tools, seen, &with_types);
+        return facts::read(host, tools, seen, &with_types, &BTreeMap::new());
     }
     let state = state(seen, &ours);
     let Some(gpus) = ask(host, tools, seen, &["-q"], &state).map(|said| query(&said)) else {
         return;
     };
-    let mut instances = BTreeMap::new();
+    let mut instances: BTreeMap<usize, Vec<Instance>> = BTreeMap::new();
     if gpus.iter().any(|gpu| gpu.mig == Some(true)) {
         let Some(said) = ask(host, tools, seen, &["mig", "-lgi"], &state) else { return };
         instances = listed(&said);
     }
-    facts::read(host, tools, seen, &with_types);
+    let kind = |index: &usize| seen.functions.get(&gpus.get(*index)?.address)?.kind;
+    let named = instances.iter().flat_map(|(index, there)| {
+        let of_kind = |i: &Instance| Some(((kind(index)?, i.profile?), i.name.clone()));
+        there.iter().filter_map(of_kind)
+    });
+    let parts = named.collect();
+    facts::read(host, tools, seen, &with_types, &parts);
     for (index, gpu) in gpus.iter().enumerate() {
         let parent = ParentId::Pci(gpu.address);
         if !ours.contains(&parent) {
@@ -61,7 +67,10 @@ pub(super) fn read(host: &dyn HostRead, tools: &mut Answers, seen: &mut Observat
         let set = gpu.mig.map(|on| match on {
             false => is(OFF),
             true if there.is_empty() => is(NONE),
-            true => is(&there.join(",")),
+            true => {
+                let names: Vec<&str> = there.iter().map(|i| i.name.as_str()).collect();
+                is(&names.join(","))
+            }
         });
         let modes = seen.modes.entry(parent).or_default();
         // Of one without MIG too, since that is told.
@@ -209,16 +218,26 @@ pub(super) fn bus_id(text: &str) -> Option<PciAddress> {
     format!("{domain:04x}:{rest}").parse().ok()
 }
 
-/// Names of GPU instances by the number of their GPU, from the table of `mig -lgi`:
+/// A GPU instance as the tool lists it.
+#[derive(Debug, PartialEq, Eq)]
+struct Instance {
+    name: String,
+    /// The number of its profile, by which types of vGPUs say where they are.
+    profile: Option<u32>,
+}
+
+/// GPU instances by the number of their GPU, from the table of `mig -lgi`:
 /// `|   0  MIG 1g.10gb         19        7          4:1     |`.
-fn listed(said: &str) -> BTreeMap<usize, Vec<String>> {
-    let mut instances: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+fn listed(said: &str) -> BTreeMap<usize, Vec<Instance>> {
+    let mut instances: BTreeMap<usize, Vec<Instance>> = BTreeMap::new();
     for line in said.lines() {
         let words: Vec<&str> = line.split_whitespace().filter(|word| *word != "|").collect();
-        if let [gpu, "MIG", name, ..] = words.as_slice()
+        if let [gpu, "MIG", name, rest @ ..] = words.as_slice()
             && let Ok(gpu) = gpu.trim_start_matches('|').parse()
         {
-            instances.entry(gpu).or_default().push((*name).to_owned());
+            let profile = rest.first().and_then(|number| number.parse().ok());
+            let instance = Instance { name: (*name).to_owned(), profile };
+            instances.entry(gpu).or_default().push(instance);
         }
     }
     instances
@@ -279,8 +298,10 @@ GPU 00010000:C1:00.0
 |  12  MIG 1g.10gb+me      20        1          0:1     |
 ";
         let read = listed(said);
-        assert_eq!(read[&0], ["1g.10gb", "2g.20gb"]);
-        assert_eq!(read[&12], ["1g.10gb+me"]);
+        let instance =
+            |name: &str, profile| Instance { name: name.to_owned(), profile: Some(profile) };
+        assert_eq!(read[&0], [instance("1g.10gb", 19), instance("2g.20gb", 14)]);
+        assert_eq!(read[&12], [instance("1g.10gb+me", 20)]);
         assert_eq!(read.len(), 2);
     }
 }

@@ -241,7 +241,7 @@ pub(in crate::machine) fn free<'v>(
 ) -> BTreeMap<&'v ProfileName, u32> {
     let mut all: BTreeMap<ParentId, Now<'_>> = BTreeMap::new();
     for offer in &view.offers {
-        let Form::Mdevs { type_id, available } = &offer.form else { continue };
+        let Form::Mdevs { type_id, available, .. } = &offer.form else { continue };
         if view.parent_reason(&offer.parent).is_some() {
             continue;
         }
