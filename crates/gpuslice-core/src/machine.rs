@@ -35,6 +35,7 @@ mod ops;
 mod parking;
 mod picked;
 mod plug;
+mod profiles;
 mod ready;
 mod release;
 mod replace;

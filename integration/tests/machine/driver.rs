@@ -190,14 +190,9 @@ impl Driver {
         self.drain()?;
         while self.kernel.now_ms() < end {
             let now = self.kernel.now_ms();
-            let due = self.timers.values().min().copied().into_iter();
             let patience = self.awaited.iter().map(|(_, _, until)| *until);
-            let next = due
-                .chain(self.kernel.next_timer())
-                .chain(patience)
-                .min()
-                .unwrap_or(end)
-                .clamp(now, end);
+            let due = self.timers.values().copied().chain(self.kernel.next_timer());
+            let next = due.chain(patience).min().unwrap_or(end).clamp(now, end);
             self.kernel.advance(next - now);
             self.drain()?;
             if next == now && self.kernel.now_ms() == now {
@@ -468,8 +463,7 @@ impl Driver {
             }
             Effect::Disarm { timer } => drop(self.timers.remove(&timer)),
             Effect::Changed(note) => self.agent_told += u32::from(note.kind == "agent-work"),
-            Effect::Log { .. } => {}
-            Effect::StoreDurable(_) | Effect::StoreRuntime(_) => {}
+            Effect::Log { .. } | Effect::StoreDurable(_) | Effect::StoreRuntime(_) => {}
             Effect::History(entries) => {
                 let now = self.kernel.now_ms();
                 self.disk.history.add(now, &entries)?;
