@@ -18,6 +18,12 @@ pub fn end_process(holder: &Holder) -> Hint {
     }
 }
 
+/// Mends what the kernel says of a step that failed without saying what would help.
+#[must_use]
+pub fn as_the_kernel_says() -> Hint {
+    hint!("journalctl -k -n 20, mend what it says, then start it again")
+}
+
 /// That a GPU has no driver, and how it has one again.
 #[must_use]
 pub fn bare(parent: &ParentId) -> String {

@@ -180,6 +180,17 @@ impl<'a> View<'a> {
     }
 }
 
+impl View<'_> {
+    /// Whether another claim of the same VM lives there: no VM can have a device twice.
+    fn is_of_its_own_vm(&self, home: PciAddress, wanted: &Wanted<'_>) -> bool {
+        let named = self.lookup.named(self).get(&home).into_iter().flatten();
+        let mut living = named.filter(|(_, claim)| !claim.orphaned);
+        wanted.key.is_some_and(|key| {
+            living.any(|(other, _)| other.owner == key.owner && other.name != key.name)
+        })
+    }
+}
+
 /// Finds a parent for a new mediated device; `refused` are parents whose kernel driver has said no already, and how.
 ///
 /// # Errors
@@ -492,7 +503,8 @@ pub fn home(
                 whole && (vf.driver.is_none() || vf.on_vfio())
             }) && !view.held_back.contains_key(&slice);
             // Whose domain is undefined has lost its home to whoever finds no other.
-            let sharable = named.iter().all(|c| c.orphaned || pool && c.pool);
+            let sharable = named.iter().all(|c| c.orphaned || pool && c.pool)
+                && !view.is_of_its_own_vm(*address, wanted);
             if sharable && usable && (pool || !in_use) {
                 let far =
                     wanted.numa.is_some() && view.seen.numa_node(&offer.parent) != wanted.numa;

@@ -294,7 +294,7 @@ impl Machine {
             StepError::HostDriver { function, driver } => {
                 refusal.hint(mend::let_go(*function, driver))
             }
-            _ => refusal.hint(hint!("journalctl -k -n 20, mend what it says, then start it again")),
+            _ => refusal.hint(mend::as_the_kernel_says()),
         }
     }
 

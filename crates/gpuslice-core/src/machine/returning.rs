@@ -3,7 +3,6 @@
 
 use super::Machine;
 use crate::domain::Domain;
-use crate::hint;
 use crate::ids::{Owner, ParentId, ProfileName, SliceId};
 use crate::mend;
 use crate::refusal::{Code, Hint, Refusal};
@@ -62,7 +61,7 @@ impl Machine {
         let trouble = assignment.trouble.as_ref()?;
         let message = format!("{slice} of its last run cannot be taken back");
         let refusal = Refusal::new(Code::DeviceFailed, message).because(trouble.clone());
-        Some(refusal.hint(hint!("journalctl -k -n 20, mend what it says, then start it again")))
+        Some(refusal.hint(mend::as_the_kernel_says()))
     }
 
     /// Ends what has a slice, or keeps it from coming back.
@@ -72,7 +71,7 @@ impl Machine {
         }
         match self.kept.get(&slice).and_then(|kept| kept.by.as_ref()) {
             Some(holder) => mend::end_process(holder),
-            None => hint!("gpuslice explain {}", slice),
+            None => mend::as_the_kernel_says(),
         }
     }
 }
