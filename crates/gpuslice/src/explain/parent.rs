@@ -1,6 +1,7 @@
 //! A GPU: why it gets no new VMs, or not the ones it should.
 
 use super::{Explained, Reason, Rows, named};
+use gpuslice_core::ids::ParentId;
 use gpuslice_core::refusal::Code;
 use gpuslice_core::request::ParentRow;
 
@@ -95,8 +96,8 @@ pub(super) fn state(rows: &Rows, row: &ParentRow) -> Option<Reason> {
             ),
         ),
         "unsliceable" => Reason::new(Code::Unsliceable, because, "use it as a whole, as said"),
-        // Some of its VFs are kept back.
-        _ if !because.is_empty() => {
+        _ if because.is_empty() => return None,
+        _ if keeps_back(rows, parent) => {
             let users: Vec<String> = rows
                 .claims
                 .iter()
@@ -107,16 +108,21 @@ pub(super) fn state(rows: &Rows, row: &ParentRow) -> Option<Reason> {
                 if users.is_empty() { "gpuslice apply".to_owned() } else { users.join("; ") };
             Reason::new(Code::Quarantined, because, next)
         }
-        _ => return None,
+        _ => match because.split_once("; try: ") {
+            Some((why, hint)) => Reason::new(Code::NoProfile, why, hint),
+            // What comes with the next load of its driver, and what could not be parked.
+            None => Reason::plain(because, "gpuslice plan"),
+        },
     };
     Some(reason)
 }
 
-fn uses(
-    rows: &Rows,
-    claim: &gpuslice_core::request::ClaimRow,
-    parent: &gpuslice_core::ids::ParentId,
-) -> bool {
+/// Whether some of its VFs are of no use for now.
+fn keeps_back(rows: &Rows, parent: &ParentId) -> bool {
+    rows.slices.iter().any(|slice| slice.parent == *parent && slice.state == "quarantined")
+}
+
+fn uses(rows: &Rows, claim: &gpuslice_core::request::ClaimRow, parent: &ParentId) -> bool {
     let on = |slice: &gpuslice_core::ids::SliceId| {
         super::row_of(rows, *slice).is_some_and(|row| row.parent == *parent)
     };

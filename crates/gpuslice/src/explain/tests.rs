@@ -93,8 +93,12 @@ fn a_gpu_says_why_it_gets_no_vms() {
         ("no-layout", None, Some(Code::Foreign), "address = \"0000:41:00.0\""),
         ("unsliceable", Some("no SR-IOV"), Some(Code::Unsliceable), "whole"),
         ("ok", Some("VF x is wedged"), Some(Code::Quarantined), "gpuslice apply"),
+        ("ok", Some("it has none; try: set x"), Some(Code::NoProfile), "set x"),
+        ("ok", Some("y with the next load of z"), None, "gpuslice plan"),
     ] {
-        let rows = Rows { parents: vec![parent(state, reason)], ..rows() };
+        let kept_back = reason.is_some_and(|why| why.contains("wedged"));
+        let slices = if kept_back { vec![slice("quarantined")] } else { Vec::new() };
+        let rows = Rows { parents: vec![parent(state, reason)], slices, ..rows() };
         let found = reasons(&rows, PF);
         assert_eq!(found.len(), 1, "{state}");
         assert_eq!(found[0].0, code, "{state}");
