@@ -119,6 +119,48 @@ fn vm_with_mdevs(vm: u128, claims: &[(&str, u32)]) -> Domain {
     domain
 }
 
+/// Three claims share two VFs, and the one that is left is as good as that which another VM has.
+#[test]
+fn the_only_vf_that_a_vm_can_have_can_be_another_one() {
+    for per_vm in [None, Some(1)] {
+        let mut host = of(include_str!("../../../examples/hosts/a40-vfio.toml"), 1, per_vm);
+        host.functions[0].sriov.as_mut().unwrap().total_vfs = 2;
+        let mut driver = Driver::new(&host, LAYOUT).unwrap();
+        driver.advance(10_000).unwrap();
+        let request = claim(&"gpu0".parse().unwrap(), A40, 1);
+        let domains = [1, 2, 3].map(|vm| {
+            let pooled = match asking(vm, request.clone()) {
+                Command::Claim { owner, owner_name, request, reserve, dry_run, .. } => {
+                    Command::Claim {
+                        owner,
+                        owner_name,
+                        request,
+                        pool: Some(true),
+                        reserve,
+                        dry_run,
+                    }
+                }
+                other => other,
+            };
+            let Ok(Answer::Claimed { devices, .. }) = order(&mut driver, pooled) else { panic!() };
+            let devices = devices.into_iter().map(|device| HostDevice {
+                source: device.source,
+                alias: Some(device.alias),
+                managed: false,
+            });
+            let (uuid, name) = (Uuid::from_u128(vm), format!("vm{vm}"));
+            Domain { uuid, name, claims: vec![request.clone()], devices: devices.collect() }
+        });
+        let [first, _, third] = domains;
+        assert_eq!(first.devices, third.devices);
+        start(&mut driver, &first).unwrap();
+        let why = start(&mut driver, &third).unwrap_err();
+        let hint = why.hint.as_deref().unwrap();
+        assert_eq!(why.code, Code::Taken, "{why:?}");
+        assert_eq!(hint, "virsh start vm3 (the agent gives it another VF)", "{per_vm:?}");
+    }
+}
+
 #[test]
 fn several_vfs_of_a_claim_are_of_a_gpu_each() {
     let mut driver = a40(2, Some(1));

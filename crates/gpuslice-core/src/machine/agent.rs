@@ -384,7 +384,8 @@ impl Machine {
             if !lost(address) && !full(address) {
                 continue;
             }
-            let taken: BTreeSet<_> = homes.iter().copied().collect();
+            // Of those that count for what one VM can have, this one is given up.
+            let taken = homes.iter().copied().filter(|home| *home != address).collect();
             let wanted = Wanted { within: &within, ..Wanted::anywhere(&claim.profile, key) };
             let found = placement::home(&self.view(), &wanted, claim.pool, &taken);
             if let (Ok(other), Some(home)) = (found, homes.get_mut(index))
