@@ -38,6 +38,15 @@ pub fn stop(vm: u8) -> [H; 2] {
     [H::Stop { vm, linger: false }, H::Next { vm }]
 }
 
+/// A start is refused with this code, and is over.
+#[track_caller]
+pub fn refused(world: &mut World, vm: u8, code: &str) {
+    world.refusals.clear();
+    all(world, &[H::Start { vm }, H::Next { vm }, H::Next { vm }]);
+    let codes: Vec<&str> = world.refusals.keys().map(|code| code.as_str()).collect();
+    assert_eq!((world.guests[&vm].state, codes), (State::Off, vec![code]));
+}
+
 /// A world in which all cards have come and these things have happened.
 pub fn after(happenings: &[H]) -> World {
     let mut world = World::new().unwrap();

@@ -1,7 +1,7 @@
 //! Each thing that people do to a VM with a slice, with each form of slice: the right owner has it, nobody else ever, a
 //! refusal has the right code, the next start works, and `gpuslice claims` tells the truth.
 
-use crate::directed::{after, all, stop};
+use crate::directed::{self, after, all, stop};
 use crate::happening::Happening as H;
 use crate::invariants::{slice_of, vfs_of};
 use crate::world::{State, World};
@@ -112,10 +112,7 @@ fn goes_on(world: &mut World, vm: u8, begin: H) {
 
 #[track_caller]
 fn refused(world: &mut World, vm: u8, code: &str) {
-    world.refusals.clear();
-    all(world, &[H::Start { vm }, H::Next { vm }, H::Next { vm }]);
-    let codes: Vec<&str> = world.refusals.keys().map(|code| code.as_str()).collect();
-    assert_eq!((world.guests[&vm].state, codes), (State::Off, vec![code]));
+    directed::refused(world, vm, code);
     told_truly(world);
 }
 

@@ -1,9 +1,8 @@
 //! Stories of devices passed through whole while others have slices of them.
 
-use crate::directed::{after, all, attach, declare, run, runs, stop};
+use crate::directed::{after, all, attach, declare, refused, run, runs, stop};
 use crate::happening::Happening as H;
 use crate::invariants::vfs_of;
-use crate::world::World;
 use gpuslice_core::ids::{PciAddress, SliceId};
 use gpuslice_core::request::Command;
 
@@ -12,21 +11,13 @@ fn whole(vm: u8, address: &str) -> H {
     H::Plain { vm, slice: SliceId::Function(address), managed: true }
 }
 
-fn refused(world: &mut World, vm: u8) {
-    world.refusals.clear();
-    all(world, &[H::Start { vm }, H::Next { vm }]);
-    let codes: Vec<&str> = world.refusals.keys().map(|code| code.as_str()).collect();
-    assert_eq!((runs(world, vm), codes), (false, vec!["taken"]));
-    all(world, &[H::Next { vm }]);
-}
-
 #[test]
 fn a_gpu_whose_slices_others_have_is_not_taken_whole() {
     for (begin, gpu) in [(attach(0), "0000:0c:00.0"), (declare(0), "0000:41:00.0")] {
         let mut world = after(&[begin, whole(1, gpu)]);
         all(&mut world, &run(0));
         assert!(runs(&world, 0), "{:?}", world.refusals);
-        refused(&mut world, 1);
+        refused(&mut world, 1, "taken");
         // It is the user's own affair as soon as nobody has any.
         all(&mut world, &stop(0));
         world.refusals.clear();
@@ -53,7 +44,7 @@ fn nor_is_a_vf_that_makes_the_mdev_of_another() {
     let parents = world.driver.machine.observation().mdevs.values();
     let parent = parents.filter_map(|mdev| mdev.parent.pci()).find(|vf| vfs.contains(vf)).unwrap();
     all(&mut world, &[whole(3, &parent.to_string())]);
-    refused(&mut world, 3);
+    refused(&mut world, 3, "taken");
     let other = vfs.into_iter().find(|vf| *vf != parent).unwrap();
     world.define(3, |domain| domain.devices.clear());
     all(&mut world, &[whole(3, &other.to_string())]);
