@@ -137,6 +137,9 @@ pub struct Refusal {
     pub hint: Option<String>,
 }
 
+/// Between why and hint, in one line.
+const TRY: &str = "; try: ";
+
 impl Refusal {
     /// A refusal without causes or hint.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
@@ -156,7 +159,7 @@ impl Refusal {
         format!("gpuslice: {}: {}", self.code, self.reason())
     }
 
-    /// The same without the code, for where it stands beside.
+    /// The same without the code, for where it stands beside; [`Self::way_out_in`] finds the hint again.
     pub fn reason(&self) -> String {
         let mut line = self.message.clone();
         for cause in &self.causes {
@@ -164,9 +167,14 @@ impl Refusal {
             line.push_str(cause);
         }
         if let Some(hint) = &self.hint {
-            line.push_str("; try: ");
+            line.push_str(TRY);
             line.push_str(hint);
         }
         line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    }
+
+    /// Takes such a line apart: why, and the hint where it has one.
+    pub fn way_out_in(line: &str) -> (&str, Option<&str>) {
+        line.split_once(TRY).map_or((line, None), |(why, hint)| (why, Some(hint)))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Explained, Reason, Rows, named};
 use gpuslice_core::ids::ParentId;
-use gpuslice_core::refusal::Code;
+use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::ParentRow;
 
 pub(super) fn of(rows: &Rows, row: &ParentRow) -> Explained {
@@ -108,10 +108,10 @@ pub(super) fn state(rows: &Rows, row: &ParentRow) -> Option<Reason> {
                 if users.is_empty() { "gpuslice apply".to_owned() } else { users.join("; ") };
             Reason::new(Code::Quarantined, because, next)
         }
-        _ => match because.split_once("; try: ") {
-            Some((why, hint)) => Reason::new(Code::NoProfile, why, hint),
+        _ => match Refusal::way_out_in(&because) {
+            (why, Some(hint)) => Reason::new(Code::NoProfile, why, hint),
             // What comes with the next load of its driver, and what could not be parked.
-            None => Reason::plain(because, "gpuslice plan"),
+            (why, None) => Reason::plain(why, "gpuslice plan"),
         },
     };
     Some(reason)
