@@ -2,7 +2,7 @@
 
 use crate::hint;
 use crate::holders::{Holder, is_vm};
-use crate::ids::{ClaimName, MdevUuid, ParentId, PciAddress, ProfileName};
+use crate::ids::{ClaimKey, ClaimName, MdevUuid, Owner, ParentId, PciAddress, ProfileName};
 use crate::numa::Numbers;
 use crate::refusal::Hint;
 use std::fmt::Display;
@@ -112,6 +112,15 @@ pub fn lay_out_another() -> Hint {
 #[must_use]
 pub fn detach(name: &str, claim: &ClaimName) -> Hint {
     hint!("gpuslice detach {} {}", name, claim)
+}
+
+/// Ends a claim of whoever has this name.
+#[must_use]
+pub fn end_claim(key: &ClaimKey, name: &str) -> Hint {
+    match &key.owner {
+        Owner::Domain(_) => detach(name, &key.name),
+        Owner::Vmid(_) | Owner::External(_) => hint!("gpuslice release {}", key),
+    }
 }
 
 /// Removes an mdev that another program made: Proxmox VE does so with the guest's end.

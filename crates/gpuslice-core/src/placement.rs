@@ -174,20 +174,9 @@ impl<'a> View<'a> {
         &'v self,
         home: PciAddress,
         wanted: &'v Wanted<'_>,
-    ) -> impl Iterator<Item = &'a Claim> + 'v {
+    ) -> impl Iterator<Item = (&'a ClaimKey, &'a Claim)> + 'v {
         let named = self.lookup.named(self).get(&home).into_iter().flatten();
-        named.filter(|(key, _)| Some(*key) != wanted.key).map(|(_, claim)| *claim)
-    }
-}
-
-impl View<'_> {
-    /// Whether another claim of the same VM lives there: no VM can have a device twice.
-    fn is_of_its_own_vm(&self, home: PciAddress, wanted: &Wanted<'_>) -> bool {
-        let named = self.lookup.named(self).get(&home).into_iter().flatten();
-        let mut living = named.filter(|(_, claim)| !claim.orphaned);
-        wanted.key.is_some_and(|key| {
-            living.any(|(other, _)| other.owner == key.owner && other.name != key.name)
-        })
+        named.filter(|(key, _)| Some(*key) != wanted.key).copied()
     }
 }
 
@@ -230,15 +219,19 @@ pub fn mdev(
             reasons.push((parent, Refusal::new(Code::NoCapacity, message.clone())));
         }
     }
-    let held = reserved::Held::beside(view, wanted);
-    free.retain(|(.., parent, type_id)| {
-        let room = held.leaves_room(parent, type_id);
-        if !room {
-            let message = format!("the rest of {parent} is reserved for other claims");
-            reasons.push((parent.clone(), Refusal::new(Code::NoCapacity, message)));
-        }
-        room
-    });
+    if let Some(held) = reserved::Held::beside(view, wanted) {
+        // All VFs of a device are alike in this.
+        let mut devices = BTreeMap::new();
+        free.retain(|(.., parent, type_id)| {
+            let device = devices.entry(view.seen.device_of(parent));
+            let room = *device.or_insert_with(|| held.leaves_room(parent, type_id));
+            if !room {
+                let message = format!("the rest of {parent} is reserved for other claims");
+                reasons.push((parent.clone(), Refusal::new(Code::NoCapacity, message)));
+            }
+            room
+        });
+    }
     let far =
         |parent: &ParentId| wanted.numa.is_some() && view.seen.numa_node(parent) != wanted.numa;
     let best = free.into_iter().min_by_key(|(left, perhaps, parent, _)| {
@@ -490,7 +483,7 @@ pub fn home(
         }
         let before = free.len();
         for address in vfs.iter().filter(|a| !taken.contains(a)) {
-            let named: Vec<&Claim> = view.named_by_others(*address, wanted).collect();
+            let named: Vec<(&ClaimKey, &Claim)> = view.named_by_others(*address, wanted).collect();
             let slice = SliceId::Vf(*address);
             let mine = |a: &Assignment| Some(&a.claim) == wanted.key;
             let in_use = view.assignments.get(&slice).is_some_and(|a| !mine(a))
@@ -503,8 +496,11 @@ pub fn home(
                 whole && (vf.driver.is_none() || vf.on_vfio())
             }) && !view.held_back.contains_key(&slice);
             // Whose domain is undefined has lost its home to whoever finds no other.
-            let sharable = named.iter().all(|c| c.orphaned || pool && c.pool)
-                && !view.is_of_its_own_vm(*address, wanted);
+            // And no VM can have a device twice.
+            let runs_beside =
+                |other: &ClaimKey| wanted.key.is_some_and(|key| other.owner == key.owner);
+            let shares = |(other, c): &(&ClaimKey, &Claim)| pool && c.pool && !runs_beside(other);
+            let sharable = named.iter().all(|named| named.1.orphaned || shares(named));
             if sharable && usable && (pool || !in_use) {
                 let far =
                     wanted.numa.is_some() && view.seen.numa_node(&offer.parent) != wanted.numa;

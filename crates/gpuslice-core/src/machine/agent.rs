@@ -49,7 +49,6 @@ impl Machine {
         }
         self.look_again.remove(&domain.uuid);
         let (mut devices, mut kept) = (Vec::new(), Vec::new());
-        let in_xml = |asked: &ClaimRequest| domain.claims.iter().any(|c| c.name == asked.name);
         let refusals = self.claim_all(domain, &asks.claims, &adopted, &mut devices);
         for (name, refusal) in refusals {
             // What was picked stays as it is.
@@ -59,14 +58,12 @@ impl Machine {
             if let Some(request) = domain.claims.iter().find(|claim| claim.name == name) {
                 kept.extend(carried(domain, request));
                 self.defined_without_home(&ClaimKey { owner: owner.clone(), name }, &refusal);
+            } else {
+                // It was to be called like one that is over.
+                asks.claims.retain(|asked| asked.name != name);
+                self.end_claims_not_in(&asks, &owner);
             }
             refused.push(refusal);
-        }
-        let adopts = |asked: &ClaimRequest| adopted.iter().any(|a| a.request.name == asked.name);
-        if shut_off && asks.claims.iter().any(|asked| !in_xml(asked) && !adopts(asked)) {
-            // What was to be called like one that is over.
-            asks.claims.retain(|asked| in_xml(asked) || adopts(asked));
-            self.end_claims_not_in(&asks, &owner);
         }
         // A person may have written into one what another claim is given, and libvirt takes no device twice.
         kept.retain(|own| devices.iter().all(|given: &DeviceToWrite| given.source != own.source));

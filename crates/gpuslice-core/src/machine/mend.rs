@@ -6,7 +6,8 @@ use crate::hint;
 use crate::ids::{ClaimKey, ClaimName, Owner, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::Form;
 use crate::mend::{
-    another_profile, attach, detach, end_process, lay_out_another, let_go, stop_mdev, write_layout,
+    another_profile, attach, end_claim, end_process, lay_out_another, let_go, stop_mdev,
+    write_layout,
 };
 use crate::numa::Within;
 use crate::observation::Function;
@@ -65,10 +66,7 @@ impl Machine {
 
     /// Ends a claim, and first what runs with it.
     pub(super) fn end_for_good(&self, key: &ClaimKey) -> Hint {
-        let end = match &key.owner {
-            Owner::Domain(_) => detach(&self.owner_name(key), &key.name),
-            Owner::Vmid(_) | Owner::External(_) => hint!("gpuslice release {}", key),
-        };
+        let end = end_claim(key, &self.owner_name(key));
         let runs = self.run.assignments.values().any(|a| a.claim == *key);
         if runs { hint!("{}, then {}", self.end_run(key), end) } else { end }
     }

@@ -13,7 +13,7 @@ pub(super) fn crowded(view: &View<'_>, wanted: &Wanted<'_>, offer: &Offer, mine:
     };
     let mut homes: Vec<&ProfileName> = vec![wanted.profile; mine];
     for vf in vfs.iter() {
-        homes.extend(view.named_by_others(*vf, wanted).map(|claim| &claim.profile));
+        homes.extend(view.named_by_others(*vf, wanted).map(|(_, claim)| &claim.profile));
     }
     let offered = |profile: &ProfileName| {
         view.offers.iter().find(|o| o.parent == offer.parent && o.profile == *profile)

@@ -2,7 +2,6 @@
 //! reserve themselves have as good a right as any other.
 
 use super::{Lookup, View, Wanted, together};
-use crate::hint;
 use crate::ids::{
     ClaimKey, MdevTypeId, MdevUuid, Owner, ParentId, PciAddress, ProfileName, SliceId,
 };
@@ -72,7 +71,8 @@ pub(super) struct Held<'v, 'a> {
 }
 
 impl<'v, 'a> Held<'v, 'a> {
-    pub(super) fn beside(view: &'v View<'a>, wanted: &Wanted<'v>) -> Self {
+    /// `None` where nothing is.
+    pub(super) fn beside(view: &'v View<'a>, wanted: &Wanted<'v>) -> Option<Self> {
         let others = idle(view, wanted.key).filter(|(_, c, _)| c.profile != *wanted.profile);
         let made = others.filter(|(_, claim, _)| claim.home.is_empty());
         let lacking: Vec<_> = made.map(|(_, claim, lacks)| (&claim.profile, lacks)).collect();
@@ -82,10 +82,11 @@ impl<'v, 'a> Held<'v, 'a> {
         });
         let devices = offers.map(|offer| view.seen.device_of(&offer.parent)).collect();
         let mut held = Self { view, wanted: wanted.profile, lacking, devices, now: 0 };
-        if !held.devices.is_empty() {
-            held.now = held.with_room(view.assignments.clone());
+        if held.devices.is_empty() {
+            return None;
         }
-        held
+        held.now = held.with_room(view.assignments.clone());
+        Some(held)
     }
 
     /// Whether as many find room when a parent makes one more of a type.
@@ -175,17 +176,14 @@ pub(super) fn in_the_way(
         let mut offers = view.offers.iter().filter(|o| o.parent == offer.parent);
         offers.find(|o| o.profile == *profile)?.form.type_id().cloned()
     };
-    let idle = |home: &&PciAddress| {
+    let waits = |home: &&PciAddress| {
         vfs.contains(home) && !view.assignments.contains_key(&SliceId::Vf(**home))
     };
     let mut held: Vec<(Hint, MdevTypeId)> = Vec::new();
-    for (other, claim, _) in self::idle(view, Some(key)) {
+    for (other, claim, _) in idle(view, Some(key)) {
         let Some(type_id) = type_of(&claim.profile) else { continue };
-        let end = match other.owner {
-            Owner::Domain(_) => mend::detach(&claim.owner_name, &other.name),
-            Owner::Vmid(_) | Owner::External(_) => hint!("gpuslice release {}", other),
-        };
-        let homes = claim.home.iter().filter(idle);
+        let end = mend::end_claim(other, &claim.owner_name);
+        let homes = claim.home.iter().filter(waits);
         held.extend(homes.map(|_| (end.clone(), type_id.clone())));
     }
     let mut ends = Vec::new();
