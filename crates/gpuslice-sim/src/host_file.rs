@@ -53,6 +53,8 @@ pub struct KernelShape {
     pub iommu: bool,
     /// `CONFIG_VFIO_DEVICE_CDEV`: `/dev/vfio/devices/vfioN` exists beside `/dev/vfio/N`.
     pub vfio_cdev: bool,
+    /// vfio-pci was loaded with `enable_sriov`: it makes VFs of a PF that it has.
+    pub vfio_sriov: bool,
     /// The VF loops hold the global rescan/remove lock, so that a stuck disable stops other PFs' too.
     pub rescan_lock: bool,
     /// Modules loaded at boot beside those of drivers.
@@ -63,7 +65,14 @@ pub struct KernelShape {
 
 impl Default for KernelShape {
     fn default() -> Self {
-        Self { iommu: true, vfio_cdev: false, rescan_lock: true, modules: Vec::new(), seed: 1 }
+        Self {
+            iommu: true,
+            vfio_cdev: false,
+            vfio_sriov: false,
+            rescan_lock: true,
+            modules: Vec::new(),
+            seed: 1,
+        }
     }
 }
 

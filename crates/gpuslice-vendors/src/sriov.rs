@@ -9,7 +9,7 @@ mod trouble;
 
 pub(crate) use plan::{binds, bound};
 
-use crate::nvidia::{has_no_vfs, rival, scheduler};
+use crate::nvidia::{has_no_vfs, scheduler};
 use gpuslice_core::errno::Errno;
 use gpuslice_core::health::Trouble;
 use gpuslice_core::hint;
@@ -19,7 +19,9 @@ use gpuslice_core::mechanism::{Cleaned, Layouts, Mechanism, Offer};
 use gpuslice_core::mend;
 use gpuslice_core::mode::Mode;
 use gpuslice_core::observation::{Function, Observation, is_vfio};
+use gpuslice_core::observe::Answers;
 use gpuslice_core::plan::Step;
+use gpuslice_core::port::HostRead;
 use gpuslice_core::refusal::{Hint, Refusal};
 use gpuslice_core::state::Assignment;
 
@@ -56,6 +58,10 @@ impl Mechanism for Sriov {
         (vendor == 0x8086).then(|| models::intel(device))?
     }
 
+    fn observe(&self, host: &dyn HostRead, _: &mut Answers, seen: &mut Observation) {
+        plan::read_vfio(host, seen);
+    }
+
     fn trouble(&self, line: &str) -> Option<Trouble> {
         trouble::of_line(line)
     }
@@ -90,6 +96,9 @@ impl Mechanism for Sriov {
         reshape: bool,
     ) -> Result<Vec<Step>, Refusal> {
         let Some(layout) = layouts.get(parent) else { return Ok(Vec::new()) };
+        if let Some(refusal) = plan::not_its_own(seen, parent, layout) {
+            return if reshape { Err(refusal) } else { Ok(Vec::new()) };
+        }
         let mut steps = scheduler::layout_steps(seen, parent, layouts, reshape)?;
         if !has_no_vfs(seen, parent) {
             steps.extend(plan::layout_steps(seen, parent, layout, reshape)?);
@@ -105,9 +114,8 @@ impl Mechanism for Sriov {
         has_no_vfs(seen, parent).then(|| crate::mdev::ignores_vfs(parent, layout))?
     }
 
-    /// Its VFs are made by its own driver's tool alone.
     fn is_given_away(&self, seen: &Observation, parent: &ParentId) -> bool {
-        function(seen, parent).is_some_and(|f| rival(f).is_some())
+        function(seen, parent).is_some_and(|f| plan::rival(seen, f).is_some())
     }
 
     fn is_between_drivers(&self, seen: &Observation, parent: &ParentId) -> bool {
@@ -132,8 +140,8 @@ impl Mechanism for Sriov {
 
     fn lacks(&self, seen: &Observation, parent: &ParentId) -> Option<String> {
         let function = function(seen, parent)?;
-        if let Some(driver) = rival(function) {
-            return Some(plan::makes_none(parent, driver));
+        if let Some(driver) = plan::rival(seen, function) {
+            return Some(plan::not_laid_out(parent, function, driver));
         }
         (plan::sriov_manage_has(function) && function.under_stub()).then_some(())?;
         let (stub, back) = ("pci-pf-stub", mend::give_back(parent, "pci-pf-stub"));

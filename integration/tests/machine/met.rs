@@ -11,7 +11,8 @@ use gpuslice_core::machine::HookOperation::{Prepare, Release, Started};
 use gpuslice_core::port::{HostWrite, read_text};
 use gpuslice_core::refusal::Code;
 use gpuslice_core::request::{Answer, Command, Outcome, ParentRow, PlanRow};
-use gpuslice_sim::HostFile;
+use gpuslice_sim::{FunctionShape, HostFile};
+use std::collections::BTreeMap;
 
 const ALL: &str = "[[gpu]]\nmatch = { driver = \"nvidia\" }\nlayout = { vfs = \"all\" }\n";
 const T4: &str = "0000:3b:00.0";
@@ -78,41 +79,114 @@ fn nor_is_it_before_its_types_are_there() {
     assert_eq!(row(&mut driver, T4).state, "ok");
 }
 
-#[test]
-fn one_that_is_passed_to_a_vm_is_not_written_to() {
-    let text = include_str!("../../../examples/hosts/a40-vfio.toml");
-    let host = HostFile::parse(text).unwrap();
+/// Four of a kind.
+fn flex() -> HostFile {
+    let text = include_str!("../../../examples/hosts/everything.toml");
+    let mut host = HostFile::parse(text).unwrap();
+    let one = host.functions.into_iter().find(|f| f.device == 0x56c0).unwrap();
+    let at = |bus| FunctionShape {
+        address: format!("0000:4{bus}:00.0").parse().unwrap(),
+        ..one.clone()
+    };
+    host.functions = (1..=4).map(at).collect();
+    host
+}
+
+const FLEX: &str = "[[gpu]]\nmatch = { model = \"flex170\" }\nlayout = { vfs = 8 }\n";
+
+/// The first GPU is passed to a VM: `apply` says so, and after a boot the others are as their layout says, with so many VFs.
+fn the_first_is_passed(host: &HostFile, config: &str, count: usize) -> Driver {
     let passed = host.functions[0].address;
-    let mut driver = Driver::new(&host, "").unwrap();
+    let mut driver = Driver::new(host, "").unwrap();
     bind_by_hand(&mut driver.kernel, passed, "vfio-pci");
     driver.wake_up().unwrap();
-    driver.config = ALL.replace("driver = \"nvidia\"", "model = \"a40\"");
+    driver.config = config.to_owned();
     let told = plan(&mut driver);
     let [blocker] = told.blockers.as_slice() else { panic!("{told:?}") };
     assert_eq!(blocker.code, Code::Unsupported);
     assert_eq!(blocker.message, format!("vfio-pci has {passed}, and makes no VFs of it"));
     assert_eq!(order(&mut driver, Command::Apply).unwrap_err().code, Code::Unsupported);
     // At a boot that is no reason to leave the others as they are, or to wait.
-    let others = host.functions.len() - 1;
-    let mut driver = Driver::new(&host, &driver.config).unwrap();
-    driver.advance(10_000).unwrap();
+    let mut driver = Driver::new(host, config).unwrap();
+    let request = driver.command(Command::Apply);
+    driver.advance(200_000).unwrap();
+    driver.answers.remove(&request).unwrap().unwrap();
     driver.kernel.reboot();
     bind_by_hand(&mut driver.kernel, passed, "vfio-pci");
     driver.restart().unwrap();
-    driver.advance(10_000).unwrap();
-    assert!(driver.machine.durable().quarantines.is_empty());
+    driver.advance(200_000).unwrap();
+    assert_eq!(driver.machine.durable().quarantines, BTreeMap::new());
     let gpus = driver.machine.observation().functions.values();
-    let with_vfs = gpus.filter(|f| f.sriov.as_ref().is_some_and(|sriov| sriov.vfs.len() == 32));
-    assert_eq!(with_vfs.count(), others);
+    let with_vfs = gpus.filter(|f| f.sriov.as_ref().is_some_and(|s| s.vfs.len() == count));
+    assert_eq!(with_vfs.count(), host.functions.len() - 1);
+    let autoprobe = format!("/sys/bus/pci/devices/{passed}/sriov_drivers_autoprobe");
+    assert_eq!(read_text(&driver.kernel, &autoprobe).as_deref(), Ok("1"));
     assert!(order(&mut driver, Command::WaitSettled { timeout_ms: 1 }).is_ok());
     let of_it = row(&mut driver, &passed.to_string());
     let why = of_it.reason.unwrap_or_default();
     assert!(of_it.state == "waiting" && why.starts_with("vfio-pci has it"), "{why}");
-    // Given back, it has its layout by itself.
-    bind_by_hand(&mut driver.kernel, passed, "nvidia");
+    driver
+}
+
+/// It has its layout by itself.
+fn given_back(driver: &mut Driver, gpu: PciAddress, to: &str, count: usize) {
+    bind_by_hand(&mut driver.kernel, gpu, to);
     driver.wake_up().unwrap();
     driver.advance(10_000).unwrap();
-    assert_eq!(vfs(&driver, &passed.to_string()), 32);
+    assert_eq!(vfs(driver, &gpu.to_string()), count);
+}
+
+#[test]
+fn one_that_is_passed_to_a_vm_is_not_written_to() {
+    let text = include_str!("../../../examples/hosts/a40-vfio.toml");
+    let host = HostFile::parse(text).unwrap();
+    let config = ALL.replace("driver = \"nvidia\"", "model = \"a40\"");
+    let mut driver = the_first_is_passed(&host, &config, 32);
+    given_back(&mut driver, host.functions[0].address, "nvidia", 32);
+    let mut driver = the_first_is_passed(&flex(), FLEX, 8);
+    given_back(&mut driver, flex().functions[0].address, "xe", 8);
+    // Of one that the host computes on, or that comes back to GIM, a load of that driver is a person's to order.
+    let text = include_str!("../../../examples/hosts/mi300x-8.toml");
+    let layout = "vfs = 8, compute = \"CPX\", memory = \"NPS4\"";
+    let config = format!("[[gpu]]\nmatch = {{ model = \"mi300x\" }}\nlayout = {{ {layout} }}\n");
+    the_first_is_passed(&HostFile::parse(text).unwrap(), &config, 8);
+}
+
+/// Its modes are its own driver's, also where no VFs are wanted.
+#[test]
+fn nor_is_one_at_fault_that_has_no_modes_meanwhile() {
+    let text = include_str!("../../../examples/hosts/mi300x-amdgpu.toml");
+    let host = HostFile::parse(text).unwrap();
+    let config =
+        "[[gpu]]\nmatch = { model = \"mi300x\" }\nlayout = { vfs = 0, compute = \"CPX\" }\n";
+    let passed = host.functions[0].address;
+    let mut driver = Driver::new(&host, config).unwrap();
+    driver.kernel.reboot();
+    bind_by_hand(&mut driver.kernel, passed, "vfio-pci");
+    driver.restart().unwrap();
+    driver.advance(10_000).unwrap();
+    assert_eq!(driver.machine.durable().quarantines, BTreeMap::new());
+    assert_eq!(row(&mut driver, &passed.to_string()).state, "waiting");
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert_eq!(refusal.code, Code::Unsupported);
+    assert_eq!(refusal.message, format!("vfio-pci has {passed}, and sets no mode of it"));
+    driver.config = config.replace(", compute = \"CPX\"", "");
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(row(&mut driver, &passed.to_string()).state, "ok");
+}
+
+#[test]
+fn vfio_pci_makes_vfs_where_it_was_told_to() {
+    let mut host = flex();
+    host.kernel.vfio_sriov = true;
+    let passed = host.functions[0].address;
+    let mut driver = Driver::new(&host, FLEX).unwrap();
+    driver.kernel.reboot();
+    bind_by_hand(&mut driver.kernel, passed, "vfio-pci");
+    driver.restart().unwrap();
+    driver.advance(10_000).unwrap();
+    assert_eq!(vfs(&driver, &passed.to_string()), 8);
+    assert_eq!(row(&mut driver, &passed.to_string()).state, "ok");
 }
 
 /// A type that somebody wrote to a VF by hand, say for a VM that virsh starts.

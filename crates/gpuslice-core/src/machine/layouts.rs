@@ -210,6 +210,8 @@ impl Machine {
                     // one reading did not tell, the next one may.
                     Err(_) if self.between_drivers(parent) => return Ok(Vec::new()),
                     Err(_) if self.seen.unreadable(parent) => return Ok(Vec::new()),
+                    // Whom it is given away to sets none of its modes: that is what is said then.
+                    Err(_) if self.given_away(parent) => {}
                     judged => judged?,
                 }
                 let mut steps = mechanism.layout_steps(&self.seen, parent, layouts, reshape)?;

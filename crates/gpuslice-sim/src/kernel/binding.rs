@@ -247,7 +247,8 @@ impl Kernel {
         if let Some(name) = self.parent_of_function(address) {
             tasks.push(Task::ParentGone(name));
         }
-        let keeps = self.driver_shape(&driver).is_none_or(|d| d.keeps_vfs);
+        // vfio_pci_core_unregister_device takes them away too, pci-pf-stub does not.
+        let keeps = self.driver_shape(&driver).map_or(*driver != *VFIO_PCI, |d| d.keeps_vfs);
         if matches!(role, Role::Pf { numvfs: 1.., .. }) && !keeps {
             tasks.extend(self.disable_tasks(address));
         }

@@ -1,11 +1,12 @@
 //! SR-IOV (drivers/pci/iov.c): the checks of `sriov_numvfs_store` in their order, the VF loops with the events
 //! between their steps, and what is left when a step fails.
 
-use super::Kernel;
+use super::binding::VFIO_PCI;
 use super::function::Role;
 use super::job::{Lock, Poll, Task, done};
 use super::number;
 use super::uevent::Action;
+use super::{Kernel, Name};
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::PciAddress;
 use gpuslice_core::port::Written;
@@ -39,8 +40,11 @@ impl Kernel {
         if want == numvfs {
             return done();
         }
-        let able = function.driver.as_ref().and_then(|name| self.driver_shape(name));
-        if !able.is_some_and(|driver| driver.sriov_configure) {
+        let able = |name: &Name| match self.driver_shape(name) {
+            Some(driver) => driver.sriov_configure,
+            None => **name == *VFIO_PCI && self.host.kernel.vfio_sriov,
+        };
+        if !function.driver.as_ref().is_some_and(able) {
             return Poll::Failed(Errno::ENOENT, Vec::new());
         }
         if want > 0 && numvfs > 0 {

@@ -1,6 +1,7 @@
 //! What files read.
 
 use super::File;
+use super::entries::ENABLE_SRIOV;
 use super::files::{FunctionFile, MdevFile, ProcessFile, TypeFile};
 use crate::kernel::Kernel;
 use crate::kernel::function::Role;
@@ -48,6 +49,9 @@ impl Kernel {
             File::ModuleState(_) => "live\n".to_owned(),
             File::Gim(address, file) => self.gim_content(*address, *file)?,
             File::Partition(address, file) => self.partition_content(*address, *file)?,
+            File::Parameter(ENABLE_SRIOV) => {
+                format!("{}\n", if self.host.kernel.vfio_sriov { 'Y' } else { 'N' })
+            }
             File::Parameter(name) => self.gim_parameter(name).ok_or(Errno::ENODEV)?,
             File::Registry => self.registry_params().ok_or(Errno::ENOENT)?,
             File::GimConfig => return self.gim_config.clone().ok_or(Errno::ENOENT),

@@ -4,6 +4,7 @@
 use super::files::{DriverFile, FunctionFile, MdevFile, ProcessFile, TypeFile};
 use super::{Dir, FIXED, File, Fixed, Node};
 use crate::host_file::FunctionShape;
+use crate::kernel::binding::VFIO_PCI;
 use crate::kernel::function::{Function, Role};
 use crate::kernel::vendor::amdgpu::PartitionFile;
 use crate::kernel::vendor::gim::files::GimFile;
@@ -45,10 +46,12 @@ impl Kernel {
             }
             Dir::Modules => self.modules.iter().map(|m| m.replace('-', "_")).collect(),
             Dir::Module(name) => {
-                let parameters = self.has_parameters(name).then_some("parameters");
+                let parameters = (!self.parameters(name).is_empty()).then_some("parameters");
                 ["initstate"].into_iter().chain(parameters).map(str::to_owned).collect()
             }
-            Dir::Parameters(_) => Self::gim_parameters().map(str::to_owned).collect(),
+            Dir::Parameters(name) => {
+                self.parameters(name).iter().map(|known| (*known).to_owned()).collect()
+            }
             Dir::ModprobeD => self.modprobe_d.keys().cloned().collect(),
             Dir::MdevDriver(_) => Vec::new(),
             Dir::Vgpu(vf) => self.vgpu_files(*vf).iter().map(|f| f.name().to_owned()).collect(),
@@ -129,8 +132,12 @@ impl Kernel {
         held.chain(own.iter().copied()).map(str::to_owned).collect()
     }
 
-    fn has_parameters(&self, module: &Name) -> bool {
-        self.driver_shape(module).is_some_and(|d| d.gim.is_some())
+    fn parameters(&self, module: &Name) -> &'static [&'static str] {
+        match self.driver_shape(module) {
+            Some(driver) if driver.gim.is_some() => Self::gim_parameters(),
+            None if **module == *VFIO_PCI => &[ENABLE_SRIOV],
+            _ => &[],
+        }
     }
 
     /// Whether a fixed directory is there at all: modules bring some.
@@ -314,12 +321,13 @@ impl Kernel {
             Dir::Module(module) => match name {
                 "initstate" => Some(Node::File(File::ModuleState(module.clone()))),
                 "parameters" => {
-                    self.has_parameters(module).then(|| Node::Dir(Dir::Parameters(module.clone())))
+                    let any = !self.parameters(module).is_empty();
+                    any.then(|| Node::Dir(Dir::Parameters(module.clone())))
                 }
                 _ => None,
             },
-            Dir::Parameters(_) => {
-                let found = Self::gim_parameters().find(|known| *known == name)?;
+            Dir::Parameters(module) => {
+                let found = self.parameters(module).iter().find(|known| **known == name)?;
                 Some(Node::File(File::Parameter(found)))
             }
             Dir::ModprobeD => {
@@ -550,6 +558,9 @@ impl Kernel {
 
 /// Where the device in a slot is.
 const SLOT_ADDRESS: &str = "address";
+
+/// vfio-pci's, whether it makes VFs.
+pub(super) const ENABLE_SRIOV: &str = "enable_sriov";
 
 /// What a driver with a registry shows in `/proc`.
 const REGISTRY: &str = "params";

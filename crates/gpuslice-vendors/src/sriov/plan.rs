@@ -1,14 +1,16 @@
 //! From the VFs seen to the VFs wished.
 
-use super::function;
-use crate::nvidia::rival;
+use super::{VFIO_PCI, function};
 use gpuslice_core::hint;
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::layout::{Layout, VfCount};
-use gpuslice_core::mend::{driver_of_vfs, give_back, set};
-use gpuslice_core::observation::{Function, Observation, Sriov};
+use gpuslice_core::mend::{driver_of_vfs, give_back, set, take_out};
+use gpuslice_core::observation::{DriverState, Function, Observation, Sriov, is_vfio};
+use gpuslice_core::observe::note;
 use gpuslice_core::plan::Step;
+use gpuslice_core::port::{HostRead, read_text};
 use gpuslice_core::refusal::{Code, Refusal};
+use std::collections::BTreeMap;
 
 pub(super) fn layout_steps(
     seen: &Observation,
@@ -43,9 +45,6 @@ pub(super) fn layout_steps(
     if (current != 0 && !reshape) || function.driver.is_none() {
         return Ok(Vec::new());
     }
-    if let Some(driver) = rival(function).filter(|_| wanted != 0) {
-        return if reshape { Err(not_its_own(pf, driver)) } else { Ok(Vec::new()) };
-    }
     let mut steps = Vec::new();
     if current != 0 {
         steps.push(Step::SetNumVfs { pf, count: 0 });
@@ -70,18 +69,64 @@ fn switched_off(parent: &ParentId, driver: &str) -> Refusal {
     ))
 }
 
-/// Who has it has it for a reason, say for a VM that it is passed to: a person gives it back.
-fn not_its_own(pf: PciAddress, driver: &str) -> Refusal {
-    let parent = ParentId::Pci(pf);
-    let message = format!("{driver} has {parent}, and makes no VFs of it");
-    let refusal = Refusal::new(Code::Unsupported, message);
-    refusal.because(makes_none(&parent, driver)).hint(driver_of_vfs(pf))
+/// vfio-pci's parameter by which it makes VFs of a PF that it has.
+const ENABLE_SRIOV: &str = "enable_sriov";
+
+/// Reads whether vfio-pci makes VFs, where it has a PF.
+pub(super) fn read_vfio(host: &dyn HostRead, seen: &mut Observation) {
+    let has = |f: &Function| f.driver.as_deref() == Some(VFIO_PCI) && f.sriov.is_some();
+    if !seen.functions.values().any(has) {
+        return;
+    }
+    let path = format!("/sys/module/vfio_pci/parameters/{ENABLE_SRIOV}");
+    match read_text(host, &path) {
+        Ok(text) => {
+            let parameters = BTreeMap::from([(ENABLE_SRIOV.to_owned(), text)]);
+            let state = DriverState { loaded: true, parameters, ..DriverState::default() };
+            seen.drivers.insert(VFIO_PCI, state);
+        }
+        Err(errno) => note(seen, &path, errno),
+    }
 }
 
-/// What is to be done where it is to have VFs.
-pub(super) fn makes_none(parent: &ParentId, driver: &str) -> String {
+/// The driver that has a PF in the place of one that makes VFs of it. vfio-pci makes some where it was told to, but for
+/// NVIDIA's.
+pub(super) fn rival<'a>(seen: &Observation, function: &'a Function) -> Option<&'a str> {
+    let passing = || {
+        let driver = function.driver.as_deref().filter(|driver| is_vfio(driver))?;
+        let told = || seen.drivers.get(driver)?.parameters.get(ENABLE_SRIOV);
+        (told().map(String::as_str) != Some("Y")).then_some(driver)
+    };
+    crate::nvidia::rival(function).or_else(passing)
+}
+
+/// Why nothing of a layout comes true while such a driver has the PF. It has it for a reason, say for a VM that it is passed
+/// to: a person gives it back.
+pub(super) fn not_its_own(
+    seen: &Observation,
+    parent: &ParentId,
+    layout: &Layout,
+) -> Option<Refusal> {
+    let (pf, function) = (parent.pci()?, function(seen, parent)?);
+    let (sriov, driver) = (function.sriov.as_ref()?, rival(seen, function)?);
+    let wanted = layout.vfs.of(sriov.total);
+    let because = not_laid_out(parent, function, driver);
+    if wanted != 0 && sriov.vfs.len() != usize::from(wanted) {
+        let message = format!("{driver} has {parent}, and makes no VFs of it");
+        let refusal = Refusal::new(Code::Unsupported, message);
+        return Some(refusal.because(because).hint(driver_of_vfs(pf)));
+    }
+    let mode = layout.modes.keys().next()?;
+    let message = format!("{driver} has {parent}, and sets no mode of it");
+    let refusal = Refusal::new(Code::Unsupported, message);
+    Some(refusal.because(because).hint(take_out(mode, parent)))
+}
+
+/// What is to be done where it is to be as its layout says.
+pub(super) fn not_laid_out(parent: &ParentId, function: &Function, driver: &str) -> String {
+    let own = if function.vendor == crate::nvidia::VENDOR { "nvidia" } else { "its own driver" };
     let back = give_back(parent, driver);
-    format!("{driver} has it, and only under nvidia it has VFs; when no VM has it: {back}")
+    format!("{driver} has it, and only under {own} it is laid out; when no VM has it: {back}")
 }
 
 /// NVIDIA's tool takes the driver off the GPU, makes VFs under the kernel's stub, and gives the GPU back then. Only with that

@@ -147,8 +147,8 @@ impl Kernel {
     }
 
     /// Names in `/sys/module/gim/parameters`.
-    pub(crate) fn gim_parameters() -> impl Iterator<Item = &'static str> {
-        PARAMETERS.iter().copied()
+    pub(crate) fn gim_parameters() -> &'static [&'static str] {
+        PARAMETERS
     }
 
     /// What a parameter reads: the numbers given and no others (`param_array_get`).
