@@ -109,6 +109,8 @@ mod story;
 mod tools;
 #[path = "machine/undefined.rs"]
 mod undefined;
+#[path = "machine/unsliceable.rs"]
+mod unsliceable;
 #[path = "machine/unwell.rs"]
 mod unwell;
 #[path = "machine/vgpu.rs"]

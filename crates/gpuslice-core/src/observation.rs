@@ -15,6 +15,10 @@ pub struct Observation {
     pub functions: BTreeMap<PciAddress, Function>,
     /// GPUs that are neither, nor virtual functions: they can be given to a VM as a whole.
     pub whole: BTreeMap<PciAddress, Function>,
+    /// Other functions of such a GPU's card in its IOMMU group, its sound say: VFIO gives a group out as a whole.
+    pub beside: BTreeMap<PciAddress, Vec<PciAddress>>,
+    /// The one of them that the firmware showed itself on, where a mechanism asks.
+    pub console: Option<PciAddress>,
     /// Virtual functions.
     pub vfs: BTreeMap<PciAddress, Vf>,
     /// Registered mdev parents.

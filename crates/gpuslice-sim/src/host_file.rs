@@ -143,6 +143,8 @@ pub enum Grouping {
     Function,
     /// The PF and its VFs share one (no ACS).
     Pf,
+    /// It is in that of its card's first function (no ACS).
+    Card,
     /// No group.
     None,
 }
@@ -190,6 +192,9 @@ pub struct FunctionShape {
     /// How long after boot it appears; 0 is there from the start.
     #[serde(default)]
     pub appears_after_ms: u64,
+    /// The firmware shows itself on it.
+    #[serde(default)]
+    pub boot_vga: bool,
     /// SR-IOV capability.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sriov: Option<SriovShape>,

@@ -113,7 +113,9 @@ impl Mechanism for Amdgpu {
         let (_, function) = gpu(seen, parent)?;
         let message =
             format!("{parent} is not sliced: {DRIVER} has it for the host, and makes no VFs");
-        let mut refusal = Refusal::new(Code::Unsliceable, message);
+        let refusal = Refusal::new(Code::Unsliceable, message);
+        let console = crate::whole::is_console(seen, parent);
+        let mut refusal = console.into_iter().fold(refusal, Refusal::because);
         if seen.modes.contains_key(parent) {
             refusal = refusal.because(
                 "after a VM had the whole of such a GPU, its reset can leave it unreadable until the host reboots",
@@ -123,7 +125,7 @@ impl Mechanism for Amdgpu {
             true => hint!("; or blacklist {} and let gim make VFs of it", DRIVER),
             false => hint!(""),
         };
-        Some(refusal.hint(hint!("{}{}", crate::whole::ways(parent), gim)))
+        Some(refusal.hint(hint!("{}{}", crate::whole::ways(seen, parent, function), gim)))
     }
 
     fn offers(&self, _: &Observation, _: &ParentId, _: Option<&Layout>) -> Vec<Offer> {

@@ -137,7 +137,8 @@ cards() { # DRIVER-WITH-OPTIONS
 cards nvidia
 # one of each sort in use, since only that shows some attributes
 w 562 "$pci/0009:00:00.0/virtfn3/nvidia/current_vgpu_type"
-later='seek '
+# no card here has sound
+later='seek \|^other	link '
 observed "vGPUs on VFs"
 needed_of host "PF of gim" "PF of nvidia" VF "VF of nvidia" other
 next_look "vGPUs on VFs"

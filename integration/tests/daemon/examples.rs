@@ -31,6 +31,7 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
     ("examples/domains/claim-with-parameters.xml", "a40-vfio", A40),
     ("examples/domains/claim-with-vf.xml", "mi300x-8", EIGHT),
     ("examples/domains/picked-in-virt-manager.xml", "sriov-8", FOUR),
+    ("examples/domains/render-node.xml", "consumer", ""),
     (TERRAFORM, "t4-l40s", ""),
 ];
 
@@ -169,7 +170,8 @@ fn runs(path: &str) {
     validated(path, &xml);
     // What was picked is one claim.
     let count: u32 = asked.claims.iter().map(|claim| claim.count).sum();
-    assert_eq!(devices, usize::try_from(count).unwrap().max(1), "{path}: {xml}");
+    let picked = asked.devices.len();
+    assert_eq!(devices, usize::try_from(count).unwrap().max(picked), "{path}: {xml}");
     let vm = Vm { name: asked.name.clone(), uuid: asked.uuid.to_string(), xml };
     host.run_vm(&vm);
     let attached = |host: &Host| {
@@ -212,5 +214,6 @@ examples! {
     a_claim_with_parameters = "examples/domains/claim-with-parameters.xml",
     a_claim_with_its_vf = "examples/domains/claim-with-vf.xml",
     a_vf_picked_in_virt_manager = "examples/domains/picked-in-virt-manager.xml",
+    a_vm_that_renders_on_a_gpu = "examples/domains/render-node.xml",
     a_terraform_configuration = "examples/terraform/win11.tf",
 }

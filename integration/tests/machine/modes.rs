@@ -506,28 +506,6 @@ fn a_mode_that_never_comes_quarantines_the_hive() {
     assert_eq!(quarantines(&driver), []);
 }
 
-#[test]
-fn a_gpu_that_cannot_be_sliced_says_so_and_what_works() {
-    let text = include_str!("../../../examples/hosts/consumer.toml");
-    let config = "[[gpu]]\nmatch = { address = \"0000:01:00.0\" }\nlayout = { vfs = 2 }";
-    let mut driver = Driver::new(&HostFile::parse(text).unwrap(), config).unwrap();
-    let states = states(&mut driver);
-    assert_eq!(states.len(), 2, "the sound of a card is none: {states:?}");
-    for (state, reason) in states {
-        assert_eq!(state, "unsliceable");
-        let reason = reason.unwrap();
-        assert!(reason.contains("PCI Host Device") && reason.contains("rendernode"), "{reason}");
-    }
-    let plan = planned(&mut driver);
-    assert_eq!(plan.blockers.iter().map(|b| b.code).collect::<Vec<_>>(), [Code::Unsliceable]);
-    // Nothing is waited for.
-    order(&mut driver, Command::WaitSettled { timeout_ms: 1_000 }).unwrap();
-    let command = asking(1, claim(&"gpu0".parse().unwrap(), "nvidia-a40-8q", 1));
-    let refusal = order(&mut driver, command).unwrap_err();
-    assert_eq!(refusal.code, Code::Unsliceable, "{refusal}");
-    assert!(refusal.one_line().contains("0000:06:00.0"), "{refusal:?}");
-}
-
 /// The layout that is asked for is a GPU's, also where a network card has VFs and the lower address.
 #[test]
 fn nobody_is_told_to_lay_out_a_network_card() {

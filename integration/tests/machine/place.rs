@@ -275,6 +275,7 @@ impl Gpu {
         let group = match self.group {
             Grouping::Function => "function",
             Grouping::Pf => "pf",
+            Grouping::Card => "card",
             Grouping::None => "none",
         };
         let (driver, most) = (self.driver(), self.most_vfs());

@@ -18,9 +18,38 @@ pub(super) fn read(host: &dyn HostRead, observer: &mut Observer, seen: &mut Obse
     let mut addresses: Vec<PciAddress> = names.iter().filter_map(|name| named(name)).collect();
     // PFs come before their VFs, so that a VF is known by its PF's link before its own turn and costs no look.
     addresses.sort_unstable();
-    for address in addresses {
-        if !seen.vfs.contains_key(&address) {
-            read_function(host, observer, seen, address);
+    for address in &addresses {
+        if !seen.vfs.contains_key(address) {
+            read_function(host, observer, seen, *address);
+        }
+    }
+    read_beside(host, seen, &addresses);
+}
+
+/// What goes to a VM with a GPU that is passed as a whole. `all` is in order.
+fn read_beside(host: &dyn HostRead, seen: &mut Observation, all: &[PciAddress]) {
+    let gpus = seen.functions.iter().chain(&seen.whole).filter(|(_, f)| f.is_gpu());
+    let grouped: Vec<(PciAddress, u32)> =
+        gpus.filter_map(|(gpu, f)| Some((*gpu, f.iommu_group?))).collect();
+    for (gpu, own) in grouped {
+        let functions = 0..8;
+        let of_card = functions
+            .filter_map(|n| PciAddress::new(gpu.domain(), gpu.bus(), gpu.device(), n))
+            .filter(|other| *other != gpu && all.binary_search(other).is_ok());
+        let mut beside = Vec::new();
+        for other in of_card {
+            let known = seen.functions.get(&other).or_else(|| seen.whole.get(&other));
+            let its = match (known, seen.vfs.contains_key(&other)) {
+                (_, true) => None,
+                (Some(known), _) => known.iommu_group,
+                (None, _) => group(host, seen, &format!("{DEVICES}/{other}")),
+            };
+            if its == Some(own) {
+                beside.push(other);
+            }
+        }
+        if !beside.is_empty() {
+            seen.beside.insert(gpu, beside);
         }
     }
 }

@@ -106,6 +106,7 @@ fn plain_card(index: u32) -> FunctionShape {
         iommu_group: Grouping::Function,
         reset_method: "flr bus".to_owned(),
         appears_after_ms: 0,
+        boot_vga: false,
         sriov: None,
         mdev: None,
     }

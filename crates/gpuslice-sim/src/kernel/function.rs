@@ -148,6 +148,10 @@ impl Kernel {
             Role::Vf { pf, .. } if shape.iommu_group == Grouping::Pf => {
                 self.functions.get(&pf).and_then(|f| f.group)
             }
+            _ if shape.iommu_group == Grouping::Card => {
+                let first = address.with_routing_id(address.routing_id() & !7);
+                self.functions.get(&first).and_then(|f| f.group)
+            }
             _ => None,
         };
         let grouped = self.host.kernel.iommu && shape.iommu_group != Grouping::None;

@@ -105,6 +105,7 @@ impl Kernel {
             }
             FunctionFile::Class => format!("0x{:06x}\n", shape.class),
             FunctionFile::Revision => format!("0x{:02x}\n", shape.revision),
+            FunctionFile::BootVga => format!("{}\n", u8::from(shape.boot_vga && !function.is_vf())),
             FunctionFile::NumaNode => format!("{}\n", function.numa_node),
             FunctionFile::Modalias => format!("{}\n", self.modalias(function)),
             FunctionFile::Uevent => {

@@ -226,8 +226,11 @@ impl Kernel {
 
     fn has_file(&self, function: &Function, file: FunctionFile) -> bool {
         let pf = matches!(function.role, Role::Pf { .. });
-        let resets = self.shape(function).is_some_and(|shape| !shape.reset_method.is_empty());
-        (pf || !file.of_sriov()) && (resets || !file.of_reset())
+        let shape = self.shape(function);
+        let resets = shape.is_some_and(|shape| !shape.reset_method.is_empty());
+        // pci_dev_attrs_are_visible.
+        let vga = file != FunctionFile::BootVga || shape.is_some_and(|s| s.class >> 8 == 0x0300);
+        (pf || !file.of_sriov()) && (resets || !file.of_reset()) && vga
     }
 
     fn children(&self, parent: &str) -> Vec<String> {
@@ -556,11 +559,11 @@ impl Kernel {
     }
 }
 
-/// Where the device in a slot is.
-const SLOT_ADDRESS: &str = "address";
-
 /// vfio-pci's, whether it makes VFs.
 pub(super) const ENABLE_SRIOV: &str = "enable_sriov";
+
+/// Where the device in a slot is.
+const SLOT_ADDRESS: &str = "address";
 
 /// What a driver with a registry shows in `/proc`.
 const REGISTRY: &str = "params";

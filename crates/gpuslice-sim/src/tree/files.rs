@@ -39,6 +39,7 @@ files!(FunctionFile {
     SubsystemDevice = "subsystem_device" Read,
     Class = "class" Read,
     Revision = "revision" Read,
+    BootVga = "boot_vga" Read,
     NumaNode = "numa_node" Both,
     Modalias = "modalias" Read,
     Uevent = "uevent" Both,

@@ -39,8 +39,9 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
         "quotas of Intel's i915, which the simulated one has not",
     ),
     (
-        "let VMs render on it: virtio video with <graphics type='egl-headless'>\
-         <gl rendernode='/dev/dri/by-path/pci-{}-render'/></graphics>",
+        "let VMs render on it, beside VNC or SPICE: \
+         <graphics type='egl-headless'><gl rendernode='/dev/dri/by-path/pci-{}-render'/></graphics> \
+         and <video><model type='virtio'><acceleration accel3d='yes'/></model></video>",
         "a GPU to render on",
     ),
     // Programs that are installed or belong to the system.
