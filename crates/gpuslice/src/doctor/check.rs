@@ -147,10 +147,10 @@ checks! {
         why "With sriov_drivers_autoprobe the host's driver binds every new VF, and a VF in use by the host is given to no VM.",
         looks "sriov_drivers_autoprobe is 1 and VFs of the GPU are bound to a driver that is none of VFIO's.",
         mend "`echo 0 > …/sriov_drivers_autoprobe` and unbind each VF; for good, give the GPU a layout: gpuslice makes VFs without a driver.";
-    GroupNotViable = "group-not-viable", "a VF shares its IOMMU group with a device the host uses",
+    GroupNotViable = "group-not-viable", "what a VM gets shares its IOMMU group with a device the host uses",
         why "VFIO gives a group out as a whole: as long as one member has a driver of the host, none can be used (\"group N is not viable\").",
-        looks "Groups below /sys/kernel/iommu_groups that hold a VF of a GPU and another device, not a bridge, with a driver of the host.",
-        mend "Switch on ACS (and ARI) in the firmware, or put the GPU into another slot; then each VF has its own group.";
+        looks "Groups below /sys/kernel/iommu_groups that hold a VF of a GPU, or what the domain carries that is looked at, and another device, not a bridge, with a driver of the host.",
+        mend "Switch on ACS (and ARI) in the firmware, or put the GPU into another slot; then each VF has its own group. What is of the same card, as the sound of a GPU that is passed as a whole, is given to the VM too.";
     HookMissing = "hook-missing", "libvirt does not call gpuslice",
         why "libvirt calls what lies in /etc/libvirt/hooks/qemu.d. Without it no VM gets its slice, and none is refused that should be.",
         looks "/etc/libvirt/hooks/qemu.d/10-gpuslice is absent or leads nowhere.",

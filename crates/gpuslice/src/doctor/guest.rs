@@ -4,6 +4,7 @@
 use super::check::{Check, Finding};
 use super::facts::Host;
 use super::guest_facts::Guest;
+use super::host::ANOTHER_SLOT;
 use super::pci::Device;
 use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource};
 use gpuslice_core::ids::MdevUuid;
@@ -64,7 +65,34 @@ pub fn check(guest: &Guest, host: &Host) -> Vec<Finding> {
         functions(domain, host)
             .filter_map(|(device, function)| judge(host, name, device, function)),
     );
+    found.extend(groups(domain, host, name));
     found
+}
+
+/// Groups of which the VM carries a function and the host uses another: no function of such a group goes to a VM.
+fn groups(domain: &Domain, host: &Host, name: &str) -> Vec<Finding> {
+    let carried: Vec<&Device> = functions(domain, host).map(|(_, function)| function).collect();
+    let carries = |device: &Device| carried.iter().any(|own| own.address == device.address);
+    let finding = |device: &Device| {
+        let first = carried.iter().find(|own| own.group.is_some() && own.group == device.group)?;
+        let (driver, group) = (device.used_by_host()?, device.group.as_ref()?);
+        if device.is_bridge() || carries(device) {
+            return None;
+        }
+        let address = &device.address;
+        let text = format!(
+            "IOMMU group {group} holds {}, which {name} carries, and {address}, which the host uses through {driver}",
+            first.address
+        );
+        let slot = |address: &str| address.rsplit_once('.').map(|(slot, _)| slot.to_owned());
+        let mend = if slot(&first.address) == slot(address) {
+            format!("virsh edit {name}: one more <hostdev>, for {address}, with managed='yes'")
+        } else {
+            ANOTHER_SLOT.to_owned()
+        };
+        Some(Finding::error(Check::GroupNotViable, text, mend))
+    };
+    host.devices.iter().filter_map(finding).collect()
 }
 
 /// Functions of the host that the VM carries.

@@ -12,6 +12,10 @@ use std::collections::BTreeMap;
 /// The package of DKMS by which integrated GPUs of Intel's make VFs; it brings both of Intel's drivers.
 const INTEL_DKMS: &str = "i915-sriov-dkms";
 
+/// How functions come into groups of their own.
+pub const ANOTHER_SLOT: &str =
+    "switch ACS and ARI on in the firmware, or put the GPU into another slot; reboot";
+
 /// All findings, those first that make others.
 pub fn check(host: &Host) -> Vec<Finding> {
     let mut found = Vec::new();
@@ -404,9 +408,7 @@ fn groups(host: &Host) -> Vec<Finding> {
             "IOMMU group {group} holds VF {} and {}, which the host uses through {driver}",
             vf.address, other.address
         );
-        let mend =
-            "switch ACS and ARI on in the firmware, or put the GPU into another slot; reboot";
-        Some(Finding::error(Check::GroupNotViable, text, mend))
+        Some(Finding::error(Check::GroupNotViable, text, ANOTHER_SLOT))
     };
     members.into_iter().filter_map(finding).collect()
 }

@@ -51,7 +51,7 @@ pub const TRAPS: &[(&str, Seen)] = &[
         "no interrupt remapping",
         By(&["interrupts-unsafe", "interrupts-unsafe-default", "interrupts-unsafe-loaded"]),
     ),
-    ("a group is not viable", By(&["group-not-viable"])),
+    ("a group is not viable", By(&["group-not-viable", "guest-group", "guest-group-slot"])),
     (
         "SR-IOV is off in the firmware, or max_vfs was not said",
         By(&["sriov-off-firmware", "sriov-off-max-vfs", "sriov-off-xe", "integrated-max-vfs"]),
