@@ -422,6 +422,15 @@ fn as_anybody(root: &Path, arguments: &[&str]) -> Output {
 }
 
 #[test]
+fn nobody_takes_a_gpu_from_a_process_that_is_not_seen() {
+    let root = host("driver-vfio-held");
+    lay_out(root.path(), "mode 0 /proc/4242/fd");
+    let answer = json(&as_anybody(root.path(), &["doctor", "--json"]));
+    let mend = answer["findings"][0]["mend"].as_str().unwrap();
+    assert!(mend.starts_with("when no process has it open"), "{answer:#}");
+}
+
+#[test]
 fn what_may_not_be_read_is_said_and_not_guessed() {
     let root = host("clean-host");
     let closed = [

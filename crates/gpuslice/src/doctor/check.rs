@@ -138,7 +138,7 @@ checks! {
     DriverInTheWay = "driver-in-the-way", "another driver has the GPU",
         why "Only one driver has a device, and this one makes no slices.",
         looks "nouveau on an NVIDIA GPU, amdgpu on a GPU that GIM slices; i915 without its parameter max_vfs, which is the kernel's own, on a GPU with SR-IOV, and vfio-pci without enable_sriov, where VFs are wanted: of a Flex or Max, and where /etc/gpuslice says so. A warning where the host may compute on the GPU, as no layout has it.",
-        mend "Blacklist it in /etc/modprobe.d, make the initramfs anew, and reboot. In the place of the kernel's i915 install i915-sriov-dkms (integrated GPUs) or Intel's own build. From vfio-pci: take the ids or the override out that the finding names, or unbind it, empty driver_override, and write the address to drivers_probe.";
+        mend "Blacklist it in /etc/modprobe.d, make the initramfs anew, and reboot. In the place of the kernel's i915 install i915-sriov-dkms (integrated GPUs) or Intel's own build. From vfio-pci: take the ids or the override out that the finding names, or, when no VM has it, unbind it, empty driver_override, and write the address to drivers_probe.";
     VgpuDriverMissing = "vgpu-driver-missing", "the driver is NVIDIA's ordinary one, not the one for vGPUs",
         why "Only NVIDIA's vGPU host driver makes vGPUs; it comes with sriov-manage, which the ordinary driver lacks.",
         looks "A GPU on the driver nvidia, and no /usr/lib/nvidia/sriov-manage. A warning where the host may compute on the GPU, as no layout has it.",

@@ -4,7 +4,7 @@ use super::check::Finding;
 use super::pci::Device;
 use super::system::System;
 use gpuslice_core::guest::mapping::Mapping;
-use gpuslice_core::holders::Holder;
+use gpuslice_core::holders::{Holder, Holders};
 use gpuslice_vendors::makers::maker;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -93,6 +93,8 @@ pub struct Host {
     pub watchers: BTreeSet<String>,
     /// Others that have one open now, as far as processes can be looked into, by the GPU's address.
     pub openers: BTreeMap<String, Vec<Holder>>,
+    /// Who has a function open that VFIO has and a layout cuts into VFs, by address, where that could be looked for.
+    pub passed_to: BTreeMap<String, Holders>,
     /// This node's name, and the mappings of its cluster, where it is one of Proxmox VE.
     pub mappings: Option<(String, Vec<Mapping>)>,
     /// Files of sysfsutils that write the number of VFs.

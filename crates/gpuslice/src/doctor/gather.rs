@@ -1,12 +1,14 @@
 //! The facts of a host, read and not judged.
 
 use super::facts::{Dkms, Host, Libvirt, Service, Writer};
+use super::pci::Device;
 use super::system::System;
 use super::tree::Tree;
 use super::writers::{MAKING_VFS, PVE_UNIT};
 use super::{hook_facts, kernel_facts, pci, rules};
 use gpuslice_core::guest::mapping;
-use gpuslice_core::holders::{self, Holder};
+use gpuslice_core::holders::{self, Holder, Holders};
+use gpuslice_core::observation::is_vfio;
 use serde_json::Value as Json;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,6 +67,7 @@ pub fn host(tree: &Tree) -> Host {
         switched_off: kernel_facts::switched_off(tree, &arguments),
         iommu: !tree.empty("/sys/kernel/iommu_groups"),
         lockdown: chosen(&text("/sys/kernel/security/lockdown")).filter(|mode| mode != "none"),
+        passed_to: passed_to(tree, &devices, &laid_out.vfs),
         laid_out: laid_out.vfs,
         parked: laid_out.parked,
         i915_makes_vfs: tree.exists("/sys/module/i915/parameters/max_vfs"),
@@ -149,6 +152,22 @@ fn openers(tree: &Tree) -> BTreeMap<String, Vec<Holder>> {
         holders.retain(others);
     }
     found
+}
+
+/// Who has a function open that VFIO has and a layout cuts into VFs.
+fn passed_to(
+    tree: &Tree,
+    devices: &[Device],
+    laid_out: &BTreeSet<String>,
+) -> BTreeMap<String, Holders> {
+    let passed = devices.iter().filter(|device| {
+        device.driver.as_deref().is_some_and(is_vfio) && laid_out.contains(&device.address)
+    });
+    let holders = |device: &Device| {
+        let nodes = holders::nodes_of_function(tree, device.address.parse().ok()?).ok()?;
+        Some((device.address.clone(), holders::find(tree, &nodes).ok()?))
+    };
+    passed.filter_map(holders).collect()
 }
 
 /// Where libvirt's daemon looks for programs, as far as that may be read.

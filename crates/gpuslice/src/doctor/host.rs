@@ -4,7 +4,7 @@ use super::check::{Check, Finding, Severity};
 use super::facts::{Dkms, Host};
 use super::kernel_facts::NO_MODESET;
 use super::pci::Device;
-use gpuslice_core::mend::{give_back, let_go};
+use gpuslice_core::mend::{end_process, give_back, let_go};
 use gpuslice_core::observation::is_vfio;
 use gpuslice_vendors::makers::{Maker, maker};
 use std::collections::BTreeMap;
@@ -178,10 +178,21 @@ fn makes_no_vfs(host: &Host, pf: &Device) -> Option<Finding> {
     }
     let text = format!("{address} is on {driver}, which makes no VFs, and has a layout with some");
     let told = host.driverctl.iter().any(|(of, to)| of == address && to == driver);
-    let mend = if told {
+    let back = if told {
         format!("driverctl unset-override {address}")
     } else {
         give_back(address, driver)
+    };
+    // It would be taken from a VM that runs.
+    let holders = host.passed_to.get(address);
+    if let Some(holder) = holders.and_then(|holders| holders.found.first()) {
+        let text = format!("{text}; {} (process {}) has it open", holder.comm, holder.pid);
+        let mend = format!("{}; {back}", end_process(holder).as_str());
+        return Some(Finding::error(Check::DriverInTheWay, text, mend));
+    }
+    let mend = match holders {
+        Some(holders) if !holders.held() => back,
+        _ => format!("when no process has it open, as root sees: {back}"),
     };
     Some(Finding::error(Check::DriverInTheWay, text, mend))
 }

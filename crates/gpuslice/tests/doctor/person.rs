@@ -139,6 +139,11 @@ impl<'a> Person<'a> {
             self.brought.borrow_mut().append(&mut self.written.borrow_mut());
             return true;
         }
+        let vm = step.strip_prefix("shut down the VM of process ");
+        if let Some((pid, _)) = vm.and_then(|rest| rest.split_once(' ')) {
+            fs::remove_dir_all(self.at(&format!("/proc/{pid}"))).unwrap();
+            return true;
+        }
         let words: Vec<&str> = step.split(' ').collect();
         match words.as_slice() {
             ["echo", text @ .., ">", path] => self.echoes(&text.join(" "), path),

@@ -87,7 +87,14 @@ pub const TRAPS: &[(&str, Seen)] = &[
     ),
     (
         "the driver shows sriov_numvfs and makes no VFs: the kernel's own i915, vfio-pci",
-        By(&["integrated-kernels-own", "driver-i915", "driver-vfio", "driver-vfio-driverctl"]),
+        By(&[
+            "integrated-kernels-own",
+            "driver-i915",
+            "driver-vfio",
+            "driver-vfio-driverctl",
+            "driver-vfio-held",
+            "driver-vfio-held-cdev",
+        ]),
     ),
     (
         "NVIDIA's ordinary driver in place of the host driver",
