@@ -339,6 +339,45 @@ fn what_cannot_be_is_refused_in_the_layout() {
     assert_eq!(read_text(&driver.kernel, THEIRS), Err(Errno::ENOENT));
 }
 
+#[test]
+fn sizes_are_mixed_when_no_fixed_share_is_in_force_any_more() {
+    let mixed = layout(", sizes = \"mixed\"");
+    let sizes = |driver: &mut Driver| row(driver, GPU).modes.get("sizes").cloned();
+    // What somebody gives to all GPUs is there after each load.
+    let given = "options nvidia NVreg_RegistryDwords=\"RmPVMRL=0x11\"\n";
+    let mut driver = ready(&layout(""));
+    driver.kernel.replace(THEIRS, given.as_bytes()).unwrap();
+    reboot(&mut driver);
+    assert_eq!(shown(&mut driver, GPU), told("fixed-share", None));
+    let refusal = apply(&mut driver, &mixed).unwrap_err();
+    assert_eq!(refusal.code, Code::BadConfig);
+    let why = "0000:41:00.0 cannot mix sizes with the scheduler fixed-share";
+    assert_eq!(refusal.message, why);
+    let hint = refusal.hint.unwrap().to_string();
+    assert!(hint.contains("scheduler") && hint.contains("equal-share"), "{hint}");
+    assert_eq!(sizes(&mut driver).as_deref(), Some("equal"));
+    let both = layout(", sizes = \"mixed\", scheduler = \"equal-share\"");
+    let refusal = apply(&mut driver, &both).unwrap_err();
+    assert_eq!((refusal.code, refusal.message.as_str()), (Code::BadConfig, why));
+    // As its hint says.
+    assert!(refusal.hint.unwrap().to_string().contains("reboot"));
+    apply(&mut driver, &equal_share()).unwrap();
+    reboot(&mut driver);
+    apply(&mut driver, &both).unwrap();
+    assert_eq!((goes_by(&driver, GPU), sizes(&mut driver).as_deref()), (1, Some("mixed")));
+    reboot(&mut driver);
+    assert_eq!((goes_by(&driver, GPU), sizes(&mut driver).as_deref()), (1, Some("mixed")));
+
+    // What a layout said before goes with the next load.
+    let mut driver = ready(&layout(", scheduler = \"fixed-share\""));
+    reboot(&mut driver);
+    assert!(apply(&mut driver, &mixed).unwrap_err().hint.unwrap().to_string().contains("reboot"));
+    apply(&mut driver, &layout("")).unwrap();
+    reboot(&mut driver);
+    apply(&mut driver, &mixed).unwrap();
+    assert_eq!((goes_by(&driver, GPU), sizes(&mut driver).as_deref()), (0, Some("mixed")));
+}
+
 /// What an observation says while the file reads so.
 fn seen_with(as_: Option<Fault>) -> (Option<String>, Vec<String>, String) {
     let mut driver = ready(&equal_share());

@@ -81,10 +81,13 @@ fn blocks(said: &str) -> Vec<(PciAddress, Types)> {
             }
             "Max Instances Per VM" => facts.per_vm = value.parse().ok(),
             "Placement Size" => size = value.parse().unwrap_or(0),
-            "Supported Placement IDs" if size > 0 => {
+            "Supported Placement IDs" => {
+                // Not every version tells the size here; in all tables it is the memory in whole GiB.
+                let gib = facts.memory.and_then(|memory| u32::try_from(memory >> 30).ok());
+                let size = if size > 0 { size } else { gib.unwrap_or(0) };
                 let words = value.split(|c: char| c == ',' || c.is_whitespace());
                 let starts = words.filter_map(|word| word.parse().ok()).collect();
-                facts.places = Some(Arc::new(Places { size, starts }));
+                facts.places = (size > 0).then(|| Arc::new(Places { size, starts }));
             }
             _ => {}
         }
@@ -112,6 +115,10 @@ GPU 00000000:41:00.0
         Name                              : GRID A100D-1-10C
         GPU Instance Profile ID           : 19
         FB Memory                         : 9728 MiB
+    vGPU Type ID                          : 0x3f1
+        Name                              : NVIDIA H100L-47C
+        FB Memory                         : 48128 MiB
+        Supported Placement IDs           : 0 47
 GPU 00000000:61:00.0
 ";
         let read = blocks(said);
@@ -125,6 +132,8 @@ GPU 00000000:61:00.0
         let memory = Some(9728 << 20);
         let facts = TypeFacts { memory, ..TypeFacts::default() };
         assert_eq!(*of("nvidia-699"), Told { facts, profile: Some(19) });
+        let by_memory = Places { size: 47, starts: vec![0, 47] };
+        assert_eq!(of("nvidia-1009").facts.places.as_deref(), Some(&by_memory));
         assert!(none.is_empty());
     }
 }

@@ -4,6 +4,7 @@
 
 use super::modes::{self, MIXED, NONE, OFF, SMI};
 use super::pf;
+use super::scheduler;
 use gpuslice_core::hint;
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::layout::Layout;
@@ -109,13 +110,17 @@ impl<'a> ModesNow<'a> {
             let hint = take_out(Mode::Sizes, parent);
             return Err(Refusal::new(Code::BadConfig, message).hint(hint));
         }
+        let mixed_now = now(Mode::Sizes).is_some_and(|value| value.is(MIXED));
+        if mixed == Some(true) && !mixed_now {
+            scheduler::lets_mix(seen, parent, layout)?;
+        }
         Ok(Some(Self {
             mig,
             mig_now,
             wish: wish.map(named).unwrap_or_default(),
             there: now(Mode::Instances).map(named).unwrap_or_default(),
             mixed,
-            mixed_now: now(Mode::Sizes).is_some_and(|value| value.is(MIXED)),
+            mixed_now,
         }))
     }
 

@@ -156,17 +156,18 @@ fn parse_told(text: &str) -> Option<Given> {
 
 /// What the next load finds: of each option the one in the file whose name comes last.
 fn next(state: &DriverState) -> Given {
-    let of_others = |name| state.others.of(name);
-    let own = state.options.as_deref().and_then(written);
+    let mut given = given_by_others(state);
     let after = |file: &str| file.rsplit('/').next() > CONFIG.rsplit('/').next();
-    let for_each = match (of_others(FOR_EACH), own) {
-        (Some(other), Some(_)) if after(&other.file) => other.value.clone(),
-        (_, Some(own)) => own.to_owned(),
-        (Some(other), None) => other.value.clone(),
-        (None, None) => String::new(),
-    };
-    let for_all = of_others(FOR_ALL).map(|other| other.value.clone()).unwrap_or_default();
-    Given { for_all, for_each }
+    let wins = state.others.of(FOR_EACH).is_some_and(|other| after(&other.file));
+    if let Some(own) = state.options.as_deref().and_then(written).filter(|_| !wins) {
+        own.clone_into(&mut given.for_each);
+    }
+    given
+}
+
+fn given_by_others(state: &DriverState) -> Given {
+    let of = |name| state.others.of(name).map(|other| other.value.clone()).unwrap_or_default();
+    Given { for_all: of(FOR_ALL), for_each: of(FOR_EACH) }
 }
 
 /// The value of the option in gpuslice's own file.
@@ -355,17 +356,37 @@ fn possible(parent: &ParentId, layout: &Layout) -> Result<(), Refusal> {
         );
         return Err(refusal.because(slice).hint(set_to_one_of(Mode::Scheduler, words, parent)));
     };
-    // User Guide, 7.1, and NUG-2024 App. A of mixed sizes.
     let mixed = layout.modes.get(&Mode::Sizes).is_some_and(|sizes| sizes.is(super::modes::MIXED));
-    if mixed && key & FIXED != 0 {
-        let message = format!("{parent} cannot mix sizes with the scheduler {value}");
-        let refusal = Refusal::new(Code::BadConfig, message);
-        let words = [BEST_EFFORT, EQUAL_SHARE];
-        return Err(refusal
-            .because("a fixed share is one of so many of its size")
-            .hint(set_to_one_of(Mode::Scheduler, words, parent)));
+    if mixed && key & FIXED != 0 { Err(mixes_nothing(value, parent)) } else { Ok(()) }
+}
+
+/// User Guide, 7.1, and NUG-2024 App. A of mixed sizes.
+fn mixes_nothing(scheduler: &ModeValue, parent: &ParentId) -> Refusal {
+    let message = format!("{parent} cannot mix sizes with the scheduler {scheduler}");
+    Refusal::new(Code::BadConfig, message)
+        .because("a fixed share is one of so many of its size")
+        .hint(set_to_one_of(Mode::Scheduler, [BEST_EFFORT, EQUAL_SHARE], parent))
+}
+
+/// Refuses mixed sizes while a fixed share is in force: another scheduler comes with a load of the driver, and they after it.
+pub(super) fn lets_mix(
+    seen: &Observation,
+    parent: &ParentId,
+    layout: &Layout,
+) -> Result<(), Refusal> {
+    let fixed = |value: &&ModeValue| value.as_str().starts_with(FIXED_SHARE);
+    let Some(now) = seen.mode(parent, Mode::Scheduler).filter(fixed) else { return Ok(()) };
+    let refusal = mixes_nothing(now, parent);
+    let theirs = || Some(given_by_others(seen.drivers.get(DRIVER)?).of(parent.pci()?));
+    let stays = theirs().is_some_and(|key| key & FIXED != 0);
+    if stays && !layout.modes.contains_key(&Mode::Scheduler) {
+        return Err(refusal);
     }
-    Ok(())
+    Err(refusal.hint(hint!(
+        "{}, which writes the scheduler that the next load of {} brings; reboot, and put it in again",
+        take_out(Mode::Sizes, parent),
+        DRIVER
+    )))
 }
 
 /// Who else gives the option, or may: of two the module takes one.
