@@ -243,10 +243,10 @@ checks! {
         why "A VF with a chosen type (NVIDIA's vendor-specific VFIO) is passed by its own driver. Taken off it, it has no device for VMs until all VFs of its GPU are made anew. After a VM, libvirt also has the host's driver take any other VF, where autoprobe lets it.",
         looks "Hostdevs with managed='yes' whose function has a type of its driver, or is a VF of a GPU with sriov_drivers_autoprobe 1 and a driver that takes its own VFs.",
         mend "`virsh edit DOMAIN`: managed='no' in this hostdev.";
-    GuestTakesPf = "guest-takes-pf", "the VM takes the whole GPU whose VFs others use",
-        why "Taken off its driver, a GPU loses all its VFs at once, also those that VMs use.",
-        looks "Hostdevs whose function has VFs on this host.",
-        mend "`virsh detach-device` it, and give the VM a VF: `gpuslice attach DOMAIN PROFILE`.";
+    GuestTakesPf = "guest-takes-pf", "the VM takes the whole GPU whose slices others use",
+        why "Taken off its driver, a GPU loses all its VFs at once, also those that VMs use; and its mediated devices, for which the kernel waits as long as VMs have them open.",
+        looks "Hostdevs whose function has VFs, or mediated devices of its own, on this host.",
+        mend "`virsh detach-device` it, and give the VM a slice: `gpuslice attach DOMAIN PROFILE`.";
     GuestDeviceGone = "guest-device-gone", "the VM carries a device that is not there",
         why "libvirt starts no VM with it, and may say no more than that the cause is unknown. VFs are gone after a reboot or an update of their driver until somebody makes them, and addresses change with the slots.",
         looks "The addresses of PCI hostdevs on this host, and the UUIDs of mediated ones that no claim and no hook makes. Other hooks, and scripts in qemu.d/DOMAIN that they call, may make it in ways that are not understood: then it is a warning.",

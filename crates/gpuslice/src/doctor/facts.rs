@@ -165,6 +165,11 @@ impl Host {
 
     /// What keeps a GPU from being sliced, if it is to be: without a layout the host may compute on it, or a VM have it as a whole.
     pub fn weighed(&self, gpu: &Device, finding: Finding) -> Finding {
+        if self.serves_host(gpu) { finding.if_sliced() } else { finding }
+    }
+
+    /// Whether a GPU is of use to the host as it is, and nothing says that it is to be sliced.
+    pub fn serves_host(&self, gpu: &Device) -> bool {
         let laid_out = self.laid_out.contains(&gpu.address) || self.parked.contains(&gpu.address);
         let is_sliced = gpu.pf.is_some() || gpu.vfs > 0 || gpu.mdevs;
         let serves = match gpu.driver.as_deref() {
@@ -173,7 +178,7 @@ impl Host {
             Some("gim") | None => false,
             Some(_) => true,
         };
-        if serves && !laid_out && !is_sliced { finding.if_sliced() } else { finding }
+        serves && !laid_out && !is_sliced
     }
 
     /// Whether DKMS has built a module of this name for the running kernel.

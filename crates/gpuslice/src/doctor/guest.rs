@@ -227,12 +227,14 @@ fn judge(host: &Host, name: &str, device: &HostDevice, function: &Device) -> Opt
         let mend = format!("echo 0 > /sys/bus/pci/devices/{}/sriov_drivers_autoprobe", pf.address);
         return Some(Finding::warning(Check::GuestManaged, text, mend));
     }
-    let has_vfs = function.is_gpu() && function.vfs > 0;
-    has_vfs.then(|| {
-        let text = format!("{name} takes GPU {address} as a whole, which has VFs");
-        let mend = format!(
-            "take its hostdev out with virsh edit {name}; then gpuslice attach {name} PROFILE"
-        );
-        Finding::error(Check::GuestTakesPf, text, mend)
-    })
+    let what = match function {
+        gpu if !gpu.is_gpu() => return None,
+        gpu if gpu.vfs > 0 => "VFs",
+        gpu if gpu.has_mdevs => "mediated devices",
+        _ => return None,
+    };
+    let text = format!("{name} takes GPU {address} as a whole, which has {what}");
+    let mend =
+        format!("take its hostdev out with virsh edit {name}; then gpuslice attach {name} PROFILE");
+    Some(Finding::error(Check::GuestTakesPf, text, mend))
 }

@@ -45,7 +45,7 @@ fn iommu(host: &Host) -> Option<Finding> {
         return ungrouped(host);
     }
     // Mediated devices of a GPU itself are kept apart by its driver.
-    let gpu = passable(host).find(|gpu| !gpu.mdevs)?;
+    let gpu = passable(host).filter(|gpu| !gpu.mdevs).min_by_key(|gpu| host.serves_host(gpu))?;
     let off = host.arguments.iter().find(|argument| {
         let switched =
             |name: &str| argument.strip_prefix(name).is_some_and(|to| to.contains("off"));
@@ -61,7 +61,7 @@ fn iommu(host: &Host) -> Option<Finding> {
         None => "switch the IOMMU (AMD-Vi) on in the firmware, and reboot".to_owned(),
     };
     let found = format!("there are no IOMMU groups, and GPU {} needs one", gpu.address);
-    Some(Finding::error(Check::IommuOff, found, mend))
+    Some(host.weighed(gpu, Finding::error(Check::IommuOff, found, mend)))
 }
 
 fn asks_for_iommu(host: &Host) -> bool {

@@ -1,6 +1,7 @@
 //! PCI functions, as far as they matter here. Mirrors Documentation/ABI/testing/sysfs-bus-pci of the kernel.
 
 use super::tree::Tree;
+use gpuslice_core::ids::MdevUuid;
 use gpuslice_core::observation::{is_gpu, is_vfio};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
@@ -35,6 +36,8 @@ pub struct Device {
     pub no_vf_bars: bool,
     /// It is a parent of mediated devices.
     pub mdevs: bool,
+    /// It has made some.
+    pub has_mdevs: bool,
     /// Bytes of all its own BARs.
     pub bars: u64,
     /// It takes a type of its driver (NVIDIA's vendor-specific VFIO).
@@ -88,6 +91,7 @@ fn device(tree: &Tree, address: String) -> Option<Device> {
     let iov: Vec<u64> =
         lines.get(IOV_LINES).unwrap_or_default().iter().map(|(start, _)| *start).collect();
     let total_vfs = tree.text(&path("sriov_totalvfs")).and_then(|text| text.parse().ok());
+    let mdevs = tree.exists(&path("mdev_supported_types"));
     Some(Device {
         vendor: id("vendor")?,
         device: id("device")?,
@@ -100,7 +104,8 @@ fn device(tree: &Tree, address: String) -> Option<Device> {
         autoprobe: tree.text(&path("sriov_drivers_autoprobe")).as_deref() == Some("1"),
         pf: tree.link_name(&path("physfn")),
         no_vf_bars: !iov.is_empty() && iov.iter().all(|start| *start == 0),
-        mdevs: tree.exists(&path("mdev_supported_types")),
+        mdevs,
+        has_mdevs: mdevs && has_mdevs(tree, &address),
         bars: lines.iter().take(6).map(|(start, end)| size(*start, *end)).sum(),
         typed: tree.exists(&path("nvidia/current_vgpu_type")),
         subsystem: id("subsystem_vendor").zip(id("subsystem_device")),
@@ -111,6 +116,12 @@ fn device(tree: &Tree, address: String) -> Option<Device> {
 fn count_vfs(tree: &Tree, pf: &str) -> usize {
     let names = tree.names(&format!("{DEVICES}/{pf}"));
     names.iter().filter(|name| name.starts_with("virtfn")).count()
+}
+
+/// They lie below their parent, by their UUIDs.
+fn has_mdevs(tree: &Tree, parent: &str) -> bool {
+    let names = tree.names(&format!("{DEVICES}/{parent}"));
+    names.iter().any(|name| name.parse::<MdevUuid>().is_ok())
 }
 
 /// Start and end of each region.

@@ -287,7 +287,8 @@ impl<'a> Person<'a> {
                 || now.ends_with(rival) && away(rival)
                 || now.ends_with("vfio-pci") && !by_ids;
             let shown = driver != "i915" || !told.contains("nomodeset");
-            if free && shown && !away(driver) {
+            let there = link.parent().is_some_and(Path::exists);
+            if there && free && shown && !away(driver) {
                 let _ = fs::remove_file(&link);
                 symlink(format!("../../../bus/pci/drivers/{driver}"), link).unwrap();
             }

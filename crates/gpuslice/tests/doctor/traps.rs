@@ -43,6 +43,7 @@ pub const TRAPS: &[(&str, Seen)] = &[
         ]),
     ),
     ("the IOMMU leaves the integrated GPU out", By(&["iommu-off-igfx", "iommu-off-integrated"])),
+    ("the IOMMU is off where a GPU renders, which needs none", By(&["iommu-off-serves"])),
     (
         "the firmware has no interrupt remapping",
         Not("only the kernel's log says so; of the arguments that switch it off, doctor does"),
@@ -196,7 +197,7 @@ pub const TRAPS: &[(&str, Seen)] = &[
         ]),
     ),
     ("managed='yes' takes a VF off its driver", By(&["guest-managed"])),
-    ("the whole GPU is passed, and its VFs vanish", By(&["guest-takes-pf"])),
+    ("the whole GPU is passed, and its VFs vanish", By(&["guest-takes-pf", "guest-takes-pf-mdev"])),
     ("a device on QEMU's command line", By(&["guest-command-line"])),
     (
         "no PCI Express, no free port, no room for large BARs",
