@@ -61,6 +61,8 @@ mod late;
 mod libvirt;
 #[path = "machine/lost.rs"]
 mod lost;
+#[path = "machine/made_up.rs"]
+mod made_up;
 #[path = "machine/matrix.rs"]
 mod matrix;
 #[path = "machine/met.rs"]

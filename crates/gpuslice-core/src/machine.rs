@@ -124,8 +124,12 @@ pub struct Machine {
     offers_due: bool,
     /// Whether what nothing is known of may yet come with this boot.
     boot_is_young: bool,
-    /// Whom the agent was told to start, of those refused as not settled.
+    /// Whom the agent was told to start, of those that were refused.
     told_to_start: BTreeSet<Uuid>,
+    /// Whose start was refused for what the agent mends, and has not worked since.
+    mended_once: BTreeSet<Uuid>,
+    /// Domains that were let in by a migration or a restore, and have not asked for their start yet.
+    coming_in: BTreeMap<Uuid, HookOperation>,
     /// Orders to apply under way.
     applying: BTreeMap<RequestId, applying::Applying>,
     /// Shut-off domains the agent should look at again.

@@ -4,6 +4,7 @@
 use crate::domain::{ClaimRequest, Domain, HostDeviceSource};
 use crate::ids::{ClaimKey, MdevTypeId, Owner, ParentId, PciAddress, ProfileName, SliceId};
 use crate::refusal::Refusal;
+use crate::state::OnlyIf;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -226,8 +227,8 @@ pub enum Answer {
     AgentWork {
         /// Shut-off domains to look at again (a device of theirs should change).
         look_again: Vec<Uuid>,
-        /// Domains refused as `not-settled` that can start now.
-        start: Vec<Uuid>,
+        /// Refused domains that can start now.
+        start: Vec<DueStart>,
     },
     /// To every order without a result of its own.
     Done {
@@ -236,6 +237,16 @@ pub enum Answer {
         /// What was done, or `already so`.
         message: String,
     },
+}
+
+/// A refused start that can be made up for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DueStart {
+    /// Whose.
+    pub domain: Uuid,
+    /// What has to be so still.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only: Option<OnlyIf>,
 }
 
 impl Answer {

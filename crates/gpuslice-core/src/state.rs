@@ -181,7 +181,7 @@ pub struct Runtime {
     /// them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub stuck: BTreeMap<ParentId, BTreeSet<Step>>,
-    /// Domains refused as not settled, in order.
+    /// Domains refused as not settled, or for what the agent mends by itself, in order.
     pub start_later: Vec<LateStart>,
     /// VFs in which something of a VM may be left, and why. A reboot, and being made anew, reset them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -197,7 +197,7 @@ pub struct Runtime {
     pub wedged: BTreeSet<PciAddress>,
 }
 
-/// A start that was refused as not settled.
+/// A start that was refused and is made up for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LateStart {
@@ -205,6 +205,19 @@ pub struct LateStart {
     pub domain: uuid::Uuid,
     /// Of each slice that was awaited, the parents that could have it: it starts when one of them has come.
     pub awaits: Vec<BTreeSet<ParentId>>,
+    /// What has to be so still.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only: Option<OnlyIf>,
+}
+
+/// What libvirt knows of a domain and its hook does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnlyIf {
+    /// It is marked to start with the host: then nobody may have asked for the start who would ask again.
+    Marked,
+    /// libvirt keeps it saved: a start of it is a restore, as which it was refused.
+    Saved,
 }
 
 /// How far a lost record has been made up for.

@@ -6,7 +6,7 @@ use gpuslice_core::domain::{ClaimRequest, Domain};
 use gpuslice_core::hint;
 use gpuslice_core::ids::{ClaimKey, ClaimName, Owner};
 use gpuslice_core::refusal::{Code, Refusal};
-use gpuslice_core::request::{Adopted, Answer, ClaimRow, Command, DeviceToWrite};
+use gpuslice_core::request::{Adopted, Answer, ClaimRow, Command, DeviceToWrite, DueStart};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
@@ -206,7 +206,7 @@ impl Daemon {
     ///
     /// # Errors
     /// Refused, or no answer.
-    pub async fn work(&self) -> Result<(Vec<Uuid>, Vec<Uuid>), Refusal> {
+    pub async fn work(&self) -> Result<(Vec<Uuid>, Vec<DueStart>), Refusal> {
         match self.ask(Command::AgentWork).await? {
             Answer::AgentWork { look_again, start } => Ok((look_again, start)),
             _ => Err(unexpected("AgentWork")),

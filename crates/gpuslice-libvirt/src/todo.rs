@@ -2,6 +2,7 @@
 //! looked at once. Pure.
 
 use crate::link::Notice;
+use gpuslice_core::request::DueStart;
 use std::collections::{BTreeSet, VecDeque};
 use uuid::Uuid;
 
@@ -16,8 +17,8 @@ pub enum Step {
     Look(Uuid),
     /// Ask the daemon what it needs done.
     AskForWork,
-    /// Start a domain that was refused before the host was settled.
-    Start(Uuid),
+    /// Start a domain that was refused.
+    Start(DueStart),
 }
 
 /// Everything to do.
@@ -27,7 +28,7 @@ pub struct Todo {
     all: bool,
     look: BTreeSet<Uuid>,
     work: bool,
-    start: VecDeque<Uuid>,
+    start: VecDeque<DueStart>,
 }
 
 impl Todo {
@@ -67,10 +68,10 @@ impl Todo {
     }
 
     /// Domains to start, in this order, behind those that wait already.
-    pub fn start(&mut self, domains: impl IntoIterator<Item = Uuid>) {
-        for uuid in domains {
-            if !self.start.contains(&uuid) {
-                self.start.push_back(uuid);
+    pub fn start(&mut self, due: impl IntoIterator<Item = DueStart>) {
+        for start in due {
+            if !self.start.iter().any(|other| other.domain == start.domain) {
+                self.start.push_back(start);
             }
         }
     }
@@ -104,7 +105,7 @@ impl Todo {
                 self.look.insert(uuid);
             }
             Step::AskForWork => self.work = true,
-            Step::Start(uuid) => self.start.push_front(uuid),
+            Step::Start(due) => self.start.push_front(due),
         }
     }
 }
@@ -112,6 +113,7 @@ impl Todo {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gpuslice_core::state::OnlyIf;
 
     fn all(todo: &mut Todo) -> Vec<Step> {
         std::iter::from_fn(|| todo.take()).collect()
@@ -121,8 +123,9 @@ mod tests {
     fn events_fold_and_starts_come_last_in_order() {
         let [a, b, c] = [1, 2, 3].map(Uuid::from_u128);
         let mut todo = Todo::default();
-        todo.start([c, a]);
-        todo.start([b, c]);
+        let start = |domain| DueStart { domain, only: None };
+        todo.start([c, a].map(start));
+        todo.start([b, c].map(start));
         todo.work();
         todo.notice(&Notice::Look(a));
         todo.notice(&Notice::Look(b));
@@ -138,9 +141,9 @@ mod tests {
                 Step::Look(a),
                 Step::Look(c),
                 Step::AskForWork,
-                Step::Start(c),
-                Step::Start(a),
-                Step::Start(b),
+                Step::Start(start(c)),
+                Step::Start(start(a)),
+                Step::Start(start(b)),
             ]
         );
         assert_eq!(todo.take(), None);
@@ -156,10 +159,11 @@ mod tests {
             assert_eq!(all(&mut todo), [step]);
         }
         let mut todo = Todo::default();
-        todo.start([a, b]);
+        let start = |domain| DueStart { domain, only: Some(OnlyIf::Marked) };
+        todo.start([a, b].map(start));
         let first = todo.take().unwrap();
         todo.again(&first);
-        assert_eq!(all(&mut todo), [Step::Start(a), Step::Start(b)]);
+        assert_eq!(all(&mut todo), [Step::Start(start(a)), Step::Start(start(b))]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::link::Notice;
 use crate::todo::{Step, Todo};
 use gpuslice_api::client::{Changes, Event};
 use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::request::DueStart;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -248,7 +249,7 @@ impl<R: FnMut(&str)> Watch<R> {
 struct Next {
     gone: Vec<Uuid>,
     look: Vec<Uuid>,
-    start: Vec<Uuid>,
+    start: Vec<DueStart>,
 }
 
 async fn do_step(agent: Arc<Agent>, step: Step) -> Result<Next, Trouble> {
@@ -263,12 +264,13 @@ async fn do_step(agent: Arc<Agent>, step: Step) -> Result<Next, Trouble> {
         Step::AskForWork => {
             (next.look, next.start) = agent.daemon.work().await.map_err(Trouble::Daemon)?;
         }
-        Step::Start(uuid) => {
+        Step::Start(due) => {
+            let uuid = due.domain;
             let start = agent
                 .worker
-                .call(format!("starting domain {uuid}"), move |connection| connection.start(uuid));
+                .call(format!("starting domain {uuid}"), move |connection| connection.start(due));
             if start.await.map_err(Trouble::Libvirt)? {
-                tracing::info!("started domain {uuid}, refused before the host was settled");
+                tracing::info!("started domain {uuid}, which had been refused");
             }
         }
     }

@@ -29,7 +29,7 @@ pub fn own(world: &World, vm: u8) -> Vec<(Option<String>, MdevUuid)> {
 }
 
 /// vm0 runs with a mediated device of its claim's.
-fn with_one() -> (World, MdevUuid) {
+pub fn with_one() -> (World, MdevUuid) {
     let mut world = after(&[declare(0), H::Seen { vm: 0 }]);
     all(&mut world, &run(0));
     assert!(runs(&world, 0), "{:?}", world.refusals);
@@ -39,7 +39,7 @@ fn with_one() -> (World, MdevUuid) {
 
 /// A start that is refused since the device is vm0's.
 #[track_caller]
-fn is_refused(world: &mut World, vm: u8) {
+pub fn is_refused(world: &mut World, vm: u8) {
     world.refusals.clear();
     all(world, &run(vm));
     let codes: Vec<&str> = world.refusals.keys().map(|code| code.as_str()).collect();

@@ -14,7 +14,7 @@ use uuid::Uuid;
 const PF: &str = "0000:41:00.0";
 
 /// A start, with the time for whatever is tried again on its way.
-fn starts(driver: &mut Driver, domain: &Domain) -> Result<(), Refusal> {
+pub fn starts(driver: &mut Driver, domain: &Domain) -> Result<(), Refusal> {
     let call = HookCall { operation: HookOperation::Prepare, domain: domain.clone() };
     let request = driver.hook(call);
     for _ in 0..20 {
@@ -32,12 +32,12 @@ fn starts(driver: &mut Driver, domain: &Domain) -> Result<(), Refusal> {
 /// What the agent starts now.
 pub fn to_start(driver: &mut Driver) -> Vec<Uuid> {
     match order(driver, Command::AgentWork).unwrap() {
-        Answer::AgentWork { start, .. } => start,
+        Answer::AgentWork { start, .. } => start.iter().map(|due| due.domain).collect(),
         other => panic!("{other:?}"),
     }
 }
 
-fn not_ready(driver: &mut Driver, times: u32) {
+pub fn not_ready(driver: &mut Driver, times: u32) {
     driver.kernel.inject(Fault::NotReady { pf: PF.parse().unwrap(), nth: 1, times });
 }
 

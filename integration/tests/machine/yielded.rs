@@ -10,12 +10,12 @@ use gpuslice_core::request::{Answer, Command};
 use gpuslice_sim::HostFile;
 use uuid::Uuid;
 
-const PROFILE: &str = "nvidia-t4-8q";
-const MS: u64 = 30_000;
+pub const PROFILE: &str = "nvidia-t4-8q";
+pub const MS: u64 = 30_000;
 const TEN_MINUTES: u64 = 600_000;
 
 /// A T4 whose driver takes its time, alone.
-fn slow() -> Driver {
+pub fn slow() -> Driver {
     let text = include_str!("../../../examples/hosts/t4-l40s.toml");
     let mut host = HostFile::parse(text).unwrap();
     host.functions.truncate(1);
@@ -25,7 +25,7 @@ fn slow() -> Driver {
     driver
 }
 
-fn boot(driver: &mut Driver) {
+pub fn boot(driver: &mut Driver) {
     driver.kernel.reboot();
     driver.restart().unwrap();
     driver.advance(100).unwrap();
@@ -35,7 +35,7 @@ fn to_start(driver: &mut Driver) -> Vec<Uuid> {
     let request = driver.command(Command::AgentWork);
     driver.drain().unwrap();
     match driver.answers.remove(&request).unwrap().unwrap() {
-        Answer::AgentWork { start, .. } => start,
+        Answer::AgentWork { start, .. } => start.iter().map(|due| due.domain).collect(),
         other => panic!("{other:?}"),
     }
 }

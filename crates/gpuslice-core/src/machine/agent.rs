@@ -190,6 +190,8 @@ impl Machine {
         self.look_again.remove(&uuid);
         self.forget_start_later(uuid);
         self.told_to_start.remove(&uuid);
+        self.mended_once.remove(&uuid);
+        self.coming_in.remove(&uuid);
         let mut news = false;
         for (_, claim) in self.durable.claims.iter_mut().filter(|(key, _)| key.owner == owner) {
             news |= !claim.orphaned && !claim.undefined;
@@ -282,7 +284,7 @@ impl Machine {
 
     pub(super) fn agent_work(&mut self) -> Answer {
         let look_again = self.look_again.iter().copied().collect();
-        Answer::AgentWork { look_again, start: self.can_start_now() }
+        Answer::AgentWork { look_again, start: self.due_starts() }
     }
 
     /// A change of the host's driver can give a profile another form: mediated devices before, VFs now. The request

@@ -198,7 +198,7 @@ pub enum Timer {
     Undefined(Uuid),
     /// A domain that was to come in has had time to.
     Expected(Uuid),
-    /// A start that was refused as not settled is not made up for any more.
+    /// A start that was refused is not made up for any more.
     StartLater(Uuid),
     /// This boot has brought what it brings.
     Boot,

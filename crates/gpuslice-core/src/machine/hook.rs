@@ -117,10 +117,11 @@ impl Machine {
 
     pub(super) fn refuse_start(&mut self, request: RequestId, domain: &Domain, refusal: Refusal) {
         self.put_off.remove(&request);
+        let came_in = self.coming_in.remove(&domain.uuid);
         if refusal.code == Code::NotSettled {
-            self.start_later(domain.uuid, self.needs_of(domain));
+            self.make_up_for(domain.uuid, self.needs_of(domain), came_in);
         }
-        let refusal = self.remember_refusal(domain.uuid, &domain.name, refusal);
+        let refusal = self.remember_refusal(domain.uuid, &domain.name, refusal, came_in.is_some());
         self.push(Effect::AnswerHook { request, answer: HookAnswer::Refuse(refusal) });
     }
 
@@ -239,10 +240,11 @@ impl Machine {
         }
         let refusal = match claim {
             Some(key @ ClaimKey { owner: Owner::Domain(uuid), .. }) => {
+                let came_in = self.coming_in.remove(&uuid);
                 if refusal.code == Code::NotSettled {
-                    self.start_later(uuid, self.needs_of_claims(uuid));
+                    self.make_up_for(uuid, self.needs_of_claims(uuid), came_in);
                 }
-                self.remember_refusal(uuid, &self.owner_name(&key), refusal)
+                self.remember_refusal(uuid, &self.owner_name(&key), refusal, came_in.is_some())
             }
             _ => refusal,
         };
@@ -300,6 +302,8 @@ impl Machine {
 
     pub(super) fn on_started(&mut self, domain: &Domain) {
         self.told_to_start.remove(&domain.uuid);
+        self.mended_once.remove(&domain.uuid);
+        self.coming_in.remove(&domain.uuid);
         let owner = Owner::Domain(domain.uuid);
         self.record_foreign(domain, &owner, true);
         let started: Vec<SliceId> = self
@@ -322,7 +326,13 @@ impl Machine {
     }
 
     /// Remembers why a start was refused, and what may mend it without a person. Returns what to tell.
-    fn remember_refusal(&mut self, domain: Uuid, name: &str, mut refusal: Refusal) -> Refusal {
+    fn remember_refusal(
+        &mut self,
+        domain: Uuid,
+        name: &str,
+        mut refusal: Refusal,
+        came_in: bool,
+    ) -> Refusal {
         let text = format!("start of {name} refused: {refusal}");
         self.push(Effect::Log { warning: true, text });
         let owner = Owner::Domain(domain);
@@ -355,6 +365,12 @@ impl Machine {
         if in_xml || !matches!(moved, Moved::Not) {
             self.look_again.insert(domain);
             self.note("agent-work", domain, "look at the domain again");
+            let rewritten =
+                matches!(refusal.code, Code::ClaimCopied | Code::NotInXml | Code::Taken);
+            let mended = matches!(moved, Moved::Free) || rewritten && matches!(moved, Moved::Not);
+            if mended && !came_in {
+                self.start_when_mended(domain);
+            }
         }
         for claim in
             self.durable.claims.iter_mut().filter(|(k, _)| k.owner == owner).map(|(_, c)| c)

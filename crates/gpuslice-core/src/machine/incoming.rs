@@ -34,13 +34,20 @@ impl Machine {
             }
             Ok(edits) if edits.is_empty() => HookAnswer::Proceed,
             Ok(edits) => HookAnswer::Remap(edits),
-            Err(refusal) => return self.refuse_incoming(request, &call.domain, refusal),
+            Err(refusal) => {
+                if refusal.code == Code::NotSettled {
+                    let needs = self.needs_of(&call.domain);
+                    self.make_up_for(call.domain.uuid, needs, Some(call.operation));
+                }
+                return self.refuse_incoming(request, &call.domain, refusal);
+            }
         };
+        self.coming_in.insert(call.domain.uuid, call.operation);
         self.push(Effect::AnswerHook { request, answer });
     }
 
     pub(super) fn refuse_incoming(&mut self, request: RequestId, domain: &Domain, why: Refusal) {
-        // A start is made up for; nobody but a person brings a domain in again.
+        // What libvirt keeps saved is started again; nobody but a person brings in any other.
         let why = match why.code {
             Code::NotSettled => why.hint(hint!("gpuslice wait --settled, then the same again")),
             _ => why,

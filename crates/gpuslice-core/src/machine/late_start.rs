@@ -1,14 +1,16 @@
-//! Starts that were refused as not settled and are made up for: what each waits for, and when the agent is given it.
+//! Starts that were refused and are made up for: what those wait for that were not settled, what is to start only if it is so
+//! still, and when the agent is given them.
 
 use super::awaited::Needed;
-use super::{Effect, Machine, Stored, Timer};
+use super::{Effect, HookOperation, Machine, Stored, Timer};
 use crate::domain::Domain;
 use crate::ids::{Owner, ParentId};
-use crate::state::LateStart;
+use crate::request::DueStart;
+use crate::state::{LateStart, OnlyIf};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
-/// Milliseconds for which a start that was refused as not settled is made up for. A boot has brought what it brings by then, and
+/// Milliseconds for which a start that was refused is made up for. A boot has brought what it brings by then, and
 /// nobody waits for longer: later somebody may have decided otherwise, or runs the VM on another host.
 pub(super) const START_LATER: u64 = 600_000;
 
@@ -33,7 +35,22 @@ impl Machine {
         each.collect()
     }
 
-    pub(super) fn start_later(&mut self, domain: Uuid, needs: BTreeSet<Needed>) {
+    /// Has a start that was refused as not settled made up for. Whoever was to come in by a migration runs elsewhere: starting it
+    /// here as well would ruin its disks. What was to be restored is started where that restores it.
+    pub(super) fn make_up_for(
+        &mut self,
+        domain: Uuid,
+        needs: BTreeSet<Needed>,
+        came_in: Option<HookOperation>,
+    ) {
+        match came_in {
+            Some(HookOperation::Migrate) => {}
+            Some(_) => self.start_later(domain, needs, Some(OnlyIf::Saved)),
+            None => self.start_later(domain, needs, None),
+        }
+    }
+
+    fn start_later(&mut self, domain: Uuid, needs: BTreeSet<Needed>, only: Option<OnlyIf>) {
         let come = needs.into_iter().map(|(profile, home)| {
             let mut may: BTreeSet<ParentId> =
                 self.may_come(&profile, home).into_iter().map(|awaited| awaited.device).collect();
@@ -43,13 +60,21 @@ impl Machine {
             may
         });
         let awaits: Vec<BTreeSet<ParentId>> = come.filter(|may| !may.is_empty()).collect();
-        let late = LateStart { domain, awaits };
+        let late = LateStart { domain, awaits, only };
         match self.run.start_later.iter_mut().find(|other| other.domain == domain) {
             Some(other) => *other = late,
             None => self.run.start_later.push(late),
         }
         self.persist(Stored::Runtime);
         self.push(Effect::Arm { timer: Timer::StartLater(domain), after: START_LATER });
+    }
+
+    /// The agent mends by itself what a start was refused for, and the next one works. Nobody is there to ask for that of a
+    /// domain that started with the host. Once: what is refused again all the same is a person's.
+    pub(super) fn start_when_mended(&mut self, domain: Uuid) {
+        if self.mended_once.insert(domain) {
+            self.start_later(domain, BTreeSet::new(), Some(OnlyIf::Marked));
+        }
     }
 
     /// After a start of the daemon, which remembers what was refused but not since when.
@@ -71,7 +96,7 @@ impl Machine {
 
     pub(super) fn too_late_to_start(&mut self, domain: Uuid) {
         let text =
-            format!("domain {domain} was refused as not settled too long ago to be started now");
+            format!("the start of domain {domain} was refused too long ago to be made up for");
         self.push(Effect::Log { warning: false, text });
         self.forget_start_later(domain);
         self.told_to_start.remove(&domain);
@@ -79,13 +104,23 @@ impl Machine {
 
     /// Those for whose every slice something has come that could be it, or nothing that could is to come any more: in the order
     /// in which they were refused.
-    pub(super) fn can_start_now(&self) -> Vec<Uuid> {
+    fn can_start_now(&self) -> Vec<DueStart> {
         if !self.observed || self.run.start_later.is_empty() {
             return Vec::new();
         }
         let awaited = self.still_awaited();
         let comes = |late: &&LateStart| late.awaits.iter().all(|may| !may.is_subset(&awaited));
-        self.run.start_later.iter().filter(comes).map(|late| late.domain).collect()
+        let due = |late: &LateStart| DueStart { domain: late.domain, only: late.only };
+        self.run.start_later.iter().filter(comes).map(due).collect()
+    }
+
+    /// What the agent is to start. What waits for nothing but the agent is given to it once.
+    pub(super) fn due_starts(&mut self) -> Vec<DueStart> {
+        let due = self.can_start_now();
+        for start in due.iter().filter(|start| start.only == Some(OnlyIf::Marked)) {
+            self.forget_start_later(start.domain);
+        }
+        due
     }
 
     /// Tells the agent, once of each: one that is refused again all the same is not tried for ever.
@@ -93,7 +128,7 @@ impl Machine {
         if self.run.start_later.is_empty() {
             return;
         }
-        let can: BTreeSet<Uuid> = self.can_start_now().into_iter().collect();
+        let can: BTreeSet<Uuid> = self.can_start_now().iter().map(|start| start.domain).collect();
         let late = &self.run.start_later;
         self.told_to_start.retain(|domain| {
             can.contains(domain) || !late.iter().any(|late| late.domain == *domain)
@@ -101,7 +136,7 @@ impl Machine {
         let told = self.told_to_start.len();
         self.told_to_start.extend(can);
         if self.told_to_start.len() != told {
-            self.note("agent-work", "start", "domains refused as not settled can start");
+            self.note("agent-work", "start", "domains that were refused can start");
         }
     }
 }

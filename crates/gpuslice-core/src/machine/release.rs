@@ -29,6 +29,7 @@ pub(super) struct Kept {
 impl Machine {
     /// `migrated`: the VM has not ended, it has left.
     pub(super) fn on_release(&mut self, domain: Uuid, migrated: bool) {
+        self.coming_in.remove(&domain);
         let owner = Owner::Domain(domain);
         let held: Vec<SliceId> = self
             .run

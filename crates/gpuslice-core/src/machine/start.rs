@@ -77,6 +77,8 @@ impl Machine {
             offers_due: false,
             boot_is_young: false,
             told_to_start: BTreeSet::new(),
+            mended_once: BTreeSet::new(),
+            coming_in: BTreeMap::new(),
             applying: BTreeMap::new(),
             look_again: BTreeSet::new(),
             release_tries: BTreeMap::new(),

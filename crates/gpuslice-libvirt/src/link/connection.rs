@@ -5,6 +5,8 @@ use super::error::{LinkError, Said};
 use super::event_loop;
 use super::ffi::{self, Tell};
 use crate::writing::{Definition, Whole};
+use gpuslice_core::request::DueStart;
+use gpuslice_core::state::OnlyIf;
 use std::ffi::{CString, c_int};
 use uuid::Uuid;
 use virt::connect::Connect;
@@ -159,18 +161,30 @@ impl Connection {
         }
     }
 
-    /// Starts a shut-off domain. `false` when it runs already.
+    /// Starts a shut-off domain. `false` when it runs already, is gone, or is not what it was to be.
     ///
     /// # Errors
     /// libvirt or a hook refused.
-    pub fn start(&self, uuid: Uuid) -> Result<bool, LinkError> {
-        let failed = |error| LinkError::Start { domain: uuid.to_string(), source: Said(error) };
-        let domain = Domain::lookup_by_uuid(&self.connect, uuid).map_err(failed)?;
-        if domain.is_active().map_err(failed)? {
-            return Ok(false);
+    pub fn start(&self, due: DueStart) -> Result<bool, LinkError> {
+        let start = || -> Result<bool, Error> {
+            let domain = Domain::lookup_by_uuid(&self.connect, due.domain)?;
+            let so = match due.only {
+                None => true,
+                Some(OnlyIf::Marked) => domain.get_autostart()?,
+                Some(OnlyIf::Saved) => domain.has_managed_save(0)?,
+            };
+            if !so || domain.is_active()? {
+                return Ok(false);
+            }
+            domain.create()?;
+            Ok(true)
+        };
+        let failed =
+            |error| LinkError::Start { domain: due.domain.to_string(), source: Said(error) };
+        match start().map_err(failed) {
+            Err(error) if error.no_domain() => Ok(false),
+            other => other,
         }
-        domain.create().map_err(failed)?;
-        Ok(true)
     }
 
     /// Replaces a whole definition.

@@ -3,7 +3,9 @@
 use gpuslice_api::host::{HostInterface, serve};
 use gpuslice_api::{Caller, Handler};
 use gpuslice_core::ids::{ClaimKey, Owner};
-use gpuslice_core::request::{Adopted, Answer, ClaimRow, Command, DeviceToWrite, Outcome};
+use gpuslice_core::request::{
+    Adopted, Answer, ClaimRow, Command, DeviceToWrite, DueStart, Outcome,
+};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -24,7 +26,7 @@ pub struct Script {
     pub reserve: bool,
     /// What the agent should do.
     pub look_again: Vec<Uuid>,
-    pub start: Vec<Uuid>,
+    pub start: Vec<DueStart>,
     /// Asked first.
     pub before: Option<Before>,
 }

@@ -4,7 +4,8 @@ use crate::domains::{THEIRS, hostdev, source};
 use crate::scene::{ordinary, wanted};
 use gpuslice_core::domain::ClaimRequest;
 use gpuslice_core::ids::{ClaimKey, Owner};
-use gpuslice_core::request::{Adopted, Command};
+use gpuslice_core::request::{Adopted, Command, DueStart};
+use gpuslice_core::state::OnlyIf;
 use uuid::Uuid;
 
 const A: Uuid = Uuid::from_u128(0xf0_110a);
@@ -185,7 +186,8 @@ fn what_the_daemon_needs_done_is_done_in_its_order() {
                 let mut script = scene.daemon.script.lock().unwrap();
                 script.devices.insert(A, vec![wanted("ua-gpuslice-gpu0", 6)]);
                 script.look_again = vec![A];
-                script.start = vec![C, A, B];
+                let due = |domain| DueStart { domain, only: None };
+                script.start = [C, A, B].map(due).to_vec();
             }
             scene.announce("agent-work").await;
             scene.person.becomes(A, "retargeted", |xml| xml.contains(&source(6))).await;
@@ -195,6 +197,37 @@ fn what_the_daemon_needs_done_is_done_in_its_order() {
             // It had its device when it started.
             let live = scene.person.domain(A).get_xml_desc(0).unwrap();
             assert!(live.contains(&source(6)), "{live}");
+        },
+    );
+}
+
+#[test]
+fn some_are_started_only_if_they_are_marked_or_saved() {
+    ordinary(
+        |person, _| {
+            for (uuid, name) in [(A, "a"), (B, "b"), (C, "c")] {
+                person.define(uuid, name, CLAIM, "");
+            }
+            person.domain(B).set_autostart(true).unwrap();
+            person.start(C);
+            person.domain(C).managed_save(0).unwrap();
+        },
+        async |mut scene| {
+            scene.settles().await;
+            let starts = |only: OnlyIf, domains: &[Uuid]| {
+                let due =
+                    domains.iter().map(|domain| DueStart { domain: *domain, only: Some(only) });
+                scene.daemon.script.lock().unwrap().start = due.collect();
+            };
+            // One that is not defined any more is nobody's trouble.
+            starts(OnlyIf::Marked, &[Uuid::from_u128(9), A, C, B]);
+            scene.announce("agent-work").await;
+            scene.person.becomes(B, "started", |_| scene.person.running(B)).await;
+            assert!(!scene.person.running(A) && !scene.person.running(C));
+            starts(OnlyIf::Saved, &[A, C]);
+            scene.announce("agent-work").await;
+            scene.person.becomes(C, "restored", |_| scene.person.running(C)).await;
+            assert!(!scene.person.running(A));
         },
     );
 }
