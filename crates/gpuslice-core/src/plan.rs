@@ -243,6 +243,11 @@ impl Step {
         matches!(self, Self::RunVfTool { .. } | Self::RunModeTool { .. })
     }
 
+    /// Whether others that ask the device meanwhile wait for it, or are in its way.
+    pub fn sets_device(&self) -> bool {
+        self.runs_tool() || matches!(self, Self::SetMode { .. })
+    }
+
     /// Whether it makes or takes VFs. Kernels (seen: 6.12.107) do that for one device at a time, and the others stand in line.
     pub fn counts_vfs(&self) -> bool {
         matches!(self, Self::SetNumVfs { .. } | Self::RunVfTool { .. })

@@ -44,6 +44,12 @@ apply_refused() {
   expect_eq "VFs" "$before" "$(counts)"
 }
 mechanism_is() { field gpus parent $a mechanisms | grep -q "\"$1\""; }
+# gim_says PF TEXT : in the kernel's log, where GIM names its GPUs in its own way
+gim_says() {
+  local IFS=:. parts
+  read -ra parts <<< "$1"
+  driver_says "$(printf 'gim error libgv: [%x:%x:%x:%x][PF][amdgv_put_event:1] %s' "${parts[@]/#/0x}" "$2")"
+}
 never_reset() { expect_eq "reads of reset_gpu" 0 "$(cat /sys/kernel/debug/gim/*/resets_read | sort -u)"; }
 
 expect "the boot's cards go" other_host
@@ -133,15 +139,15 @@ expect_eq "not clean" "" "$(why_dirty "vf:$vf")"
 expect_eq "free" 16 "$(free_of amd-mi300x-vf8-cpx)"
 
 say "what the kernel's log says"
-driver_says "gim $b: Event 0x1 overflow."
+gim_says $b "Event 0x1 overflow."
 wait_for 20 "a flood of events degrades the GPU" is degraded health $b
 expect "and takes it from nobody" not is cordoned gpu_state $b
 third=$(basename "$(readlink $pci/$a/virtfn3)")
-driver_says "gim $a: FLR failed on vf : 3!"
+gim_says $a "FLR failed on vf : 3!"
 wait_for 20 "a reset that failed costs the VF" is dirty slice_state "vf:$third"
 expect "it says why" grep "FLR failed" <(why_dirty "vf:$third")
 expect_eq "and its GPU nothing else" "degraded ok" "$(health $a) $(gpu_state $a)"
-for vf in 1 2; do driver_says "gim $a: FLR failed on vf : $vf!"; done
+for vf in 1 2; do gim_says $a "FLR failed on vf : $vf!"; done
 wait_for 20 "three of them are a GPU that has failed" is failed health $a
 expect_eq "its state" cordoned "$(gpu_state $a)"
 expect "gpuslice uncordon" q gpuslice uncordon $a
@@ -189,7 +195,7 @@ expect_eq "what the driver keeps" "vf_num=8,8,4 accelerator_partition_mode=8 mem
 expect_eq "free" 16 "$(free_of amd-mi300x-vf8-cpx-nps4)"
 expect "nothing is left to do" grep -q "already so" <(planned)
 never_reset
-driver_says "gim $a: Whole GPU reset failed!"
+gim_says $a "Whole GPU reset failed!"
 wait_for 20 "a GPU that has failed is shown" is failed health $a
 expect "and by policy given out" not is cordoned gpu_state $a
 expect "gpuslice uncordon" q gpuslice uncordon $a

@@ -11,7 +11,7 @@ use gpuslice_sim::Fault;
 
 const CARD: &str = "0000:0c:00.0";
 const XID: &str = "NVRM: Xid (PCI:0000:0c:00): 79, pid=1, GPU has fallen off the bus.";
-const GUARD: &str = "gim 0000:0c:00.0: Event 0x1 overflow.";
+const GUARD: &str = "gim error libgv: [0:c:0:0][VF01][amdgv_put_event:9] Event 0x1 overflow.";
 
 fn say(line: &str) -> H {
     H::Say { line: line.to_owned() }

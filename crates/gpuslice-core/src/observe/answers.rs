@@ -6,7 +6,7 @@
 use super::options;
 use crate::errno::Errno;
 use crate::observation::Options;
-use crate::port::{HostRead, Ran};
+use crate::port::{HostRead, Ran, read_text};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ pub struct Answers {
     told: BTreeMap<Vec<String>, (String, Ran)>,
     options: BTreeMap<&'static str, Arc<Options>>,
     failed: BTreeMap<Vec<String>, Failed>,
+    texts: BTreeMap<String, String>,
     silent: bool,
 }
 
@@ -61,6 +62,21 @@ impl Answers {
         let how = host.ask(&command);
         self.keep(command, Failed { state: state.to_owned(), how: how.clone(), is_answer });
         how
+    }
+
+    /// An attribute whose reading waits for its device. While a step sets one it is what it was, as far as that is known.
+    ///
+    /// # Errors
+    /// That of [`HostRead::read`].
+    pub fn text(&mut self, host: &dyn HostRead, path: &str) -> Result<String, Errno> {
+        if let Some(text) = self.texts.get(path).filter(|_| self.silent) {
+            return Ok(text.clone());
+        }
+        let text = read_text(host, path)?;
+        if self.texts.get(path) != Some(&text) {
+            self.texts.insert(path.to_owned(), text.clone());
+        }
+        Ok(text)
     }
 
     /// The options that files of `modprobe.d` give a module, gpuslice's own files left out.
@@ -124,8 +140,12 @@ mod tests {
             Err(Errno::ENOENT)
         }
 
-        fn read(&self, _: &str) -> Result<Vec<u8>, Errno> {
-            Err(Errno::ENOENT)
+        fn read(&self, path: &str) -> Result<Vec<u8>, Errno> {
+            if path == "/gone" {
+                return Err(Errno::ENOENT);
+            }
+            self.0.set(self.0.get() + 1);
+            Ok(format!("{}\n", self.0.get()).into_bytes())
         }
 
         fn link(&self, _: &str) -> Result<String, Errno> {
@@ -217,5 +237,21 @@ mod tests {
         answers.forget_all();
         assert_eq!(answers.ask(&tool, &["/hung"], "b", worked), Err(Errno::ETIMEDOUT));
         assert_eq!(tool.0.get(), 3);
+    }
+
+    #[test]
+    fn what_waits_for_its_device_is_not_read_while_a_step_sets_one() {
+        let (tool, mut answers) = (Tool::default(), Answers::default());
+        let text = |answers: &mut Answers, path| answers.text(&tool, path);
+        assert_eq!(text(&mut answers, "/mode").as_deref(), Ok("1"));
+        answers.may_ask(false);
+        assert_eq!(text(&mut answers, "/mode").as_deref(), Ok("1"));
+        assert_eq!(text(&mut answers, "/other").as_deref(), Ok("2"));
+        assert_eq!(text(&mut answers, "/gone"), Err(Errno::ENOENT));
+        answers.may_ask(true);
+        assert_eq!(text(&mut answers, "/mode").as_deref(), Ok("3"));
+        answers.forget_all();
+        answers.may_ask(false);
+        assert_eq!(text(&mut answers, "/mode").as_deref(), Ok("3"));
     }
 }

@@ -1,6 +1,6 @@
 //! What a GPU under GIM offers: its VFs, all alike.
 
-use super::{Pf, models, pf, state};
+use super::{Pf, models, pf, read, state};
 use gpuslice_core::ids::ParentId;
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Form, Isolation, Offer};
@@ -21,7 +21,8 @@ pub(super) fn offers(
     layout: Option<&Layout>,
 ) -> Option<Offer> {
     let pf = pf(seen, parent)?;
-    if pf.sriov.vfs.is_empty() {
+    // What its VFs are can be told by their modes alone.
+    if pf.sriov.vfs.is_empty() || read::modes_untold(seen, pf.address) {
         return None;
     }
     let count = u32::try_from(pf.sriov.vfs.len()).ok()?;

@@ -20,7 +20,7 @@ pub(super) const CONFIG: &str = "/etc/modprobe.d/gpuslice-gim.conf";
 const PARAMETER: &str = "vf_num";
 
 /// How the driver says in the kernel's log that it makes no VFs.
-const REFUSALS: [&str; 2] = ["exceeds the vf limit", "failed to initialise"];
+const REFUSALS: [&str; 2] = ["exceeds the vf limit", "Failed to init dev(0x"];
 
 /// What the driver makes for programs beside VMs, as AMD's monitor and its exporters are (`gim_shim/gim_drv.c`).
 const NODES: [&str; 2] = ["/dev/gim-smi0", "/dev/amdgv-cmd-handle"];
@@ -197,5 +197,6 @@ pub(super) fn realised(seen: &Observation, parent: &ParentId, layout: &Layout) -
         pf.has_driver(DRIVER)
             && now(&pf) == layout.vfs.of(pf.sriov.total)
             && bound(seen, pf.sriov, layout)
+            && !read::modes_untold(seen, pf.address)
     })
 }

@@ -13,6 +13,11 @@ use std::collections::BTreeMap;
 /// Parameters that are looked at.
 const PARAMETERS: [&str; 3] = ["fb_sharing_mode", "pf_fb_size", "sch_policy"];
 
+const DEVICES: &str = "/sys/bus/pci/devices";
+
+/// Attributes of a GPU that tell its modes.
+const MODES: [&str; 2] = ["accelerator_partition_profile", "memory_partition_mode"];
+
 pub(super) fn read(host: &dyn HostRead, answers: &mut Answers, seen: &mut Observation) {
     let candidate = |f: &Function| {
         let free = f.driver.as_deref().is_none_or(|driver| driver == DRIVER);
@@ -37,7 +42,7 @@ pub(super) fn read(host: &dyn HostRead, answers: &mut Answers, seen: &mut Observ
         (candidate(f) && f.driver.is_some()).then_some(*address)
     };
     let gpus: Vec<PciAddress> = seen.functions.iter().filter_map(ours).collect();
-    let mut ends = |name: &str| {
+    let ends = |answers: &mut Answers, name: &str| {
         let was_ours = parameters.contains_key(name)
             && options.as_deref().is_some_and(|ours| plan::option(ours, name).is_none());
         was_ours && {
@@ -45,9 +50,9 @@ pub(super) fn read(host: &dyn HostRead, answers: &mut Answers, seen: &mut Observ
             others.unread.is_empty() && others.of(name).is_none()
         }
     };
-    let ending = modes::PARAMETERS.map(|(_, name, _)| ends(name));
+    let ending = modes::PARAMETERS.map(|(_, name, _)| ends(answers, name));
     for (at, address) in gpus.into_iter().enumerate() {
-        read_gpu(host, seen, address);
+        read_gpu(host, answers, seen, address);
         let own = seen.modes.entry(ParentId::Pci(address)).or_default();
         for ((mode, name, values), ends) in modes::PARAMETERS.into_iter().zip(ending) {
             let given = parameters.get(name).and_then(|list| {
@@ -87,16 +92,28 @@ pub(super) fn untold(seen: &Observation, name: &str) -> bool {
     seen.problems.iter().any(|problem| problem.path == path)
 }
 
+/// Whether a GPU that has modes did not tell one: while it is being reset, it cannot.
+pub(super) fn modes_untold(seen: &Observation, gpu: PciAddress) -> bool {
+    let dir = format!("{DEVICES}/{gpu}/");
+    let of_gpu = |path: &str| path.strip_prefix(&dir).is_some_and(|name| MODES.contains(&name));
+    seen.problems.iter().any(|problem| of_gpu(&problem.path))
+}
+
 /// Modes and memory of a GPU. One that has no partitions says that it failed to read them, or lacks the files; one that
-/// has them fails to while it is being reset.
-fn read_gpu(host: &dyn HostRead, seen: &mut Observation, address: PciAddress) {
-    let dir = format!("/sys/bus/pci/devices/{address}");
+/// has them fails to while it is being reset, or waits.
+fn read_gpu(
+    host: &dyn HostRead,
+    answers: &mut Answers,
+    seen: &mut Observation,
+    address: PciAddress,
+) {
+    let dir = format!("{DEVICES}/{address}");
     let divided = seen.functions.get(&address).is_some_and(|f| {
         f.sriov.as_ref().is_some_and(|sriov| models::divided(f.device, sriov.vfs.len()))
     });
     let mut text = |name: &str| {
         let path = format!("{dir}/{name}");
-        match read_text(host, &path) {
+        match answers.text(host, &path) {
             Ok(text) if text.starts_with("failed to") => {
                 if divided {
                     corrupt(seen, &path, &text);
@@ -110,8 +127,7 @@ fn read_gpu(host: &dyn HostRead, seen: &mut Observation, address: PciAddress) {
             }
         }
     };
-    let profile = text("accelerator_partition_profile");
-    let memory = text("memory_partition_mode");
+    let [profile, memory] = MODES.map(&mut text);
     let profiles =
         profile.is_some().then(|| text("accelerator_partition_profile_config")).flatten();
     let memories = memory.is_some().then(|| text("memory_partition_config")).flatten();

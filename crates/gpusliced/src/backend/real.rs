@@ -43,10 +43,10 @@ pub struct Real {
     pub boot: BootId,
 }
 
-/// Vendors' tools. One that is asked is in the way of one that sets a device.
+/// Vendors' tools, and attributes that are as one. What is asked is in the way of what sets a device, or waits for it.
 #[derive(Default)]
 struct Tools {
-    /// Steps that run one.
+    /// Steps that set a device.
     running: AtomicU64,
     ended: AtomicU64,
     /// A step that runs one has it for reading, who asks one beside the readings for writing.
@@ -175,7 +175,7 @@ impl Real {
     /// Starts a step.
     pub fn execute(&self, op: OpId, step: Step) {
         let (host, handle) = (self.host.clone(), self.handle.clone());
-        let tools = step.runs_tool().then(|| Arc::clone(&self.tools));
+        let tools = step.sets_device().then(|| Arc::clone(&self.tools));
         if let Some(tools) = &tools {
             tools.running.fetch_add(1, Ordering::AcqRel);
         }
@@ -295,13 +295,20 @@ async fn until_so(host: &SysHost, step: &Step) -> Result<Performed, StepError> {
     let mut patience = step.patience_ms().unwrap_or(0);
     let mut pauses = LOOKS_MS.into_iter();
     while let Some(pause) = pauses.next().or_else(|| (patience > 0).then_some(LAST_PAUSE_MS)) {
-        match execute::check(host, step)? {
+        match look(host, step).await? {
             Performed::NotYet => tokio::time::sleep(Duration::from_millis(pause)).await,
             so => return Ok(so),
         }
         patience = patience.saturating_sub(pause);
     }
     Err(execute::never_so(host, step))
+}
+
+/// A tool is asked, or an attribute read, that may sleep as long as the device is being set.
+async fn look(host: &SysHost, step: &Step) -> Result<Performed, StepError> {
+    let (host, step) = (host.clone(), step.clone());
+    let looked = tokio::task::spawn_blocking(move || execute::check(&host, &step)).await;
+    looked.unwrap_or(Ok(Performed::NotYet))
 }
 
 /// To wait until it can be read.

@@ -133,8 +133,8 @@ impl Kernel {
             self.gim_config = Some(Vec::new());
             return done();
         }
-        if let Some(errno) = self.enable_fault(address) {
-            self.printk(format!("failed to initialise {address}: {}", -errno.0));
+        if self.enable_fault(address).is_some() {
+            self.printk(format!("Failed to init dev(0x{:x}).", address.routing_id()));
             self.printk(format!("AMD GIM probed GPU({index}) {address}"));
             return done();
         }

@@ -70,7 +70,7 @@ static int init_gpu(void *data)
 	int ret = enable(gpu);
 
 	if (ret < 0) {
-		pr_err("failed to initialise %s: %d\n", pci_name(gpu->pdev), ret);
+		pr_err("Failed to init dev(0x%x).\n", pci_dev_id(gpu->pdev));
 	} else {
 		gpu->vfs = ret;
 		gim_modes_init(gpu);
