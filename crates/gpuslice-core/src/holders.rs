@@ -1,17 +1,24 @@
 //! Who holds a device: processes with an open descriptor on a VFIO node, read from `/proc/<pid>/fd`.
 //!
 //! An answer that could not be had is not "nobody": a process whose descriptors cannot be read counts as unknown,
-//! and unknown means held.
+//! and unknown means held. But any user can give a file such a name, and open one he has no right to with `O_PATH`; neither
+//! is a use of the device.
 
 use crate::errno::Errno;
 use crate::ids::{MdevUuid, PciAddress, SliceId};
-use crate::port::{HostRead, link_name, read_text};
+use crate::port::{HostRead, link_name, read_text, text_of};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 /// Where VFIO devices have nodes of their own. Among the nodes of a device it stands for those that are there no more: what
 /// is taken off its driver loses number and node at once, and its driver waits for whoever has it open.
 const CDEVS: &str = "/dev/vfio/devices";
+
+/// Where all nodes of VFIO are.
+const VFIO_NODES: &str = "/dev/vfio/";
+
+/// Of a descriptor that only names a file, for which no right to the file is needed (open(2)).
+const O_PATH: u32 = 0o10_000_000;
 
 /// A process that has a node open.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -114,7 +121,8 @@ pub fn by_node<T: Ord + Clone>(
     for pid in processes(host)? {
         // Each process is looked through once, however many nodes there are.
         let mut opened = BTreeSet::new();
-        let looked = look(host, pid, |path| {
+        let named = |path: &str| nodes.contains_key(path);
+        let looked = look(host, pid, named, |path| {
             opened.extend(nodes.get(path).into_iter().flatten());
             ControlFlow::Continue(())
         });
@@ -167,11 +175,8 @@ pub fn find(host: &dyn HostRead, nodes: &BTreeSet<String>) -> Result<Holders, Er
         going.as_ref().zip(name).is_some_and(|(there, name)| !there.contains(name))
     };
     for pid in processes(host)? {
-        let found = look(host, pid, |path| {
-            let holds = nodes.contains(path) || gone(path);
-            if holds { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        match found {
+        let named = |path: &str| nodes.contains(path) || gone(path);
+        match look(host, pid, named, |_| ControlFlow::Break(())) {
             Ok(ControlFlow::Break(())) => holders.found.push(holder(host, pid)),
             Ok(ControlFlow::Continue(())) => {}
             // It ended meanwhile.
@@ -200,21 +205,23 @@ fn holder(host: &dyn HostRead, pid: u32) -> Holder {
     Holder { pid, comm }
 }
 
-/// Goes through what a process has open until `each` breaks off.
+/// Goes through those of the named nodes that a process has open, until `each` breaks off.
 fn look(
     host: &dyn HostRead,
     pid: u32,
+    named: impl Fn(&str) -> bool,
     mut each: impl FnMut(&str) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, Errno> {
     for fd in host.list(&format!("/proc/{pid}/fd"))? {
         match host.link(&format!("/proc/{pid}/fd/{fd}")) {
             Ok(target) => {
-                if each(opened_as(&target)).is_break() {
+                let path = opened_as(&target);
+                if named(path) && opens(host, pid, &fd, path) && each(path).is_break() {
                     return Ok(ControlFlow::Break(()));
                 }
             }
-            // Closed meanwhile.
-            Err(Errno::ENOENT) => {}
+            // Closed meanwhile; or a path that fits no page, which that of a node does.
+            Err(Errno::ENOENT | Errno::ENAMETOOLONG) => {}
             Err(errno) => return Err(errno),
         }
     }
@@ -226,3 +233,46 @@ fn look(
 fn opened_as(target: &str) -> &str {
     target.strip_suffix(" (deleted)").unwrap_or(target)
 }
+
+/// Whether a descriptor that has a node's name has its device open, as far as it can be told.
+fn opens(host: &dyn HostRead, pid: u32, fd: &str, node: &str) -> bool {
+    if host.read(&format!("/proc/{pid}/fdinfo/{fd}")).is_ok_and(|info| only_names(&info)) {
+        return false;
+    }
+    let link = format!("/proc/{pid}/fd/{fd}");
+    match host.device(&link) {
+        Ok(Some(number)) => leads_to(host, node, number),
+        Ok(None) => false,
+        // Either it was closed meanwhile, or nothing was told.
+        Err(_) => !matches!(host.link(&link), Err(Errno::ENOENT | Errno::ESRCH)),
+    }
+}
+
+/// `flags:` is in octal (proc_pid_fdinfo(5)).
+fn only_names(info: &[u8]) -> bool {
+    let flags = text_of(info).ok().and_then(|text| {
+        let flags = text.lines().find_map(|line| line.strip_prefix("flags:"))?;
+        u32::from_str_radix(flags.trim(), 8).ok()
+    });
+    flags.is_some_and(|flags| flags & O_PATH != 0)
+}
+
+/// Whether a node leads to the device of this number. Of one that is there no more only VFIO's own numbers are known, which
+/// nobody has without a right to some device of it.
+fn leads_to(host: &dyn HostRead, node: &str, number: (u32, u32)) -> bool {
+    match host.device(node) {
+        Ok(Some(there)) => there == number,
+        _ => !node.starts_with(VFIO_NODES) || of_vfio(host, number.0),
+    }
+}
+
+/// Whether a major number is VFIO's (its groups' or its devices': drivers/vfio/group.c, device_cdev.c).
+fn of_vfio(host: &dyn HostRead, major: u32) -> bool {
+    let Ok(devices) = read_text(host, "/proc/devices") else { return true };
+    let characters = devices.lines().take_while(|line| !line.starts_with("Block"));
+    let mut named = characters.filter_map(|line| line.trim_start().split_once(' '));
+    named.any(|(number, name)| number.parse() == Ok(major) && name.starts_with("vfio"))
+}
+
+#[cfg(test)]
+mod tests;

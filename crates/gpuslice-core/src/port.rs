@@ -50,6 +50,15 @@ pub trait HostRead {
     /// `EINVAL` when the path is not a link, `ENOENT` when it is absent.
     fn link(&self, path: &str) -> Result<String, Errno>;
 
+    /// Major and minor number of the character device that a path leads to; `None` when it leads to anything else. Who
+    /// serves the file system it is on is not asked: that may be anybody, and he need not answer.
+    ///
+    /// # Errors
+    /// `ENOENT` when it is absent, `ENOSYS` where numbers cannot be told.
+    fn device(&self, _path: &str) -> Result<Option<(u32, u32)>, Errno> {
+        Err(Errno::ENOSYS)
+    }
+
     /// Asks a vendor's tool that changes nothing: an absolute path and arguments, never a shell. All that it prints, at
     /// most [`ANSWER_LIMIT`] bytes: a part of it would be taken for what there is.
     ///

@@ -18,7 +18,7 @@ use gpuslice_core::port::{
 pub use kmsg::{KernelLog, Record};
 use near::Near;
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{CWD, Mode, OFlags, RawDir};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, StatxFlags, statx};
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
 use std::path::Path;
@@ -143,6 +143,14 @@ impl HostRead for SysHost {
             return Err(Errno::ENAMETOOLONG);
         }
         Ok(String::from_utf8_lossy(target).into_owned())
+    }
+
+    fn device(&self, path: &str) -> Result<Option<(u32, u32)>, Errno> {
+        let found = statx(CWD, &*self.place(path)?, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE);
+        let found = found.map_err(errno)?;
+        let is_character =
+            FileType::from_raw_mode(found.stx_mode.into()) == FileType::CharacterDevice;
+        Ok(is_character.then_some((found.stx_rdev_major, found.stx_rdev_minor)))
     }
 
     fn ask(&self, command: &[String]) -> Result<Ran, Errno> {

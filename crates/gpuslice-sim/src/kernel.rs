@@ -512,6 +512,10 @@ impl HostRead for Kernel {
         self.read_link(path)
     }
 
+    fn device(&self, path: &str) -> Result<Option<(u32, u32)>, Errno> {
+        self.device_number(path)
+    }
+
     fn ask(&self, command: &[String]) -> Result<Ran, Errno> {
         self.counts.asked.fetch_add(1, Ordering::Relaxed);
         let (program, arguments) = command.split_first().ok_or(Errno::EINVAL)?;

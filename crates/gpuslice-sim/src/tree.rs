@@ -72,6 +72,7 @@ pub(crate) enum Dir {
     Registry(Name),
     Process(u32),
     Descriptors(u32),
+    DescriptorInfos(u32),
 }
 
 /// Directories that hold nothing but others.
@@ -117,6 +118,8 @@ pub(crate) enum File {
     /// `/proc/driver/nvidia/params`.
     Registry,
     Process(u32, ProcessFile),
+    /// `/proc/<pid>/fdinfo/<fd>`, of any.
+    DescriptorInfo,
     BootId,
     /// `/sys/bus/pci/slots/NAME/address`.
     SlotAddress(String),

@@ -68,6 +68,10 @@ impl HostRead for Hand<'_> {
         self.kernel.link(path)
     }
 
+    fn device(&self, path: &str) -> Result<Option<(u32, u32)>, Errno> {
+        self.kernel.device(path)
+    }
+
     fn ask(&self, command: &[String]) -> Result<Ran, Errno> {
         self.note("ask", &command.join(" "));
         self.kernel.ask(command)

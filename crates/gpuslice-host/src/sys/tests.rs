@@ -1,12 +1,16 @@
 use super::*;
 use crate::small_disk::SmallDisk;
 use gpuslice_core::holders;
+use rustix::fd::AsRawFd;
+use rustix::fs::mknodat;
 use rustix::thread::set_thread_uid;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 fn tree() -> (tempfile::TempDir, SysHost) {
     let dir = tempfile::tempdir().unwrap();
@@ -111,8 +115,8 @@ fn absent_empty_and_unreadable_are_three_answers() {
 #[test]
 fn a_process_that_cannot_be_looked_into_is_not_free_of_devices() {
     let host = SysHost::new("/").unwrap();
-    let node = tempfile::NamedTempFile::new().unwrap();
-    let nodes = BTreeSet::from([node.path().to_str().unwrap().to_owned()]);
+    let _open = fs::File::open("/dev/null").unwrap();
+    let nodes = BTreeSet::from(["/dev/null".to_owned()]);
     let me = std::process::id();
     let seen = holders::find(&host, &nodes).unwrap();
     assert!(seen.found.iter().any(|h| h.pid == me && !h.comm.is_empty()), "{seen:?}");
@@ -126,16 +130,100 @@ fn a_process_that_cannot_be_looked_into_is_not_free_of_devices() {
 }
 
 #[test]
-fn a_node_that_was_removed_is_held_while_it_is_open() {
+fn a_path_longer_than_a_page_hides_no_other_descriptor() {
     let host = SysHost::new("/").unwrap();
-    let node = tempfile::NamedTempFile::new().unwrap();
-    let nodes = BTreeSet::from([node.path().to_str().unwrap().to_owned()]);
-    let (open, path) = node.into_parts();
-    path.close().unwrap();
-    let held = |seen: holders::Holders| seen.found.iter().any(|h| h.pid == std::process::id());
-    assert!(held(holders::find(&host, &nodes).unwrap()));
+    let dir = tempfile::tempdir().unwrap();
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut deepest = rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
+    let name = "x".repeat(255);
+    for _ in 0..=PAGE / name.len() {
+        rustix::fs::mkdirat(&deepest, &name, Mode::RWXU).unwrap();
+        deepest = rustix::fs::openat(&deepest, &name, flags, Mode::empty()).unwrap();
+    }
+    let link = format!("/proc/self/fd/{}", deepest.as_raw_fd());
+    assert_eq!(host.link(&link), Err(Errno::ENAMETOOLONG));
+    let me = std::process::id();
+    let _open = fs::File::open("/dev/null").unwrap();
+    let seen = holders::find(&host, &BTreeSet::from(["/dev/null".to_owned()])).unwrap();
+    assert!(seen.found.iter().any(|h| h.pid == me) && !seen.unknown.contains(&me), "{seen:?}");
+}
+
+/// A device that needs no driver, under another name.
+fn node(dir: &tempfile::TempDir) -> Option<String> {
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = dir.path().join("node");
+    let null = rustix::fs::makedev(1, 3);
+    let made = mknodat(CWD, &path, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, null);
+    if made.is_ok() && fs::File::open(&path).is_ok() {
+        return Some(path.to_str().unwrap().to_owned());
+    }
+    println!("SKIPPED: holders of a node: making one takes root");
+    None
+}
+
+fn holds(pid: u32, node: &str) -> bool {
+    let nodes = BTreeSet::from([node.to_owned()]);
+    let seen = holders::find(&SysHost::new("/").unwrap(), &nodes).unwrap();
+    assert!(!seen.unknown.contains(&pid), "{seen:?}");
+    seen.found.iter().any(|holder| holder.pid == pid)
+}
+
+#[test]
+fn a_node_that_was_removed_is_held_while_it_is_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(node) = node(&dir) else { return };
+    let open = fs::File::open(&node).unwrap();
+    fs::remove_file(&node).unwrap();
+    assert!(holds(std::process::id(), &node));
     drop(open);
-    assert!(!held(holders::find(&host, &nodes).unwrap()));
+    assert!(!holds(std::process::id(), &node));
+}
+
+#[test]
+fn who_may_not_open_a_node_does_not_hold_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(node) = node(&dir) else { return };
+    let open = |flags| rustix::fs::open(&node, flags | OFlags::CLOEXEC, Mode::empty());
+    let refused = as_nobody(|| open(OFlags::RDWR)).map_err(errno);
+    assert_eq!(refused.err(), Some(Errno::EACCES));
+    let named = as_nobody(|| open(OFlags::PATH)).unwrap();
+    assert_eq!(link_of(&named), node);
+    assert!(!holds(std::process::id(), &node));
+    let opened = open(OFlags::RDWR).unwrap();
+    assert!(holds(std::process::id(), &node));
+    drop(opened);
+    fs::remove_file(&node).unwrap();
+    assert!(!holds(std::process::id(), &node));
+}
+
+fn link_of(fd: &OwnedFd) -> String {
+    SysHost::new("/").unwrap().link(&format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap()
+}
+
+/// Libvirt gives each QEMU its own `/dev`, and anybody may give himself one where user namespaces are allowed.
+#[test]
+fn in_a_file_system_of_its_own_a_process_holds_the_node_and_no_other_file_of_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(node) = node(&dir) else { return };
+    let folder = dir.path().to_str().unwrap();
+    let own = |make: &str| {
+        let script = format!("mount -t tmpfs x {folder} && {make} && exec 3<{node} && echo && cat");
+        let mut child = Command::new("unshare")
+            .args(["-m", "sh", "-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut told = [0];
+        child.stdout.as_mut().unwrap().read_exact(&mut told).unwrap();
+        let holds = holds(child.id(), &node);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        holds
+    };
+    assert!(own(&format!("mknod {node} c 1 3")));
+    assert!(!own(&format!("mknod {node} c 1 5")));
+    assert!(!own(&format!("touch {node}")));
 }
 
 #[test]

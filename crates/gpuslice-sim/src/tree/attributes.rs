@@ -77,6 +77,8 @@ impl Kernel {
                     ProcessFile::Cmdline => format!("{}\0", process.comm),
                 }
             }
+            // O_RDWR | O_CLOEXEC
+            File::DescriptorInfo => "pos:\t0\nflags:\t02000002\nmnt_id:\t1\nino:\t1\n".to_owned(),
             File::Node => return Err(Errno::EINVAL),
             File::Driver(..) | File::DriversProbe | File::Mdev(_, MdevFile::Remove) => {
                 return Err(Errno::EACCES);

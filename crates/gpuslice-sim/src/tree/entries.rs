@@ -110,8 +110,8 @@ impl Kernel {
             }
             Dir::ProcDriver => self.registry.iter().map(|r| r.driver.to_string()).collect(),
             Dir::Registry(_) => vec![REGISTRY.to_owned()],
-            Dir::Process(_) => ["cmdline", "comm", "fd"].map(str::to_owned).to_vec(),
-            Dir::Descriptors(pid) => {
+            Dir::Process(_) => ["cmdline", "comm", "fd", "fdinfo"].map(str::to_owned).to_vec(),
+            Dir::Descriptors(pid) | Dir::DescriptorInfos(pid) => {
                 let open = self.processes.get(pid).into_iter().flat_map(Process::descriptors);
                 let mut numbers: Vec<u32> = open.map(|(number, _)| number).collect();
                 numbers.push(3);
@@ -420,6 +420,7 @@ impl Kernel {
                 self.processes.contains_key(&pid).then_some(Node::Dir(Dir::Process(pid)))
             }
             Dir::Process(pid) if name == "fd" => Some(Node::Dir(Dir::Descriptors(*pid))),
+            Dir::Process(pid) if name == "fdinfo" => Some(Node::Dir(Dir::DescriptorInfos(*pid))),
             Dir::Process(pid) => {
                 let file = ProcessFile::ALL.iter().find(|f| f.name() == name)?;
                 Some(Node::File(File::Process(*pid, *file)))
@@ -434,6 +435,10 @@ impl Kernel {
                 let mut open = self.processes.get(pid)?.descriptors();
                 let (_, node) = open.find(|(number, _)| number.to_string() == name)?;
                 Some(Node::Descriptor(node.to_owned()))
+            }
+            Dir::DescriptorInfos(pid) => {
+                let open = self.entry(&Dir::Descriptors(*pid), name);
+                open.map(|_| Node::File(File::DescriptorInfo))
             }
         }
     }

@@ -113,6 +113,7 @@ impl File {
             | Self::Registry
             | Self::GimConfig
             | Self::CpuList(_)
+            | Self::DescriptorInfo
             | Self::SlotAddress(_)
             | Self::BootId => Mode::Read,
         }

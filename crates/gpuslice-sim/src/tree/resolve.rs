@@ -88,6 +88,7 @@ impl Kernel {
             Dir::Registry(driver) => format!("/proc/driver/{driver}"),
             Dir::Process(pid) => format!("/proc/{pid}"),
             Dir::Descriptors(pid) => format!("/proc/{pid}/fd"),
+            Dir::DescriptorInfos(pid) => format!("/proc/{pid}/fdinfo"),
             fixed => match FIXED.iter().find(|(_, _, dir)| dir == fixed) {
                 Some((parent, name, _)) => format!("{}/{name}", self.path(&Dir::Fixed(*parent))),
                 None => String::new(),
@@ -147,7 +148,32 @@ impl Kernel {
             _ => Err(Errno::EINVAL),
         }
     }
+
+    pub(crate) fn device_number(&self, path: &str) -> Result<Option<(u32, u32)>, Errno> {
+        self.counts.reads.fetch_add(1, Ordering::Relaxed);
+        self.read_fault(path).map_or(Ok(()), Err)?;
+        Ok(match self.lookup(path, true)?.1 {
+            Node::Descriptor(node) => Some(number(&node)),
+            Node::File(File::Node) => Some(number(path)),
+            _ => None,
+        })
+    }
 }
+
+/// Major and minor number of a node. Those of groups and of VFIO devices are handed out, the others are fixed.
+fn number(node: &str) -> (u32, u32) {
+    let (_, name) = node.rsplit_once('/').unwrap_or_default();
+    let of_cdev = name.strip_prefix("vfio").and_then(|number| number.parse().ok());
+    let of_group = name.parse().ok();
+    let handed_out = of_cdev.map(|minor| (VFIO_DEV, minor)).or(of_group.map(|minor| (VFIO, minor)));
+    handed_out.unwrap_or((MISC, 0))
+}
+
+const MISC: u32 = 10;
+
+const VFIO_DEV: u32 = 511;
+
+const VFIO: u32 = 510;
 
 /// The way from one directory to another.
 pub(super) fn relative(from: &str, to: &str) -> String {

@@ -58,6 +58,7 @@ impl Kernel {
             | File::Process(..)
             | File::CpuList(_)
             | File::SlotAddress(_)
+            | File::DescriptorInfo
             | File::BootId => Err(Errno::EACCES),
         }
     }

@@ -18,6 +18,12 @@ fn a_vfio_driver_gives_nodes_and_a_user_shows_in_proc() {
     assert_eq!(kernel.holders(slice), [4242]);
     assert_eq!(text(&kernel, "/proc/4242/comm"), "qemu-system-x86");
     assert_eq!(kernel.link("/proc/4242/fd/4").unwrap(), format!("/dev/vfio/{group}"));
+    assert!(text(&kernel, "/proc/4242/fdinfo/4").contains("flags:\t02000002\n"));
+    assert_eq!(kernel.list("/proc/4242/fdinfo").unwrap(), kernel.list("/proc/4242/fd").unwrap());
+    let opened = kernel.device("/proc/4242/fd/4").unwrap();
+    assert_eq!(kernel.device(&format!("/dev/vfio/{group}")).unwrap(), opened);
+    assert_ne!(kernel.device("/proc/4242/fd/3").unwrap(), opened);
+    assert_eq!(kernel.device("/proc/4242/comm"), Ok(None));
     assert_eq!(kernel.open(4243, "qemu", slice), Err(Errno::EBUSY));
     let file = "/sys/bus/pci/drivers/vfio-pci/unbind";
     assert_eq!(echo(&mut kernel, "0000:0c:02.0", file), Ok(Written::Blocked));
