@@ -18,15 +18,16 @@ use rustix::fs::{CWD, FileType, FlockOperation, Mode, flock, mknodat};
 use rustix::io::FdFlags;
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::symlink;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, ExitStatus};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 const PF: &str = "sys/bus/pci/devices/0000:41:00.0";
 /// With it this binary is a daemon that dies while its child writes.
 const LEAVES_A_CHILD: &str = "--leaves-a-child";
+const NOBODY: u32 = 65534;
 const UUID: &str = "7fd2f4a6-6d5c-5b6e-9d52-0a3c1f0e4b11";
 
 fn main() -> ExitCode {
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         ("a failure comes back with its errno", a_failure_comes_back_with_its_errno),
         ("a stuck child holds nothing of ours", a_stuck_child_holds_nothing_of_ours),
         ("a killed child is not a success", a_killed_child_is_not_a_success),
+        ("what another user calls so is no child", what_another_user_calls_so_is_no_child),
         ("a child dies with its daemon", a_child_dies_with_its_daemon),
         ("what is no answer is not a success", what_is_no_answer_is_not_a_success),
     ];
@@ -189,6 +191,39 @@ fn a_stuck_child_holds_nothing_of_ours() {
     child.wait().unwrap();
     assert!(ended(None));
     assert!(child::find(&real, &step.to_string()).unwrap().is_empty());
+}
+
+/// Under the name of such a child, by the file that is given: it waits for its order.
+fn called_so(program: &Path, step: &Step) -> Command {
+    let mut command = Command::new(program);
+    command.arg0("gpuslice-write").arg(child::ARGUMENT).arg(step.to_string());
+    command.stdin(Stdio::piped()).stdout(Stdio::null());
+    command
+}
+
+fn what_another_user_calls_so_is_no_child() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: children of other users: this is not root");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = dir.path().join("program");
+    fs::copy("/proc/self/exe", &program).unwrap();
+    let step = Step::RemoveMdev { uuid: "7fd2f4a6-6d5c-5b6e-9d52-0a3c1f0e4b13".parse().unwrap() };
+    let found = || child::find(&SysHost::new("/").unwrap(), &step.to_string()).unwrap().len();
+    let while_it_runs = |command: &mut Command| {
+        let mut child = command.spawn().unwrap();
+        let found = found();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        found
+    };
+    assert_eq!(while_it_runs(&mut called_so(&program, &step)), 1);
+    assert_eq!(while_it_runs(called_so(&program, &step).uid(NOBODY)), 0);
+    // Nor is one that takes root's rights from the file.
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).unwrap();
+    assert_eq!(while_it_runs(called_so(&program, &step).uid(NOBODY)), 0);
 }
 
 fn a_killed_child_is_not_a_success() {
