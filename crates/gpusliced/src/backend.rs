@@ -1,20 +1,20 @@
 //! The host the daemon works on: this machine's kernel, or a simulated one behind the same ports.
 
+mod look;
 mod real;
 mod sim;
 mod watch;
 
 use crate::args::Args;
 use crate::engine::{Handle, SimOrder};
-use gpuslice_core::holders::{self, Holder};
 use gpuslice_core::ids::{BootId, ParentId, SliceId};
 use gpuslice_core::machine::{Event, OpId};
 use gpuslice_core::observation::Observation;
 use gpuslice_core::plan::Step;
 use gpuslice_core::port::{HostRead, read_text};
+pub use look::Look;
 use real::Real;
 use sim::Sim;
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 /// One of the two.
@@ -75,18 +75,12 @@ impl Backend {
         }
     }
 
-    /// Who holds these slices. What cannot be found out is logged and shown as not held; a step that takes a slice
-    /// asks again, and takes "unknown" as held.
-    pub fn holders(&self, slices: &[SliceId]) -> BTreeMap<SliceId, Holder> {
-        let host: &dyn HostRead = match self {
-            Self::Real(real) => real.reader(),
-            Self::Sim(sim) => sim.reader(),
-        };
-        let found = holders::find_each(host, slices).unwrap_or_else(|errno| {
-            tracing::warn!("cannot look for holders: {errno}");
-            BTreeMap::new()
-        });
-        found.into_iter().filter_map(|(slice, mut all)| Some((slice, all.pop()?))).collect()
+    /// Looks for who holds these slices; a simulated host has been looked at when this returns.
+    pub fn look(&self, slices: Vec<SliceId>) -> Look {
+        match self {
+            Self::Real(real) => real.look(slices),
+            Self::Sim(sim) => Box::pin(std::future::ready(look::look(sim.reader(), &slices))),
+        }
     }
 
     /// The next reading asks vendors' tools anew, and waits for them.

@@ -1,6 +1,7 @@
 //! The loop around the state machine: one task, one machine, messages in, effects out.
 
 mod channel;
+mod looks;
 mod timers;
 mod told;
 
@@ -13,9 +14,11 @@ use crate::store::Store;
 use crate::{config_files, memory, notify};
 use channel::Asked;
 use gpuslice_core::hint;
+use gpuslice_core::holders::Holder;
 use gpuslice_core::ids::SliceId;
 use gpuslice_core::machine::{Effect, Event, HookAnswer, Machine, RequestId, Start, Stored};
 use gpuslice_core::request::{Answer, ChangeNote, Command};
+use looks::Looks;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -55,8 +58,7 @@ pub struct Engine {
     /// Hooks and what happened, which questions stand behind.
     first: VecDeque<Event>,
     questions: VecDeque<Event>,
-    /// For these slices holders were looked for since the questions that wait came.
-    looked_for: Option<Vec<SliceId>>,
+    looks: Looks,
     /// A reading is due then.
     observe_at: Option<Instant>,
     /// How long the last one took.
@@ -100,7 +102,7 @@ impl Engine {
             timers: Timers::default(),
             first: VecDeque::new(),
             questions: VecDeque::new(),
-            looked_for: None,
+            looks: Looks::default(),
             observe_at: None,
             observing_takes: Duration::ZERO,
             observe_now: false,
@@ -143,12 +145,12 @@ impl Engine {
                 Some(Input::HostChanged) => self.observe_soon(),
                 None => return false,
             },
+            held = self.looks.ended() => self.looked(held),
             () = sleep_until(wake) => {}
         }
         while let Some(asked) = self.inbox.asked() {
             self.take_question(asked);
         }
-        self.looked_for = None;
         self.take_first();
         while self.drain() {
             tokio::task::yield_now().await;
@@ -211,19 +213,30 @@ impl Engine {
         }
     }
 
-    /// A process that opens a device sends no event: who shows or chooses slices looks first. One look at all processes
-    /// serves all that was asked before it.
-    fn ask_for_holders(&mut self) {
-        let slices = self.machine.unassigned();
-        if self.looked_for.as_ref() == Some(&slices) {
-            return;
+    /// A process that opens a device sends no event: who shows or chooses slices looks first. Where nobody can hold any there
+    /// is nothing to look for, and what was seen before is over.
+    fn must_look(&mut self, question: &Event) -> bool {
+        if !shows_slices(question) {
+            return false;
         }
-        // Without any there is nothing to look for, and what was seen before is over.
-        let held = if slices.is_empty() { BTreeMap::new() } else { self.backend.holders(&slices) };
+        let must = !self.machine.unassigned().is_empty();
+        if !must {
+            self.hold(BTreeMap::new());
+        }
+        must
+    }
+
+    /// What was given to a VM meanwhile is that VM's.
+    fn looked(&mut self, mut held: BTreeMap<SliceId, Holder>) {
+        let slices = self.machine.unassigned();
+        held.retain(|slice, _| slices.contains(slice));
+        self.hold(held);
+    }
+
+    fn hold(&mut self, held: BTreeMap<SliceId, Holder>) {
         if held != *self.machine.held() {
             self.handle(Event::Held(held));
         }
-        self.looked_for = Some(slices);
     }
 
     /// The outside world of a simulated host.
@@ -242,6 +255,7 @@ impl Engine {
         self.timers = Timers::default();
         self.first.clear();
         self.questions.clear();
+        self.looks = Looks::default();
         self.records.store.forget_runtime(self.backend.boot_id());
         let (machine, effects) = wake(&self.backend, &mut self.records, &self.config);
         self.machine = machine;
@@ -288,7 +302,7 @@ impl Engine {
                 self.observe();
             } else if let Some(event) = self.first.pop_front() {
                 self.handle(event);
-            } else if let Some(question) = self.questions.pop_front() {
+            } else if let Some(question) = self.next_question() {
                 self.answer(question);
                 self.answered = false;
                 return true;
@@ -299,10 +313,24 @@ impl Engine {
         }
     }
 
-    fn answer(&mut self, question: Event) {
-        if shows_slices(&question) {
-            self.ask_for_holders();
+    /// The next question that can be answered now. Those that cannot wait for a look.
+    fn next_question(&mut self) -> Option<Event> {
+        if let Some(question) = self.looks.served() {
+            return Some(question);
         }
+        while let Some(question) = self.questions.pop_front() {
+            if !self.must_look(&question) {
+                return Some(question);
+            }
+            self.looks.wait(question);
+        }
+        if self.looks.is_due() {
+            self.looks.begin(self.backend.look(self.machine.unassigned()));
+        }
+        None
+    }
+
+    fn answer(&mut self, question: Event) {
         match question {
             Event::Command { request, command, .. } if command.is_list() => {
                 self.show(request, command);

@@ -1,5 +1,6 @@
 //! This machine: sysfs, uevents, child processes for writes that can hang, pidfds for the holders of slices.
 
+use super::look::{self, Look};
 use super::watch::Watcher;
 use crate::engine::Handle;
 use anyhow::Context;
@@ -170,6 +171,11 @@ impl Real {
     /// For looks that are not observations.
     pub fn reader(&self) -> &dyn HostRead {
         &self.host
+    }
+
+    /// Looks for who holds these slices.
+    pub fn look(&self, slices: Vec<SliceId>) -> Look {
+        look::beside(self.host.clone(), slices)
     }
 
     /// Starts a step.

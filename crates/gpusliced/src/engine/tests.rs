@@ -75,7 +75,7 @@ async fn a_start_does_not_stand_behind_questions() {
     // Nor one that comes when the first of them has been answered.
     let (later, told) = (handle.clone(), Arc::clone(&order));
     tasks.spawn(async move {
-        later.command(Command::Status).await.unwrap();
+        later.command(Command::ListSlices).await.unwrap();
         hook(later, told).await;
     });
     ask(MANY, &handle, &mut tasks, &order).await;
@@ -103,4 +103,46 @@ async fn one_look_at_all_processes_serves_all_that_was_asked_before_it() {
     assert_eq!(look(MANY).await, once);
     // What is asked later is asked of what is so then.
     assert_eq!(look(1).await, once);
+}
+
+#[tokio::test]
+async fn only_who_asked_waits_for_a_look_and_none_is_told_what_was_seen_before_he_asked() {
+    let config = tempfile::tempdir().unwrap();
+    let (mut engine, handle) = engine(config.path());
+    let slices = engine.machine.unassigned();
+    let holder = Holder { pid: 7, comm: "gone".to_owned() };
+    let held: BTreeMap<_, _> = slices.into_iter().map(|slice| (slice, holder.clone())).collect();
+    let (end, ended) = oneshot::channel();
+    engine.looks.under_way = Some(Box::pin(async move { ended.await.unwrap() }));
+    let (mut tasks, order) = (JoinSet::new(), Order::default());
+    ask(1, &handle, &mut tasks, &order).await;
+    let (of_start, of_status) = (handle.clone(), handle.clone());
+    let told = Arc::clone(&order);
+    tasks.spawn(async move {
+        of_start.hook(start()).await.1.await.unwrap();
+        told.lock().unwrap().push("start");
+    });
+    let told = Arc::clone(&order);
+    tasks.spawn(async move {
+        of_status.command(Command::Status).await.unwrap();
+        told.lock().unwrap().push("status");
+    });
+    tokio::task::yield_now().await;
+    serve(&mut engine, &order, 2).await;
+    assert_eq!(*order.lock().unwrap(), ["start", "status"]);
+    end.send(held).unwrap();
+    serve(&mut engine, &order, 3).await;
+    assert_eq!(order.lock().unwrap().last(), Some(&"question"));
+    assert!(engine.machine.held().is_empty());
+}
+
+#[tokio::test]
+async fn what_a_vm_was_given_meanwhile_is_not_held_from_it() {
+    let config = tempfile::tempdir().unwrap();
+    let (mut engine, _handle) = engine(config.path());
+    let slice = engine.machine.unassigned()[0];
+    let given = SliceId::Vf("ffff:00:00.0".parse().unwrap());
+    let holder = Holder { pid: 7, comm: "qemu".to_owned() };
+    engine.looked([slice, given].map(|slice| (slice, holder.clone())).into());
+    assert_eq!(engine.machine.held().keys().collect::<Vec<_>>(), [&slice]);
 }
