@@ -141,6 +141,7 @@ pub fn an_mdev_of_another_vm_was_picked(code: Code) {
     person.edits_unseen("vm2", |xml| xml.replace("</devices>", &format!("{picked}</devices>")));
     let refused = person.refused(code, order);
     person.agent_comes();
+    until("it has been there", || !person.libvirt.xml("vm2").contains(&uuid.to_string()));
     assert!(person.follows(&refused.hint, order, 0, &mut super::person::no_edit));
     // Each has its own.
     let running = person.host.column("slices", "state");
