@@ -2,6 +2,7 @@
 //! answered by `{"ok":true}` or `{"ok":false,"error":"…"}`.
 
 use crate::engine::{Handle, SimOrder};
+use crate::server::socket::make_way;
 use anyhow::Context;
 use serde_json::json;
 use std::path::Path;
@@ -10,12 +11,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 /// Opens the socket.
 pub fn listen(path: &Path) -> anyhow::Result<UnixListener> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("replace {}", path.display()));
-        }
-        _ => {}
-    }
+    make_way(path)?;
     UnixListener::bind(path).with_context(|| format!("listen on {}", path.display()))
 }
 

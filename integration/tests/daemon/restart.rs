@@ -2,9 +2,11 @@
 //! directories takes over. The simulated kernel boots with the same boot id each time, so to the daemon it is a
 //! restart within one boot, with every device as new: what is on record must hold all the same.
 
-use crate::host::{Host, Vm, as_root, until};
+use crate::host::{Host, Ran, Vm, as_root, until};
 use crate::life::{ONE_VF, PROFILE};
 use serde_json::{Value as Json, json};
+use std::path::Path;
+use std::process::Command;
 
 #[derive(Debug, Clone, Copy)]
 enum End {
@@ -128,5 +130,34 @@ fn a_second_daemon_leaves_the_first_one_alone() {
         assert_eq!(host.by_socket(&["status"]).code, Some(0));
         assert_eq!(host.cli(&["status"]).code, Some(0));
         host.plug("0000:0c:00.0", false);
+    });
+}
+
+#[test]
+fn one_without_state_leaves_the_first_one_s_sockets_alone() {
+    as_root(|| {
+        let mut host = Host::start("sriov-8", ONE_VF);
+        let (hooks, control, own) =
+            (host.path("hook.sock"), host.path("control"), host.path("own.sock"));
+        for (socket, control) in [(&hooks, None), (&own, Some(&control))] {
+            // It ends by itself, with 1.
+            let mut second = Command::new("timeout");
+            second.arg("60").arg(host.program("gpusliced"));
+            second.args(["--sim", "sriov-8", "--bus", &host.bus.address(), "--socket"]).arg(socket);
+            second.args(control.iter().flat_map(|path| [Path::new("--sim-control"), path]));
+            let ran = Ran::of(&second.env("NO_COLOR", "1").output().unwrap());
+            assert_eq!(ran.code, Some(1), "{ran:?}");
+            let taken = control.unwrap_or(socket).display().to_string();
+            let said = ran.err + &ran.out;
+            assert!(said.contains(&format!("{taken} is in use by another gpusliced")), "{said}");
+            assert!(said.contains("hint: "), "{said}");
+            assert_eq!(host.by_socket(&["status"]).code, Some(0));
+            host.plug("0000:0c:00.0", false);
+            host.plug("0000:0c:00.0", true);
+        }
+        // What a daemon left that is gone is in nobody's way.
+        host.kill();
+        assert!(hooks.exists() && control.exists());
+        host.start_daemon();
     });
 }

@@ -5,6 +5,8 @@ use anyhow::Context;
 use gpuslice_core::machine::{HookAnswer, RequestId};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_hook_proto::{Body, Lines, REQUEST_LIMIT, Reply, ReplyBody, Request, Served};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -39,13 +41,7 @@ fn bind(path: &Path) -> anyhow::Result<std::os::unix::net::UnixListener> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
     }
-    // Our state directories are locked by now: a socket left here is of a daemon that is gone.
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("replace {}", path.display()));
-        }
-        _ => {}
-    }
+    make_way(path)?;
     let old = rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let listener = std::os::unix::net::UnixListener::bind(path);
     rustix::process::umask(old);
@@ -53,6 +49,30 @@ fn bind(path: &Path) -> anyhow::Result<std::os::unix::net::UnixListener> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .with_context(|| format!("protect {}", path.display()))?;
     Ok(listener)
+}
+
+/// Removes a socket that a daemon which is gone left behind. One that somebody listens on is his: a simulated host's daemon
+/// has other state directories than the one of this host, or none, so that no lock tells of it.
+pub fn make_way(path: &Path) -> anyhow::Result<()> {
+    match listens(path) {
+        Ok(()) | Err(Errno::AGAIN) => anyhow::bail!(
+            "{} is in use by another gpusliced (hint: another --socket or --sim-control for this one; or systemctl \
+             stop gpusliced.socket gpusliced)",
+            path.display()
+        ),
+        Err(Errno::NOENT) => Ok(()),
+        Err(Errno::CONNREFUSED) => {
+            std::fs::remove_file(path).with_context(|| format!("replace {}", path.display()))
+        }
+        Err(error) => Err(error).with_context(|| format!("connect to {}", path.display())),
+    }
+}
+
+/// Whether anybody does. Who has more callers than he takes is not waited for.
+fn listens(path: &Path) -> rustix::io::Result<()> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)
 }
 
 /// Serves connections for ever.
