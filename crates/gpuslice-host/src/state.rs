@@ -21,6 +21,9 @@ use std::path::{Path, PathBuf};
 /// A document longer than this is none of ours: 4096 assignments take about a megabyte.
 const LONGEST: usize = 64 << 20;
 
+/// What follows the name of a document that was corrupt, before its number.
+const CORRUPT: &str = ".corrupt-";
+
 /// How many corrupt predecessors of a document are kept.
 const KEPT: usize = 4;
 
@@ -198,25 +201,41 @@ impl StateDir {
     /// # Errors
     /// See [`StateError`].
     pub fn set_aside(&self, name: &str) -> Result<PathBuf, StateError> {
-        document(name)?;
-        let prefix = format!("{name}.corrupt-");
-        let mut numbers = names(self.reopen()?)
-            .map_err(|errno| self.kernel(Operation::List, "", errno))?
-            .iter()
-            .filter_map(|other| other.strip_prefix(&prefix)?.parse::<u32>().ok())
-            .collect::<Vec<_>>();
-        numbers.sort_unstable();
+        let numbers = self.numbers_aside(name)?;
         let next = numbers.last().map_or(1, |last| last.saturating_add(1));
-        let aside = format!("{prefix}{next}");
+        let aside = corrupt(name, next);
         rustix::fs::renameat_with(&self.dir, name, &self.dir, &aside, RenameFlags::NOREPLACE)
             .map_err(self.failed(Operation::Rename, name))?;
         self.sync_names()?;
         for old in numbers.iter().rev().skip(KEPT - 1) {
-            let old = format!("{prefix}{old}");
+            let old = corrupt(name, *old);
             rustix::fs::unlinkat(&self.dir, &old, AtFlags::empty())
                 .map_err(self.failed(Operation::Remove, &old))?;
         }
         Ok(self.path.join(aside))
+    }
+
+    /// The last corrupt predecessor of a document that is still there.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub fn last_aside(&self, name: &str) -> Result<Option<PathBuf>, StateError> {
+        let numbers = self.numbers_aside(name)?;
+        Ok(numbers.last().map(|number| self.path.join(corrupt(name, *number))))
+    }
+
+    /// Numbers of a document's corrupt predecessors, in the order in which they were put aside.
+    fn numbers_aside(&self, name: &str) -> Result<Vec<u32>, StateError> {
+        document(name)?;
+        let names = names(self.reopen()?);
+        let names = names.map_err(|errno| self.kernel(Operation::List, "", errno))?;
+        let number = |other: &String| {
+            let number = other.strip_prefix(name)?.strip_prefix(CORRUPT)?;
+            number.parse::<u32>().ok()
+        };
+        let mut numbers: Vec<u32> = names.iter().filter_map(number).collect();
+        numbers.sort_unstable();
+        Ok(numbers)
     }
 
     fn write_synced(&self, name: &str, mut rest: &[u8]) -> Result<(), StateError> {
@@ -261,6 +280,10 @@ impl StateDir {
 
 fn kernel(operation: Operation, path: &Path) -> impl FnOnce(rustix::io::Errno) -> StateError {
     move |error| StateError::Kernel { operation, path: path.to_owned(), errno: errno(error) }
+}
+
+fn corrupt(name: &str, number: u32) -> String {
+    format!("{name}{CORRUPT}{number}")
 }
 
 /// Names that need no thought in a path, beside our own suffixes, or on a terminal.

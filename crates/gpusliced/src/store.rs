@@ -36,6 +36,8 @@ pub enum Store {
 pub struct Place {
     dir: StateDir,
     document: &'static str,
+    /// What its document holds nothing else tells, so one that was corrupt is missed until a person has put it right.
+    missed: bool,
     refuses: Option<String>,
 }
 
@@ -56,15 +58,17 @@ impl Store {
         if args.sim.is_some() && defaults {
             return Ok(Self::Memory { durable: None, runtime: None });
         }
-        let open = |dir: &std::path::Path, document| -> anyhow::Result<Place> {
+        let open = |dir: &std::path::Path, document, missed| -> anyhow::Result<Place> {
             if let Some(parent) = dir.parent() {
                 std::fs::create_dir_all(parent)
                     .with_context(|| format!("make {}", parent.display()))?;
             }
             let dir = StateDir::open(dir).context("hint: is another gpusliced running?")?;
-            Ok(Place { dir, document, refuses: None })
+            Ok(Place { dir, document, missed, refuses: None })
         };
-        Ok(Self::Disk { durable: open(&args.state, DURABLE)?, runtime: open(&args.run, RUNTIME)? })
+        let (durable, runtime) =
+            (open(&args.state, DURABLE, true)?, open(&args.run, RUNTIME, false)?);
+        Ok(Self::Disk { durable, runtime })
     }
 
     /// Where the history is to be.
@@ -125,7 +129,11 @@ impl Place {
     fn load<T: DeserializeOwned>(&mut self, warnings: &mut Vec<String>) -> Option<T> {
         let path = self.dir.path().join(self.document).display().to_string();
         let why = match self.dir.load(self.document) {
-            Loaded::Absent => return None,
+            Loaded::Absent => {
+                self.refuses = self.lost(&path);
+                warnings.extend(self.refuses.clone());
+                return None;
+            }
             Loaded::Present(text) => match state::parse(&text) {
                 Ok(document) => return Some(document),
                 Err(state::StateError::Newer { found }) => {
@@ -149,9 +157,34 @@ impl Place {
             Ok(kept) => format!("it is kept as {}", kept.display()),
             Err(error) => format!("it could not be put aside: {error}"),
         };
-        self.refuses = Some(format!("{why}; {kept}; look at it, then restart gpusliced"));
+        self.refuses = Some(format!("{why}; {kept}; {}", self.mend(&path)));
         warnings.extend(self.refuses.clone());
         None
+    }
+
+    /// Why an absent document is none of a first start: a former daemon found it corrupt, and nobody has looked since.
+    fn lost(&self, path: &str) -> Option<String> {
+        if !self.missed {
+            return None;
+        }
+        match self.dir.last_aside(self.document) {
+            Ok(None) => None,
+            Ok(Some(kept)) => {
+                let kept = kept.display();
+                Some(format!("{path} was corrupt and is kept as {kept}; {}", self.mend(path)))
+            }
+            Err(error) => Some(format!("whether {path} was corrupt is not known: {error}")),
+        }
+    }
+
+    fn mend(&self, path: &str) -> String {
+        match self.missed {
+            true => format!(
+                "put back a good one, or remove {path}.corrupt-* where all in it may be forgotten, \
+                 then restart gpusliced"
+            ),
+            false => "look at it, then restart gpusliced".to_owned(),
+        }
     }
 
     fn save<T: Serialize>(&self, document: &T) -> Result<(), String> {

@@ -94,6 +94,70 @@ fn each_kind_of_broken_record_is_a_message_of_its_own() {
 }
 
 #[test]
+fn claims_that_were_corrupt_are_missed_until_a_person_has_looked() {
+    as_root(|| {
+        let (mut host, vm) = with_records();
+        let path = host.path("state/claims.json");
+        let good = fs::read(&path).unwrap();
+        let said = |host: &Host| {
+            gives_nothing(host, &vm, "claims.json.corrupt-");
+            let warnings = host.ask(&["status"])["warnings"].to_string();
+            // What it says to remove is what keeps it from being written.
+            assert!(
+                warnings.contains(&format!("remove {}.corrupt-*", path.display())),
+                "{warnings}"
+            );
+        };
+        let writable = |host: &Host| {
+            let status = host.ask(&["status"]);
+            assert_eq!((&status["writable"], &status["warnings"]), (&json!(true), &json!([])));
+        };
+        for bytes in [&good[..good.len() / 2], b""] {
+            fs::write(&path, bytes).unwrap();
+            // The first start puts it aside; the next ones find none.
+            for _ in 0..3 {
+                host.start_daemon();
+                said(&host);
+                host.terminate();
+                assert!(!path.exists());
+            }
+        }
+        // A good one is put back: what was kept is of no more consequence.
+        fs::write(&path, &good).unwrap();
+        host.start_daemon();
+        writable(&host);
+        assert_eq!(host.only("claims")["claim"], json!(format!("{}/gpu0", vm.uuid)));
+        host.terminate();
+        // Or all may be forgotten.
+        fs::remove_file(&path).unwrap();
+        host.start_daemon();
+        said(&host);
+        host.terminate();
+        for kept in files(path.parent().unwrap(), "claims.json.corrupt-") {
+            fs::remove_file(kept).unwrap();
+        }
+        host.start_daemon();
+        writable(&host);
+        host.terminate();
+    });
+}
+
+#[test]
+fn assignments_that_were_corrupt_are_made_up_for_after_a_restart() {
+    as_root(|| {
+        let (mut host, vm) = with_records();
+        fs::write(host.path("run/assignments.json"), "[]\n").unwrap();
+        host.start_daemon();
+        gives_nothing(&host, &vm, "assignments.json.corrupt-1");
+        host.terminate();
+        host.start_daemon();
+        let status = host.ask(&["status"]);
+        assert_eq!(status["writable"], json!(true));
+        assert!(!status["warnings"].to_string().contains("corrupt"), "{status}");
+    });
+}
+
+#[test]
 fn absent_records_are_a_first_start() {
     as_root(|| {
         let (mut host, mut vm) = with_records();

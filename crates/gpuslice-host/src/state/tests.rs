@@ -147,10 +147,12 @@ fn parents_are_not_made() {
 fn corrupt_ones_are_kept_but_not_all() {
     let (_dir, state) = state();
     state.save("x", "other document").unwrap();
+    assert_eq!(state.last_aside("claims.json"), Ok(None));
     for n in 1..=7 {
         state.save("claims.json", &format!("corrupt {n}")).unwrap();
         let aside = state.set_aside("claims.json").unwrap();
         assert_eq!(aside, state.path().join(format!("claims.json.corrupt-{n}")));
+        assert_eq!(state.last_aside("claims.json"), Ok(Some(aside.clone())));
         assert_eq!(fs::read_to_string(aside).unwrap(), format!("corrupt {n}"));
         assert_eq!(state.load("claims.json"), Loaded::Absent);
     }
@@ -162,6 +164,13 @@ fn corrupt_ones_are_kept_but_not_all() {
         StateError::Kernel { operation: Operation::Rename, errno: Errno::ENOENT, .. }
     ));
     assert_eq!(all_names(&state).len(), KEPT + 1);
+    // Who has looked at it gave it another name.
+    for n in 4..=7 {
+        let name = |end: &str| state.path().join(format!("claims.json.corrupt-{n}{end}"));
+        fs::rename(name(""), name(".seen")).unwrap();
+    }
+    assert_eq!(state.last_aside("claims.json"), Ok(None));
+    assert_eq!(state.last_aside("x"), Ok(None));
 }
 
 #[test]
