@@ -355,6 +355,16 @@ fn every_polkit_action_asks_an_administrator_and_says_for_what() {
 }
 
 #[test]
+fn the_agent_may_do_without_a_question_what_the_daemon_lets_its_name_do() {
+    let file = "/usr/share/polkit-1/rules.d/50-gpuslice-libvirt-agent.rules";
+    let text = read(&shipped()[Path::new(file)]);
+    let named: BTreeSet<&str> =
+        text.split('"').filter(|word| word.starts_with("org.gpuslice1.")).collect();
+    let needed: BTreeSet<&str> = gpuslice_api::names::AGENT_ACTIONS.iter().copied().collect();
+    assert_eq!(named, needed);
+}
+
+#[test]
 fn the_bus_starts_the_unit() {
     let file = "/usr/share/dbus-1/system-services/org.gpuslice1.service";
     let text = read(&shipped()[Path::new(file)]);

@@ -44,6 +44,9 @@ pub const ACTION_APPLY: &str = "org.gpuslice1.apply";
 /// polkit action: what a domain's XML carries becomes a claim, or what was one no longer is. The agent's.
 pub const ACTION_ADOPT: &str = "org.gpuslice1.adopt";
 
+/// polkit actions that the agent itself needs. Its name on the bus is good for these and no others, as its polkit rule is.
+pub const AGENT_ACTIONS: &[&str] = &[ACTION_ATTACH, ACTION_RELEASE, ACTION_ADOPT];
+
 /// Environment: address of the bus to use instead of the system bus (tests, a simulated host).
 pub const BUS_ADDRESS_ENV: &str = "GPUSLICE_BUS_ADDRESS";
 /// Environment: path of the daemon's socket instead of [`SOCKET`].

@@ -2,6 +2,7 @@
 
 use crate::host::{Host, Ran, Vm, as_root};
 use crate::life::{ONE_VF, PROFILE};
+use rustix::thread::{Uid, set_thread_res_uid};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::HashMap;
@@ -182,6 +183,49 @@ fn a_person_without_rights_may_read_and_nothing_else() {
         let ran =
             Ran::of(&command.env("GPUSLICE_SOCKET", host.path("hook.sock")).output().unwrap());
         assert_eq!(ran.code, Some(4), "{ran:?}");
+    });
+}
+
+/// As a user without rights: the bus asks the kernel who connects. `None` where this root cannot become one.
+async fn connect_as_nobody(host: &Host) -> Option<Connection> {
+    let (root, nobody) = (Uid::ROOT, Uid::from_raw(65534));
+    // This thread alone, which connects by itself.
+    if set_thread_res_uid(nobody, nobody, root).is_err() {
+        println!("SKIPPED: another user on the bus: this root cannot become one");
+        return None;
+    }
+    let stream = std::os::unix::net::UnixStream::connect(host.path("bus")).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let stream = tokio::net::UnixStream::from_std(stream).unwrap();
+    let connection = connection::Builder::unix_stream(stream).build().await.unwrap();
+    set_thread_res_uid(root, root, root).unwrap();
+    Some(connection)
+}
+
+#[test]
+fn the_agent_s_name_is_good_for_what_the_agent_does() {
+    as_root(|| {
+        let host = Host::start("sriov-8", ONE_VF);
+        host.settle();
+        block_on(async {
+            let Some(bus) = connect_as_nobody(&host).await else { return };
+            let (refused, none) = ("org.gpuslice1.Error.NotPermitted", Dict::new());
+            assert_eq!(call(&bus, "AgentWork", &()).await.0, refused);
+            bus.request_name("org.gpuslice1.Libvirt").await.unwrap();
+            assert_eq!(call(&bus, "AgentWork", &()).await.0, "");
+            let owner = Vm::new(1).uuid;
+            let asked = dict(&[("name", "gpu0"), ("profile", PROFILE)]);
+            assert_eq!(call(&bus, "Claim", &(&owner, "vm", asked, &none)).await.0, "");
+            assert_eq!(call(&bus, "Unclaim", &(format!("{owner}/gpu0"), &none)).await.0, "");
+            for got in [
+                call(&bus, "Cordon", &("0000:0c:00.0", "why")).await,
+                call(&bus, "Drain", &(Vec::<String>::new(), &none)).await,
+                call(&bus, "Apply", &()).await,
+            ] {
+                assert_eq!(got.0, refused, "{got:?}");
+            }
+        });
+        assert!(!host.column("gpus", "state").contains(&"cordoned".to_owned()));
     });
 }
 

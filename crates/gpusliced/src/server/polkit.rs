@@ -1,12 +1,13 @@
 //! Whether a caller on the bus may do what it asks.
 
 use gpuslice_api::host::Caller;
-use gpuslice_api::names::LIBVIRT_BUS_NAME;
+use gpuslice_api::names::{AGENT_ACTIONS, LIBVIRT_BUS_NAME};
 use gpuslice_core::refusal::{Code, Refusal};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use zbus::fdo;
+use zbus::names::WellKnownName;
 use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
 
 /// How long a person may take to type a password. An agent that asks nobody would keep the call for ever.
@@ -28,13 +29,8 @@ pub async fn require(caller: &Caller, action: &'static str) -> Result<(), Refusa
     let Some(name) = &caller.bus_name else {
         return Err(refused("the caller has no name on the bus".to_owned()));
     };
-    // The agent has asked polkit about its own callers, and only its user may own its name.
-    let agent = fdo::DBusProxy::new(caller.connection())
-        .await
-        .map_err(|error| refused(format!("bus: {error}")))?
-        .get_name_owner(LIBVIRT_BUS_NAME.try_into().map_err(|_| refused("bus name".to_owned()))?)
-        .await;
-    if agent.is_ok_and(|owner| owner == *name) {
+    // The agent has asked polkit about its own callers.
+    if AGENT_ACTIONS.contains(&action) && is_agent(caller).await {
         return Ok(());
     }
     let authority = AuthorityProxy::new(caller.connection())
@@ -65,4 +61,11 @@ pub async fn require(caller: &Caller, action: &'static str) -> Result<(), Refusa
             Err(refused("nobody has answered polkit's question in five minutes".to_owned()))
         }
     }
+}
+
+/// Whether it is the agent: only its user may own its name.
+async fn is_agent(caller: &Caller) -> bool {
+    let Ok(bus) = fdo::DBusProxy::new(caller.connection()).await else { return false };
+    let name = WellKnownName::from_static_str_unchecked(LIBVIRT_BUS_NAME);
+    bus.get_name_owner(name.into()).await.is_ok_and(|owner| caller.bus_name == Some(owner))
 }
