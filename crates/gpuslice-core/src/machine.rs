@@ -190,6 +190,7 @@ impl Machine {
             Event::Command { request, command, config } => {
                 self.on_command(request, command, config)
             }
+            Event::CallerGone { request } => self.on_caller_gone(request),
             Event::StepFinished { op, result } => self.on_step_finished(op, result),
             Event::HolderGone { slice } => self.on_holder_gone(slice),
             Event::WriterFound { parent, step } => self.on_writer_found(parent, &step),

@@ -98,7 +98,7 @@ pub enum Command {
     },
     /// Answered when every layout is realised or cannot be, at the latest after the time given.
     WaitSettled {
-        /// Milliseconds.
+        /// Milliseconds, a day at the most.
         timeout_ms: u64,
     },
     /// Makes or keeps a claim of a running domain and prepares its slices, so that libvirt can hot-plug them.
@@ -159,6 +159,11 @@ impl Command {
                 | Self::ListClaims
                 | Self::ListHistory { .. }
         )
+    }
+
+    /// Whether it may be answered when something has come, rather than at once.
+    pub fn may_wait(&self) -> bool {
+        matches!(self, Self::WaitSettled { .. } | Self::Drain { wait_ms: Some(_), .. })
     }
 }
 

@@ -205,6 +205,10 @@ impl Engine {
                 }
                 self.questions.push_back(Event::Command { request, command, config });
             }
+            Asked::Gone { request } => {
+                self.callers.remove(&request);
+                self.questions.push_back(Event::CallerGone { request });
+            }
             Asked::Sim { order, answer } => {
                 // Somebody who does not wait for the answer is no reason to do less.
                 let _ = answer.send(self.obey(order));
@@ -216,6 +220,10 @@ impl Engine {
     /// A process that opens a device sends no event: who shows or chooses slices looks first. Where nobody can hold any there
     /// is nothing to look for, and what was seen before is over.
     fn must_look(&mut self, question: &Event) -> bool {
+        if let Event::CallerGone { request } = question {
+            // Behind what is asked by whoever is gone.
+            return self.looks.keeps(*request);
+        }
         if !shows_slices(question) {
             return false;
         }

@@ -164,3 +164,14 @@ fn a_process_with_a_parked_device_is_in_the_way() {
     all(&mut world, &[H::Advance { ms: 1000 }]);
     assert!(row(world.driver.answers.remove(&request)).drained);
 }
+
+#[test]
+fn nobody_is_waited_for_who_is_gone_and_what_was_ordered_stays() {
+    let (mut world, request) = waited_for();
+    world.driver.caller_gone(request);
+    world.driver.drain().unwrap();
+    all(&mut world, &stop(0));
+    world.driver.advance(60_000).unwrap();
+    assert!(!world.driver.answers.contains_key(&request));
+    assert!(world.driver.machine.durable().cordons.contains_key(&card()));
+}

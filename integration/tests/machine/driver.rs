@@ -170,6 +170,11 @@ impl Driver {
         self.told.remove(&request);
     }
 
+    /// Whoever asked is gone, whether the answer has come or not.
+    pub fn caller_gone(&mut self, request: RequestId) {
+        self.queue.push_back(Event::CallerGone { request });
+    }
+
     pub fn command(&mut self, command: Command) -> RequestId {
         let request = self.request();
         let wants_config = matches!(command, Command::Plan | Command::Apply);

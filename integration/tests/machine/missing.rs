@@ -8,6 +8,7 @@ use gpuslice_core::domain::{Domain, HostDeviceSource};
 use gpuslice_core::ids::PciAddress;
 use gpuslice_core::machine::HookOperation::Prepare;
 use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::request::Command;
 use gpuslice_sim::HostFile;
 use uuid::Uuid;
 
@@ -208,4 +209,21 @@ fn what_a_gpu_offered_under_a_former_layout_says_nothing() {
     for profile in ["amd-74a1-vf2", "amd-74a1-vf8"] {
         assert_eq!(refused(&mut driver, 1, profile).code, Code::NoProfile);
     }
+}
+
+#[test]
+fn who_waits_for_it_waits_a_day_at_the_most_and_no_longer_than_he_is_there() {
+    const DAY: u64 = 24 * 60 * 60 * 1000;
+    let mut driver = host(&[(NEVER, 4)]);
+    let wait = |timeout_ms| Command::WaitSettled { timeout_ms };
+    let for_ever = driver.command(wait(u64::MAX >> 1));
+    let gone = driver.command(wait(1000));
+    driver.drain().unwrap();
+    driver.caller_gone(gone);
+    driver.advance(DAY - 1).unwrap();
+    assert!(driver.answers.is_empty(), "{:?}", driver.answers);
+    driver.advance(1).unwrap();
+    let refusal = driver.answers.remove(&for_ever).unwrap().unwrap_err();
+    assert_eq!(refusal.code, Code::Timeout);
+    assert!(driver.answers.is_empty(), "{:?}", driver.answers);
 }

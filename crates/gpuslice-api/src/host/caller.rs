@@ -1,8 +1,11 @@
 //! Who sent a method call, as far as an authorisation needs it.
 
+use futures_core::Stream;
+use std::future::poll_fn;
+use std::pin::pin;
 use zbus::message::{Flags, Header};
 use zbus::names::OwnedUniqueName;
-use zbus::{Connection, fdo};
+use zbus::{Connection, MatchRule, MessageStream, fdo};
 
 /// The sender of one method call.
 #[derive(Debug, Clone)]
@@ -42,5 +45,30 @@ impl Caller {
         let bus = fdo::DBusProxy::new(&self.connection).await.ok()?;
         let name = name.inner().to_owned().into();
         bus.get_connection_unix_user(name).await.ok()
+    }
+
+    /// Returns when it has left the bus, or the bus itself has ended.
+    ///
+    /// # Errors
+    /// The bus does not tell.
+    pub async fn left(&self) -> zbus::Result<()> {
+        let Some(name) = &self.bus_name else {
+            self.connection.closed().await;
+            return Ok(());
+        };
+        let rule = MatchRule::builder()
+            .sender("org.freedesktop.DBus")?
+            .interface("org.freedesktop.DBus")?
+            .member("NameOwnerChanged")?
+            .arg(0, name.as_str())?
+            .build();
+        let leaves = MessageStream::for_match_rule(rule, &self.connection, Some(1)).await?;
+        let bus = fdo::DBusProxy::new(&self.connection).await?;
+        if bus.name_has_owner(name.inner().to_owned().into()).await? {
+            // Such a name has one owner in its life.
+            let mut leaves = pin!(leaves);
+            poll_fn(|cx| leaves.as_mut().poll_next(cx)).await.transpose()?;
+        }
+        Ok(())
     }
 }

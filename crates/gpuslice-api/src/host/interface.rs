@@ -291,7 +291,7 @@ impl<H: Handler> HostInterface<H> {
         self.dict(&header, connection, command).await
     }
 
-    /// Returns when every layout is realised or cannot be, at the latest after the time given.
+    /// Returns when every layout is realised or cannot be, at the latest after the time given or a day.
     #[zbus(out_args("answer"))]
     async fn wait_settled(
         &self,

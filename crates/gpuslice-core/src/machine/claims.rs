@@ -1,7 +1,7 @@
 //! What people and programs order: claims, cordons, plans.
 
 use super::fabric::Sought;
-use super::{ConfigRead, Effect, Machine, RequestId, Stored, Timer};
+use super::{ConfigRead, Effect, Machine, RequestId, Stored};
 use crate::domain::{ClaimRequest, HostDeviceSource, MOST_SLICES, alias_for};
 use crate::hint;
 use crate::history::{Ending, Wanted};
@@ -41,12 +41,9 @@ impl Machine {
             Command::Plan | Command::Apply => {
                 return self.on_configured(request, matches!(command, Command::Apply), config);
             }
-            // What has just been done is read back first: it may have made room for what is to be parked.
-            Command::WaitSettled { timeout_ms } if self.stale || !self.unsettled().is_empty() => {
-                self.waiting.insert(request);
-                return self.push(Effect::Arm { timer: Timer::Settle(request), after: timeout_ms });
+            Command::WaitSettled { timeout_ms } => {
+                return self.on_wait_settled(request, timeout_ms);
             }
-            Command::WaitSettled { .. } => Ok(done(false, "settled")),
             Command::Claim { owner, owner_name, request, pool, reserve, dry_run } => {
                 self.claim(Order { owner, owner_name, request, pool, reserve, dry_run })
             }

@@ -61,6 +61,11 @@ pub enum Event {
         /// The configuration on disk, for the commands that use it.
         config: Option<ConfigRead>,
     },
+    /// Who asked that is gone without the answer.
+    CallerGone {
+        /// Which.
+        request: RequestId,
+    },
     /// A step ended.
     StepFinished {
         /// Whose.

@@ -8,6 +8,9 @@ use crate::refusal::{Code, Refusal};
 use crate::request::Answer;
 use std::collections::BTreeSet;
 
+/// Milliseconds for which anybody may wait.
+const LONGEST_WAIT: u64 = 24 * 60 * 60 * 1000;
+
 /// What is awaited before anything is known.
 const FIRST_LOOK: &str = "the first look at the host";
 
@@ -33,6 +36,17 @@ impl Machine {
         let parking = self.parking_on();
         unsettled.extend(parking.map(|device| format!("what is parked on {device}")));
         unsettled
+    }
+
+    /// Answered when it is so. What has just been done is read back first: it may have made room for what is to be parked.
+    pub(super) fn on_wait_settled(&mut self, request: RequestId, timeout_ms: u64) {
+        if !self.stale && self.unsettled().is_empty() {
+            let outcome = Ok(super::claims::done(false, "settled"));
+            return self.push(Effect::Answer { request, outcome });
+        }
+        self.waiting.insert(request);
+        let after = timeout_ms.min(LONGEST_WAIT);
+        self.push(Effect::Arm { timer: Timer::Settle(request), after });
     }
 
     /// Answers those who wait, when it has come to be so.
@@ -68,6 +82,16 @@ impl Machine {
                  /etc/gpuslice/gpuslice.toml, then gpuslice apply"
             )));
             self.push(Effect::Answer { request, outcome });
+        }
+    }
+
+    /// Nobody hears the answer: it is not waited for. What was ordered stays.
+    pub(super) fn on_caller_gone(&mut self, request: RequestId) {
+        if self.waiting.remove(&request) {
+            self.push(Effect::Disarm { timer: Timer::Settle(request) });
+        }
+        if self.drains.remove(&request).is_some() {
+            self.push(Effect::Disarm { timer: Timer::Drain(request) });
         }
     }
 

@@ -4,6 +4,7 @@ use super::told::Told;
 use gpuslice_core::guest::GuestCall;
 use gpuslice_core::ids::{PciAddress, SliceId};
 use gpuslice_core::machine::{Event, HookAnswer, HookCall, RequestId};
+use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{ChangeNote, Command, Outcome};
 use gpuslice_sim::Fault;
 use serde::Deserialize;
@@ -69,6 +70,11 @@ pub enum Asked {
         command: Command,
         /// Where to.
         answer: oneshot::Sender<Told>,
+    },
+    /// Whoever asked has left before the answer.
+    Gone {
+        /// The number of what was asked.
+        request: RequestId,
     },
     /// The outside world of a simulated host.
     Sim {
@@ -230,12 +236,29 @@ impl Handle {
         self.ask(command).await.outcome()
     }
 
+    /// As [`Self::command`], for whoever may be gone before the answer.
+    pub async fn command_until(&self, command: Command, gone: impl Future<Output = ()>) -> Outcome {
+        let (request, answer) = self.asked(command).await;
+        tokio::select! {
+            told = answer => told.unwrap_or_else(|_| super::ending().into()).outcome(),
+            () = gone => {
+                self.put(Asked::Gone { request }).await;
+                Err(Refusal::new(Code::Unreachable, "whoever asked is gone"))
+            }
+        }
+    }
+
     /// As [`Self::command`], for who passes the answer on as JSON.
     pub async fn ask(&self, command: Command) -> Told {
+        let (_, answer) = self.asked(command).await;
+        answer.await.unwrap_or_else(|_| super::ending().into())
+    }
+
+    async fn asked(&self, command: Command) -> (RequestId, oneshot::Receiver<Told>) {
         let request = self.number();
         let (answer, receiver) = oneshot::channel();
         self.put(Asked::Command { request, command, answer }).await;
-        receiver.await.unwrap_or_else(|_| super::ending().into())
+        (request, receiver)
     }
 
     /// Does something to the simulated host.

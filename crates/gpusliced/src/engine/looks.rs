@@ -4,7 +4,7 @@
 use crate::backend::Look;
 use gpuslice_core::holders::Holder;
 use gpuslice_core::ids::SliceId;
-use gpuslice_core::machine::Event;
+use gpuslice_core::machine::{Event, RequestId};
 use std::collections::{BTreeMap, VecDeque};
 
 /// One look at a time, each for all that was asked before it began: what is asked later is asked of what is so then.
@@ -21,6 +21,12 @@ impl Looks {
     /// Keeps a question for the next look.
     pub fn wait(&mut self, question: Event) {
         self.waiting.push_back(question);
+    }
+
+    /// Whether this was asked and waits for a look.
+    pub fn keeps(&self, asked: RequestId) -> bool {
+        let mut kept = self.waiting.iter().chain(&self.served);
+        kept.any(|question| matches!(question, Event::Command { request, .. } if *request == asked))
     }
 
     /// Whether one is to begin.

@@ -15,6 +15,10 @@ const MANY: usize = 50;
 fn engine(config: &std::path::Path) -> (Engine, Handle) {
     let layout = "[[gpu]]\nmatch = { driver = \"gpusim\" }\n\
                   layout = { vfs = 2, bind = \"vfio-pci\" }\n";
+    engine_with(config, layout)
+}
+
+fn engine_with(config: &std::path::Path, layout: &str) -> (Engine, Handle) {
     std::fs::write(config.join("gpuslice.toml"), layout).unwrap();
     let args = crate::args::Args::parse_from(["gpusliced", "--sim", "sriov-8"]);
     let store = Store::open(&args).unwrap();
@@ -145,4 +149,65 @@ async fn what_a_vm_was_given_meanwhile_is_not_held_from_it() {
     let holder = Holder { pid: 7, comm: "qemu".to_owned() };
     engine.looked([slice, given].map(|slice| (slice, holder.clone())).into());
     assert_eq!(engine.machine.held().keys().collect::<Vec<_>>(), [&slice]);
+}
+
+#[tokio::test]
+async fn nothing_is_kept_for_who_asked_and_is_gone() {
+    let config = tempfile::tempdir().unwrap();
+    let missing = "[[gpu]]\nmatch = { address = \"0000:ff:00.0\" }\nlayout = { vfs = 1 }\n";
+    let (mut engine, handle) = engine_with(config.path(), missing);
+    let mut tasks = JoinSet::new();
+    let leave = Arc::new(tokio::sync::Notify::new());
+    let (asks, leaves) = (handle.clone(), Arc::clone(&leave));
+    tasks.spawn(async move {
+        let wait = Command::WaitSettled { timeout_ms: u64::MAX };
+        let outcome = asks.command_until(wait, leaves.notified()).await;
+        assert!(outcome.is_err(), "{outcome:?}");
+    });
+    tokio::task::yield_now().await;
+    assert!(engine.round().await);
+    let waits = |engine: &Engine| format!("{:?}", engine.timers).contains("Settle");
+    assert!(engine.callers.len() == 1 && waits(&engine));
+    leave.notify_one();
+    tokio::task::yield_now().await;
+    while !engine.callers.is_empty() {
+        assert!(engine.round().await);
+    }
+    assert!(!waits(&engine));
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn who_is_gone_is_gone_behind_what_he_asked() {
+    let config = tempfile::tempdir().unwrap();
+    let (mut engine, handle) = engine(config.path());
+    // Somebody stays in the way of the drain.
+    let (slice, comm) = (engine.machine.unassigned()[0], "qemu".to_owned());
+    engine.backend.obey(SimOrder::Open { slice, pid: 7, comm }).unwrap();
+    let (end, ended) = oneshot::channel();
+    engine.looks.under_way = Some(Box::pin(async move { ended.await.unwrap() }));
+    let (mut tasks, order) = (JoinSet::new(), Order::default());
+    let leave = Arc::new(tokio::sync::Notify::new());
+    let (asks, leaves) = (handle.clone(), Arc::clone(&leave));
+    tasks.spawn(async move {
+        let (parents, reason) = (Vec::new(), String::new());
+        let drain = Command::Drain { parents, reason, wait_ms: Some(u64::MAX) };
+        let outcome = asks.command_until(drain, leaves.notified()).await;
+        assert!(outcome.is_err(), "{outcome:?}");
+    });
+    tokio::task::yield_now().await;
+    assert!(engine.round().await);
+    leave.notify_one();
+    tokio::task::yield_now().await;
+    assert!(engine.round().await);
+    ask(1, &handle, &mut tasks, &order).await;
+    end.send(BTreeMap::new()).unwrap();
+    serve(&mut engine, &order, 1).await;
+    assert!(!engine.machine.durable().cordons.is_empty(), "what was ordered is done");
+    assert!(!format!("{:?}", engine.timers).contains("Drain"), "{:?}", engine.timers);
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap();
+    }
 }

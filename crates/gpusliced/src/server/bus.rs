@@ -24,7 +24,17 @@ impl host::Handler for Asks {
         if let Some(action) = required_action(&command) {
             polkit::require(&caller, action).await?;
         }
+        if command.may_wait() {
+            return self.handle.command_until(command, Box::pin(left(&caller))).await;
+        }
         self.handle.command(command).await
+    }
+}
+
+/// Returns when the caller has left the bus, if that can be told.
+async fn left(caller: &Caller) {
+    if caller.left().await.is_err() {
+        std::future::pending().await
     }
 }
 
