@@ -332,6 +332,20 @@ fn only_root_owns_the_name_on_the_bus() {
     assert!(shipped().contains_key(Path::new("/usr/share/dbus-1/system.d/org.gpuslice1.conf")));
 }
 
+/// None can be, and zbus reads the value, which can be megabytes, before it says so.
+#[test]
+fn the_bus_lets_nobody_set_a_property() {
+    let path = &shipped()[Path::new("/usr/share/dbus-1/system.d/org.gpuslice1.conf")];
+    let text = read(path);
+    let document = parse(path, &text);
+    let default = document.descendants().find(|n| n.attribute("context") == Some("default"));
+    // The last rule that fits is the one that counts.
+    let last = default.unwrap().children().rfind(roxmltree::Node::is_element).unwrap();
+    let words = ["send_destination", "send_interface", "send_member"].map(|a| last.attribute(a));
+    let set = ["org.gpuslice1", "org.freedesktop.DBus.Properties", "Set"].map(Some);
+    assert_eq!((last.tag_name().name(), words), ("deny", set));
+}
+
 #[test]
 fn every_polkit_action_asks_an_administrator_and_says_for_what() {
     let path = &shipped()[Path::new("/usr/share/polkit-1/actions/org.gpuslice1.policy")];

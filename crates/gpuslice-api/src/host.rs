@@ -4,6 +4,7 @@
 
 mod caller;
 mod filter;
+mod gate;
 mod interface;
 mod objects;
 
@@ -13,13 +14,29 @@ pub use objects::Objects;
 use crate::names::{BUS_NAME, HOST_PATH};
 use crate::refused::Refused;
 use crate::wire::{self, Dict};
+use gate::{Gate, Gated};
+use gpuslice_core::refusal::Refusal;
 use gpuslice_core::request::{Answer, ChangeNote, Command, Outcome};
+use std::any::Any;
 use std::future::Future;
 use zbus::Connection;
 use zbus::message::Header;
 
+/// A call's place among those that are under way, given back when its answer has left.
+pub type Place = Box<dyn Any + Send>;
+
 /// What answers commands.
 pub trait Handler: Send + Sync + 'static {
+    /// Lets in a call before anything of it is read: its method, and the bytes of its arguments.
+    fn admit(
+        &self,
+        _caller: &Caller,
+        _method: &str,
+        _length: usize,
+    ) -> impl Future<Output = Result<Place, Refusal>> + Send {
+        std::future::ready(Ok(Box::new(()) as Place))
+    }
+
     /// Serves one command. A method call may be waiting for it for long (`WaitSettled`); others are served meanwhile.
     fn call(&self, caller: Caller, command: Command) -> impl Future<Output = Outcome> + Send;
 }
@@ -68,6 +85,14 @@ impl<H: Handler> HostInterface<H> {
     }
 }
 
+impl<H: Handler> Gated for HostInterface<H> {
+    type Handler = H;
+
+    fn handler(&self) -> &H {
+        &self.handler
+    }
+}
+
 /// Puts the interface on a connection and takes the bus name. Call again on a new connection after the bus was lost.
 ///
 /// # Errors
@@ -77,7 +102,7 @@ pub async fn serve<H: Handler>(
     interface: HostInterface<H>,
 ) -> zbus::Result<()> {
     // First the object, then the name: who sees the name finds the object.
-    connection.object_server().at(HOST_PATH, interface).await?;
+    connection.object_server().at(HOST_PATH, Gate(interface)).await?;
     connection.request_name(BUS_NAME).await
 }
 

@@ -1,6 +1,6 @@
 //! The bus as anybody may use it: wrong types, wrong names, the wrong user, too much of everything.
 
-use crate::host::{Host, Ran, Vm, as_root};
+use crate::host::{Host, PATIENCE, Ran, Vm, as_root};
 use crate::life::{ONE_VF, PROFILE};
 use rustix::thread::{Uid, set_thread_res_uid};
 use serde::Serialize;
@@ -10,7 +10,9 @@ use std::future::Future;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use zbus::zvariant::{DynamicType, Value};
+use std::time::{Duration, Instant};
+use zbus::message::{Flags, Message};
+use zbus::zvariant::{DynamicType, Value, as_value};
 use zbus::{Connection, connection};
 
 const NAME: &str = "org.gpuslice1";
@@ -298,5 +300,137 @@ fn a_flood_is_served_without_growing_and_no_start_waits_for_it() {
         let grown = memory(&host, "VmHWM").saturating_sub(before);
         println!("2000 calls of 64 slices: {before} KiB before, at the most {grown} KiB more");
         assert!(grown < FLOOD, "{grown} KiB more than the {before} before");
+    });
+}
+
+/// Orders whose answers nobody wants, which the bus does not count.
+fn unanswered(
+    path: &str,
+    interface: &str,
+    method: &str,
+    body: &(impl Serialize + DynamicType),
+) -> Message {
+    let call = Message::method_call(path, method).unwrap();
+    let call = call.destination(NAME).unwrap().interface(interface).unwrap();
+    call.with_flags(Flags::NoReplyExpected).unwrap().build(body).unwrap()
+}
+
+#[test]
+fn long_arguments_are_not_read_and_no_start_waits_for_them() {
+    const CALLS: usize = 16;
+    const LENGTH: usize = 16 << 20;
+    // Some of them as they come, in KiB. Read, one alone would be more than a GiB.
+    const MOST: u64 = 4 * (LENGTH as u64 >> 10);
+    as_root(|| {
+        let (host, vm) = Host::with_vm();
+        let host = Arc::new(host);
+        let before = memory(&host, "VmRSS");
+        block_on(async {
+            let bus = connect(&host).await;
+            let bytes = vec![b'x'; LENGTH];
+            let filter = HashMap::from([("state", as_value::Serialize(&bytes))]);
+            let list = unanswered(PATH, INTERFACE, "ListSlices", &(filter,));
+            for _ in 0..CALLS / 2 {
+                bus.send(&list).await.unwrap();
+            }
+            let starting = host.clone();
+            let start = tokio::task::spawn_blocking(move || starting.hook(&vm, "prepare"));
+            for _ in 0..CALLS / 2 {
+                bus.send(&list).await.unwrap();
+            }
+            start.await.unwrap().quiet();
+            // They are refused, root's too, and so they are at the objects.
+            let long = String::from_utf8(bytes).unwrap();
+            let refused = "org.gpuslice1.Error.BadRequest";
+            let got = call(&bus, "ListSlices", &(dict(&[("state", &long)]),)).await;
+            assert_eq!(got.0, refused, "{}", got.1);
+            assert!(got.1.contains("the arguments of ListSlices are "), "{}", got.1);
+            let card = "/org/gpuslice1/parent/0000_3a0c_3a00_2e0";
+            let parent = "org.gpuslice1.Parent";
+            bus.send(&unanswered(card, parent, "Cordon", &(&long,))).await.unwrap();
+            assert_eq!(call(&bus, "Status", &()).await.0, "");
+            assert!(!host.column("gpus", "state").contains(&"cordoned".to_owned()));
+            // What tells of a domain may be long where the agent sends it, and is not read of anybody else.
+            let long = &long[..16 << 10];
+            let got = call(&bus, "Cordon", &("0000:ff:00.0", long)).await;
+            assert_eq!(got.0, "org.gpuslice1.Error.Unknown", "{}", got.1);
+            if let Some(nobody) = connect_as_nobody(&host).await {
+                let got = call(&nobody, "Cordon", &("0000:ff:00.0", long)).await;
+                assert_eq!(got.0, refused, "{}", got.1);
+            }
+        });
+        let grown = memory(&host, "VmHWM").saturating_sub(before);
+        println!("{CALLS} calls of 16 MiB: {before} KiB before, at the most {grown} KiB more");
+        assert!(grown < MOST, "{grown} KiB more than the {before} before");
+    });
+}
+
+/// A host on which a GPU is missing for ever.
+fn that_never_settles() -> Host {
+    let host = Host::start("sriov-8", ONE_VF);
+    host.settle();
+    host.plug("0000:0c:00.0", false);
+    host
+}
+
+/// Asks so often to be told, and does not wait for it.
+async fn wait_for_ever(bus: &Connection, times: usize) {
+    let wait = unanswered(PATH, INTERFACE, "WaitSettled", &(u64::MAX,));
+    for _ in 0..times {
+        bus.send(&wait).await.unwrap();
+    }
+}
+
+#[test]
+fn who_waits_for_ever_again_and_again_is_refused_without_growing() {
+    const CALLS: usize = 20_000;
+    // In KiB: for the hundred that do wait, and what the others took while they were read.
+    const MOST: u64 = 16 << 10;
+    as_root(|| {
+        let host = that_never_settles();
+        let before = memory(&host, "VmRSS");
+        block_on(async {
+            let bus = connect(&host).await;
+            wait_for_ever(&bus, CALLS).await;
+            let got = call(&bus, "Status", &()).await;
+            assert_eq!(got.0, "org.gpuslice1.Error.Unreachable", "{}", got.1);
+            assert_eq!(host.cli(&["status"]).code, Some(0));
+            let grown = memory(&host, "VmRSS").saturating_sub(before);
+            println!("{CALLS} waits: {before} KiB before, {grown} KiB more");
+            assert!(grown < MOST, "{grown} KiB more than the {before} before");
+        });
+    });
+}
+
+#[test]
+fn there_is_room_for_root_and_for_all_when_those_who_wait_have_left() {
+    as_root(|| {
+        let host = that_never_settles();
+        block_on(async {
+            let Some(last) = connect_as_nobody(&host).await else { return };
+            assert_eq!(call(&last, "Status", &()).await.0, "");
+            let mut crowd = Vec::new();
+            for _ in 0..2 {
+                let bus = connect_as_nobody(&host).await.unwrap();
+                wait_for_ever(&bus, 128).await;
+                let got = call(&bus, "Status", &()).await;
+                assert!(got.1.contains("calls of this connection"), "{got:?}");
+                crowd.push(bus);
+            }
+            let got = call(&last, "Status", &()).await;
+            assert_eq!(got.0, "org.gpuslice1.Error.Unreachable");
+            assert!(got.1.contains("but root's"), "{got:?}");
+            assert_eq!(host.cli(&["status"]).code, Some(0));
+            last.request_name("org.gpuslice1.Libvirt").await.unwrap();
+            assert_eq!(call(&last, "AgentWork", &()).await.0, "");
+            last.release_name("org.gpuslice1.Libvirt").await.unwrap();
+            assert_ne!(call(&last, "Status", &()).await.0, "");
+            drop(crowd);
+            let deadline = Instant::now() + PATIENCE;
+            while !call(&last, "Status", &()).await.0.is_empty() {
+                assert!(Instant::now() < deadline, "their places are not given back");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
     });
 }

@@ -1,6 +1,7 @@
 //! An object for each parent and each claim, below [`HOST_PATH`] and its object manager: for programs that follow
 //! properties rather than lists. Slices and profiles have none, since thousands of objects are megabytes.
 
+use super::gate::{Gate, Gated};
 use super::{Caller, Handler};
 use crate::names::{CLAIM_INTERFACE, HOST_PATH, PARENT_INTERFACE};
 use crate::refused::Refused;
@@ -49,6 +50,22 @@ struct ParentObject<H> {
 struct ClaimObject<H> {
     handler: H,
     row: Row<ClaimRow>,
+}
+
+impl<H: Handler> Gated for ParentObject<H> {
+    type Handler = H;
+
+    fn handler(&self) -> &H {
+        &self.handler
+    }
+}
+
+impl<H: Handler> Gated for ClaimObject<H> {
+    type Handler = H;
+
+    fn handler(&self) -> &H {
+        &self.handler
+    }
 }
 
 async fn order<H: Handler>(
@@ -379,7 +396,7 @@ impl<H: Handler + Clone> Objects<H> {
     }
 }
 
-async fn show<R: Shown, O: zbus::object_server::Interface>(
+async fn show<R: Shown, O: Gated>(
     connection: &Connection,
     shown: &mut BTreeMap<String, Row<R>>,
     rows: Vec<R>,
@@ -388,7 +405,7 @@ async fn show<R: Shown, O: zbus::object_server::Interface>(
     let server = connection.object_server();
     let now: BTreeMap<String, R> = rows.into_iter().map(|row| (row.path(), row)).collect();
     for gone in shown.keys().filter(|path| !now.contains_key(*path)) {
-        server.remove::<O, _>(gone.as_str()).await?;
+        server.remove::<Gate<O>, _>(gone.as_str()).await?;
     }
     shown.retain(|path, _| now.contains_key(path));
     for (path, row) in now {
@@ -401,7 +418,7 @@ async fn show<R: Shown, O: zbus::object_server::Interface>(
             }
             None => {
                 let row = Row::of(row);
-                server.at(path.as_str(), object(row.shared())).await?;
+                server.at(path.as_str(), Gate(object(row.shared()))).await?;
                 shown.insert(path, row);
             }
         }

@@ -1,10 +1,12 @@
 //! The bus name: taken when there is a bus, taken again when the bus comes back, and never a reason not to serve
 //! hooks.
 
+use super::places::Places;
 use super::polkit;
 use crate::engine::Handle;
-use gpuslice_api::host::{self, Caller, HostInterface, Objects};
+use gpuslice_api::host::{self, Caller, HostInterface, Objects, Place};
 use gpuslice_api::names::{BUS_NAME, required_action};
+use gpuslice_core::refusal::Refusal;
 use gpuslice_core::request::{ChangeNote, Command, Outcome};
 use std::future::Future;
 use std::time::Duration;
@@ -17,9 +19,17 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 struct Asks {
     handle: Handle,
+    places: Places,
 }
 
 impl host::Handler for Asks {
+    async fn admit(&self, caller: &Caller, method: &str, length: usize) -> Result<Place, Refusal> {
+        let by = caller.bus_name.clone();
+        // Room for it is taken when it is asked, which is seldom.
+        let trusted = || Box::pin(polkit::is_trusted(caller));
+        Ok(Box::new(self.places.take(by, method, length, trusted).await?))
+    }
+
     async fn call(&self, caller: Caller, command: Command) -> Outcome {
         if let Some(action) = required_action(&command) {
             polkit::require(&caller, action).await?;
@@ -93,7 +103,7 @@ async fn connect(
         None => connection::Builder::system()?,
     };
     let connection = builder.build().await?;
-    let asks = Asks { handle: handle.clone() };
+    let asks = Asks { handle: handle.clone(), places: Places::default() };
     // Before the name, so that who sees the name finds the objects.
     let mut objects = Objects::serve(&connection, asks.clone()).await?;
     objects.refresh(&connection).await?;
