@@ -18,6 +18,7 @@ pub use meaning::Meaning;
 
 use crate::errno::Errno;
 use crate::holders::{self, Holder};
+use crate::ids::PciAddress;
 use crate::plan::Step;
 use crate::port::{HostRead, HostWrite, Written};
 use serde::{Deserialize, Serialize};
@@ -103,7 +104,7 @@ pub enum StepError {
     #[error("mdev {uuid} is on VF {vf}")]
     Mediated {
         /// The VF.
-        vf: crate::ids::PciAddress,
+        vf: PciAddress,
         /// The mdev.
         uuid: crate::ids::MdevUuid,
     },
@@ -111,7 +112,7 @@ pub enum StepError {
     #[error("VF {vf} has type {value}")]
     Typed {
         /// The VF.
-        vf: crate::ids::PciAddress,
+        vf: PciAddress,
         /// Below it, what has the type.
         attribute: String,
         /// The type.
@@ -121,13 +122,13 @@ pub enum StepError {
     #[error("{pf} has no driver")]
     NoDriver {
         /// The PF.
-        pf: crate::ids::PciAddress,
+        pf: PciAddress,
     },
     /// The driver made fewer VFs than asked and called it success.
     #[error("the driver of {pf} made {got} of {asked} VFs")]
     Fewer {
         /// The PF.
-        pf: crate::ids::PciAddress,
+        pf: PciAddress,
         /// Wanted.
         asked: u16,
         /// Seen.
@@ -149,11 +150,21 @@ pub enum StepError {
         /// What it said.
         said: String,
     },
+    /// A driver was loaded, and some of its devices did not get the VFs asked for.
+    #[error("driver {driver} is loaded, but did not make the VFs asked for of {}{}", each(.short), in_the_log(.said))]
+    Short {
+        /// Its name.
+        driver: String,
+        /// Those devices.
+        short: BTreeSet<PciAddress>,
+        /// What it said of it in the kernel's log.
+        said: Option<String>,
+    },
     /// A driver of the host took it since it was looked at: it is no longer anybody's to give away.
     #[error("{function} is used by the host's driver {driver}")]
     HostDriver {
         /// What it took.
-        function: crate::ids::PciAddress,
+        function: PciAddress,
         /// Its name.
         driver: String,
     },
@@ -179,7 +190,7 @@ pub enum StepError {
     #[error("{pf} has {current} VFs, not 0")]
     NotZero {
         /// The PF.
-        pf: crate::ids::PciAddress,
+        pf: PciAddress,
         /// Seen.
         current: u16,
     },
@@ -187,6 +198,14 @@ pub enum StepError {
 
 fn said_last(said: &str) -> String {
     if said.is_empty() { String::new() } else { format!(": {said}") }
+}
+
+fn each(addresses: &BTreeSet<PciAddress>) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn in_the_log(said: &Option<String>) -> String {
+    said.as_ref().map(|said| format!("; the kernel's log: {said}")).unwrap_or_default()
 }
 
 fn describe(holders: &[Holder], unknown: &[u32]) -> String {
@@ -309,15 +328,18 @@ pub fn check(host: &dyn HostRead, step: &Step) -> Result<Performed, StepError> {
 
 /// The error of a step whose post-condition never came, with what the driver said of it last.
 pub fn never_so(host: &dyn HostRead, step: &Step) -> StepError {
-    let (object, state) = match step {
-        Step::LoadDriver { name, .. } => {
-            (format!("driver {name}"), "is loaded, but did not make the VFs asked for")
-        }
-        Step::SetMode { .. } => (step.to_string(), "was taken, but is not so"),
-        _ => (step.to_string(), "was written, but is not so"),
+    let said = kernel_log::last(host, step);
+    let state = match step {
+        Step::LoadDriver { name, vfs, .. } => match driver::short(host, vfs) {
+            Ok(short) if short.is_empty() => "was loaded, but is not so",
+            Ok(short) => return StepError::Short { driver: name.clone(), short, said },
+            Err(error) => return error,
+        },
+        Step::SetMode { .. } => "was taken, but is not so",
+        _ => "was written, but is not so",
     };
-    let said = kernel_log::last(host, step).map(|said| format!("; the kernel's log: {said}"));
-    StepError::Unchanged { object, state: format!("{state}{}", said.unwrap_or_default()) }
+    let state = format!("{state}{}", in_the_log(&said));
+    StepError::Unchanged { object: step.to_string(), state }
 }
 
 fn failed(operation: String) -> impl FnOnce(Errno) -> StepError {

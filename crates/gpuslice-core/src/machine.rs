@@ -27,6 +27,7 @@ mod incoming;
 mod late_start;
 mod later;
 mod layouts;
+mod loads;
 mod looks;
 mod mend;
 mod numa;

@@ -108,6 +108,9 @@ impl Mechanism for Gim {
     }
 
     fn offers(&self, seen: &Observation, parent: &ParentId, layout: Option<&Layout>) -> Vec<Offer> {
+        if layout.is_some_and(plan::leaves_out) {
+            return Vec::new();
+        }
         offers::offers(seen, parent, layout).into_iter().collect()
     }
 

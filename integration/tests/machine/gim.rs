@@ -1,5 +1,6 @@
 //! Stories of GPUs whose VFs come with a load of their driver (AMD's GIM).
 
+mod broken;
 mod modes;
 mod options;
 mod unload;
@@ -349,39 +350,6 @@ fn a_file_of_somebody_else_is_not_written_over() {
     assert!(refusal.one_line().contains("was not written by gpuslice"), "{refusal:?}");
     assert_eq!(read_text(&driver.kernel, CONFIG).unwrap(), "options gim log_level=4");
     assert_eq!(counts(&driver), [0; 8]);
-}
-
-#[test]
-fn a_gpu_that_fails_its_initialisation_is_told_of() {
-    let pf: PciAddress = "0000:5c:00.0".parse().unwrap();
-    let mut driver = Driver::new(&hive(), LAYOUT).unwrap();
-    driver.kernel.inject(Fault::Enable { pf, nth: 1, times: 1, errno: Errno::ENOMEM });
-    let refusal = order(&mut driver, Command::Apply).unwrap_err();
-    assert_eq!(refusal.code, Code::DeviceFailed, "{refusal}");
-    assert!(refusal.one_line().contains("did not make the VFs"), "{refusal:?}");
-    assert!(refusal.one_line().contains("Failed to init dev(0x5c00)."), "{refusal:?}");
-    assert_eq!(quarantines(&driver), [Code::DeviceFailed; 8]);
-}
-
-#[test]
-fn a_driver_that_waits_for_its_gpus_is_not_waited_for_when_one_failed() {
-    let pf: PciAddress = "0000:5c:00.0".parse().unwrap();
-    let mut host = hive();
-    host.drivers[0].gim.as_mut().unwrap().init_ms = 0;
-    let mut driver = Driver::new(&host, LAYOUT).unwrap();
-    driver.kernel.inject(Fault::Enable { pf, nth: 1, times: 1, errno: Errno::ENOMEM });
-    let request = driver.command(Command::Apply);
-    driver.drain().unwrap();
-    let refusal = driver.answers.remove(&request).unwrap().unwrap_err();
-    assert_eq!(refusal.code, Code::DeviceFailed, "{refusal}");
-    assert!(refusal.one_line().contains("Failed to init dev(0x5c00)."), "{refusal:?}");
-    // Also after a restart, until a person asks again.
-    driver.restart().unwrap();
-    driver.drain().unwrap();
-    assert_eq!(quarantines(&driver), [Code::DeviceFailed; 8]);
-    order(&mut driver, Command::Apply).unwrap();
-    assert_eq!(counts(&driver), [8; 8]);
-    assert_eq!(quarantines(&driver), []);
 }
 
 #[test]

@@ -93,13 +93,44 @@ pub(super) fn load(
     let before = kernel_log::newest(host);
     host.load_module(name).map_err(failed(format!("load module {name}")))?;
     match check_loaded(host, name, parameter, vfs)? {
-        // A driver that waits for its devices has said by now that one of them failed.
-        Performed::NotYet => match kernel_log::refusing_line(host, before, refusals) {
-            Some(said) => Err(StepError::Refused { object: format!("driver {name}"), said }),
-            None => Ok(Performed::NotYet),
-        },
+        // A driver that waits for its devices has said by now of each that failed; of another some are still to come.
+        Performed::NotYet => {
+            let said = kernel_log::refusing_lines(host, before, refusals);
+            let short = short(host, vfs)?;
+            if short.is_empty() || said.len() < short.len() + without_vfs(host, name, vfs) {
+                return Ok(Performed::NotYet);
+            }
+            let said = said.into_iter().next();
+            Err(StepError::Short { driver: name.to_owned(), short, said })
+        }
         other => Ok(other),
     }
+}
+
+/// How many devices the driver has that have no VFs, of those that nothing is asked of.
+fn without_vfs(host: &dyn HostRead, name: &str, asked: &BTreeMap<PciAddress, u16>) -> usize {
+    let bound = host.list(&format!("/sys/bus/pci/drivers/{name}")).unwrap_or_default();
+    let devices = bound.iter().filter_map(|name| name.parse().ok());
+    let none =
+        |pf: &PciAddress| sriov::links(host, *pf).is_ok_and(|links| sriov::count(&links) == 0);
+    devices.filter(|pf| !asked.contains_key(pf) && none(pf)).count()
+}
+
+/// Devices that have not as many VFs as asked. One that left meanwhile is none of them.
+pub(super) fn short(
+    host: &dyn HostRead,
+    vfs: &BTreeMap<PciAddress, u16>,
+) -> Result<BTreeSet<PciAddress>, StepError> {
+    let mut short = BTreeSet::new();
+    for (pf, wanted) in vfs {
+        match sriov::links(host, *pf) {
+            Ok(links) if sriov::count(&links) == *wanted => {}
+            Ok(_) => drop(short.insert(*pf)),
+            Err(error) if error.means(Asked::Function, Meaning::Gone) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(short)
 }
 
 /// The module is there at once, its VFs later. That they will never come is known only when the module has another
@@ -110,16 +141,7 @@ pub(super) fn check_loaded(
     parameter: &Parameter<'_>,
     vfs: &BTreeMap<PciAddress, u16>,
 ) -> Result<Performed, StepError> {
-    let mut missing = false;
-    for (pf, wanted) in vfs {
-        match sriov::links(host, *pf) {
-            Ok(links) => missing |= sriov::count(&links) != *wanted,
-            // It left meanwhile.
-            Err(error) if error.means(Asked::Function, Meaning::Gone) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    if missing {
+    if !short(host, vfs)?.is_empty() {
         parameter_is(host, name, (parameter.name, parameter.value), vfs.len())?;
         return Ok(Performed::NotYet);
     }

@@ -90,7 +90,17 @@ pub(super) fn refusing_line(
     after: Option<u64>,
     words: &[String],
 ) -> Option<String> {
-    first(&since(host, after), words)
+    refusing_lines(host, after, words).into_iter().next()
+}
+
+/// The lines after a record that have one of these words.
+pub(super) fn refusing_lines(
+    host: &dyn HostRead,
+    after: Option<u64>,
+    words: &[String],
+) -> Vec<String> {
+    let lines = since(host, after);
+    lines.iter().filter(|line| one_of(line, words)).map(|line| told(line.text.trim())).collect()
 }
 
 /// The last refusal of the driver that a step is about.

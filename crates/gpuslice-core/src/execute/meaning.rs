@@ -107,6 +107,7 @@ impl StepError {
             Self::NotReady { .. } | Self::NoDriver { .. } => Meaning::Later,
             Self::Unchanged { .. }
             | Self::Refused { .. }
+            | Self::Short { .. }
             | Self::Fewer { .. }
             | Self::NotZero { .. }
             | Self::Tool { .. } => Meaning::Fault,

@@ -24,7 +24,7 @@ impl Machine {
         parents: &BTreeSet<ParentId>,
     ) -> Hint {
         let again = match (parents.first(), parents.len()) {
-            (Some(parent), 1) => mend::uncordon(parent),
+            (Some(parent), 1) if !step.of_driver() => mend::uncordon(parent),
             _ => hint!("gpuslice apply"),
         };
         let missing = |what: &str| hint!("install the vendor's host driver that brings {}", what);
@@ -45,7 +45,28 @@ impl Machine {
                 .mends_count(step, error)
                 .unwrap_or_else(|| hint!("dmesg | grep {}", step.named_in_kernel_log(parents))),
         };
-        hint!("{}; then {}", look, again)
+        let mends = hint!("{}; then {}", look, again);
+        match self.leave_out(step, error) {
+            Some(edit) => hint!("{}; or {}", mends, edit),
+            None => mends,
+        }
+    }
+
+    /// Has the next load ask nothing of the devices that got nothing of this one, so that nobody who uses the others is in its
+    /// way.
+    fn leave_out(&self, step: &Step, error: &StepError) -> Option<Hint> {
+        let (Step::LoadDriver { vfs, .. }, StepError::Short { short, .. }) = (step, error) else {
+            return None;
+        };
+        let first = ParentId::Pci(*short.first().filter(|_| short.len() < vfs.len())?);
+        let resolved = layout::resolve(&self.durable.rules, &self.seen).devices;
+        let (_, rule) = resolved.into_iter().find(|(parent, _)| *parent == first)?;
+        let each = Hint::words(short, ", ");
+        Some(hint!(
+            "set vfs to 0 for {} in a [[gpu]] of its own before {}, then gpuslice apply",
+            each,
+            rule.origin
+        ))
     }
 
     /// A module that is not there, or that the kernel does not take: no line of the kernel's log has the GPU's address.

@@ -1,6 +1,7 @@
 //! Steps on whole devices that a former daemon began, and those on slices that it saw sleep past their time: its child
 //! process may still sleep in the kernel with one.
 
+use super::loads::asked;
 use super::ops::Purpose;
 use super::stuck::stuck;
 use super::{Effect, Machine, Stored, Timer};
@@ -119,7 +120,8 @@ impl Machine {
                 Step::UnloadDriver { name, .. } => !seen.driver_loaded(name),
                 // One that has not begun is begun anew; of two at once one does nothing.
                 Step::LoadDriver { name, vfs, .. } => {
-                    !seen.driver_loaded(name) || vfs.iter().all(|(pf, n)| seen.has_vfs(*pf, *n))
+                    let own = asked(parent, vfs);
+                    !seen.driver_loaded(name) || own.is_none_or(|(pf, n)| seen.has_vfs(pf, n))
                 }
                 Step::SetMode { device, mode, value, .. } => {
                     let device = ParentId::Pci(*device);

@@ -1,5 +1,6 @@
 //! Parents and their layouts: realising what was applied, applying what is new, and knowing when all is settled.
 
+use super::loads::loads_alone;
 use super::ops::Purpose;
 use super::{Machine, OpId, RequestId, Stored};
 use crate::execute::StepError;
@@ -54,6 +55,7 @@ impl Machine {
             self.forms_changed();
             self.remember_yielded();
         }
+        self.end_loads();
         self.end_unsure();
         self.guess_what_was_lost(&before);
         if !self.observed {
@@ -140,10 +142,11 @@ impl Machine {
             return;
         }
         for (parent, layout) in self.layouts.clone() {
-            if self.durable.quarantines.contains_key(&parent) || self.reshaping(&parent) {
+            if self.reshaping(&parent) {
                 continue;
             }
-            let repair = self.repair_is_due(&parent);
+            let quarantined = self.durable.quarantines.contains_key(&parent);
+            let repair = !quarantined && self.repair_is_due(&parent);
             let repaired =
                 repair.then(|| self.steps_to(&parent, &self.layouts, true).ok()).flatten();
             if repaired.is_some() {
@@ -151,20 +154,13 @@ impl Machine {
             }
             let steps = repaired.map_or_else(|| self.steps_to(&parent, &self.layouts, false), Ok);
             match steps {
-                Ok(steps) if steps.is_empty() => self.expect(&parent, &layout),
-                Ok(steps) => {
-                    let parents = self.disturbed(&parent, &steps);
-                    let kept_back = |p: &ParentId| {
-                        self.durable.quarantines.contains_key(p)
-                            || self.reshaping(p)
-                            || self.parking(p)
-                    };
-                    if parents.iter().any(kept_back) {
-                        continue;
-                    }
-                    let request = self.who_applied(&parents);
-                    self.start_op(Purpose::Layout { parents, request }, steps);
+                // One of them has the steps of all.
+                Ok(steps) if quarantined && loads_alone(&steps) => {
+                    self.begin_layout(&parent, steps);
                 }
+                _ if quarantined => {}
+                Ok(steps) if steps.is_empty() => self.expect(&parent, &layout),
+                Ok(steps) => self.begin_layout(&parent, steps),
                 Err(refusal) => self.quarantine(parent, refusal),
             }
         }
@@ -273,7 +269,7 @@ impl Machine {
         &mut self,
         parents: &BTreeSet<ParentId>,
         request: Option<RequestId>,
-        result: Result<(), Refusal>,
+        result: Result<(), (BTreeSet<ParentId>, Refusal)>,
     ) {
         for parent in parents {
             self.run.pending.remove(parent);
@@ -285,7 +281,7 @@ impl Machine {
                     self.note("parent", parent, "has its layout");
                 }
             }
-            Err(refusal) => {
+            Err((parents, refusal)) => {
                 // A device that left in mid-step is not at fault; it is tried again when it returns, as one is whose driver
                 // left. Nor is one that somebody holds; but without a person who is told, it would be tried again and again.
                 let repair = parents.iter().any(|parent| self.repairs.contains(parent));
@@ -297,7 +293,7 @@ impl Machine {
                         self.quarantine(parent.clone(), refusal.clone());
                     }
                 }
-                self.apply_failed(request, parents, refusal);
+                self.apply_failed(request, &parents, refusal);
             }
         }
     }
@@ -462,7 +458,9 @@ impl Machine {
         match (sriov, self.layouts.get(parent)) {
             (Some(sriov), Some(layout)) => {
                 let now = sriov.vfs.len();
-                let other = now != usize::from(layout.vfs.of(sriov.total));
+                // Of what its layout leaves out, its driver may have made some all the same.
+                let other = now != usize::from(layout.vfs.of(sriov.total))
+                    && !self.is_laid_out(parent, layout);
                 (now != 0 && other) || (!other && self.seen.other_modes(parent, &layout.modes))
             }
             (None, Some(layout)) => self.seen.other_modes(parent, &layout.modes),

@@ -1,5 +1,6 @@
 //! Operations: lists of steps under way, one step at a time each.
 
+use super::loads::at_fault;
 use super::{Effect, HookAnswer, Machine, OpId, RequestId, Stored, Timer};
 use crate::execute::{Meaning, Performed, StepError};
 use crate::hint;
@@ -359,6 +360,7 @@ impl Machine {
             }
             Purpose::Layout { parents, request } => {
                 self.ops.remove(&id);
+                let at_fault = at_fault(error, &parents);
                 let refusal = match error {
                     StepError::Held { .. }
                     | StepError::Mediated { .. }
@@ -382,10 +384,10 @@ impl Machine {
                         .unwrap_or_else(|| {
                             Refusal::new(Code::DeviceFailed, format!("cannot {step}"))
                                 .because(error.to_string())
-                                .hint(self.what_to_look_at(step, error, &parents))
+                                .hint(self.what_to_look_at(step, error, &at_fault))
                         }),
                 };
-                self.layout_done(&parents, request, Err(refusal));
+                self.layout_done(&parents, request, Err((at_fault, refusal)));
             }
         }
     }

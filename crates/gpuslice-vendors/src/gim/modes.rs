@@ -3,7 +3,7 @@
 //! parameters of the module. What the driver refuses it takes without an error.
 
 use super::models::{self, Legal};
-use super::{Pf, all};
+use super::{Pf, all, plan};
 use gpuslice_core::hint;
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::layout::Layout;
@@ -186,7 +186,8 @@ fn shared(
 ) -> Result<(), Refusal> {
     for other in hive(seen, pf) {
         let layout = layouts.get(&ParentId::Pci(other));
-        if layout.and_then(|layout| layout.modes.get(&mode)) == Some(value) {
+        // Of what is left out nothing is asked.
+        if layout.is_some_and(|l| plan::leaves_out(l) || l.modes.get(&mode) == Some(value)) {
             continue;
         }
         let address = pf.address;

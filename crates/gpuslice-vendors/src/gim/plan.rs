@@ -5,9 +5,9 @@ use crate::sriov::{binds, bound};
 use gpuslice_core::execute::CONFIG_MARK;
 use gpuslice_core::hint;
 use gpuslice_core::ids::{ParentId, PciAddress};
-use gpuslice_core::layout::Layout;
+use gpuslice_core::layout::{Layout, VfCount};
 use gpuslice_core::mechanism::Layouts;
-use gpuslice_core::mend::let_go;
+use gpuslice_core::mend::{let_go, take_out};
 use gpuslice_core::observation::{Observation, is_vfio};
 use gpuslice_core::plan::Step;
 use gpuslice_core::refusal::{Code, Hint, Refusal};
@@ -43,6 +43,10 @@ pub(super) fn layout_steps(
     if !reshape && !loaded && options.is_none() && own.function.driver.is_none() {
         return Ok(Vec::new());
     }
+    if leaves_out(layout) {
+        let others = all(seen).filter_map(|pf| layouts.get(&ParentId::Pci(pf.address)));
+        return left_out(&own, layout, others).map(|()| Vec::new());
+    }
     possible(&own, layout)?;
     let layout_of = |pf: &Pf<'_>| layouts.get(&ParentId::Pci(pf.address));
     let wanted = |pf: &Pf<'_>| {
@@ -64,8 +68,11 @@ pub(super) fn layout_steps(
     let first = all(seen).find(|pf| wanted(pf).is_some());
     let speaks = first.is_some_and(|first| first.address == own.address);
     // The driver makes one VF at least of every GPU it has.
+    let fewest = |pf: &Pf<'_>| {
+        if layout_of(pf).is_some_and(leaves_out) { 1 } else { now(pf).max(1) }
+    };
     let counts: Vec<(Pf<'_>, u16)> =
-        all(seen).map(|pf| (pf, wanted(&pf).unwrap_or_else(|| now(&pf).max(1)))).collect();
+        all(seen).map(|pf| (pf, wanted(&pf).unwrap_or_else(|| fewest(&pf)))).collect();
     if !anew {
         let mut steps = Vec::new();
         if reshape {
@@ -86,7 +93,12 @@ pub(super) fn layout_steps(
     if loaded {
         used_by_host(seen)?;
     }
-    let mut steps = reload(&counts, parameters, loaded, options, |pf| wanted(pf).is_some());
+    // Whether it takes a GPU that it never had, and that no layout asks for, is its own affair.
+    let judged = |pf: &Pf<'_>| match layout_of(pf) {
+        Some(layout) if leaves_out(layout) => false,
+        _ => wanted(pf).is_some() || pf.has_driver(DRIVER),
+    };
+    let mut steps = reload(&counts, parameters, loaded, options, judged);
     steps.extend(all(seen).flat_map(|pf| modes::steps(seen, &pf, layouts, true)));
     Ok(steps)
 }
@@ -129,7 +141,7 @@ fn reload(
     others: BTreeMap<String, String>,
     loaded: bool,
     options: Option<&str>,
-    has_layout: impl Fn(&Pf<'_>) -> bool,
+    judged: impl Fn(&Pf<'_>) -> bool,
 ) -> Vec<Step> {
     let (value, content) = written(counts, &others);
     let mut steps = Vec::new();
@@ -143,12 +155,8 @@ fn reload(
         let nodes = NODES.iter().map(|node| (*node).to_owned()).collect();
         steps.push(Step::UnloadDriver { name: name.clone(), nodes });
     }
-    // Whether it takes a GPU that it never had, and that no layout asks for, is its own affair.
-    let vfs: BTreeMap<PciAddress, u16> = counts
-        .iter()
-        .filter(|(pf, _)| has_layout(pf) || pf.has_driver(DRIVER))
-        .map(|(pf, n)| (pf.address, *n))
-        .collect();
+    let vfs: BTreeMap<PciAddress, u16> =
+        counts.iter().filter(|(pf, _)| judged(pf)).map(|(pf, n)| (pf.address, *n)).collect();
     let refusals = REFUSALS.map(str::to_owned).to_vec();
     let parameter = PARAMETER.to_owned();
     steps.push(Step::LoadDriver { name, parameter, value, others, refusals, vfs });
@@ -157,6 +165,26 @@ fn reload(
 
 fn now(pf: &Pf<'_>) -> u16 {
     u16::try_from(pf.sriov.vfs.len()).unwrap_or(u16::MAX)
+}
+
+/// The driver makes VFs of every GPU it has, or fails to. Of one that is left out nothing is asked, and what it makes of it is
+/// given to nobody.
+pub(super) fn leaves_out(layout: &Layout) -> bool {
+    layout.vfs == VfCount::Exactly(0)
+}
+
+/// Where all are left out the module would be loaded for none.
+fn left_out<'a>(
+    pf: &Pf<'_>,
+    layout: &Layout,
+    mut others: impl Iterator<Item = &'a Layout>,
+) -> Result<(), Refusal> {
+    let address = pf.address;
+    if let Some(mode) = layout.modes.keys().next() {
+        let message = format!("{address} is left out, and its layout sets {mode}");
+        return Err(Refusal::new(Code::BadConfig, message).hint(take_out(mode, address)));
+    }
+    if others.all(leaves_out) { possible(pf, layout) } else { Ok(()) }
 }
 
 /// More VFs than the GPU can have and the driver gives it none, and forgets its own settings.
@@ -194,9 +222,10 @@ fn used_by_host(seen: &Observation) -> Result<(), Refusal> {
 
 pub(super) fn realised(seen: &Observation, parent: &ParentId, layout: &Layout) -> bool {
     pf(seen, parent).is_some_and(|pf| {
-        pf.has_driver(DRIVER)
-            && now(&pf) == layout.vfs.of(pf.sriov.total)
-            && bound(seen, pf.sriov, layout)
-            && !read::modes_untold(seen, pf.address)
+        leaves_out(layout)
+            || pf.has_driver(DRIVER)
+                && now(&pf) == layout.vfs.of(pf.sriov.total)
+                && bound(seen, pf.sriov, layout)
+                && !read::modes_untold(seen, pf.address)
     })
 }

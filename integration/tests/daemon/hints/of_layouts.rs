@@ -32,6 +32,27 @@ pub fn numbers_that_gim_cannot_make(code: Code) {
     cannot_be(code, "mi300x-8", &layout(9), "set vfs to 1 to 8 for", &layout(8));
 }
 
+pub fn a_gpu_that_gim_cannot_initialise(code: Code) {
+    // A driver that is done with its GPUs when its load returns.
+    let text = std::fs::read_to_string(example("mi300x-8")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let host = folder.path().join("host.toml");
+    std::fs::write(&host, text.replace("init_ms = 200", "init_ms = 0")).unwrap();
+    let mut person = Person::at(host.to_str().unwrap(), "", 0);
+    let enable = json!({"pf": "0000:5c:00.0", "nth": 1, "times": 1000, "errno": 12});
+    person.host.outside(&json!({"do": "fault", "fault": {"enable": enable}}));
+    let layout = of_kind("1002:74a1", "vfs = 8");
+    person.host.configure(&layout);
+    person.mends_by(code, "gpuslice apply", 1, &mut |person, what| {
+        let told = "set vfs to 0 for 0000:5c:00.0 in a [[gpu]] of its own before ";
+        let before = what.strip_prefix(told);
+        assert!(before.is_some_and(|rule| rule.ends_with("gpuslice.toml:1")), "{what}");
+        let out = "[[gpu]]\nmatch = { address = \"0000:5c:00.0\" }\nlayout = { vfs = 0 }\n";
+        person.host.configure(&format!("{out}{layout}"));
+    });
+    assert_eq!(person.host.column("slices", "state"), ["free"; 56]);
+}
+
 pub fn a_policy_that_gim_does_not_have(code: Code) {
     let layout = |one: u8| of_kind("1002:74a1", &format!("vfs = 1, scheduler = {one}"));
     cannot_be(

@@ -1,0 +1,95 @@
+//! Loads of a driver. One is for all its devices, and each of them gets its VFs, or not, by itself.
+
+use super::Machine;
+use super::ops::{Purpose, Turn};
+use crate::execute::StepError;
+use crate::ids::{ParentId, PciAddress};
+use crate::plan::Step;
+use crate::refusal::Code;
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Machine {
+    /// Begins what brings a parent to its layout, unless something keeps one that goes with it back.
+    pub(super) fn begin_layout(&mut self, parent: &ParentId, mut steps: Vec<Step>) {
+        let mut parents = self.disturbed(parent, &steps);
+        if loads_alone(&steps) {
+            self.leave_out_faulty(&mut parents, &mut steps);
+        }
+        let kept_back = |p: &ParentId| {
+            self.durable.quarantines.contains_key(p) || self.reshaping(p) || self.parking(p)
+        };
+        let asked = parents.iter().any(|p| self.layouts.contains_key(p));
+        if asked && !parents.iter().any(kept_back) {
+            let request = self.who_applied(&parents);
+            self.start_op(Purpose::Layout { parents, request }, steps);
+        }
+    }
+
+    /// A device with a fault keeps a load from none of the others, after a boot say, and nothing is asked of it. One in whose
+    /// kernel a write sleeps does.
+    fn leave_out_faulty(&self, parents: &mut BTreeSet<ParentId>, steps: &mut Vec<Step>) {
+        let faulty = |parent: &ParentId| {
+            let why = self.durable.quarantines.get(parent);
+            why.is_some_and(|why| why.code != Code::DeviceStuck)
+        };
+        parents.retain(|parent| !faulty(parent));
+        steps.retain(|step| match step {
+            Step::SetAutoprobe { pf, .. } => !faulty(&ParentId::Pci(*pf)),
+            _ => !step.disturbs().any(|parent| faulty(&parent)),
+        });
+        for step in steps {
+            if let Step::LoadDriver { vfs, .. } = step {
+                vfs.retain(|pf, _| !faulty(&ParentId::Pci(*pf)));
+            }
+        }
+    }
+
+    /// A load that goes on for the sake of others is over for a device that has its VFs, when nothing follows.
+    pub(super) fn end_loads(&mut self) {
+        let mut over = Vec::new();
+        for op in self.ops.values_mut().filter(|op| op.turn == Turn::Has && op.steps.len() == 1) {
+            let (Purpose::Layout { parents, .. }, Some(Step::LoadDriver { vfs, .. })) =
+                (&mut op.purpose, op.steps.front())
+            else {
+                continue;
+            };
+            let has = |parent: &ParentId| {
+                let pf = asked(parent, vfs);
+                pf.is_some_and(|(pf, count)| self.seen.has_vfs(pf, count))
+            };
+            let (done, left): (BTreeSet<_>, BTreeSet<_>) =
+                std::mem::take(parents).into_iter().partition(has);
+            // With the last of them it ends by itself.
+            *parents = if left.is_empty() { done.clone() } else { left };
+            over.extend(done.into_iter().filter(|parent| !parents.contains(parent)));
+        }
+        for parent in over {
+            self.run.pending.remove(&parent);
+            self.persist(super::Stored::Runtime);
+            self.note("parent", &parent, "has its layout");
+        }
+    }
+}
+
+/// What a load makes of a device.
+pub(super) fn asked(
+    parent: &ParentId,
+    vfs: &BTreeMap<PciAddress, u16>,
+) -> Option<(PciAddress, u16)> {
+    let pf = parent.pci()?;
+    Some((pf, *vfs.get(&pf)?))
+}
+
+/// Whether a driver is loaded, and nothing that it had before goes.
+pub(super) fn loads_alone(steps: &[Step]) -> bool {
+    let unloads = |step: &Step| matches!(step, Step::UnloadDriver { .. });
+    steps.iter().any(Step::of_driver) && !steps.iter().any(unloads)
+}
+
+/// Those of its parents that are to blame for a step that failed.
+pub(super) fn at_fault(error: &StepError, parents: &BTreeSet<ParentId>) -> BTreeSet<ParentId> {
+    let StepError::Short { short, .. } = error else { return parents.clone() };
+    let short: BTreeSet<ParentId> = short.iter().map(|pf| ParentId::Pci(*pf)).collect();
+    let of_them: BTreeSet<ParentId> = parents.intersection(&short).cloned().collect();
+    if of_them.is_empty() { parents.clone() } else { of_them }
+}
