@@ -315,7 +315,7 @@ impl Step {
             Self::LoadModule { .. } => 30_000,
             // Its devices go one by one, a second and more for each.
             Self::UnloadDriver { .. } => 120_000,
-            // It returns at once, and initialises each device in its own time: firmware, training of links.
+            // It initialises each device in its own time (firmware, training of links), and some return only then.
             Self::LoadDriver { .. } => 300_000,
             // The device is reset, and with it those it is linked to.
             Self::SetMode { .. } => 180_000,

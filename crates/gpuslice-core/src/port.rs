@@ -141,6 +141,14 @@ pub trait HostWrite: HostRead {
     /// `ENOENT` when there is no such module, else what the kernel said.
     fn load_module(&mut self, name: &str) -> Result<(), Errno>;
 
+    /// The same of a driver that initialises its devices before its load returns: however long that takes.
+    ///
+    /// # Errors
+    /// The same.
+    fn load_driver(&mut self, name: &str) -> Result<(), Errno> {
+        self.load_module(name)
+    }
+
     /// Unloads a kernel module (`modprobe -r`). May sleep in the kernel for as long as a device is in use.
     ///
     /// # Errors

@@ -181,7 +181,11 @@ impl HostWrite for SysHost {
     }
 
     fn load_module(&mut self, name: &str) -> Result<(), Errno> {
-        module::load(self, name)
+        module::load(self, name, module::DEADLINE)
+    }
+
+    fn load_driver(&mut self, name: &str) -> Result<(), Errno> {
+        module::load(self, name, tool::NEVER)
     }
 
     fn unload_module(&mut self, name: &str) -> Result<Written, Errno> {

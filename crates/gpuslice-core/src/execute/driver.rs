@@ -91,7 +91,7 @@ pub(super) fn load(
         return Ok(if is_so == Performed::Changed { Performed::Already } else { is_so });
     }
     let before = kernel_log::newest(host);
-    host.load_module(name).map_err(failed(format!("load module {name}")))?;
+    host.load_driver(name).map_err(failed(format!("load module {name}")))?;
     match check_loaded(host, name, parameter, vfs)? {
         // A driver that waits for its devices has said by now of each that failed; of another some are still to come.
         Performed::NotYet => {

@@ -18,7 +18,7 @@ use gpuslice_host::{KernelLog, SysHost, boot, child};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::RwLock;
@@ -265,6 +265,7 @@ async fn wait_for_writer(host: &SysHost, parent: ParentId, step: Step, handle: &
 }
 
 async fn perform(host: &SysHost, step: Step) -> Result<Performed, StepError> {
+    let began = Instant::now();
     let done = if step.can_block() {
         in_child(host, &step).await
     } else {
@@ -273,7 +274,7 @@ async fn perform(host: &SysHost, step: Step) -> Result<Performed, StepError> {
         done.unwrap_or(Ok(Performed::NotYet))
     };
     match done {
-        Ok(Performed::NotYet | Performed::Blocked) => until_so(host, &step).await,
+        Ok(Performed::NotYet | Performed::Blocked) => until_so(host, &step, began.elapsed()).await,
         other => other,
     }
 }
@@ -297,8 +298,10 @@ async fn in_child(host: &SysHost, step: &Step) -> Result<Performed, StepError> {
     }
 }
 
-async fn until_so(host: &SysHost, step: &Step) -> Result<Performed, StepError> {
-    let mut patience = step.patience_ms().unwrap_or(0);
+/// The write itself has taken some of its time.
+async fn until_so(host: &SysHost, step: &Step, took: Duration) -> Result<Performed, StepError> {
+    let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    let mut patience = step.patience_ms().unwrap_or(0).saturating_sub(took);
     let mut pauses = LOOKS_MS.into_iter();
     while let Some(pause) = pauses.next().or_else(|| (patience > 0).then_some(LAST_PAUSE_MS)) {
         match look(host, step).await? {
