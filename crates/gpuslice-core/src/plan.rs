@@ -332,14 +332,6 @@ impl Step {
             .then(|| self.deadline_ms() - 30_000)
     }
 
-    /// Under which name the kernel's log tells of it: a driver's, or the device's.
-    pub fn named_in_kernel_log(&self, parents: &BTreeSet<ParentId>) -> String {
-        match self {
-            Self::UnloadDriver { name, .. } | Self::LoadDriver { name, .. } => name.clone(),
-            _ => parents.first().map(ToString::to_string).unwrap_or_default(),
-        }
-    }
-
     /// The slice the step changes, if it changes one.
     pub fn slice(&self) -> Option<SliceId> {
         match self {

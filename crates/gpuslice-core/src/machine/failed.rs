@@ -43,13 +43,27 @@ impl Machine {
             }
             _ => self
                 .mends_count(step, error)
-                .unwrap_or_else(|| hint!("dmesg | grep {}", step.named_in_kernel_log(parents))),
+                .unwrap_or_else(|| hint!("dmesg | grep {}", self.named_in_log(step, parents))),
         };
         let mends = hint!("{}; then {}", look, again);
         match self.leave_out(step, error) {
             Some(edit) => hint!("{}; or {}", mends, edit),
             None => mends,
         }
+    }
+
+    /// Under which name the kernel's log tells of a step: the device's, unless its driver has words of its own for it, in which it
+    /// writes addresses as it likes.
+    fn named_in_log(&self, step: &Step, parents: &BTreeSet<ParentId>) -> String {
+        let driver = match step {
+            Step::UnloadDriver { name, .. } | Step::LoadDriver { name, .. } => Some(name),
+            Step::SetMode { device, refusals, .. } if !refusals.is_empty() => {
+                self.seen.functions.get(device).and_then(|function| function.driver.as_ref())
+            }
+            _ => None,
+        };
+        let device = || parents.first().map(ToString::to_string);
+        driver.cloned().or_else(device).unwrap_or_default()
     }
 
     /// Has the next load ask nothing of the devices that got nothing of this one, so that nobody who uses the others is in its
