@@ -45,6 +45,8 @@ pub struct Observation {
 pub struct DriverState {
     /// Its module is in the kernel, also while it comes or goes.
     pub loaded: bool,
+    /// It is not, and was in this boot, until somebody unloaded it. That is remembered, and not read.
+    pub unloaded: bool,
     /// The file of options that gpuslice wrote for it.
     pub options: Option<String>,
     /// Options that others gave it in files of their own, as far as a mechanism looks at them.

@@ -195,6 +195,9 @@ pub struct Runtime {
     /// VFs whose VM ended while it began to use them; of no use before all VFs of their device are made anew.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub wedged: BTreeSet<PciAddress>,
+    /// Drivers that were seen in the kernel in this boot, and that no step of ours has unloaded since.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub loaded: BTreeSet<String>,
 }
 
 /// A start that was refused and is made up for.
@@ -277,6 +280,7 @@ impl Runtime {
             accounted: BTreeSet::new(),
             lost: None,
             wedged: BTreeSet::new(),
+            loaded: BTreeSet::new(),
         }
     }
 }

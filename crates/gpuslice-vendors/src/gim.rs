@@ -143,15 +143,18 @@ impl Mechanism for Gim {
         plan::realised(seen, parent, layout)
     }
 
-    /// It makes its VFs beside its load, in no time or never, and stays bound to a GPU that it could not initialise.
+    /// It makes its VFs beside its load, in no time or never, and stays bound to a GPU that it could not initialise. Before it
+    /// is loaded, no probe gives it a GPU.
     fn lacks(&self, seen: &Observation, parent: &ParentId) -> Option<String> {
-        let without =
-            pf(seen, parent).filter(|pf| pf.has_driver(DRIVER) && pf.sriov.vfs.is_empty());
-        without.map(|_| {
-            format!(
+        let pf = pf(seen, parent)?;
+        if pf.has_driver(DRIVER) && pf.sriov.vfs.is_empty() {
+            return Some(format!(
                 "{DRIVER} has it and has made no VFs: dmesg | grep {DRIVER}; then gpuslice apply"
-            )
-        })
+            ));
+        }
+        let state = state(seen).filter(|state| !state.loaded && pf.function.driver.is_none())?;
+        let is = if state.unloaded { "was unloaded" } else { "is not loaded" };
+        Some(format!("{DRIVER} {is}: gpuslice apply"))
     }
 
     /// A VF that is there is like any other.

@@ -1,4 +1,4 @@
-//! A driver that the kernel does not unload: something uses it, and nothing was changed.
+//! Unloads of a driver: one that the kernel does not do, since something uses it, and one that a person did.
 
 use super::*;
 
@@ -16,6 +16,42 @@ fn free(driver: &mut Driver) -> u32 {
         Answer::Profiles { rows } => rows.iter().map(|row| row.free).sum(),
         other => panic!("{other:?}"),
     }
+}
+
+/// By hand, to exchange it or what the GPUs run with.
+fn unload(driver: &mut Driver) {
+    driver.kernel.unload_module("gim").unwrap();
+    driver.kernel.settle();
+    driver.wake_up().unwrap();
+}
+
+#[test]
+fn what_a_person_unloads_is_loaded_when_a_person_says_so() {
+    let mut driver = applied();
+    unload(&mut driver);
+    for _ in 0..2 {
+        driver.advance(60_000).unwrap();
+        assert_eq!(counts(&driver), [0; 8]);
+        let reason = "gim was unloaded: gpuslice apply".to_owned();
+        assert_eq!(states(&mut driver), vec![("waiting".to_owned(), Some(reason)); 8]);
+        // Also by the next daemon.
+        driver.restart().unwrap();
+    }
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(counts(&driver), [8; 8]);
+    unload(&mut driver);
+    driver.kernel.reboot();
+    driver.kernel.settle();
+    driver.restart().unwrap();
+    driver.advance(60_000).unwrap();
+    assert_eq!(counts(&driver), [8; 8]);
+}
+
+#[test]
+fn before_the_driver_is_loaded_each_gpu_says_what_loads_it() {
+    let mut driver = Driver::new(&hive(), LAYOUT).unwrap();
+    let reason = "gim is not loaded: gpuslice apply".to_owned();
+    assert_eq!(states(&mut driver), vec![("waiting".to_owned(), Some(reason)); 8]);
 }
 
 #[test]

@@ -3,7 +3,6 @@
 use super::Machine;
 use crate::ids::{ClaimKey, MdevTypeId, ParentId, ProfileName, SliceId};
 use crate::mechanism::Offer;
-use crate::mend;
 use crate::observation::{Function, Vf};
 use crate::refusal::{Code, Refusal};
 use crate::request::{Answer, ClaimRow, ParentRow, SliceRow, StatusRow};
@@ -189,8 +188,6 @@ impl Machine {
                         let reason = reason.or_else(|| self.comes_later(parent, layout));
                         ("ok", reason.or_else(|| unparked.cloned()))
                     }
-                    // Whoever took it off may have meant to: only a person gives it back.
-                    Some(f) if f.driver.is_none() => ("waiting", Some(mend::bare(parent))),
                     _ => ("waiting", self.lacking(parent)),
                 }
             }

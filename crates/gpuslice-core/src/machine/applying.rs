@@ -7,7 +7,6 @@ use crate::hint;
 use crate::ids::{ParentId, PciAddress, SliceId};
 use crate::layout::Rule;
 use crate::mechanism::Layouts;
-use crate::mend;
 use crate::observation::{Vf, is_vfio};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
@@ -200,12 +199,7 @@ impl Machine {
         if self.drifted(parent) {
             return Some(short.hint(hint!("gpuslice apply")));
         }
-        let lacks = if self.without_driver(parent) {
-            Some(mend::bare(parent))
-        } else {
-            self.lacking(parent)
-        };
-        let short = lacks.into_iter().fold(short, Refusal::because);
+        let short = self.lacking(parent).into_iter().fold(short, Refusal::because);
         Some(short.hint(hint!("gpuslice wait --settled")))
     }
 }

@@ -35,6 +35,7 @@ impl Machine {
         let before = std::mem::replace(&mut self.seen, seen);
         self.remember_types(&before);
         self.overlay_wedged();
+        self.overlay_unloaded();
         if slices_changed {
             self.park_failed.clear();
         }
@@ -220,9 +221,11 @@ impl Machine {
         }
     }
 
-    /// What a parent that is not as its layout says lacks, as far as its mechanism can tell.
+    /// What a parent that is not as its layout says lacks, as far as its mechanism can tell. Whoever took it off its driver may
+    /// have meant to: only a person gives it back.
     pub(super) fn lacking(&self, parent: &ParentId) -> Option<String> {
-        self.mechanism(parent)?.lacks(&self.seen, parent)
+        let lacks = self.mechanism(parent).and_then(|m| m.lacks(&self.seen, parent));
+        lacks.or_else(|| self.without_driver(parent).then(|| mend::bare(parent)))
     }
 
     pub(super) fn without_driver(&self, parent: &ParentId) -> bool {

@@ -1,7 +1,7 @@
 //! Loads of a driver. One is for all its devices, and each of them gets its VFs, or not, by itself.
 
-use super::Machine;
 use super::ops::{Purpose, Turn};
+use super::{Machine, Stored};
 use crate::execute::StepError;
 use crate::ids::{ParentId, PciAddress};
 use crate::plan::Step;
@@ -44,6 +44,19 @@ impl Machine {
         }
     }
 
+    /// What a reading does not show. A driver that a person has unloaded is not loaded before a person says so: somebody may be
+    /// about to exchange it. One that a step of ours unloads is on its way back.
+    pub(super) fn overlay_unloaded(&mut self) {
+        let going: BTreeSet<&str> = self.run.pending.values().filter_map(unloads).collect();
+        for (name, state) in &mut self.seen.drivers {
+            let comes = state.loaded && !going.contains(*name);
+            if comes && self.run.loaded.insert((*name).to_owned()) {
+                self.dirty.insert(Stored::Runtime);
+            }
+            state.unloaded = !state.loaded && self.run.loaded.contains(*name);
+        }
+    }
+
     /// A load that goes on for the sake of others is over for a device that has its VFs, when nothing follows.
     pub(super) fn end_loads(&mut self) {
         let mut over = Vec::new();
@@ -65,7 +78,7 @@ impl Machine {
         }
         for parent in over {
             self.run.pending.remove(&parent);
-            self.persist(super::Stored::Runtime);
+            self.persist(Stored::Runtime);
             self.note("parent", &parent, "has its layout");
         }
     }
@@ -82,8 +95,14 @@ pub(super) fn asked(
 
 /// Whether a driver is loaded, and nothing that it had before goes.
 pub(super) fn loads_alone(steps: &[Step]) -> bool {
-    let unloads = |step: &Step| matches!(step, Step::UnloadDriver { .. });
-    steps.iter().any(Step::of_driver) && !steps.iter().any(unloads)
+    steps.iter().any(Step::of_driver) && !steps.iter().any(|step| unloads(step).is_some())
+}
+
+fn unloads(step: &Step) -> Option<&str> {
+    match step {
+        Step::UnloadDriver { name, .. } => Some(name),
+        _ => None,
+    }
 }
 
 /// Those of its parents that are to blame for a step that failed.

@@ -155,6 +155,9 @@ impl Machine {
         if let Purpose::Layout { parents, .. } = &op.purpose {
             let pending = parents.iter().map(|parent| (parent.clone(), step.clone()));
             self.run.pending.extend(pending);
+            if let Step::UnloadDriver { name, .. } = &step {
+                self.run.loaded.remove(name);
+            }
             self.persist(Stored::Runtime);
         }
         self.set_turn(id, Turn::Has);

@@ -86,8 +86,10 @@ pub(super) fn layout_steps(
         steps.extend(binds(seen, own.sriov, layout));
         return Ok(steps);
     }
-    // A module that is loaded may be at work on its GPUs still. One that was never set up here is a person's to load.
-    if !speaks || (!reshape && (loaded || options.is_none())) {
+    // A module that is loaded may be at work on its GPUs still. One that was never set up here, or that a person has unloaded, is
+    // a person's to load.
+    let unloaded = state(seen).is_some_and(|state| state.unloaded);
+    if !speaks || (!reshape && (loaded || unloaded || options.is_none())) {
         return Ok(Vec::new());
     }
     if loaded {

@@ -100,6 +100,7 @@ pub(super) fn read(host: &dyn HostRead, answers: &mut Answers, seen: &mut Observ
     let others = answers.options(host, DRIVER);
     let state = DriverState {
         loaded: true,
+        unloaded: false,
         options,
         others,
         parameters: told.clone().map(Given::named).unwrap_or_default(),
