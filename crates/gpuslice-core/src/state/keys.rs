@@ -30,7 +30,7 @@ const RECORDED: (u32, &str) = (
      taken-over unknown\n\
      foreign: owner name\n\
      dirt: parent why held\n\
-     late_start: domain awaits\n\
+     late_start: domain awaits only\n\
      lost: looked hidden guessed asked\n\
      claim: owner_name request profile home pool reserve transient orphaned undefined last_refusal\n\
      request: name profile count same_fabric prefer_numa require_numa memory_min isolation_min parameters\n\
