@@ -115,7 +115,7 @@ fn commands() -> Vec<(Command, Json)> {
          json!({"answer": "domain", "devices": [], "refused": []})),
         (json!({"command": "domain-gone", "uuid": uuid}), done),
         (json!({"command": "agent-work"}),
-         json!({"answer": "agent-work", "look_again": [], "start": [uuid]})),
+         json!({"answer": "agent-work", "look_again": [], "start": [{"domain": uuid, "only": "marked"}]})),
     ]
     .map(|(asked, answer)| (command(asked), answer))
     .into()

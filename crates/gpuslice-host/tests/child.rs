@@ -214,6 +214,9 @@ fn what_another_user_calls_so_is_no_child() {
     let found = || child::find(&SysHost::new("/").unwrap(), &step.to_string()).unwrap().len();
     let while_it_runs = |command: &mut Command| {
         let mut child = command.spawn().unwrap();
+        // The kernel tells that it runs before it shows by which words.
+        let words = format!("/proc/{}/cmdline", child.id());
+        until("its words are shown", || !fs::read(&words).unwrap().is_empty());
         let found = found();
         child.kill().unwrap();
         child.wait().unwrap();

@@ -22,6 +22,10 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
     ),
     ("blacklist {} and let gim make VFs of it", "a boot with another driver"),
     (
+        "{}, which writes the scheduler that the next load of {} brings; reboot, and put it in again",
+        "a boot; see integration/tests/machine/scheduler.rs",
+    ),
+    (
         "install i915-sriov-dkms or Intel's own build of i915 (the kernel's makes no VFs), reboot, then gpuslice apply",
         "a boot with another driver",
     ),
