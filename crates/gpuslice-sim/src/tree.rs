@@ -3,6 +3,7 @@
 //! as in sysfs, so that whoever resolves them by himself arrives where the kernel would lead him.
 
 mod attributes;
+mod bridges;
 pub(crate) mod dump;
 mod entries;
 pub(crate) mod files;

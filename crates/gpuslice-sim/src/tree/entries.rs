@@ -1,9 +1,9 @@
 //! What each directory holds: by name, and as a list. Both answer from the same state, and a test walks the whole
 //! tree to hold them together.
 
+use super::bridges::{bridge_name, pf_of};
 use super::files::{DriverFile, FunctionFile, MdevFile, ProcessFile, TypeFile};
 use super::{Dir, FIXED, File, Fixed, Node};
-use crate::host_file::FunctionShape;
 use crate::kernel::binding::VFIO_PCI;
 use crate::kernel::function::{Function, Role};
 use crate::kernel::vendor::amdgpu::PartitionFile;
@@ -158,39 +158,10 @@ impl Kernel {
         files.map(|f| f.name().to_owned()).chain(bound).collect()
     }
 
-    fn bridge_names(&self) -> Vec<String> {
-        let mut bridges: Vec<String> =
-            self.host.functions.iter().map(|f| bridge_name(f.address)).collect();
-        bridges.sort();
-        bridges.dedup();
-        bridges.extend(["system", "virtual"].map(str::to_owned));
-        bridges
-    }
-
-    /// Slots with the functions in them; one has a slot whether its device is there or not.
-    fn slots(&self) -> impl Iterator<Item = (&str, PciAddress)> {
-        let first = |f: &&FunctionShape| f.address.function() == 0;
-        let functions = self.host.functions.iter().filter(first);
-        functions.filter_map(|f| Some((f.slot.as_deref()?, f.address)))
-    }
-
-    /// Which device a slot has.
-    pub(super) fn slot(&self, name: &str) -> Option<PciAddress> {
-        self.slots().find(|(slot, _)| *slot == name).map(|(_, address)| address)
-    }
-
     /// As many as the host's devices are on.
     fn nodes(&self) -> u32 {
         let of_devices = self.host.functions.iter().map(|f| f.numa_node);
         of_devices.filter_map(|node| u32::try_from(node).ok()).max().unwrap_or(0) + 1
-    }
-
-    fn bridge_functions(&self, domain: u32, bus: u8) -> Vec<String> {
-        let below = self.functions.iter().filter(|(address, function)| {
-            let top = pf_of(**address, function);
-            (top.domain(), top.bus()) == (domain, bus)
-        });
-        below.map(|(address, _)| address.to_string()).collect()
     }
 
     fn function_names(&self, address: PciAddress) -> Vec<String> {
@@ -581,17 +552,6 @@ fn member_name(member: &Member) -> String {
         Member::Pci(address) => address.to_string(),
         Member::Mdev(uuid) => uuid.to_string(),
     }
-}
-
-fn pf_of(address: PciAddress, function: &Function) -> PciAddress {
-    match function.role {
-        Role::Vf { pf, .. } => pf,
-        _ => address,
-    }
-}
-
-fn bridge_name(address: PciAddress) -> String {
-    format!("pci{:04x}:{:02x}", address.domain(), address.bus())
 }
 
 /// A number as the kernel prints it.
