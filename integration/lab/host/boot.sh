@@ -107,6 +107,11 @@ kill_qemu() {
 timer_lost() { grep -o 'timer handling issue on cpu=.*' "$run/share/out/$1.log" 2> /dev/null | sort | uniq -d | grep -q .; }
 lost_timers=0
 
+# clock_is_fast SECONDS CLOCK : an emulated CPU that had to wait while its counter was measured counts some times too fast from then
+# on, and nothing that is waited for comes in time. A guest's clock starts later than this host's look at it, never earlier.
+clock_is_fast() { awk -v real="$1" -v told="$2" 'BEGIN { exit !(told > real * 1.2 + 5) }'; }
+fast_clocks=0
+
 # boot LIMIT APPEND : one boot. Sets ended to done, again or dead.
 boot() {
   local limit=$1 append=$2 line part='' up=no name=boot from to from_mon to_mon started=$SECONDS job
@@ -142,7 +147,15 @@ boot() {
     fi
     line=$part$line part=''
     case $line in
-      up\ *) up=yes; say "guest is up after $((SECONDS - started)) s (its clock: ${line#up } s)" ;;
+      up\ *)
+        up=yes
+        say "guest is up after $((SECONDS - started)) s (its clock: ${line#up } s)"
+        if [ $fast_clocks -lt 5 ] && clock_is_fast $((SECONDS - started)) "${line#up }"; then
+          say "its clock is too fast: booting again"
+          fast_clocks=$((fast_clocks + 1)) ended=again
+          break
+        fi
+        ;;
       begin\ *) name=${line#begin } ; say "$name" ;;
       end\ 0) say "$name: passed"; result passed "$name" ;;
       end\ *) scenario_failed "$name" ;;
