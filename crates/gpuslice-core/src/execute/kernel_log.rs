@@ -90,7 +90,7 @@ pub(super) fn refusing_line(
     after: Option<u64>,
     words: &[String],
 ) -> Option<String> {
-    refusing_lines(host, after, words).into_iter().next()
+    first(&since(host, after), words)
 }
 
 /// The lines after a record that have one of these words.

@@ -189,9 +189,7 @@ impl Machine {
         let owner = Owner::Domain(uuid);
         self.look_again.remove(&uuid);
         self.forget_start_later(uuid);
-        self.told_to_start.remove(&uuid);
-        self.mended_once.remove(&uuid);
-        self.coming_in.remove(&uuid);
+        self.start_is_over(uuid);
         let mut news = false;
         for (_, claim) in self.durable.claims.iter_mut().filter(|(key, _)| key.owner == owner) {
             news |= !claim.orphaned && !claim.undefined;

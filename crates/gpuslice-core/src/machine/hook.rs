@@ -1,6 +1,7 @@
 //! What libvirt's hook asks: slices for a start, their return after a stop.
 
 use super::agent::Moved;
+use super::awaited::Needed;
 use super::ops::Purpose;
 use super::plug::carries;
 use super::ready;
@@ -117,11 +118,8 @@ impl Machine {
 
     pub(super) fn refuse_start(&mut self, request: RequestId, domain: &Domain, refusal: Refusal) {
         self.put_off.remove(&request);
-        let came_in = self.coming_in.remove(&domain.uuid);
-        if refusal.code == Code::NotSettled {
-            self.make_up_for(domain.uuid, self.needs_of(domain), came_in);
-        }
-        let refusal = self.remember_refusal(domain.uuid, &domain.name, refusal, came_in.is_some());
+        let needs = |machine: &Self| machine.needs_of(domain);
+        let refusal = self.remember_refusal(domain.uuid, &domain.name, refusal, needs);
         self.push(Effect::AnswerHook { request, answer: HookAnswer::Refuse(refusal) });
     }
 
@@ -240,11 +238,8 @@ impl Machine {
         }
         let refusal = match claim {
             Some(key @ ClaimKey { owner: Owner::Domain(uuid), .. }) => {
-                let came_in = self.coming_in.remove(&uuid);
-                if refusal.code == Code::NotSettled {
-                    self.make_up_for(uuid, self.needs_of_claims(uuid), came_in);
-                }
-                self.remember_refusal(uuid, &self.owner_name(&key), refusal, came_in.is_some())
+                let needs = |machine: &Self| machine.needs_of_claims(uuid);
+                self.remember_refusal(uuid, &self.owner_name(&key), refusal, needs)
             }
             _ => refusal,
         };
@@ -301,9 +296,7 @@ impl Machine {
     }
 
     pub(super) fn on_started(&mut self, domain: &Domain) {
-        self.told_to_start.remove(&domain.uuid);
-        self.mended_once.remove(&domain.uuid);
-        self.coming_in.remove(&domain.uuid);
+        self.start_is_over(domain.uuid);
         let owner = Owner::Domain(domain.uuid);
         self.record_foreign(domain, &owner, true);
         let started: Vec<SliceId> = self
@@ -331,8 +324,12 @@ impl Machine {
         domain: Uuid,
         name: &str,
         mut refusal: Refusal,
-        came_in: bool,
+        needs: impl FnOnce(&Self) -> BTreeSet<Needed>,
     ) -> Refusal {
+        let came_in = self.coming_in.remove(&domain);
+        if refusal.code == Code::NotSettled {
+            self.make_up_for(domain, needs(self), came_in);
+        }
         let text = format!("start of {name} refused: {refusal}");
         self.push(Effect::Log { warning: true, text });
         let owner = Owner::Domain(domain);
@@ -368,7 +365,7 @@ impl Machine {
             let rewritten =
                 matches!(refusal.code, Code::ClaimCopied | Code::NotInXml | Code::Taken);
             let mended = matches!(moved, Moved::Free) || rewritten && matches!(moved, Moved::Not);
-            if mended && !came_in {
+            if mended && came_in.is_none() {
                 self.start_when_mended(domain);
             }
         }

@@ -77,6 +77,13 @@ impl Machine {
         }
     }
 
+    /// It runs, or there is none to run: the next start counts anew.
+    pub(super) fn start_is_over(&mut self, domain: Uuid) {
+        self.told_to_start.remove(&domain);
+        self.mended_once.remove(&domain);
+        self.coming_in.remove(&domain);
+    }
+
     /// After a start of the daemon, which remembers what was refused but not since when.
     pub(super) fn wait_to_start_later(&mut self) {
         let late: Vec<Uuid> = self.run.start_later.iter().map(|late| late.domain).collect();
