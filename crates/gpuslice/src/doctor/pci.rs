@@ -92,6 +92,10 @@ fn device(tree: &Tree, address: String) -> Option<Device> {
         lines.get(IOV_LINES).unwrap_or_default().iter().map(|(start, _)| *start).collect();
     let total_vfs = tree.text(&path("sriov_totalvfs")).and_then(|text| text.parse().ok());
     let mdevs = tree.exists(&path("mdev_supported_types"));
+    let below = match total_vfs.is_some() || mdevs {
+        true => tree.names(&format!("{DEVICES}/{address}")),
+        false => Vec::new(),
+    };
     Some(Device {
         vendor: id("vendor")?,
         device: id("device")?,
@@ -99,29 +103,20 @@ fn device(tree: &Tree, address: String) -> Option<Device> {
         driver: tree.link_name(&path("driver")),
         group: tree.link_name(&path("iommu_group")),
         // Not sriov_numvfs: where taking VFs away waits for ever, so does who reads it.
-        vfs: total_vfs.map_or(0, |_| count_vfs(tree, &address)),
+        vfs: total_vfs
+            .map_or(0, |_| below.iter().filter(|name| name.starts_with("virtfn")).count()),
         total_vfs,
         autoprobe: tree.text(&path("sriov_drivers_autoprobe")).as_deref() == Some("1"),
         pf: tree.link_name(&path("physfn")),
         no_vf_bars: !iov.is_empty() && iov.iter().all(|start| *start == 0),
         mdevs,
-        has_mdevs: mdevs && has_mdevs(tree, &address),
+        // By their UUIDs.
+        has_mdevs: mdevs && below.iter().any(|name| name.parse::<MdevUuid>().is_ok()),
         bars: lines.iter().take(6).map(|(start, end)| size(*start, *end)).sum(),
         typed: tree.exists(&path("nvidia/current_vgpu_type")),
         subsystem: id("subsystem_vendor").zip(id("subsystem_device")),
         address,
     })
-}
-
-fn count_vfs(tree: &Tree, pf: &str) -> usize {
-    let names = tree.names(&format!("{DEVICES}/{pf}"));
-    names.iter().filter(|name| name.starts_with("virtfn")).count()
-}
-
-/// They lie below their parent, by their UUIDs.
-fn has_mdevs(tree: &Tree, parent: &str) -> bool {
-    let names = tree.names(&format!("{DEVICES}/{parent}"));
-    names.iter().any(|name| name.parse::<MdevUuid>().is_ok())
 }
 
 /// Start and end of each region.
