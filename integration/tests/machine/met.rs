@@ -94,6 +94,14 @@ fn flex() -> HostFile {
 
 const FLEX: &str = "[[gpu]]\nmatch = { model = \"flex170\" }\nlayout = { vfs = 8 }\n";
 
+/// A boot after which vfio-pci has this GPU before the daemon looks.
+fn boots_passed(driver: &mut Driver, gpu: PciAddress, ms: u64) {
+    driver.kernel.reboot();
+    bind_by_hand(&mut driver.kernel, gpu, "vfio-pci");
+    driver.restart().unwrap();
+    driver.advance(ms).unwrap();
+}
+
 /// The first GPU is passed to a VM: `apply` says so, and after a boot the others are as their layout says, with so many VFs.
 fn the_first_is_passed(host: &HostFile, config: &str, count: usize) -> Driver {
     let passed = host.functions[0].address;
@@ -111,10 +119,7 @@ fn the_first_is_passed(host: &HostFile, config: &str, count: usize) -> Driver {
     let request = driver.command(Command::Apply);
     driver.advance(200_000).unwrap();
     driver.answers.remove(&request).unwrap().unwrap();
-    driver.kernel.reboot();
-    bind_by_hand(&mut driver.kernel, passed, "vfio-pci");
-    driver.restart().unwrap();
-    driver.advance(200_000).unwrap();
+    boots_passed(&mut driver, passed, 200_000);
     assert_eq!(driver.machine.durable().quarantines, BTreeMap::new());
     let gpus = driver.machine.observation().functions.values();
     let with_vfs = gpus.filter(|f| f.sriov.as_ref().is_some_and(|s| s.vfs.len() == count));
@@ -161,10 +166,7 @@ fn nor_is_one_at_fault_that_has_no_modes_meanwhile() {
         "[[gpu]]\nmatch = { model = \"mi300x\" }\nlayout = { vfs = 0, compute = \"CPX\" }\n";
     let passed = host.functions[0].address;
     let mut driver = Driver::new(&host, config).unwrap();
-    driver.kernel.reboot();
-    bind_by_hand(&mut driver.kernel, passed, "vfio-pci");
-    driver.restart().unwrap();
-    driver.advance(10_000).unwrap();
+    boots_passed(&mut driver, passed, 10_000);
     assert_eq!(driver.machine.durable().quarantines, BTreeMap::new());
     assert_eq!(row(&mut driver, &passed.to_string()).state, "waiting");
     let refusal = order(&mut driver, Command::Apply).unwrap_err();
@@ -181,10 +183,7 @@ fn vfio_pci_makes_vfs_where_it_was_told_to() {
     host.kernel.vfio_sriov = true;
     let passed = host.functions[0].address;
     let mut driver = Driver::new(&host, FLEX).unwrap();
-    driver.kernel.reboot();
-    bind_by_hand(&mut driver.kernel, passed, "vfio-pci");
-    driver.restart().unwrap();
-    driver.advance(10_000).unwrap();
+    boots_passed(&mut driver, passed, 10_000);
     assert_eq!(vfs(&driver, &passed.to_string()), 8);
     assert_eq!(row(&mut driver, &passed.to_string()).state, "ok");
 }

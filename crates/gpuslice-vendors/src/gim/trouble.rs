@@ -87,60 +87,39 @@ mod tests {
 
     #[test]
     fn lines_of_the_driver() {
-        let third = Some(VfIndex(3));
-        for (text, severity, reset_failed, vf) in [
-            ("Event 0x1 overflow.", Degraded, false, None),
-            ("World Switch Failed!", Degraded, false, None),
-            ("VF3 is not responding.", Degraded, false, None),
-            (
-                "Graphics Virtualization Scheduler has entered an abnormal state",
-                Degraded,
-                false,
-                None,
-            ),
-            (
-                "Multimedia virtualization scheduler has entered an abnormal state",
-                Degraded,
-                false,
-                None,
-            ),
-            ("RAS poison consumption triggered by VF1, RAS block:2.", Degraded, false, None),
-            ("FLR failed on vf : 3!", Failed, true, third),
-            ("FLR failed on vf : x!", Failed, true, None),
-            ("Whole GPU reset failed!", Failed, true, None),
-            ("Unable to perform Whole GPU reset because one or more", Failed, true, None),
-            (
-                "Adapter(UMC) occurred 2 uncorrectable ECC error since GPU load.",
-                Failed,
-                false,
-                None,
-            ),
-            ("1 uncorrectable hardware error detected in GFX block.", Failed, false, None),
-            (
-                "socket: 0, die: 2, 1 new uncorrectable hardware errors detected in UMC Block. \
-                 3 total UMC Block uncorrectable ECC errors since GPU load.",
-                Failed,
-                false,
-                None,
-            ),
-            (
-                "1 time out of 2 threshold - uncorrectable hardware error detected in UMC block.",
-                Failed,
-                false,
-                None,
-            ),
-            (
-                "1 time out of 2 threshold - ECC happens within VF critical region, please follow",
-                Failed,
-                false,
-                None,
-            ),
-            ("ECC record reach threshold 8 pages, please follow", Failed, false, None),
-            ("RAS EEPROM cannot hold anymore bad page records, please RMA", Failed, false, None),
-            ("GPU detected ECC Fatal Error.", Failed, false, None),
-            ("GPU is in RMA state.", Failed, false, None),
-            ("Device disappeared from bus.", Failed, false, None),
-        ] {
+        let degraded = [
+            "Event 0x1 overflow.",
+            "World Switch Failed!",
+            "VF3 is not responding.",
+            "Graphics Virtualization Scheduler has entered an abnormal state",
+            "Multimedia virtualization scheduler has entered an abnormal state",
+            "RAS poison consumption triggered by VF1, RAS block:2.",
+        ];
+        let not_reset = [
+            ("FLR failed on vf : 3!", Some(VfIndex(3))),
+            ("FLR failed on vf : x!", None),
+            ("Whole GPU reset failed!", None),
+            ("Unable to perform Whole GPU reset because one or more", None),
+        ];
+        let failed = [
+            "Adapter(UMC) occurred 2 uncorrectable ECC error since GPU load.",
+            "1 uncorrectable hardware error detected in GFX block.",
+            "socket: 0, die: 2, 1 new uncorrectable hardware errors detected in UMC Block. \
+             3 total UMC Block uncorrectable ECC errors since GPU load.",
+            "1 time out of 2 threshold - uncorrectable hardware error detected in UMC block.",
+            "1 time out of 2 threshold - ECC happens within VF critical region, please follow",
+            "ECC record reach threshold 8 pages, please follow",
+            "RAS EEPROM cannot hold anymore bad page records, please RMA",
+            "GPU detected ECC Fatal Error.",
+            "GPU is in RMA state.",
+            "Driver disabled runtime services because it is FB sharing with GPU(s) that are in RMA state.",
+            "Device disappeared from bus.",
+        ];
+        let of_gpu = |severity, text| (text, severity, false, None);
+        let all = degraded.map(|text| of_gpu(Degraded, text)).into_iter();
+        let all = all.chain(not_reset.map(|(text, vf)| (text, Failed, true, vf)));
+        for (text, severity, reset_failed, vf) in all.chain(failed.map(|text| of_gpu(Failed, text)))
+        {
             let gpu = Some("0000:0c:00.0".parse().unwrap());
             let want = Trouble { function: gpu, vf, severity, reset_failed };
             assert_eq!(of_line(&format!("{HEADER}{text}")), Some(want), "{text}");
