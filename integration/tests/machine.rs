@@ -65,6 +65,8 @@ mod lost;
 mod made_up;
 #[path = "machine/matrix.rs"]
 mod matrix;
+#[path = "machine/mediating.rs"]
+mod mediating;
 #[path = "machine/met.rs"]
 mod met;
 #[path = "machine/mig.rs"]

@@ -447,7 +447,8 @@ pub struct SliceRow {
     /// IOMMU group number.
     pub iommu_group: Option<u32>,
     /// `free`, `reserved`, `prepared`, `attached`, `releasing`, `foreign`, `host` (bound to a host driver),
-    /// `cordoned`, `quarantined`, `dirty` (held back until it is clean), `parked` (to be picked in a dialog).
+    /// `cordoned`, `quarantined`, `dirty` (held back until it is clean), `parked` (to be picked in a dialog), `parent` (a VF
+    /// that makes mediated devices: those are the slices).
     pub state: String,
     /// The claim it is assigned to.
     pub claim: Option<ClaimKey>,

@@ -7,7 +7,7 @@ mod slice;
 
 use crate::claims;
 use gpuslice_core::hint;
-use gpuslice_core::ids::{Owner, PciAddress, SliceId};
+use gpuslice_core::ids::{Owner, ParentId, PciAddress, SliceId};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{ClaimRow, ParentRow, ProfileRow, SliceRow, StatusRow};
 use gpuslice_core::shell::quoted;
@@ -75,7 +75,9 @@ pub fn object(rows: &Rows, name: &str) -> Result<Vec<Explained>, Refusal> {
         return Ok(of_claims);
     }
     if let Some(row) = rows.slices.iter().find(|row| names_slice(row, name)) {
-        return Ok(vec![slice::of(rows, row)]);
+        let parent = parent_at(rows, row).filter(|_| row.state == "parent");
+        let of_slice = || slice::of(rows, row);
+        return Ok(vec![parent.map_or_else(of_slice, |parent| parent::of(rows, parent))]);
     }
     if let Some(row) = rows.parents.iter().find(|row| row.parent.to_string() == address(name)) {
         return Ok(vec![parent::of(rows, row)]);
@@ -97,6 +99,12 @@ fn names_slice(row: &SliceRow, name: &str) -> bool {
     let shown = row.slice.to_string();
     let bare = shown.split_once(':').map_or("", |(_, bare)| bare);
     shown == name || bare == address(name)
+}
+
+/// What a VF is that makes mediated devices.
+fn parent_at<'a>(rows: &'a Rows, vf: &SliceRow) -> Option<&'a ParentRow> {
+    let address = vf.address.map(ParentId::Pci);
+    rows.parents.iter().find(|row| Some(&row.parent) == address.as_ref())
 }
 
 /// An address as people shorten it, in full: `41:00.0` is `0000:41:00.0`.

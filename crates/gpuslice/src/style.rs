@@ -66,7 +66,7 @@ pub fn of_state(state: &str) -> Tone {
             Tone::Warn
         }
         "quarantined" | "absent" | "lost" | "dirty" => Tone::Bad,
-        "no-layout" | "unsliceable" | "foreign" | "host" => Tone::Faint,
+        "no-layout" | "unsliceable" | "foreign" | "host" | "parent" => Tone::Faint,
         _ => Tone::Plain,
     }
 }

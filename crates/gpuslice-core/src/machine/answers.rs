@@ -319,6 +319,7 @@ impl Machine {
             );
         }
         let state = match (slice, vf) {
+            _ if self.makes_mediated_devices(slice) => "parent",
             _ if self.durable.quarantines.contains_key(parent) => "quarantined",
             _ if self.is_parked(slice) => "parked",
             // An mdev nobody asked us for is somebody else's.
@@ -331,6 +332,12 @@ impl Machine {
             _ => "free",
         };
         (state.to_owned(), None, None)
+    }
+
+    /// Whether a VF is no slice, since its driver makes some of it.
+    fn makes_mediated_devices(&self, slice: SliceId) -> bool {
+        let vf = slice.pci().map(ParentId::Pci);
+        vf.is_some_and(|vf| self.seen.mdev_parents.contains_key(&vf))
     }
 
     pub(super) fn list_claims(&self) -> Answer {

@@ -83,6 +83,11 @@ fn idle(rows: &Rows, row: &ClaimRow) -> Vec<Reason> {
                 format!("its home VF {home} is not on the host"),
                 format!("virsh start {} (the agent gives it another VF)", named(row)),
             )),
+            Some(at_home) if at_home.state == "parent" => Some(Reason::new(
+                Code::NotInXml,
+                format!("its home VF {home} makes mediated devices now, and is none itself"),
+                format!("virsh start {} (the agent gives it one)", named(row)),
+            )),
             Some(at_home) => {
                 let of_slice = slice::state(rows, at_home)?;
                 Some(Reason { text: format!("its home VF {home}: {}", of_slice.text), ..of_slice })
@@ -187,7 +192,7 @@ fn held<'a>(rows: &'a Rows, row: &ClaimRow, devices: &BTreeSet<ParentId>) -> InU
             (None, "foreign") => {
                 slice.holder.clone().unwrap_or_else(|| "another program".to_owned())
             }
-            (None, "free" | "parked") => continue,
+            (None, "free" | "parked" | "parent") => continue,
             (None, _) => {
                 held.stuck.push(slice);
                 continue;

@@ -52,7 +52,7 @@ pub(super) fn state(rows: &Rows, row: &SliceRow) -> Option<Reason> {
         parent::state(rows, parent_row)
     };
     let reason = match row.state.as_str() {
-        "free" | "parked" => return None,
+        "free" | "parked" | "parent" => return None,
         "foreign" => foreign(row),
         "host" => {
             let driver = row.driver.clone().unwrap_or_default();

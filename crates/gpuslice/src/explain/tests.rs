@@ -291,6 +291,32 @@ fn what_nobody_has_and_nobody_gets_is_told_with_what_mends_it() {
     }
 }
 
+/// Its driver makes the slices that VMs have: nobody is told to take it off.
+#[test]
+fn a_vf_that_makes_mediated_devices_is_explained_by_who_has_them() {
+    let mut rows = rows();
+    let made: SliceRow =
+        of(json!({"slice": "mdev:00000000-0000-4000-8000-000000000001", "parent": VF,
+        "mechanism": "mdev", "state": "attached", "profile": "p", "claim": WIN}));
+    let vf = SliceRow { driver: Some("nvidia".to_owned()), ..slice("parent") };
+    rows.slices = vec![vf, made];
+    rows.parents.push(ParentRow { parent: VF.parse().unwrap(), ..parent("ok", None) });
+    for name in [VF, "41:00.4", "vf:0000:41:00.4"] {
+        let found = object(&rows, name).unwrap();
+        assert_eq!((found[0].kind, found[0].id.as_str()), ("parent", VF), "{name}");
+        assert!(found[0].about.ends_with("used by win11"), "{}", found[0].about);
+        assert_eq!(found[0].reasons, [], "{name}");
+    }
+    // Nor is a VM that finds none free, or had its home there.
+    rows.slices.truncate(1);
+    rows.profiles[0].free = 0;
+    let detach = (Some(Code::NoCapacity), "gpuslice detach win11 gpu0".to_owned());
+    assert_eq!(reasons(&rows, "win11"), [detach]);
+    rows.claims[0].home = vec![VF.parse().unwrap()];
+    let again = "virsh start win11 (the agent gives it one)".to_owned();
+    assert_eq!(reasons(&rows, "win11"), [(Some(Code::NotInXml), again)]);
+}
+
 #[test]
 fn what_a_start_was_told_is_told_again() {
     let mut rows = rows();
