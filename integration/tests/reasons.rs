@@ -95,3 +95,23 @@ fn pages_name_commands_that_exist() {
     }
     assert!(commands > 30, "{commands}");
 }
+
+/// `attach` and `detach` write XML through the agent; `attach --print` and `release` ask the daemon alone.
+#[test]
+fn what_pages_say_for_hosts_without_the_agent_needs_none() {
+    let mut told = 0;
+    for code in Code::ALL {
+        let Some((_, without)) = code.page().next.split_once("Without the agent:") else {
+            continue;
+        };
+        for (at, lead) in without.match_indices("`gpuslice ") {
+            let order = without[at + lead.len()..].split('`').next().unwrap();
+            let alone = order.starts_with("release ")
+                || order.starts_with("gpus")
+                || order.starts_with("attach ") && order.ends_with("--print");
+            assert!(alone, "{code}: gpuslice {order}");
+            told += 1;
+        }
+    }
+    assert!(told >= 3, "{told}");
+}
