@@ -10,7 +10,7 @@ use gpuslice_core::ids::{BootId, PciAddress};
 use gpuslice_core::machine::{Effect, Event, HookCall, HookOperation, Machine, RequestId, Start};
 use gpuslice_core::observe::Observer;
 use gpuslice_core::port::HostWrite;
-use gpuslice_core::request::{Answer, Command, Outcome, OverruledRow, PlanRow};
+use gpuslice_core::request::{Answer, Command, LayoutRow, Outcome, OverruledRow, PlanRow};
 use gpuslice_core::state::Durable;
 use gpuslice_integration::root;
 use gpuslice_sim::{HostFile, Kernel};
@@ -102,6 +102,13 @@ fn told(plan: &PlanRow) -> String {
     let mut text = String::new();
     for row in &plan.steps {
         writeln!(text, "{}: {}", row.parent, row.step).unwrap();
+    }
+    for LayoutRow { parent, before, after } in &plan.layouts {
+        let word = |layout: &Option<String>| layout.clone().unwrap_or_else(|| "none".to_owned());
+        writeln!(text, "layout: {parent}: {}, was {}", word(after), word(before)).unwrap();
+    }
+    for setting in &plan.settings {
+        writeln!(text, "also: {setting}").unwrap();
     }
     for blocker in &plan.blockers {
         writeln!(text, "in the way: {}", blocker.one_line()).unwrap();

@@ -21,6 +21,7 @@ const LISTS_OF_ROWS: &[&str] = &[
     "blockers",
     "claims",
     "devices",
+    "layouts",
     "overruled",
     "refused",
     "rows",

@@ -92,6 +92,14 @@ fn rows_round_trip_full_and_bare() {
             "overruled": overruled}),
         );
     }
+    for layouts in
+        [json!([]), json!([{"parent": "0000:41:00.0", "before": null, "after": "vfs=8"}])]
+    {
+        round_trip::<PlanRow>(
+            json!({"changed": true, "steps": [], "blockers": [], "unmatched": [],
+            "layouts": layouts, "settings": ["placement = \"spread\", was \"pack\""]}),
+        );
+    }
 }
 
 #[test]

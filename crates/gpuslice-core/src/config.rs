@@ -40,6 +40,16 @@ pub enum OnError {
     Warn,
 }
 
+impl OnError {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cordon => "cordon",
+            Self::Warn => "warn",
+        }
+    }
+}
+
 /// Which of several parents gets the next slice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Strategy {
@@ -48,6 +58,16 @@ pub enum Strategy {
     Pack,
     /// The emptiest, so that VMs share a device with few others.
     Spread,
+}
+
+impl Strategy {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pack => "pack",
+            Self::Spread => "spread",
+        }
+    }
 }
 
 /// A mistake in a configuration file.

@@ -30,6 +30,7 @@ mod layouts;
 mod loads;
 mod looks;
 mod mend;
+mod news;
 mod numa;
 mod one_vm;
 mod ops;

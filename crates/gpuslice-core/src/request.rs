@@ -1,6 +1,10 @@
 //! What can be asked of the daemon over D-Bus or its socket, and what it answers. Both transports carry these
 //! same types; `--json` prints the rows as they are.
 
+mod planned;
+
+pub use planned::{LayoutRow, OverruledRow, PlanRow, StepRow};
+
 use crate::domain::{ClaimRequest, Domain, HostDeviceSource};
 use crate::ids::{ClaimKey, MdevTypeId, Owner, ParentId, PciAddress, ProfileName, SliceId};
 use crate::refusal::Refusal;
@@ -521,42 +525,6 @@ pub struct HistoryRow {
     pub profile: Option<ProfileName>,
 }
 
-/// What a plan does.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlanRow {
-    /// False when the host is already so.
-    pub changed: bool,
-    /// In order.
-    pub steps: Vec<StepRow>,
-    /// What keeps it from being done now.
-    pub blockers: Vec<Refusal>,
-    /// Matches of the configuration that no device meets.
-    pub unmatched: Vec<String>,
-    /// Matches of the configuration that devices meet for which other ones come first.
-    #[serde(default)]
-    pub overruled: Vec<OverruledRow>,
-    /// What of `park` cannot be so now, and why; it keeps nothing else from being done.
-    #[serde(default)]
-    pub unparked: Vec<Refusal>,
-    /// What is so only once a driver is loaded again, and what is until then.
-    #[serde(default)]
-    pub later: Vec<String>,
-    /// What of layouts says nothing of the device that they are of; it keeps nothing else from being done.
-    #[serde(default)]
-    pub ignored: Vec<String>,
-}
-
-/// A match of the configuration that counts for no device, beside one that comes before it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OverruledRow {
-    /// Where it is written, and what it asks: `FILE:LINE: match = …`.
-    pub rule: String,
-    /// Where the one is written that counts: `FILE:LINE`.
-    pub by: String,
-    /// For which devices.
-    pub parents: Vec<ParentId>,
-}
-
 /// What a drain came to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrainRow {
@@ -568,15 +536,6 @@ pub struct DrainRow {
     pub parents: Vec<ParentId>,
     /// Who has one.
     pub blockers: Vec<Refusal>,
-}
-
-/// One step of a plan.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StepRow {
-    /// On which device.
-    pub parent: ParentId,
-    /// In words: `write sriov_numvfs=8`.
-    pub step: String,
 }
 
 /// Sent to everyone who listens whenever something changed: kinds of rows to read again.

@@ -11,8 +11,8 @@ use gpuslice_core::domain::ClaimRequest;
 use gpuslice_core::numa::Pinned;
 use gpuslice_core::refusal::Refusal;
 use gpuslice_core::request::{
-    ChangeNote, ClaimRow, DeviceToWrite, DrainRow, HistoryRow, OverruledRow, ParentRow, PlanRow,
-    ProfileRow, SliceRow, StatusRow, StepRow, TypeRow,
+    ChangeNote, ClaimRow, DeviceToWrite, DrainRow, HistoryRow, LayoutRow, OverruledRow, ParentRow,
+    PlanRow, ProfileRow, SliceRow, StatusRow, StepRow, TypeRow,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -95,6 +95,7 @@ fn every_field_is_in_the_document() {
         "| `plan`, `apply` |",
         json!({"changed": true, "steps": [], "blockers": [], "unmatched": []}),
     );
+    documented::<LayoutRow>("| `plan`, `apply` |", json!({"parent": "x"}));
     documented::<OverruledRow>("| `plan`, `apply` |", json!({"rule": "", "by": "", "parents": []}));
     documented::<StepRow>("| `plan`, `apply` |", json!({"parent": "x", "step": ""}));
     documented::<ChangeNote>("| `events` |", json!({"kind": "", "id": "", "what": ""}));

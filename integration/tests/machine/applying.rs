@@ -182,7 +182,7 @@ fn what_could_not_be_parked_is_not_among_the_steps_that_are_done() {
     driver.kernel.inject(Fault::Write { path, nth: 1, times: 2, errno });
     let config = layout("0000:41:00.0", "park = { nvidia-a40-4q = 2 }");
     let done = done(apply(&mut driver, &config));
-    assert!(!done.changed && done.steps.is_empty(), "{done:?}");
+    assert!(done.steps.is_empty() && done.layouts.len() == 1, "{done:?}");
     assert_eq!(done.unparked.iter().map(|why| why.code).collect::<Vec<_>>(), [Code::DeviceFailed]);
 }
 
@@ -261,4 +261,63 @@ fn an_order_binds_anew_what_another_vfio_driver_has_and_nobody_uses() {
     let refusal = refused(apply(&mut driver, &bound_to(VARIANT)));
     assert!(refusal.code == Code::Held && !quarantined(&driver, PF), "{refusal}");
     assert_eq!(drivers(&driver, PF), named(["vfio-pci", VARIANT]));
+}
+
+/// Where a second order says that it is so already, and is what `plan` said of the first.
+fn takes_over(driver: &mut Driver, config: &str) -> PlanRow {
+    config.clone_into(&mut driver.config);
+    let told = plan(driver);
+    let first = done(apply(driver, config));
+    assert!(first.changed, "{first:?}");
+    assert_eq!(told, first);
+    let again = done(apply(driver, config));
+    let nothing = (again.layouts.as_slice(), again.settings.as_slice()) == (&[], &[]);
+    assert!(!again.changed && nothing, "{again:?}");
+    first
+}
+
+#[test]
+fn a_layout_that_changes_without_a_step_is_told_and_counted() {
+    let mut driver = bare();
+    let first = takes_over(&mut driver, &layout(PF, "vfs = 2"));
+    assert!(!first.steps.is_empty());
+    let of = |plan: &PlanRow| {
+        let [row] = plan.layouts.as_slice() else { panic!("{plan:?}") };
+        assert_eq!(row.parent, PF.parse().unwrap());
+        (row.before.clone(), row.after.clone())
+    };
+    let (plain, wiped) = (Some("vfs=2".to_owned()), Some("vfs=2 wipe=required".to_owned()));
+    assert_eq!(of(&first), (None, plain.clone()));
+    let second = takes_over(&mut driver, &layout(PF, "vfs = 2, wipe = \"required\""));
+    assert_eq!((second.steps.len(), of(&second)), (0, (plain, wiped.clone())));
+    // Where a rule is written is no part of what it says.
+    driver.config = format!("# of two\n{}", driver.config);
+    assert!(!plan(&mut driver).changed);
+    // Nor is it news to a daemon that starts anew.
+    driver.restart().unwrap();
+    driver.advance(1_000).unwrap();
+    assert!(!plan(&mut driver).changed);
+    let last = takes_over(&mut driver, "");
+    assert_eq!((last.steps.len(), of(&last)), (0, (wiped, None)));
+    assert_eq!(drivers(&driver, PF).len(), 2);
+}
+
+#[test]
+fn settings_and_rules_for_no_device_are_told_and_counted() {
+    let mut driver = bare();
+    let absent = layout("0000:fe:00.0", "vfs = 2");
+    let settings = "placement = \"spread\"\non-error = \"warn\"\n";
+    let first = takes_over(&mut driver, &format!("{settings}{absent}"));
+    let rule = "match = { address = \"0000:fe:00.0\" }, vfs=2";
+    let [placement, on_error, new] = first.settings.try_into().unwrap();
+    assert_eq!(placement, "placement = \"spread\", was \"pack\"");
+    assert_eq!(on_error, "on-error = \"warn\", was \"cordon\"");
+    assert!(new.starts_with("rule new: ") && new.ends_with(rule), "{new}");
+    let [dropped] = takes_over(&mut driver, settings).settings.try_into().unwrap();
+    assert!(dropped.starts_with("rule dropped: ") && dropped.ends_with(rule), "{dropped}");
+    // What is refused takes over nothing.
+    let bad = layout(PF, "vfs = 300");
+    refused(apply(&mut driver, &format!("placement = \"pack\"\n{bad}")));
+    driver.config = String::new();
+    assert_eq!(plan(&mut driver).settings.len(), 2);
 }

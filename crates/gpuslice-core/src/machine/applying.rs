@@ -3,9 +3,9 @@
 
 use super::ops::Purpose;
 use super::{Effect, Machine, RequestId, Stored};
+use crate::config::Config;
 use crate::hint;
 use crate::ids::{ParentId, PciAddress, SliceId};
-use crate::layout::Rule;
 use crate::mechanism::Layouts;
 use crate::observation::{Vf, is_vfio};
 use crate::plan::Step;
@@ -24,15 +24,16 @@ pub(super) struct Applying {
 }
 
 impl Machine {
-    /// Takes over new rules and starts what they need; answered when nothing more follows from that.
-    pub(super) fn apply(&mut self, request: RequestId, rules: Vec<Rule>) {
-        let plan = self.plan(&rules);
+    /// Takes over a configuration and starts what it needs; answered when nothing more follows from that.
+    pub(super) fn apply(&mut self, request: RequestId, config: Config) {
+        let plan = self.plan(&config);
         if let Some(first) = plan.blockers.first() {
             let mut refusal = first.clone();
             refusal.causes.extend(plan.blockers.iter().skip(1).map(|r| r.message.clone()));
             return self.push(Effect::Answer { request, outcome: Err(refusal) });
         }
-        self.adopt_rules(rules);
+        self.adopt_rules(config.rules.clone());
+        self.config = config;
         self.durable.applied_boot = Some(self.run.boot);
         // Applying is asking to try again, but a write that sleeps cannot be asked.
         let stuck = self.stuck_parents();
@@ -129,7 +130,7 @@ impl Machine {
             let row = |step: &Step| StepRow { parent: device.clone(), step: step.to_string() };
             let left: Vec<StepRow> = steps.into_iter().map(row).collect();
             order.plan.steps.retain(|step| !left.contains(step));
-            order.plan.changed = !order.plan.steps.is_empty();
+            order.plan.changed = order.plan.changes();
         }
     }
 

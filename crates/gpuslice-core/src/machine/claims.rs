@@ -89,12 +89,10 @@ impl Machine {
         match config {
             Some(Ok(config)) => {
                 self.config_errors.clear();
-                let rules = config.rules.clone();
                 if apply {
-                    self.config = config;
-                    self.apply(request, rules);
+                    self.apply(request, config);
                 } else {
-                    let plan = self.plan(&rules);
+                    let plan = self.plan(&config);
                     self.push(Effect::Answer { request, outcome: Ok(Answer::Plan(plan)) });
                 }
             }

@@ -3,6 +3,7 @@
 use super::loads::loads_alone;
 use super::ops::Purpose;
 use super::{Machine, OpId, RequestId, Stored};
+use crate::config::Config;
 use crate::execute::StepError;
 use crate::hint;
 use crate::ids::{ParentId, SliceId};
@@ -301,20 +302,16 @@ impl Machine {
         }
     }
 
-    /// What `apply` of these rules would do.
-    pub(super) fn plan(&self, rules: &[Rule]) -> PlanRow {
-        let Resolved { devices, unmet, overruled } = layout::resolve(rules, &self.seen);
+    /// What `apply` of this configuration would do.
+    pub(super) fn plan(&self, config: &Config) -> PlanRow {
+        let Resolved { devices, unmet, overruled } = layout::resolve(&config.rules, &self.seen);
         let layouts: Layouts =
             devices.iter().map(|(p, rule)| (p.clone(), rule.layout.clone())).collect();
         let mut plan = PlanRow {
-            changed: false,
-            steps: Vec::new(),
-            blockers: Vec::new(),
-            unmatched: Vec::new(),
+            layouts: self.laid_out_anew(&layouts),
+            settings: self.set_anew(config),
             overruled: overruled.iter().flat_map(told_overruled).collect(),
-            unparked: Vec::new(),
-            later: Vec::new(),
-            ignored: Vec::new(),
+            ..PlanRow::default()
         };
         for (parent, rule) in devices {
             if let Some(why) = self.does_not_tell(&parent, &rule.layout) {
@@ -371,7 +368,7 @@ impl Machine {
             }
         }
         plan.unmatched = unmet.into_iter().map(named).collect();
-        plan.changed = !plan.steps.is_empty();
+        plan.changed = plan.changes();
         plan
     }
 
@@ -494,7 +491,7 @@ fn can_be_set(parent: &ParentId, layouts: &Layouts, known: &[Mode]) -> Result<()
 }
 
 /// A rule by where it is written, and what it asks of a device.
-fn named(rule: &Rule) -> String {
+pub(super) fn named(rule: &Rule) -> String {
     format!("{}: match = {}", rule.origin, rule.matches)
 }
 

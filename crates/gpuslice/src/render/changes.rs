@@ -6,7 +6,7 @@ use crate::table::{Cell, left, printable, table};
 use gpuslice_core::domain::ClaimRequest;
 use gpuslice_core::ids::ParentId;
 use gpuslice_core::refusal::Refusal;
-use gpuslice_core::request::{DeviceToWrite, DrainRow, OverruledRow, PlanRow, StepRow};
+use gpuslice_core::request::{DeviceToWrite, DrainRow, LayoutRow, OverruledRow, PlanRow, StepRow};
 use std::fmt::Write as _;
 
 /// `gpuslice plan` and, with `done`, `gpuslice apply`.
@@ -16,6 +16,7 @@ pub fn plan(row: &PlanRow, done: bool, paint: Paint) -> String {
         let rows: Vec<_> = row.steps.iter().map(step).collect();
         out = table(&[left("GPU"), left("STEP")], &rows, paint);
     }
+    taken_over(&mut out, row, paint);
     reasons(&mut out, &row.blockers, &paint.paint(Tone::Bad, "in the way:"), paint);
     reasons(&mut out, &row.unparked, &paint.paint(Tone::Warn, "not parked:"), paint);
     // Writing to a String cannot fail.
@@ -41,7 +42,12 @@ pub fn plan(row: &PlanRow, done: bool, paint: Paint) -> String {
         let _ = writeln!(out, "{label} {}", printable(later));
     }
     let steps = counted(row.steps.len(), "step");
+    let without = row.steps.is_empty() && !(row.layouts.is_empty() && row.settings.is_empty());
     let _ = match (done, row.steps.is_empty(), row.blockers.is_empty()) {
+        (true, _, true) if without => writeln!(out, "taken over; no step is needed"),
+        (false, _, true) if without => {
+            writeln!(out, "no step is needed; gpuslice apply takes it over")
+        }
         (_, true, true) if !row.later.is_empty() => {
             writeln!(out, "nothing to do: the rest is as the layouts say")
         }
@@ -56,6 +62,37 @@ pub fn plan(row: &PlanRow, done: bool, paint: Paint) -> String {
         ),
     };
     out
+}
+
+/// Layouts that change, once for all GPUs of which that is so, and settings.
+fn taken_over(out: &mut String, row: &PlanRow, paint: Paint) {
+    let mut alike: Vec<(&LayoutRow, Vec<ParentId>)> = Vec::new();
+    for layout in &row.layouts {
+        let same = |of: &&mut (&LayoutRow, _)| {
+            (&of.0.before, &of.0.after) == (&layout.before, &layout.after)
+        };
+        match alike.iter_mut().find(same) {
+            Some((_, parents)) => parents.push(layout.parent.clone()),
+            None => alike.push((layout, vec![layout.parent.clone()])),
+        }
+    }
+    for (LayoutRow { before, after, .. }, parents) in alike {
+        let what = match (before.as_deref().map(printable), after.as_deref().map(printable)) {
+            (None, after) => after.unwrap_or_default(),
+            (Some(before), Some(after)) => format!("{after}, was {before}"),
+            (Some(before), None) => {
+                format!("{before} dropped; VFs that are there stay until the next boot")
+            }
+        };
+        let label = paint.paint(Tone::Good, "layout:");
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{label} {}: {what}", some(&parents));
+    }
+    for setting in &row.settings {
+        let label = paint.paint(Tone::Good, "also:");
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{label} {}", printable(setting));
+    }
 }
 
 /// Of many devices a few.
@@ -167,6 +204,33 @@ in the way: in-use: 2 VFs of 0000:81:00.0 are with VMs
             (&blocked, false, format!("{way}nothing can be done before that\n")),
         ] {
             assert_eq!(plan(&row(json.clone()), done, Paint::Off), want);
+        }
+    }
+
+    #[test]
+    fn what_applies_without_a_step_is_told_once_for_all_it_is_of() {
+        let layout = |bus: u8, before: Option<&str>, after: Option<&str>| json!({"parent": format!("0000:{bus}:00.0"), "before": before, "after": after});
+        let wiped = Some("vfs=8 wipe=required");
+        let layouts = json!([
+            layout(41, Some("vfs=8"), wiped),
+            layout(42, Some("vfs=8"), wiped),
+            layout(43, Some("vfs=8"), None),
+            layout(44, None, Some("vfs=2"))
+        ]);
+        let setting = json!(["placement = \"spread\", was \"pack\""]);
+        let told = "\
+layout: 0000:41:00.0, 0000:42:00.0: vfs=8 wipe=required, was vfs=8
+layout: 0000:43:00.0: vfs=8 dropped; VFs that are there stay until the next boot
+layout: 0000:44:00.0: vfs=2
+also: placement = \"spread\", was \"pack\"
+";
+        let json = json!({"changed": true, "steps": [], "blockers": [], "unmatched": [],
+            "layouts": layouts, "settings": setting});
+        for (done, end) in [
+            (false, "no step is needed; gpuslice apply takes it over\n"),
+            (true, "taken over; no step is needed\n"),
+        ] {
+            assert_eq!(plan(&row(json.clone()), done, Paint::Off), format!("{told}{end}"));
         }
     }
 
