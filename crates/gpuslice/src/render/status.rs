@@ -64,8 +64,10 @@ pub enum Empty {
     Slices,
     /// `claims`
     Claims,
-    /// `history`
+    /// `history`, of everything
     History,
+    /// `history`, of a few
+    HistoryOf,
 }
 
 impl Empty {
@@ -117,7 +119,10 @@ impl Empty {
                 "no slices: no virtual function is enabled and no mediated device exists",
                 "gpuslice plan shows what the configuration would make; mediated devices appear when a VM starts",
             ),
-            Self::History => (
+            Self::History => {
+                ("no history: no VM has had a slice yet", "gpuslice attach DOMAIN PROFILE")
+            }
+            Self::HistoryOf => (
                 "no history: nobody is known to have had such a slice then",
                 "gpuslice history without arguments shows all there is",
             ),
@@ -192,6 +197,8 @@ warning: overcommit
             (Empty::Types, "no mdev types", "gpuslice profiles"),
             (Empty::Slices, "no slices", "gpuslice plan"),
             (Empty::Claims, "no claims", "gpuslice attach"),
+            (Empty::History, "no VM has had a slice yet", "gpuslice attach"),
+            (Empty::HistoryOf, "such a slice then", "gpuslice history without arguments"),
         ] {
             let (why, next) = empty.why();
             assert!(why.contains(text) && next.contains(hint), "{empty:?}");

@@ -74,8 +74,10 @@ pub async fn history(
         }),
         None => None,
     };
+    let all = about.is_none() && since.is_none();
+    let empty = if all { Empty::History } else { Empty::HistoryOf };
     let list = daemon.list(Listing::History { about, since }).await?;
-    show(output, &list, render::history, Empty::History)
+    show(output, &list, render::history, empty)
 }
 
 fn show<T: DeserializeOwned>(
