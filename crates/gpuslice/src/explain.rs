@@ -116,6 +116,10 @@ fn address(name: &str) -> String {
 
 fn nothing(name: &str) -> Refusal {
     let message = format!("{name} is no code, and no claim, slice or GPU has that name");
+    // A domain's name has no slash.
+    if name.contains('/') {
+        return Refusal::new(Code::Unknown, message).hint(hint!("name one of gpuslice claims"));
+    }
     Refusal::new(Code::Unknown, message).hint(hint!(
         "gpuslice attach {} PROFILE, with one of gpuslice profiles (if it is a VM); or name one of gpuslice explain",
         name

@@ -118,9 +118,20 @@ impl Machine {
 
     pub(super) fn refuse_start(&mut self, request: RequestId, domain: &Domain, refusal: Refusal) {
         self.put_off.remove(&request);
+        self.learn_name(domain);
         let needs = |machine: &Self| machine.needs_of(domain);
         let refusal = self.remember_refusal(domain.uuid, &domain.name, refusal, needs);
         self.push(Effect::AnswerHook { request, answer: HookAnswer::Refuse(refusal) });
+    }
+
+    /// Claims made by UUID are of no name that people know until a start says it.
+    fn learn_name(&mut self, domain: &Domain) {
+        let owner = Owner::Domain(domain.uuid);
+        let claims = self.durable.claims.iter_mut().filter(|(key, _)| key.owner == owner);
+        for (_, claim) in claims.filter(|(_, claim)| claim.owner_name != domain.name) {
+            claim.owner_name.clone_from(&domain.name);
+            self.dirty.insert(Stored::Durable);
+        }
     }
 
     /// A slice of these claims that is not taken back as long as its device is quarantined: waiting is in vain.

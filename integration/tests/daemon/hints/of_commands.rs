@@ -49,6 +49,16 @@ pub fn nothing_to_explain(code: Code) {
     }
 }
 
+pub fn no_such_claim_to_explain(code: Code) {
+    let mut person = host();
+    person.does(&format!("gpuslice attach vm1 {PROFILE}"));
+    let refused = person.refused(code, "gpuslice explain vm1/nope");
+    person.follows(&refused.hint, "", 0, &mut |person, what| {
+        assert_eq!(what, "name one of gpuslice claims");
+        person.does("gpuslice explain vm1/gpu0");
+    });
+}
+
 pub fn few_gpus_to_name(code: Code) {
     let mut person = Person::at("mdev", "", 0);
     let refused = person.refused(code, "gpuslice cordon 0000:ff:00.0");
