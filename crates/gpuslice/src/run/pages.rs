@@ -75,18 +75,23 @@ pub fn completions(shell: Shell, output: &Output) -> Result<(), Failure> {
 
 /// One page to stdout, or all of them as files.
 pub fn man(dir: Option<&Path>, output: &Output) -> Result<(), Failure> {
-    let mut command = Arguments::command();
-    command.build();
+    let command = manual();
     let Some(dir) = dir else {
         return output.bytes(&page(command).map_err(|e| unwritten(Path::new("stdout"), &e))?);
     };
     write_pages(dir, "gpuslice", command)
 }
 
+/// All that has a page: `help` has none, as it prints those.
+fn manual() -> clap::Command {
+    let mut command = Arguments::command().disable_help_subcommand(true);
+    command.build();
+    command
+}
+
 /// A command's page and those of the commands below it.
 fn write_pages(dir: &Path, name: &str, command: clap::Command) -> Result<(), Failure> {
-    let below = command.get_subcommands().filter(|sub| sub.get_name() != "help");
-    let below: Vec<_> = below.cloned().collect();
+    let below: Vec<_> = command.get_subcommands().cloned().collect();
     write_page(dir, name, command)?;
     for sub in below {
         write_pages(dir, &format!("{name}-{}", sub.get_name()), sub)?;
@@ -126,5 +131,28 @@ mod tests {
         let text = String::from_utf8(page(attach).unwrap()).unwrap();
         assert!(text.contains("gpuslice\\-attach") || text.contains("gpuslice-attach"), "{text}");
         assert!(text.contains("nvidia\\-a40\\-8q"), "{text}");
+    }
+
+    #[test]
+    fn a_page_names_the_pages_that_are_written() {
+        let dir = tempfile::tempdir().unwrap();
+        write_pages(dir.path(), "gpuslice", manual()).unwrap();
+        let read = |name: &str| {
+            std::fs::read_to_string(dir.path().join(name)).unwrap().replace("\\-", "-")
+        };
+        let mut named = 0;
+        for page in ["gpuslice.1", "gpuslice-export.1"] {
+            let text = read(page);
+            for line in text.lines().filter(|line| line.ends_with("(1)")) {
+                let name = line.trim_end_matches("(1)");
+                assert!(dir.path().join(format!("{name}.1")).exists(), "{page}: {line}");
+                named += 1;
+            }
+        }
+        assert!(named > 20, "{named}");
+        let about = "Print commands that tell another program of this host's slices";
+        for page in ["gpuslice.1", "gpuslice-export.1"] {
+            assert!(read(page).replace("\\*(Aq", "'").contains(about), "{page}");
+        }
     }
 }
