@@ -37,16 +37,17 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// What was typed; ends the process where that is help or makes no sense.
-    pub fn typed() -> Self {
+    /// What was typed. Help is what clap says of it, as is that it makes no sense.
+    pub fn typed() -> Result<Self, clap::Error> {
         let mut words = std::env::args_os();
         // The program's own name.
         words.next();
-        Self::plain_list(words).unwrap_or_else(|| {
-            let arguments = Self::parse();
-            arguments.check().unwrap_or_else(|error| error.exit());
-            arguments
-        })
+        if let Some(list) = Self::plain_list(words) {
+            return Ok(list);
+        }
+        let arguments = Self::try_parse()?;
+        arguments.check()?;
+        Ok(arguments)
     }
 
     /// What clap cannot say of options that may be given as false too.
@@ -332,7 +333,8 @@ Examples:
     },
 }
 
-/// A program that is told of slices.
+// clap takes what stands here for what the command above says of itself.
+/// Print commands that tell another program of this host's slices
 #[derive(Debug, Subcommand)]
 pub enum Export {
     /// Print the commands that make resource mappings of Proxmox VE, one for each profile

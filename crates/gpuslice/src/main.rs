@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         words::print(&typed.collect::<Vec<_>>());
         return ExitCode::SUCCESS;
     }
-    let arguments = args::Arguments::typed();
+    let arguments = args::Arguments::typed().unwrap_or_else(|error| output::misused(&error));
     let output = output::Output::new(arguments.json);
     let done = run::run(arguments.command, &output);
     match done {

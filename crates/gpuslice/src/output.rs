@@ -98,6 +98,20 @@ impl Output {
     }
 }
 
+/// Ends the process with what clap says of its arguments, told to a program on stdout too where that is a mistake.
+pub fn misused(error: &clap::Error) -> ! {
+    let mut words = std::env::args_os().skip(1).take_while(|word| word != "--");
+    if error.use_stderr() && words.any(|word| word == "--json") {
+        let text = error.render().to_string();
+        let first = text.split("\n\n").next().unwrap_or_default();
+        let words: Vec<&str> = first.trim_start_matches("error: ").split_whitespace().collect();
+        let refusal = Refusal::new(Code::BadRequest, words.join(" "));
+        // The exit code tells it even when stdout is gone.
+        let _ = Output::new(true).json(&json!({ "changed": false, "refusal": refusal }));
+    }
+    error.exit()
+}
+
 fn written(write: impl FnOnce(&mut io::StdoutLock<'_>) -> io::Result<()>) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match write(&mut stdout).and_then(|()| stdout.flush()) {

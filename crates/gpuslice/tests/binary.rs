@@ -162,6 +162,33 @@ fn a_refusal_is_told_to_people_and_programs() {
 }
 
 #[test]
+fn wrong_usage_is_told_to_people_and_programs() {
+    let unused = Path::new("/nonexistent");
+    for (typed, said) in [
+        (
+            &["attach", "win11", "--json"][..],
+            "the following required arguments were not provided: <PROFILE>",
+        ),
+        (&["--json", "frobnicate"], "unrecognized subcommand 'frobnicate'"),
+        (
+            &["attach", "win11", "p", "--json", "--pool", "--reserve"],
+            "--pool and --reserve exclude each other: what others may be given is not held",
+        ),
+    ] {
+        let ran = Ran::of(&gpuslice(unused, typed).output().unwrap());
+        assert_eq!(ran.code, Some(2), "{typed:?}");
+        let want = json!({"changed": false, "refusal": {"code": "bad-request", "message": said}});
+        assert_eq!(ran.json(), want, "{typed:?}");
+        assert!(ran.err.starts_with("error: "), "{}", ran.err);
+    }
+    let plain = Ran::of(&gpuslice(unused, &["attach", "win11"]).output().unwrap());
+    assert_eq!((plain.code, plain.out.as_str()), (Some(2), ""));
+    let help = Ran::of(&gpuslice(unused, &["gpus", "--json", "--help"]).output().unwrap());
+    assert_eq!((help.code, help.err.as_str()), (Some(0), ""));
+    assert!(help.out.contains("Usage: gpuslice gpus"), "{}", help.out);
+}
+
+#[test]
 fn nobody_there_is_exit_code_3_and_says_what_was_tried() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("sock");
