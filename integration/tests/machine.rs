@@ -53,6 +53,8 @@ mod happening;
 mod hosts;
 #[path = "machine/identity.rs"]
 mod identity;
+#[path = "machine/idle.rs"]
+mod idle;
 #[path = "machine/invariants.rs"]
 mod invariants;
 #[path = "machine/late.rs"]

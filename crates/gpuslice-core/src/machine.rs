@@ -23,6 +23,7 @@ mod guest;
 mod health;
 mod history;
 mod hook;
+mod idle;
 mod incoming;
 mod late_start;
 mod later;

@@ -41,6 +41,8 @@ impl Machine {
                 .chain(self.never_parked())
                 .chain(self.all_that_comes_later())
                 .chain(self.set_to_nothing().map(|why| why.reason()))
+                .chain(self.set_aside())
+                .chain(self.met_by_none())
                 .chain(self.unwell())
                 .chain(self.seen.problems.iter().map(ToString::to_string))
                 .chain(self.history_trouble())

@@ -14,6 +14,9 @@ const VFS_OF_A_FAILED_DEVICE: usize = 3;
 /// Most lines that wait for their device to appear.
 const MOST_UNPLACED: usize = 64;
 
+/// What the reason of such a cordon begins with, before the line.
+pub(super) const CORDONED_FOR: &str = "the kernel's log: ";
+
 impl Machine {
     /// Lines are told again when the log is opened anew: those that were read in this boot are known.
     pub(super) fn on_said(&mut self, lines: Vec<Said>) {
@@ -150,7 +153,7 @@ impl Machine {
         for (parent, health) in health {
             if health.cordons {
                 let why = self.durable.cordons.entry(parent.clone());
-                why.or_insert_with(|| format!("the kernel's log: {}", health.line));
+                why.or_insert_with(|| format!("{CORDONED_FOR}{}", health.line));
             }
             self.durable.health.insert(parent, health);
         }

@@ -367,7 +367,7 @@ impl Machine {
                 plan.blockers.extend(self.unsliceable(&ParentId::Pci(*address)));
             }
         }
-        plan.unmatched = unmet.into_iter().map(named).collect();
+        plan.unmatched = unmet.into_iter().map(|rule| self.unmet(rule)).collect();
         plan.changed = plan.changes();
         plan
     }
