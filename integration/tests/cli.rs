@@ -46,6 +46,12 @@ fn mdev() {
 }
 
 #[test]
+fn mdevs_on_vfs() {
+    let host = root().join("examples/hosts/a40-mdev.toml");
+    session("a40-mdev", host.to_str().unwrap());
+}
+
+#[test]
 fn vendor_vfio() {
     let host = root().join("examples/hosts/a40-vfio.toml");
     session("a40-vfio", host.to_str().unwrap());

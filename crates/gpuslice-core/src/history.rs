@@ -13,6 +13,9 @@ pub struct Tenure {
     pub slice: SliceId,
     /// The device that yields it.
     pub parent: ParentId,
+    /// Of a VF that makes mediated devices: the GPU that it is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pf: Option<ParentId>,
     /// Our word for the device's product, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
@@ -171,6 +174,7 @@ impl Wanted {
             || *about == tenure.owner.to_string()
             || *about == tenure.slice.to_string()
             || *about == tenure.parent.to_string()
+            || tenure.pf.as_ref().is_some_and(|pf| *about == pf.to_string())
             || tenure.serial.as_ref() == Some(about)
             || claim().as_ref() == Some(about)
             || named().as_ref() == Some(about)
@@ -252,7 +256,8 @@ impl Reader {
             return;
         }
         let claim = tenure.key();
-        let Tenure { slice, parent, model, serial, profile, owner, owner_name, index, .. } = tenure;
+        let Tenure { slice, parent, pf, model, serial, profile, owner, owner_name, index, .. } =
+            tenure;
         self.rows.push(HistoryRow {
             from,
             to,
@@ -263,6 +268,7 @@ impl Reader {
             index,
             slice,
             parent,
+            pf,
             model,
             serial,
             profile,
@@ -297,6 +303,7 @@ mod tests {
         let tenure = Tenure {
             slice: "vf:0000:41:00.4".parse().unwrap(),
             parent: "0000:41:00.0".parse().unwrap(),
+            pf: None,
             model: Some("mi300x".to_owned()),
             serial: None,
             profile: Some("amd-74a1-vf8".parse().unwrap()),

@@ -306,9 +306,9 @@ pub struct StatusRow {
     pub writable: bool,
     /// Errors of the configuration on disk, if the applied layout stays because of them.
     pub config_errors: Vec<String>,
-    /// Parents seen.
+    /// GPUs seen.
     pub parents: u32,
-    /// Slices that exist.
+    /// Slices that exist; a VF that makes mediated devices is none.
     pub slices: u32,
     /// Claims known.
     pub claims: u32,
@@ -325,6 +325,9 @@ pub struct StatusRow {
 pub struct ParentRow {
     /// Address or name.
     pub parent: ParentId,
+    /// Of a VF that makes mediated devices: the GPU that it is of.
+    #[serde(default)]
+    pub pf: Option<ParentId>,
     /// `vendor:device` in hex, empty for virtual parents.
     pub pci_id: String,
     /// Our word for the product, where it is known: `mi300x`.
@@ -357,7 +360,7 @@ pub struct ParentRow {
     pub state: String,
     /// Why it is in that state.
     pub reason: Option<String>,
-    /// Slices assigned.
+    /// Slices assigned, those of its VFs among them.
     pub assigned: u32,
     /// What the kernel's log says of it: `ok`, `degraded`, `failed`.
     #[serde(default = "ok")]
@@ -407,6 +410,9 @@ pub struct ProfileRow {
     pub used: u32,
     /// Which devices offer it.
     pub parents: Vec<ParentId>,
+    /// Which GPUs they are of: themselves, or those that they are VFs of.
+    #[serde(default)]
+    pub gpus: Vec<ParentId>,
     /// What stands ready to be picked in virt-manager's dialogs: every parked mediated device, and of each device's VFs the
     /// first that is free.
     #[serde(default)]
@@ -517,6 +523,9 @@ pub struct HistoryRow {
     pub slice: SliceId,
     /// The device that yielded it.
     pub parent: ParentId,
+    /// Of a VF that made it: the GPU that it is of.
+    #[serde(default)]
+    pub pf: Option<ParentId>,
     /// Our word for the device's product, where it is known.
     pub model: Option<String>,
     /// The device's serial number, or the id that its driver showed, if there was one.

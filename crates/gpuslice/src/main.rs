@@ -9,6 +9,7 @@ mod explain;
 mod export;
 mod failure;
 mod output;
+mod parents;
 mod pretty;
 mod progress;
 mod render;

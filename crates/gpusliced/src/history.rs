@@ -307,6 +307,7 @@ mod tests {
         let tenure = Tenure {
             slice: vf.parse().unwrap(),
             parent: "0000:41:00.0".parse().unwrap(),
+            pf: None,
             model: None,
             serial: None,
             profile: Some("amd-v620-vf4".parse().unwrap()),

@@ -7,7 +7,7 @@ use crate::observation::{Function, Vf};
 use crate::refusal::{Code, Refusal};
 use crate::request::{Answer, ClaimRow, ParentRow, SliceRow, StatusRow};
 use crate::state::{Assignment, Claim, Phase};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn count<T>(items: impl IntoIterator<Item = T>) -> u32 {
     u32::try_from(items.into_iter().count()).unwrap_or(u32::MAX)
@@ -19,6 +19,8 @@ type Bound<'a> = (&'a SliceId, &'a Assignment);
 impl Machine {
     pub(super) fn status(&self) -> Answer {
         let waiting_for = self.waiting_for();
+        let shown = self.seen.parents().filter(|p| self.shown(p));
+        let devices: BTreeSet<ParentId> = shown.map(|p| self.seen.device_of(&p)).collect();
         let quarantines = self.durable.quarantines.iter();
         let quarantines = quarantines.map(|(parent, why)| {
             format!("{parent} is quarantined: {}: {}", why.code, why.reason())
@@ -29,8 +31,8 @@ impl Machine {
             waiting_for,
             writable: self.unwritten.is_empty(),
             config_errors: self.config_errors.clone(),
-            parents: count(self.seen.parents().filter(|p| self.shown(p))),
-            slices: count(self.slice_rows()),
+            parents: count(devices),
+            slices: count(self.slice_rows().iter().filter(|row| row.state != "parent")),
             claims: count(&self.durable.claims),
             attached: count(self.run.assignments.values().filter(|a| a.phase == Phase::Attached)),
             warnings: self
@@ -66,15 +68,18 @@ impl Machine {
         for (device, why) in self.unparked(&self.layouts) {
             unparked.entry(device).or_insert(why.message);
         }
-        let mut assigned: BTreeMap<&ParentId, u32> = BTreeMap::new();
-        for assignment in self.run.assignments.values() {
-            *assigned.entry(&assignment.parent).or_default() += 1;
+        let mut assigned: BTreeMap<ParentId, u32> = BTreeMap::new();
+        for parent in self.run.assignments.values().map(|a| &a.parent) {
+            for parent in [self.seen.pf_of(parent), Some(parent.clone())].into_iter().flatten() {
+                *assigned.entry(parent).or_default() += 1;
+            }
         }
         let of = |p: &ParentId| assigned.get(p).copied().unwrap_or_default();
         let present = shown.chain(whole).map(|p| self.parent_row(&p, unparked.get(&p), of(&p)));
         let absent = self.durable.expected.iter().filter(|(p, _)| !self.seen.has_parent(p)).map(
             |(parent, layout)| ParentRow {
                 parent: parent.clone(),
+                pf: None,
                 pci_id: String::new(),
                 model: None,
                 driver: None,
@@ -115,6 +120,7 @@ impl Machine {
         let mechanisms = self.mechanisms.iter().filter(|m| m.applies(&self.seen, parent));
         ParentRow {
             parent: parent.clone(),
+            pf: self.seen.pf_of(parent),
             pci_id: function
                 .map(|f| format!("{:04x}:{:04x}", f.vendor, f.device))
                 .unwrap_or_default(),
@@ -162,14 +168,18 @@ impl Machine {
         function: Option<&Function>,
         unparked: Option<&String>,
     ) -> (&'static str, Option<String>) {
-        if let Some(why) = self.durable.quarantines.get(parent) {
+        let pf = self.seen.pf_of(parent);
+        let its_gpu = || pf.as_ref();
+        let quarantines = &self.durable.quarantines;
+        if let Some(why) = quarantines.get(parent).or_else(|| quarantines.get(its_gpu()?)) {
             let causes = why.causes.iter().map(|cause| format!(": {cause}"));
             return ("quarantined", Some(format!("{why}{}", causes.collect::<String>())));
         }
         if let Some(step) = self.run.pending.get(parent) {
             return ("reshaping", Some(step.to_string()));
         }
-        if let Some(reason) = self.durable.cordons.get(parent) {
+        let cordons = &self.durable.cordons;
+        if let Some(reason) = cordons.get(parent).or_else(|| cordons.get(its_gpu()?)) {
             return ("cordoned", (!reason.is_empty()).then(|| reason.clone()));
         }
         match self.layouts.get(parent) {

@@ -153,11 +153,12 @@ impl Machine {
             }
             _ => self.of_others(slice)?,
         };
-        let device = self.seen.device_of(&parent).pci();
+        let pf = self.seen.pf_of(&parent);
+        let device = pf.as_ref().unwrap_or(&parent).pci();
         let function = device.and_then(|address| self.seen.functions.get(&address));
         let model = function.and_then(|f| f.model).map(str::to_owned);
         let serial = function.and_then(|f| f.serial).map(|serial| serial.to_string());
-        Some(Tenure { slice, parent, model, serial, profile, owner, owner_name, claim, index })
+        Some(Tenure { slice, parent, pf, model, serial, profile, owner, owner_name, claim, index })
     }
 
     /// What a running domain has without a claim, if it is a slice: it may be any device.

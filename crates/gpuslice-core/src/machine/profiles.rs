@@ -45,7 +45,7 @@ impl Machine {
         for offer in &spare.view.offers {
             // VFs that make one mediated device each share what their GPU can have.
             let vf = self.seen.pf_of(&offer.parent).filter(|_| offer.form.vfs().is_empty());
-            let anew = vf.is_none_or(|device| counted.insert((device, &offer.profile)));
+            let anew = vf.clone().is_none_or(|device| counted.insert((device, &offer.profile)));
             let free = self.free_of(offer, &spare);
             let row = rows.entry(offer.profile.clone()).or_insert_with(|| ProfileRow {
                 profile: offer.profile.clone(),
@@ -62,12 +62,14 @@ impl Machine {
                 free: mdevs.remove(&offer.profile).unwrap_or_default(),
                 used: used.get(&offer.profile).copied().unwrap_or_default(),
                 parents: Vec::new(),
+                gpus: Vec::new(),
                 pick: Vec::new(),
             });
             row.pick.extend(self.to_pick(offer, &spare, &homes));
             row.free = row.free.saturating_add(free);
             if anew {
                 row.max = row.max.zip(offer.max).map(|(a, b)| a.saturating_add(b));
+                row.gpus.push(vf.unwrap_or_else(|| offer.parent.clone()));
             }
             row.parents.push(offer.parent.clone());
         }

@@ -2,6 +2,7 @@
 
 use super::{Explained, Reason, Rows, end, named, parent, row_of, slice};
 use crate::claims;
+use crate::parents::gpus;
 use gpuslice_core::ids::{ClaimKey, Owner, ParentId, SliceId};
 use gpuslice_core::mend;
 use gpuslice_core::refusal::{Code, Holders};
@@ -120,9 +121,8 @@ fn nowhere(rows: &Rows, row: &ClaimRow) -> Vec<Reason> {
     let devices = devices(rows, profile);
     let of_profile =
         |p: &&ParentRow| devices.contains(&p.parent) || profile.parents.contains(&p.parent);
-    let told: Vec<(&ParentId, Reason)> = rows
-        .parents
-        .iter()
+    let told: Vec<(&ParentId, Reason)> = gpus(&rows.parents)
+        .into_iter()
         .filter(of_profile)
         .filter_map(|p| Some((&p.parent, parent::state(rows, p)?)))
         .collect();

@@ -4,6 +4,7 @@ use super::{Explained, Reason, Rows, named};
 use gpuslice_core::ids::ParentId;
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::ParentRow;
+use std::collections::BTreeSet;
 
 pub(super) fn of(rows: &Rows, row: &ParentRow) -> Explained {
     let mut reasons: Vec<Reason> = state(rows, row).into_iter().collect();
@@ -30,28 +31,39 @@ pub(super) fn of(rows: &Rows, row: &ParentRow) -> Explained {
 /// What it is, and who has its slices.
 fn about(rows: &Rows, row: &ParentRow) -> String {
     let what = row.model.clone().unwrap_or_else(|| row.pci_id.clone());
-    let layout = row.layout.as_deref().unwrap_or("no layout");
+    let layout = match (&row.layout, &row.pf) {
+        (Some(layout), _) => layout.clone(),
+        (None, Some(pf)) => format!("a VF of {pf} that makes mediated devices"),
+        (None, None) => "no layout".to_owned(),
+    };
     let on = row.driver.as_ref().map_or_else(String::new, |driver| format!(" on {driver}"));
     let what = if what.is_empty() { String::new() } else { format!("{what}{on}, ") };
+    let of_gpu = rows.parents.iter().filter(|other| other.pf.as_ref() == Some(&row.parent));
+    let vfs: BTreeSet<&ParentId> = of_gpu.map(|vf| &vf.parent).collect();
     let mut owners: Vec<String> = rows
         .slices
         .iter()
-        .filter(|slice| slice.parent == row.parent)
+        .filter(|slice| slice.parent == row.parent || vfs.contains(&slice.parent))
         .filter_map(|slice| super::holder(rows, slice).map(named).or_else(|| slice.holder.clone()))
         .collect();
     owners.sort();
     owners.dedup();
-    let used = if owners.is_empty() {
-        "used by nobody".to_owned()
-    } else {
-        format!("used by {}", owners.join(", "))
+    let used = match row.assigned {
+        _ if !owners.is_empty() => format!("used by {}", owners.join(", ")),
+        0 => "used by nobody".to_owned(),
+        // They left with it.
+        gone => format!("{gone} of its slices given out (gpuslice claims)"),
     };
     format!("{what}{layout}, {used}")
 }
 
 /// What its state means and what ends it; nothing where it is as it should be.
 pub(super) fn state(rows: &Rows, row: &ParentRow) -> Option<Reason> {
-    let parent = &row.parent;
+    // VFs share what is said of their GPU, and what ends it is said there.
+    let gpu = row.pf.as_ref().filter(|pf| {
+        rows.parents.iter().any(|other| other.parent == **pf && other.state == row.state)
+    });
+    let parent = gpu.unwrap_or(&row.parent);
     let because = row.reason.clone().unwrap_or_default();
     let with = |text: &str| {
         if because.is_empty() { text.to_owned() } else { format!("{text}: {because}") }

@@ -300,7 +300,14 @@ fn a_vf_that_makes_mediated_devices_is_explained_by_who_has_them() {
         "mechanism": "mdev", "state": "attached", "profile": "p", "claim": WIN}));
     let vf = SliceRow { driver: Some("nvidia".to_owned()), ..slice("parent") };
     rows.slices = vec![vf, made];
-    rows.parents.push(ParentRow { parent: VF.parse().unwrap(), ..parent("ok", None) });
+    let its = |state: &str| ParentRow {
+        parent: VF.parse().unwrap(),
+        pf: Some(PF.parse().unwrap()),
+        ..parent(state, None)
+    };
+    rows.parents.push(its("ok"));
+    let of_gpu = object(&rows, PF).unwrap();
+    assert!(of_gpu[0].about.ends_with("used by win11"), "{}", of_gpu[0].about);
     for name in [VF, "41:00.4", "vf:0000:41:00.4"] {
         let found = object(&rows, name).unwrap();
         assert_eq!((found[0].kind, found[0].id.as_str()), ("parent", VF), "{name}");
@@ -315,6 +322,25 @@ fn a_vf_that_makes_mediated_devices_is_explained_by_who_has_them() {
     rows.claims[0].home = vec![VF.parse().unwrap()];
     let again = "virsh start win11 (the agent gives it one)".to_owned();
     assert_eq!(reasons(&rows, "win11"), [(Some(Code::NotInXml), again)]);
+    // What holds for the GPU is ended there, and said once.
+    rows.claims[0].home.clear();
+    rows.profiles[0].parents = vec![VF.parse().unwrap()];
+    rows.parents = vec![parent("cordoned", None), its("cordoned")];
+    let uncordon = (Some(Code::Cordoned), "gpuslice uncordon 0000:41:00.0".to_owned());
+    for name in [PF, VF, "win11"] {
+        assert_eq!(reasons(&rows, name), std::slice::from_ref(&uncordon), "{name}");
+    }
+    rows.parents[0].state = "ok".to_owned();
+    let own = (Some(Code::Cordoned), "gpuslice uncordon 0000:41:00.4".to_owned());
+    assert_eq!(reasons(&rows, VF), [own]);
+}
+
+#[test]
+fn slices_that_left_with_their_gpu_are_somebody_s_still() {
+    let absent = ParentRow { assigned: 2, ..parent("absent", None) };
+    let rows = Rows { parents: vec![absent], slices: Vec::new(), ..rows() };
+    let found = object(&rows, PF).unwrap();
+    assert!(found[0].about.ends_with("2 of its slices given out (gpuslice claims)"), "{found:?}");
 }
 
 #[test]

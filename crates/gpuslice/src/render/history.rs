@@ -35,7 +35,7 @@ pub fn history(rows: &[HistoryRow], paint: Paint) -> String {
             Cell::from(if row.owner_name.is_empty() { &owner } else { &row.owner_name }),
             maybe(row.claim.as_ref().map(|claim| &claim.name)),
             Cell::from(row.slice),
-            Cell::from(&row.parent),
+            Cell::from(row.pf.as_ref().unwrap_or(&row.parent)),
             maybe(row.model.as_ref()),
             maybe(row.profile.as_ref()),
             maybe(row.reason.as_ref()),

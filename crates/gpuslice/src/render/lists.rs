@@ -1,6 +1,7 @@
 //! The tables.
 
 use crate::claims::shown;
+use crate::parents::gpus;
 use crate::style::{Paint, of_state};
 use crate::table::{Cell, left, list, maybe, right, table};
 use gpuslice_core::ids::{ParentId, SliceId};
@@ -43,6 +44,7 @@ fn to_pick(slices: &[SliceId]) -> Cell {
 
 /// `gpuslice gpus`.
 pub fn parents(rows: &[ParentRow], paint: Paint) -> String {
+    let rows = gpus(rows);
     // Many GPUs have none.
     let models = rows.iter().any(|row| row.model.is_some());
     let modes = rows.iter().any(|row| !row.modes.is_empty());
@@ -98,7 +100,7 @@ pub fn parents(rows: &[ParentRow], paint: Paint) -> String {
         }
         cells
     };
-    table(&columns, &rows.iter().map(row).collect::<Vec<_>>(), paint)
+    table(&columns, &rows.into_iter().map(row).collect::<Vec<_>>(), paint)
 }
 
 /// `gpuslice profiles`.
@@ -129,7 +131,7 @@ pub fn profiles(rows: &[ProfileRow], paint: Paint) -> String {
             maybe(row.max),
             Cell::from(&row.mechanism),
             maybe(row.type_id.as_ref()),
-            some(&row.parents),
+            some(&row.gpus),
             maybe(row.description.as_ref()),
         ];
         if picks {
@@ -293,12 +295,13 @@ GPU           PCI ID     DRIVER  MECHANISM  NUMA   VFS  USED  STATE      MODES  
         let rows = rows(json!([
             {"profile": "nvidia-a40-8q", "mechanism": "mdev", "type": "nvidia-558",
              "description": "NVIDIA A40-8Q", "memory": 8_589_934_592_u64, "isolation": "shared", "max": 6, "free": 4, "used": 2,
-             "parents": ["0000:41:00.0", "0000:81:00.0"]},
+             "parents": ["0000:41:00.4", "0000:81:00.4", "0000:41:00.5"],
+             "gpus": ["0000:41:00.0", "0000:81:00.0"]},
             {"profile": "amd-v620-vf4", "mechanism": "sriov", "type": null, "description": null,
              "memory": null, "isolation": "hardware", "max": null, "free": 10, "used": 0, "parents": []},
             {"profile": "mtty-2", "mechanism": "mdev", "type": "mtty-2", "description": null,
              "memory": null, "isolation": "shared", "max": null, "free": 10, "used": 0,
-             "parents": ["0000:41:00.0", "0000:81:00.0", "0000:c1:00.0", "mtty"]}]));
+             "parents": [], "gpus": ["0000:41:00.0", "0000:81:00.0", "0000:c1:00.0", "mtty"]}]));
         assert_eq!(
             profiles(&rows, Paint::Off),
             "\
