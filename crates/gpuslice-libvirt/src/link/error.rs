@@ -1,7 +1,7 @@
 //! What libvirt refuses, by operation and object, and how it is told to the person who asked.
 
 use gpuslice_core::hint;
-use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::refusal::{Code, Hint, Refusal};
 use virt::error::{Error as VirtError, ErrorNumber};
 
 /// libvirt's own message, without the level and numbers that `virt` prints around it.
@@ -185,48 +185,58 @@ impl LinkError {
     pub fn no_support(&self) -> bool {
         self.said().is_some_and(|said| said.0.code() == ErrorNumber::NoSupport)
     }
-}
 
-impl From<LinkError> for Refusal {
-    fn from(error: LinkError) -> Self {
-        let no_domain = error.no_domain();
-        let denied = error.said().is_some_and(|said| {
-            matches!(
-                said.0.code(),
-                ErrorNumber::AuthFailed
-                    | ErrorNumber::AuthCancelled
-                    | ErrorNumber::AuthUnavailable
-                    | ErrorNumber::AccessDenied
-            )
-        });
-        let (code, hint) = match &error {
-            _ if no_domain => (Code::Unknown, hint!("name one of virsh list --all")),
-            _ if denied => (
+    /// Something else of libvirt's has the domain for too long, as a snapshot.
+    fn no_time(&self) -> bool {
+        self.said().is_some_and(|said| said.0.code() == ErrorNumber::OperationTimeout)
+    }
+
+    /// What libvirt's number alone tells, whatever was called.
+    fn by_number(number: ErrorNumber) -> Option<(Code, Hint)> {
+        Some(match number {
+            ErrorNumber::NoDomain => (Code::Unknown, hint!("name one of virsh list --all")),
+            ErrorNumber::AuthFailed | ErrorNumber::AuthCancelled | ErrorNumber::AuthUnavailable => {
+                (
+                    Code::NotPermitted,
+                    hint!(
+                        "usermod -aG libvirt gpuslice-agent, then systemctl restart gpuslice-libvirt-agent"
+                    ),
+                )
+            }
+            // libvirt has an access driver, which judges each call.
+            ErrorNumber::AccessDenied => (
                 Code::NotPermitted,
                 hint!(
-                    "usermod -aG libvirt gpuslice-agent, then systemctl restart gpuslice-libvirt-agent"
+                    "allow org.libvirt.api.domain.* to user gpuslice-agent in /etc/polkit-1/rules.d"
                 ),
             ),
-            LinkError::Down { .. } | LinkError::Open { .. } | LinkError::Listen { .. } => {
+            _ => return None,
+        })
+    }
+
+    /// What the call tells where libvirt's number does not.
+    fn by_call(&self) -> (Code, Hint) {
+        match self {
+            Self::Down { .. } | Self::Open { .. } | Self::Listen { .. } => {
                 (Code::Unreachable, hint!("systemctl start libvirtd; or systemctl start virtqemud"))
             }
-            LinkError::NotRunning { .. } => (
+            Self::NotRunning { .. } => (
                 Code::BadRequest,
                 hint!("the same again without --live (it takes effect at the next start)"),
             ),
-            LinkError::BadName { .. } => (Code::BadRequest, hint!("name one of virsh list --all")),
-            LinkError::NotKept { domain } => (
+            Self::BadName { .. } => (Code::BadRequest, hint!("name one of virsh list --all")),
+            Self::NotKept { domain } => (
                 Code::BadRequest,
                 hint!(
                     "virsh dumpxml {} > domain.xml, then virsh define domain.xml, then the same again",
                     domain
                 ),
             ),
-            LinkError::Xml { domain, .. } => (
+            Self::Xml { domain, .. } => (
                 Code::BadRequest,
                 hint!("virsh edit {}: correct what is named here, then the same again", domain),
             ),
-            LinkError::Plug { domain, source, .. } if source.0.message().contains("PCI slot") => (
+            Self::Plug { domain, source, .. } if source.0.message().contains("PCI slot") => (
                 Code::Unsupported,
                 hint!(
                     "the same again without --live (it takes effect at the next start); or virsh edit {}: one more \
@@ -234,14 +244,23 @@ impl From<LinkError> for Refusal {
                     domain
                 ),
             ),
-            LinkError::Plug { .. } => {
-                let code = if error.no_support() { Code::Unsupported } else { Code::DeviceFailed };
+            Self::Plug { .. } => {
+                let code = if self.no_support() { Code::Unsupported } else { Code::DeviceFailed };
                 (code, hint!("the same again without --live (it takes effect at the next start)"))
             }
             _ => (
-                Code::DeviceFailed,
+                if self.no_time() { Code::Timeout } else { Code::DeviceFailed },
                 hint!("journalctl -u libvirtd -u virtqemud, mend what it says, then try again"),
             ),
+        }
+    }
+}
+
+impl From<LinkError> for Refusal {
+    fn from(error: LinkError) -> Self {
+        let (code, hint) = match error.said().map(|said| said.0.code()) {
+            Some(number) => LinkError::by_number(number).unwrap_or_else(|| error.by_call()),
+            None => error.by_call(),
         };
         let mut refusal = Self::new(code, error.to_string());
         let mut below = std::error::Error::source(&error);

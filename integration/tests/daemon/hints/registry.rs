@@ -74,6 +74,10 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
         "libvirt's socket and its group",
     ),
     (
+        "allow org.libvirt.api.domain.* to user gpuslice-agent in /etc/polkit-1/rules.d",
+        "libvirt's access driver and polkit",
+    ),
+    (
         "systemctl restart gpuslice-libvirt-agent, then the same again",
         "an agent that has lost its thread",
     ),
