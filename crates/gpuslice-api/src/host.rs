@@ -2,41 +2,23 @@
 //! nothing; who may do what is the [`Handler`]'s to ask.
 //! The same rows are objects too, one for each parent and claim: [`Objects`].
 
-mod caller;
 mod filter;
-mod gate;
 mod interface;
 mod objects;
 
-pub use caller::Caller;
 pub use objects::Objects;
 
+use crate::callers::{Admits, Caller, Gate, Gated};
 use crate::names::{BUS_NAME, HOST_PATH};
 use crate::refused::Refused;
 use crate::wire::{self, Dict};
-use gate::{Gate, Gated};
-use gpuslice_core::refusal::Refusal;
 use gpuslice_core::request::{Answer, ChangeNote, Command, Outcome};
-use std::any::Any;
 use std::future::Future;
 use zbus::Connection;
 use zbus::message::Header;
 
-/// A call's place among those that are under way, given back when its answer has left.
-pub type Place = Box<dyn Any + Send>;
-
 /// What answers commands.
-pub trait Handler: Send + Sync + 'static {
-    /// Lets in a call before anything of it is read: its method, and the bytes of its arguments.
-    fn admit(
-        &self,
-        _caller: &Caller,
-        _method: &str,
-        _length: usize,
-    ) -> impl Future<Output = Result<Place, Refusal>> + Send {
-        std::future::ready(Ok(Box::new(()) as Place))
-    }
-
+pub trait Handler: Admits {
     /// Serves one command. A method call may be waiting for it for long (`WaitSettled`); others are served meanwhile.
     fn call(&self, caller: Caller, command: Command) -> impl Future<Output = Outcome> + Send;
 }

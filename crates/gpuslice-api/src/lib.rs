@@ -6,6 +6,7 @@
 //! for the agent's own name.
 #![forbid(unsafe_code)]
 
+pub mod callers;
 pub mod client;
 pub mod host;
 pub mod libvirt;
@@ -13,6 +14,7 @@ pub mod names;
 mod refused;
 pub mod wire;
 
+pub use callers::{Admits, Caller};
 pub use client::{CallError, Client, Transport};
-pub use host::{Caller, Handler};
+pub use host::Handler;
 pub use refused::Refused;

@@ -7,13 +7,13 @@ mod types;
 pub use proxy::{LibvirtClient, LibvirtInterface, serve};
 pub use types::{AttachOptions, Attached, DetachOptions, Detached, DomainInfo};
 
-use crate::host::Caller;
+use crate::callers::{Admits, Caller};
 use gpuslice_core::ids::{ClaimName, ProfileName};
 use gpuslice_core::refusal::Refusal;
 use std::future::Future;
 
 /// What answers the agent's methods. A domain is named as in virsh: by name, id or UUID.
-pub trait LibvirtHandler: Send + Sync + 'static {
+pub trait LibvirtHandler: Admits {
     /// Makes the claim, then writes the metadata and the devices. Idempotent.
     fn attach(
         &self,

@@ -10,14 +10,14 @@
 mod private_bus;
 
 use gpuslice_api::client::Event;
-use gpuslice_api::host::{Caller, HostInterface, announce, serve};
+use gpuslice_api::host::{HostInterface, announce, serve};
 use gpuslice_api::libvirt::{
     self, AttachOptions, Attached, DetachOptions, Detached, DomainInfo, LibvirtHandler,
     LibvirtInterface,
 };
 use gpuslice_api::names::{BUS_NAME, HOST_INTERFACE, HOST_PATH};
 use gpuslice_api::wire::{Dict, to_dict};
-use gpuslice_api::{CallError, Client, Handler, Transport};
+use gpuslice_api::{Admits, CallError, Caller, Client, Handler, Transport};
 use gpuslice_core::hint;
 use gpuslice_core::ids::{ClaimName, ProfileName};
 use gpuslice_core::refusal::{Code, Refusal};
@@ -35,6 +35,8 @@ struct Script {
     outcomes: Mutex<VecDeque<Outcome>>,
     asked: Arc<Mutex<Vec<Command>>>,
 }
+
+impl Admits for Script {}
 
 impl Handler for Script {
     async fn call(&self, caller: Caller, command: Command) -> Outcome {
@@ -254,6 +256,8 @@ async fn a_bus_without_the_daemon_is_unreachable() {
 
 /// Refuses to resolve, and otherwise says back what it was told.
 struct Agent;
+
+impl Admits for Agent {}
 
 impl LibvirtHandler for Agent {
     async fn attach(

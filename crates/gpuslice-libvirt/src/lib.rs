@@ -17,7 +17,6 @@ mod detach;
 pub mod edits;
 pub mod link;
 mod live;
-mod permit;
 pub mod service;
 pub mod todo;
 pub mod watch;

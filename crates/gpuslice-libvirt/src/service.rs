@@ -1,8 +1,7 @@
 //! The agent's methods on the bus: who may call them, one at a time, and never longer than a caller waits.
 
 use crate::agent::{Agent, Turn};
-use crate::permit::permit;
-use gpuslice_api::Caller;
+use gpuslice_api::callers::{Admits, Caller, Place, Places, require};
 use gpuslice_api::libvirt::{
     AttachOptions, Attached, DetachOptions, Detached, DomainInfo, LibvirtHandler,
 };
@@ -24,12 +23,13 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Service {
     agent: Arc<Agent>,
     patience: Duration,
+    places: Places,
 }
 
 impl Service {
     /// Serves for an agent; `patience` is [`PATIENCE`] but in tests.
     pub fn new(agent: Arc<Agent>, patience: Duration) -> Self {
-        Self { agent, patience }
+        Self { agent, patience, places: Places::default() }
     }
 
     /// Runs a change when its turn comes. A change that has begun goes on to its end even when the caller is told
@@ -61,6 +61,18 @@ impl Service {
     }
 }
 
+impl Admits for Service {
+    async fn admit(
+        &self,
+        caller: &Caller,
+        method: &str,
+        length: usize,
+    ) -> Result<Option<Place>, Refusal> {
+        let root = || Box::pin(async { caller.uid().await == Some(0) });
+        self.places.take(caller.bus_name.clone(), method, length, root).await.map(Some)
+    }
+}
+
 impl LibvirtHandler for Service {
     async fn attach(
         &self,
@@ -69,7 +81,7 @@ impl LibvirtHandler for Service {
         profile: ProfileName,
         options: AttachOptions,
     ) -> Result<Attached, Refusal> {
-        permit(&caller, ACTION_ATTACH).await?;
+        require(&caller, ACTION_ATTACH).await?;
         let (agent, named) = (Arc::clone(&self.agent), domain.to_owned());
         self.in_turn(format!("attach {profile} to {domain}"), |turn| async move {
             let _turn = turn;
@@ -85,7 +97,7 @@ impl LibvirtHandler for Service {
         claim: Option<ClaimName>,
         options: DetachOptions,
     ) -> Result<Detached, Refusal> {
-        permit(&caller, ACTION_RELEASE).await?;
+        require(&caller, ACTION_RELEASE).await?;
         let (agent, named) = (Arc::clone(&self.agent), domain.to_owned());
         self.in_turn(format!("detach from {domain}"), |mut turn| async move {
             agent.detach(&named, claim, options, &mut turn).await

@@ -9,12 +9,12 @@
 #[path = "../../gpuslice-api/tests/private_bus/mod.rs"]
 mod private_bus;
 
-use gpuslice_api::host::{self, Caller, HostInterface};
+use gpuslice_api::host::{self, HostInterface};
 use gpuslice_api::libvirt::{
     self, AttachOptions, Attached, DetachOptions, Detached, DomainInfo, LibvirtHandler,
     LibvirtInterface,
 };
-use gpuslice_api::{Handler, names};
+use gpuslice_api::{Admits, Caller, Handler, names};
 use gpuslice_core::hint;
 use gpuslice_core::ids::{ClaimName, ProfileName};
 use gpuslice_core::refusal::{Code, Refusal};
@@ -30,6 +30,8 @@ const UUID: &str = "8e2f2d4e-1b5f-4a4e-9f57-0d9c6f1c6a11";
 
 /// Grants every claim a device.
 struct Daemon;
+
+impl Admits for Daemon {}
 
 impl Handler for Daemon {
     async fn call(&self, _: Caller, order: Order) -> Outcome {
@@ -73,6 +75,8 @@ fn known(domain: &str) -> Result<(), Refusal> {
     Err(Refusal::new(Code::Unknown, format!("no domain {domain:?}"))
         .hint(hint!("virsh list --all")))
 }
+
+impl Admits for Agent {}
 
 impl LibvirtHandler for Agent {
     async fn attach(

@@ -9,9 +9,9 @@
 #[path = "../../gpuslice-api/tests/private_bus/mod.rs"]
 mod private_bus;
 
-use gpuslice_api::Handler;
-use gpuslice_api::host::{self, Caller, HostInterface};
+use gpuslice_api::host::{self, HostInterface};
 use gpuslice_api::names::{BUS_ADDRESS_ENV, BUS_NAME, SOCKET_ENV};
+use gpuslice_api::{Admits, Caller, Handler};
 use gpuslice_core::request::{Answer, Command as Order, Outcome};
 use gpuslice_hook_proto::{Body, Reply, ReplyBody, Request, Served};
 use private_bus::PrivateBus;
@@ -69,6 +69,8 @@ fn told(order: &Order) -> Json {
 
 /// Says the same on a bus.
 struct Daemon;
+
+impl Admits for Daemon {}
 
 impl Handler for Daemon {
     async fn call(&self, _: Caller, order: Order) -> Outcome {

@@ -10,8 +10,8 @@
 mod private_bus;
 
 use futures_lite::StreamExt;
-use gpuslice_api::host::{self, Caller, HostInterface};
-use gpuslice_api::{Handler, names};
+use gpuslice_api::host::{self, HostInterface};
+use gpuslice_api::{Admits, Caller, Handler, names};
 use gpuslice_core::request::{Answer, Command as Order, Outcome};
 use gpuslice_hook_proto::{Reply, ReplyBody, Request, Served};
 use private_bus::PrivateBus;
@@ -100,6 +100,8 @@ async fn beside_a_masked_unit_the_socket_of_a_daemon_that_runs_is_asked() {
 
 /// Is there, and is asked nothing.
 struct Daemon;
+
+impl Admits for Daemon {}
 
 impl Handler for Daemon {
     async fn call(&self, _: Caller, order: Order) -> Outcome {

@@ -1,8 +1,8 @@
 //! An object for each parent and each claim, below [`HOST_PATH`] and its object manager: for programs that follow
 //! properties rather than lists. Slices and profiles have none, since thousands of objects are megabytes.
 
-use super::gate::{Gate, Gated};
 use super::{Caller, Handler};
+use crate::callers::{Gate, Gated};
 use crate::names::{CLAIM_INTERFACE, HOST_PATH, PARENT_INTERFACE};
 use crate::refused::Refused;
 use crate::wire::{self, Dict};

@@ -1,8 +1,8 @@
 //! Both ends of the agent's interface.
 
 use super::{AttachOptions, Attached, DetachOptions, Detached, DomainInfo, LibvirtHandler};
+use crate::callers::{Caller, Gate, Gated};
 use crate::client::{BusLink, CallError};
-use crate::host::Caller;
 use crate::names::{LIBVIRT_BUS_NAME, LIBVIRT_INTERFACE, LIBVIRT_PATH};
 use crate::refused::Refused;
 use crate::wire::{self, Dict};
@@ -25,6 +25,14 @@ impl<H: LibvirtHandler> LibvirtInterface<H> {
     }
 }
 
+impl<H: LibvirtHandler> Gated for LibvirtInterface<H> {
+    type Handler = H;
+
+    fn handler(&self) -> &H {
+        &self.handler
+    }
+}
+
 /// Puts the interface on a connection and takes the agent's bus name.
 ///
 /// # Errors
@@ -33,7 +41,7 @@ pub async fn serve<H: LibvirtHandler>(
     connection: &Connection,
     interface: LibvirtInterface<H>,
 ) -> zbus::Result<()> {
-    connection.object_server().at(LIBVIRT_PATH, interface).await?;
+    connection.object_server().at(LIBVIRT_PATH, Gate(interface)).await?;
     connection.request_name(LIBVIRT_BUS_NAME).await
 }
 

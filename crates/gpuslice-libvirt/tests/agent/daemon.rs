@@ -1,7 +1,7 @@
 //! A daemon that records what it is asked and answers as a test wants.
 
 use gpuslice_api::host::{HostInterface, serve};
-use gpuslice_api::{Caller, Handler};
+use gpuslice_api::{Admits, Caller, Handler};
 use gpuslice_core::ids::{ClaimKey, Owner};
 use gpuslice_core::request::{
     Adopted, Answer, ClaimRow, Command, DeviceToWrite, DueStart, Outcome,
@@ -125,6 +125,8 @@ impl Daemon {
         }
     }
 }
+
+impl Admits for Daemon {}
 
 impl Handler for Daemon {
     async fn call(&self, _caller: Caller, command: Command) -> Outcome {

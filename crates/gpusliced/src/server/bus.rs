@@ -1,10 +1,9 @@
 //! The bus name: taken when there is a bus, taken again when the bus comes back, and never a reason not to serve
 //! hooks.
 
-use super::places::Places;
-use super::polkit;
 use crate::engine::Handle;
-use gpuslice_api::host::{self, Caller, HostInterface, Objects, Place};
+use gpuslice_api::callers::{Admits, Caller, Place, Places, is_trusted, require};
+use gpuslice_api::host::{self, HostInterface, Objects};
 use gpuslice_api::names::{BUS_NAME, required_action};
 use gpuslice_core::refusal::Refusal;
 use gpuslice_core::request::{ChangeNote, Command, Outcome};
@@ -22,17 +21,23 @@ struct Asks {
     places: Places,
 }
 
-impl host::Handler for Asks {
-    async fn admit(&self, caller: &Caller, method: &str, length: usize) -> Result<Place, Refusal> {
-        let by = caller.bus_name.clone();
+impl Admits for Asks {
+    async fn admit(
+        &self,
+        caller: &Caller,
+        method: &str,
+        length: usize,
+    ) -> Result<Option<Place>, Refusal> {
         // Room for it is taken when it is asked, which is seldom.
-        let trusted = || Box::pin(polkit::is_trusted(caller));
-        Ok(Box::new(self.places.take(by, method, length, trusted).await?))
+        let trusted = || Box::pin(is_trusted(caller));
+        self.places.take(caller.bus_name.clone(), method, length, trusted).await.map(Some)
     }
+}
 
+impl host::Handler for Asks {
     async fn call(&self, caller: Caller, command: Command) -> Outcome {
         if let Some(action) = required_action(&command) {
-            polkit::require(&caller, action).await?;
+            require(&caller, action).await?;
         }
         if command.may_wait() {
             return self.handle.command_until(command, Box::pin(left(&caller))).await;

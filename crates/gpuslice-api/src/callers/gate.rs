@@ -1,7 +1,7 @@
 //! In front of each interface: nothing of a call is read before it has a place among those that are under way. Its
 //! arguments are many times as long once they are read, and zbus begins every call that comes.
 
-use super::{Caller, Handler};
+use super::{Admits, Caller};
 use crate::refused::Refused;
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -13,15 +13,15 @@ use zbus::zvariant::{OwnedValue, Value};
 use zbus::{Connection, fdo};
 
 /// An interface whose calls a handler lets in.
-pub(super) trait Gated: Interface {
-    type Handler: Handler;
+pub(crate) trait Gated: Interface {
+    type Handler: Admits;
 
     fn handler(&self) -> &Self::Handler;
 }
 
 /// The gate.
 #[derive(Debug)]
-pub(super) struct Gate<I>(pub I);
+pub(crate) struct Gate<I>(pub I);
 
 #[async_trait]
 impl<I: Gated> Interface for Gate<I> {

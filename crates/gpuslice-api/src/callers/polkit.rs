@@ -1,7 +1,7 @@
 //! Whether a caller on the bus may do what it asks.
 
-use gpuslice_api::host::Caller;
-use gpuslice_api::names::{AGENT_ACTIONS, LIBVIRT_BUS_NAME};
+use super::Caller;
+use crate::names::{AGENT_ACTIONS, LIBVIRT_BUS_NAME, not_permitted};
 use gpuslice_core::refusal::{Code, Refusal};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,11 @@ const LONGEST_QUESTION: Duration = Duration::from_secs(5 * 60);
 /// Numbers of the questions to polkit, by which one can be taken back.
 static QUESTIONS: AtomicU64 = AtomicU64::new(0);
 
-/// Root may. Everybody else is polkit's to judge, and without a polkit they may not.
+/// Root may. Everybody else is polkit's to judge, and without a polkit they may not. It may wait for a person to type a
+/// password.
+///
+/// # Errors
+/// The caller may not, or polkit did not answer.
 pub async fn require(caller: &Caller, action: &'static str) -> Result<(), Refusal> {
     if caller.uid().await == Some(0) {
         return Ok(());
@@ -24,7 +28,7 @@ pub async fn require(caller: &Caller, action: &'static str) -> Result<(), Refusa
     let refused = |why: String| {
         Refusal::new(Code::NotPermitted, format!("the action {action} is not permitted"))
             .because(why)
-            .hint(gpuslice_api::names::not_permitted(action))
+            .hint(not_permitted(action))
     };
     let Some(name) = &caller.bus_name else {
         return Err(refused("the caller has no name on the bus".to_owned()));
