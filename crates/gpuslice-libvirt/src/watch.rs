@@ -1,5 +1,6 @@
 //! What the agent does by itself: follows libvirt's events and the daemon's, and connects again to whichever went
-//! away. At rest it waits on sockets only; a timer runs only while libvirt is down or the daemon fails to answer.
+//! away. At rest it waits on sockets only; a timer runs only while one of them is down, fails, or has no
+//! time.
 
 use crate::agent::{Agent, Trouble};
 use crate::link::Notice;
@@ -67,6 +68,51 @@ impl Retry {
     }
 }
 
+/// Steps that libvirt had no time for, or was gone for: each is tried once more after a while. One that libvirt never has
+/// time for must not hold up the others, since it answers such a call after half a minute.
+#[derive(Debug, Default)]
+struct SecondTry {
+    at: Option<Instant>,
+    waiting: Vec<Step>,
+    tried: Vec<Step>,
+}
+
+impl SecondTry {
+    fn later(&mut self, step: Step) {
+        if !self.tried_again(&step) && !self.waiting.contains(&step) {
+            self.waiting.push(step);
+            self.at.get_or_insert_with(|| Instant::now() + LONGEST);
+        }
+    }
+
+    /// Whether this was its second try, which is over.
+    fn tried_again(&mut self, step: &Step) -> bool {
+        let tried = self.tried.len();
+        self.tried.retain(|other| other != step);
+        self.tried.len() != tried
+    }
+
+    fn went_well(&mut self, step: &Step) {
+        self.tried_again(step);
+        self.waiting.retain(|other| other != step);
+    }
+
+    async fn due(&self) {
+        match self.at {
+            Some(at) => sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Those that have waited.
+    fn steps(&mut self) -> impl Iterator<Item = Step> + use<> {
+        self.at = None;
+        let steps = std::mem::take(&mut self.waiting);
+        self.tried.extend(steps.iter().cloned());
+        steps.into_iter()
+    }
+}
+
 /// The watch.
 pub struct Watch<R> {
     agent: Arc<Agent>,
@@ -78,6 +124,7 @@ pub struct Watch<R> {
     reconnect: Retry,
     daemon_up: bool,
     ask_again: Retry,
+    second: SecondTry,
     report: R,
 }
 
@@ -108,6 +155,7 @@ impl<R: FnMut(&str)> Watch<R> {
             reconnect: Retry::now(),
             daemon_up,
             ask_again: Retry::never(),
+            second: SecondTry::default(),
             report,
         }
     }
@@ -134,6 +182,7 @@ impl<R: FnMut(&str)> Watch<R> {
                 news = self.news.recv() => self.hear(news.ok_or(BusGone)?),
                 () = self.reconnect.due() => self.connect().await,
                 () = self.ask_again.due() => self.ask_again.at = None,
+                () = self.second.due() => self.second.steps().for_each(|step| self.todo.again(&step)),
             }
         }
     }
@@ -229,16 +278,22 @@ impl<R: FnMut(&str)> Watch<R> {
                 self.todo.look(look);
                 self.todo.start(start);
                 self.ask_again.done();
+                self.second.went_well(&step);
             }
-            Err(Trouble::Daemon(refusal)) if refusal.code == Code::Unreachable => {
+            Err(Trouble::Daemon(refusal))
+                if matches!(refusal.code, Code::Unreachable | Code::StateUnwritable) =>
+            {
                 tracing::warn!("{}", refusal.one_line());
                 self.todo.again(&step);
                 // When it left the bus it is not asked, which would start it, but awaited.
                 self.ask_again.later();
             }
             Err(Trouble::Daemon(refusal) | Trouble::Libvirt(refusal)) => {
-                // libvirt's next event, or its next connection, brings the domain up again.
                 tracing::warn!("{}", refusal.one_line());
+                // Else libvirt's next event, or its next connection, brings the domain up again.
+                if matches!(refusal.code, Code::Unreachable | Code::Timeout) {
+                    self.second.later(step);
+                }
             }
         }
     }
@@ -314,5 +369,24 @@ mod tests {
         assert_eq!((tries, retry.wait), (5 + 119, LONGEST));
         retry.done();
         assert_eq!((retry.at, retry.wait), (None, SHORTEST));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_libvirt_had_no_time_for_is_tried_once_more_and_a_new_event_begins_anew() {
+        let [a, b] = [1, 2].map(|n| Step::Look(Uuid::from_u128(n)));
+        let mut second = SecondTry::default();
+        let began = Instant::now();
+        second.later(a.clone());
+        second.later(a.clone());
+        second.later(b.clone());
+        second.went_well(&b);
+        second.due().await;
+        assert_eq!(Instant::now() - began, LONGEST);
+        assert!(second.steps().eq([a.clone()]));
+        // The second try fails, and is the last.
+        second.later(a.clone());
+        assert_eq!((second.at, second.steps().count()), (None, 0));
+        second.later(a.clone());
+        assert!(second.steps().eq([a]));
     }
 }

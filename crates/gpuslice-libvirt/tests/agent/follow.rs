@@ -4,6 +4,7 @@ use crate::domains::{THEIRS, hostdev, source};
 use crate::scene::{ordinary, wanted};
 use gpuslice_core::domain::ClaimRequest;
 use gpuslice_core::ids::{ClaimKey, Owner};
+use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Adopted, Command, DueStart};
 use gpuslice_core::state::OnlyIf;
 use uuid::Uuid;
@@ -151,6 +152,29 @@ fn definitions_metadata_renames_and_ends_are_told() {
             assert!(!scene.settles().await.iter().any(gone));
             scene.person.undefine(A);
             assert_eq!(scene.asks("DomainGone", gone).await, Command::DomainGone { uuid: A });
+        },
+    );
+}
+
+/// libvirt tells of it once, so the agent keeps it until the daemon has taken it.
+#[test]
+fn one_that_is_gone_while_the_disk_is_full_is_told_again() {
+    ordinary(
+        |person, _| person.define(A, "a", CLAIM, ""),
+        async |mut scene| {
+            scene.settles().await;
+            let mut full = true;
+            scene.daemon.before(move |command| {
+                let gone = matches!(command, Command::DomainGone { .. });
+                (gone && std::mem::take(&mut full))
+                    .then(|| Err(Refusal::new(Code::StateUnwritable, "no space left")))
+            });
+            scene.person.undefine(A);
+            let gone = |command: &Command| matches!(command, Command::DomainGone { .. });
+            for time in ["refused", "taken"] {
+                assert_eq!(scene.asks(time, gone).await, Command::DomainGone { uuid: A });
+            }
+            assert!(!scene.settles().await.iter().any(gone));
         },
     );
 }
