@@ -19,6 +19,8 @@ mod applying;
 mod beside;
 #[path = "machine/calls.rs"]
 mod calls;
+#[path = "machine/cordoned.rs"]
+mod cordoned;
 #[path = "machine/directed.rs"]
 mod directed;
 #[path = "machine/disk.rs"]

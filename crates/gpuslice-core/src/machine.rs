@@ -13,6 +13,7 @@ mod answers;
 mod applying;
 mod awaited;
 mod claims;
+mod cordoned;
 mod drain;
 mod event;
 mod fabric;

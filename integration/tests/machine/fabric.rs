@@ -499,12 +499,14 @@ fn what_is_far_is_on_another_node_whatever_else_is_with_it() {
     let mut carries = domain(2);
     ask(&mut driver, &mut carries, on_node(claim(&name("a"), SPX, 1), "1", "")).unwrap();
     let parent = ParentId::Pci(host.functions[0].address);
-    order(&mut driver, Command::Cordon { parent, reason: String::new() }).unwrap();
-    // What would be given again after that is no nearer then.
+    order(&mut driver, Command::Cordon { parent: parent.clone(), reason: String::new() }).unwrap();
+    // What is given again after that is no nearer then.
     carries.claims = vec![on_node(claim(&name("a"), SPX, 1), "0", "")];
     let refusal = call(&mut driver, &carries, HookOperation::Prepare).unwrap_err();
     assert_eq!(refusal.code, Code::OtherNumaNode, "{refusal:?}");
-    assert!(!refusal.hint.as_ref().is_some_and(|hint| hint.contains("uncordon")), "{refusal:?}");
+    let far = format!("gpuslice attach vm2 {SPX} --name a --count 1 --numa prefer");
+    let told = format!("gpuslice uncordon {parent}, then {far}");
+    assert_eq!(refusal.hint.as_deref(), Some(told.as_str()), "{refusal:?}");
     for request in [claim(&name("a"), SPX, 1), same("a", SPX, 1)] {
         let refusal = ask(&mut driver, &mut domain(1), on_node(request, "0", "")).unwrap_err();
         assert_eq!(refusal.code, Code::OtherNumaNode, "{refusal:?}");

@@ -440,11 +440,11 @@ impl Machine {
             let refusal = self.not_there(key, profile, count, within, &candidates);
             return self.or_not_settled(profile, refusal);
         }
-        let full = candidates.iter().all(|(_, why)| why.code == Code::NoCapacity);
         let first_other = candidates.iter().find(|(_, why)| why.code != Code::NoCapacity);
         let mut refusal = match first_other {
-            Some((_, why)) if !full && candidates.len() == 1 => why.clone(),
-            _ => self.no_capacity(key, profile, count),
+            Some((_, why)) if candidates.len() == 1 => why.clone(),
+            _ => (self.all_cordoned(key, profile, count, &candidates))
+                .unwrap_or_else(|| self.no_capacity(key, profile, count)),
         };
         if let (Some((_, why)), true) = (first_other, refusal.code == Code::NoCapacity) {
             refusal.causes.push(why.message.clone());

@@ -342,6 +342,7 @@ impl Machine {
             Refusal::new(Code::NoCapacity, message)
         };
         let more = lacking.len().saturating_sub(MOST);
+        let fabrics: Vec<Fabric> = lacking.iter().map(|lacks| lacks.fabric.clone()).collect();
         for Lacking { fabric, room, why } in lacking.into_iter().take(MOST) {
             let lacks = count.saturating_sub(room);
             refusal = refusal.because(format!("{} lacks {lacks} of {count}: {why}", fabric.name));
@@ -364,6 +365,10 @@ impl Machine {
             hint!("{}, then {}", self.room_for(key, profile, count), far)
         } else if apart_is_free() {
             hint!("{} --count {} --fabric any", self.attach_again(key, profile), count)
+        } else if let Some(uncordon) = self.uncordon_one_of(&fabrics, key, profile, count, &within)
+        {
+            refusal.code = Code::Cordoned;
+            uncordon
         } else {
             self.room_within(key, profile, count, &within)
         };

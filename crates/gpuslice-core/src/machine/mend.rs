@@ -11,7 +11,7 @@ use crate::mend::{
 };
 use crate::numa::Within;
 use crate::observation::Function;
-use crate::placement::{Properties, by_properties};
+use crate::placement::{Properties, Wanted, by_properties};
 use crate::refusal::Hint;
 use crate::state::{Claim, ForeignHold};
 use std::collections::{BTreeMap, BTreeSet};
@@ -143,14 +143,24 @@ impl Machine {
         only: &dyn Fn(&ParentId) -> bool,
     ) -> Option<(u32, u32)> {
         let (free, used) = self.free_and_used_on(profile, only)?;
+        let own = self.reserved_for(key, profile, only);
+        Some((free.saturating_add(own), used.saturating_sub(own)))
+    }
+
+    /// The mediated devices that are reserved for a claim there.
+    pub(super) fn reserved_for(
+        &self,
+        key: &ClaimKey,
+        profile: &ProfileName,
+        only: &dyn Fn(&ParentId) -> bool,
+    ) -> u32 {
         let own = self.run.assignments.iter().filter(|(slice, a)| {
             slice.mdev().is_some()
                 && a.is_reserved_for(key)
                 && a.profile == *profile
                 && only(&self.seen.device_of(&a.parent))
         });
-        let own = u32::try_from(own.count()).unwrap_or(u32::MAX);
-        Some((free.saturating_add(own), used.saturating_sub(own)))
+        u32::try_from(own.count()).unwrap_or(u32::MAX)
     }
 
     /// Makes room for so many more slices of a claim: orders about those who have them, or else another GPU.
@@ -166,14 +176,26 @@ impl Machine {
         count: u32,
         within: &Within,
     ) -> Hint {
+        let wanted = Wanted { within, ..Wanted::anywhere(profile, key) };
+        self.room_by_ends(key, profile, count, within)
+            .or_else(|| self.uncordon_for(&wanted, count))
+            .unwrap_or_else(|| self.more_or_fewer(key, profile, count, within))
+    }
+
+    /// Orders about those who have slices, where that makes room.
+    pub(super) fn room_by_ends(
+        &self,
+        key: &ClaimKey,
+        profile: &ProfileName,
+        count: u32,
+        within: &Within,
+    ) -> Option<Hint> {
         let mut offers = self.offers().into_iter().filter(|offer| offer.profile == *profile);
-        let made = offers.any(|offer| matches!(offer.form, Form::Mdevs { .. }));
-        let orders = if made {
+        if offers.any(|offer| matches!(offer.form, Form::Mdevs { .. })) {
             self.room_at_start(key, profile, count, &|device| self.is_within(device, within))
         } else {
             self.room_for_home(key, profile, count, within)
-        };
-        orders.unwrap_or_else(|| self.more_or_fewer(key, profile, count, within))
+        }
     }
 
     /// Where nobody's end makes room there are not so many: another GPU of the kind has them, or the claim asks for fewer.
@@ -233,6 +255,10 @@ impl Machine {
             .map(|offer| self.seen.device_of(&offer.parent))
             .filter(|device| only(device) && lacks(device) > 0)
             .collect();
+        // Nobody's end makes room where nothing is given out.
+        if devices.is_empty() {
+            return None;
+        }
         let mut there: BTreeMap<&ParentId, Vec<(bool, Hint)>> = BTreeMap::new();
         let mut has = |parent: &ParentId, same: bool, order: Hint| {
             if let Some(device) = devices.get(&self.seen.device_of(parent)) {

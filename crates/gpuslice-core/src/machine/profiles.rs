@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 type Parked<'a> = BTreeMap<(&'a ParentId, &'a MdevTypeId), Vec<SliceId>>;
 
 /// What decides how much of an offer is free, looked up once for all offers.
-struct Spare<'a> {
+pub(super) struct Spare<'a> {
     view: View<'a>,
     parked: Parked<'a>,
 }
@@ -77,6 +77,11 @@ impl Machine {
     }
 
     fn spare(&self) -> Spare<'_> {
+        self.spare_in(self.view())
+    }
+
+    /// The same as somebody else sees it.
+    pub(super) fn spare_in<'a>(&'a self, view: View<'a>) -> Spare<'a> {
         let mut parked: Parked<'_> = BTreeMap::new();
         for uuid in self.parked() {
             let slice = SliceId::Mdev(uuid);
@@ -85,11 +90,11 @@ impl Machine {
             let Some(mdev) = there else { continue };
             parked.entry((&mdev.parent, &mdev.type_id)).or_default().push(slice);
         }
-        Spare { view: self.view(), parked }
+        Spare { view, parked }
     }
 
     /// How many more of each profile starts could have as mediated devices of some GPUs: what is parked makes room for them.
-    fn free_mdevs<'s>(
+    pub(super) fn free_mdevs<'s>(
         &self,
         spare: &'s Spare<'_>,
         only: &dyn Fn(&ParentId) -> bool,

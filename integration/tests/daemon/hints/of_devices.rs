@@ -51,6 +51,19 @@ pub fn a_person_said_so(code: Code) {
     person.mends(code, START);
 }
 
+pub fn it_was_said_of_all(code: Code) {
+    let two = "[[gpu]]\nmatch = { driver = \"gpusim\" }\nlayout = { vfs = 2 }\n";
+    let mut person = Person::at("sriov-8", two, 1);
+    person.does("gpuslice drain --all --reason firmware");
+    person.mends(code, "gpuslice attach vm1 amd-74a1-vf2 --count 3");
+    person.does(START);
+    // Mediated devices are asked for when a VM starts.
+    let mut person = Person::at("mdev", "", 1);
+    person.does("gpuslice attach vm1 nvidia-a40-24q --count 3");
+    person.does("gpuslice drain --all");
+    person.mends(code, START);
+}
+
 /// The next enable of the card fails.
 fn enable_fails(person: &Person) {
     fault(person, &json!({"enable": {"pf": CARD, "nth": 1, "times": 1, "errno": 5}}));

@@ -1,0 +1,135 @@
+//! GPUs that nobody gets anything of because somebody said so: where they could serve a claim, that is what is said.
+
+use super::Machine;
+use crate::ids::{ClaimKey, ParentId, PciAddress, ProfileName};
+use crate::mechanism::{Fabric, Form, Offer};
+use crate::mend;
+use crate::numa::Within;
+use crate::placement::{self, View, Wanted};
+use crate::refusal::{Code, Hint, Refusal};
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Machine {
+    /// Why a claim has nothing where nobody's end makes room for it, and GPUs would have it that are cordoned.
+    pub(super) fn all_cordoned(
+        &self,
+        key: &ClaimKey,
+        profile: &ProfileName,
+        count: u32,
+        candidates: &[(ParentId, Refusal)],
+    ) -> Option<Refusal> {
+        const MOST: usize = 4;
+        let is = |code| candidates.iter().any(|(_, why)| why.code == code);
+        let within = Within::Anywhere;
+        if !is(Code::Cordoned)
+            || is(Code::Reshaping)
+            || self.room_by_ends(key, profile, count, &within).is_some()
+        {
+            return None;
+        }
+        let uncordon = self.uncordon_for(&Wanted::anywhere(profile, key), count)?;
+        let mut whys: Vec<&str> = candidates.iter().map(|(_, why)| why.message.as_str()).collect();
+        whys.dedup();
+        let more = whys.len().saturating_sub(MOST);
+        let message =
+            format!("{profile}: wanted {count}, and GPUs that could serve it are cordoned");
+        let mut refusal = Refusal::new(Code::Cordoned, message).hint(uncordon);
+        refusal.causes.extend(whys.into_iter().take(MOST).map(str::to_owned));
+        Some(if more == 0 { refusal } else { refusal.because(format!("and {more} more")) })
+    }
+
+    /// The same where all is to be of one fabric.
+    pub(super) fn uncordon_one_of(
+        &self,
+        fabrics: &[Fabric],
+        key: &ClaimKey,
+        profile: &ProfileName,
+        count: u32,
+        within: &Within,
+    ) -> Option<Hint> {
+        if self.room_by_ends(key, profile, count, within).is_some() {
+            return None;
+        }
+        fabrics.iter().find_map(|fabric| {
+            let fabric = Some(fabric);
+            let wanted = Wanted { fabric, within, ..Wanted::anywhere(profile, key) };
+            self.uncordon_for(&wanted, count)
+        })
+    }
+
+    /// Has as many GPUs given out again as serve a claim then.
+    pub(super) fn uncordon_for(&self, wanted: &Wanted<'_>, count: u32) -> Option<Hint> {
+        let offers = self.offers().into_iter().filter(|offer| offer.profile == *wanted.profile);
+        let names = |offer: Offer| [self.seen.device_of(&offer.parent), offer.parent];
+        let offering: BTreeSet<ParentId> = offers.flat_map(names).collect();
+        let mut cordons = self.durable.cordons.clone();
+        let mut served = self.could_have(wanted, count, &cordons);
+        let mut lifted = Vec::new();
+        for (parent, reason) in &self.durable.cordons {
+            if served >= count {
+                break;
+            }
+            if !offering.contains(parent) {
+                continue;
+            }
+            cordons.remove(parent);
+            let more = self.could_have(wanted, count, &cordons);
+            if more > served {
+                served = more;
+                lifted.push(mend::uncordon(parent));
+            } else {
+                cordons.insert(parent.clone(), reason.clone());
+            }
+        }
+        Hint::in_turn(lifted).filter(|_| served >= count)
+    }
+
+    /// How many slices a claim could have, up to so many, were only these cordoned.
+    fn could_have(
+        &self,
+        wanted: &Wanted<'_>,
+        count: u32,
+        cordons: &BTreeMap<ParentId, String>,
+    ) -> u32 {
+        let view = View { cordons, ..self.view() };
+        let mut offers = view.offers.iter().filter(|offer| offer.profile == *wanted.profile);
+        if offers.any(|offer| matches!(offer.form, Form::Mdevs { .. })) {
+            return self.mdevs_of(view, wanted).min(count);
+        }
+        let known = wanted.key.and_then(|key| self.durable.claims.get(key));
+        let pool = known.is_some_and(|claim| claim.pool);
+        let mut homes: BTreeSet<PciAddress> = BTreeSet::new();
+        let mut have = 0;
+        while have < count
+            && let Ok(home) = placement::home(&view, wanted, pool, &homes)
+        {
+            homes.insert(home.address);
+            have += 1;
+        }
+        have
+    }
+
+    /// How many mediated devices a start could have.
+    fn mdevs_of<'a>(&'a self, view: View<'a>, wanted: &Wanted<'_>) -> u32 {
+        let Wanted { profile, key, fabric, within, .. } = *wanted;
+        let most = key.map(|key| view.most_of_each(key, profile)).unwrap_or_default();
+        let reserved = view.reserved_elsewhere(wanted);
+        let offers = view.offers.iter().filter(|offer| offer.profile == *profile);
+        let devices: BTreeSet<ParentId> =
+            offers.map(|offer| self.seen.device_of(&offer.parent)).collect();
+        let spare = self.spare_in(view);
+        let inside = |device: &&ParentId| {
+            fabric.is_none_or(|fabric| fabric.parents.contains(device))
+                && self.is_within(device, within)
+        };
+        let on = |device: &ParentId| {
+            let free = self.free_mdevs(&spare, &|other| other == device).remove(profile);
+            // A start that is refused gives back what it has reserved.
+            let own = key.map_or(0, |key| self.reserved_for(key, profile, &|on| on == device));
+            let free = free.unwrap_or_default().saturating_add(own);
+            most.get(device).map_or(free, |most| free.min(*most))
+        };
+        let all = devices.iter().filter(inside).map(on).fold(0, u32::saturating_add);
+        all.saturating_sub(reserved)
+    }
+}
