@@ -39,6 +39,8 @@ mod exhaustive;
 mod fabric;
 #[path = "machine/faulty.rs"]
 mod faulty;
+#[path = "machine/fewer.rs"]
+mod fewer;
 #[path = "machine/finish.rs"]
 mod finish;
 #[path = "machine/gim.rs"]

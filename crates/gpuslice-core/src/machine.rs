@@ -18,6 +18,7 @@ mod drain;
 mod event;
 mod fabric;
 mod failed;
+mod fewer;
 mod former;
 mod given;
 mod guest;

@@ -453,12 +453,15 @@ impl Machine {
     }
 
     fn no_capacity(&self, key: &ClaimKey, profile: &ProfileName, count: u32) -> Refusal {
-        let (free, used) = self.free_and_used_beside(key, profile, &|_| true).unwrap_or_default();
-        let spare = match free.saturating_add(used) {
-            0 => "none free".to_owned(),
-            all => format!("{free} of {all} free"),
-        };
-        let message = format!("{profile}: wanted {count}, {spare}, {}", self.who_has(key, profile));
+        let message = self.too_many(key, profile, count).unwrap_or_else(|| {
+            let beside = self.free_and_used_beside(key, profile, &|_| true);
+            let (free, used) = beside.unwrap_or_default();
+            let spare = match free.saturating_add(used) {
+                0 => "none free".to_owned(),
+                all => format!("{free} of {all} free"),
+            };
+            format!("{profile}: wanted {count}, {spare}, {}", self.who_has(key, profile))
+        });
         Refusal::new(Code::NoCapacity, message).hint(self.room_for(key, profile, count))
     }
 

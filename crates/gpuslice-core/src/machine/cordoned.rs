@@ -85,7 +85,7 @@ impl Machine {
     }
 
     /// How many slices a claim could have, up to so many, were only these cordoned.
-    fn could_have(
+    pub(super) fn could_have(
         &self,
         wanted: &Wanted<'_>,
         count: u32,

@@ -362,6 +362,8 @@ impl Machine {
         let hint = if required && self.is_free_far(key, sought.request, profile) {
             far
         } else if is_far {
+            let count = self.at_most(key, profile, count);
+            let far = mend::attach_far(&self.owner_name(key), profile, &key.name, count);
             hint!("{}, then {}", self.room_for(key, profile, count), far)
         } else if apart_is_free() {
             hint!("{} --count {} --fabric any", self.attach_again(key, profile), count)
@@ -369,6 +371,8 @@ impl Machine {
         {
             refusal.code = Code::Cordoned;
             uncordon
+        } else if let Some(fewer) = self.ask_for_fewer(key, profile, count, &within) {
+            hint!("{} --fabric any", fewer)
         } else {
             self.room_within(key, profile, count, &within)
         };

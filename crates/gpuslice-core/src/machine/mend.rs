@@ -10,7 +10,6 @@ use crate::mend::{
     write_layout,
 };
 use crate::numa::Within;
-use crate::observation::Function;
 use crate::placement::{Properties, Wanted, by_properties};
 use crate::refusal::Hint;
 use crate::state::{Claim, ForeignHold};
@@ -176,6 +175,10 @@ impl Machine {
         count: u32,
         within: &Within,
     ) -> Hint {
+        let fewer = self.ask_for_fewer(key, profile, count, within);
+        if fewer.is_some() || self.fewer_than(key, profile, count, within).is_some() {
+            return fewer.unwrap_or_else(|| self.more_or_fewer(key, profile, count, within));
+        }
         let wanted = Wanted { within, ..Wanted::anywhere(profile, key) };
         self.room_by_ends(key, profile, count, within)
             .or_else(|| self.uncordon_for(&wanted, count))
@@ -206,14 +209,7 @@ impl Machine {
         count: u32,
         within: &Within,
     ) -> Hint {
-        let offers = self.offers().into_iter().filter(|offer| offer.profile == *profile);
-        let devices = offers.filter_map(|offer| self.seen.device_of(&offer.parent).pci());
-        let kind = |function: &Function| (function.vendor, function.device);
-        let functions = devices.filter_map(|device| self.seen.functions.get(&device));
-        let kinds: BTreeSet<_> = functions.map(kind).collect();
-        let another = self
-            .bare()
-            .any(|(_, function)| kinds.contains(&kind(function)) && within.has(function.numa_node));
+        let another = self.another(profile, within);
         let there = self.beside_on_each(key, profile, &|device| self.is_within(device, within));
         let most =
             there.into_iter().map(|(most, (free, used))| free.saturating_add(used).min(most));

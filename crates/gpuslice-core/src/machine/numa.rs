@@ -83,6 +83,7 @@ impl Machine {
         match far {
             Some(hint) => refusal.hint(hint),
             None if code == Code::OtherNumaNode => {
+                let count = self.at_most(key, profile, count);
                 let room = self.room_for(key, profile, count);
                 let far = mend::attach_far(&name, profile, &key.name, count);
                 refusal.hint(hint!("{}, then {}", room, far))
@@ -135,6 +136,8 @@ impl Machine {
         }
         match refusal.code {
             Code::OtherNumaNode => {
+                let count = self.at_most(&key, &profile, count);
+                let far = mend::attach_far_live(&order.owner_name, &profile, &key.name, count);
                 let room = self.room_for(&key, &profile, count);
                 refusal.hint(hint!("{}, then {}", room, far))
             }

@@ -130,8 +130,19 @@ impl Machine {
 
     /// The most that can exist of a profile at a time on this host, if that is known.
     pub(super) fn most(&self, profile: &ProfileName) -> Option<u32> {
+        self.most_on(profile, &|_| true)
+    }
+
+    /// The same of some GPUs.
+    pub(super) fn most_on(
+        &self,
+        profile: &ProfileName,
+        only: &dyn Fn(&ParentId) -> bool,
+    ) -> Option<u32> {
         let mut counted = BTreeSet::new();
-        let offers = self.offers().into_iter().filter(|offer| offer.profile == *profile);
+        let there = |parent: &ParentId| only(&self.seen.device_of(parent));
+        let offers = self.offers().into_iter();
+        let offers = offers.filter(|offer| offer.profile == *profile && there(&offer.parent));
         let each = offers.map(|offer| match &offer.form {
             Form::Vfs(vfs) => Some(count(vfs)),
             Form::TypedVfs { vfs, .. } => {

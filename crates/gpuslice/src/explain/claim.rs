@@ -221,9 +221,13 @@ fn held<'a>(rows: &'a Rows, row: &ClaimRow, devices: &BTreeSet<ParentId>) -> InU
 fn full(rows: &Rows, row: &ClaimRow, profile: &ProfileRow, held: InUse<'_>) -> Reason {
     let InUse { holders, same, other, kept, .. } = held;
     let text = format!("{}: wanted {}, {} free, {holders}", row.profile, row.count, profile.free);
+    // Nobody's end makes room for more than there is.
+    let fewer = profile.free > 0
+        && profile.max.is_some_and(|max| max > 0 && row.count > max)
+        && !another(rows, profile);
     let end =
         same.or(other.filter(|_| kept.is_empty())).and_then(|slice| slice::state(rows, slice));
-    let next = match (end, kept.first(), profile.free) {
+    let next = match (end.filter(|_| !fewer), kept.first().filter(|_| !fewer), profile.free) {
         (Some(reason), ..) => reason.next,
         (None, Some(other), _) => detach(other),
         (None, None, _) if another(rows, profile) => mend::lay_out_another().as_str().to_owned(),
