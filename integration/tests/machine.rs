@@ -45,6 +45,8 @@ mod fewer;
 mod finish;
 #[path = "machine/gim.rs"]
 mod gim;
+#[path = "machine/gone.rs"]
+mod gone;
 #[path = "machine/group.rs"]
 mod group;
 #[path = "machine/guest.rs"]

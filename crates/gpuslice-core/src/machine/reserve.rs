@@ -199,9 +199,38 @@ impl Machine {
         let place = placement::vf(&self.view(), &want.profile, &want.key, address, want.managed)
             .map_err(|why| {
                 let why = self.or_not_settled_at(&want.profile, Some(address), why);
-                if why.hint.is_some() { why } else { self.mend_vf(want, address, why) }
+                if why.hint.is_some() {
+                    return why;
+                }
+                self.offered_no_more(want, address, &why)
+                    .unwrap_or_else(|| self.mend_vf(want, address, why))
             })?;
         Ok(assignment_of(want, place))
+    }
+
+    /// A VF is not there, and no other could be what its claim asks for: its GPU has the layout no more that made it so.
+    fn offered_no_more(&self, want: &Want, vf: PciAddress, why: &Refusal) -> Option<Refusal> {
+        let Want { key, profile, count, .. } = want;
+        let offered = self.offers().iter().any(|offer| offer.profile == *profile);
+        if why.code != Code::Absent || offered {
+            return None;
+        }
+        let wanted = Wanted::anywhere(profile, key);
+        let none = placement::home(&self.view(), &wanted, false, &BTreeSet::new()).err()?;
+        let refusal = self.refuse_placement(key, profile, *count, &Within::Anywhere, none);
+        if refusal.code != Code::NoProfile {
+            return None;
+        }
+        let refusal = refusal.because(why.message.clone());
+        let place = self.durable.places.get(&vf);
+        let makes_none = |pf: &PciAddress| {
+            let sriov = self.seen.functions.get(pf).and_then(|function| function.sriov.as_ref());
+            sriov.is_some_and(|sriov| sriov.vfs.is_empty())
+        };
+        Some(match place.map(|place| place.pf).filter(makes_none) {
+            Some(pf) => refusal.hint(mend::write_layout(pf)),
+            None => refusal,
+        })
     }
 
     /// The next step for a VF that a claim cannot have.

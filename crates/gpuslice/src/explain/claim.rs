@@ -3,7 +3,7 @@
 use super::{Explained, Reason, Rows, end, named, parent, row_of, slice};
 use crate::claims;
 use crate::parents::gpus;
-use gpuslice_core::ids::{ClaimKey, Owner, ParentId, SliceId};
+use gpuslice_core::ids::{ClaimKey, Owner, ParentId, PciAddress, SliceId};
 use gpuslice_core::mend;
 use gpuslice_core::refusal::{Code, Holders};
 use gpuslice_core::request::{ClaimRow, ParentRow, ProfileRow, SliceRow};
@@ -78,20 +78,20 @@ fn idle(rows: &Rows, row: &ClaimRow) -> Vec<Reason> {
     let mut reasons: Vec<Reason> = row
         .home
         .iter()
-        .filter_map(|home| match row_of(rows, SliceId::Vf(*home)) {
-            None => Some(Reason::new(
-                Code::Absent,
-                format!("its home VF {home} is not on the host"),
-                format!("virsh start {} (the agent gives it another VF)", named(row)),
-            )),
-            Some(at_home) if at_home.state == "parent" => Some(Reason::new(
+        .flat_map(|home| match row_of(rows, SliceId::Vf(*home)) {
+            None => absent(rows, row, *home),
+            Some(at_home) if at_home.state == "parent" => vec![Reason::new(
                 Code::NotInXml,
                 format!("its home VF {home} makes mediated devices now, and is none itself"),
                 format!("virsh start {} (the agent gives it one)", named(row)),
-            )),
+            )],
             Some(at_home) => {
-                let of_slice = slice::state(rows, at_home)?;
-                Some(Reason { text: format!("its home VF {home}: {}", of_slice.text), ..of_slice })
+                let of_slice = slice::state(rows, at_home).into_iter();
+                let told = |why: Reason| Reason {
+                    text: format!("its home VF {home}: {}", why.text),
+                    ..why
+                };
+                of_slice.map(told).collect()
             }
         })
         .collect();
@@ -103,6 +103,43 @@ fn idle(rows: &Rows, row: &ClaimRow) -> Vec<Reason> {
         reasons.insert(0, Reason::new(Code::NotSettled, text, "gpuslice wait --settled"));
     }
     reasons
+}
+
+/// Its home is gone: another VF is to be its home, or what keeps it from one is told beside.
+fn absent(rows: &Rows, row: &ClaimRow, home: PciAddress) -> Vec<Reason> {
+    let gone = format!("its home VF {home} is not on the host");
+    let whose = |vf: PciAddress| {
+        let lives = |claim: &&ClaimRow| claim.state != "orphaned" && claim.home.contains(&vf);
+        rows.claims.iter().find(lives)
+    };
+    let free = free_vfs(rows, row);
+    let others = match free.iter().find_map(|vf| whose(*vf)) {
+        _ if free.iter().any(|vf| whose(*vf).is_none()) => Vec::new(),
+        Some(other) => {
+            let text = format!("another is the home of {}", claims::shown(other));
+            vec![Reason::new(Code::NoCapacity, text, detach(other))]
+        }
+        None => nowhere(rows, row),
+    };
+    if others.is_empty() {
+        let next = format!("virsh start {} (the agent gives it another VF)", quoted(&named(row)));
+        return vec![Reason::new(Code::Absent, gone, next)];
+    }
+    let said = |other: Reason| Reason { text: format!("{gone}, and {}", other.text), ..other };
+    others.into_iter().map(said).collect()
+}
+
+/// The VFs of its profile that nobody has.
+fn free_vfs(rows: &Rows, row: &ClaimRow) -> Vec<PciAddress> {
+    let Some(profile) = rows.profiles.iter().find(|profile| profile.profile == row.profile) else {
+        return Vec::new();
+    };
+    let is_free = |slice: &&SliceRow| {
+        slice.state == "free"
+            && profile.parents.contains(&slice.parent)
+            && slice.profile.as_ref().is_none_or(|of| *of == row.profile)
+    };
+    rows.slices.iter().filter(is_free).filter_map(|slice| slice.address).collect()
 }
 
 /// Why no GPU could make one.

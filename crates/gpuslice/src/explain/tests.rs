@@ -291,6 +291,31 @@ fn what_nobody_has_and_nobody_gets_is_told_with_what_mends_it() {
     }
 }
 
+#[test]
+fn another_vf_is_promised_where_one_is_free() {
+    let mut rows = rows();
+    rows.claims[0].home = vec!["0000:41:00.7".parse().unwrap()];
+    let start =
+        (Some(Code::Absent), "virsh start win11 (the agent gives it another VF)".to_owned());
+    assert_eq!(reasons(&rows, "win11"), std::slice::from_ref(&start));
+    // Not one that is another's home, or somebody's.
+    let mut other = claim("vmid:100/gpu0", "mail", "idle");
+    other.home = vec![VF.parse().unwrap()];
+    let full = (Some(Code::NoCapacity), "gpuslice release vmid:100/gpu0".to_owned());
+    let taken = Rows { claims: vec![rows.claims[0].clone(), other], ..rows.clone() };
+    assert_eq!(reasons(&taken, "win11"), std::slice::from_ref(&full));
+    let mut cordoned = Rows { slices: vec![slice("cordoned")], ..rows.clone() };
+    (cordoned.parents[0], cordoned.profiles[0].free) = (parent("cordoned", None), 0);
+    assert_eq!(reasons(&cordoned, "win11")[0].0, Some(Code::Cordoned));
+    rows.profiles.clear();
+    assert_eq!(reasons(&rows, "win11")[0].0, Some(Code::NoProfile));
+    let found = object(&rows, "win11").unwrap().remove(0).reasons.remove(0);
+    assert_eq!(
+        found.text,
+        "its home VF 0000:41:00.7 is not on the host, and no device here offers p"
+    );
+}
+
 /// Its driver makes the slices that VMs have: nobody is told to take it off.
 #[test]
 fn a_vf_that_makes_mediated_devices_is_explained_by_who_has_them() {
