@@ -377,3 +377,27 @@ fn who_is_refused_before_it_has_a_claim_is_called_by_its_name() {
     let started = call(&mut driver, &domain, HookOperation::Prepare);
     assert_eq!(named(started.unwrap_err()), "gpuslice attach renamed nvidia-t4-1q --name gpu0");
 }
+
+/// VFs that make mediated devices have to be there first: without `vfs` a layout leaves it at none.
+#[test]
+fn a_gpu_without_vfs_is_to_have_them_before_anything_is_parked() {
+    let text = include_str!("../../../examples/hosts/a40-mdev.toml");
+    let host = HostFile::parse(text).unwrap();
+    let on = |layout| format!("[[gpu]]\nmatch = {{ model = \"a40\" }}\nlayout = {{ {layout} }}\n");
+    let mut driver = Driver::new(&host, "").unwrap();
+    driver.config = on("park = { nvidia-a40-8q = 1 }");
+    order(&mut driver, Command::Apply).unwrap();
+    let Answer::Plan(plan) = order(&mut driver, Command::Plan).unwrap() else { panic!() };
+    let why = &plan.unparked[0];
+    assert_eq!(why.code, Code::NoProfile, "{why:?}");
+    let way =
+        "add vfs = \"all\" to the layout of 0000:41:00.0, then gpuslice apply; or take park out";
+    assert!(why.hint.as_ref().unwrap().starts_with(way), "{why:?}");
+    driver.config = on("vfs = \"all\", park = { nvidia-a40-8q = 1 }");
+    let request = driver.command(Command::Apply);
+    driver.advance(60_000).unwrap();
+    driver.answers.remove(&request).unwrap().unwrap();
+    assert_eq!(parked(&driver, "0000:41:00.0").len(), 0, "its VFs make them");
+    let all = driver.machine.observation().mdevs.keys().filter(|uuid| uuid.is_parked()).count();
+    assert_eq!(all, 4);
+}

@@ -404,6 +404,19 @@ impl Machine {
         unparked
     }
 
+    /// VFs could make what is to be parked, and there are none: without `vfs` a layout leaves it at that.
+    fn lacks_vfs(&self, device: &ParentId) -> Option<Refusal> {
+        let function = self.seen.functions.get(&device.pci()?)?;
+        function.sriov.as_ref().filter(|sriov| sriov.vfs.is_empty())?;
+        let message = format!("{device} has no VFs that could make mediated devices to be parked");
+        let hint = hint!(
+            "add vfs = \"all\" to the layout of {}, then gpuslice apply; or {}",
+            device,
+            crate::mend::take_out("park", device)
+        );
+        Some(Refusal::new(Code::NoProfile, message).hint(hint))
+    }
+
     fn not_parked(
         &self,
         device: &ParentId,
@@ -414,6 +427,9 @@ impl Machine {
     ) -> Option<Refusal> {
         if !offers.iter().any(|offer| offer.profile == *profile) {
             let known: BTreeSet<&str> = offers.iter().map(|o| o.profile.as_str()).collect();
+            if let Some(why) = self.lacks_vfs(device).filter(|_| known.is_empty()) {
+                return Some(why);
+            }
             let message = if known.is_empty() {
                 format!(
                     "{device} makes no mediated devices, so nothing is parked; VFs need no parking"
