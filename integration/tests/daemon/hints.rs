@@ -38,7 +38,8 @@ cases! {
         room::the_rest_is_reserved_for_a_type_of_another_size, room::mdevs_of_another_program,
         room::types_of_another_size_run,
         room::no_gpu_has_all, room::what_comes_in_has_it_promised, room::several_are_missing,
-        room::there_are_not_so_many, room::there_are_not_so_many_of_a_driver,
+        room::there_are_not_so_many, room::there_are_not_so_many_and_another_has_one,
+        room::there_are_not_so_many_of_a_driver,
         room::the_vm_itself_has_all, of_layouts::more_are_parked_than_fit,
         of_guests::other_guests_have_the_mapping, of_guests::one_guest_names_a_device_twice;
     OtherNumaNode: of_nodes::it_is_pinned_nowhere, of_nodes::its_node_has_no_gpu,
@@ -46,7 +47,8 @@ cases! {
     NoProfile: of_orders::a_name_is_misspelt, of_orders::no_gpu_has_a_layout,
         of_orders::no_driver_makes_it, of_layouts::mig_is_on_and_divides_nothing,
         of_starts::the_profile_is_another_now, of_starts::nothing_has_what_is_asked,
-        of_layouts::what_is_parked_is_misspelt, of_layouts::the_new_one_has_another_shape,
+        of_layouts::what_is_parked_is_misspelt, of_layouts::what_is_parked_lacks_its_vfs,
+        of_starts::the_vf_is_not_there_and_nothing_offers_its_profile, of_layouts::the_new_one_has_another_shape,
         of_commands::a_profile_to_export_is_misspelt;
     BadRequest: of_starts::metadata_is_misspelt, of_agent::nothing_runs_to_be_plugged_into,
         of_agent::metadata_that_the_agent_cannot_read, of_agent::a_domain_that_libvirt_does_not_keep,

@@ -57,6 +57,8 @@ pub fn it_was_said_of_all(code: Code) {
     person.does("gpuslice drain --all --reason firmware");
     person.mends(code, "gpuslice attach vm1 amd-74a1-vf2 --count 3");
     person.does(START);
+    // The next host's libvirt waits for this one's.
+    drop(person);
     // Mediated devices are asked for when a VM starts.
     let mut person = Person::at("mdev", "", 1);
     person.does("gpuslice attach vm1 nvidia-a40-24q --count 3");

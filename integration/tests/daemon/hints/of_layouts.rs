@@ -161,6 +161,21 @@ pub fn more_are_parked_than_fit(code: Code) {
     parks(code, "nvidia-a40-24q = 3", told, "nvidia-a40-24q = 2");
 }
 
+pub fn what_is_parked_lacks_its_vfs(code: Code) {
+    let mut person = Person::at(&example("a40-mdev"), "", 0);
+    let layout = |vfs: &str| of_kind("10de:2235", &format!("{vfs}park = {{ nvidia-a40-8q = 1 }}"));
+    person.host.configure(&layout(""));
+    person.does("gpuslice apply");
+    let unparked = |person: &Person| person.host.ask(&["plan"])["unparked"].clone();
+    assert_eq!(unparked(&person)[0]["code"], json!(code.as_str()));
+    let hint = unparked(&person)[0]["hint"].as_str().unwrap().to_owned();
+    person.follows(&hint, "", 0, &mut |person, what| {
+        assert_eq!(what, "add vfs = \"all\" to the layout of 0000:41:00.0");
+        person.host.configure(&layout("vfs = \"all\", "));
+    });
+    until("nothing is told", || unparked(&person) == json!([]));
+}
+
 pub fn what_is_parked_is_misspelt(code: Code) {
     parks(code, "nvidia-a40-8p = 1", "write nvidia-a40-8", "nvidia-a40-8q = 1");
 }

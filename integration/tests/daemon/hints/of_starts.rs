@@ -190,6 +190,21 @@ pub fn the_vf_is_not_there_and_no_other_is_free(code: Code) {
     person.mends(code, "virsh start vm2");
 }
 
+pub fn the_vf_is_not_there_and_nothing_offers_its_profile(code: Code) {
+    let host = gpuslice_integration::root().join("examples/hosts/a40-vfio.toml");
+    let of = |vfs: &str| {
+        format!("[[gpu]]\nmatch = {{ address = \"0000:41:00.0\" }}\nlayout = {{ vfs = {vfs} }}\n")
+    };
+    let mut person = Person::at(host.to_str().unwrap(), &of("\"all\""), 1);
+    person.does("gpuslice attach vm1 nvidia-a40-24q");
+    person.host.configure(&of("0"));
+    person.does("gpuslice apply");
+    person.mends_by(code, START, 0, &mut |person, what| {
+        assert_eq!(what, "write a layout for 0000:41:00.0 in /etc/gpuslice/gpuslice.toml");
+        person.host.configure(&of("\"all\""));
+    });
+}
+
 pub fn a_device_is_missing(code: Code) {
     let mut person = attached(ONE_VF, PROFILE, 1);
     let home = source(&person.home("vm1"));

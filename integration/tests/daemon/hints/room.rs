@@ -172,6 +172,33 @@ pub fn there_are_not_so_many(code: Code) {
     person.does("virsh start vm1");
 }
 
+/// Whoever else has some of them.
+pub fn there_are_not_so_many_and_another_has_one(code: Code) {
+    let host =
+        |name: &str| gpuslice_integration::root().join(format!("examples/hosts/{name}.toml"));
+    let all = "[[gpu]]\nmatch = { model = \"a40\" }\nlayout = { vfs = \"all\" }\n";
+    let mut person = Person::at(host("a40-vfio").to_str().unwrap(), all, 2);
+    person.does(&format!("gpuslice attach vm2 {Q24}"));
+    person.mends(code, "gpuslice attach vm1 nvidia-a40-48q --count 9");
+    // The next host's libvirt waits for this one's.
+    drop(person);
+    // Nor does it keep another from having one.
+    let mut person = Person::at("mdev", "", 2);
+    person.does(&format!("gpuslice attach vm2 {Q24}"));
+    person.does("virsh start vm2");
+    person.does(&format!("gpuslice attach vm1 {Q24} --count 5"));
+    person.mends(code, "virsh start vm1");
+    assert!(person.libvirt.runs("vm2"));
+    // The next host's libvirt waits for this one's.
+    drop(person);
+    // Where others have all, one of them ends for one.
+    let ones = "[[gpu]]\nmatch = { driver = \"gpusim\" }\nlayout = { vfs = 1 }\n";
+    let mut person = Person::at("sriov-8", ones, 2);
+    person.does("gpuslice attach vm2 amd-74a1-vf1 --count 8");
+    person.mends(code, "gpuslice attach vm1 amd-74a1-vf1 --count 9");
+    person.does("virsh start vm1");
+}
+
 /// Devices of a driver that needs no layout.
 pub fn there_are_not_so_many_of_a_driver(code: Code) {
     let mut person = Person::at("mdev", "", 1);
