@@ -113,6 +113,8 @@ mod room;
 mod scheduler;
 #[path = "machine/serial.rs"]
 mod serial;
+#[path = "machine/silent.rs"]
+mod silent;
 #[path = "machine/storm.rs"]
 mod storm;
 #[path = "machine/story.rs"]

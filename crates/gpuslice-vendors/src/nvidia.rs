@@ -183,6 +183,10 @@ impl Mechanism for NvidiaVfio {
         plan::offers_nothing(seen, parent)
     }
 
+    fn lacks(&self, seen: &Observation, parent: &ParentId) -> Option<String> {
+        plan::lacks(seen, parent)
+    }
+
     fn lists_types(&self, seen: &Observation, parent: &ParentId) -> bool {
         plan::lists_types(seen, parent)
     }

@@ -147,11 +147,10 @@ pub(super) fn check_mode(host: &dyn HostRead, shown: &Shown) -> Result<Performed
         ran.said.lines().map(|line| line.split_whitespace().collect()).collect();
     // What cannot be listed is not nothing.
     let lists = ran.code == 0 || ran.said.contains("instances found");
-    let so = lists
-        && shown.lines.iter().all(|(text, count)| {
-            let words: Vec<&str> = text.split_whitespace().collect();
-            let says = |line: &&Vec<&str>| line.windows(words.len()).any(|part| part == words);
-            lines.iter().filter(says).count() == usize::from(*count)
-        });
+    let so = shown.lines.iter().all(|(text, count)| {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let says = |line: &&Vec<&str>| line.windows(words.len()).any(|part| part == words);
+        (lists || *count > 0) && lines.iter().filter(says).count() == usize::from(*count)
+    });
     Ok(if so { Performed::Changed } else { Performed::NotYet })
 }

@@ -193,6 +193,11 @@ pub enum Fault {
         /// The value.
         says: String,
     },
+    /// `nvidia-smi` cannot reach the GPU: it leaves it out, and ends in failure when it has been through the others.
+    Lost {
+        /// The PF.
+        pf: PciAddress,
+    },
     /// The PF falls off the bus when so many VFs of an enable are made.
     FallsOff {
         /// The PF.
@@ -394,6 +399,11 @@ impl Kernel {
             Fault::Untold { pf, says } if *pf == address => Some(says.as_str()),
             _ => None,
         })
+    }
+
+    pub(crate) fn lost(&self, address: PciAddress) -> bool {
+        let on = |fault: &Fault| matches!(fault, Fault::Lost { pf } if *pf == address);
+        self.faults.iter().any(|armed| on(&armed.fault))
     }
 
     pub(crate) fn resets(&self, address: PciAddress) -> bool {

@@ -14,6 +14,9 @@ use std::fmt::Write;
 /// Where NVIDIA's host driver puts it.
 pub(super) const SMI: &str = "/usr/bin/nvidia-smi";
 
+/// Exit statuses: the driver is not loaded, its library is not there, or of another version.
+const NO_DRIVER: [i32; 3] = [9, 12, 18];
+
 /// [`Mode::Instances`]: the GPU is whole.
 pub(super) const OFF: &str = "off";
 
@@ -35,22 +38,16 @@ pub(super) fn read(host: &dyn HostRead, tools: &mut Answers, seen: &mut Observat
         return facts::read(host, tools, seen, &with_types, &BTreeMap::new());
     }
     let state = state(seen, &ours);
-    let Some(gpus) = ask(host, tools, seen, &["-q"], &state).map(|said| query(&said)) else {
-        return;
-    };
-    let mut instances: BTreeMap<usize, Vec<Instance>> = BTreeMap::new();
-    if gpus.iter().any(|gpu| gpu.mig == Some(true)) {
-        let Some(said) = ask(host, tools, seen, &["mig", "-lgi"], &state) else { return };
-        instances = listed(&said);
-    }
-    let kind = |index: &usize| seen.functions.get(&gpus.get(*index)?.address)?.kind;
-    let named = instances.iter().flat_map(|(index, there)| {
-        let of_kind = |i: &Instance| Some(((kind(index)?, i.profile?), i.name.clone()));
+    let Some(gpus) = gpus(host, tools, seen, &ours, &state) else { return };
+    let Some(mut instances) = instances(host, tools, seen, &gpus, &state) else { return };
+    let kind = |address| seen.functions.get(address)?.kind;
+    let named = instances.iter().flat_map(|(address, there)| {
+        let of_kind = |i: &Instance| Some(((kind(address)?, i.profile?), i.name.clone()));
         there.iter().filter_map(of_kind)
     });
     let parts = named.collect();
     facts::read(host, tools, seen, &with_types, &parts);
-    for (index, gpu) in gpus.iter().enumerate() {
+    for gpu in &gpus.told {
         let parent = ParentId::Pci(gpu.address);
         if !ours.contains(&parent) {
             continue;
@@ -63,7 +60,12 @@ pub(super) fn read(host: &dyn HostRead, tools: &mut Answers, seen: &mut Observat
         if gpu.mixed == Some(true) {
             read_places(host, seen, &parent);
         }
-        let there = instances.remove(&index).unwrap_or_default();
+        let there = instances.remove(&gpu.address);
+        // What cannot be listed is not nothing.
+        if gpu.mig == Some(true) && there.is_none() {
+            continue;
+        }
+        let there = there.unwrap_or_default();
         let set = gpu.mig.map(|on| match on {
             false => is(OFF),
             true if there.is_empty() => is(NONE),
@@ -83,8 +85,73 @@ pub(super) fn read(host: &dyn HostRead, tools: &mut Answers, seen: &mut Observat
     }
 }
 
+/// What the tool told of GPUs.
+struct Gpus {
+    told: Vec<Gpu>,
+    /// It had nothing to complain of: its own numbers count what it told.
+    all: bool,
+}
+
+/// A bad GPU leaves a gap in the answer, or ends it, and the tool ends in failure. So each that is missing is asked alone.
+fn gpus(
+    host: &dyn HostRead,
+    tools: &mut Answers,
+    seen: &mut Observation,
+    ours: &[ParentId],
+    state: &str,
+) -> Option<Gpus> {
+    let (mut told, all) = match answer(host, tools, seen, &["-q"], state) {
+        Some(ran) if ran.code == 0 => (query(&ran.said), true),
+        Some(ran) if is_answer(&ran) => {
+            (query(&ran.said).into_iter().filter(|gpu| gpu.complete).collect(), false)
+        }
+        Some(ran) if !is_without_driver(&ran) => (Vec::new(), false),
+        _ => return None,
+    };
+    let listed = told.len();
+    for parent in ours {
+        let is_it = |gpu: &Gpu| ParentId::Pci(gpu.address) == *parent;
+        if told.iter().any(is_it) {
+            continue;
+        }
+        let said = ask(host, tools, seen, &["-q", "-i", &parent.to_string()], state);
+        told.extend(said.and_then(|said| query(&said).into_iter().find(is_it)));
+    }
+    let all = all && told.len() == listed;
+    Some(Gpus { told, all })
+}
+
+/// GPU instances of those that are divided. In one answer the tool counts the GPUs, also one that tells nothing.
+fn instances(
+    host: &dyn HostRead,
+    tools: &mut Answers,
+    seen: &mut Observation,
+    gpus: &Gpus,
+    state: &str,
+) -> Option<BTreeMap<PciAddress, Vec<Instance>>> {
+    let divided: Vec<&Gpu> = gpus.told.iter().filter(|gpu| gpu.mig == Some(true)).collect();
+    let mut instances = BTreeMap::new();
+    if gpus.all && !divided.is_empty() {
+        let ran = answer(host, tools, seen, &["mig", "-lgi"], state)?;
+        if lists_all(&ran) {
+            let mut by_number = listed(&ran.said);
+            let of = |(index, gpu): (usize, &Gpu)| {
+                (gpu.address, by_number.remove(&index).unwrap_or_default())
+            };
+            return Some(gpus.told.iter().enumerate().map(of).collect());
+        }
+    }
+    for gpu in divided {
+        let address = gpu.address.to_string();
+        let said = ask(host, tools, seen, &["mig", "-i", &address, "-lgi"], state);
+        let there = said.map(|said| listed(&said).into_values().flatten().collect());
+        instances.extend(there.map(|there| (gpu.address, there)));
+    }
+    Some(instances)
+}
+
 /// The question of which a GPU's block is a part of the answer.
-pub(super) fn query_of(parent: &ParentId) -> String {
+fn query_of(parent: &ParentId) -> String {
     format!("{SMI} -q -i {parent}")
 }
 
@@ -150,21 +217,47 @@ pub(super) fn ask(
     arguments: &[&str],
     state: &str,
 ) -> Option<String> {
+    let ran = answer(host, tools, seen, arguments, state).filter(is_answer);
+    ran.map(|ran| ran.said)
+}
+
+/// What the tool said, also where that is no answer, which is noted.
+fn answer(
+    host: &dyn HostRead,
+    tools: &mut Answers,
+    seen: &mut Observation,
+    arguments: &[&str],
+    state: &str,
+) -> Option<Ran> {
     let command: Vec<&str> = std::iter::once(SMI).chain(arguments.iter().copied()).collect();
-    let why = match tools.ask(host, &command, state, is_answer) {
-        Ok(ran) if is_answer(&ran) => return Some(ran.said),
-        Ok(ran) => ProblemKind::Corrupt(ran.said.trim().chars().take(80).collect()),
+    let (ran, why) = match tools.ask(host, &command, state, is_answer) {
+        Ok(ran) if is_answer(&ran) => return Some(ran),
+        Ok(ran) => {
+            let said = ran.said.trim().chars().take(80).collect();
+            (Some(ran), ProblemKind::Corrupt(said))
+        }
         // Without the tool there is nothing to set; another is at work, and one reading will follow it.
         Err(Errno::ENOENT | Errno::EAGAIN) => return None,
-        Err(errno) => ProblemKind::Errno(errno),
+        Err(errno) => (None, ProblemKind::Errno(errno)),
     };
     seen.problems.push(ReadProblem { path: command.join(" "), why });
-    None
+    ran
+}
+
+/// What it told of some counts, whatever it says of others.
+fn is_answer(ran: &Ran) -> bool {
+    let of_gpu = |line: &str| line.strip_prefix("GPU ").and_then(bus_id).is_some();
+    lists_all(ran) || ran.said.lines().any(of_gpu) || !listed(&ran.said).is_empty()
 }
 
 /// A list of nothing ends in failure too.
-fn is_answer(ran: &Ran) -> bool {
+fn lists_all(ran: &Ran) -> bool {
     ran.code == 0 || ran.said.contains("No GPU instances found")
+}
+
+/// No GPU is at fault.
+fn is_without_driver(ran: &Ran) -> bool {
+    NO_DRIVER.contains(&ran.code) || ran.said.contains("Failed to initialize NVML")
 }
 
 /// A GPU as `-q` shows it.
@@ -177,6 +270,8 @@ struct Gpu {
     mixed: Option<bool>,
     /// A mode of which it says neither that it is on or off nor that there is none, and what it says.
     odd: Option<(String, String)>,
+    /// It has come to both of them.
+    complete: bool,
 }
 
 /// Reads the blocks of `-q` in their order, which is that of the tool's own numbers.
@@ -185,7 +280,7 @@ fn query(said: &str) -> Vec<Gpu> {
     let mut section = "";
     for line in said.lines() {
         if let Some(address) = line.strip_prefix("GPU ").and_then(bus_id) {
-            gpus.push(Gpu { address, mig: None, mixed: None, odd: None });
+            gpus.push(Gpu { address, mig: None, mixed: None, odd: None, complete: false });
             continue;
         }
         let (Some(gpu), line) = (gpus.last_mut(), line.trim()) else { continue };
@@ -196,7 +291,11 @@ fn query(said: &str) -> Vec<Gpu> {
         let (key, value) = (key.trim(), value.trim());
         let mode = match (section, key) {
             ("MIG Mode", "Current") => &mut gpu.mig,
-            (_, "vGPU Heterogeneous Mode") => &mut gpu.mixed,
+            // It comes after the other.
+            (_, "vGPU Heterogeneous Mode") => {
+                gpu.complete = true;
+                &mut gpu.mixed
+            }
             _ => continue,
         };
         // "Not Supported" contains "Supported": the whole value counts.
@@ -276,6 +375,7 @@ GPU 00010000:C1:00.0
             mig,
             mixed,
             odd: None,
+            complete: true,
         };
         assert_eq!(
             query(said),

@@ -2,7 +2,7 @@
 //! mixed sizes with it, in both directions; so the order is MIG, VFs, then instances or mixed sizes. Types come with
 //! the VMs.
 
-use super::modes::{self, MIXED, NONE, OFF, SMI};
+use super::modes::{MIXED, NONE, OFF, SMI};
 use super::pf;
 use super::scheduler;
 use gpuslice_core::hint;
@@ -10,7 +10,7 @@ use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mend::{set, take_out};
 use gpuslice_core::mode::{Mode, ModeValue};
-use gpuslice_core::observation::{Choice, Observation, Vf};
+use gpuslice_core::observation::{Choice, Observation, ReadProblem, Vf};
 use gpuslice_core::plan::{Shown, Step};
 use gpuslice_core::refusal::{Code, Refusal};
 use std::cmp::Reverse;
@@ -129,12 +129,24 @@ impl<'a> ModesNow<'a> {
     }
 }
 
+/// What is wrong with a GPU of which the tool tells nothing.
+fn silence<'a>(seen: &'a Observation, parent: &ParentId) -> Option<&'a ReadProblem> {
+    let alone = format!(" -i {parent}");
+    let of_gpu = |path: &str| path.starts_with(SMI) && path.contains(&alone);
+    seen.problems.iter().find(|problem| of_gpu(&problem.path))
+}
+
+pub(super) fn lacks(seen: &Observation, parent: &ParentId) -> Option<String> {
+    let problem = pf(seen, parent).and_then(|_| silence(seen, parent))?;
+    let reset = format!("{SMI} --gpu-reset -i {parent}");
+    Some(format!("{problem}; {reset} while nothing uses it, or reboot; then gpuslice apply"))
+}
+
 /// Of a GPU that is lost, or has to be reset, the tool itself says so; else it is missing or broken.
 fn untold(seen: &Observation, parent: &ParentId) -> Refusal {
     let refusal =
         Refusal::new(Code::DeviceFailed, format!("{SMI} does not tell how {parent} is set"));
-    let of_gpu = modes::query_of(parent);
-    if let Some(problem) = seen.problems.iter().find(|problem| problem.path == of_gpu) {
+    if let Some(problem) = silence(seen, parent) {
         return refusal.because(problem.to_string()).hint(hint!(
             "{} --gpu-reset -i {} while nothing uses it, or reboot; then gpuslice apply",
             SMI,

@@ -76,6 +76,13 @@ fn bus_id(address: PciAddress) -> String {
     format!("0000{address}").to_uppercase()
 }
 
+/// Exit status when a GPU fell off the bus.
+const LOST: i32 = 15;
+
+fn no_handle(pf: PciAddress) -> String {
+    format!("Unable to determine the device handle for GPU {}: GPU is lost.\n", bus_id(pf))
+}
+
 fn field(text: &mut String, indent: usize, key: &str, value: &str) {
     // Writing to a text cannot fail.
     let _ = writeln!(text, "{:indent$}{key:<width$}: {value}", "", width = 38 - indent);
@@ -85,11 +92,16 @@ impl Kernel {
     /// Runs it.
     pub(crate) fn nvidia_smi(&mut self, arguments: &[String]) -> Ran {
         let asked = asked(arguments);
-        let mut all = String::new();
+        let (mut status, mut all) = (0, String::new());
         for (index, pf) in match self.chosen(asked.gpu) {
             Ok(gpus) => gpus,
             Err(ran) => return ran,
         } {
+            if self.lost(pf) {
+                status = LOST;
+                all.push_str(&no_handle(pf));
+                continue;
+            }
             match self.smi_set(index, pf, &asked.action, &mut all) {
                 Ok(()) => all.push_str(&self.smi_show(index, pf, &asked)),
                 Err((what, errno)) => {
@@ -99,7 +111,7 @@ impl Kernel {
                 }
             }
         }
-        Ran { code: 0, said: all }
+        Ran { code: status, said: all }
     }
 
     /// Runs it for what it tells alone.
@@ -107,8 +119,12 @@ impl Kernel {
         let asked = asked(arguments);
         match self.chosen(asked.gpu) {
             Ok(gpus) => {
-                let each = gpus.into_iter().map(|(index, pf)| self.smi_show(index, pf, &asked));
-                Ran { code: 0, said: each.collect() }
+                let code = if gpus.iter().any(|(_, pf)| self.lost(*pf)) { LOST } else { 0 };
+                let each = gpus.into_iter().map(|(index, pf)| match self.lost(pf) {
+                    true => no_handle(pf),
+                    false => self.smi_show(index, pf, &asked),
+                });
+                Ran { code, said: each.collect() }
             }
             Err(ran) => ran,
         }
