@@ -217,6 +217,8 @@ pub struct TypeFacts {
     pub memory: Option<u64>,
     /// Where it can be when sizes are mixed.
     pub places: Option<std::sync::Arc<Places>>,
+    /// Most of them that there can be of one device, with nothing else on it.
+    pub most: Option<u32>,
     /// Most of them that one VM can have of one device.
     pub per_vm: Option<u32>,
     /// Which parts of a device it is in, by their name in the device's mode; empty where no device has one.

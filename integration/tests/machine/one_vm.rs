@@ -1,8 +1,8 @@
-//! Stories of VMs that want more vGPUs of one GPU than its driver starts in one VM (NVIDIA tells it of each type).
+//! Stories of VMs that want more vGPUs of one GPU than its driver starts, in one VM or at all (NVIDIA tells both of each type).
 
 use crate::domains::claim;
 use crate::driver::Driver;
-use crate::vgpu::{LAYOUT, asking, attach_several, call, order};
+use crate::vgpu::{LAYOUT, asking, attach_several, call, order, profile};
 use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource, alias_for};
 use gpuslice_core::ids::{MdevUuid, ParentId, PciAddress, SliceId};
 use gpuslice_core::machine::HookOperation;
@@ -333,4 +333,23 @@ fn a_home_is_freed_on_a_gpu_that_can_serve_the_vm_once_more() {
     let key = ends.next().unwrap_or_else(|| panic!("{hint}")).0.clone();
     order(&mut driver, Command::Unclaim { key, force: false }).unwrap();
     vm_asks(&mut driver, vm, "gpu1", A40, 1).unwrap();
+}
+
+/// Six have room by their size; the driver starts four.
+#[test]
+fn no_more_are_promised_than_the_tool_tells() {
+    let mut host = of(include_str!("../../../examples/hosts/a40-vfio.toml"), 1, None);
+    for of_type in &mut host.functions[0].mdev.as_mut().unwrap().types {
+        of_type.max = (of_type.name == "NVIDIA A40-8Q").then_some(4);
+    }
+    let mut driver = Driver::new(&host, LAYOUT).unwrap();
+    driver.advance(10_000).unwrap();
+    let row = profile(&mut driver, A40);
+    assert_eq!((row.free, row.max), (4, Some(4)));
+    let started: Vec<Domain> = (1..=3).map(|vm| attach_several(&mut driver, vm, A40, 1)).collect();
+    started.iter().for_each(|domain| start(&mut driver, domain).unwrap());
+    let row = profile(&mut driver, A40);
+    assert_eq!((row.free, row.used), (1, 3));
+    let refusal = vm_asks(&mut driver, 4, "gpu0", A40, 5).unwrap_err();
+    assert_eq!(refusal.hint.unwrap(), "gpuslice attach vm4 nvidia-a40-8q --name gpu0 --count 4");
 }

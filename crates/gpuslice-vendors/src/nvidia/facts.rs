@@ -1,5 +1,5 @@
 //! What `nvidia-smi vgpu -s -v` tells of types, and no file does: the true size of the framebuffer, the places of a grid
-//! where one can be when sizes are mixed, and how many of one GPU a VM can have.
+//! where one can be when sizes are mixed, how many there can be of one GPU, and how many of them a VM can have.
 
 use super::modes::{ask, bus_id};
 use super::read::type_id;
@@ -79,6 +79,7 @@ fn blocks(said: &str) -> Vec<(PciAddress, Types)> {
                 let mib = value.strip_suffix("MiB").and_then(|n| n.trim().parse::<u64>().ok());
                 facts.memory = mib.and_then(|mib| mib.checked_mul(1 << 20));
             }
+            "Max Instances" => facts.most = value.parse().ok(),
             "Max Instances Per VM" => facts.per_vm = value.parse().ok(),
             "Placement Size" => size = value.parse().unwrap_or(0),
             "Supported Placement IDs" => {
@@ -106,7 +107,7 @@ GPU 00000000:41:00.0
     vGPU Type ID                          : 0x230
         Name                              : NVIDIA A40-4Q
         GPU Instance Profile ID           : N/A
-        Max Instances                     : 8
+        Max Instances                     : 12
         Max Instances Per VM              : 1
         FB Memory                         : 4096 MiB
         Placement Size                    : 4
@@ -126,7 +127,8 @@ GPU 00000000:61:00.0
         assert_eq!(address.to_string(), "0000:41:00.0");
         let of = |id: &str| &types[&id.parse::<MdevTypeId>().unwrap()];
         let sized = of("nvidia-560");
-        assert_eq!((sized.facts.memory, sized.facts.per_vm), (Some(4 << 30), Some(1)));
+        let facts = &sized.facts;
+        assert_eq!((facts.memory, facts.most, facts.per_vm), (Some(4 << 30), Some(12), Some(1)));
         let places = Places { size: 4, starts: vec![0, 8, 12, 20] };
         assert_eq!((sized.facts.places.as_deref(), sized.profile), (Some(&places), None));
         let memory = Some(9728 << 20);

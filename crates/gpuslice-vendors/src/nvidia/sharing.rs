@@ -81,7 +81,7 @@ impl<'a> Sharing<'a> {
                 let most = u32::try_from(grid.starts.len().min(self.vfs)).unwrap_or(u32::MAX);
                 (Some(most), Beside::Places(Arc::clone(grid)))
             }
-            None => (self.max(of), Beside::OneSize),
+            None => (self.max(type_id, of), Beside::OneSize),
         }
     }
 
@@ -102,11 +102,14 @@ impl<'a> Sharing<'a> {
         Some(Part { kind: kind.to_owned(), count, each })
     }
 
-    /// Most of one type on an otherwise empty GPU. sysfs does not tell; the largest type takes the whole GPU, and none
-    /// can be more than there are VFs.
-    fn max(&self, of: Option<Size>) -> Option<u32> {
-        let vfs = u32::try_from(self.vfs).unwrap_or(u32::MAX);
-        let fits = u64::from(self.whole?) * (1 << 30) / of?.bytes();
-        Some(u32::try_from(fits).unwrap_or(u32::MAX).min(vfs))
+    /// Most of one type on an otherwise empty GPU: what the tool tells, which can be less than its memory has room for; where
+    /// it does not, the largest type takes the whole GPU. None can be more than there are VFs.
+    fn max(&self, type_id: &MdevTypeId, of: Option<Size>) -> Option<u32> {
+        let fits = || {
+            let fits = u64::from(self.whole?) * (1 << 30) / of?.bytes();
+            Some(u32::try_from(fits).unwrap_or(u32::MAX))
+        };
+        let told = self.facts(type_id).and_then(|facts| facts.most);
+        Some(told.or_else(fits)?.min(u32::try_from(self.vfs).unwrap_or(u32::MAX)))
     }
 }

@@ -297,6 +297,9 @@ impl Kernel {
             field(&mut text, 8, "Name", &of.name);
             let profile = of.gi_profile.map_or_else(|| "N/A".to_owned(), |id| id.to_string());
             field(&mut text, 8, "GPU Instance Profile ID", &profile);
+            if let Some(most) = of.max {
+                field(&mut text, 8, "Max Instances", &most.to_string());
+            }
             if let Some(most) = of.per_vm {
                 field(&mut text, 8, "Max Instances Per VM", &most.to_string());
             }
