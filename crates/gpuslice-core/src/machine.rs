@@ -110,7 +110,7 @@ pub struct Machine {
     counts_written: u64,
     /// Calls waiting for an operation to end or for a reading, oldest first.
     parked: Vec<(RequestId, HookCall)>,
-    /// Calls about guests of Proxmox VE waiting for a reading, oldest first.
+    /// Calls about guests of Proxmox VE waiting for a reading or for their slices to come back, oldest first.
     parked_guests: Vec<(RequestId, GuestCall)>,
     /// Hot-plugs waiting for a reading or for their claim's slices to come back, oldest first.
     parked_plugs: Vec<(RequestId, PlugOrder)>,
@@ -319,6 +319,7 @@ impl Machine {
             Timer::StepDeadline(op) => self.on_step_deadline(op),
             Timer::RetryRelease(slice) => self.clear_again(slice),
             Timer::Grace(slice) => self.on_grace_over(slice),
+            Timer::Reset(slice) => self.reset_is_late(slice),
             Timer::Settle(request) => self.on_settle_timeout(request),
             Timer::Drain(request) => self.on_drain_timeout(request),
             Timer::Unsure(parent) => self.on_unsure_over(&parent),

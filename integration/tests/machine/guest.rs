@@ -4,12 +4,13 @@
 use crate::driver::Driver;
 use crate::invariants::Broken;
 use crate::vgpu::{attach, call, order, start, stop, vf};
+use gpuslice_core::errno::Errno;
 use gpuslice_core::guest::{GuestCall, GuestDevice, GuestPhase};
 use gpuslice_core::ids::{Owner, PciAddress, SliceId};
 use gpuslice_core::machine::{Event, HookAnswer, HookOperation};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command};
-use gpuslice_sim::HostFile;
+use gpuslice_sim::{Fault, HostFile};
 use std::collections::BTreeMap;
 
 const LAYOUT: &str =
@@ -191,6 +192,49 @@ fn a_guest_is_in_the_way_of_a_drain_until_it_ends() {
     driver.guest(guest(GuestPhase::PostStop, &[])).unwrap();
     let Some(Ok(Answer::Drain(row))) = driver.answers.remove(&request) else { panic!() };
     assert!(row.drained && row.blockers.is_empty(), "{row:?}");
+}
+
+/// `qm reboot` calls `pre-start` right after `post-stop`.
+#[test]
+fn a_guest_that_is_started_again_waits_for_the_reset_of_its_vf() {
+    let stopped = |fails: bool| {
+        let mut driver = ready();
+        driver.config = LAYOUT.replace("vfs = 4", "vfs = 4, wipe = \"required\"");
+        order(&mut driver, Command::Apply).unwrap();
+        let all = vfs(&mut driver);
+        pre_start(&mut driver, &[&all]).unwrap();
+        post_start(&mut driver, all[0]);
+        driver.kernel.kill(PID);
+        driver.lazy = true;
+        driver.guest(guest(GuestPhase::PostStop, &[])).unwrap();
+        if fails {
+            let (path, errno) = ("*/reset".to_owned(), Errno::EIO);
+            driver.kernel.inject(Fault::Write { path, nth: 1, times: u32::MAX, errno });
+        }
+        let request = driver.request();
+        let call = guest(GuestPhase::PreStart, &[&all]);
+        driver.guests.insert(request, call.clone());
+        driver.queue.push_back(Event::Guest { request, call });
+        driver.advance(5_000).unwrap();
+        assert!(!driver.told.contains_key(&request));
+        (driver, request)
+    };
+    let refused = |answer| match answer {
+        Some(HookAnswer::Refuse(refusal)) => refusal.code,
+        other => panic!("{other:?}"),
+    };
+    let (mut driver, request) = stopped(false);
+    driver.lazy = false;
+    driver.begin_lazy().unwrap();
+    assert_eq!(driver.told.remove(&request), Some(HookAnswer::Proceed));
+    assert_eq!(shown(&mut driver)[0], ("foreign".to_owned(), TITLE.to_owned()));
+    let (mut driver, request) = stopped(true);
+    driver.lazy = false;
+    driver.begin_lazy().unwrap();
+    assert_eq!(refused(driver.told.remove(&request)), Code::Dirty);
+    let (mut driver, request) = stopped(false);
+    driver.advance(10_000).unwrap();
+    assert_eq!(refused(driver.told.remove(&request)), Code::Dirty);
 }
 
 #[test]

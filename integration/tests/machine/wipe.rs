@@ -2,7 +2,7 @@
 
 use crate::directed::{IGB, after, all, attach, has_igbvf, host_s_driver_takes, run, runs, stop};
 use crate::happening::Happening as H;
-use crate::world::World;
+use crate::world::{State, World};
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::SliceId;
 use gpuslice_core::port::HostWrite as _;
@@ -91,7 +91,7 @@ fn one_that_cannot_be_reset_is_held_back() {
     // Not even its own VM gets it, and no other is sent there.
     all(&mut world, &[H::Start { vm: 0 }, H::Next { vm: 0 }, H::Next { vm: 0 }]);
     assert_eq!(world.refusals.keys().copied().collect::<Vec<_>>(), [Code::Dirty]);
-    all(&mut world, &[H::Plain { vm: 1, slice: *slice, managed: false }]);
+    all(&mut world, &[H::Plain { vm: 1, slice: *slice, managed: true }]);
     all(&mut world, &[H::Start { vm: 1 }, H::Next { vm: 1 }, H::Next { vm: 1 }]);
     assert_eq!(world.refusals[&Code::Dirty], 2);
     all(&mut world, &[attach(2)]);
@@ -190,6 +190,53 @@ fn whoever_had_a_slice_without_a_claim_leaves_it_dirty_too() {
     assert_eq!(dirty(&mut world).len(), 1);
     uncordon(&mut world);
     assert_eq!(dirty(&mut world), []);
+}
+
+/// libvirt is told of the stop's record before the reset has begun, and may start a domain of the same VF at once.
+#[test]
+fn a_start_waits_for_a_reset_and_no_longer() {
+    let with_slow_reset = |own: bool| {
+        let mut world = world(REQUIRED, &[attach(0)]);
+        let slice = world.guests[&0].domain().devices[0].source.slice();
+        let had = if own { 1 } else { 0 };
+        all(&mut world, &[H::Plain { vm: 1, slice, managed: true }]);
+        all(&mut world, &run(1));
+        assert!(runs(&world, 1), "{:?}", world.refusals);
+        all(&mut world, &[H::Lazy { on: true }]);
+        all(&mut world, &stop(1));
+        all(&mut world, &[H::Start { vm: had }, H::Advance { ms: 5_000 }, H::Next { vm: had }]);
+        assert!(matches!(world.guests[&had].state, State::Asking(_)), "{:?}", world.refusals);
+        (world, had)
+    };
+    for own in [true, false] {
+        let (mut world, vm) = with_slow_reset(own);
+        all(&mut world, &[H::Lazy { on: false }, H::Next { vm }, H::Next { vm }]);
+        assert!(runs(&world, vm), "{:?}", world.refusals);
+        assert_eq!(dirty(&mut world), []);
+        // One that fails is no reason to start.
+        let (mut world, vm) = with_slow_reset(own);
+        all(&mut world, &[no_reset(u32::MAX), H::Lazy { on: false }, H::Next { vm }]);
+        assert_eq!(world.refusals.keys().copied().collect::<Vec<_>>(), [Code::Dirty]);
+        // Nor is one that does not end.
+        let (mut world, vm) = with_slow_reset(own);
+        all(&mut world, &[H::Advance { ms: 10_000 }, H::Next { vm }]);
+        assert_eq!(world.refusals.keys().copied().collect::<Vec<_>>(), [Code::Dirty]);
+    }
+    // The reset of another VF is nothing to wait for.
+    let mut world = world(REQUIRED, &[]);
+    let both: Vec<SliceId> = slices(&mut world).iter().take(2).map(|row| row.slice).collect();
+    for (vm, slice) in [(1, both[0]), (2, both[1])] {
+        all(&mut world, &[H::Plain { vm, slice, managed: true }]);
+        all(&mut world, &run(vm));
+    }
+    all(&mut world, &[H::Lazy { on: true }]);
+    all(&mut world, &stop(1));
+    all(&mut world, &[H::Advance { ms: 15_000 }]);
+    all(&mut world, &stop(2));
+    all(&mut world, &[H::Start { vm: 1 }, H::Next { vm: 1 }]);
+    assert_eq!(world.refusals.keys().copied().collect::<Vec<_>>(), [Code::Dirty]);
+    all(&mut world, &[H::Start { vm: 2 }, H::Next { vm: 2 }]);
+    assert!(matches!(world.guests[&2].state, State::Asking(_)), "{:?}", world.refusals);
 }
 
 #[test]

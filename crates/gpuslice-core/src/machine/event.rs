@@ -191,6 +191,8 @@ pub enum Timer {
     Drain(RequestId),
     /// A step of a former daemon has had time to end.
     Unsure(ParentId),
+    /// A reset has had as long as a start waits for it.
+    Reset(SliceId),
     /// A VM has used it for so long that its end does it no harm.
     Young(SliceId),
     /// What could not be read may be readable now.

@@ -11,6 +11,18 @@ use crate::refusal::{Code, Refusal};
 use crate::state::ForeignHold;
 use std::collections::BTreeSet;
 
+/// Why a guest cannot have what it asks for, and whether that is over in a moment.
+struct Unfit {
+    why: Refusal,
+    passes: bool,
+}
+
+impl From<Refusal> for Unfit {
+    fn from(why: Refusal) -> Self {
+        Self { why, passes: false }
+    }
+}
+
 impl Machine {
     pub(super) fn on_guest(&mut self, request: RequestId, call: GuestCall) {
         if self.stale {
@@ -27,7 +39,11 @@ impl Machine {
                     }
                     HookAnswer::Proceed
                 }
-                Err(refusal) => {
+                // Its own VF of the last run, mostly: a reboot starts it again at once.
+                Err(Unfit { passes: true, .. }) => {
+                    return self.parked_guests.push((request, call));
+                }
+                Err(Unfit { why: refusal, .. }) => {
                     let text = format!("start of {} refused: {refusal}", call.title());
                     self.push(Effect::Log { warning: true, text });
                     HookAnswer::Refuse(refusal)
@@ -109,7 +125,7 @@ impl Machine {
     }
 
     /// The slices that Proxmox is about to take for a guest.
-    fn judge_guest(&self, call: &GuestCall) -> Result<BTreeSet<SliceId>, Refusal> {
+    fn judge_guest(&self, call: &GuestCall) -> Result<BTreeSet<SliceId>, Unfit> {
         let mut takes = BTreeSet::new();
         for device in &call.devices {
             match device.mdev {
@@ -148,7 +164,7 @@ impl Machine {
         call: &GuestCall,
         device: &GuestDevice,
         taken: &BTreeSet<SliceId>,
-    ) -> Result<Vec<SliceId>, Refusal> {
+    ) -> Result<Vec<SliceId>, Unfit> {
         let ours = |address: &PciAddress| {
             self.seen.vfs.contains_key(address) || self.seen.functions.contains_key(address)
         };
@@ -174,15 +190,17 @@ impl Machine {
                 Some(vmid) => hint!("qm shutdown {}", vmid),
                 None => hint!("qm set {} --delete hostpci{}", call.vmid, index),
             };
-            return Err(Refusal::new(Code::NoCapacity, message).hint(hint));
+            return Err(Refusal::new(Code::NoCapacity, message).hint(hint).into());
         };
         let mut slices = Vec::new();
         for address in chosen.iter().filter(|address| ours(address)) {
             let what = format!("hostpci{} of {} would be", device.index, call.title());
             self.require_uncut(&what, *address, &Owner::Vmid(call.vmid))?;
             if self.seen.vfs.contains_key(address) {
-                self.judge_function(&what, *address)?;
-                slices.push(SliceId::Vf(*address));
+                let slice = SliceId::Vf(*address);
+                let unfit = |why| Unfit { why, passes: self.comes_back(slice) };
+                self.judge_function(&what, *address).map_err(unfit)?;
+                slices.push(slice);
             }
         }
         Ok(slices)

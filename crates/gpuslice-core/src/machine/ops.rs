@@ -79,6 +79,8 @@ pub(super) enum Purpose {
         slice: SliceId,
         /// Of which device.
         parent: ParentId,
+        /// No start waits for it any more.
+        late: bool,
     },
     /// Devices to be picked from are made or taken away.
     Park {

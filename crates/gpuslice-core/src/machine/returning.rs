@@ -2,6 +2,7 @@
 //! who or what keeps it.
 
 use super::Machine;
+use super::ops::Purpose;
 use crate::domain::Domain;
 use crate::ids::{Owner, ParentId, ProfileName, SliceId};
 use crate::mend;
@@ -13,9 +14,18 @@ use std::collections::BTreeSet;
 /// libvirt's hook waits for twenty.
 const TRIES: u32 = 7;
 
+/// The same in milliseconds, for a reset that does not end.
+pub(super) const PATIENCE: u64 = (50 << (TRIES + 1)) - 50;
+
 impl Machine {
     /// Whether a start that was refused can have what is being taken back right now.
     pub(super) fn returns_soon(&self, domain: &Domain, why: &Refusal) -> bool {
+        if why.code == Code::Dirty {
+            let dirty = self.held_back();
+            let carried = domain.devices.iter().map(|device| device.source.slice());
+            let mut unclean = carried.filter(|slice| dirty.contains_key(slice)).peekable();
+            return unclean.peek().is_some() && unclean.all(|slice| self.is_being_reset(slice));
+        }
         let back = self.run.assignments.iter().filter(|(slice, a)| self.is_back_soon(**slice, a));
         let mut back = back.peekable();
         if back.peek().is_none() {
@@ -36,6 +46,26 @@ impl Machine {
                 back.any(|(_, a)| serve.contains(&self.seen.device_of(&a.parent)))
             }
             _ => false,
+        }
+    }
+
+    /// Whether the very slice is on its way back, or being cleaned after its last VM.
+    pub(super) fn comes_back(&self, slice: SliceId) -> bool {
+        let assigned = self.run.assignments.get(&slice);
+        assigned.is_some_and(|a| self.is_back_soon(slice, a)) || self.is_being_reset(slice)
+    }
+
+    fn is_being_reset(&self, slice: SliceId) -> bool {
+        let of = |purpose: &Purpose| matches!(purpose, Purpose::Wipe { slice: s, late: false, .. } if *s == slice);
+        self.ops.values().any(|op| of(&op.purpose))
+    }
+
+    /// Whoever waits for it is told that it is not clean.
+    pub(super) fn reset_is_late(&mut self, slice: SliceId) {
+        for op in self.ops.values_mut() {
+            if let Purpose::Wipe { slice: s, late, .. } = &mut op.purpose {
+                *late |= *s == slice;
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! Slices between two VMs: what is not proven clean is shown, and held back where its layout asks for proof.
 
 use super::ops::Purpose;
+use super::returning::PATIENCE;
 use super::{Effect, Machine, Stored, Timer};
 use crate::execute::StepError;
 use crate::health::Said;
@@ -156,7 +157,8 @@ impl Machine {
                     self.is_dirty(slice, parent, error.to_string());
                     continue;
                 }
-                self.start_op(Purpose::Wipe { slice, parent }, vec![step]);
+                self.push(Effect::Arm { timer: Timer::Reset(slice), after: PATIENCE });
+                self.start_op(Purpose::Wipe { slice, parent, late: false }, vec![step]);
             }
         }
     }
