@@ -81,6 +81,8 @@ mod met;
 mod mig;
 #[path = "machine/missing.rs"]
 mod missing;
+#[path = "machine/mistakes.rs"]
+mod mistakes;
 #[path = "machine/older.rs"]
 mod older;
 #[path = "machine/one_vm.rs"]

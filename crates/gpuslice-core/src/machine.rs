@@ -33,6 +33,7 @@ mod layouts;
 mod loads;
 mod looks;
 mod mend;
+mod mistakes;
 mod news;
 mod numa;
 mod one_vm;

@@ -190,7 +190,8 @@ fn modes_are_those_of_the_others() {
         format!("{}{LAYOUT}", LEFT_OUT.replace("vfs = 0", "vfs = 0, compute = \"CPX\""));
     let refusal = order(&mut driver, Command::Apply).unwrap_err();
     assert_eq!(refusal.code, Code::BadConfig, "{refusal}");
-    let told = "take compute out of the layout of 0000:5c:00.0, then gpuslice apply";
+    let told =
+        "take compute out of the layout of 0000:5c:00.0 (gpuslice.toml:1), then gpuslice apply";
     assert_eq!(refusal.hint.as_deref(), Some(told));
 }
 

@@ -352,13 +352,14 @@ fn sizes_are_mixed_when_no_fixed_share_is_in_force_any_more() {
     let refusal = apply(&mut driver, &mixed).unwrap_err();
     assert_eq!(refusal.code, Code::BadConfig);
     let why = "0000:41:00.0 cannot mix sizes with the scheduler fixed-share";
-    assert_eq!(refusal.message, why);
+    assert!(refusal.message.ends_with(why), "{refusal}");
     let hint = refusal.hint.unwrap().to_string();
     assert!(hint.contains("scheduler") && hint.contains("equal-share"), "{hint}");
     assert_eq!(sizes(&mut driver).as_deref(), Some("equal"));
     let both = layout(", sizes = \"mixed\", scheduler = \"equal-share\"");
     let refusal = apply(&mut driver, &both).unwrap_err();
-    assert_eq!((refusal.code, refusal.message.as_str()), (Code::BadConfig, why));
+    assert_eq!(refusal.code, Code::BadConfig);
+    assert!(refusal.message.ends_with(why), "{refusal}");
     // As its hint says.
     assert!(refusal.hint.unwrap().to_string().contains("reboot"));
     apply(&mut driver, &equal_share()).unwrap();

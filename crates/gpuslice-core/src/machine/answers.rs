@@ -21,10 +21,6 @@ impl Machine {
         let waiting_for = self.waiting_for();
         let shown = self.seen.parents().filter(|p| self.shown(p));
         let devices: BTreeSet<ParentId> = shown.map(|p| self.seen.device_of(&p)).collect();
-        let quarantines = self.durable.quarantines.iter();
-        let quarantines = quarantines.map(|(parent, why)| {
-            format!("{parent} is quarantined: {}: {}", why.code, why.reason())
-        });
         Answer::Status(StatusRow {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             settled: waiting_for.is_empty(),
@@ -39,7 +35,7 @@ impl Machine {
                 .warnings
                 .iter()
                 .cloned()
-                .chain(quarantines)
+                .chain(self.told_quarantines())
                 .chain(self.never_parked())
                 .chain(self.all_that_comes_later())
                 .chain(self.set_to_nothing().map(|why| why.reason()))

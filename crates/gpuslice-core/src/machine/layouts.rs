@@ -2,7 +2,7 @@
 
 use super::loads::loads_alone;
 use super::ops::Purpose;
-use super::{Machine, OpId, RequestId, Stored};
+use super::{Machine, OpId, RequestId, Stored, mistakes};
 use crate::config::Config;
 use crate::execute::StepError;
 use crate::hint;
@@ -163,7 +163,10 @@ impl Machine {
                 _ if quarantined => {}
                 Ok(steps) if steps.is_empty() => self.expect(&parent, &layout),
                 Ok(steps) => self.begin_layout(&parent, steps),
-                Err(refusal) => self.quarantine(parent, refusal),
+                Err(refusal) => {
+                    let refusal = self.by_its_rule(&parent, refusal);
+                    self.quarantine(parent, refusal);
+                }
             }
         }
     }
@@ -313,6 +316,7 @@ impl Machine {
             overruled: overruled.iter().flat_map(told_overruled).collect(),
             ..PlanRow::default()
         };
+        let mut mistakes = Vec::new();
         for (parent, rule) in devices {
             if let Some(why) = self.does_not_tell(&parent, &rule.layout) {
                 plan.blockers.push(why);
@@ -350,9 +354,12 @@ impl Machine {
                     let ignores = |m: &dyn Mechanism| m.ignores(&self.seen, &parent, &rule.layout);
                     plan.ignored.extend(self.mechanism(&parent).and_then(ignores));
                 }
+                Err(why) if why.code == Code::BadConfig => mistakes.push((rule, parent, why)),
                 Err(refusal) => plan.blockers.push(refusal),
             }
         }
+        // They are to be mended first, whatever else is in the way.
+        plan.blockers.splice(0..0, mistakes::told(mistakes));
         for (device, steps) in self.parking_steps(&layouts) {
             let row = |s: &Step| StepRow { parent: device.clone(), step: s.to_string() };
             plan.steps.extend(steps.iter().map(row));
