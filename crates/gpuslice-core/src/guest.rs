@@ -4,7 +4,7 @@
 
 pub mod mapping;
 
-use crate::ids::{MdevUuid, PciAddress};
+use crate::ids::{MdevTypeId, MdevUuid, PciAddress};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -50,6 +50,12 @@ pub struct GuestDevice {
     /// It becomes a mediated device of one of these, by this UUID.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mdev: Option<MdevUuid>,
+    /// Of this type.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub type_id: Option<MdevTypeId>,
+    /// The alternatives are those of a mapping that `gpuslice export proxmox` makes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exported: bool,
 }
 
 impl GuestCall {

@@ -339,9 +339,10 @@ Examples:
 pub enum Export {
     /// Print the commands that make resource mappings of Proxmox VE, one for each profile
     #[command(after_help = "\
-Each mapping has every device of this node that can be the profile; Proxmox VE takes one that is free. What is printed is for
-a shell, with remarks that say what is new since the last run: compared with what Proxmox VE has by now, in
-/etc/pve/mapping/pci.cfg. When all is so already nothing but remarks is printed. Entries of other nodes stay; mappings that
+Each mapping has every device of this node that can be the profile; Proxmox VE takes the first that is free. Devices of a GPU that
+is cordoned or quarantined are left out, and VFs that are held back, which remarks say: after a drain or an uncordon it is to be
+run again. A mapping of which nothing would be left stays as it is. What is printed is for a shell, with remarks that say what is
+new since the last run: compared with what Proxmox VE has by now, in /etc/pve/mapping/pci.cfg. When all is so already nothing but remarks is printed. Entries of other nodes stay; mappings that
 somebody else made are left alone. Nothing is changed before the commands are run.
 Environment: GPUSLICE_ROOT names a folder that is looked at instead of /.
 

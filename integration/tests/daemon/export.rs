@@ -51,7 +51,16 @@ pub struct Node {
 
 impl Node {
     pub fn new() -> Self {
-        let host = Host::start("sriov-8", LAYOUT);
+        Self::with(LAYOUT)
+    }
+
+    /// With two GPUs, of one profile.
+    pub fn with_two() -> Self {
+        Self::with(&(LAYOUT.to_owned() + &LAYOUT.replace("0000:0c", "0000:22")))
+    }
+
+    pub fn with(layout: &str) -> Self {
+        let host = Host::start("sriov-8", layout);
         host.settle();
         let node = Self { host };
         node.attributes();
@@ -102,7 +111,7 @@ impl Node {
 
     /// `gpuslice export proxmox | sh`
     #[track_caller]
-    fn run(&self) -> String {
+    pub fn run(&self) -> String {
         let ran = self.export(&[]);
         assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{ran:?}");
         let path = format!("{}:/usr/bin:/bin", self.place("bin").display());
@@ -115,6 +124,20 @@ impl Node {
         let shell = Ran::of(&shell.unwrap());
         assert_eq!((shell.code, shell.err.as_str()), (Some(0), ""), "{}: {shell:?}", ran.out);
         ran.out
+    }
+}
+
+impl Node {
+    /// Guest 100 is started, whose device is of a mapping.
+    pub fn pre_start(&self, mapping: &str) -> Ran {
+        let device = format!("name: a\nhostpci0: mapping={mapping}\n");
+        self.put("etc/pve/qemu-server/100.conf", &device);
+        let hook = Command::new(self.host.program("gpuslice-proxmox-hook"))
+            .args(["100", "pre-start"])
+            .env("GPUSLICE_SOCKET", self.host.path("hook.sock"))
+            .env("GPUSLICE_PVE_ROOT", self.host.path("pve"))
+            .output();
+        Ran::of(&hook.unwrap())
     }
 }
 
@@ -151,14 +174,45 @@ fn mappings_are_made_once_and_follow_the_layout() {
         assert!(again.starts_with("# amd-74a1-vf4: already so") && again.lines().count() == 1);
 
         // The hookscript reads the same file, and Proxmox takes the first.
-        node.put("etc/pve/qemu-server/100.conf", "name: a\nhostpci0: mapping=amd-74a1-vf4\n");
-        let hook = Command::new(node.host.program("gpuslice-proxmox-hook"))
-            .args(["100", "pre-start"])
-            .env("GPUSLICE_SOCKET", node.host.path("hook.sock"))
-            .env("GPUSLICE_PVE_ROOT", node.host.path("pve"))
-            .output();
-        Ran::of(&hook.unwrap()).quiet();
+        node.pre_start("amd-74a1-vf4").quiet();
         assert_eq!(node.host.column("slices", "holder"), ["VM 100 (a)", "null", "null", "null"]);
+    });
+}
+
+#[test]
+fn what_nobody_is_given_is_left_out_until_it_is_given_again() {
+    as_root(|| {
+        let node = Node::with_two();
+        let vfs = node.host.column("slices", "address");
+        let [first, second] = [&vfs[..2], &vfs[2..]].map(|of| of.join(" "));
+        assert!(node.run().starts_with("# amd-74a1-vf2: new, 4 devices of "));
+        node.host.ask(&["drain", "0000:0c:00.0", "--reason", "fan"]);
+        // Proxmox takes the first, whatever the others are.
+        node.pre_start("amd-74a1-vf2").refused("cordoned");
+        let out = node.run();
+        assert!(out.starts_with("# amd-74a1-vf2: changed, 2 devices of "), "{out}");
+        assert!(out.contains(&format!("#   - {first}\n")), "{out}");
+        let not = format!("#   not {first}: 0000:0c:00.0 is cordoned: fan\n");
+        assert!(out.contains(&not), "{out}");
+        node.pre_start("amd-74a1-vf2").quiet();
+        assert_eq!(node.host.column("slices", "holder")[2], "VM 100 (a)");
+
+        // The last go too: what guests name stays, and is refused with the reason.
+        node.host.ask(&["cordon", "0000:22:00.0"]);
+        let file = node.place("etc/pve/mapping/pci.cfg");
+        let before = fs::read_to_string(&file).unwrap();
+        let out = node.run();
+        let left = "# amd-74a1-vf2: left as it is: nothing on ";
+        assert!(out.starts_with(left) && out.contains(&not), "{out}");
+        assert!(out.contains(&format!("#   not {second}: 0000:22:00.0 is cordoned\n")), "{out}");
+        assert_eq!((out.lines().count(), fs::read_to_string(&file).unwrap()), (3, before));
+        node.pre_start("amd-74a1-vf2").refused("cordoned");
+        for card in ["0000:0c:00.0", "0000:22:00.0"] {
+            node.host.ask(&["uncordon", card]);
+        }
+        let out = node.run();
+        assert!(out.starts_with("# amd-74a1-vf2: changed, 4 devices of "), "{out}");
+        assert!(out.contains(&format!("#   + {first}\n")), "{out}");
     });
 }
 

@@ -69,10 +69,12 @@ cases! {
     Taken: of_starts::a_plain_device_is_somebodys, of_starts::an_mdev_of_another_vm_was_picked,
         of_starts::the_home_was_given_up;
     Reshaping: of_devices::it_is_being_made_anew;
-    Cordoned: of_devices::a_person_said_so, of_devices::it_was_said_of_all;
+    Cordoned: of_devices::a_person_said_so, of_devices::it_was_said_of_all,
+        of_guests::another_gpu_is_in_the_mapping;
     Quarantined: of_devices::a_layout_failed_before, of_starts::a_vf_was_taken_off_its_driver;
     HostDriver: of_devices::a_driver_of_the_host_has_the_vf;
-    Dirty: of_devices::a_reset_failed, of_layouts::one_that_is_to_be_clean_need_not_be;
+    Dirty: of_devices::a_reset_failed, of_layouts::one_that_is_to_be_clean_need_not_be,
+        of_guests::another_vf_is_in_a_mapping_of_somebody_else;
     Absent: of_starts::the_vf_is_not_there, of_starts::the_vf_is_not_there_and_no_other_is_free,
         of_guests::devices_that_are_not_there_yet;
     Foreign: of_devices::an_mdev_of_another_program, of_devices::a_vf_without_a_layout,

@@ -82,6 +82,8 @@ fn guest(phase: GuestPhase, devices: &[&[PciAddress]]) -> GuestCall {
         index: u32::try_from(index).unwrap(),
         alternatives: alternatives.iter().map(|address| vec![*address]).collect(),
         mdev: None,
+        type_id: None,
+        exported: true,
     };
     GuestCall {
         phase,

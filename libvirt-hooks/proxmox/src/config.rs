@@ -22,7 +22,7 @@ pub struct HostPci {
     /// Or a resource mapping.
     pub mapping: Option<String>,
     /// It has a type, of a mediated device or of a vendor's VF.
-    pub mdev: bool,
+    pub mdev: Option<String>,
 }
 
 impl GuestConfig {
@@ -56,7 +56,7 @@ impl HostPci {
             match part.split_once('=') {
                 Some(("host", host)) => pci.host = addresses(host),
                 Some(("mapping", id)) => pci.mapping = Some(id.to_owned()),
-                Some(("mdev", _)) => pci.mdev = true,
+                Some(("mdev", type_id)) => pci.mdev = Some(type_id.to_owned()),
                 // The first part may leave out its key.
                 None if at == 0 => pci.host = addresses(part),
                 _ => {}
@@ -87,7 +87,8 @@ mod tests {
         assert_eq!(config.devices[&0].host, host(&["0000:41:00.4"]));
         assert_eq!(config.devices[&1].host, host(&["0000:41:00.5", "0000:41:00.6"]));
         let mapped = &config.devices[&12];
-        assert_eq!((mapped.mapping.as_deref(), mapped.mdev), (Some("a40-8q"), true));
+        let says = (mapped.mapping.as_deref(), mapped.mdev.as_deref());
+        assert_eq!(says, (Some("a40-8q"), Some("nvidia-558")));
     }
 
     #[test]

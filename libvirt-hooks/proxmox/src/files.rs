@@ -1,7 +1,7 @@
 //! Where a node of Proxmox VE keeps what is read here. `GPUSLICE_PVE_ROOT` puts another folder before all of it, for
 //! trying the hook by hand and in tests.
 
-use gpuslice_core::guest::mapping::{alternatives, full_address};
+use gpuslice_core::guest::mapping::{self, Mapping, full_address};
 use gpuslice_core::hint;
 use gpuslice_core::ids::PciAddress;
 use gpuslice_core::refusal::{Code, Refusal};
@@ -52,13 +52,11 @@ impl Files {
         }
     }
 
-    /// What a mapping can be on this node.
-    pub fn mapping(&self, id: &str) -> Result<Vec<Vec<String>>, Refusal> {
+    /// A mapping; empty where the cluster has none of the name.
+    pub fn mapping(&self, id: &str) -> Result<Mapping, Refusal> {
         let text = self.read("etc/pve/mapping/pci.cfg")?.unwrap_or_default();
-        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        // A node is called by its host name without the domain.
-        let node = name.split('.').next().unwrap_or_default();
-        Ok(alternatives(&text, id, node))
+        let named = mapping::read(&text).into_iter().find(|mapping| mapping.id == id);
+        Ok(named.unwrap_or_default())
     }
 
     /// The functions of a device that is named without one.
@@ -95,6 +93,12 @@ impl Files {
         };
         holds.then_some((full_address(address).parse().ok()?, vmid))
     }
+}
+
+/// What this node is called: by its host name without the domain.
+pub fn node() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    name.split('.').next().unwrap_or_default().to_owned()
 }
 
 /// It becomes a part of a path (pve-common, `pve-node`).

@@ -78,9 +78,10 @@ fn tell(vmid: u32, phase: GuestPhase) -> Result<(), Refusal> {
 
 fn devices(vmid: u32, config: &GuestConfig, files: &Files) -> Result<Vec<GuestDevice>, Refusal> {
     let device = |(index, pci): (&u32, &HostPci)| {
-        let named = match pci {
-            HostPci { mapping: Some(id), .. } => files.mapping(id)?,
-            HostPci { host, .. } => vec![host.clone()],
+        let mapping = pci.mapping.as_ref().map(|id| files.mapping(id)).transpose()?;
+        let named = match &mapping {
+            Some(mapping) => mapping.alternatives(&files::node()),
+            None => vec![pci.host.clone()],
         };
         // A whole device is named without its function.
         let functions = |together: Vec<String>| -> Vec<PciAddress> {
@@ -89,8 +90,14 @@ fn devices(vmid: u32, config: &GuestConfig, files: &Files) -> Result<Vec<GuestDe
         };
         let alternatives: Vec<_> = named.into_iter().map(functions).collect();
         let typed = alternatives.iter().flatten().any(|address| files.is_vendor_vfio(*address));
-        let mdev = (pci.mdev && !typed).then(|| config::mdev_uuid(*index, vmid)).flatten();
-        Ok(GuestDevice { index: *index, alternatives, mdev })
+        let type_id = pci.mdev.as_ref().filter(|_| !typed);
+        Ok(GuestDevice {
+            index: *index,
+            alternatives,
+            mdev: type_id.and_then(|_| config::mdev_uuid(*index, vmid)),
+            type_id: type_id.and_then(|text| text.parse().ok()),
+            exported: mapping.is_some_and(|mapping| mapping.is_ours()),
+        })
     };
     config.devices.iter().map(device).collect()
 }

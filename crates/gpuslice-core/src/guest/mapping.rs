@@ -3,6 +3,9 @@
 
 use std::collections::BTreeMap;
 
+/// How a description begins by which a mapping is known to be ours.
+pub const OURS: &str = "gpuslice: ";
+
 /// One mapping.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mapping {
@@ -23,6 +26,19 @@ pub struct Entry {
     pub text: String,
     /// Its keys: `node`, `path`, `id`, `subsystem-id`, `iommugroup`, `description`.
     pub keys: BTreeMap<String, String>,
+}
+
+impl Mapping {
+    /// Whether `gpuslice export proxmox` made it.
+    pub fn is_ours(&self) -> bool {
+        self.description.starts_with(OURS)
+    }
+
+    /// The alternatives that it has on a node, in their order: addresses that are passed together.
+    pub fn alternatives(&self, node: &str) -> Vec<Vec<String>> {
+        let here = self.entries.iter().filter(|entry| entry.is_on(node));
+        here.map(Entry::path).filter(|path| !path.is_empty()).collect()
+    }
 }
 
 impl Entry {
@@ -81,13 +97,6 @@ pub fn read(text: &str) -> Vec<Mapping> {
     mappings
 }
 
-/// The alternatives that a mapping has on a node, in their order: addresses that are passed together.
-pub fn alternatives(text: &str, id: &str, node: &str) -> Vec<Vec<String>> {
-    let mapping = read(text).into_iter().find(|mapping| mapping.id == id);
-    let entries = mapping.into_iter().flat_map(|mapping| mapping.entries);
-    entries.filter(|e| e.is_on(node)).map(|e| e.path()).filter(|p| !p.is_empty()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,11 +107,12 @@ mod tests {
 
     #[test]
     fn a_mapping_has_the_devices_of_its_node_in_their_order() {
+        let [gpu, other] = &read(TEXT)[..] else { panic!() };
         assert_eq!(
-            alternatives(TEXT, "gpu", "one"),
+            gpu.alternatives("one"),
             [vec!["0000:41:00.5".to_owned()], vec!["0000:41:00.4".into(), "0000:41:00.6".into()]]
         );
-        assert!(alternatives(TEXT, "gone", "one").is_empty());
+        assert!(other.alternatives("two").is_empty());
     }
 
     #[test]

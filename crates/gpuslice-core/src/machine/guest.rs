@@ -6,8 +6,8 @@ use super::{Effect, HookAnswer, Machine, RequestId, Stored, Timer};
 use crate::guest::{GuestCall, GuestDevice, GuestPhase};
 use crate::hint;
 use crate::history::Ending;
-use crate::ids::{Owner, ParentId, PciAddress, SliceId};
-use crate::refusal::{Code, Refusal};
+use crate::ids::{MdevUuid, Owner, ParentId, PciAddress, SliceId};
+use crate::refusal::{Code, Hint, Refusal};
 use crate::state::ForeignHold;
 use std::collections::BTreeSet;
 
@@ -130,7 +130,7 @@ impl Machine {
         for device in &call.devices {
             match device.mdev {
                 Some(uuid) => {
-                    self.judge_parents(call, device)?;
+                    self.judge_parents(call, device, uuid)?;
                     takes.insert(SliceId::Mdev(uuid));
                 }
                 None => takes.extend(self.judge_alternatives(call, device, &takes)?),
@@ -139,23 +139,39 @@ impl Machine {
         Ok(takes)
     }
 
-    /// An mdev is made on the first parent that makes it: one must be given out.
-    fn judge_parents(&self, call: &GuestCall, device: &GuestDevice) -> Result<(), Refusal> {
+    /// An mdev is made on the first parent that has room for it: that one must be given out.
+    fn judge_parents(
+        &self,
+        call: &GuestCall,
+        device: &GuestDevice,
+        uuid: MdevUuid,
+    ) -> Result<(), Refusal> {
         let view = self.view();
-        let mut reasons = Vec::new();
-        for address in device.alternatives.iter().flatten() {
-            match view.parent_reason(&ParentId::Pci(*address)) {
-                None => return Ok(()),
-                Some(why) => reasons.push(why),
-            }
+        let all = device.alternatives.iter().flatten();
+        let parents: Vec<(PciAddress, Option<Refusal>)> =
+            all.map(|a| (*a, view.parent_reason(&ParentId::Pci(*a)))).collect();
+        let makes = |address: PciAddress| self.would_make(device, uuid, address);
+        let given = || parents.iter().find(|(_, why)| why.is_none());
+        // Where none has room Proxmox says so.
+        let chosen = parents.iter().find(|(address, _)| makes(*address)).or_else(given);
+        let Some((_, Some(why))) = chosen.or(parents.first()) else { return Ok(()) };
+        let message = format!("hostpci{} of {}: {}", device.index, call.title(), why.message);
+        let served = parents.iter().any(|(address, why)| why.is_none() && makes(*address));
+        let withheld = parents.iter().filter(|(_, why)| why.is_some()).map(|(address, _)| *address);
+        let why = Refusal { message, ..why.clone() };
+        Err(if served { without(device, withheld, why) } else { why })
+    }
+
+    /// Whether Proxmox would have its mdev of this parent. One that is left of an earlier run it takes again.
+    fn would_make(&self, device: &GuestDevice, uuid: MdevUuid, address: PciAddress) -> bool {
+        let parent = ParentId::Pci(address);
+        if let Some(left) = self.seen.mdevs.get(&uuid) {
+            return left.parent == parent;
         }
-        match reasons.into_iter().next() {
-            None => Ok(()),
-            Some(why) => {
-                let message =
-                    format!("hostpci{} of {}: {}", device.index, call.title(), why.message);
-                Err(Refusal { message, ..why })
-            }
+        let types = self.seen.mdev_parents.get(&parent).map(|parent| &parent.types);
+        match &device.type_id {
+            Some(of) => types.and_then(|types| types.get(of)).is_some_and(|of| of.available > 0),
+            None => types.is_some(),
         }
     }
 
@@ -165,10 +181,7 @@ impl Machine {
         device: &GuestDevice,
         taken: &BTreeSet<SliceId>,
     ) -> Result<Vec<SliceId>, Unfit> {
-        let ours = |address: &PciAddress| {
-            self.seen.vfs.contains_key(address) || self.seen.functions.contains_key(address)
-        };
-        if !device.alternatives.iter().flatten().any(ours) {
+        if !device.alternatives.iter().flatten().any(|address| self.is_function(*address)) {
             return Ok(Vec::new());
         }
         let free = |address: &PciAddress| {
@@ -192,8 +205,26 @@ impl Machine {
             };
             return Err(Refusal::new(Code::NoCapacity, message).hint(hint).into());
         };
+        self.judge_chosen(call, device, chosen).map_err(|unfit| {
+            let withheld = self.withheld(device);
+            let stays = |address: &PciAddress| free(address) && !withheld.contains(address);
+            let next = device.alternatives.iter().find(|together| together.iter().all(stays));
+            match next.map(|next| self.judge_chosen(call, device, next)) {
+                Some(Ok(_)) => Unfit { why: without(device, withheld, unfit.why), ..unfit },
+                _ => unfit,
+            }
+        })
+    }
+
+    /// Functions that Proxmox passes together.
+    fn judge_chosen(
+        &self,
+        call: &GuestCall,
+        device: &GuestDevice,
+        chosen: &[PciAddress],
+    ) -> Result<Vec<SliceId>, Unfit> {
         let mut slices = Vec::new();
-        for address in chosen.iter().filter(|address| ours(address)) {
+        for address in chosen.iter().filter(|address| self.is_function(**address)) {
             let what = format!("hostpci{} of {} would be", device.index, call.title());
             self.require_uncut(&what, *address, &Owner::Vmid(call.vmid))?;
             if self.seen.vfs.contains_key(address) {
@@ -204,6 +235,21 @@ impl Machine {
             }
         }
         Ok(slices)
+    }
+
+    fn is_function(&self, address: PciAddress) -> bool {
+        self.seen.vfs.contains_key(&address) || self.seen.functions.contains_key(&address)
+    }
+
+    /// What of it the export leaves out of its mappings.
+    fn withheld(&self, device: &GuestDevice) -> BTreeSet<PciAddress> {
+        let (view, held_back) = (self.view(), self.held_back());
+        let withheld = |address: &PciAddress| {
+            let why = view.parent_reason(&ParentId::Pci(*address));
+            why.is_some_and(|why| matches!(why.code, Code::Cordoned | Code::Quarantined))
+                || held_back.get(&SliceId::Vf(*address)).is_some_and(|why| why.code == Code::Dirty)
+        };
+        device.alternatives.iter().flatten().copied().filter(withheld).collect()
     }
 
     fn judge_function(&self, what: &str, address: PciAddress) -> Result<(), Refusal> {
@@ -228,5 +274,29 @@ impl Machine {
             Some(why) => Err(Refusal { message: format!("{what}: {}", why.message), ..why }),
             None => Ok(()),
         }
+    }
+}
+
+/// The mapping has other devices, and Proxmox takes the first: it is to lose what nobody is given.
+fn without(
+    device: &GuestDevice,
+    withheld: impl IntoIterator<Item = PciAddress>,
+    why: Refusal,
+) -> Refusal {
+    if !matches!(why.code, Code::Cordoned | Code::Quarantined | Code::Dirty) {
+        return why;
+    }
+    let lose = match device.exported {
+        true => hint!(
+            "gpuslice export proxmox | sh (it leaves out what nobody is given), then start it again"
+        ),
+        false => hint!(
+            "take {} out of its mapping in Datacenter, Resource Mappings, then start it again",
+            Hint::words(withheld, " ")
+        ),
+    };
+    match why.way_out() {
+        Some(other) => why.hint(hint!("{}; or {}", lose, other)),
+        None => why.hint(lose),
     }
 }

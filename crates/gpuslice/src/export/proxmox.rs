@@ -3,17 +3,14 @@
 //! key too many or too few; a change writes the entries of all nodes anew, so those of others are repeated.
 
 use gpuslice_core::errno::Errno;
-use gpuslice_core::guest::mapping::{Entry, Mapping};
+use gpuslice_core::guest::mapping::{Entry, Mapping, OURS};
 use gpuslice_core::hint;
-use gpuslice_core::ids::{MdevTypeId, PciAddress, ProfileName};
+use gpuslice_core::ids::{MdevTypeId, ParentId, PciAddress, ProfileName};
 use gpuslice_core::port::{HostRead, link_name, read_text};
 use gpuslice_core::refusal::{Code, Refusal};
-use gpuslice_core::request::{ProfileRow, SliceRow};
+use gpuslice_core::request::{ParentRow, ProfileRow, SliceRow};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// How a description begins by which a mapping is known to be ours.
-const OURS: &str = "gpuslice: ";
 
 /// Longest description that Proxmox takes.
 const DESCRIPTION_LIMIT: usize = 4096;
@@ -36,10 +33,21 @@ pub struct Exported {
     pub removed: Vec<String>,
     /// Devices whose ids or group are others.
     pub altered: Vec<String>,
+    /// Devices that can be it and that nobody is given now.
+    pub left_out: Vec<LeftOut>,
     /// How many this node has then.
     pub devices: usize,
     /// Words of the command that makes it so; empty when nothing is to be done.
     pub command: Vec<String>,
+}
+
+/// Devices that are kept back for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeftOut {
+    /// The reason.
+    pub why: String,
+    /// Which.
+    pub devices: Vec<PciAddress>,
 }
 
 /// How a mapping differs.
@@ -54,6 +62,8 @@ pub enum Change {
     Same,
     /// This node offers the profile no longer.
     Gone,
+    /// Nothing can be it now, and something will: Proxmox keeps what it has.
+    Withheld,
     /// Somebody else made one of the name.
     Foreign,
 }
@@ -64,6 +74,8 @@ pub struct Node<'a> {
     pub name: &'a str,
     /// Where the ids of devices are read.
     pub host: &'a dyn HostRead,
+    /// Its GPUs.
+    pub parents: &'a [ParentRow],
     /// What it offers.
     pub profiles: &'a [ProfileRow],
     /// What there is.
@@ -83,8 +95,7 @@ impl Node<'_> {
             offered.insert(id_of(&row.profile), Some(row));
         }
         let ours = present.iter().filter(|mapping| {
-            mapping.description.starts_with(OURS)
-                && mapping.entries.iter().any(|entry| entry.is_on(self.name))
+            mapping.is_ours() && mapping.entries.iter().any(|entry| entry.is_on(self.name))
         });
         for mapping in ours {
             offered.entry(mapping.id.clone()).or_default();
@@ -111,21 +122,27 @@ impl Node<'_> {
         row: Option<&ProfileRow>,
         now: Option<&Mapping>,
     ) -> Result<Option<Exported>, Refusal> {
-        let entries = row.map_or_else(|| Ok(Vec::new()), |row| self.entries(row))?;
+        let devices = row.map(|row| self.devices(row)).unwrap_or_default();
+        let (devices, left_out) = self.given_out(devices);
+        let entries = devices.into_iter().map(|address| self.entry(address));
+        let entries = entries.collect::<Result<Vec<String>, Refusal>>()?;
         let (here, others): (Vec<&Entry>, Vec<&Entry>) = now
             .into_iter()
             .flat_map(|mapping| &mapping.entries)
             .partition(|entry| entry.is_on(self.name));
-        if entries.is_empty() && here.is_empty() {
+        if entries.is_empty() && here.is_empty() && left_out.is_empty() {
             return Ok(None);
         }
         let type_id = row.and_then(|row| row.type_id.clone());
         let mdev = type_id.is_some();
         let difference = difference(&here, &entries);
-        let foreign = now.is_some_and(|mapping| !mapping.description.starts_with(OURS));
+        let foreign = now.is_some_and(|mapping| !mapping.is_ours());
+        // A guest whose mapping is gone is told nothing of why.
+        let withheld = entries.is_empty() && (!left_out.is_empty() || self.lacks_gpus());
         let change = match now {
-            None => Change::New,
             Some(_) if foreign => Change::Foreign,
+            _ if withheld => Change::Withheld,
+            None => Change::New,
             Some(_) if entries.is_empty() => Change::Gone,
             Some(mapping) if difference.is_none() && mapping.mdev == mdev => Change::Same,
             Some(_) => Change::Changed,
@@ -133,7 +150,7 @@ impl Node<'_> {
         let maps: Vec<String> =
             others.iter().map(|e| e.text.clone()).chain(entries.iter().cloned()).collect();
         let command = match change {
-            Change::Same | Change::Foreign => Vec::new(),
+            Change::Same | Change::Withheld | Change::Foreign => Vec::new(),
             Change::Gone if maps.is_empty() => words(&["pvesh", "delete", &address_of(&id)]),
             Change::Gone => with_maps(words(&["pvesh", "set", &address_of(&id)]), maps),
             Change::Changed => {
@@ -155,7 +172,9 @@ impl Node<'_> {
                 with_maps(command, maps)
             }
         };
+        let difference = difference.filter(|_| change != Change::Withheld);
         let Difference { added, removed, altered } = difference.unwrap_or_default();
+        let devices = if change == Change::Withheld { here.len() } else { entries.len() };
         Ok(Some(Exported {
             mapping: id,
             profile: row.map(|row| row.profile.clone()),
@@ -164,13 +183,48 @@ impl Node<'_> {
             added,
             removed,
             altered,
-            devices: entries.len(),
+            left_out,
+            devices,
             command,
         }))
     }
 
-    fn entries(&self, row: &ProfileRow) -> Result<Vec<String>, Refusal> {
-        self.devices(row).into_iter().map(|address| self.entry(address)).collect()
+    /// Whether GPUs that may offer more are not there, or not as they are to be.
+    fn lacks_gpus(&self) -> bool {
+        self.parents.iter().any(|row| matches!(row.state.as_str(), "absent" | "quarantined"))
+    }
+
+    /// Parts those that somebody is given from those that nobody is. Proxmox takes the first that is free, and the hookscript
+    /// refuses that one, whatever else there is.
+    fn given_out(&self, devices: Vec<PciAddress>) -> (Vec<PciAddress>, Vec<LeftOut>) {
+        let parents: BTreeMap<&ParentId, &ParentRow> =
+            self.parents.iter().map(|row| (&row.parent, row)).collect();
+        let slices: BTreeMap<PciAddress, &SliceRow> =
+            self.slices.iter().filter_map(|row| Some((row.address?, row))).collect();
+        let why = |address: PciAddress| {
+            let slice = slices.get(&address);
+            let parent = slice.map_or(ParentId::Pci(address), |slice| slice.parent.clone());
+            let parent = parents.get(&parent);
+            if let Some(row) = parent.filter(|p| matches!(&*p.state, "cordoned" | "quarantined")) {
+                let reason = row.reason.as_ref().map(|reason| format!(": {reason}"));
+                let reason = reason.unwrap_or_default();
+                return Some(format!("{} is {}{reason}", row.parent, row.state));
+            }
+            let dirty = slice.filter(|slice| slice.state == "dirty")?;
+            let reason = dirty.dirty.as_deref().unwrap_or("it is not clean");
+            Some(format!("something of a VM may be left in it: {reason}"))
+        };
+        let (mut given, mut left_out) = (Vec::new(), Vec::<LeftOut>::new());
+        for address in devices {
+            match why(address) {
+                None => given.push(address),
+                Some(why) => match left_out.iter_mut().find(|other| other.why == why) {
+                    Some(other) => other.devices.push(address),
+                    None => left_out.push(LeftOut { why, devices: vec![address] }),
+                },
+            }
+        }
+        (given, left_out)
     }
 
     /// Each device that can be one: the parents of mediated devices, or the VFs that are it or can be given its type.

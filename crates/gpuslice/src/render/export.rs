@@ -1,7 +1,7 @@
 //! Commands for a shell, with remarks.
 
 use super::counted;
-use crate::export::proxmox::{Change, Exported};
+use crate::export::proxmox::{Change, Exported, LeftOut};
 use crate::table::printable;
 use gpuslice_core::shell::quoted;
 use std::fmt::Write as _;
@@ -16,6 +16,7 @@ pub fn proxmox(node: &str, exported: &[Exported]) -> String {
             Change::Changed => format!("changed, {devices} of {node}"),
             Change::Same => format!("already so, {devices} of {node}"),
             Change::Gone => format!("{node} offers it no longer"),
+            Change::Withheld => format!("left as it is: nothing on {node} can be it now"),
             Change::Foreign => "left alone: somebody else made a mapping of this name".to_owned(),
         };
         remark(&mut out, &format!("{}: {how}", one.mapping));
@@ -25,6 +26,10 @@ pub fn proxmox(node: &str, exported: &[Exported]) -> String {
                     remark(&mut out, &format!("  {sign} {}", list.join(" ")));
                 }
             }
+        }
+        for LeftOut { why, devices } in &one.left_out {
+            let devices: Vec<String> = devices.iter().map(ToString::to_string).collect();
+            remark(&mut out, &format!("  not {}: {why}", devices.join(" ")));
         }
         if one.command.is_empty() {
             continue;

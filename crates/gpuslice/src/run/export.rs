@@ -12,7 +12,7 @@ use gpuslice_api::client::Listing;
 use gpuslice_core::guest::mapping::{self, Mapping};
 use gpuslice_core::hint;
 use gpuslice_core::refusal::{Code, Refusal};
-use gpuslice_core::request::{Answer, Command, ProfileRow, SliceRow};
+use gpuslice_core::request::{Answer, Command, ParentRow, ProfileRow, SliceRow};
 use serde::Serialize;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -41,6 +41,7 @@ pub async fn proxmox(
         }
         other => return Err(unexpected(&other)),
     }
+    let parents: Vec<ParentRow> = daemon.list(Listing::Parents).await?.rows()?;
     let profiles: Vec<ProfileRow> = daemon.list(Listing::Profiles).await?.rows()?;
     let slices: Vec<SliceRow> = daemon.list(Listing::Slices).await?.rows()?;
     let tree = Tree::from_env();
@@ -53,7 +54,8 @@ pub async fn proxmox(
             .because("read /proc/sys/kernel/hostname")
             .hint(hint!("gpuslice export proxmox --node NAME"))
     })?;
-    let node = Node { name: &name, host: &tree, profiles: &profiles, slices: &slices };
+    let node =
+        Node { name: &name, host: &tree, parents: &parents, profiles: &profiles, slices: &slices };
     show(&node, order, &present, output)
 }
 
@@ -61,6 +63,10 @@ pub async fn proxmox(
 pub fn proxmox_of(order: &args::Proxmox, output: &Output) -> Result<(), Failure> {
     let (Some(host), Some(name)) = (&order.host, &order.node) else { return Ok(()) };
     let mut simulated = Simulated::new(host, order.config.as_deref())?;
+    let parents = match simulated.ask(Command::ListParents)? {
+        Answer::Parents { rows } => rows,
+        other => return Err(unexpected(&other)),
+    };
     let profiles = match simulated.ask(Command::ListProfiles)? {
         Answer::Profiles { rows } => rows,
         other => return Err(unexpected(&other)),
@@ -70,7 +76,13 @@ pub fn proxmox_of(order: &args::Proxmox, output: &Output) -> Result<(), Failure>
         other => return Err(unexpected(&other)),
     };
     let present = order.mappings.as_deref().map(mappings).transpose()?.unwrap_or_default();
-    let node = Node { name, host: &simulated.kernel, profiles: &profiles, slices: &slices };
+    let node = Node {
+        name,
+        host: &simulated.kernel,
+        parents: &parents,
+        profiles: &profiles,
+        slices: &slices,
+    };
     show(&node, order, &present, output)
 }
 

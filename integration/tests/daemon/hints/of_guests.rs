@@ -3,8 +3,10 @@
 use super::person::Refused;
 use super::registry;
 use crate::export::Node as Exporting;
-use crate::proxmox::Node;
+use crate::host::until;
+use crate::proxmox::{FOUR, Node};
 use gpuslice_core::refusal::Code;
+use serde_json::json;
 
 /// The start of guest 100, which is refused; what the hint says is done, and then it starts.
 #[track_caller]
@@ -36,6 +38,46 @@ pub fn one_guest_names_a_device_twice(code: Code) {
     node.file("etc/pve/qemu-server/100.conf", &(line(0) + &line(1)));
     mends(&node, code, "qm set 100 --delete hostpci1", || {
         node.file("etc/pve/qemu-server/100.conf", &line(0));
+    });
+}
+
+pub fn another_gpu_is_in_the_mapping(code: Code) {
+    let node = Exporting::with_two();
+    node.run();
+    let card = "0000:0c:00.0";
+    node.host.ask(&["cordon", card]);
+    let ran = node.pre_start("amd-74a1-vf2");
+    let refused = Refused::read(&ran.err);
+    let told = format!(
+        "gpuslice export proxmox | sh (it leaves out what nobody is given), then start it again; \
+         or gpuslice uncordon {card}"
+    );
+    assert_eq!((refused.code.as_str(), refused.hint), (code.as_str(), told.clone()));
+    registry::follows(&told);
+    node.run();
+    node.pre_start("amd-74a1-vf2").quiet();
+}
+
+pub fn another_vf_is_in_a_mapping_of_somebody_else(code: Code) {
+    let node = Node::new();
+    let vf = node.vfs[2].clone();
+    let reset = format!("/sys/bus/pci/devices/{vf}/reset");
+    let fails = json!({"write": {"path": reset, "nth": 1, "times": 1000, "errno": 25}});
+    node.host.outside(&json!({"do": "fault", "fault": fails}));
+    node.host.configure(&FOUR.replace("vfs = 4", "vfs = 4, wipe = \"required\""));
+    node.host.ask(&["apply"]);
+    let state = || node.host.column("slices", "state");
+    until("one is not clean", || state() == ["free", "free", "dirty", "free"]);
+    let told = format!(
+        "take {vf} out of its mapping in Datacenter, Resource Mappings, then start it again; \
+         or gpuslice uncordon 0000:0c:00.0 (it is cleaned again); \
+         or take wipe out of its layout, then gpuslice apply"
+    );
+    mends(&node, code, &told, || {
+        let file = node.host.path("pve/etc/pve/mapping/pci.cfg");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let left: Vec<&str> = text.lines().filter(|line| !line.contains(&vf)).collect();
+        std::fs::write(file, left.join("\n")).unwrap();
     });
 }
 
