@@ -302,6 +302,9 @@ pub struct StatusRow {
     pub settled: bool,
     /// What is waited for when not settled.
     pub waiting_for: Vec<String>,
+    /// What of that comes by itself, as far as anybody can tell: before it has, half of something may be there.
+    #[serde(default)]
+    pub coming: Vec<String>,
     /// Whether state can be recorded; if not, nothing is given out.
     pub writable: bool,
     /// Errors of the configuration on disk, if the applied layout stays because of them.

@@ -1,7 +1,8 @@
 //! `gpuslice export proxmox` beside a daemon: what it prints is run by a shell, with a stand-in for `pvesh` that keeps a
 //! cluster's mappings as Proxmox does, and what the hookscript then reads of them.
 
-use crate::host::{Host, Ran, as_root};
+use crate::host::{Host, Ran, as_root, until};
+use serde_json::json;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
@@ -101,6 +102,13 @@ impl Node {
             let groups = format!("../../../kernel/iommu_groups/{group}");
             symlink(groups, self.place(&format!("{folder}/iommu_group"))).unwrap();
         }
+    }
+
+    /// A GPU goes, and is awaited.
+    pub fn without(&self, card: &str) {
+        self.host.plug(card, false);
+        let status = || self.host.ask(&["status"])["waiting_for"].to_string();
+        until("it is awaited", || status().contains(&format!("{card} to appear")));
     }
 
     pub fn export(&self, words: &[&str]) -> Ran {
@@ -213,6 +221,56 @@ fn what_nobody_is_given_is_left_out_until_it_is_given_again() {
         let out = node.run();
         assert!(out.starts_with("# amd-74a1-vf2: changed, 4 devices of "), "{out}");
         assert!(out.contains(&format!("#   + {first}\n")), "{out}");
+    });
+}
+
+#[test]
+fn a_gpu_that_does_not_come_keeps_no_other_s_devices_from_guests() {
+    as_root(|| {
+        let node = Node::with_two();
+        let vfs = node.host.column("slices", "address");
+        node.run();
+        node.without("0000:22:00.0");
+        // As long as the boot is young it may come.
+        let ran = node.export(&[]);
+        assert!(ran.err.starts_with("error: not-settled: "), "{ran:?}");
+        assert!(ran.err.contains("0000:22:00.0 to appear"), "{ran:?}");
+        node.host.outside(&json!({"do": "grown"}));
+        let out = node.run();
+        let lacks =
+            |card: &str| format!("# without what is not there: waiting for {card} to appear\n");
+        let changed = lacks("0000:22:00.0") + "# amd-74a1-vf2: changed, 2 devices of ";
+        assert!(out.starts_with(&changed), "{out}");
+        assert!(out.contains(&format!("#   - {}\n", vfs[2..].join(" "))), "{out}");
+        node.pre_start("amd-74a1-vf2").quiet();
+
+        // Of a mapping nothing is left: it stays for when they come.
+        node.without("0000:0c:00.0");
+        let out = node.run();
+        assert!(out.contains("# amd-74a1-vf2: left as it is: nothing on "), "{out}");
+        assert_eq!(out.lines().count(), 3, "{out}");
+    });
+}
+
+#[test]
+fn half_of_a_change_is_never_exported() {
+    as_root(|| {
+        let node = Node::new();
+        node.host.outside(&json!({"do": "grown"}));
+        let slow = json!({"delay": {"pf": "0000:0c:00.0", "ms": 1500}});
+        node.host.outside(&json!({"do": "fault", "fault": slow}));
+        node.host.configure(&LAYOUT.replace("vfs = 2", "vfs = 4"));
+        let mut apply = node.host.command(&["apply"]);
+        apply.env("GPUSLICE_BUS_ADDRESS", node.host.bus.address());
+        let mut apply = apply.spawn().unwrap();
+        let state = || node.host.column("gpus", "state");
+        until("it is under way", || state().contains(&"reshaping".to_owned()));
+        let ran = node.export(&[]);
+        assert!(ran.err.starts_with("error: not-settled: "), "{ran:?}");
+        assert!(apply.wait().unwrap().success());
+        node.host.settle();
+        node.attributes();
+        assert!(node.run().starts_with("# amd-74a1-vf4: new, 4 devices of "));
     });
 }
 

@@ -25,6 +25,7 @@ impl Machine {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             settled: waiting_for.is_empty(),
             waiting_for,
+            coming: self.coming(),
             writable: self.unwritten.is_empty(),
             config_errors: self.config_errors.clone(),
             parents: count(devices),

@@ -117,6 +117,11 @@ impl Machine {
         awaited.chain(away.cloned()).collect()
     }
 
+    /// What of it changes which slices there are, and soon.
+    pub(super) fn in_the_making(&self) -> impl Iterator<Item = Awaited> {
+        self.awaited().into_iter().filter(move |other| self.may_be_anything(other))
+    }
+
     fn may_be_anything(&self, awaited: &Awaited) -> bool {
         match awaited.lacks {
             Lacks::Device | Lacks::Driver => self.boot_is_young,

@@ -23,6 +23,14 @@ impl Machine {
         }
     }
 
+    /// What of that comes by itself: changes under way, and with a young boot what it may bring.
+    pub(super) fn coming(&self) -> Vec<String> {
+        match self.observed {
+            true => self.in_the_making().map(|awaited| awaited.what).collect(),
+            false => vec![FIRST_LOOK.to_owned()],
+        }
+    }
+
     pub(super) fn settled(&self) -> bool {
         self.waiting_for().is_empty()
     }

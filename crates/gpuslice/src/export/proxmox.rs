@@ -74,6 +74,8 @@ pub struct Node<'a> {
     pub name: &'a str,
     /// Where the ids of devices are read.
     pub host: &'a dyn HostRead,
+    /// What is not there, and nobody knows when it will be.
+    pub waiting_for: &'a [String],
     /// Its GPUs.
     pub parents: &'a [ParentRow],
     /// What it offers.
@@ -191,7 +193,8 @@ impl Node<'_> {
 
     /// Whether GPUs that may offer more are not there, or not as they are to be.
     fn lacks_gpus(&self) -> bool {
-        self.parents.iter().any(|row| matches!(row.state.as_str(), "absent" | "quarantined"))
+        let lacks = |row: &ParentRow| matches!(row.state.as_str(), "absent" | "quarantined");
+        !self.waiting_for.is_empty() || self.parents.iter().any(lacks)
     }
 
     /// Parts those that somebody is given from those that nobody is. Proxmox takes the first that is free, and the hookscript

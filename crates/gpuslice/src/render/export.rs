@@ -7,8 +7,11 @@ use gpuslice_core::shell::quoted;
 use std::fmt::Write as _;
 
 /// `pvesh` commands; what they change, and how a guest asks for the mapping, stands in remarks.
-pub fn proxmox(node: &str, exported: &[Exported]) -> String {
+pub fn proxmox(node: &str, waiting_for: &[String], exported: &[Exported]) -> String {
     let mut out = String::new();
+    for what in waiting_for {
+        remark(&mut out, &format!("without what is not there: waiting for {what}"));
+    }
     for one in exported {
         let devices = counted(one.devices, "device");
         let how = match one.change {

@@ -141,6 +141,7 @@ mod tests {
             version: "0.1.0".to_owned(),
             settled: true,
             waiting_for: Vec::new(),
+            coming: Vec::new(),
             writable: true,
             config_errors: Vec::new(),
             parents: 1,

@@ -23,6 +23,7 @@ const MAPPINGS: &str = "/etc/pve/mapping/pci.cfg";
 #[derive(Serialize)]
 struct Answered<'a> {
     node: &'a str,
+    waiting_for: &'a [String],
     mappings: &'a [Exported],
 }
 
@@ -31,15 +32,20 @@ pub async fn proxmox(
     order: &args::Proxmox,
     output: &Output,
 ) -> Result<(), Failure> {
-    // Half of the VFs would take the other half from the guests of Proxmox.
-    match daemon.call(Command::Status).await? {
-        Answer::Status(row) if row.settled => {}
-        Answer::Status(row) => {
-            let refusal = Refusal::new(Code::NotSettled, "not all slices are there yet");
-            let refusal = row.waiting_for.into_iter().fold(refusal, Refusal::because);
-            return Err(refusal.hint(hint!("gpuslice wait --settled")).into());
-        }
+    let status = match daemon.call(Command::Status).await? {
+        Answer::Status(row) => row,
         other => return Err(unexpected(&other)),
+    };
+    // Half of the VFs would take the other half from the guests of Proxmox.
+    if !status.coming.is_empty() {
+        let refusal = Refusal::new(Code::NotSettled, "not all slices are there yet");
+        let refusal = status.coming.into_iter().fold(refusal, Refusal::because);
+        return Err(refusal
+            .hint(hint!(
+                "gpuslice wait --settled, then the same again; \
+                 or the same again ten minutes after the boot (without what has not come by then)"
+            ))
+            .into());
     }
     let parents: Vec<ParentRow> = daemon.list(Listing::Parents).await?.rows()?;
     let profiles: Vec<ProfileRow> = daemon.list(Listing::Profiles).await?.rows()?;
@@ -54,8 +60,14 @@ pub async fn proxmox(
             .because("read /proc/sys/kernel/hostname")
             .hint(hint!("gpuslice export proxmox --node NAME"))
     })?;
-    let node =
-        Node { name: &name, host: &tree, parents: &parents, profiles: &profiles, slices: &slices };
+    let node = Node {
+        name: &name,
+        host: &tree,
+        waiting_for: &status.waiting_for,
+        parents: &parents,
+        profiles: &profiles,
+        slices: &slices,
+    };
     show(&node, order, &present, output)
 }
 
@@ -79,6 +91,7 @@ pub fn proxmox_of(order: &args::Proxmox, output: &Output) -> Result<(), Failure>
     let node = Node {
         name,
         host: &simulated.kernel,
+        waiting_for: &[],
         parents: &parents,
         profiles: &profiles,
         slices: &slices,
@@ -93,12 +106,12 @@ fn show(
     output: &Output,
 ) -> Result<(), Failure> {
     let exported = node.export(&order.profiles, present)?;
-    let value = Answered { node: node.name, mappings: &exported };
+    let value = Answered { node: node.name, waiting_for: node.waiting_for, mappings: &exported };
     if exported.is_empty() && !output.is_json() {
         output.nothing("no mappings: nothing of this host can be one", "gpuslice profiles");
         return Ok(());
     }
-    output.answer(&value, |_| render::proxmox(node.name, &exported))
+    output.answer(&value, |_| render::proxmox(node.name, node.waiting_for, &exported))
 }
 
 /// A cluster without mappings has no file.

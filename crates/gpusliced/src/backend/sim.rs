@@ -271,6 +271,10 @@ impl Sim {
                 self.events.extend(late.map(Event::Timer));
                 Ok(())
             }
+            SimOrder::Grown => {
+                self.events.push(Event::Timer(Timer::Boot));
+                Ok(())
+            }
             SimOrder::Reboot => {
                 self.heard = 0;
                 self.kernel.reboot();

@@ -136,6 +136,8 @@ pub enum SimOrder {
     ClearFaults,
     /// The time that writes under way were given is over.
     Overdue,
+    /// The boot is so old that it brings nothing more.
+    Grown,
     /// Power off and on.
     Reboot,
     /// A process opens a slice's device, as QEMU does.

@@ -120,6 +120,24 @@ fn exports(code: Code, node: &Exporting, told: &str, words: &[&str], mends: impl
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{ran:?}");
 }
 
+pub fn a_gpu_has_not_come(code: Code) {
+    let node = Exporting::with_two();
+    let ways = [
+        "gpuslice wait --settled, then the same again",
+        "the same again ten minutes after the boot (without what has not come by then)",
+    ];
+    ways.into_iter().for_each(registry::follows);
+    let card = "0000:22:00.0";
+    let told = ways.join("; or ");
+    node.without(card);
+    exports(code, &node, &told, &[], || {
+        node.host.plug(card, true);
+        node.host.settle();
+    });
+    node.without(card);
+    exports(code, &node, &told, &[], || node.host.outside(&json!({"do": "grown"})));
+}
+
 pub fn a_node_without_a_name(code: Code) {
     let node = Exporting::new();
     std::fs::remove_file(node.place("proc/sys/kernel/hostname")).unwrap();
