@@ -348,6 +348,21 @@ fn the_tool_is_asked_only_when_its_answer_may_be_another() {
     assert_eq!(driver.kernel.asked(), before);
 }
 
+/// No VF lists a type then, and no other GPU has any.
+#[test]
+fn nor_is_the_tool_asked_for_a_vm_that_fills_its_gpu() {
+    let mut driver =
+        Driver::new(&a40(), MIXED.replace(", sizes = \"mixed\"", "").as_str()).unwrap();
+    driver.advance(10_000).unwrap();
+    let domain = attach(&mut driver, 1, "nvidia-a40-48q");
+    let before = driver.kernel.asked();
+    start(&mut driver, &domain).unwrap();
+    driver.advance(10_000).unwrap();
+    stop(&mut driver, &domain);
+    driver.advance(10_000).unwrap();
+    assert_eq!(driver.kernel.asked(), before);
+}
+
 #[test]
 fn sizes_are_mixed_once_the_vfs_are_there_and_again_after_a_boot() {
     let mut driver = Driver::new(&a40(), MIXED).unwrap();

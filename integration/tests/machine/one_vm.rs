@@ -1,5 +1,6 @@
 //! Stories of VMs that want more vGPUs of one GPU than its driver starts, in one VM or at all (NVIDIA tells both of each type).
 
+use crate::disk::Disk;
 use crate::domains::claim;
 use crate::driver::Driver;
 use crate::vgpu::{LAYOUT, asking, attach_several, call, order, profile};
@@ -352,4 +353,22 @@ fn no_more_are_promised_than_the_tool_tells() {
     assert_eq!((row.free, row.used), (1, 3));
     let refusal = vm_asks(&mut driver, 4, "gpu0", A40, 5).unwrap_err();
     assert_eq!(refusal.hint.unwrap(), "gpuslice attach vm4 nvidia-a40-8q --name gpu0 --count 4");
+}
+
+/// Its VFs list what still fits: eighths, and nothing once it is full.
+#[test]
+fn a_gpu_that_others_use_is_not_without_the_types_it_does_not_list() {
+    for (running, free) in [(1, 5), (6, 0)] {
+        let mut before = a40(1, None);
+        for vm in 1..=running {
+            let domain = attach_several(&mut before, vm, A40, 1);
+            start(&mut before, &domain).unwrap();
+        }
+        let mut driver = Driver::on(before.kernel, Disk::default(), LAYOUT).unwrap();
+        driver.advance(10_000).unwrap();
+        let row = profile(&mut driver, A40);
+        assert_eq!((row.free, row.max), (free, Some(6)), "{running} run");
+        let row = profile(&mut driver, "nvidia-a40-24q");
+        assert_eq!((row.free, row.max), (0, Some(2)), "{running} run");
+    }
 }

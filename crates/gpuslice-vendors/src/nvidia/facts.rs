@@ -1,10 +1,12 @@
 //! What `nvidia-smi vgpu -s -v` tells of types, and no file does: the true size of the framebuffer, the places of a grid
 //! where one can be when sizes are mixed, how many there can be of one GPU, and how many of them a VM can have.
 
-use super::modes::{ask, bus_id};
+use super::modes::{OFF, ask, bus_id};
+use super::names::size;
 use super::read::type_id;
 use gpuslice_core::ids::{DeviceKind, MdevTypeId, ParentId, PciAddress};
-use gpuslice_core::observation::{Observation, Places, TypeFacts};
+use gpuslice_core::mode::Mode;
+use gpuslice_core::observation::{Catalogue, Observation, Places, TypeFacts};
 use gpuslice_core::observe::Answers;
 use gpuslice_core::port::HostRead;
 use std::collections::BTreeMap;
@@ -13,30 +15,65 @@ use std::sync::Arc;
 /// Names of the GPU instances there are, by the device and the number of their profile.
 pub(super) type Parts = BTreeMap<(DeviceKind, u32), String>;
 
+/// What is told of the types of each kind of GPU.
+#[derive(Debug, Default)]
+pub(super) struct Facts(BTreeMap<DeviceKind, Types>);
+
 /// It is the same as long as the GPUs are the same.
-pub(super) fn read(
+pub(super) fn ask_types(
     host: &dyn HostRead,
     tools: &mut Answers,
     seen: &mut Observation,
     ours: &[ParentId],
-    parts: &Parts,
-) {
+) -> Facts {
     let kind = |seen: &Observation, address| seen.functions.get(&address).and_then(|f| f.kind);
     if ours.is_empty() {
-        return;
+        return Facts::default();
     }
     let kinds: Vec<_> = ours.iter().filter_map(|p| Some((p, kind(seen, p.pci()?)?))).collect();
     let state = format!("{kinds:?}");
-    let Some(said) = ask(host, tools, seen, &["vgpu", "-s", "-v"], &state) else { return };
-    for (address, types) in blocks(&said) {
-        let Some(kind) = kind(seen, address) else { continue };
-        let named = types.into_iter().map(|(type_id, Told { mut facts, profile })| {
-            let part = profile.map(|profile| parts.get(&(kind, profile)).cloned());
-            facts.part = part.map(Option::unwrap_or_default);
-            (type_id, facts)
-        });
-        seen.facts.entry(kind).or_insert_with(|| named.collect());
+    let said = ask(host, tools, seen, &["vgpu", "-s", "-v"], &state);
+    let mut told = BTreeMap::new();
+    for (address, types) in said.iter().flat_map(|said| blocks(said)) {
+        if let Some(kind) = kind(seen, address) {
+            told.entry(kind).or_insert(types);
+        }
     }
+    Facts(told)
+}
+
+impl Facts {
+    /// What a type is called.
+    pub(super) fn name(&self, kind: DeviceKind, type_id: &MdevTypeId) -> Option<&str> {
+        self.0.get(&kind)?.get(type_id)?.name.as_deref()
+    }
+
+    /// Keeps what is told, and adds to the types those that no VF lists because something is on each GPU of the kind. Time
+    /// slices alone: of the others GPU instances decide, and where there are such there are no time slices.
+    pub(super) fn keep(self, seen: &mut Observation, ours: &[ParentId], parts: Option<&Parts>) {
+        let mut catalogue = Catalogue::clone(&seen.catalogue);
+        for (kind, types) in self.0 {
+            let divided = is_divided(seen, ours, kind);
+            for (type_id, Told { mut facts, profile, name }) in types {
+                let part = profile.zip(parts).map(|(profile, parts)| parts.get(&(kind, profile)));
+                facts.part = part.map(|part| part.cloned().unwrap_or_default());
+                seen.facts.entry(kind).or_default().insert(type_id.clone(), facts);
+                let slice = |name: &String| size(name).is_some_and(|size| size.mig.is_none());
+                if let Some(name) = name.filter(|name| !divided && slice(name)) {
+                    catalogue.entry(kind).or_default().entry(type_id).or_insert(name);
+                }
+            }
+        }
+        seen.catalogue = Arc::new(catalogue);
+    }
+}
+
+fn is_divided(seen: &Observation, ours: &[ParentId], kind: DeviceKind) -> bool {
+    let of_kind = |pf: &&ParentId| {
+        pf.pci().and_then(|address| seen.functions.get(&address)?.kind) == Some(kind)
+    };
+    let divided = |pf| seen.mode(pf, Mode::Instances).is_some_and(|now| !now.is(OFF));
+    ours.iter().filter(of_kind).any(divided)
 }
 
 /// What is told of a type.
@@ -45,6 +82,7 @@ struct Told {
     facts: TypeFacts,
     /// The number of the GPU instances' profile that it is for.
     profile: Option<u32>,
+    name: Option<String>,
 }
 
 type Types = BTreeMap<MdevTypeId, Told>;
@@ -72,8 +110,9 @@ fn blocks(said: &str) -> Vec<(PciAddress, Types)> {
             (of, size) = (number.and_then(type_id), 0);
         }
         let (Some((_, types)), Some(of)) = (gpus.last_mut(), &of) else { continue };
-        let Told { facts, profile } = types.entry(of.clone()).or_default();
+        let Told { facts, profile, name } = types.entry(of.clone()).or_default();
         match key {
+            "Name" => *name = Some(value.to_owned()),
             "GPU Instance Profile ID" => *profile = value.parse().ok(),
             "FB Memory" => {
                 let mib = value.strip_suffix("MiB").and_then(|n| n.trim().parse::<u64>().ok());
@@ -133,7 +172,10 @@ GPU 00000000:61:00.0
         assert_eq!((sized.facts.places.as_deref(), sized.profile), (Some(&places), None));
         let memory = Some(9728 << 20);
         let facts = TypeFacts { memory, ..TypeFacts::default() };
-        assert_eq!(*of("nvidia-699"), Told { facts, profile: Some(19) });
+        assert_eq!(
+            *of("nvidia-699"),
+            Told { facts, profile: Some(19), name: Some("GRID A100D-1-10C".to_owned()) }
+        );
         let by_memory = Places { size: 47, starts: vec![0, 47] };
         assert_eq!(of("nvidia-1009").facts.places.as_deref(), Some(&by_memory));
         assert!(none.is_empty());

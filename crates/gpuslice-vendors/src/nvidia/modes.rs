@@ -1,9 +1,11 @@
 //! What only `nvidia-smi` tells of a GPU: MIG and its GPU instances, and whether sizes are mixed.
 
+use super::facts::{self, Facts, Parts};
+use super::names::size;
 use super::read::DEVICES;
-use super::{facts, makes_mdevs, pf};
+use super::{makes_mdevs, pf};
 use gpuslice_core::errno::Errno;
-use gpuslice_core::ids::{ParentId, PciAddress};
+use gpuslice_core::ids::{MdevTypeId, ParentId, PciAddress};
 use gpuslice_core::mode::{Mode, ModeState, ModeValue};
 use gpuslice_core::observation::{Observation, ProblemKind, ReadProblem};
 use gpuslice_core::observe::{Answers, corrupt, note};
@@ -34,19 +36,31 @@ pub(super) fn read(host: &dyn HostRead, tools: &mut Answers, seen: &mut Observat
     let ours: Vec<ParentId> = parents.filter(|parent| pf(seen, parent).is_some()).collect();
     let parents = seen.mdev_parents.keys().filter(|parent| makes_mdevs(seen, parent));
     let with_types: Vec<ParentId> = ours.iter().chain(parents).cloned().collect();
-    if ours.is_empty() {
-        return facts::read(host, tools, seen, &with_types, &BTreeMap::new());
-    }
-    let state = state(seen, &ours);
-    let Some(gpus) = gpus(host, tools, seen, &ours, &state) else { return };
-    let Some(mut instances) = instances(host, tools, seen, &gpus, &state) else { return };
+    let facts = facts::ask_types(host, tools, seen, &with_types);
+    let parts = match ours.is_empty() {
+        true => Some(Parts::new()),
+        false => read_modes(host, tools, seen, &ours, &facts),
+    };
+    facts.keep(seen, &ours, parts.as_ref());
+}
+
+/// Returns what GPU instances are called.
+fn read_modes(
+    host: &dyn HostRead,
+    tools: &mut Answers,
+    seen: &mut Observation,
+    ours: &[ParentId],
+    facts: &Facts,
+) -> Option<Parts> {
+    let state = state(seen, ours, facts);
+    let gpus = gpus(host, tools, seen, ours, &state)?;
+    let mut instances = instances(host, tools, seen, &gpus, &state)?;
     let kind = |address| seen.functions.get(address)?.kind;
     let named = instances.iter().flat_map(|(address, there)| {
         let of_kind = |i: &Instance| Some(((kind(address)?, i.profile?), i.name.clone()));
         there.iter().filter_map(of_kind)
     });
     let parts = named.collect();
-    facts::read(host, tools, seen, &with_types, &parts);
     for gpu in &gpus.told {
         let parent = ParentId::Pci(gpu.address);
         if !ours.contains(&parent) {
@@ -83,6 +97,7 @@ pub(super) fn read(host: &dyn HostRead, tools: &mut Answers, seen: &mut Observat
             modes.insert(Mode::Sizes, ModeState { current, offered, at_load: None });
         }
     }
+    Some(parts)
 }
 
 /// What the tool told of GPUs.
@@ -192,15 +207,15 @@ fn is(text: &str) -> ModeState {
 
 /// What changes with the answers, and costs nothing to look at: the VFs, which a change of MIG leads over and which
 /// take mixed sizes with them; and the MIG-backed types there are.
-fn state(seen: &Observation, ours: &[ParentId]) -> String {
+fn state(seen: &Observation, ours: &[ParentId], facts: &Facts) -> String {
     let mut state = String::new();
     for (function, sriov) in ours.iter().filter_map(|parent| pf(seen, parent)) {
-        let names = function.kind.and_then(|kind| seen.catalogue.get(&kind));
-        let mig = |id: &&_| {
-            let name =
-                names.and_then(|names| names.get(*id)).and_then(|name| super::names::size(name));
-            name.is_none_or(|size| size.mig.is_some())
+        // A VF does not list what it is once there is no room for more.
+        let name = |id: &MdevTypeId| {
+            let listed = seen.catalogue.get(&function.kind?).and_then(|names| names.get(id));
+            listed.map(String::as_str).or_else(|| facts.name(function.kind?, id))
         };
+        let mig = |id: &&_| name(id).and_then(size).is_none_or(|size| size.mig.is_some());
         let choices = sriov.vfs.values().filter_map(|vf| seen.vfs.get(vf)?.choice.as_ref());
         let types = choices.flat_map(|choice| choice.creatable.iter().chain(&choice.current));
         let types: BTreeSet<_> = types.filter(mig).collect();
