@@ -121,6 +121,8 @@ mod silent;
 mod storm;
 #[path = "machine/story.rs"]
 mod story;
+#[path = "machine/stub.rs"]
+mod stub;
 #[path = "machine/tools.rs"]
 mod tools;
 #[path = "machine/undefined.rs"]

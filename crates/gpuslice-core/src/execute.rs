@@ -245,8 +245,9 @@ pub fn perform(host: &mut dyn HostWrite, step: &Step) -> Result<Performed, StepE
         }
         Step::SetAutoprobe { pf, on } => sriov::set_autoprobe(host, *pf, *on),
         Step::SetNumVfs { pf, count } => sriov::set_count(host, *pf, *count),
-        Step::RunVfTool { pf, count, command, not_ready, attribute, resumed, .. } => {
-            let asked = tool::Asked { count: *count, command, not_ready, resumed: *resumed };
+        Step::RunVfTool { pf, count, command, not_ready, in_the_way, attribute, resumed } => {
+            let (count, resumed) = (*count, *resumed);
+            let asked = tool::Asked { count, command, not_ready, in_the_way, resumed };
             tool::run(host, *pf, &asked, attribute.as_deref())
         }
         Step::RunModeTool { device, command, shown, disturbs, .. } => {

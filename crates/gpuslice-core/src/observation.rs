@@ -166,6 +166,11 @@ impl Vf {
         self.choice.is_some() || self.driver.as_deref().is_some_and(is_vfio)
     }
 
+    /// No driver has it but the kernel's stub, which a tool may have told its ids: that one is of no use for a VF.
+    pub fn is_bare(&self) -> bool {
+        self.driver.as_deref().is_none_or(|driver| driver == PF_STUB)
+    }
+
     /// The driver that uses it in the host.
     pub fn by_host(&self) -> Option<&str> {
         self.driver.as_deref().filter(|_| !self.on_vfio())

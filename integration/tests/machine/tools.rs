@@ -2,6 +2,7 @@
 
 use crate::driver::Driver;
 use crate::mig::{MIG, WANTED, a100, instances};
+use crate::stub::{OF_ALL, of_models};
 use crate::vgpu::{
     LAYOUT, attach, host as a40s, one_gpu, order, profile, slice_state, start, stop, vf,
 };
@@ -93,11 +94,11 @@ fn a_gpu_of_which_the_tool_does_not_know_its_modes_is_not_one_without() {
     }
 }
 
-/// The GPUs' tools run side by side, and the kernel makes VFs of one device at a time.
+/// Tools of GPUs of several models run side by side, and the kernel makes VFs of one device at a time.
 #[test]
 fn a_tool_in_line_behind_others_is_not_stuck() {
-    let mut driver = Driver::new(&a40s(), "").unwrap();
-    (driver.config, driver.lazy) = (LAYOUT.to_owned(), true);
+    let mut driver = Driver::new(&of_models([0x2235, 0x26b9, 0x26b5, 0x25b6]), "").unwrap();
+    (driver.config, driver.lazy) = (OF_ALL.to_owned(), true);
     driver.command(Command::Apply);
     driver.drain().unwrap();
     let quarantined = |driver: &Driver| driver.machine.durable().quarantines.len();

@@ -12,6 +12,7 @@ pub(super) struct Asked<'a> {
     pub(super) count: u16,
     pub(super) command: &'a [String],
     pub(super) not_ready: &'a [String],
+    pub(super) in_the_way: &'a [String],
     pub(super) resumed: bool,
 }
 
@@ -22,7 +23,7 @@ pub(super) fn run(
     asked: &Asked<'_>,
     attribute: Option<&str>,
 ) -> Result<Performed, StepError> {
-    let Asked { count: wanted, command, not_ready, resumed } = *asked;
+    let Asked { count: wanted, command, not_ready, in_the_way, resumed } = *asked;
     give_driver(host, pf, resumed)?;
     let links = sriov::links(host, pf)?;
     let current = sriov::count(&links);
@@ -43,25 +44,29 @@ pub(super) fn run(
     let ran = host.run_unbroken(command).map_err(failed(format!("run {said}")));
     let driven = give_driver(host, pf, true);
     let ran = ran?;
-    if ran.code == 0 {
-        driven?;
-        return sriov::check_count(host, pf, wanted);
+    if ran.code == 0 && driven.is_ok() && sriov::check_count(host, pf, wanted).is_ok() {
+        return Ok(Performed::Changed);
     }
-    // What it left undone may be mended. Why it failed is what it says, whatever becomes of that.
+    // What it left undone may be mended. Why it failed is what it says, whatever becomes of that; one that says nothing
+    // has failed all the same.
     let mended = driven.and_then(|()| give_vfs_their_driver(host, pf));
-    match (mended, sriov::check_count(host, pf, wanted)) {
-        (Ok(()), Err(StepError::Fewer { .. })) | (Err(_), _) => {
-            let complaint = complaint(said, &ran);
-            Err(match (kernel_log::refusing_line(host, before, not_ready), complaint) {
-                (Some(line), StepError::Tool { command: operation, code, said }) => {
-                    let answer = format!("ended with {code}{}", super::said_last(&said));
-                    StepError::NotReady { operation, answer, said: line }
-                }
-                (_, complaint) => complaint,
-            })
+    let left = match (mended, sriov::check_count(host, pf, wanted)) {
+        (Err(left), _) => left,
+        (Ok(()), Err(StepError::Fewer { got, .. })) if wanted == 0 => {
+            StepError::NotZero { pf, current: got }
         }
-        (Ok(()), counted) => counted,
-    }
+        (Ok(()), Err(left @ StepError::Fewer { .. })) => left,
+        (Ok(()), counted) => return counted,
+    };
+    let complaint = complaint(said, &ran);
+    Err(match (kernel_log::refusing_line(host, before, not_ready), complaint) {
+        (Some(line), StepError::Tool { command: operation, code, said }) => {
+            let answer = format!("ended with {code}{}", super::said_last(&said));
+            StepError::NotReady { operation, answer, said: line }
+        }
+        (_, complaint) if ran.code != 0 || tells(&ran, in_the_way) => complaint,
+        _ => left,
+    })
 }
 
 /// A tool that takes the driver off the PF can fail, or be killed, before it gives it back: the PF has none then, or is under
@@ -87,10 +92,14 @@ fn give_driver(host: &mut dyn HostWrite, pf: PciAddress, ours: bool) -> Result<(
     Ok(())
 }
 
-/// The VFs get theirs last of all, which is that of the PF. By its name, since what probes a PF may leave its VFs alone.
+/// The VFs get theirs last of all, which is that of the PF. By its name, since what probes a PF may leave its VFs alone. The
+/// stub, which has been told their ids too, may have taken some.
 fn give_vfs_their_driver(host: &mut dyn HostWrite, pf: PciAddress) -> Result<(), StepError> {
     let Some(name) = binding::driver(host, pf)? else { return Ok(()) };
     for vf in sriov::vfs(host, pf, &sriov::links(host, pf)?)? {
+        if binding::driver(host, vf)?.as_deref() == Some(PF_STUB) {
+            binding::release(host, vf, PF_STUB)?;
+        }
         if binding::driver(host, vf)?.is_none() {
             let bound = write(host, &format!("/sys/bus/pci/drivers/{name}/bind"), &vf.to_string());
             // Somebody may have been faster.
@@ -100,6 +109,11 @@ fn give_vfs_their_driver(host: &mut dyn HostWrite, pf: PciAddress) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// Whether one of the lines that a tool printed has such words.
+fn tells(ran: &Ran, words: &[String]) -> bool {
+    words.iter().any(|word| ran.said.contains(word.as_str()))
 }
 
 fn complaint(command: String, ran: &Ran) -> StepError {

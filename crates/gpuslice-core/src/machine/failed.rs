@@ -161,3 +161,13 @@ fn says(error: &StepError, words: &[String]) -> bool {
     let said = |said: &String| words.iter().any(|word| said.contains(word.as_str()));
     matches!(error, StepError::Tool { said: last, .. } if said(last))
 }
+
+/// A vendor's tool ended in failure, or without one and has changed nothing.
+pub(super) fn as_a_tool(step: &Step, error: &StepError) -> bool {
+    match (step, error) {
+        (_, StepError::Tool { .. }) => true,
+        (Step::RunVfTool { count, .. }, StepError::NotZero { .. }) => *count == 0,
+        (Step::RunVfTool { .. }, StepError::Fewer { got, .. }) => *got == 0,
+        _ => false,
+    }
+}

@@ -1,5 +1,6 @@
 //! Operations: lists of steps under way, one step at a time each.
 
+use super::failed::as_a_tool;
 use super::loads::at_fault;
 use super::{Effect, HookAnswer, Machine, OpId, RequestId, Stored, Timer};
 use crate::execute::{Meaning, Performed, StepError};
@@ -252,8 +253,7 @@ impl Machine {
     /// A vendor's tool fails for as long as anybody looks at the device, a monitor in passing among them; and a driver
     /// may be at work on it by itself.
     fn try_again(&mut self, id: OpId, step: &Step, error: &StepError) -> bool {
-        let passes =
-            matches!(error, StepError::Tool { .. }) || error.meaning(step) == Meaning::Later;
+        let passes = as_a_tool(step, error) || error.meaning(step) == Meaning::Later;
         // A release is tried again by itself, and sooner.
         let tried = |op: &&mut Op| passes && !matches!(op.purpose, Purpose::Release { .. });
         let Some(op) = self.ops.get_mut(&id).filter(tried) else { return false };

@@ -1,13 +1,18 @@
 //! Vendors' tools that are in each other's way. NVIDIA's `sriov-manage` takes a GPU off its driver and needs it idle;
 //! `nvidia-smi`, whichever GPU it sets, may look at all of them. So those of one kind run side by side, and those of the
 //! other wait until they have ended. What is only asked waits for both (see [`crate::plan::Step::runs_tool`]).
+//!
+//! The tool that makes VFs tells the kernel's stub the ids of its device for a while, and takes that back at the end: of two
+//! devices with the same ids one run takes it from the other, and the stub takes what is the other's. So it runs for one
+//! device of a model at a time.
 
 use super::ops::Turn;
 use super::{Machine, OpId};
+use crate::ids::PciAddress;
 use crate::plan::Step;
 
 impl Machine {
-    /// Whether tools of the other kind are at work. One that is past its time is waited for by nobody.
+    /// Whether tools that it is not to run beside are at work. One that is past its time is waited for by nobody.
     pub(super) fn has_to_wait(&self, step: &Step) -> bool {
         let ours = self.ops.values().filter(|op| op.turn == Turn::Has && !op.overdue);
         let ours = ours.filter_map(|op| op.steps.front());
@@ -15,7 +20,21 @@ impl Machine {
             !self.layout_under_way(parent) && !self.durable.quarantines.contains_key(*parent)
         });
         let former = former.map(|(_, step)| step);
-        ours.chain(former).any(|other| in_the_way(other, step))
+        ours.chain(former).any(|other| self.keeps_waiting(other, step))
+    }
+
+    fn keeps_waiting(&self, one: &Step, other: &Step) -> bool {
+        match (one, other) {
+            (Step::RunVfTool { pf: one, .. }, Step::RunVfTool { pf: other, .. }) => {
+                let ids =
+                    |pf: &PciAddress| self.seen.functions.get(pf).map(|f| (f.vendor, f.device));
+                ids(one) == ids(other)
+            }
+            (Step::RunVfTool { .. }, _) | (_, Step::RunVfTool { .. }) => {
+                one.runs_tool() && other.runs_tool()
+            }
+            _ => false,
+        }
     }
 
     /// Goes on with those that waited, in their order.
@@ -26,9 +45,4 @@ impl Machine {
             self.next_step(id);
         }
     }
-}
-
-fn in_the_way(one: &Step, other: &Step) -> bool {
-    let kind = |step: &Step| matches!(step, Step::RunVfTool { .. });
-    one.runs_tool() && other.runs_tool() && kind(one) != kind(other)
 }

@@ -5,6 +5,7 @@
 
 use super::{Effect, Machine, Stored, Timer};
 use crate::ids::{ParentId, PciAddress, SliceId};
+use crate::observation::Vf;
 use crate::placement;
 use crate::plan::Step;
 use std::collections::BTreeSet;
@@ -87,7 +88,7 @@ impl Machine {
     /// Those that have no driver.
     pub(super) fn unusable_without_driver(&self, parent: &ParentId) -> Vec<PciAddress> {
         let mut vfs = self.unusable(parent);
-        vfs.retain(|vf| self.seen.vfs.get(vf).is_some_and(|vf| vf.driver.is_none()));
+        vfs.retain(|vf| self.seen.vfs.get(vf).is_some_and(Vf::is_bare));
         vfs
     }
 

@@ -149,6 +149,16 @@ pub enum Fault {
         /// Or it is so while it has the PF under the kernel's stub.
         under_stub: bool,
     },
+    /// The tool runs for another GPU of the same model too, which takes the stub's id from this one: the tool makes and takes
+    /// no VFs, says nothing of it, and leaves them without their driver, the first to the stub.
+    ToolBeside {
+        /// The PF.
+        pf: PciAddress,
+        /// First run that fails so.
+        nth: u32,
+        /// How many do.
+        times: u32,
+    },
     /// A command line does nothing and ends so.
     Exits {
         /// Which: its path and arguments, with a blank between two.
@@ -297,6 +307,13 @@ impl Kernel {
             Fault::ToolEnds { pf, nth, times, under_stub } if *under_stub == at_stub => {
                 *pf == of && armed.strikes(*nth, *times)
             }
+            _ => false,
+        })
+    }
+
+    pub(crate) fn tool_beside(&self, of: PciAddress) -> bool {
+        self.faults.iter().any(|armed| match armed.fault {
+            Fault::ToolBeside { pf, nth, times } => pf == of && armed.strikes(nth, times),
             _ => false,
         })
     }

@@ -350,7 +350,7 @@ pub(super) fn lists_types(seen: &Observation, parent: &ParentId) -> bool {
     let Some((_, sriov)) = pf(seen, parent) else { return true };
     let said = |vf: &PciAddress| {
         let said = |vf: &Vf, c: &Choice| {
-            c.current.is_some() || !c.creatable.is_empty() || (c.broken && vf.driver.is_some())
+            c.current.is_some() || !c.creatable.is_empty() || (c.broken && !vf.is_bare())
         };
         let seen_vf = seen.vfs.get(vf);
         seen_vf.is_some_and(|vf| vf.choice.as_ref().is_some_and(|c| said(vf, c)))

@@ -57,10 +57,11 @@ fn note_bare(seen: &mut Observation, vfs: &[PciAddress]) {
     }
     for address in vfs {
         let Some(vf) = seen.vfs.get_mut(address) else { continue };
-        if vf.driver.is_none() && vf.choice.is_none() {
+        if vf.is_bare() && vf.choice.is_none() {
             let (current, creatable) = (None, BTreeSet::new());
             vf.choice = Some(Choice { current, creatable, broken: true, place: None });
-            corrupt(seen, &format!("{DEVICES}/{address}/driver"), "no driver");
+            let has = vf.driver.clone().unwrap_or_else(|| "no driver".to_owned());
+            corrupt(seen, &format!("{DEVICES}/{address}/driver"), &has);
         }
     }
 }

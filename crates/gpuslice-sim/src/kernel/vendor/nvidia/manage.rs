@@ -33,6 +33,10 @@ impl Kernel {
         let Some(driver) = driver.filter(|_| !self.tool_fault(pf) && !self.vm_runs(pf)) else {
             return said(1, format!("Cannot obtain unbindLock for {pf}"));
         };
+        if self.tool_beside(pf) {
+            self.lose_vfs(pf)?;
+            return said(0, format!("{option} on {pf}"));
+        }
         match option.as_str() {
             "-e" => match self.enable_vfs(pf, total, &driver) {
                 Ok(()) => said(0, format!("Enabling VFs on {pf}")),
@@ -46,6 +50,16 @@ impl Kernel {
             }
             _ => said(1, "Usage: sriov-manage -e|-d ADDRESS|ALL".to_owned()),
         }
+    }
+
+    /// VFs that are there are let go of, and the first is where its ids are known.
+    fn lose_vfs(&mut self, pf: PciAddress) -> Result<(), Errno> {
+        let vfs: Vec<PciAddress> = self.linked_vfs(pf).into_iter().map(|(_, vf)| vf).collect();
+        self.run_to_end(vfs.iter().flat_map(|vf| off(*vf)).collect())?;
+        self.drivers.insert(STUB.into());
+        let Some(first) = vfs.first().copied() else { return Ok(()) };
+        self.run_to_end(vec![on(first, &STUB.into())])?;
+        Ok(())
     }
 
     /// What fails in between leaves the PF without driver.
