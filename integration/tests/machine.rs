@@ -135,6 +135,8 @@ mod unwell;
 mod vgpu;
 #[path = "machine/waking.rs"]
 mod waking;
+#[path = "machine/watched.rs"]
+mod watched;
 #[path = "machine/whole.rs"]
 mod whole;
 #[path = "machine/wipe.rs"]

@@ -100,6 +100,14 @@ pub enum StepError {
         /// Processes that could not be looked into.
         unknown: Vec<u32>,
     },
+    /// Somebody has the device open, which its lock alone tells.
+    #[error("somebody has {pf} open ({lock} cannot be had)")]
+    Locked {
+        /// The PF.
+        pf: PciAddress,
+        /// The lock's file.
+        lock: String,
+    },
     /// It would go with what is taken away.
     #[error("mdev {uuid} is on VF {vf}")]
     Mediated {
@@ -245,9 +253,9 @@ pub fn perform(host: &mut dyn HostWrite, step: &Step) -> Result<Performed, StepE
         }
         Step::SetAutoprobe { pf, on } => sriov::set_autoprobe(host, *pf, *on),
         Step::SetNumVfs { pf, count } => sriov::set_count(host, *pf, *count),
-        Step::RunVfTool { pf, count, command, not_ready, in_the_way, attribute, resumed } => {
-            let (count, resumed) = (*count, *resumed);
-            let asked = tool::Asked { count, command, not_ready, in_the_way, resumed };
+        Step::RunVfTool { pf, count, command, not_ready, in_the_way, lock, attribute, resumed } => {
+            let (count, resumed, lock) = (*count, *resumed, lock.as_deref());
+            let asked = tool::Asked { count, command, not_ready, in_the_way, lock, resumed };
             tool::run(host, *pf, &asked, attribute.as_deref())
         }
         Step::RunModeTool { device, command, shown, disturbs, .. } => {

@@ -150,6 +150,8 @@ pub struct Machine {
     young: BTreeSet<SliceId>,
     /// Parents whose VFs were to be made anew since their last use ended.
     repairs: BTreeSet<ParentId>,
+    /// Milliseconds before that is tried again of those that somebody had open.
+    repair_pauses: BTreeMap<ParentId, u64>,
     /// Why a device could not be parked, or not be removed, when it was last tried.
     park_failed: BTreeMap<MdevUuid, Refusal>,
     /// Slices whose release waits for their device's quarantine to be lifted.
@@ -327,6 +329,7 @@ impl Machine {
             Timer::LookAgain => self.on_look_again(),
             Timer::Ready(device) => self.on_ready_over(&device),
             Timer::Young(slice) => self.on_grown(slice),
+            Timer::Repair(parent) => drop(self.repairs.remove(&parent)),
             Timer::RetryStep(op) => self.retry_step(op),
             Timer::Undefined(domain) => self.undefined_for_good(domain),
             Timer::Expected(domain) => drop(self.expected.remove(&domain)),

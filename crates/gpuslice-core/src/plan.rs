@@ -44,6 +44,10 @@ pub enum Step {
         /// Words by which it says that somebody has the device open.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         in_the_way: Vec<String>,
+        /// A file that says `1` once that was written, if nobody has the device open, and then nobody can open it. The tool asks
+        /// for it too, and only when it has taken the VFs off their driver.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lock: Option<String>,
         /// Below a VF: the attribute that has its type, which would go with it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         attribute: Option<String>,

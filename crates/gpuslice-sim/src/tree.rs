@@ -71,6 +71,9 @@ pub(crate) enum Dir {
     ProcDriver,
     /// `/proc/driver/nvidia`.
     Registry(Name),
+    /// `/proc/driver/nvidia/gpus`.
+    Gpus,
+    Gpu(PciAddress),
     Process(u32),
     Descriptors(u32),
     DescriptorInfos(u32),
@@ -118,6 +121,8 @@ pub(crate) enum File {
     Settings(String),
     /// `/proc/driver/nvidia/params`.
     Registry,
+    /// `/proc/driver/nvidia/gpus/ADDRESS/unbindLock`.
+    UnbindLock(PciAddress),
     Process(u32, ProcessFile),
     /// `/proc/<pid>/fdinfo/<fd>`, of any.
     DescriptorInfo,

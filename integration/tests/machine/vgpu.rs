@@ -335,7 +335,7 @@ pub fn slice_state(driver: &mut Driver, vf: PciAddress) -> String {
 }
 
 /// A VM is killed as soon as it runs.
-fn killed_young(driver: &mut Driver, domain: &Domain) {
+pub fn killed_young(driver: &mut Driver, domain: &Domain) {
     start(driver, domain).unwrap();
     driver.kernel.kill(u32::try_from(domain.uuid.as_u128()).unwrap() + 1000);
     call(driver, domain, HookOperation::Release).unwrap();

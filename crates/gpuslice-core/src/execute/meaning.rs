@@ -104,7 +104,7 @@ impl StepError {
                 meaning(asked, *errno)
             }
             Self::NoneLeft { .. } => Meaning::Full,
-            Self::NotReady { .. } | Self::NoDriver { .. } => Meaning::Later,
+            Self::NotReady { .. } | Self::NoDriver { .. } | Self::Locked { .. } => Meaning::Later,
             Self::Unchanged { .. }
             | Self::Refused { .. }
             | Self::Short { .. }

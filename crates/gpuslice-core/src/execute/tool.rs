@@ -13,6 +13,7 @@ pub(super) struct Asked<'a> {
     pub(super) command: &'a [String],
     pub(super) not_ready: &'a [String],
     pub(super) in_the_way: &'a [String],
+    pub(super) lock: Option<&'a str>,
     pub(super) resumed: bool,
 }
 
@@ -23,7 +24,7 @@ pub(super) fn run(
     asked: &Asked<'_>,
     attribute: Option<&str>,
 ) -> Result<Performed, StepError> {
-    let Asked { count: wanted, command, not_ready, in_the_way, resumed } = *asked;
+    let Asked { count: wanted, command, not_ready, in_the_way, lock, resumed } = *asked;
     give_driver(host, pf, resumed)?;
     let links = sriov::links(host, pf)?;
     let current = sriov::count(&links);
@@ -39,10 +40,15 @@ pub(super) fn run(
     if let Some(attribute) = attribute {
         vf_type::require_none(host, &sriov::vfs(host, pf, &links)?, attribute)?;
     }
+    let lock = lock.filter(|_| wanted == 0);
+    lock.map_or(Ok(()), |lock| take_lock(host, pf, lock))?;
     let said = command.join(" ");
     let before = kernel_log::newest(host);
     let ran = host.run_unbroken(command).map_err(failed(format!("run {said}")));
     let driven = give_driver(host, pf, true);
+    if let Some(lock) = lock {
+        give_lock_back(host, lock);
+    }
     let ran = ran?;
     if ran.code == 0 && driven.is_ok() && sriov::check_count(host, pf, wanted).is_ok() {
         return Ok(Performed::Changed);
@@ -67,6 +73,23 @@ pub(super) fn run(
         (_, complaint) if ran.code != 0 || tells(&ran, in_the_way) => complaint,
         _ => left,
     })
+}
+
+/// Refuses while somebody has the device open, before the tool takes its VFs off their driver: then none of them is of use any
+/// more. Whoever opens it now is kept waiting.
+fn take_lock(host: &mut dyn HostWrite, pf: PciAddress, lock: &str) -> Result<(), StepError> {
+    // Not every version has one, and the tool asks for it too.
+    let said = write(host, lock, "1").ok().and_then(|_| read_text(host, lock).ok());
+    let had = said.is_none_or(|said| said == "1");
+    had.then_some(()).ok_or_else(|| StepError::Locked { pf, lock: lock.to_owned() })
+}
+
+/// It went with the driver, unless the tool left the driver where it was.
+fn give_lock_back(host: &mut dyn HostWrite, lock: &str) {
+    if read_text(host, lock).is_ok_and(|said| said == "1") {
+        // What the tool said is what counts.
+        let _ = write(host, lock, "0");
+    }
 }
 
 /// A tool that takes the driver off the PF can fail, or be killed, before it gives it back: the PF has none then, or is under

@@ -195,6 +195,8 @@ pub enum Timer {
     Reset(SliceId),
     /// A VM has used it for so long that its end does it no harm.
     Young(SliceId),
+    /// Whoever had a device open whose VFs are to be made anew may have closed it.
+    Repair(ParentId),
     /// What could not be read may be readable now.
     LookAgain,
     /// A device that was not ready has had time to be.

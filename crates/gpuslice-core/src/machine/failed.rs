@@ -38,9 +38,7 @@ impl Machine {
             }
             (Step::LoadDriver { name, .. }, Some(Errno::ENOENT)) => missing(name),
             // The kernel's log does not tell whose fault that is.
-            (Step::RunVfTool { in_the_way, .. }, _) if says(error, in_the_way) => {
-                hint!("gpuslice doctor (it says who has the GPU open)")
-            }
+            (Step::RunVfTool { in_the_way, .. }, _) if says(error, in_the_way) => opened(),
             _ => self
                 .mends_count(step, error)
                 .unwrap_or_else(|| hint!("dmesg | grep {}", self.named_in_log(step, parents))),
@@ -50,6 +48,24 @@ impl Machine {
             Some(edit) => hint!("{}; or {}", mends, edit),
             None => mends,
         }
+    }
+
+    /// That somebody has a device open whose VFs were to be taken. Where its lock told, nothing was changed; and to whoever only
+    /// makes VFs anew it is no fault.
+    pub(super) fn has_it_open(
+        &self,
+        step: &Step,
+        error: &StepError,
+        parents: &BTreeSet<ParentId>,
+    ) -> Option<Refusal> {
+        let Step::RunVfTool { in_the_way, .. } = step else { return None };
+        let repair = || parents.iter().any(|parent| self.repairs.contains(parent));
+        let open = matches!(error, StepError::Locked { .. }) || repair() && says(error, in_the_way);
+        open.then(|| {
+            let refusal = Refusal::new(Code::Held, format!("cannot {step}"));
+            let again = hint!("gpuslice apply");
+            refusal.because(error.to_string()).hint(hint!("{}; then {}", opened(), again))
+        })
     }
 
     /// Under which name the kernel's log tells of a step: the device's, unless its driver has words of its own for it, in which it
@@ -154,6 +170,10 @@ impl Machine {
         let driver = self.seen.functions.get(pf)?.driver.as_deref()?;
         self.mechanism(&ParentId::Pci(*pf))?.mends_count(*pf, driver, error.errno()?)
     }
+}
+
+fn opened() -> Hint {
+    hint!("gpuslice doctor (it says who has the GPU open)")
 }
 
 /// Whether a tool ended with such words.

@@ -300,6 +300,9 @@ impl Machine {
                         self.quarantine(parent.clone(), refusal.clone());
                     }
                 }
+                if passes {
+                    self.repair_later(&parents, &refusal);
+                }
                 self.apply_failed(request, &parents, refusal);
             }
         }

@@ -254,8 +254,13 @@ impl Machine {
     /// may be at work on it by itself.
     fn try_again(&mut self, id: OpId, step: &Step, error: &StepError) -> bool {
         let passes = as_a_tool(step, error) || error.meaning(step) == Meaning::Later;
-        // A release is tried again by itself, and sooner.
-        let tried = |op: &&mut Op| passes && !matches!(op.purpose, Purpose::Release { .. });
+        // A release is tried again by itself, and sooner; what nobody asked for, later.
+        let locked = matches!(error, StepError::Locked { .. });
+        let tried = |op: &&mut Op| match op.purpose {
+            Purpose::Release { .. } => false,
+            Purpose::Layout { request: None, .. } => passes && !locked,
+            _ => passes,
+        };
         let Some(op) = self.ops.get_mut(&id).filter(tried) else { return false };
         op.tries += 1;
         op.tries < PASSING_TRIES
@@ -384,6 +389,7 @@ impl Machine {
                             ))
                     }
                     _ => is_used(step, error)
+                        .or_else(|| self.has_it_open(step, error, &parents))
                         .or_else(|| self.makes_no_vfs(step, error))
                         .or_else(|| self.bind_is_refused(step, error, &parents))
                         .unwrap_or_else(|| {

@@ -8,7 +8,11 @@ use crate::ids::{ParentId, PciAddress, SliceId};
 use crate::observation::Vf;
 use crate::placement;
 use crate::plan::Step;
+use crate::refusal::Refusal;
 use std::collections::BTreeSet;
+
+/// Milliseconds before VFs that could not be made anew are tried again. Each pause is twice as long as the last one.
+const REPAIR_PAUSE: u64 = 60_000;
 
 impl Machine {
     /// A VM has begun to use a slice.
@@ -97,6 +101,9 @@ impl Machine {
         let unusable = self.unusable(parent);
         if unusable.is_empty() {
             self.repairs.remove(parent);
+            if self.repair_pauses.remove(parent).is_some() {
+                self.push(Effect::Disarm { timer: Timer::Repair(parent.clone()) });
+            }
             return false;
         }
         // Whoever makes the VFs gives them their driver one after the other.
@@ -112,12 +119,31 @@ impl Machine {
             && !self.held.keys().any(held)
     }
 
+    /// Somebody has it open who is no VM: no event tells of his end. Until then it serves as it did.
+    pub(super) fn repair_later(&mut self, parents: &BTreeSet<ParentId>, why: &Refusal) {
+        for parent in parents {
+            if !self.repairs.contains(parent) {
+                continue;
+            }
+            let pause = self.repair_pauses.entry(parent.clone()).or_insert(REPAIR_PAUSE / 2);
+            *pause = pause.saturating_mul(2);
+            let after = *pause;
+            self.push(Effect::Arm { timer: Timer::Repair(parent.clone()), after });
+            let text = format!("VFs of {parent} are not made anew yet: {why}");
+            self.push(Effect::Log { warning: true, text });
+        }
+    }
+
     /// What is kept back of a parent until its VFs are made anew.
     pub(super) fn kept_back(&self, parent: &ParentId) -> Option<String> {
         let vfs = self.unusable(parent);
         let first = placement::unusable(&self.run.wedged, *vfs.first()?);
         let more = vfs.len().saturating_sub(1);
         let others = if more == 0 { String::new() } else { format!(", and {more} more") };
-        Some(format!("{first}{others}; its VFs are made anew when nobody uses them"))
+        let when = match self.repair_pauses.contains_key(parent) {
+            true => "has it open: gpuslice doctor says who has",
+            false => "uses them",
+        };
+        Some(format!("{first}{others}; its VFs are made anew when nobody {when}"))
     }
 }

@@ -179,7 +179,7 @@ pub enum Fault {
         /// How many.
         times: u32,
     },
-    /// A process of the host computes on the GPU.
+    /// A process of the host computes on the GPU, or a monitor has it open.
     Computes {
         /// The PF.
         pf: PciAddress,

@@ -54,6 +54,7 @@ impl Kernel {
             }
             File::Parameter(name) => self.gim_parameter(name).ok_or(Errno::ENODEV)?,
             File::Registry => self.registry_params().ok_or(Errno::ENOENT)?,
+            File::UnbindLock(gpu) => format!("{}\n", u8::from(self.has_unbind_lock(*gpu))),
             File::GimConfig => return self.gim_config.clone().ok_or(Errno::ENOENT),
             File::Settings(name) => {
                 return self.modprobe_d.get(name).cloned().ok_or(Errno::ENOENT);

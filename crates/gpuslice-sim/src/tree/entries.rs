@@ -109,7 +109,9 @@ impl Kernel {
                 pids.chain(["sys"].into_iter().chain(driver).map(str::to_owned)).collect()
             }
             Dir::ProcDriver => self.registry.iter().map(|r| r.driver.to_string()).collect(),
-            Dir::Registry(_) => vec![REGISTRY.to_owned()],
+            Dir::Registry(_) => vec![REGISTRY.to_owned(), GPUS.to_owned()],
+            Dir::Gpus => self.locked_gpus().map(|gpu| gpu.to_string()).collect(),
+            Dir::Gpu(_) => vec![UNBIND_LOCK.to_owned()],
             Dir::Process(_) => ["cmdline", "comm", "fd", "fdinfo"].map(str::to_owned).to_vec(),
             Dir::Descriptors(pid) | Dir::DescriptorInfos(pid) => {
                 let open = self.processes.get(pid).into_iter().flat_map(Process::descriptors);
@@ -385,7 +387,13 @@ impl Kernel {
                 let registry = self.registry.as_ref().filter(|r| *r.driver == *name)?;
                 Some(Node::Dir(Dir::Registry(registry.driver.clone())))
             }
+            Dir::Registry(_) if name == GPUS => Some(Node::Dir(Dir::Gpus)),
             Dir::Registry(_) => (name == REGISTRY).then_some(Node::File(File::Registry)),
+            Dir::Gpus => {
+                let mut gpus = self.locked_gpus();
+                gpus.find(|gpu| gpu.to_string() == name).map(|gpu| Node::Dir(Dir::Gpu(gpu)))
+            }
+            Dir::Gpu(gpu) => (name == UNBIND_LOCK).then_some(Node::File(File::UnbindLock(*gpu))),
             Dir::Proc => {
                 let pid = plain_number(name)?;
                 self.processes.contains_key(&pid).then_some(Node::Dir(Dir::Process(pid)))
@@ -543,6 +551,10 @@ const SLOT_ADDRESS: &str = "address";
 
 /// What a driver with a registry shows in `/proc`.
 const REGISTRY: &str = "params";
+
+/// Beside it, a folder for each of its GPUs, with one file.
+pub(super) const GPUS: &str = "gpus";
+const UNBIND_LOCK: &str = "unbindLock";
 
 /// Which CPUs a NUMA node has.
 const CPU_LIST: &str = "cpulist";

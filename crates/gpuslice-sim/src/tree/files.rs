@@ -106,7 +106,9 @@ impl File {
             Self::Partition(_, file) => file.mode(),
             Self::Process(_, file) => file.mode(),
             Self::DriversProbe => Mode::Write,
-            Self::VirtualUevent(_) | Self::Node | Self::Settings(_) => Mode::Both,
+            Self::VirtualUevent(_) | Self::Node | Self::Settings(_) | Self::UnbindLock(_) => {
+                Mode::Both
+            }
             Self::GroupType(_)
             | Self::ModuleState(_)
             | Self::Parameter(_)

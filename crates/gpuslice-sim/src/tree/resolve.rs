@@ -1,5 +1,6 @@
 //! Following paths: components, links, `..`; and where each directory is by its own name.
 
+use super::entries::GPUS;
 use super::files::Mode;
 use super::{Dir, FIXED, File, Fixed, Node};
 use crate::kernel::Kernel;
@@ -86,6 +87,8 @@ impl Kernel {
             Dir::VfioCdevs => "/dev/vfio/devices".to_owned(),
             Dir::ProcDriver => "/proc/driver".to_owned(),
             Dir::Registry(driver) => format!("/proc/driver/{driver}"),
+            Dir::Gpus => format!("{}/{GPUS}", self.path(&Dir::Registry(self.gpus_driver()))),
+            Dir::Gpu(address) => format!("{}/{address}", self.path(&Dir::Gpus)),
             Dir::Process(pid) => format!("/proc/{pid}"),
             Dir::Descriptors(pid) => format!("/proc/{pid}/fd"),
             Dir::DescriptorInfos(pid) => format!("/proc/{pid}/fdinfo"),

@@ -41,6 +41,7 @@ impl Kernel {
             File::Vgpu(address, file) => self.write_vgpu(address, file, data),
             File::Gim(address, file) => self.write_gim(address, file, data),
             File::Partition(address, file) => self.write_partition(address, file, data),
+            File::UnbindLock(gpu) => self.write_unbind_lock(gpu, data),
             File::MdevVgpu(uuid, _) => self.write_mdev_vgpu(uuid, data),
             File::Mdev(uuid, MdevFile::Remove) => self.write_remove(path, uuid, data),
             // Synthetic uevents are of no use to the product.

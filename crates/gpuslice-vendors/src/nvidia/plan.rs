@@ -19,6 +19,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Where NVIDIA's host driver puts it.
 const TOOL: &str = "/usr/lib/nvidia/sriov-manage";
 
+/// Where the driver tells of each GPU, by its address.
+const GPUS: &str = "/proc/driver/nvidia/gpus";
+
 /// What it cannot have while somebody has the GPU open.
 const IN_THE_WAY: &str = "unbindLock";
 
@@ -203,7 +206,9 @@ impl Gpu {
         let command = vec![TOOL.to_owned(), option.to_owned(), self.address.to_string()];
         let (not_ready, in_the_way) = (super::not_ready(), vec![IN_THE_WAY.to_owned()]);
         let (pf, attribute) = (self.address, Some(super::CURRENT_TYPE.to_owned()));
-        Step::RunVfTool { pf, count, command, not_ready, in_the_way, attribute, resumed: false }
+        let lock = Some(format!("{GPUS}/{pf}/unbindLock"));
+        let resumed = false;
+        Step::RunVfTool { pf, count, command, not_ready, in_the_way, lock, attribute, resumed }
     }
 
     fn smi(&self, arguments: &[&str]) -> Vec<String> {

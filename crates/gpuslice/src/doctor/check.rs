@@ -131,9 +131,9 @@ checks! {
         why "A VF becomes a vGPU by a type, through mdev_supported_types or, since kernel 6.8, nvidia/current_vgpu_type. A VF with neither is of no use: its driver came without the module that serves VFIO, or the VF was taken off it.",
         looks "A GPU on NVIDIA's vGPU host driver, all of whose VFs lack both, while nvidia-vgpu-mgr runs.",
         mend "`modprobe nvidia-vgpu-vfio`; if that fails, install the vGPU release that goes with the kernel. If it is loaded, have the VFs made anew by `sriov-manage -d` and `-e`.";
-    GpuWatched = "gpu-watched", "a program has the GPU open, and it has no VFs yet",
+    GpuWatched = "gpu-watched", "a program has the GPU open whose VFs are to be made",
         why "sriov-manage makes VFs only while nobody has the GPU open (\"Cannot obtain unbindLock\"). DCGM has every GPU open for as long as it runs.",
-        looks "nv-hostengine or dcgm-exporter among the processes, or one that has /dev/nvidia0 or another open (as root, who sees all), and an NVIDIA GPU with SR-IOV and no VFs.",
+        looks "nv-hostengine or dcgm-exporter among the processes, or one that has /dev/nvidia0 or another open (as root, who sees all), and an NVIDIA GPU with SR-IOV and no VFs, or with some that are kept back.",
         mend "Stop it, `gpuslice apply`, and start it again.";
     DriverInTheWay = "driver-in-the-way", "another driver has the GPU",
         why "Only one driver has a device, and this one makes no slices.",

@@ -93,6 +93,8 @@ pub struct Host {
     pub watchers: BTreeSet<String>,
     /// Others that have one open now, as far as processes can be looked into, by the GPU's address.
     pub openers: BTreeMap<String, Vec<Holder>>,
+    /// VFs that the daemon keeps back until all of their GPU are made anew.
+    pub kept_back: BTreeSet<String>,
     /// Who has a function open that VFIO has and a layout cuts into VFs, by address, where that could be looked for.
     pub passed_to: BTreeMap<String, Holders>,
     /// This node's name, and the mappings of its cluster, where it is one of Proxmox VE.

@@ -114,11 +114,20 @@ fn stale(host: &Host, entry: &Entry, address: &str, first: bool) -> Option<Strin
 
 /// NVIDIA's tool makes VFs of a GPU only while nobody has that one open.
 fn watched(host: &Host) -> Option<Finding> {
+    let kept_back = |gpu: &Device| {
+        let of = |vf: &&Device| vf.pf.as_ref() == Some(&gpu.address);
+        let mut vfs = host.devices.iter().filter(of);
+        vfs.any(|vf| vf.driver.is_none() || host.kept_back.contains(&vf.address))
+    };
+    let lacks = |gpu: &Device| match gpu.vfs {
+        0 => "it has no VFs yet",
+        _ => "VFs of it that are kept back are not made anew",
+    };
     let waits = |gpu: &&Device| {
         gpu.is_gpu()
             && gpu.driver.as_deref() == Some("nvidia")
             && gpu.total_vfs.unwrap_or(0) > 0
-            && gpu.vfs == 0
+            && (gpu.vfs == 0 || kept_back(gpu))
             && !gpu.mdevs
             && host.wants_vfs(gpu)
     };
@@ -127,17 +136,15 @@ fn watched(host: &Host) -> Option<Finding> {
         let opened = |gpu: &Device| {
             let holder = host.openers.get(&gpu.address)?.first()?;
             let (comm, pid) = (&holder.comm, holder.pid);
-            let text = format!(
-                "{comm} (process {pid}) has GPU {} open, and it has no VFs yet",
-                gpu.address
-            );
+            let lacks = lacks(gpu);
+            let text = format!("{comm} (process {pid}) has GPU {} open, and {lacks}", gpu.address);
             let mend = format!("{}; gpuslice apply", end_process(holder).as_str());
             Some(Finding::warning(Check::GpuWatched, text, mend))
         };
         return waiting.find_map(opened);
     };
     let gpu = waiting.next()?;
-    let text = format!("{name} has GPU {} open, and it has no VFs yet", gpu.address);
+    let text = format!("{name} has GPU {} open, and {}", gpu.address, lacks(gpu));
     let mend = if name == "nv-hostengine" {
         "systemctl stop nvidia-dcgm; gpuslice apply; systemctl start nvidia-dcgm".to_owned()
     } else {

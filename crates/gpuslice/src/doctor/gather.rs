@@ -78,6 +78,7 @@ pub fn host(tree: &Tree) -> Host {
         vgpu_manager: vgpu_manager(tree, &processes),
         watchers: processes.into_iter().filter(|p| WATCHERS.contains(&p.as_str())).collect(),
         openers: openers(tree),
+        kept_back: kept_back(tree),
         vfio_ids: vfio_ids(tree),
         dkms: dkms(tree),
         runs_libvirt,
@@ -152,6 +153,14 @@ fn openers(tree: &Tree) -> BTreeMap<String, Vec<Holder>> {
         holders.retain(others);
     }
     found
+}
+
+/// As the daemon has recorded it for this boot.
+fn kept_back(tree: &Tree) -> BTreeSet<String> {
+    let text = tree.text("/run/gpuslice/state/assignments.json").unwrap_or_default();
+    let record: Json = serde_json::from_str(&text).unwrap_or_default();
+    let vfs = record.get("wedged").and_then(Json::as_array).into_iter().flatten();
+    vfs.filter_map(Json::as_str).map(str::to_owned).collect()
 }
 
 /// Who has a function open that VFIO has and a layout cuts into VFs.

@@ -108,7 +108,13 @@ pub const TRAPS: &[(&str, Seen)] = &[
     ),
     (
         "monitoring holds the GPU while VFs are to be made",
-        By(&["gpu-watched", "gpu-watched-container", "gpu-watched-process", "gpu-watched-smi"]),
+        By(&[
+            "gpu-watched",
+            "gpu-watched-container",
+            "gpu-watched-process",
+            "gpu-watched-smi",
+            "gpu-watched-wedged",
+        ]),
     ),
     (
         "GVT-g shows no types",

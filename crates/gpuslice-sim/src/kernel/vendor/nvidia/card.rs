@@ -5,8 +5,10 @@ use crate::host_file::{InstanceShape, MdevShape};
 use crate::kernel::Kernel;
 use crate::kernel::catalogue::{Instance, Setting};
 use crate::kernel::function::Role;
+use crate::kernel::number;
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::PciAddress;
+use gpuslice_core::port::Written;
 use std::collections::BTreeSet;
 
 /// Most GPU instances of a card.
@@ -20,9 +22,44 @@ pub(crate) struct Card {
     pub(crate) scheduler: String,
     /// VFs whose VM was killed while their vGPU was initialised. Nothing on the host tells.
     pub(crate) wedged: BTreeSet<PciAddress>,
+    /// Somebody has the lock that keeps others from opening it.
+    unbind_lock: bool,
 }
 
 impl Kernel {
+    /// GPUs of which the driver with a registry tells in `/proc`.
+    pub(crate) fn locked_gpus(&self) -> impl Iterator<Item = PciAddress> + '_ {
+        let of = self.registry.as_ref().map(|registry| &*registry.driver);
+        let ours = move |function: &crate::kernel::function::Function| {
+            of.is_some() && function.driver.as_deref() == of && !function.is_vf()
+        };
+        self.functions.iter().filter(move |(_, f)| ours(f)).map(|(address, _)| *address)
+    }
+
+    pub(crate) fn gpus_driver(&self) -> crate::kernel::Name {
+        self.registry.as_ref().map(|registry| registry.driver.clone()).unwrap_or_default()
+    }
+
+    pub(crate) fn has_unbind_lock(&self, pf: PciAddress) -> bool {
+        self.cards.get(&pf).is_some_and(|card| card.unbind_lock)
+    }
+
+    /// It is given while nobody has the GPU open and no VM runs with a VF; only reading it again tells.
+    pub(crate) fn write_unbind_lock(
+        &mut self,
+        pf: PciAddress,
+        data: &[u8],
+    ) -> Result<Written, Errno> {
+        let wanted = number::parse(data).ok_or(Errno::EINVAL)?;
+        let had = match wanted {
+            0 => false,
+            1 => self.has_unbind_lock(pf) || !(self.computes(pf) || self.vm_runs(pf)),
+            _ => return Ok(Written::Done),
+        };
+        self.cards.entry(pf).or_default().unbind_lock = had;
+        Ok(Written::Done)
+    }
+
     /// A driver whose GPUs are set with a tool.
     pub(crate) fn has_smi(&self, driver: &str) -> bool {
         self.driver_shape(driver).is_some_and(|d| d.smi_tool.is_some())

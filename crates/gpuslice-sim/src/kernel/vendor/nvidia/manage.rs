@@ -30,8 +30,17 @@ impl Kernel {
         if there {
             return said(0, String::new());
         }
-        let Some(driver) = driver.filter(|_| !self.tool_fault(pf) && !self.vm_runs(pf)) else {
-            return said(1, format!("Cannot obtain unbindLock for {pf}"));
+        let no_lock = || said(1, format!("Cannot obtain unbindLock for {pf}"));
+        if self.vm_runs(pf) {
+            return no_lock();
+        }
+        let opened = self.tool_fault(pf) || self.computes(pf);
+        let Some(driver) = driver.filter(|_| !opened) else {
+            // It asks for the lock only when it has taken the VFs off their driver.
+            if option == "-d" {
+                self.release_vfs(pf)?;
+            }
+            return no_lock();
         };
         if self.tool_beside(pf) {
             self.lose_vfs(pf)?;
@@ -54,11 +63,16 @@ impl Kernel {
 
     /// VFs that are there are let go of, and the first is where its ids are known.
     fn lose_vfs(&mut self, pf: PciAddress) -> Result<(), Errno> {
-        let vfs: Vec<PciAddress> = self.linked_vfs(pf).into_iter().map(|(_, vf)| vf).collect();
-        self.run_to_end(vfs.iter().flat_map(|vf| off(*vf)).collect())?;
+        self.release_vfs(pf)?;
         self.drivers.insert(STUB.into());
-        let Some(first) = vfs.first().copied() else { return Ok(()) };
+        let Some((_, first)) = self.linked_vfs(pf).first().copied() else { return Ok(()) };
         self.run_to_end(vec![on(first, &STUB.into())])?;
+        Ok(())
+    }
+
+    fn release_vfs(&mut self, pf: PciAddress) -> Result<(), Errno> {
+        let vfs = self.linked_vfs(pf);
+        self.run_to_end(vfs.into_iter().flat_map(|(_, vf)| off(vf)).collect())?;
         Ok(())
     }
 
@@ -107,7 +121,7 @@ impl Kernel {
         }
     }
 
-    fn vm_runs(&self, pf: PciAddress) -> bool {
+    pub(crate) fn vm_runs(&self, pf: PciAddress) -> bool {
         let vfs = self.linked_vfs(pf);
         vfs.iter().any(|(_, vf)| {
             let parent = self.parents.get(vf.to_string().as_str());
