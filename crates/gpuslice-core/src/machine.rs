@@ -150,6 +150,8 @@ pub struct Machine {
     young: BTreeSet<SliceId>,
     /// Parents whose VFs were to be made anew since their last use ended.
     repairs: BTreeSet<ParentId>,
+    /// Those of which it was asked before that how they are set.
+    asked_anew: BTreeSet<ParentId>,
     /// Milliseconds before that is tried again of those that somebody had open.
     repair_pauses: BTreeMap<ParentId, u64>,
     /// Why a device could not be parked, or not be removed, when it was last tried.

@@ -424,6 +424,7 @@ impl Engine {
                 self.backend.execute(op, step);
             }
             Effect::Observe => self.observe_now = true,
+            Effect::AskAnew => self.backend.ask_anew(),
             Effect::AskAgain => self.backend.ask_again(),
             Effect::Watch { slice } => self.backend.watch(slice),
             Effect::AwaitWriter { parent, step } => self.backend.await_writer(parent, step),

@@ -423,6 +423,7 @@ impl Driver {
                 }
             }
             Effect::Observe => self.observe = true,
+            Effect::AskAnew => self.observer.ask_anew(),
             Effect::AskAgain => ask_again(&mut self.observer, &self.kernel),
             Effect::Watch { slice } => drop(self.watches.insert(slice)),
             Effect::AwaitWriter { parent, step } => {

@@ -2,7 +2,7 @@
 
 use crate::driver::Driver;
 use crate::room::start_of;
-use crate::vgpu::{attach, attach_several, call, order, profile, start, stop, vf};
+use crate::vgpu::{attach, attach_several, call, order, profile, slice_state, start, stop, vf};
 use gpuslice_core::ids::{ParentId, SliceId};
 use gpuslice_core::machine::HookOperation::Prepare;
 use gpuslice_core::mode::Mode;
@@ -398,6 +398,32 @@ fn sizes_of_a_gpu_with_vms_wait_for_them() {
     assert_eq!(modes(&driver), ["sizes=mixed"]);
     let names = driver.kernel.list(&format!("/sys/bus/pci/devices/{GPU}")).unwrap();
     assert_eq!(names.iter().filter(|n| n.starts_with("virtfn")).count(), 32);
+}
+
+/// A VF that was taken off its driver has all of them made anew, without anybody who asks for it.
+fn make_anew(driver: &mut Driver) {
+    let bare = *driver.machine.observation().vfs.keys().next().unwrap();
+    driver.kernel.write("/sys/bus/pci/drivers/nvidia/unbind", bare.to_string().as_bytes()).unwrap();
+    driver.wake_up().unwrap();
+    driver.advance(120_000).unwrap();
+    assert_eq!(slice_state(driver, bare), "free");
+}
+
+/// The layout leaves them to whoever sets them.
+#[test]
+fn what_a_person_set_beside_the_layout_outlives_new_vfs() {
+    let only = MIG.split(", instances").next().unwrap().to_owned() + " }";
+    let mut driver = Driver::new(&a100(), &only).unwrap();
+    driver.advance(10_000).unwrap();
+    smi(&mut driver, &["-i", GPU, "-mig", "1"]);
+    smi(&mut driver, &["mig", "-i", GPU, "-cgi", "3g.40gb,1g.10gb", "-C"]);
+    make_anew(&mut driver);
+    assert_eq!(instances(&mut driver), ["1g.10gb", "3g.40gb"]);
+    let mut driver = Driver::new(&a40(), &MIXED.replace(", sizes = \"mixed\"", "")).unwrap();
+    driver.advance(10_000).unwrap();
+    smi(&mut driver, &["vgpu", "-i", GPU, "-shm", "1"]);
+    make_anew(&mut driver);
+    assert_eq!(modes(&driver), ["sizes=mixed"]);
 }
 
 #[test]

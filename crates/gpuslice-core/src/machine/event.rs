@@ -125,6 +125,8 @@ pub enum Effect {
     },
     /// Read the host anew.
     Observe,
+    /// Have the next reading ask vendors' tools what they told before.
+    AskAnew,
     /// Ask vendors' tools again what they failed to answer, and have no reading wait for it.
     AskAgain,
     /// Tell when no process holds the slice any more.

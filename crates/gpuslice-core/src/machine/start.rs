@@ -86,6 +86,7 @@ impl Machine {
             presumed_dead: BTreeSet::new(),
             young: BTreeSet::new(),
             repairs: BTreeSet::new(),
+            asked_anew: BTreeSet::new(),
             repair_pauses: BTreeMap::new(),
             park_failed: BTreeMap::new(),
             postponed: BTreeSet::new(),

@@ -114,9 +114,19 @@ impl Machine {
             let pf = slice.pci().and_then(|a| self.seen.pf_of(&ParentId::Pci(a)));
             pf.as_ref() == Some(parent)
         };
-        !self.repairs.contains(parent)
+        let due = !self.repairs.contains(parent)
             && self.in_the_way(&BTreeSet::from([parent.clone()])).next().is_none()
-            && !self.held.keys().any(held)
+            && !self.held.keys().any(held);
+        if !due {
+            self.asked_anew.remove(parent);
+            return false;
+        }
+        // What a person has set goes with the VFs, and no event told of it: it is to be known, or nobody sets it again.
+        if self.asked_anew.insert(parent.clone()) {
+            self.push(Effect::AskAnew);
+            self.push(Effect::Observe);
+        }
+        !self.stale
     }
 
     /// Somebody has it open who is no VM: no event tells of his end. Until then it serves as it did.

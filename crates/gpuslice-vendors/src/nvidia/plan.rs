@@ -57,8 +57,9 @@ pub(super) fn layout_steps(
         }
         if wanted != 0 {
             steps.push(gpu.vfs("-e", wanted));
-            steps.extend((!modes.wish.is_empty()).then(|| gpu.instances(&modes.wish, &[])));
-            steps.extend(modes.mixed.filter(|mixed| *mixed).map(|mixed| gpu.mixed(mixed)));
+            let (instances, mixed) = modes.with_new_vfs();
+            steps.extend((!instances.is_empty()).then(|| gpu.instances(instances, &[])));
+            steps.extend(mixed.then(|| gpu.mixed(true)));
         }
         return Ok(steps);
     }
@@ -125,6 +126,14 @@ impl<'a> ModesNow<'a> {
             mixed,
             mixed_now,
         }))
+    }
+
+    /// What is to be there once the VFs are: what the layout says, and what it leaves to others as they have set it, which went
+    /// with the VFs before.
+    fn with_new_vfs(&self) -> (&[&'a str], bool) {
+        let instances = if self.mig.is_some() { &self.wish } else { &self.there };
+        let whole = !self.mig.unwrap_or(self.mig_now);
+        (instances, whole && self.mixed.unwrap_or(self.mixed_now))
     }
 
     fn mig_differs(&self) -> bool {
