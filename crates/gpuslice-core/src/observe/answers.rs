@@ -64,6 +64,12 @@ impl Answers {
         how
     }
 
+    /// What a tool said when it was asked last.
+    pub fn last(&self, command: &[&str]) -> Option<&str> {
+        let is_it = |(asked, _): &(&Vec<String>, _)| asked.iter().eq(command);
+        self.told.iter().find(is_it).map(|(_, (_, ran))| ran.said.as_str())
+    }
+
     /// An attribute whose reading waits for its device. While a step sets one it is what it was, as far as that is known.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! What `nvidia-smi vgpu -s -v` tells of types, and no file does: the true size of the framebuffer, the places of a grid
 //! where one can be when sizes are mixed, how many there can be of one GPU, and how many of them a VM can have.
 
-use super::modes::{OFF, ask, bus_id};
+use super::modes::{OFF, SMI, ask, bus_id};
 use super::names::size;
 use super::read::type_id;
 use gpuslice_core::ids::{DeviceKind, MdevTypeId, ParentId, PciAddress};
@@ -19,30 +19,43 @@ pub(super) type Parts = BTreeMap<(DeviceKind, u32), String>;
 #[derive(Debug, Default)]
 pub(super) struct Facts(BTreeMap<DeviceKind, Types>);
 
-/// It is the same as long as the GPUs are the same.
-pub(super) fn ask_types(
-    host: &dyn HostRead,
-    tools: &mut Answers,
-    seen: &mut Observation,
-    ours: &[ParentId],
-) -> Facts {
-    let kind = |seen: &Observation, address| seen.functions.get(&address).and_then(|f| f.kind);
-    if ours.is_empty() {
-        return Facts::default();
-    }
-    let kinds: Vec<_> = ours.iter().filter_map(|p| Some((p, kind(seen, p.pci()?)?))).collect();
-    let state = format!("{kinds:?}");
-    let said = ask(host, tools, seen, &["vgpu", "-s", "-v"], &state);
-    let mut told = BTreeMap::new();
-    for (address, types) in said.iter().flat_map(|said| blocks(said)) {
-        if let Some(kind) = kind(seen, address) {
-            told.entry(kind).or_insert(types);
-        }
-    }
-    Facts(told)
-}
+const TYPES: [&str; 3] = ["vgpu", "-s", "-v"];
 
 impl Facts {
+    /// They are the same as long as the GPUs are the same.
+    pub(super) fn ask(
+        host: &dyn HostRead,
+        tools: &mut Answers,
+        seen: &mut Observation,
+        ours: &[ParentId],
+    ) -> Self {
+        let kind = |address| seen.functions.get(&address).and_then(|f| f.kind);
+        let kinds: Vec<_> = ours.iter().filter_map(|p| Some((p, kind(p.pci()?)?))).collect();
+        if ours.is_empty() {
+            return Self::default();
+        }
+        let state = format!("{kinds:?}");
+        let said = ask(host, tools, seen, &TYPES, &state);
+        said.map(|said| Self::of(&said, seen)).unwrap_or_default()
+    }
+
+    /// As they were told last.
+    pub(super) fn last(tools: &Answers, seen: &Observation) -> Self {
+        let [group, supported, verbose] = TYPES;
+        let said = tools.last(&[SMI, group, supported, verbose]);
+        said.map(|said| Self::of(said, seen)).unwrap_or_default()
+    }
+
+    fn of(said: &str, seen: &Observation) -> Self {
+        let mut told = BTreeMap::new();
+        for (address, types) in blocks(said) {
+            if let Some(kind) = seen.functions.get(&address).and_then(|f| f.kind) {
+                told.entry(kind).or_insert(types);
+            }
+        }
+        Self(told)
+    }
+
     /// What a type is called.
     pub(super) fn name(&self, kind: DeviceKind, type_id: &MdevTypeId) -> Option<&str> {
         self.0.get(&kind)?.get(type_id)?.name.as_deref()
@@ -50,13 +63,13 @@ impl Facts {
 
     /// Keeps what is told, and adds to the types those that no VF lists because something is on each GPU of the kind. Time
     /// slices alone: of the others GPU instances decide, and where there are such there are no time slices.
-    pub(super) fn keep(self, seen: &mut Observation, ours: &[ParentId], parts: Option<&Parts>) {
+    pub(super) fn keep(self, seen: &mut Observation, ours: &[ParentId], parts: &Parts) {
         let mut catalogue = Catalogue::clone(&seen.catalogue);
         for (kind, types) in self.0 {
             let divided = is_divided(seen, ours, kind);
             for (type_id, Told { mut facts, profile, name }) in types {
-                let part = profile.zip(parts).map(|(profile, parts)| parts.get(&(kind, profile)));
-                facts.part = part.map(|part| part.cloned().unwrap_or_default());
+                let part = profile.map(|profile| parts.get(&(kind, profile)).cloned());
+                facts.part = part.map(Option::unwrap_or_default);
                 seen.facts.entry(kind).or_default().insert(type_id.clone(), facts);
                 let slice = |name: &String| size(name).is_some_and(|size| size.mig.is_none());
                 if let Some(name) = name.filter(|name| !divided && slice(name)) {

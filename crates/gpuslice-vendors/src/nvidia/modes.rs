@@ -1,6 +1,6 @@
 //! What only `nvidia-smi` tells of a GPU: MIG and its GPU instances, and whether sizes are mixed.
 
-use super::facts::{self, Facts, Parts};
+use super::facts::{Facts, Parts};
 use super::names::size;
 use super::read::DEVICES;
 use super::{makes_mdevs, pf};
@@ -10,6 +10,7 @@ use gpuslice_core::mode::{Mode, ModeState, ModeValue};
 use gpuslice_core::observation::{Observation, ProblemKind, ReadProblem};
 use gpuslice_core::observe::{Answers, corrupt, note};
 use gpuslice_core::port::{HostRead, Ran, read_text};
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
@@ -36,12 +37,14 @@ pub(super) fn read(host: &dyn HostRead, tools: &mut Answers, seen: &mut Observat
     let ours: Vec<ParentId> = parents.filter(|parent| pf(seen, parent).is_some()).collect();
     let parents = seen.mdev_parents.keys().filter(|parent| makes_mdevs(seen, parent));
     let with_types: Vec<ParentId> = ours.iter().chain(parents).cloned().collect();
-    let facts = facts::ask_types(host, tools, seen, &with_types);
     let parts = match ours.is_empty() {
         true => Some(Parts::new()),
-        false => read_modes(host, tools, seen, &ours, &facts),
+        false => read_modes(host, tools, seen, &ours),
     };
-    facts.keep(seen, &ours, parts.as_ref());
+    // A tool that does not answer once is not asked the rest.
+    if let Some(parts) = parts {
+        Facts::ask(host, tools, seen, &with_types).keep(seen, &ours, &parts);
+    }
 }
 
 /// Returns what GPU instances are called.
@@ -50,9 +53,8 @@ fn read_modes(
     tools: &mut Answers,
     seen: &mut Observation,
     ours: &[ParentId],
-    facts: &Facts,
 ) -> Option<Parts> {
-    let state = state(seen, ours, facts);
+    let state = state(tools, seen, ours);
     let gpus = gpus(host, tools, seen, ours, &state)?;
     let mut instances = instances(host, tools, seen, &gpus, &state)?;
     let kind = |address| seen.functions.get(address)?.kind;
@@ -207,8 +209,9 @@ fn is(text: &str) -> ModeState {
 
 /// What changes with the answers, and costs nothing to look at: the VFs, which a change of MIG leads over and which
 /// take mixed sizes with them; and the MIG-backed types there are.
-fn state(seen: &Observation, ours: &[ParentId], facts: &Facts) -> String {
+fn state(tools: &Answers, seen: &Observation, ours: &[ParentId]) -> String {
     let mut state = String::new();
+    let facts = LazyCell::new(|| Facts::last(tools, seen));
     for (function, sriov) in ours.iter().filter_map(|parent| pf(seen, parent)) {
         // A VF does not list what it is once there is no room for more.
         let name = |id: &MdevTypeId| {
