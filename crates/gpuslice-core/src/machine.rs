@@ -193,7 +193,7 @@ impl Machine {
         self.answered.clear();
         match event {
             Event::Observed(seen) => self.on_observed(*seen),
-            Event::Held(held) => self.held = held,
+            Event::Held(held) => self.on_held(held),
             Event::Hook { request, call } => self.on_hook(request, call),
             Event::Guest { request, call } => self.on_guest(request, call),
             Event::HookGone { request } => self.on_hook_gone(request),

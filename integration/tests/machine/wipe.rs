@@ -4,11 +4,14 @@ use crate::directed::{IGB, after, all, attach, has_igbvf, host_s_driver_takes, r
 use crate::happening::Happening as H;
 use crate::world::{State, World};
 use gpuslice_core::errno::Errno;
+use gpuslice_core::holders::Holder;
 use gpuslice_core::ids::SliceId;
+use gpuslice_core::machine::Event;
 use gpuslice_core::port::HostWrite as _;
 use gpuslice_core::refusal::Code;
 use gpuslice_core::request::{Answer, Command, SliceRow};
 use gpuslice_sim::Fault;
+use uuid::Uuid;
 
 const CARD: &str = "0000:0c:00.0";
 const REQUIRED: &str = "[[gpu]]\nmatch = { address = \"0000:0c:00.0\" }\n\
@@ -237,6 +240,87 @@ fn a_start_waits_for_a_reset_and_no_longer() {
     assert_eq!(world.refusals.keys().copied().collect::<Vec<_>>(), [Code::Dirty]);
     all(&mut world, &[H::Start { vm: 2 }, H::Next { vm: 2 }]);
     assert!(matches!(world.guests[&2].state, State::Asking(_)), "{:?}", world.refusals);
+}
+
+/// As who lists slices is told before.
+fn looked(world: &mut World) {
+    let kernel = &world.driver.kernel;
+    let holder = |slice: SliceId| {
+        let pid = *kernel.holders(slice).first()?;
+        Some((slice, Holder { pid, comm: "qemu".to_owned() }))
+    };
+    let held = world.driver.machine.unassigned().into_iter().filter_map(holder).collect();
+    world.driver.queue.push_back(Event::Held(held));
+    world.driver.drain().unwrap();
+}
+
+/// A VM that nobody told of, with a VF that a claim lives on.
+fn opened() -> (World, SliceId) {
+    let mut world = world(REQUIRED, &[attach(0)]);
+    let slice = world.guests[&0].domain().devices[0].source.slice();
+    let vf = slice.pci().unwrap();
+    all(&mut world, &[H::ForeignOpen { vf }]);
+    world.driver.used.insert(vf, Uuid::nil());
+    (world, slice)
+}
+
+fn untold() -> (World, SliceId) {
+    let (mut world, slice) = opened();
+    looked(&mut world);
+    (world, slice)
+}
+
+#[test]
+fn whoever_opens_a_slice_without_a_word_leaves_it_dirty_too() {
+    let (mut world, slice) = untold();
+    let [(held, state, why)] = &dirty(&mut world)[..] else { panic!("not one") };
+    assert_eq!((*held, state.as_str()), (slice, "foreign"));
+    assert!(why.contains("is held by qemu"), "{why}");
+    all(&mut world, &[H::Start { vm: 0 }, H::Next { vm: 0 }, H::Next { vm: 0 }]);
+    assert_eq!(world.refusals.keys().copied().collect::<Vec<_>>(), [Code::Held]);
+    all(&mut world, &[H::ForeignClose]);
+    assert_eq!((dirty(&mut world), world.driver.used.len()), (vec![], 0), "it was reset");
+    // Also by a daemon that did not see it open.
+    let (mut world, _) = untold();
+    again(&mut world);
+    assert_eq!(dirty(&mut world).len(), 1);
+    all(&mut world, &[H::ForeignClose]);
+    assert_eq!((dirty(&mut world), world.driver.used.len()), (vec![], 0));
+    // It lets go and lives on.
+    let (mut world, slice) = untold();
+    let pid = world.driver.kernel.holders(slice)[0];
+    world.driver.kernel.close(pid, slice);
+    looked(&mut world);
+    assert_eq!((dirty(&mut world), world.driver.used.len()), (vec![], 0));
+    // And a start that finds it before anybody has listed slices.
+    let (mut world, _) = opened();
+    all(&mut world, &[H::Start { vm: 0 }, H::Next { vm: 0 }, H::Next { vm: 0 }]);
+    assert_eq!(world.refusals.keys().copied().collect::<Vec<_>>(), [Code::Held]);
+    all(&mut world, &[H::ForeignClose]);
+    assert_eq!((dirty(&mut world), world.driver.used.len()), (vec![], 0));
+}
+
+/// Whoever has a slice by a claim, or told the hook, is seen to hold it too.
+#[test]
+fn what_a_hook_told_of_is_reset_once() {
+    let resets = |looks: bool| {
+        let mut world = world(REQUIRED, &[]);
+        let slice = slices(&mut world)[0].slice;
+        all(&mut world, &[H::Plain { vm: 1, slice, managed: true }]);
+        all(&mut world, &run(1));
+        if looks {
+            looked(&mut world);
+            assert_eq!(dirty(&mut world), []);
+        }
+        let before = world.driver.executed;
+        all(&mut world, &stop(1));
+        if looks {
+            looked(&mut world);
+        }
+        all(&mut world, &[H::Advance { ms: 60_000 }]);
+        world.driver.executed - before
+    };
+    assert_eq!((resets(false), resets(true)), (1, 1));
 }
 
 #[test]

@@ -97,11 +97,6 @@ impl Machine {
         DrainRow { changed, drained: blockers.is_empty(), parents, blockers }
     }
 
-    /// A process that held what it was not given has ended.
-    pub(super) fn held_no_more(&mut self, slice: SliceId) {
-        self.held.remove(&slice);
-    }
-
     /// Answers whose wait is over.
     pub(super) fn tell_drained(&mut self) {
         for (request, drain) in std::mem::take(&mut self.drains) {

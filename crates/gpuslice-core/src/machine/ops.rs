@@ -336,17 +336,22 @@ impl Machine {
                 };
                 self.ops.remove(&id);
                 let untouched = error.meaning(step) == Meaning::Others;
+                let mut open = None;
                 if let Some(slice) = step.slice().filter(|slice| fresh.contains(slice)) {
                     if let (true, StepError::Held { holders, .. }) = (untouched, error)
                         && let Some(holder) = holders.first()
                     {
                         self.held.insert(slice, holder.clone());
+                        open = Some((slice, holder.clone()));
                     }
                     if !untouched {
                         fresh.remove(&slice);
                     }
                 }
                 self.refuse_prepare(request, &slices, &fresh, refusal);
+                if let Some((slice, holder)) = open {
+                    self.is_open(slice, &holder);
+                }
             }
             // It is free of its VM; what is left in it is no reason to go on.
             Purpose::Release { slice, .. } if failed_to_clean(step, error) => {

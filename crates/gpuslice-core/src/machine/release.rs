@@ -265,9 +265,10 @@ impl Machine {
 
     pub(super) fn on_holder_gone(&mut self, slice: SliceId) {
         if let Some(kept) = self.kept.get_mut(&slice) {
-            kept.watched = false;
+            *kept = Kept { watched: false, by: None };
         }
         match self.run.assignments.get(&slice).map(|a| a.phase) {
+        self.held.remove(&slice);
             Some(Phase::Releasing) => self.retry_release(slice),
             Some(Phase::Attached) => {
                 self.push(Effect::Arm { timer: Timer::Grace(slice), after: GRACE })
@@ -282,7 +283,6 @@ impl Machine {
                     // Parked, and now it can go.
                     self.park_failed.remove(&uuid);
                 }
-                self.held_no_more(slice);
             }
         }
     }

@@ -6,6 +6,7 @@ use super::{Effect, Machine, Stored, Timer};
 use crate::execute::StepError;
 use crate::health::Said;
 use crate::hint;
+use crate::holders::Holder;
 use crate::ids::{ParentId, PciAddress, SliceId};
 use crate::layout::Wipe;
 use crate::mechanism::Cleaned;
@@ -59,6 +60,7 @@ impl Machine {
 
     pub(super) fn is_clean(&mut self, slice: SliceId) {
         self.kept.remove(&slice);
+        self.held.remove(&slice);
         if self.run.dirty.remove(&slice).is_some() {
             if !self.run.assignments.contains_key(&slice) {
                 self.push(Effect::Disarm { timer: Timer::RetryRelease(slice) });
@@ -98,6 +100,11 @@ impl Machine {
             None => return self.is_clean(slice),
         };
         self.is_dirty(slice, parent, error.to_string());
+        if let StepError::Held { holders, .. } = error
+            && let Some(holder) = holders.first()
+        {
+            self.held.insert(slice, holder.clone());
+        }
         self.watch_who_holds(slice, error);
     }
 
@@ -213,6 +220,33 @@ impl Machine {
         }
     }
 
+    /// Of whoever was given nothing no hook tells, neither now nor when it ends.
+    pub(super) fn on_held(&mut self, held: BTreeMap<SliceId, Holder>) {
+        for (slice, holder) in &held {
+            self.is_open(*slice, holder);
+        }
+        let before = std::mem::replace(&mut self.held, held);
+        for slice in before.into_keys() {
+            if !self.held.contains_key(&slice) {
+                self.wipe_this_again(slice);
+            }
+        }
+    }
+
+    /// What it leaves in the slice is there from now on, should this daemon not live to see its end.
+    pub(super) fn is_open(&mut self, slice: SliceId, holder: &Holder) {
+        let Some(address) = slice.pci() else { return };
+        let Some(vf) = self.seen.vfs.get(&address) else { return };
+        let told =
+            self.run.assignments.contains_key(&slice) || self.run.foreign.contains_key(&slice);
+        let known = told || self.run.dirty.contains_key(&slice);
+        if !known && self.wipe_now(slice, &ParentId::Pci(vf.pf)).is_some() {
+            let (holders, unknown) = (vec![holder.clone()], Vec::new());
+            let error = StepError::Held { object: address.to_string(), holders, unknown };
+            self.wipe_failed(slice, &error);
+        }
+    }
+
     /// What was in VFs that left, left with them: made anew, they are as after a reset (PCIe 9.2.2.1).
     pub(super) fn dirt_that_left(&mut self) {
         let seen = &self.seen;
@@ -233,6 +267,11 @@ impl Machine {
             let required = self.wipe_required(parent);
             if !required && !dirt.held && !self.working_on(*slice) {
                 return None;
+            }
+            if let Some(holder) = self.kept.get(slice).and_then(|kept| kept.by.as_ref()) {
+                let message = format!("{slice} is open in {} (pid {})", holder.comm, holder.pid);
+                let refusal = Refusal::new(Code::Held, message).because(dirt.why.clone());
+                return Some((*slice, refusal.hint(mend::end_process(holder))));
             }
             let message = format!("something of a VM may be left in {slice}");
             let vf = slice.pci().and_then(|address| Some((address, self.seen.vfs.get(&address)?)));
