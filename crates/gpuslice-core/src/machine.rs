@@ -146,6 +146,8 @@ pub struct Machine {
     kept: BTreeMap<SliceId, release::Kept>,
     /// Slices taken back because nobody seemed to hold them, rather than because libvirt said so.
     presumed_dead: BTreeSet<SliceId>,
+    /// Slices that a running VM had without a claim, and its XML has no longer.
+    unplugged: BTreeSet<SliceId>,
     /// Slices whose VM has only just begun to use them, where it matters.
     young: BTreeSet<SliceId>,
     /// Parents whose VFs were to be made anew since their last use ended.

@@ -7,8 +7,8 @@ use crate::daemon::{Daemon, Wanted};
 use crate::edits::Edit;
 use crate::link::{Connection, LinkError, Worker, Written};
 use crate::writing;
+use gpuslice_core::domain::Domain;
 use gpuslice_core::domain::HostDeviceSource::{Mdev, Pci};
-use gpuslice_core::domain::{Domain, HostDevice};
 use gpuslice_core::numa::Pinned;
 use gpuslice_core::refusal::Refusal;
 use gpuslice_core::request::DeviceToWrite;
@@ -175,7 +175,7 @@ impl Agent {
                 self.daemon.domain_gone(uuid).await.map_err(Trouble::Daemon)?;
                 return Ok(false);
             }
-            if let Some(live) = live.filter(concerns_us) {
+            if let Some(live) = live {
                 self.daemon.domain_runs(live).await.map_err(Trouble::Daemon)?;
             }
         }
@@ -203,13 +203,6 @@ impl Agent {
         }
         Ok(!made.is_empty())
     }
-}
-
-/// Whether the daemon is told what a domain runs with: one that asks for nothing carries nothing of ours, but what it was
-/// started with before it was adopted.
-pub fn concerns_us(live: &Domain) -> bool {
-    let parked = |d: &HostDevice| matches!(d.source, Mdev(uuid) if uuid.is_parked());
-    !live.claims.is_empty() || live.devices.iter().any(parked)
 }
 
 fn gone(uuid: Uuid) -> Refusal {

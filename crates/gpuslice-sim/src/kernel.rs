@@ -432,6 +432,11 @@ impl Kernel {
         self.processes.iter().filter_map(holds).collect()
     }
 
+    /// Whether a process is there, whatever it has open.
+    pub fn runs(&self, pid: u32) -> bool {
+        self.processes.contains_key(&pid)
+    }
+
     /// Reads of an attribute that would have slept for ever, because its lock is held by a sleeping writer.
     pub fn blocked_reads(&self) -> u64 {
         self.counts.blocked_reads.load(Ordering::Relaxed)

@@ -8,7 +8,6 @@ use crate::world::{State, World};
 use gpuslice_core::domain::Domain;
 use gpuslice_core::ids::{ClaimKey, ClaimName, Owner, SliceId};
 use gpuslice_core::request::{Answer, Command};
-use gpuslice_libvirt::agent::concerns_us;
 use gpuslice_libvirt::daemon::Wanted;
 use gpuslice_libvirt::link::LinkError;
 use gpuslice_libvirt::writing::{self, Definition, Into, Plugs, Whole};
@@ -212,7 +211,7 @@ impl World {
         let guest = &self.guests[&vm];
         let (domain, shut_off) = (guest.definition.read().clone(), guest.state == State::Off);
         let live = guest.live.as_ref().filter(|_| matches!(guest.state, State::Running(_)));
-        if let Some(live) = live.filter(|live| concerns_us(live)) {
+        if let Some(live) = live {
             let domain = live.read().clone();
             self.order(Command::DomainRuns { domain })?;
         }

@@ -1,7 +1,7 @@
 //! The thin loop of the daemon, without tasks or clock: performs effects in order and feeds back what happened.
 
 use crate::disk::Disk;
-use crate::hand::{Asked, Hand, Under, ask_again, brief};
+use crate::hand::{Asked, Hand, Under, ask_again, brief, still_held};
 use crate::invariants::{self, Broken, Vm};
 use crate::waking::{read_config, wake};
 use crate::{guest, identity, past};
@@ -31,7 +31,8 @@ pub struct Driver {
     pub disk: Disk,
     observer: Observer,
     timers: BTreeMap<Timer, u64>,
-    watches: BTreeSet<SliceId>,
+    /// And the processes that had each open when it was last looked at.
+    watches: BTreeMap<SliceId, BTreeSet<u32>>,
     pub queue: VecDeque<Event>,
     observe: bool,
     slots: bool,
@@ -103,7 +104,7 @@ impl Driver {
             disk,
             observer: Observer::new(gpuslice_vendors::all()),
             timers: BTreeMap::new(),
-            watches: BTreeSet::new(),
+            watches: BTreeMap::new(),
             queue: VecDeque::new(),
             observe: false,
             slots: false,
@@ -280,14 +281,13 @@ impl Driver {
             self.timers.remove(&timer);
             self.queue.push_back(Event::Timer(timer));
         }
-        let kernel = &self.kernel;
-        let gone: Vec<SliceId> =
-            self.watches.iter().copied().filter(|s| kernel.holders(*s).is_empty()).collect();
-        for slice in gone {
-            self.watches.remove(&slice);
-            self.queue.push_back(Event::HolderGone { slice });
-        }
-        let kernel = &self.kernel;
+        let (kernel, queue) = (&self.kernel, &mut self.queue);
+        self.watches.retain(|slice, pids| {
+            still_held(kernel, *slice, pids) || {
+                queue.push_back(Event::HolderGone { slice: *slice });
+                false
+            }
+        });
         self.used.retain(|vf, _| kernel.link(&format!("/sys/bus/pci/devices/{vf}")).is_ok());
         let lines = self.kernel.log_from(self.heard);
         self.heard += lines.len();
@@ -425,7 +425,10 @@ impl Driver {
             Effect::Observe => self.observe = true,
             Effect::AskAnew => self.observer.ask_anew(),
             Effect::AskAgain => ask_again(&mut self.observer, &self.kernel),
-            Effect::Watch { slice } => drop(self.watches.insert(slice)),
+            Effect::Watch { slice } => {
+                let holders = self.kernel.holders(slice).into_iter().collect();
+                self.watches.insert(slice, holders);
+            }
             Effect::AwaitWriter { parent, step } => {
                 if self.former.iter().any(|(other, _)| *other == step) {
                     let (parent, step) = (parent.clone(), step.clone());

@@ -1,6 +1,7 @@
 //! The daemon's hand on the kernel: it can die between any two writes of a step.
 
 use gpuslice_core::errno::Errno;
+use gpuslice_core::ids::SliceId;
 use gpuslice_core::machine::OpId;
 use gpuslice_core::observe::Observer;
 use gpuslice_core::plan::Step;
@@ -121,4 +122,13 @@ pub fn ask_again(observer: &mut Observer, kernel: &Kernel) {
 pub fn brief(what: &impl std::fmt::Debug) -> String {
     let text = format!("{what:?}");
     text.chars().take(220).collect()
+}
+
+/// The daemon hears of the ends of processes, not of what one closes that goes on.
+pub fn still_held(kernel: &Kernel, slice: SliceId, pids: &mut BTreeSet<u32>) -> bool {
+    pids.retain(|pid| kernel.runs(*pid));
+    if pids.is_empty() {
+        pids.extend(kernel.holders(slice));
+    }
+    !pids.is_empty()
 }

@@ -2,18 +2,20 @@
 //! die, between any two of these.
 
 use crate::agent::Runs;
-use crate::directed::{after, all, declare, phases, run, runs, stop};
+use crate::directed::{after, all, attach, declare, phases, run, runs, stop};
 use crate::domains::claim;
 use crate::happening::Happening;
 use crate::happening::Happening as H;
-use crate::invariants::{Broken, slice_of};
-use crate::world::{State, World};
-use gpuslice_core::domain::ClaimRequest;
-use gpuslice_core::ids::{ClaimKey, ClaimName, Owner, SliceId};
+use crate::invariants::{Broken, slice_of, vfs_of};
+use crate::libvirt::Print;
+use crate::people::hostdev_written;
+use crate::world::{State, World, bind_by_hand};
+use gpuslice_core::domain::{ClaimRequest, HostDeviceSource};
+use gpuslice_core::history::Wanted;
+use gpuslice_core::ids::{ClaimKey, ClaimName, Owner, PciAddress, SliceId};
 use gpuslice_core::machine::RequestId;
 use gpuslice_core::request::{Answer, Command, DeviceToWrite};
 use gpuslice_core::state::Phase;
-use gpuslice_libvirt::agent::concerns_us;
 use gpuslice_libvirt::writing::{self, Into, Plugs as _};
 use std::cell::RefCell;
 
@@ -146,7 +148,7 @@ impl World {
         let running: Vec<_> = self
             .guests
             .values()
-            .filter(|g| matches!(g.state, State::Running(_)) && concerns_us(g.domain()))
+            .filter(|g| matches!(g.state, State::Running(_)))
             .map(|g| g.domain().read().clone())
             .collect();
         for domain in running {
@@ -478,4 +480,97 @@ fn what_was_picked_and_what_is_plugged_in_are_two() {
     all(&mut world, &run(0));
     assert!(runs(&world, 0), "{:?}", world.refusals);
     world.finish().unwrap();
+}
+
+/// The VFs of a card whose slices are to be proven clean.
+fn proven() -> (World, Vec<PciAddress>) {
+    let mut world = after(&[]);
+    let card = "0000:0c:00.0";
+    world.driver.config = format!(
+        "[[gpu]]\nmatch = {{ address = \"{card}\" }}\nlayout = {{ vfs = \"all\", wipe = \"required\" }}\n"
+    );
+    all(&mut world, &[H::Apply]);
+    let vfs = vfs_of(&world.driver.kernel, card.parse().unwrap());
+    (world, vfs)
+}
+
+fn in_hands_of(world: &World, vf: PciAddress) -> Option<&str> {
+    let hold = world.driver.machine.runtime().foreign.get(&SliceId::Vf(vf));
+    hold.map(|hold| hold.name.as_str())
+}
+
+/// `virsh attach-device --live`, of which libvirt tells no hook.
+fn plug_plain(world: &mut World, vm: u8, vf: PciAddress) {
+    let uuid = world.guests[&vm].domain().uuid;
+    bind_by_hand(&mut world.driver.kernel, vf, "vfio-pci");
+    let device = hostdev_written(HostDeviceSource::Pci(vf), None, true);
+    world.runs(vm).unwrap().plug("", &device, Into::LIVE).unwrap();
+    world.driver.used.insert(vf, uuid);
+}
+
+/// Out of the XML, as libvirt takes it when QEMU says that it is out of the guest.
+fn unplug_plain(world: &mut World, vm: u8, pid: u32) {
+    let live = world.guests.get_mut(&vm).unwrap().live.as_mut().unwrap();
+    *live = live.change(Print::Live(pid), |def| def.detach("hostdev0")).unwrap();
+}
+
+#[test]
+fn what_is_plugged_in_without_a_claim_is_its_vm_s_until_it_stops() {
+    let (mut world, vfs) = proven();
+    all(&mut world, &run(1));
+    plug_plain(&mut world, 1, vfs[0]);
+    all(&mut world, &[H::Seen { vm: 1 }]);
+    let name = world.guests[&1].domain().name.clone();
+    assert_eq!(in_hands_of(&world, vfs[0]), Some(name.as_str()));
+    // Not for the length of a start only.
+    all(&mut world, &[H::Advance { ms: 1_000_000 }, H::Seen { vm: 1 }]);
+    all(&mut world, &[H::Advance { ms: 1_000_000 }]);
+    assert_eq!(in_hands_of(&world, vfs[0]), Some(name.as_str()));
+    all(&mut world, &[H::Plain { vm: 2, slice: SliceId::Vf(vfs[0]), managed: true }]);
+    all(&mut world, &stop(1));
+    assert_eq!((in_hands_of(&world, vfs[0]), world.driver.used.len()), (None, 0), "it was reset");
+    world.finish().unwrap();
+}
+
+#[test]
+fn what_was_given_to_another_meanwhile_is_not_whose_xml_has_it() {
+    let (mut world, _) = proven();
+    all(&mut world, &[attach(0), H::Start { vm: 0 }]);
+    let home = world.guests[&0].domain().devices[0].source.slice().pci().unwrap();
+    all(&mut world, &run(1));
+    plug_plain(&mut world, 1, home);
+    all(&mut world, &[H::Seen { vm: 1 }]);
+    assert_eq!((in_hands_of(&world, home), phases(&world)), (None, vec![Phase::Prepared]));
+}
+
+#[test]
+fn what_is_unplugged_is_its_vm_s_until_it_has_let_go() {
+    for told_by_hook in [false, true] {
+        let (mut world, vfs) = proven();
+        // The hook is not asked of a domain that has no device left.
+        for vf in &vfs[..if told_by_hook { 2 } else { 1 }] {
+            all(&mut world, &[H::Plain { vm: 1, slice: SliceId::Vf(*vf), managed: true }]);
+        }
+        all(&mut world, &run(1));
+        let State::Running(pid) = world.guests[&1].state else { panic!("{:?}", world.refusals) };
+        world.driver.used.insert(vfs[0], world.guests[&1].domain().uuid);
+        unplug_plain(&mut world, 1, pid);
+        let tell: &[H] = match told_by_hook {
+            false => &[H::Seen { vm: 1 }],
+            true => &[H::LibvirtDown, H::LibvirtUp { tells: true }],
+        };
+        all(&mut world, tell);
+        all(&mut world, &[H::Advance { ms: 1_000_000 }]);
+        assert!(in_hands_of(&world, vfs[0]).is_some(), "while it is held");
+        world.driver.kernel.close(pid, SliceId::Vf(vfs[0]));
+        all(&mut world, tell);
+        assert_eq!((in_hands_of(&world, vfs[0]), world.driver.used.len()), (None, 0));
+        assert_eq!(in_hands_of(&world, vfs[1]).is_some(), told_by_hook);
+        let ended = world.driver.disk.history.rows(Wanted::default());
+        assert!(ended.iter().any(|row| row.reason.as_deref() == Some("detached")), "{ended:?}");
+        all(&mut world, &[H::Plain { vm: 2, slice: SliceId::Vf(vfs[0]), managed: true }]);
+        all(&mut world, &run(2));
+        assert!(runs(&world, 1) && runs(&world, 2), "{:?}", world.refusals);
+        world.finish().unwrap();
+    }
 }

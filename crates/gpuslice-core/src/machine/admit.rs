@@ -255,6 +255,7 @@ impl Machine {
             if !runs && self.run.foreign.get(&slice).is_some_and(|hold| hold.owner != *owner) {
                 continue;
             }
+            self.unplugged.remove(&slice);
             let hold = ForeignHold { owner: owner.clone(), name: domain.name.clone() };
             if self.run.foreign.get(&slice) != Some(&hold) {
                 self.run.foreign.insert(slice, hold);

@@ -253,7 +253,7 @@ impl Machine {
         self.run.lost.as_mut().is_some_and(|lost| lost.guessed.remove(&slice))
     }
 
-    fn guessed_wrong(&mut self, slice: SliceId) {
+    pub(super) fn guessed_wrong(&mut self, slice: SliceId) {
         if self.no_guess(slice) {
             self.run.assignments.remove(&slice);
             self.tenure_ends(slice, Ending::Mistaken);

@@ -83,6 +83,7 @@ impl Machine {
     }
 
     fn hold(&mut self, slice: SliceId, owner: &Owner, name: String) {
+        self.unplugged.remove(&slice);
         let hold = ForeignHold { owner: owner.clone(), name };
         if self.run.foreign.get(&slice) != Some(&hold) {
             self.run.foreign.insert(slice, hold);

@@ -324,6 +324,7 @@ impl Machine {
             self.effects.push(Effect::Disarm { timer: Timer::Grace(slice) });
             self.effects.push(Effect::Watch { slice });
         }
+        self.let_go_of(domain, &owner);
         for slice in started {
             self.attached(slice, &domain.name);
         }

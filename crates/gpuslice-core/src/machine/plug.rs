@@ -13,7 +13,7 @@ use crate::ids::{ClaimKey, Owner, SliceId};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
 use crate::request::{Answer, DeviceToWrite};
-use crate::state::{self, Assignment, Claim, Phase};
+use crate::state::{self, Assignment, Claim, ForeignHold, Phase};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A hot-plug as ordered.
@@ -300,7 +300,9 @@ impl Machine {
                 _ => {}
             }
         }
-        let changed = !came.is_empty() || !went.is_empty();
+        let plain = self.plain_came(domain, &owner);
+        self.let_go_of(domain, &owner);
+        let changed = plain || !came.is_empty() || !went.is_empty();
         for slice in came {
             self.attached(slice, &domain.name);
         }
@@ -309,6 +311,43 @@ impl Machine {
             self.begin_release(slice, Ending::Detached);
         }
         done(changed, if changed { "taken over" } else { "already so" })
+    }
+
+    /// What was plugged in without a claim, which no hook tells; whether there is any that was not known.
+    fn plain_came(&mut self, domain: &Domain, owner: &Owner) -> bool {
+        let mut came = false;
+        for device in domain.devices.iter().filter(|d| d.our_claim().is_none()) {
+            let slice = device.source.slice();
+            self.unplugged.remove(&slice);
+            if self.run.foreign.get(&slice).is_some_and(|hold| hold.owner == *owner) {
+                continue;
+            }
+            self.guessed_wrong(slice);
+            // Whoever was given it has it, and it is not cleared while it is open.
+            if self.run.assignments.contains_key(&slice) {
+                continue;
+            }
+            let hold = ForeignHold { owner: owner.clone(), name: domain.name.clone() };
+            self.run.foreign.insert(slice, hold);
+            self.persist(Stored::Runtime);
+            self.push(Effect::Disarm { timer: Timer::Grace(slice) });
+            self.push(Effect::Watch { slice });
+            came = true;
+        }
+        came
+    }
+
+    /// What a domain had without a claim and its XML has no longer is not its own any more once nobody has it open.
+    pub(super) fn let_go_of(&mut self, domain: &Domain, owner: &Owner) {
+        let left = |(slice, hold): &(&SliceId, &ForeignHold)| {
+            hold.owner == *owner && !carries(domain, **slice)
+        };
+        let left: Vec<SliceId> =
+            self.run.foreign.iter().filter(left).map(|(slice, _)| *slice).collect();
+        for slice in left {
+            self.unplugged.insert(slice);
+            self.push(Effect::Watch { slice });
+        }
     }
 
     /// A VM runs with a slice that was prepared for it.

@@ -64,6 +64,7 @@ impl Machine {
 
     pub(super) fn foreign_over(&mut self, slice: SliceId, why: Ending) {
         if let Some(hold) = self.run.foreign.remove(&slice) {
+            self.unplugged.remove(&slice);
             self.persist(Stored::Runtime);
             self.tenure_ends(slice, why);
             self.push(Effect::Disarm { timer: Timer::Grace(slice) });
@@ -267,13 +268,16 @@ impl Machine {
         if let Some(kept) = self.kept.get_mut(&slice) {
             *kept = Kept { watched: false, by: None };
         }
-        match self.run.assignments.get(&slice).map(|a| a.phase) {
         self.held.remove(&slice);
+        match self.run.assignments.get(&slice).map(|a| a.phase) {
             Some(Phase::Releasing) => self.retry_release(slice),
             Some(Phase::Attached) => {
                 self.push(Effect::Arm { timer: Timer::Grace(slice), after: GRACE })
             }
             Some(_) => {}
+            None if self.unplugged.contains(&slice) => {
+                self.foreign_over(slice, Ending::Detached);
+            }
             None if self.run.foreign.contains_key(&slice) => {
                 self.push(Effect::Arm { timer: Timer::Grace(slice), after: GRACE });
             }

@@ -84,6 +84,7 @@ impl Machine {
             release_tries: BTreeMap::new(),
             kept: BTreeMap::new(),
             presumed_dead: BTreeSet::new(),
+            unplugged: BTreeSet::new(),
             young: BTreeSet::new(),
             repairs: BTreeSet::new(),
             asked_anew: BTreeSet::new(),

@@ -19,7 +19,7 @@ use virt::sys;
 /// What libvirt told us.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    /// The domain's persistent definition or our metadata may have changed, or it stopped.
+    /// The domain's persistent definition, our metadata or what it runs with may have changed, or it stopped.
     Look(Uuid),
     /// The domain is undefined for good.
     Gone(Uuid),
@@ -137,6 +137,20 @@ unsafe extern "C" fn on_metadata(
     }
 }
 
+unsafe extern "C" fn on_added(
+    _connection: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    _alias: *const c_char,
+    sink: *mut c_void,
+) {
+    // SAFETY: as in `on_lifecycle`.
+    let (sink, uuid) = unsafe { (&*sink.cast::<Sink>(), uuid_of(domain)) };
+    if let Some(uuid) = uuid {
+        // No hook is called for it, and whoever plugged it in need not be us.
+        sink.push(Notice::Look(uuid));
+    }
+}
+
 unsafe extern "C" fn on_removed(
     _connection: sys::virConnectPtr,
     domain: sys::virDomainPtr,
@@ -202,6 +216,9 @@ pub fn subscribe(connect: &Connect, connection: u64, tell: &Tell) -> Result<Vec<
     // SAFETY: likewise for VIR_DOMAIN_EVENT_ID_METADATA_CHANGE.
     let metadata: sys::virConnectDomainEventGenericCallback =
         unsafe { std::mem::transmute(on_metadata as *const ()) };
+    // SAFETY: likewise for VIR_DOMAIN_EVENT_ID_DEVICE_ADDED.
+    let added: sys::virConnectDomainEventGenericCallback =
+        unsafe { std::mem::transmute(on_added as *const ()) };
     // SAFETY: likewise for VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED.
     let removed: sys::virConnectDomainEventGenericCallback =
         unsafe { std::mem::transmute(on_removed as *const ()) };
@@ -212,6 +229,7 @@ pub fn subscribe(connect: &Connect, connection: u64, tell: &Tell) -> Result<Vec<
     for (event, callback) in [
         (sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle),
         (sys::VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, metadata),
+        (sys::VIR_DOMAIN_EVENT_ID_DEVICE_ADDED, added),
         (sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, removed),
         (sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED, removal_failed),
     ] {
@@ -285,6 +303,23 @@ pub fn detach_alias(domain: &Domain, alias: &CString, flags: u32) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::sync::mpsc;
+
+    #[test]
+    fn a_domain_is_looked_at_when_a_device_is_plugged_in() {
+        let connect = Connect::open(Some("test:///default")).unwrap();
+        let domain = Domain::lookup_by_name(&connect, "test").unwrap();
+        let ((notices, mut told), (unplugged, _)) =
+            (mpsc::unbounded_channel(), broadcast::channel(1));
+        let mut sink = Sink { connection: 1, tell: Tell { notices, unplugged } };
+        // SAFETY: as libvirt calls it: a live domain handle, an alias and the sink.
+        unsafe {
+            let sink = (&raw mut sink).cast::<c_void>();
+            on_added(connect.as_ptr(), domain.as_ptr(), c"hostdev0".as_ptr(), sink);
+        }
+        let uuid = Uuid::parse_str(&domain.get_uuid_string().unwrap()).unwrap();
+        assert_eq!(told.try_recv(), Ok(Notice::Look(uuid)));
+    }
 
     #[test]
     fn a_rename_is_not_an_end() {

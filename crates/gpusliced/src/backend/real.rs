@@ -202,7 +202,7 @@ impl Real {
         tokio::spawn(async move { wait_for_writer(&host, parent, step, &handle).await });
     }
 
-    /// Watches a slice, once at a time.
+    /// Watches a slice.
     pub fn watch(&self, slice: SliceId) {
         self.watcher.watch(slice);
     }

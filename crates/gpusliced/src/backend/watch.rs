@@ -34,12 +34,13 @@ impl Watcher {
         Self { orders, watched }
     }
 
-    /// Watches a slice, once at a time.
+    /// Watches a slice. One that is watched already is looked at once more: who had it open may have closed it and go on.
     pub fn watch(&self, slice: SliceId) {
-        if self.watched.lock().is_ok_and(|mut watched| watched.insert(slice)) {
-            // The task lives as long as the daemon.
-            let _ = self.orders.send(slice);
+        if let Ok(mut watched) = self.watched.lock() {
+            watched.insert(slice);
         }
+        // The task lives as long as the daemon.
+        let _ = self.orders.send(slice);
     }
 }
 
@@ -270,6 +271,19 @@ mod tests {
         host.ends(other);
         assert_eq!(host.told(10).await, slices(10..20));
         assert_eq!(host.looks(), 3);
+    }
+
+    #[tokio::test]
+    async fn who_closes_a_slice_and_goes_on_is_seen_when_it_is_watched_again() {
+        let mut host = Host::with(2);
+        let goes_on = host.process(0..1);
+        host.watch(0..2);
+        assert_eq!(host.told(1).await, slices(1..2));
+        let opened = format!("proc/{}/fd/0", goes_on.id());
+        std::fs::remove_file(host.dir.path().join(opened)).unwrap();
+        host.watch(0..1);
+        assert_eq!(host.told(1).await, slices(0..1));
+        host.ends(goes_on);
     }
 
     #[tokio::test]
