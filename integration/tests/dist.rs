@@ -221,6 +221,7 @@ fn ours_is_there_before_anything_starts_a_vm() {
             "virtqemud.service",
             "libvirt-guests.service",
             "pve-guests.service",
+            "pve-ha-lrm.service",
         ] {
             assert!(before.contains(starter), "{name} must be before {starter}");
         }

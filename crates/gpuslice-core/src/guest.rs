@@ -25,6 +25,9 @@ pub struct GuestCall {
     /// `/run/qemu-server/pci-id-reservations` as far as it holds now: which guest has each function.
     #[serde(default)]
     pub reserved: BTreeMap<PciAddress, u32>,
+    /// Milliseconds for which a start may wait for a device that is on its way.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub patience_ms: u64,
 }
 
 /// Points at which Proxmox VE calls the hookscript and we act.
@@ -56,6 +59,11 @@ pub struct GuestDevice {
     /// The alternatives are those of a mapping that `gpuslice export proxmox` makes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub exported: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+fn is_none(patience_ms: &u64) -> bool {
+    *patience_ms == 0
 }
 
 impl GuestCall {

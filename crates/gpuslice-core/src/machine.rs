@@ -197,7 +197,7 @@ impl Machine {
             Event::Observed(seen) => self.on_observed(*seen),
             Event::Held(held) => self.on_held(held),
             Event::Hook { request, call } => self.on_hook(request, call),
-            Event::Guest { request, call } => self.on_guest(request, call),
+            Event::Guest { request, call } => self.guest_asks(request, call),
             Event::HookGone { request } => self.on_hook_gone(request),
             Event::Command { request, command, config } => {
                 self.on_command(request, command, config)
@@ -328,6 +328,7 @@ impl Machine {
             Timer::Grace(slice) => self.on_grace_over(slice),
             Timer::Reset(slice) => self.reset_is_late(slice),
             Timer::Settle(request) => self.on_settle_timeout(request),
+            Timer::Guest(request) => self.on_guest_timeout(request),
             Timer::Drain(request) => self.on_drain_timeout(request),
             Timer::Unsure(parent) => self.on_unsure_over(&parent),
             Timer::LookAgain => self.on_look_again(),

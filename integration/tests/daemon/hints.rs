@@ -60,7 +60,8 @@ cases! {
         of_commands::a_key_that_no_row_has, of_commands::a_shared_home_is_to_be_held, of_commands::more_slices_than_a_claim_can_have;
     ClaimCopied: of_starts::a_copy_carries_a_vf, of_starts::a_copy_carries_an_mdev,
         of_starts::a_copy_carries_the_only_vf;
-    NotSettled: of_starts::the_gpu_has_not_come, of_guests::a_gpu_has_not_come, of_layouts::the_layout_names_the_old_address,
+    NotSettled: of_starts::the_gpu_has_not_come, of_guests::a_gpu_has_not_come,
+        of_guests::its_gpu_has_not_come, of_layouts::the_layout_names_the_old_address,
         of_layouts::the_layout_names_the_old_serial;
     Held: of_starts::a_vm_without_a_claim_runs_on_the_home,
         of_starts::the_home_is_taken_and_another_is_free, of_starts::a_process_has_the_vf_open,

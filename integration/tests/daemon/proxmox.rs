@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 pub const FOUR: &str =
     "[[gpu]]\nmatch = { address = \"0000:0c:00.0\" }\nlayout = { vfs = 4, bind = \"vfio-pci\" }\n";
@@ -67,6 +68,13 @@ impl Node {
         let path = self.host.path("pve").join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
+    }
+
+    /// The mapping is one that was exported.
+    pub fn exported(&self) {
+        let file = "etc/pve/mapping/pci.cfg";
+        let text = fs::read_to_string(self.host.path("pve").join(file)).unwrap();
+        self.file(file, &text.replacen('\n', "\n\tdescription gpuslice: it\n", 1));
     }
 
     /// Makes a file one that cannot be read, also by root, and says what was in it.
@@ -301,6 +309,30 @@ sequences! {
     a_card_that_is_named_a_backup_and_a_template = "mdev-named",
     a_guest_with_an_mdev_that_migrates = "mdev-migrated",
     a_vgpu_that_is_a_type_of_a_vf = "vendor-vfio",
+}
+
+#[test]
+fn a_start_waits_for_a_device_that_is_on_its_way_as_long_as_the_hook_may() {
+    as_root(|| {
+        let node = Node::new();
+        node.exported();
+        let card = "0000:0c:00.0";
+        node.host.plug(card, false);
+        let status = || node.host.ask(&["status"])["waiting_for"].to_string();
+        until("it is awaited", || status().contains(card));
+        fs::write(node.host.path("hook.conf"), "deadline-seconds = 2\n").unwrap();
+        let ran = node.hook("100", "pre-start", &[]);
+        assert!(ran.refused("not-settled").contains("0000:0c:00.0 to appear"), "{ran:?}");
+        fs::remove_file(node.host.path("hook.conf")).unwrap();
+        std::thread::scope(|scope| {
+            let start = scope.spawn(|| node.hook("100", "pre-start", &[]));
+            std::thread::sleep(Duration::from_millis(300));
+            assert!(!start.is_finished());
+            node.host.plug(card, true);
+            start.join().unwrap().quiet();
+        });
+        assert_eq!(node.holders()[2], "VM 100 (win11)");
+    });
 }
 
 #[test]

@@ -91,6 +91,7 @@ fn guest(phase: GuestPhase, devices: &[&[PciAddress]]) -> GuestCall {
         name: "win11".to_owned(),
         devices: devices.iter().enumerate().map(device).collect(),
         reserved: BTreeMap::new(),
+        patience_ms: 0,
     }
 }
 

@@ -73,7 +73,7 @@ fn tell(vmid: u32, phase: GuestPhase) -> Result<(), Refusal> {
         Err(_) if phase == GuestPhase::PostStop => BTreeMap::new(),
         reserved => reserved?,
     };
-    consult(GuestCall { phase, vmid, name: config.name, devices, reserved })
+    consult(GuestCall { phase, vmid, name: config.name, devices, reserved, patience_ms: 0 })
 }
 
 fn devices(vmid: u32, config: &GuestConfig, files: &Files) -> Result<Vec<GuestDevice>, Refusal> {
@@ -102,9 +102,12 @@ fn devices(vmid: u32, config: &GuestConfig, files: &Files) -> Result<Vec<GuestDe
     config.devices.iter().map(device).collect()
 }
 
-fn consult(call: GuestCall) -> Result<(), Refusal> {
+fn consult(mut call: GuestCall) -> Result<(), Refusal> {
     let settings = Settings::load();
     let deadline = Instant::now() + settings.deadline;
+    // The rest is for the answer.
+    let patience = settings.deadline * 3 / 4;
+    call.patience_ms = u64::try_from(patience.as_millis()).unwrap_or_default();
     let needed = call.phase != GuestPhase::PostStart;
     let vmid = call.vmid;
     let last = call.devices.iter().map(|device| device.index).max();

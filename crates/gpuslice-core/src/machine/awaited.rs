@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 pub(super) type Needed = (ProfileName, Option<PciAddress>);
 
 /// A device that is not there, or not yet as it is to be.
+#[derive(Clone)]
 pub(super) struct Awaited {
     pub device: ParentId,
     lacks: Lacks,
@@ -130,7 +131,7 @@ impl Machine {
         }
     }
 
-    fn device_of_vf(&self, vf: PciAddress) -> Option<ParentId> {
+    pub(super) fn device_of_vf(&self, vf: PciAddress) -> Option<ParentId> {
         let recorded = || Some(ParentId::Pci(self.durable.places.get(&vf)?.pf));
         self.seen.pf_of(&ParentId::Pci(vf)).or_else(recorded)
     }

@@ -189,6 +189,8 @@ pub enum Timer {
     Grace(SliceId),
     /// Somebody has waited long enough.
     Settle(RequestId),
+    /// A guest of Proxmox VE has waited long enough for a device.
+    Guest(RequestId),
     /// Parents have had time to be drained.
     Drain(RequestId),
     /// A step of a former daemon has had time to end.

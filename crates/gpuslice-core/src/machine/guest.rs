@@ -1,6 +1,7 @@
 //! What the hookscript of Proxmox VE tells. Proxmox takes the first device of a mapping that it can reserve, and takes
 //! it itself; so a start is refused when that one is not to be had, and else recorded as a hold of somebody else's.
 
+use super::awaited::Awaited;
 use super::start::STARTING_GRACE;
 use super::{Effect, HookAnswer, Machine, RequestId, Stored, Timer};
 use crate::guest::{GuestCall, GuestDevice, GuestPhase};
@@ -24,7 +25,34 @@ impl From<Refusal> for Unfit {
 }
 
 impl Machine {
-    pub(super) fn on_guest(&mut self, request: RequestId, call: GuestCall) {
+    pub(super) fn guest_asks(&mut self, request: RequestId, call: GuestCall) {
+        let after = call.patience_ms;
+        self.on_guest(request, call);
+        if after > 0 && self.is_parked_guest(request) {
+            self.push(Effect::Arm { timer: Timer::Guest(request), after });
+        }
+    }
+
+    fn is_parked_guest(&self, request: RequestId) -> bool {
+        self.parked_guests.iter().any(|(parked, _)| *parked == request)
+    }
+
+    /// Nobody hears the answer.
+    pub(super) fn guest_gone(&mut self, gone: RequestId) {
+        if self.is_parked_guest(gone) {
+            self.parked_guests.retain(|(request, _)| *request != gone);
+            self.push(Effect::Disarm { timer: Timer::Guest(gone) });
+        }
+    }
+
+    /// What it waits for is refused from now on.
+    pub(super) fn on_guest_timeout(&mut self, request: RequestId) {
+        for (_, call) in self.parked_guests.iter_mut().filter(|(parked, _)| *parked == request) {
+            call.patience_ms = 0;
+        }
+    }
+
+    fn on_guest(&mut self, request: RequestId, call: GuestCall) {
         if self.stale {
             return self.parked_guests.push((request, call));
         }
@@ -41,6 +69,9 @@ impl Machine {
                 }
                 // Its own VF of the last run, mostly: a reboot starts it again at once.
                 Err(Unfit { passes: true, .. }) => {
+                    return self.parked_guests.push((request, call));
+                }
+                Err(Unfit { why, .. }) if call.patience_ms > 0 && is_to_come(why.code) => {
                     return self.parked_guests.push((request, call));
                 }
                 Err(Unfit { why: refusal, .. }) => {
@@ -64,8 +95,12 @@ impl Machine {
     /// Takes up calls that came before a reading.
     pub(super) fn run_parked_guests(&mut self) {
         for (request, call) in std::mem::take(&mut self.parked_guests) {
+            let waited = call.patience_ms > 0;
             // Parks itself again if it must.
             self.on_guest(request, call);
+            if waited && !self.is_parked_guest(request) {
+                self.push(Effect::Disarm { timer: Timer::Guest(request) });
+            }
         }
     }
 
@@ -125,10 +160,35 @@ impl Machine {
         }
     }
 
+    /// A device of these that is on its way, with what brings it. Proxmox starts no guest of a mapping of which one is missing.
+    fn device_to_come(&self, device: &GuestDevice) -> Option<(PciAddress, Awaited)> {
+        let all = device.alternatives.iter().flatten();
+        let mut missing = all.filter(|address| !self.is_there(**address)).peekable();
+        missing.peek()?;
+        let coming: Vec<Awaited> = self.in_the_making().collect();
+        missing.find_map(|address| {
+            let of = self.device_of_vf(*address);
+            // What was exported is of a GPU of ours, of which one is not told.
+            let of = of.or_else(|| (!device.exported).then_some(ParentId::Pci(*address)));
+            let brings = |awaited: &&Awaited| of.as_ref().is_none_or(|of| awaited.device == *of);
+            Some((*address, coming.iter().find(brings)?.clone()))
+        })
+    }
+
     /// The slices that Proxmox is about to take for a guest.
     fn judge_guest(&self, call: &GuestCall) -> Result<BTreeSet<SliceId>, Unfit> {
         let mut takes = BTreeSet::new();
         for device in &call.devices {
+            if let Some((address, awaited)) = self.device_to_come(device) {
+                let message = format!(
+                    "hostpci{} of {}: {address} is not there yet: waiting for {}",
+                    device.index,
+                    call.title(),
+                    awaited.what
+                );
+                let hint = hint!("gpuslice wait --settled, then start it again");
+                return Err(Refusal::new(Code::NotSettled, message).hint(hint).into());
+            }
             match device.mdev {
                 Some(uuid) => {
                     self.judge_parents(call, device, uuid)?;
@@ -138,6 +198,10 @@ impl Machine {
             }
         }
         Ok(takes)
+    }
+
+    fn is_there(&self, address: PciAddress) -> bool {
+        self.is_function(address) || self.seen.whole.contains_key(&address)
     }
 
     /// An mdev is made on the first parent that has room for it: that one must be given out.
@@ -276,6 +340,11 @@ impl Machine {
             None => Ok(()),
         }
     }
+}
+
+/// A layout under way brings it, or a GPU that is awaited.
+fn is_to_come(why: Code) -> bool {
+    matches!(why, Code::NotSettled | Code::Reshaping)
 }
 
 /// The mapping has other devices, and Proxmox takes the first: it is to lose what nobody is given.

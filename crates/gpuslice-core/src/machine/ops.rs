@@ -535,7 +535,7 @@ impl Machine {
     pub(super) fn on_hook_gone(&mut self, gone: RequestId) {
         self.parked.retain(|(request, _)| *request != gone);
         self.put_off.remove(&gone);
-        self.parked_guests.retain(|(request, _)| *request != gone);
+        self.guest_gone(gone);
         // It was answered, but the answer found nobody: libvirt takes it for a failed start.
         for slice in self.told.remove(&gone).unwrap_or_default() {
             if self.run.assignments.get(&slice).is_some_and(|a| a.phase == Phase::Prepared) {

@@ -81,6 +81,20 @@ pub fn another_vf_is_in_a_mapping_of_somebody_else(code: Code) {
     });
 }
 
+pub fn its_gpu_has_not_come(code: Code) {
+    let node = Node::new();
+    node.exported();
+    let card = "0000:0c:00.0";
+    node.host.plug(card, false);
+    let status = || node.host.ask(&["status"])["waiting_for"].to_string();
+    until("it is awaited", || status().contains(card));
+    std::fs::write(node.host.path("hook.conf"), "deadline-seconds = 1\n").unwrap();
+    mends(&node, code, "gpuslice wait --settled, then start it again", || {
+        node.host.plug(card, true);
+        node.host.settle();
+    });
+}
+
 pub fn the_cluster_s_files_do_not_answer(code: Code) {
     let node = Node::new();
     let text = node.unreadable("etc/pve/mapping/pci.cfg");
