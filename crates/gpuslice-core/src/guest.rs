@@ -59,6 +59,9 @@ pub struct GuestDevice {
     /// The alternatives are those of a mapping that `gpuslice export proxmox` makes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub exported: bool,
+    /// The IOMMU group that the mapping says of the first function of each; none is one too.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub groups: BTreeMap<PciAddress, Option<u32>>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]

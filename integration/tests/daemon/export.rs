@@ -80,7 +80,7 @@ impl Node {
         self.host.path("pve").join(path)
     }
 
-    fn put(&self, path: &str, text: &str) {
+    pub fn put(&self, path: &str, text: &str) {
         let path = self.place(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
@@ -89,7 +89,8 @@ impl Node {
     /// What sysfs says of each VF there is by now.
     pub fn attributes(&self) {
         let _ = fs::remove_dir_all(self.place("sys"));
-        for (group, address) in self.host.column("slices", "address").iter().enumerate() {
+        let groups = self.host.column("slices", "iommu_group");
+        for (group, address) in groups.iter().zip(self.host.column("slices", "address")) {
             let folder = format!("sys/bus/pci/devices/{address}");
             for (name, text) in [
                 ("vendor", "0x1002\n"),
@@ -225,6 +226,27 @@ fn what_nobody_is_given_is_left_out_until_it_is_given_again() {
 }
 
 #[test]
+fn a_boot_that_numbers_groups_anew_is_told_before_proxmox_fails() {
+    as_root(|| {
+        let node = Node::new();
+        let groups = node.host.column("slices", "iommu_group");
+        node.run();
+        let file = node.place("etc/pve/mapping/pci.cfg");
+        let text = fs::read_to_string(&file).unwrap();
+        // Proxmox would take the first, and fails for the second.
+        let (is, was) = (format!("iommugroup={}\n", groups[1]), "iommugroup=77\n");
+        assert!(text.contains(&is), "{text}");
+        fs::write(&file, text.replace(&is, was)).unwrap();
+        let ran = node.pre_start("amd-74a1-vf2");
+        assert!(ran.refused("bad-request").contains("IOMMU group 77 of "), "{ran:?}");
+        assert_eq!(node.host.column("slices", "holder"), ["null", "null"]);
+        let out = node.run();
+        assert!(out.starts_with("# amd-74a1-vf2: changed, 2 devices of "), "{out}");
+        node.pre_start("amd-74a1-vf2").quiet();
+    });
+}
+
+#[test]
 fn a_gpu_that_does_not_come_keeps_no_other_s_devices_from_guests() {
     as_root(|| {
         let node = Node::with_two();
@@ -236,6 +258,8 @@ fn a_gpu_that_does_not_come_keeps_no_other_s_devices_from_guests() {
         assert!(ran.err.starts_with("error: not-settled: "), "{ran:?}");
         assert!(ran.err.contains("0000:22:00.0 to appear"), "{ran:?}");
         node.host.outside(&json!({"do": "grown"}));
+        // Proxmox would fail for what is missing, whatever else there is.
+        assert!(node.pre_start("amd-74a1-vf2").refused("absent").contains(&vfs[2]));
         let out = node.run();
         let lacks =
             |card: &str| format!("# without what is not there: waiting for {card} to appear\n");

@@ -57,6 +57,7 @@ cases! {
         of_commands::a_host_file_that_is_misspelt,
         of_guests::the_cluster_s_files_do_not_answer, of_guests::the_reservations_cannot_be_read,
         of_guests::a_node_without_a_name, of_guests::it_comes_from_no_node, of_guests::mappings_that_do_not_answer,
+        of_guests::an_exported_mapping_is_of_another_boot, of_guests::a_mapping_is_of_another_boot,
         of_commands::a_key_that_no_row_has, of_commands::a_shared_home_is_to_be_held, of_commands::more_slices_than_a_claim_can_have;
     ClaimCopied: of_starts::a_copy_carries_a_vf, of_starts::a_copy_carries_an_mdev,
         of_starts::a_copy_carries_the_only_vf;

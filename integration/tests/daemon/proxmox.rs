@@ -56,8 +56,15 @@ impl Node {
         let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let name = name.split('.').next().unwrap().to_owned();
         let node = Self { host, vfs, name: name.clone() };
-        let map = |vf: &String| format!("\tmap id={id},iommugroup=9,node={name},path={vf}\n");
-        let mapped: String = [2, 0, 1].iter().filter_map(|at| node.vfs.get(*at)).map(map).collect();
+        let mut groups = node.host.column("slices", "iommu_group");
+        if groups.is_empty() {
+            groups = ["0", "1"].map(str::to_owned).to_vec();
+        }
+        let map = |at: usize| {
+            let (vf, group) = (node.vfs.get(at)?, groups.get(at)?);
+            Some(format!("\tmap id={id},iommugroup={group},node={name},path={vf}\n"))
+        };
+        let mapped: String = [2, 0, 1].into_iter().filter_map(map).collect();
         let elsewhere = format!("\tmap id={id},node=elsewhere,path=0000:01:00.0\n");
         node.file("etc/pve/mapping/pci.cfg", &format!("gpu\n{elsewhere}{mapped}\n"));
         node.guest(100, "win11", device);

@@ -84,6 +84,7 @@ fn guest(phase: GuestPhase, devices: &[&[PciAddress]]) -> GuestCall {
         mdev: None,
         type_id: None,
         exported: true,
+        groups: BTreeMap::new(),
     };
     GuestCall {
         phase,

@@ -11,6 +11,7 @@ mod files;
 
 use config::{GuestConfig, HostPci};
 use files::Files;
+use gpuslice_core::guest::mapping::Mapping;
 use gpuslice_core::guest::{GuestCall, GuestDevice, GuestPhase};
 use gpuslice_core::hint;
 use gpuslice_core::ids::PciAddress;
@@ -96,7 +97,8 @@ fn devices(vmid: u32, config: &GuestConfig, files: &Files) -> Result<Vec<GuestDe
             alternatives,
             mdev: type_id.and_then(|_| config::mdev_uuid(*index, vmid)),
             type_id: type_id.and_then(|text| text.parse().ok()),
-            exported: mapping.is_some_and(|mapping| mapping.is_ours()),
+            exported: mapping.as_ref().is_some_and(Mapping::is_ours),
+            groups: mapping.map(|mapping| mapping.groups(&files::node())).unwrap_or_default(),
         })
     };
     config.devices.iter().map(device).collect()

@@ -1,6 +1,7 @@
 //! Resource mappings of Proxmox VE (`/etc/pve/mapping/pci.cfg`; pve-guest-common, `PVE::Mapping::PCI`): which devices
 //! something can be, on each node of a cluster. Read leniently: what Proxmox does not take it refuses by itself.
 
+use crate::ids::PciAddress;
 use std::collections::BTreeMap;
 
 /// How a description begins by which a mapping is known to be ours.
@@ -38,6 +39,19 @@ impl Mapping {
     pub fn alternatives(&self, node: &str) -> Vec<Vec<String>> {
         let here = self.entries.iter().filter(|entry| entry.is_on(node));
         here.map(Entry::path).filter(|path| !path.is_empty()).collect()
+    }
+
+    /// The IOMMU group that it says of the first function of each alternative on a node. A device that is named without a
+    /// function is known by function 0.
+    pub fn groups(&self, node: &str) -> BTreeMap<PciAddress, Option<u32>> {
+        let here = self.entries.iter().filter(|entry| entry.is_on(node));
+        let said = here.filter_map(|entry| {
+            let first = entry.path().into_iter().next()?;
+            let first = if first.contains('.') { first } else { first + ".0" };
+            let group = entry.keys.get("iommugroup").and_then(|group| group.parse().ok());
+            Some((first.parse().ok()?, group))
+        });
+        said.collect()
     }
 }
 
@@ -113,6 +127,11 @@ mod tests {
             [vec!["0000:41:00.5".to_owned()], vec!["0000:41:00.4".into(), "0000:41:00.6".into()]]
         );
         assert!(other.alternatives("two").is_empty());
+        let text =
+            "a\n\tmap node=one,path=41:00.4;41:00.5,iommugroup=7\n\tmap node=one,path=0000:42:00\n";
+        let said = [("0000:41:00.4", Some(7)), ("0000:42:00.0", None)];
+        let said = said.map(|(address, group)| (address.parse().unwrap(), group));
+        assert_eq!(read(text)[0].groups("one"), said.into());
     }
 
     #[test]

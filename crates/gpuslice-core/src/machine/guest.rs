@@ -189,6 +189,8 @@ impl Machine {
                 let hint = hint!("gpuslice wait --settled, then start it again");
                 return Err(Refusal::new(Code::NotSettled, message).hint(hint).into());
             }
+            self.judge_missing(call, device)?;
+            self.judge_groups(call, device)?;
             match device.mdev {
                 Some(uuid) => {
                     self.judge_parents(call, device, uuid)?;
@@ -202,6 +204,53 @@ impl Machine {
 
     fn is_there(&self, address: PciAddress) -> bool {
         self.is_function(address) || self.seen.whole.contains_key(&address)
+    }
+
+    /// A device of an exported mapping that is there no more, beside others that are.
+    fn judge_missing(&self, call: &GuestCall, device: &GuestDevice) -> Result<(), Refusal> {
+        let mut all = device.alternatives.iter().flatten().filter(|_| device.exported);
+        let gone = all.clone().find(|address| !self.is_there(**address));
+        let others = all.any(|address| self.is_there(*address));
+        let Some(address) = gone.filter(|_| others) else { return Ok(()) };
+        let (index, title) = (device.index, call.title());
+        let message =
+            format!("hostpci{index} of {title}: its mapping has {address}, which is not there");
+        let hint = hint!("gpuslice export proxmox | sh, then start it again");
+        Err(Refusal::new(Code::Absent, message).hint(hint))
+    }
+
+    /// Proxmox compares each device of a mapping with the kernel's word, after this, and starts no guest where one differs. Groups
+    /// are numbered in the order in which devices come: with each boot anew.
+    fn judge_groups(&self, call: &GuestCall, device: &GuestDevice) -> Result<(), Refusal> {
+        let differs = |(address, said): (&PciAddress, &Option<u32>)| {
+            let is = self.group_of(*address)?;
+            (*said != Some(is)).then_some((*address, *said, is))
+        };
+        let Some((address, said, is)) = device.groups.iter().find_map(differs) else {
+            return Ok(());
+        };
+        let said = said.map_or_else(|| "no IOMMU group".to_owned(), |n| format!("IOMMU group {n}"));
+        let (index, title) = (device.index, call.title());
+        let message = format!("hostpci{index} of {title}: its mapping says {said} of {address}");
+        let hint = match device.exported {
+            true => hint!("gpuslice export proxmox | sh, then start it again"),
+            false => hint!(
+                "correct {} in Datacenter, Resource Mappings (it is in IOMMU group {}), then start it again",
+                address,
+                is
+            ),
+        };
+        let why = Refusal::new(Code::BadRequest, message);
+        Err(why.because(format!("{address} is in IOMMU group {is}")).hint(hint))
+    }
+
+    fn group_of(&self, address: PciAddress) -> Option<u32> {
+        let seen = &self.seen;
+        if let Some(vf) = seen.vfs.get(&address) {
+            return vf.iommu_group;
+        }
+        let function = seen.functions.get(&address).or_else(|| seen.whole.get(&address));
+        function.and_then(|function| function.iommu_group)
     }
 
     /// An mdev is made on the first parent that has room for it: that one must be given out.

@@ -95,6 +95,41 @@ pub fn its_gpu_has_not_come(code: Code) {
     });
 }
 
+/// A mapping's text with another IOMMU group, and what it has to be.
+fn of_another_boot(text: &str) -> (String, String) {
+    let (before, behind) = text.split_once("iommugroup=").unwrap();
+    let digits = behind.find(|c: char| !c.is_ascii_digit()).unwrap();
+    let (group, rest) = behind.split_at(digits);
+    (format!("{before}iommugroup=77{rest}"), group.to_owned())
+}
+
+pub fn an_exported_mapping_is_of_another_boot(code: Code) {
+    let node = Exporting::new();
+    node.run();
+    let file = node.place("etc/pve/mapping/pci.cfg");
+    let (text, _) = of_another_boot(&std::fs::read_to_string(&file).unwrap());
+    std::fs::write(&file, text).unwrap();
+    let refused = Refused::read(&node.pre_start("amd-74a1-vf2").err);
+    let told = "gpuslice export proxmox | sh, then start it again";
+    assert_eq!((refused.code.as_str(), refused.hint.as_str()), (code.as_str(), told));
+    registry::follows(told);
+    node.run();
+    node.pre_start("amd-74a1-vf2").quiet();
+}
+
+pub fn a_mapping_is_of_another_boot(code: Code) {
+    let node = Node::new();
+    let file = "etc/pve/mapping/pci.cfg";
+    let right = std::fs::read_to_string(node.host.path("pve").join(file)).unwrap();
+    let (wrong, group) = of_another_boot(&right);
+    node.file(file, &wrong);
+    let told = format!(
+        "correct {} in Datacenter, Resource Mappings (it is in IOMMU group {group}), then start it again",
+        node.vfs[2]
+    );
+    mends(&node, code, &told, || node.file(file, &right));
+}
+
 pub fn the_cluster_s_files_do_not_answer(code: Code) {
     let node = Node::new();
     let text = node.unreadable("etc/pve/mapping/pci.cfg");
