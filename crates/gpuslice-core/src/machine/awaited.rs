@@ -120,7 +120,13 @@ impl Machine {
 
     /// What of it changes which slices there are, and soon.
     pub(super) fn in_the_making(&self) -> impl Iterator<Item = Awaited> {
-        self.awaited().into_iter().filter(move |other| self.may_be_anything(other))
+        // One that tells nothing, however often it is looked at, is not made by waiting.
+        let silent = |device: &ParentId| {
+            let looked_at = self.looks.lasting() && !self.layout_under_way(device);
+            looked_at && self.lacking(device).is_some()
+        };
+        let made = move |other: &Awaited| self.may_be_anything(other) && !silent(&other.device);
+        self.awaited().into_iter().filter(made)
     }
 
     fn may_be_anything(&self, awaited: &Awaited) -> bool {

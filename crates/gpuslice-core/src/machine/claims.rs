@@ -127,7 +127,7 @@ impl Machine {
             claims: &self.durable.claims,
             cordons: &self.durable.cordons,
             quarantines: &self.durable.quarantines,
-            reshaping: self.run.pending.clone(),
+            reshaping: self.being_laid_out(),
             held_back: self.held_back(),
             strategy: self.config.placement,
             lookup: Lookup::default(),

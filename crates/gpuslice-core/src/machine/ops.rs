@@ -424,6 +424,7 @@ impl Machine {
     /// A person says that a device may be touched again, also by whoever waited for a step of a former daemon.
     pub(super) fn lift_quarantine(&mut self, parent: &ParentId) -> bool {
         let lifted = self.durable.quarantines.remove(parent).is_some();
+        self.repairs.remove(parent);
         if self.run.stuck.remove(parent).is_some() {
             self.persist(Stored::Runtime);
         }

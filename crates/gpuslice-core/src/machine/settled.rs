@@ -1,6 +1,7 @@
 //! What is still to come, who waits for it, and what a start is told that is refused before it has come.
 
 use super::awaited::Awaited;
+use super::ops::Purpose;
 use super::{Effect, Machine, RequestId, Timer};
 use crate::hint;
 use crate::ids::{ParentId, PciAddress, ProfileName};
@@ -26,23 +27,35 @@ impl Machine {
     /// What of that comes by itself: changes under way, and with a young boot what it may bring.
     pub(super) fn coming(&self) -> Vec<String> {
         match self.observed {
-            true => self.in_the_making().map(|awaited| awaited.what).collect(),
+            true => {
+                let made = self.in_the_making().map(|awaited| awaited.what);
+                made.chain(self.resets_under_way()).collect()
+            }
             false => vec![FIRST_LOOK.to_owned()],
         }
+    }
+
+    /// What is clean after them is given out again.
+    fn resets_under_way(&self) -> impl Iterator<Item = String> {
+        self.ops.values().filter_map(|op| match &op.purpose {
+            Purpose::Wipe { slice, late: false, .. } => Some(format!("the reset of {slice}")),
+            _ => None,
+        })
     }
 
     pub(super) fn settled(&self) -> bool {
         self.waiting_for().is_empty()
     }
 
-    /// What people wait for: what refused starts lack, and what is being parked as far as there is room. No other start is kept
-    /// waiting for that.
+    /// What people wait for: what refused starts lack, what is being parked as far as there is room, and resets. No other start
+    /// is kept waiting for that.
     pub(super) fn unsettled(&self) -> Vec<String> {
         let mut unsettled = self.waiting_for();
         let of_starts: BTreeSet<&ParentId> = self.lacked_by_starts().collect();
         unsettled.extend(of_starts.into_iter().map(|parent| format!("{parent} to appear")));
         let parking = self.parking_on();
         unsettled.extend(parking.map(|device| format!("what is parked on {device}")));
+        unsettled.extend(self.resets_under_way());
         unsettled
     }
 
@@ -61,7 +74,8 @@ impl Machine {
     pub(super) fn tell_settled(&mut self) {
         let settled = self.settled();
         let lack = self.lacked_by_starts().next().is_some();
-        if settled && !lack && !self.parking_anywhere() {
+        let resets = self.resets_under_way().next().is_some();
+        if settled && !lack && !resets && !self.parking_anywhere() {
             for request in std::mem::take(&mut self.waiting) {
                 self.push(Effect::Disarm { timer: Timer::Settle(request) });
                 let message = "settled".to_owned();
@@ -127,6 +141,7 @@ impl Machine {
             refusal.code,
             Code::NoProfile
                 | Code::NoCapacity
+                | Code::Cordoned
                 | Code::OtherNumaNode
                 | Code::Absent
                 | Code::Reshaping

@@ -6,12 +6,28 @@
 //! devices with the same ids one run takes it from the other, and the stub takes what is the other's. So it runs for one
 //! device of a model at a time.
 
-use super::ops::Turn;
+use super::ops::{Purpose, Turn};
 use super::{Machine, OpId};
-use crate::ids::PciAddress;
+use crate::ids::{ParentId, PciAddress};
 use crate::plan::Step;
+use std::collections::BTreeMap;
 
 impl Machine {
+    /// Also what waits for its turn: its steps are fixed, and were made for devices that nobody used.
+    pub(super) fn being_laid_out(&self) -> BTreeMap<ParentId, Step> {
+        let mut steps = self.run.pending.clone();
+        for op in self.ops.values() {
+            let (Purpose::Layout { parents, .. }, Some(step)) = (&op.purpose, op.steps.front())
+            else {
+                continue;
+            };
+            for parent in parents {
+                steps.entry(parent.clone()).or_insert_with(|| step.clone());
+            }
+        }
+        steps
+    }
+
     /// Whether tools that it is not to run beside are at work. One that is past its time is waited for by nobody.
     pub(super) fn has_to_wait(&self, step: &Step) -> bool {
         let ours = self.ops.values().filter(|op| op.turn == Turn::Has && !op.overdue);
