@@ -208,6 +208,9 @@ impl Machine {
 
     /// A device of an exported mapping that is there no more, beside others that are.
     fn judge_missing(&self, call: &GuestCall, device: &GuestDevice) -> Result<(), Refusal> {
+        if self.is_withheld(device) {
+            return Ok(());
+        }
         let mut all = device.alternatives.iter().flatten().filter(|_| device.exported);
         let gone = all.clone().find(|address| !self.is_there(**address));
         let others = all.any(|address| self.is_there(*address));
@@ -222,6 +225,9 @@ impl Machine {
     /// Proxmox compares each device of a mapping with the kernel's word, after this, and starts no guest where one differs. Groups
     /// are numbered in the order in which devices come: with each boot anew.
     fn judge_groups(&self, call: &GuestCall, device: &GuestDevice) -> Result<(), Refusal> {
+        if self.is_withheld(device) {
+            return Ok(());
+        }
         let differs = |(address, said): (&PciAddress, &Option<u32>)| {
             let is = self.group_of(*address)?;
             (*said != Some(is)).then_some((*address, *said, is))
@@ -360,10 +366,19 @@ impl Machine {
         let (view, held_back) = (self.view(), self.held_back());
         let withheld = |address: &PciAddress| {
             let why = view.parent_reason(&ParentId::Pci(*address));
+            let choice = self.seen.vfs.get(address).and_then(|vf| vf.choice.as_ref());
             why.is_some_and(|why| matches!(why.code, Code::Cordoned | Code::Quarantined))
+                || choice.is_some_and(|choice| choice.broken)
                 || held_back.get(&SliceId::Vf(*address)).is_some_and(|why| why.code == Code::Dirty)
         };
         device.alternatives.iter().flatten().copied().filter(withheld).collect()
+    }
+
+    /// None that is there is given to anybody: another export would leave the mapping as it is, and what is said of them mends.
+    fn is_withheld(&self, device: &GuestDevice) -> bool {
+        let withheld = self.withheld(device);
+        let mut there = device.alternatives.iter().flatten().filter(|a| self.is_there(**a));
+        device.exported && !withheld.is_empty() && there.all(|address| withheld.contains(address))
     }
 
     fn judge_function(&self, what: &str, address: PciAddress) -> Result<(), Refusal> {

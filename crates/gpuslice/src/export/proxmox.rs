@@ -193,7 +193,9 @@ impl Node<'_> {
 
     /// Whether GPUs that may offer more are not there, or not as they are to be.
     fn lacks_gpus(&self) -> bool {
-        let lacks = |row: &ParentRow| matches!(row.state.as_str(), "absent" | "quarantined");
+        let lacks = |row: &ParentRow| {
+            matches!(row.state.as_str(), "absent" | "quarantined" | "drift" | "waiting")
+        };
         !self.waiting_for.is_empty() || self.parents.iter().any(lacks)
     }
 
@@ -206,16 +208,23 @@ impl Node<'_> {
             self.slices.iter().filter_map(|row| Some((row.address?, row))).collect();
         let why = |address: PciAddress| {
             let slice = slices.get(&address);
-            let parent = slice.map_or(ParentId::Pci(address), |slice| slice.parent.clone());
-            let parent = parents.get(&parent);
+            // One that makes mediated devices is held back by itself or with its PF, and says so of both.
+            let own = parents.get(&ParentId::Pci(address));
+            let parent = own.or_else(|| parents.get(&slice?.parent));
             if let Some(row) = parent.filter(|p| matches!(&*p.state, "cordoned" | "quarantined")) {
                 let reason = row.reason.as_ref().map(|reason| format!(": {reason}"));
                 let reason = reason.unwrap_or_default();
                 return Some(format!("{} is {}{reason}", row.parent, row.state));
             }
-            let dirty = slice.filter(|slice| slice.state == "dirty")?;
-            let reason = dirty.dirty.as_deref().unwrap_or("it is not clean");
-            Some(format!("something of a VM may be left in it: {reason}"))
+            let slice = slice?;
+            match slice.state.as_str() {
+                "quarantined" => Some("it has no device for VMs".to_owned()),
+                "dirty" => {
+                    let reason = slice.dirty.as_deref().unwrap_or("it is not clean");
+                    Some(format!("something of a VM may be left in it: {reason}"))
+                }
+                _ => None,
+            }
         };
         let (mut given, mut left_out) = (Vec::new(), Vec::<LeftOut>::new());
         for address in devices {
