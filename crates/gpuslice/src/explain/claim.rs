@@ -83,7 +83,7 @@ fn idle(rows: &Rows, row: &ClaimRow) -> Vec<Reason> {
             Some(at_home) if at_home.state == "parent" => vec![Reason::new(
                 Code::NotInXml,
                 format!("its home VF {home} makes mediated devices now, and is none itself"),
-                format!("virsh start {} (the agent gives it one)", named(row)),
+                format!("virsh start {} (the agent gives it one)", quoted(&named(row))),
             )],
             Some(at_home) => {
                 let of_slice = slice::state(rows, at_home).into_iter();
@@ -109,7 +109,10 @@ fn idle(rows: &Rows, row: &ClaimRow) -> Vec<Reason> {
 fn absent(rows: &Rows, row: &ClaimRow, home: PciAddress) -> Vec<Reason> {
     let gone = format!("its home VF {home} is not on the host");
     let whose = |vf: PciAddress| {
-        let lives = |claim: &&ClaimRow| claim.state != "orphaned" && claim.home.contains(&vf);
+        let lives = |claim: &&ClaimRow| {
+            let another = claim.claim != row.claim && claim.state != "orphaned";
+            another && !(claim.pool && row.pool) && claim.home.contains(&vf)
+        };
         rows.claims.iter().find(lives)
     };
     let free = free_vfs(rows, row);
@@ -139,7 +142,8 @@ fn free_vfs(rows: &Rows, row: &ClaimRow) -> Vec<PciAddress> {
             && profile.parents.contains(&slice.parent)
             && slice.profile.as_ref().is_none_or(|of| *of == row.profile)
     };
-    rows.slices.iter().filter(is_free).filter_map(|slice| slice.address).collect()
+    let free = rows.slices.iter().filter(is_free).filter_map(|slice| slice.address);
+    free.filter(|vf| !row.home.contains(vf)).collect()
 }
 
 /// Why no GPU could make one.
