@@ -68,20 +68,37 @@ impl Retry {
     }
 }
 
-/// Steps that libvirt had no time for, or was gone for: each is tried once more after a while. One that libvirt never has
-/// time for must not hold up the others, since it answers such a call after half a minute.
-#[derive(Debug, Default)]
+/// Steps that are put aside for a while, so that they hold up no others: those that libvirt had no time for, which it says
+/// after half a minute, or was gone for, are tried once more; those that the daemon could not record until it can.
+#[derive(Debug)]
 struct SecondTry {
-    at: Option<Instant>,
+    retry: Retry,
     waiting: Vec<Step>,
     tried: Vec<Step>,
 }
 
 impl SecondTry {
+    fn none() -> Self {
+        Self { retry: Retry::never(), waiting: Vec::new(), tried: Vec::new() }
+    }
+
     fn later(&mut self, step: Step) {
-        if !self.tried_again(&step) && !self.waiting.contains(&step) {
+        if !self.tried_again(&step) {
+            self.put_aside(step);
+        }
+    }
+
+    fn until_it_is_done(&mut self, step: Step) {
+        self.tried_again(&step);
+        self.put_aside(step);
+    }
+
+    fn put_aside(&mut self, step: Step) {
+        if !self.waiting.contains(&step) {
             self.waiting.push(step);
-            self.at.get_or_insert_with(|| Instant::now() + LONGEST);
+        }
+        if self.retry.at.is_none() {
+            self.retry.later();
         }
     }
 
@@ -95,18 +112,14 @@ impl SecondTry {
     fn went_well(&mut self, step: &Step) {
         self.tried_again(step);
         self.waiting.retain(|other| other != step);
-    }
-
-    async fn due(&self) {
-        match self.at {
-            Some(at) => sleep_until(at).await,
-            None => std::future::pending().await,
+        if self.waiting.is_empty() && self.tried.is_empty() {
+            self.retry.done();
         }
     }
 
     /// Those that have waited.
-    fn steps(&mut self) -> impl Iterator<Item = Step> + use<> {
-        self.at = None;
+    fn steps(&mut self) -> std::vec::IntoIter<Step> {
+        self.retry.at = None;
         let steps = std::mem::take(&mut self.waiting);
         self.tried.extend(steps.iter().cloned());
         steps.into_iter()
@@ -155,7 +168,7 @@ impl<R: FnMut(&str)> Watch<R> {
             reconnect: Retry::now(),
             daemon_up,
             ask_again: Retry::never(),
-            second: SecondTry::default(),
+            second: SecondTry::none(),
             report,
         }
     }
@@ -182,7 +195,10 @@ impl<R: FnMut(&str)> Watch<R> {
                 news = self.news.recv() => self.hear(news.ok_or(BusGone)?),
                 () = self.reconnect.due() => self.connect().await,
                 () = self.ask_again.due() => self.ask_again.at = None,
-                () = self.second.due() => self.second.steps().for_each(|step| self.todo.again(&step)),
+                // Each is put first.
+                () = self.second.retry.due() => {
+                    self.second.steps().rev().for_each(|step| self.todo.again(&step));
+                }
             }
         }
     }
@@ -280,13 +296,16 @@ impl<R: FnMut(&str)> Watch<R> {
                 self.ask_again.done();
                 self.second.went_well(&step);
             }
-            Err(Trouble::Daemon(refusal))
-                if matches!(refusal.code, Code::Unreachable | Code::StateUnwritable) =>
-            {
+            Err(Trouble::Daemon(refusal)) if refusal.code == Code::Unreachable => {
                 tracing::warn!("{}", refusal.one_line());
                 self.todo.again(&step);
                 // When it left the bus it is not asked, which would start it, but awaited.
                 self.ask_again.later();
+            }
+            Err(Trouble::Daemon(refusal)) if refusal.code == Code::StateUnwritable => {
+                tracing::warn!("{}", refusal.one_line());
+                // What needs no record goes on.
+                self.second.until_it_is_done(step);
             }
             Err(Trouble::Daemon(refusal) | Trouble::Libvirt(refusal)) => {
                 tracing::warn!("{}", refusal.one_line());
@@ -374,19 +393,36 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_libvirt_had_no_time_for_is_tried_once_more_and_a_new_event_begins_anew() {
         let [a, b] = [1, 2].map(|n| Step::Look(Uuid::from_u128(n)));
-        let mut second = SecondTry::default();
+        let mut second = SecondTry::none();
         let began = Instant::now();
         second.later(a.clone());
         second.later(a.clone());
         second.later(b.clone());
         second.went_well(&b);
-        second.due().await;
-        assert_eq!(Instant::now() - began, LONGEST);
+        second.retry.due().await;
+        assert_eq!(Instant::now() - began, SHORTEST);
         assert!(second.steps().eq([a.clone()]));
         // The second try fails, and is the last.
         second.later(a.clone());
-        assert_eq!((second.at, second.steps().count()), (None, 0));
+        assert_eq!((second.retry.at, second.steps().count()), (None, 0));
         second.later(a.clone());
         assert!(second.steps().eq([a]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_could_not_be_recorded_is_tried_until_it_is_and_in_order() {
+        let steps = [1, 2, 3].map(|n| Step::Gone(Uuid::from_u128(n)));
+        let mut second = SecondTry::none();
+        let began = Instant::now();
+        for pause in [1, 2, 4, 8, 16, 30, 30] {
+            steps.iter().for_each(|step| second.until_it_is_done(step.clone()));
+            let before = Instant::now();
+            second.retry.due().await;
+            assert_eq!(Instant::now() - before, Duration::from_secs(pause));
+            assert!(second.steps().eq(steps.clone()));
+        }
+        steps.iter().for_each(|step| second.went_well(step));
+        assert_eq!((second.retry.at, second.retry.wait), (None, SHORTEST));
+        assert_eq!(Instant::now() - began, Duration::from_secs(91));
     }
 }

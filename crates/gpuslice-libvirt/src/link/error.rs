@@ -18,6 +18,14 @@ pub enum LinkError {
         /// Where it should be.
         uri: String,
     },
+    /// It ended under a call, which may have done what it was asked.
+    #[error("the connection to libvirt at {uri} ended")]
+    Lost {
+        /// Where it was.
+        uri: String,
+        /// What the call came to.
+        source: Box<LinkError>,
+    },
     /// virConnectOpen.
     #[error("cannot connect to libvirt at {uri}")]
     Open {
@@ -157,6 +165,7 @@ impl LinkError {
     fn said(&self) -> Option<&Said> {
         match self {
             Self::Down { .. }
+            | Self::Lost { .. }
             | Self::BadName { .. }
             | Self::NotKept { .. }
             | Self::NotRunning { .. }
@@ -217,7 +226,7 @@ impl LinkError {
     /// What the call tells where libvirt's number does not.
     fn by_call(&self) -> (Code, Hint) {
         match self {
-            Self::Down { .. } | Self::Open { .. } | Self::Listen { .. } => {
+            Self::Down { .. } | Self::Lost { .. } | Self::Open { .. } | Self::Listen { .. } => {
                 (Code::Unreachable, hint!("systemctl start libvirtd; or systemctl start virtqemud"))
             }
             Self::NotRunning { .. } => (

@@ -31,16 +31,18 @@ struct Link {
 }
 
 impl Link {
-    /// After a failure: says so if it was the connection's, should libvirt's own notice fail to come.
-    fn check(&mut self) {
-        if self.connection.as_ref().is_some_and(|open| !open.alive()) {
-            self.connection = None;
-            // The receiver is gone only while the process ends.
-            let _ = self
-                .tell
-                .notices
-                .send(Notice::Closed { connection: self.opened, reason: "the connection is dead" });
+    /// Says so if a failure was the connection's, should libvirt's own notice fail to come.
+    fn failure(&mut self, error: LinkError) -> LinkError {
+        if self.connection.as_ref().is_none_or(Connection::alive) {
+            return error;
         }
+        self.connection = None;
+        // The receiver is gone only while the process ends.
+        let _ = self
+            .tell
+            .notices
+            .send(Notice::Closed { connection: self.opened, reason: "the connection is dead" });
+        LinkError::Lost { uri: self.uri.clone(), source: Box::new(error) }
     }
 
     fn connection(&self) -> Result<&Connection, LinkError> {
@@ -173,11 +175,8 @@ impl Worker {
                 return;
             }
             set(Some(what));
-            let result = call(link);
+            let result = call(link).map_err(|error| link.failure(error));
             set(None);
-            if result.is_err() {
-                link.check();
-            }
             // The asker may have given up meanwhile; what was done is done, and seen at the next look.
             let _ = reply.send(result);
         };
