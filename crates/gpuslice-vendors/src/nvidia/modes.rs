@@ -117,7 +117,7 @@ fn gpus(
     ours: &[ParentId],
     state: &str,
 ) -> Option<Gpus> {
-    let (mut told, all) = match answer(host, tools, seen, &["-q"], state) {
+    let (mut told, mut all) = match answer(host, tools, seen, &["-q"], state) {
         Some(ran) if ran.code == 0 => (query(&ran.said), true),
         Some(ran) if is_answer(&ran) => {
             (query(&ran.said).into_iter().filter(|gpu| gpu.complete).collect(), false)
@@ -125,16 +125,19 @@ fn gpus(
         Some(ran) if !is_without_driver(&ran) => (Vec::new(), false),
         _ => return None,
     };
-    let listed = told.len();
     for parent in ours {
         let is_it = |gpu: &Gpu| ParentId::Pci(gpu.address) == *parent;
         if told.iter().any(is_it) {
             continue;
         }
-        let said = ask(host, tools, seen, &["-q", "-i", &parent.to_string()], state);
-        told.extend(said.and_then(|said| query(&said).into_iter().find(is_it)));
+        all = false;
+        // One that hangs for a GPU hangs for the next.
+        let Some(ran) = answer(host, tools, seen, &["-q", "-i", &parent.to_string()], state) else {
+            break;
+        };
+        let whole = query(&ran.said).into_iter().filter(|gpu| ran.code == 0 || gpu.complete);
+        told.extend(whole.into_iter().find(is_it));
     }
-    let all = all && told.len() == listed;
     Some(Gpus { told, all })
 }
 
