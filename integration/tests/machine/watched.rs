@@ -3,6 +3,7 @@
 
 use crate::driver::Driver;
 use crate::vgpu::{attach, killed_young, one_gpu, order, slice_state, start, stop, vf};
+use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::PciAddress;
 use gpuslice_core::refusal::Code;
 use gpuslice_core::request::{Answer, Command};
@@ -92,4 +93,21 @@ fn vfs_are_not_taken_for_a_layout_while_somebody_has_the_gpu_open() {
     driver.config = driver.config.replace("\"all\"", "0");
     order(&mut driver, Command::Apply).unwrap();
     assert_eq!(driver.machine.observation().vfs.len(), 0);
+}
+
+/// What was in its way is gone, and a person says so.
+#[test]
+fn vfs_of_a_gpu_that_is_uncordoned_are_made_anew() {
+    let mut driver = one_gpu();
+    let domain = attach(&mut driver, 1, "nvidia-a40-8q");
+    let path = format!("/usr/lib/nvidia/sriov-manage -d {PF}");
+    driver.kernel.inject(Fault::Write { path, nth: 1, times: u32::MAX, errno: Errno::EACCES });
+    killed_young(&mut driver, &domain);
+    driver.advance(60_000).unwrap();
+    assert_eq!(driver.machine.durable().quarantines.len(), 1);
+    driver.kernel.clear_faults();
+    order(&mut driver, Command::Uncordon { parent: PF.parse().unwrap() }).unwrap();
+    driver.advance(60_000).unwrap();
+    assert_eq!(slice_state(&mut driver, vf(&domain)), "free");
+    assert_eq!(driver.kernel.wedged(), []);
 }
