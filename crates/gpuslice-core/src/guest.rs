@@ -26,7 +26,7 @@ pub struct GuestCall {
     #[serde(default)]
     pub reserved: BTreeMap<PciAddress, u32>,
     /// Milliseconds for which a start may wait for a device that is on its way.
-    #[serde(default, skip_serializing_if = "is_none")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub patience_ms: u64,
 }
 
@@ -65,7 +65,7 @@ pub struct GuestDevice {
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
-fn is_none(patience_ms: &u64) -> bool {
+fn is_zero(patience_ms: &u64) -> bool {
     *patience_ms == 0
 }
 

@@ -166,9 +166,7 @@ impl Machine {
         unparked: Option<&String>,
     ) -> (&'static str, Option<String>) {
         let pf = self.seen.pf_of(parent);
-        let its_gpu = || pf.as_ref();
-        let quarantines = &self.durable.quarantines;
-        if let Some(why) = quarantines.get(parent).or_else(|| quarantines.get(its_gpu()?)) {
+        if let Some(why) = self.quarantine_over(parent) {
             let causes = why.causes.iter().map(|cause| format!(": {cause}"));
             return ("quarantined", Some(format!("{why}{}", causes.collect::<String>())));
         }
@@ -176,7 +174,7 @@ impl Machine {
             return ("reshaping", Some(step.to_string()));
         }
         let cordons = &self.durable.cordons;
-        if let Some(reason) = cordons.get(parent).or_else(|| cordons.get(its_gpu()?)) {
+        if let Some(reason) = cordons.get(parent).or_else(|| cordons.get(pf.as_ref()?)) {
             return ("cordoned", (!reason.is_empty()).then(|| reason.clone()));
         }
         match self.layouts.get(parent) {

@@ -61,6 +61,17 @@ impl Machine {
         within: &Within,
     ) -> Option<Hint> {
         let most = self.fewer_than(key, profile, count, within)?;
+        self.ask_for_most(key, profile, most, within)
+    }
+
+    /// Has it ask for so many, or as many of them as are free.
+    pub(super) fn ask_for_most(
+        &self,
+        key: &ClaimKey,
+        profile: &ProfileName,
+        most: u32,
+        within: &Within,
+    ) -> Option<Hint> {
         if self.another(profile, within) {
             return None;
         }

@@ -175,14 +175,14 @@ impl Machine {
         count: u32,
         within: &Within,
     ) -> Hint {
-        let fewer = self.ask_for_fewer(key, profile, count, within);
-        if fewer.is_some() || self.fewer_than(key, profile, count, within).is_some() {
-            return fewer.unwrap_or_else(|| self.more_or_fewer(key, profile, count, within));
-        }
         let wanted = Wanted { within, ..Wanted::anywhere(profile, key) };
-        self.room_by_ends(key, profile, count, within)
-            .or_else(|| self.uncordon_for(&wanted, count))
-            .unwrap_or_else(|| self.more_or_fewer(key, profile, count, within))
+        let room = match self.fewer_than(key, profile, count, within) {
+            Some(most) => self.ask_for_most(key, profile, most, within),
+            None => self
+                .room_by_ends(key, profile, count, within)
+                .or_else(|| self.uncordon_for(&wanted, count)),
+        };
+        room.unwrap_or_else(|| self.more_or_fewer(key, profile, count, within))
     }
 
     /// Orders about those who have slices, where that makes room.
