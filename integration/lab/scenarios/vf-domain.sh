@@ -51,6 +51,8 @@ for pair in 0001:00:00.0= 0000:01:00.0=vfio-pci; do
   pf=${pair%=*} driver=${pair#*=}
   address=$(slices_of "$pf" | tail -n 1); address=${address#vf:}
   domain "vfu$driver" "" "$(pci_device "$address" yes)" | define
+  # libvirt takes no device twice: between taking the plain one out and putting the claim's own in, the domain has none.
+  wait_for 20 "the agent has adopted it" grep -q "<alias name='ua-gpuslice-gpu0'/>" "/etc/libvirt/qemu/vfu$driver.xml"
   start "vfu$driver"
   expect "vfio-pci has the VF" bound_to "$pci/$address" vfio-pci
   expect "the slice is not free" not is free slice_state "vf:$address"
