@@ -242,6 +242,15 @@ fn each_attribute_may_read_wrong() {
     failures.none(2000);
 }
 
+/// It waits until the GPU's layout is made, and that is what fails.
+#[test]
+fn a_release_is_not_begun_on_what_is_quarantined_while_it_waits_for_its_turn() {
+    let scene = scenes().into_iter().find(|scene| scene.name == "a hive under gim").unwrap();
+    let path = "/etc/modprobe.d/gpuslice-gim.conf".to_owned();
+    let fault = Fault::Reads { path, as_: Content::OtherDigits };
+    under_a_vm(&scene, &scene.ready(), &fault).unwrap();
+}
+
 /// Whatever a look at any host asks for is in one of the stories, so what is new there has to be in a scene.
 #[test]
 fn each_attribute_that_is_read_is_in_a_story() {

@@ -177,26 +177,20 @@ impl Machine {
         }
     }
 
-    /// A quarantine that came up between two steps of an operation. Releases are held back before they begin.
+    /// A quarantine that came up between two steps of an operation, or while it waited for its turn.
     fn must_not_touch(&self, op: &Op, step: &Step) -> Option<Refusal> {
         if !step.changes() {
             return None;
         }
-        let one;
         let parents = match &op.purpose {
-            Purpose::Prepare { .. } => {
-                one = BTreeSet::from([self.run.assignments.get(&step.slice()?)?.parent.clone()]);
-                &one
-            }
-            Purpose::Layout { parents, .. } => parents,
-            Purpose::Wipe { parent, .. } | Purpose::Park { device: parent, .. } => {
-                one = BTreeSet::from([parent.clone()]);
-                &one
-            }
-            Purpose::Release { .. } => return None,
+            Purpose::Prepare { .. } => self.parent_of(step.slice()?).into_iter().collect(),
+            purpose => self.parents_of(purpose),
         };
-        let (parent, why) =
-            parents.iter().find_map(|parent| Some((parent, self.quarantine_over(parent)?)))?;
+        let why = |parent| match &op.purpose {
+            Purpose::Release { .. } => self.fault_over(parent),
+            _ => self.quarantine_over(parent),
+        };
+        let (parent, why) = parents.iter().find_map(|parent| Some((parent, why(parent)?)))?;
         let refusal = Refusal::new(Code::Quarantined, format!("{parent} is quarantined"));
         Some(refusal.because(why.message.clone()).hint(mend::uncordon(parent)))
     }
@@ -524,7 +518,10 @@ impl Machine {
                 }
                 self.apply_failed(request, &parents, why);
             }
-            Purpose::Release { slice, .. } => self.postpone(slice, why.message),
+            Purpose::Release { slice, .. } => {
+                let trouble = [vec![why.message], why.causes].concat().join(": ");
+                self.postpone(slice, trouble);
+            }
             // It stays as dirty as it was.
             Purpose::Wipe { .. } => {}
             // It is tried again when its device may be touched.

@@ -109,7 +109,7 @@ impl Machine {
         if let Some(why) = self.fault_over(&assignment.parent)
             && steps.iter().any(Step::changes)
         {
-            let trouble = format!("its device is quarantined: {}", why.message);
+            let trouble = format!("{} is quarantined: {}", assignment.parent, why.message);
             return self.postpone(slice, trouble);
         }
         self.start_op(Purpose::Release { slice, tries }, steps);
