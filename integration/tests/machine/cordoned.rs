@@ -2,12 +2,14 @@
 
 use crate::domains::claim;
 use crate::driver::Driver;
+use crate::tools::follow;
 use crate::vgpu::{asking, attach, attach_several, call, one_gpu, order};
 use gpuslice_core::domain::{ClaimRequest, Domain};
 use gpuslice_core::ids::ParentId;
 use gpuslice_core::machine::HookOperation::Prepare;
+use gpuslice_core::port::HostWrite;
 use gpuslice_core::refusal::{Code, Refusal};
-use gpuslice_core::request::{Command, Outcome};
+use gpuslice_core::request::{Answer, Command, Outcome};
 use gpuslice_sim::HostFile;
 
 const TWO: &str = "amd-74a1-vf2";
@@ -149,4 +151,28 @@ fn a_vf_that_takes_a_type_says_so_of_its_gpu() {
     let mut driver = one_gpu();
     let domain = attach(&mut driver, 1, "nvidia-a40-24q");
     starts(&mut driver, &domain, 1);
+}
+
+/// Nothing mends that by itself, cordoned or not.
+#[test]
+fn one_that_lost_its_driver_says_so_beside_why_it_is_cordoned() {
+    let mut driver = one_gpu();
+    drain(&mut driver);
+    let pf = *driver.machine.observation().functions.keys().next().unwrap();
+    let unbind = "/sys/bus/pci/drivers/nvidia/unbind";
+    driver.kernel.write(unbind, pf.to_string().as_bytes()).unwrap();
+    driver.wake_up().unwrap();
+    driver.advance(120_000).unwrap();
+    let row = |driver: &mut Driver| match order(driver, Command::ListParents).unwrap() {
+        Answer::Parents { mut rows } => rows.remove(0),
+        other => panic!("{other:?}"),
+    };
+    let bare = row(&mut driver);
+    let reason = bare.reason.unwrap();
+    assert_eq!(bare.state, "cordoned");
+    assert!(reason.starts_with("firmware; "), "{reason}");
+    follow(&mut driver, &reason);
+    driver.advance(120_000).unwrap();
+    let mended = row(&mut driver);
+    assert_eq!((&*mended.state, mended.reason.as_deref()), ("cordoned", Some("firmware")));
 }

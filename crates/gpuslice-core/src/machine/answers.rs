@@ -175,7 +175,11 @@ impl Machine {
         }
         let cordons = &self.durable.cordons;
         if let Some(reason) = cordons.get(parent).or_else(|| cordons.get(pf.as_ref()?)) {
-            return ("cordoned", (!reason.is_empty()).then(|| reason.clone()));
+            let unmet = self.layouts.get(parent).filter(|layout| !self.realised(parent, layout));
+            let lacks = unmet.and_then(|_| self.lacking(parent));
+            let told = [Some(reason.clone()), lacks].into_iter().flatten();
+            let told: Vec<String> = told.filter(|text| !text.is_empty()).collect();
+            return ("cordoned", (!told.is_empty()).then(|| told.join("; ")));
         }
         match self.layouts.get(parent) {
             None if self.seen.mdev_parents.contains_key(parent) => ("ok", None),
