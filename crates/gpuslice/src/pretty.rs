@@ -4,6 +4,7 @@
 // Most strings are short. memchr's own choice would first ask the processor what it can, which leaves a virtual machine.
 use memchr::arch::all::memchr::Two;
 use std::io::{self, Write};
+use std::ops::Range;
 
 /// So much is written at once. Fresh memory for the whole would cost more than a few system calls do.
 const AT_ONCE: usize = 16 * 1024;
@@ -13,47 +14,53 @@ const AT_ONCE: usize = 16 * 1024;
 /// # Errors
 /// It cannot be written.
 pub fn lay_out(json: &str, to: &mut dyn Write) -> io::Result<()> {
+    let json = json.as_bytes();
     let mut out = Page { text: Vec::with_capacity(AT_ONCE), to };
     let mut depth = 0_usize;
-    // Nothing stands in the list or object that was opened last.
-    let mut empty = false;
-    let mut rest = json.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let from = rest;
-        rest = after;
-        match first {
-            b' ' | b'\n' | b'\r' | b'\t' => continue,
-            b'}' | b']' => {
-                depth = depth.saturating_sub(1);
-                if !empty {
+    // What is to be printed as it stands is copied in one piece: from here to where something is put in or left out.
+    let mut from = 0;
+    let mut at = 0;
+    while let Some(byte) = json.get(at) {
+        let here = at;
+        at += 1;
+        match byte {
+            b'"' => at += string_length(rest(json, at)),
+            b':' => {
+                out.copy(json, from..at);
+                out.text.push(b' ');
+                from = at;
+            }
+            b',' => {
+                out.copy(json, from..at);
+                out.new_line(depth)?;
+                from = at;
+            }
+            b'{' | b'[' => {
+                out.copy(json, from..at);
+                at += blanks(rest(json, at));
+                from = at;
+                // An empty one stays on its line.
+                if matches!(json.get(at), Some(b'}' | b']')) {
+                    at += 1;
+                } else {
+                    depth += 1;
                     out.new_line(depth)?;
                 }
-                empty = false;
             }
-            _ if empty => {
+            b'}' | b']' => {
+                out.copy(json, from..here);
+                depth = depth.saturating_sub(1);
                 out.new_line(depth)?;
-                empty = false;
+                from = here;
             }
-            _ => {}
-        }
-        if *first == b'"' {
-            let end = 1 + string_length(rest);
-            let (string, after) = from.split_at_checked(end).unwrap_or((from, &[]));
-            out.text.extend_from_slice(string);
-            rest = after;
-            continue;
-        }
-        out.text.push(*first);
-        match first {
-            b'{' | b'[' => {
-                depth += 1;
-                empty = true;
+            b' ' | b'\n' | b'\r' | b'\t' => {
+                out.copy(json, from..here);
+                from = at;
             }
-            b',' => out.new_line(depth)?,
-            b':' => out.text.push(b' '),
             _ => {}
         }
     }
+    out.copy(json, from..json.len());
     out.to.write_all(&out.text)
 }
 
@@ -64,6 +71,10 @@ struct Page<'o> {
 }
 
 impl Page<'_> {
+    fn copy(&mut self, json: &[u8], piece: Range<usize>) {
+        self.text.extend_from_slice(json.get(piece).unwrap_or_default());
+    }
+
     fn new_line(&mut self, depth: usize) -> io::Result<()> {
         const INDENT: &[u8] = b"                ";
         self.text.push(b'\n');
@@ -80,12 +91,20 @@ impl Page<'_> {
     }
 }
 
+fn rest(json: &[u8], at: usize) -> &[u8] {
+    json.get(at..).unwrap_or_default()
+}
+
+fn blanks(text: &[u8]) -> usize {
+    text.iter().take_while(|byte| matches!(byte, b' ' | b'\n' | b'\r' | b'\t')).count()
+}
+
 /// Bytes of a string behind its opening quote, the closing one included.
 fn string_length(text: &[u8]) -> usize {
     let ends = Two::new(b'"', b'\\');
     let mut length = 0;
-    while let Some(at) = text.get(length..).and_then(|t| ends.find(t)) {
-        length += at + 1;
+    while let Some(plain) = ends.find(rest(text, length)) {
+        length += plain + 1;
         if text.get(length - 1) == Some(&b'"') {
             return length;
         }
