@@ -144,6 +144,8 @@ pub struct Machine {
     release_tries: BTreeMap<SliceId, u32>,
     /// Slices that somebody kept from being cleared, when that was last tried.
     kept: BTreeMap<SliceId, release::Kept>,
+    /// Slices that are being cleaned, as long as a start waits for that.
+    resets: BTreeSet<SliceId>,
     /// Slices taken back because nobody seemed to hold them, rather than because libvirt said so.
     presumed_dead: BTreeSet<SliceId>,
     /// Slices that a running VM had without a claim, and its XML has no longer.
@@ -326,7 +328,7 @@ impl Machine {
             Timer::StepDeadline(op) => self.on_step_deadline(op),
             Timer::RetryRelease(slice) => self.clear_again(slice),
             Timer::Grace(slice) => self.on_grace_over(slice),
-            Timer::Reset(slice) => self.reset_is_late(slice),
+            Timer::Reset(slice) => self.await_reset_no_more(slice),
             Timer::Settle(request) => self.on_settle_timeout(request),
             Timer::Guest(request) => self.on_guest_timeout(request),
             Timer::Drain(request) => self.on_drain_timeout(request),

@@ -242,6 +242,25 @@ fn a_start_waits_for_a_reset_and_no_longer() {
     assert!(matches!(world.guests[&2].state, State::Asking(_)), "{:?}", world.refusals);
 }
 
+/// Nothing wakes the daemon on account of what is done.
+#[test]
+fn a_reset_that_is_over_is_timed_no_longer() {
+    for fails in [false, true] {
+        let mut world = world(REQUIRED, &[]);
+        let slice = slices(&mut world)[0].slice;
+        all(&mut world, &[H::Plain { vm: 1, slice, managed: true }]);
+        all(&mut world, &run(1));
+        if fails {
+            all(&mut world, &[no_reset(u32::MAX)]);
+        }
+        all(&mut world, &stop(1));
+        assert_eq!(dirty(&mut world).len(), usize::from(fails));
+        let handled = world.driver.handled;
+        all(&mut world, &[H::Advance { ms: 20_000 }]);
+        assert_eq!(world.driver.handled, handled);
+    }
+}
+
 /// As who lists slices is told before.
 fn looked(world: &mut World) {
     let kernel = &world.driver.kernel;

@@ -80,8 +80,6 @@ pub(super) enum Purpose {
         slice: SliceId,
         /// Of which device.
         parent: ParentId,
-        /// No start waits for it any more.
-        late: bool,
     },
     /// Devices to be picked from are made or taken away.
     Park {
@@ -356,6 +354,7 @@ impl Machine {
             Purpose::Wipe { slice, .. } => {
                 self.ops.remove(&id);
                 self.wipe_failed(slice, error);
+                self.await_reset_no_more(slice);
             }
             Purpose::Park { device, request } => {
                 let left = self.ops.remove(&id).map(|op| op.steps).unwrap_or_default();
@@ -523,7 +522,7 @@ impl Machine {
                 self.postpone(slice, trouble);
             }
             // It stays as dirty as it was.
-            Purpose::Wipe { .. } => {}
+            Purpose::Wipe { slice, .. } => self.await_reset_no_more(slice),
             // It is tried again when its device may be touched.
             Purpose::Park { request, .. } => self.apply_failed(request, &BTreeSet::new(), why),
         }

@@ -1,8 +1,7 @@
 //! Slices on their way back, as those see them who want one: what is free in a moment is waited for, and what is not says
 //! who or what keeps it.
 
-use super::Machine;
-use super::ops::Purpose;
+use super::{Effect, Machine, Timer};
 use crate::domain::Domain;
 use crate::ids::{Owner, ParentId, ProfileName, SliceId};
 use crate::mend;
@@ -15,7 +14,7 @@ use std::collections::BTreeSet;
 const TRIES: u32 = 7;
 
 /// The same in milliseconds, for a reset that does not end.
-pub(super) const PATIENCE: u64 = (50 << (TRIES + 1)) - 50;
+const PATIENCE: u64 = (50 << (TRIES + 1)) - 50;
 
 impl Machine {
     /// Whether a start that was refused can have what is being taken back right now.
@@ -56,16 +55,20 @@ impl Machine {
     }
 
     fn is_being_reset(&self, slice: SliceId) -> bool {
-        let of = |purpose: &Purpose| matches!(purpose, Purpose::Wipe { slice: s, late: false, .. } if *s == slice);
-        self.ops.values().any(|op| of(&op.purpose))
+        self.resets.contains(&slice)
     }
 
-    /// Whoever waits for it is told that it is not clean.
-    pub(super) fn reset_is_late(&mut self, slice: SliceId) {
-        for op in self.ops.values_mut() {
-            if let Purpose::Wipe { slice: s, late, .. } = &mut op.purpose {
-                *late |= *s == slice;
-            }
+    /// A start waits for its reset, so long and no longer.
+    pub(super) fn await_reset(&mut self, slice: SliceId) {
+        if self.resets.insert(slice) {
+            self.push(Effect::Arm { timer: Timer::Reset(slice), after: PATIENCE });
+        }
+    }
+
+    /// Its reset is over, or whoever waits for it is told that it is not clean.
+    pub(super) fn await_reset_no_more(&mut self, slice: SliceId) {
+        if self.resets.remove(&slice) {
+            self.push(Effect::Disarm { timer: Timer::Reset(slice) });
         }
     }
 

@@ -1,7 +1,6 @@
 //! What is still to come, who waits for it, and what a start is told that is refused before it has come.
 
 use super::awaited::Awaited;
-use super::ops::Purpose;
 use super::{Effect, Machine, RequestId, Timer};
 use crate::hint;
 use crate::ids::{ParentId, PciAddress, ProfileName};
@@ -37,10 +36,7 @@ impl Machine {
 
     /// What is clean after them is given out again.
     fn resets_under_way(&self) -> impl Iterator<Item = String> {
-        self.ops.values().filter_map(|op| match &op.purpose {
-            Purpose::Wipe { slice, late: false, .. } => Some(format!("the reset of {slice}")),
-            _ => None,
-        })
+        self.resets.iter().map(|slice| format!("the reset of {slice}"))
     }
 
     pub(super) fn settled(&self) -> bool {

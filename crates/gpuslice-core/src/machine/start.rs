@@ -83,6 +83,7 @@ impl Machine {
             look_again: BTreeSet::new(),
             release_tries: BTreeMap::new(),
             kept: BTreeMap::new(),
+            resets: BTreeSet::new(),
             presumed_dead: BTreeSet::new(),
             unplugged: BTreeSet::new(),
             young: BTreeSet::new(),

@@ -1,7 +1,6 @@
 //! Slices between two VMs: what is not proven clean is shown, and held back where its layout asks for proof.
 
 use super::ops::Purpose;
-use super::returning::PATIENCE;
 use super::{Effect, Machine, Stored, Timer};
 use crate::execute::StepError;
 use crate::health::Said;
@@ -61,6 +60,7 @@ impl Machine {
     pub(super) fn is_clean(&mut self, slice: SliceId) {
         self.kept.remove(&slice);
         self.held.remove(&slice);
+        self.await_reset_no_more(slice);
         if self.run.dirty.remove(&slice).is_some() {
             if !self.run.assignments.contains_key(&slice) {
                 self.push(Effect::Disarm { timer: Timer::RetryRelease(slice) });
@@ -164,8 +164,8 @@ impl Machine {
                     self.is_dirty(slice, parent, error.to_string());
                     continue;
                 }
-                self.push(Effect::Arm { timer: Timer::Reset(slice), after: PATIENCE });
-                self.start_op(Purpose::Wipe { slice, parent, late: false }, vec![step]);
+                self.await_reset(slice);
+                self.start_op(Purpose::Wipe { slice, parent }, vec![step]);
             }
         }
     }
