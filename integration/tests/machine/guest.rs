@@ -201,7 +201,7 @@ fn a_guest_is_in_the_way_of_a_drain_until_it_ends() {
 /// `qm reboot` calls `pre-start` right after `post-stop`.
 #[test]
 fn a_guest_that_is_started_again_waits_for_the_reset_of_its_vf() {
-    let stopped = |fails: bool| {
+    let asks_again = |fails: bool, patience_ms: u64| {
         let mut driver = ready();
         driver.config = LAYOUT.replace("vfs = 4", "vfs = 4, wipe = \"required\"");
         order(&mut driver, Command::Apply).unwrap();
@@ -216,10 +216,14 @@ fn a_guest_that_is_started_again_waits_for_the_reset_of_its_vf() {
             driver.kernel.inject(Fault::Write { path, nth: 1, times: u32::MAX, errno });
         }
         let request = driver.request();
-        let call = guest(GuestPhase::PreStart, &[&all]);
+        let call = GuestCall { patience_ms, ..guest(GuestPhase::PreStart, &[&all]) };
         driver.guests.insert(request, call.clone());
         driver.queue.push_back(Event::Guest { request, call });
         driver.advance(5_000).unwrap();
+        (driver, request)
+    };
+    let stopped = |fails: bool| {
+        let (driver, request) = asks_again(fails, 20_000);
         assert!(!driver.told.contains_key(&request));
         (driver, request)
     };
@@ -239,6 +243,11 @@ fn a_guest_that_is_started_again_waits_for_the_reset_of_its_vf() {
     let (mut driver, request) = stopped(false);
     driver.advance(10_000).unwrap();
     assert_eq!(refused(driver.told.remove(&request)), Code::Dirty);
+    // Nor is it waited for when nobody is there any more to be told.
+    for patience_ms in [0, 4_000] {
+        let (mut driver, request) = asks_again(false, patience_ms);
+        assert_eq!(refused(driver.told.remove(&request)), Code::Dirty);
+    }
 }
 
 #[test]

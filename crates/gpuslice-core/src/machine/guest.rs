@@ -67,11 +67,10 @@ impl Machine {
                     }
                     HookAnswer::Proceed
                 }
-                // Its own VF of the last run, mostly: a reboot starts it again at once.
-                Err(Unfit { passes: true, .. }) => {
-                    return self.parked_guests.push((request, call));
-                }
-                Err(Unfit { why, .. }) if call.patience_ms > 0 && is_to_come(why.code) => {
+                // What passes is its own VF of the last run, mostly: a reboot starts it again at once.
+                Err(Unfit { why, passes })
+                    if call.patience_ms > 0 && (passes || is_to_come(why.code)) =>
+                {
                     return self.parked_guests.push((request, call));
                 }
                 Err(Unfit { why: refusal, .. }) => {
