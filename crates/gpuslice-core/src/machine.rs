@@ -144,8 +144,9 @@ pub struct Machine {
     release_tries: BTreeMap<SliceId, u32>,
     /// Slices that somebody kept from being cleared, when that was last tried.
     kept: BTreeMap<SliceId, release::Kept>,
-    /// Slices that are being cleaned, as long as a start waits for that.
-    resets: BTreeSet<SliceId>,
+    /// Slices that are being cleaned, as long as a start waits for that; and whether a VM that had it was told to have ended,
+    /// whose process may not have let go of it yet.
+    resets: BTreeMap<SliceId, bool>,
     /// Slices taken back because nobody seemed to hold them, rather than because libvirt said so.
     presumed_dead: BTreeSet<SliceId>,
     /// Slices that a running VM had without a claim, and its XML has no longer.

@@ -250,6 +250,55 @@ fn a_guest_that_is_started_again_waits_for_the_reset_of_its_vf() {
     }
 }
 
+/// A QEMU that is killed is over before it has closed what it had open.
+#[test]
+fn a_guest_that_is_started_again_waits_for_its_last_qemu_to_let_go() {
+    const PATIENCE: u64 = 20_000;
+    let held_by = |comm: &str| {
+        let mut driver = ready();
+        driver.config = LAYOUT.replace("vfs = 4", "vfs = 4, wipe = \"required\"");
+        order(&mut driver, Command::Apply).unwrap();
+        let all = vfs(&mut driver);
+        pre_start(&mut driver, &[&all]).unwrap();
+        post_start(&mut driver, all[0]);
+        if comm != "kvm" {
+            driver.kernel.kill(PID);
+            driver.kernel.open(PID, comm, SliceId::Vf(all[0])).unwrap();
+        }
+        driver.guest(guest(GuestPhase::PostStop, &[])).unwrap();
+        let request = driver.request();
+        let call = GuestCall { patience_ms: PATIENCE, ..guest(GuestPhase::PreStart, &[&all]) };
+        driver.guests.insert(request, call.clone());
+        driver.queue.push_back(Event::Guest { request, call });
+        driver.advance(5_000).unwrap();
+        (driver, request, all[0])
+    };
+    let refused = |answer| match answer {
+        Some(HookAnswer::Refuse(refusal)) => refusal.code,
+        other => panic!("{other:?}"),
+    };
+    let (mut driver, request, vf) = held_by("kvm");
+    assert!(!driver.told.contains_key(&request));
+    driver.kernel.kill(PID);
+    driver.drain().unwrap();
+    assert_eq!(driver.told.remove(&request), Some(HookAnswer::Proceed));
+    assert_eq!(shown(&mut driver)[0], ("foreign".to_owned(), TITLE.to_owned()));
+    assert!(!driver.machine.runtime().dirty.contains_key(&SliceId::Vf(vf)), "it was reset");
+    // One that cannot be reset then is no reason to start.
+    let (mut driver, request, _) = held_by("kvm");
+    let (path, errno) = ("*/reset".to_owned(), Errno::EIO);
+    driver.kernel.inject(Fault::Write { path, nth: 1, times: u32::MAX, errno });
+    driver.kernel.kill(PID);
+    driver.drain().unwrap();
+    assert_eq!(refused(driver.told.remove(&request)), Code::Dirty);
+    // Nor is one that does not let go, or another program, which is told at once.
+    let (mut driver, request, _) = held_by("kvm");
+    driver.advance(10_000).unwrap();
+    assert_eq!(refused(driver.told.remove(&request)), Code::Held);
+    let (mut driver, request, _) = held_by("dpdk");
+    assert_eq!(refused(driver.told.remove(&request)), Code::Held);
+}
+
 #[test]
 fn the_device_below_a_slice_in_use_is_no_guest_s() {
     let mut driver = ready();

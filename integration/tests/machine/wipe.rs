@@ -242,6 +242,30 @@ fn a_start_waits_for_a_reset_and_no_longer() {
     assert!(matches!(world.guests[&2].state, State::Asking(_)), "{:?}", world.refusals);
 }
 
+#[test]
+fn a_start_waits_for_the_vm_before_it_to_let_go_and_no_longer() {
+    let lingers = || {
+        let mut world = world(REQUIRED, &[]);
+        let slice = slices(&mut world)[0].slice;
+        all(&mut world, &[H::Plain { vm: 1, slice, managed: false }]);
+        let vf = slice.pci().unwrap();
+        crate::world::bind_by_hand(&mut world.driver.kernel, vf, "vfio-pci");
+        all(&mut world, &run(1));
+        assert!(runs(&world, 1), "{:?}", world.refusals);
+        all(&mut world, &[H::Stop { vm: 1, linger: true }, H::Next { vm: 1 }]);
+        all(&mut world, &[H::Start { vm: 1 }, H::Advance { ms: 5_000 }, H::Next { vm: 1 }]);
+        assert!(matches!(world.guests[&1].state, State::Asking(_)), "{:?}", world.refusals);
+        world
+    };
+    let mut world = lingers();
+    all(&mut world, &[H::Gone, H::Next { vm: 1 }, H::Next { vm: 1 }]);
+    assert!(runs(&world, 1), "{:?}", world.refusals);
+    assert_eq!(dirty(&mut world), []);
+    let mut world = lingers();
+    all(&mut world, &[H::Advance { ms: 10_000 }, H::Next { vm: 1 }]);
+    assert_eq!(world.refusals.keys().copied().collect::<Vec<_>>(), [Code::Held]);
+}
+
 /// Nothing wakes the daemon on account of what is done.
 #[test]
 fn a_reset_that_is_over_is_timed_no_longer() {

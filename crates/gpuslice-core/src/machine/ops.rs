@@ -354,7 +354,9 @@ impl Machine {
             Purpose::Wipe { slice, .. } => {
                 self.ops.remove(&id);
                 self.wipe_failed(slice, error);
-                self.await_reset_no_more(slice);
+                if !self.vm_lets_go(slice, error) {
+                    self.await_reset_no_more(slice);
+                }
             }
             Purpose::Park { device, request } => {
                 let left = self.ops.remove(&id).map(|op| op.steps).unwrap_or_default();

@@ -21,7 +21,7 @@ const SLOWEST_RETRY: u64 = 30_000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Kept {
     /// Their end will be told. Otherwise nobody was seen any more.
-    watched: bool,
+    pub(super) watched: bool,
     /// One of them, where any could be told.
     pub(super) by: Option<Holder>,
 }
@@ -68,7 +68,8 @@ impl Machine {
             self.persist(Stored::Runtime);
             self.tenure_ends(slice, why);
             self.push(Effect::Disarm { timer: Timer::Grace(slice) });
-            self.used_by_others(slice, &hold.name);
+            let told = matches!(why, Ending::Stopped | Ending::Migrated | Ending::StartedAgain);
+            self.used_by_others(slice, &hold.name, told);
         }
     }
 
@@ -281,7 +282,12 @@ impl Machine {
             None if self.run.foreign.contains_key(&slice) => {
                 self.push(Effect::Arm { timer: Timer::Grace(slice), after: GRACE });
             }
-            None if self.run.dirty.contains_key(&slice) => self.wipe_again(),
+            None if self.run.dirty.contains_key(&slice) => {
+                self.wipe_again();
+                if !self.working_on(slice) {
+                    self.await_reset_no_more(slice);
+                }
+            }
             None => {
                 if let SliceId::Mdev(uuid) = slice {
                     // Parked, and now it can go.

@@ -3,11 +3,14 @@
 
 use super::{Effect, Machine, Timer};
 use crate::domain::Domain;
+use crate::execute::StepError;
+use crate::holders::is_vm;
 use crate::ids::{Owner, ParentId, ProfileName, SliceId};
 use crate::mend;
 use crate::refusal::{Code, Hint, Refusal};
 use crate::state::{Assignment, Phase};
 use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
 
 /// Failed tries after which nobody waits for a slice any more: some twelve seconds. Drivers take up to ten to let go of one, and
 /// libvirt's hook waits for twenty.
@@ -19,7 +22,8 @@ const PATIENCE: u64 = (50 << (TRIES + 1)) - 50;
 impl Machine {
     /// Whether a start that was refused can have what is being taken back right now.
     pub(super) fn returns_soon(&self, domain: &Domain, why: &Refusal) -> bool {
-        if why.code == Code::Dirty {
+        // Until the process of its last VM has let go of it, it is held.
+        if matches!(why.code, Code::Dirty | Code::Held) {
             let dirty = self.held_back();
             let carried = domain.devices.iter().map(|device| device.source.slice());
             let mut unclean = carried.filter(|slice| dirty.contains_key(slice)).peekable();
@@ -55,21 +59,37 @@ impl Machine {
     }
 
     fn is_being_reset(&self, slice: SliceId) -> bool {
-        self.resets.contains(&slice)
+        self.resets.contains_key(&slice)
     }
 
     /// A start waits for its reset, so long and no longer.
     pub(super) fn await_reset(&mut self, slice: SliceId) {
-        if self.resets.insert(slice) {
+        if let Entry::Vacant(unknown) = self.resets.entry(slice) {
+            unknown.insert(false);
             self.push(Effect::Arm { timer: Timer::Reset(slice), after: PATIENCE });
         }
     }
 
     /// Its reset is over, or whoever waits for it is told that it is not clean.
     pub(super) fn await_reset_no_more(&mut self, slice: SliceId) {
-        if self.resets.remove(&slice) {
+        if self.resets.remove(&slice).is_some() {
             self.push(Effect::Disarm { timer: Timer::Reset(slice) });
         }
+    }
+
+    /// A VM that had it was told to have ended.
+    pub(super) fn reset_follows_vm(&mut self, slice: SliceId) {
+        if let Some(after_vm) = self.resets.get_mut(&slice) {
+            *after_vm = true;
+        }
+    }
+
+    /// Whether its reset failed because that VM's process has it open still, of whose end the watch will tell.
+    pub(super) fn vm_lets_go(&self, slice: SliceId, error: &StepError) -> bool {
+        let StepError::Held { holders, .. } = error else { return false };
+        let vms = !holders.is_empty() && holders.iter().all(|holder| is_vm(&holder.comm));
+        let told = self.kept.get(&slice).is_some_and(|kept| kept.watched);
+        vms && told && self.resets.get(&slice) == Some(&true)
     }
 
     fn is_back_soon(&self, slice: SliceId, assignment: &Assignment) -> bool {

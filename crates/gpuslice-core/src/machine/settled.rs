@@ -36,7 +36,7 @@ impl Machine {
 
     /// What is clean after them is given out again.
     fn resets_under_way(&self) -> impl Iterator<Item = String> {
-        self.resets.iter().map(|slice| format!("the reset of {slice}"))
+        self.resets.keys().map(|slice| format!("the reset of {slice}"))
     }
 
     pub(super) fn settled(&self) -> bool {

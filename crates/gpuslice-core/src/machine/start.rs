@@ -83,7 +83,7 @@ impl Machine {
             look_again: BTreeSet::new(),
             release_tries: BTreeMap::new(),
             kept: BTreeMap::new(),
-            resets: BTreeSet::new(),
+            resets: BTreeMap::new(),
             presumed_dead: BTreeSet::new(),
             unplugged: BTreeSet::new(),
             young: BTreeSet::new(),

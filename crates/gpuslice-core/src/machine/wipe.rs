@@ -210,13 +210,16 @@ impl Machine {
         }
     }
 
-    /// A VM that made no claim had it.
-    pub(super) fn used_by_others(&mut self, slice: SliceId, name: &str) {
+    /// A VM that made no claim had it, and may have been told to have ended.
+    pub(super) fn used_by_others(&mut self, slice: SliceId, name: &str, ended: bool) {
         let Some(vf) = slice.pci().and_then(|address| self.seen.vfs.get(&address)) else { return };
         let parent = ParentId::Pci(vf.pf);
         if self.wipe_now(slice, &parent).is_some() {
             self.is_dirty(slice, parent, format!("{name} had it, without a claim"));
             self.wipe_again();
+            if ended {
+                self.reset_follows_vm(slice);
+            }
         }
     }
 
