@@ -194,6 +194,16 @@ pub enum StepError {
         /// Last line it printed.
         said: String,
     },
+    /// A vendor's tool has not done its work, and says that somebody has the device open.
+    #[error("{command} ended with {code}{}", said_last(.said))]
+    Opened {
+        /// Path and arguments.
+        command: String,
+        /// Exit status, which may be 0 all the same.
+        code: i32,
+        /// The line that says so.
+        said: String,
+    },
     /// Only a change through zero VFs is possible, and that is not this step's to do.
     #[error("{pf} has {current} VFs, not 0")]
     NotZero {

@@ -38,7 +38,7 @@ pub enum Meaning {
     Others,
     /// What was to be changed is not there any more.
     Gone,
-    /// The driver is at work on the device by itself: it passes.
+    /// The driver is at work on the device by itself, or somebody looks at it: it passes.
     Later,
     /// The driver does not do such a thing.
     Unable,
@@ -104,7 +104,10 @@ impl StepError {
                 meaning(asked, *errno)
             }
             Self::NoneLeft { .. } => Meaning::Full,
-            Self::NotReady { .. } | Self::NoDriver { .. } | Self::Locked { .. } => Meaning::Later,
+            Self::NotReady { .. }
+            | Self::NoDriver { .. }
+            | Self::Locked { .. }
+            | Self::Opened { .. } => Meaning::Later,
             Self::Unchanged { .. }
             | Self::Refused { .. }
             | Self::Short { .. }

@@ -64,14 +64,13 @@ pub(super) fn run(
         (Ok(()), Err(left @ StepError::Fewer { .. })) => left,
         (Ok(()), counted) => return counted,
     };
-    let complaint = complaint(said, &ran);
-    Err(match (kernel_log::refusing_line(host, before, not_ready), complaint) {
-        (Some(line), StepError::Tool { command: operation, code, said }) => {
-            let answer = format!("ended with {code}{}", super::said_last(&said));
-            StepError::NotReady { operation, answer, said: line }
-        }
-        (_, complaint) if ran.code != 0 || tells(&ran, in_the_way) => complaint,
-        _ => left,
+    if let Some(line) = kernel_log::refusing_line(host, before, not_ready) {
+        let answer = format!("ended with {}{}", ran.code, super::said_last(&last_line(&ran)));
+        return Err(StepError::NotReady { operation: said, answer, said: line });
+    }
+    Err(match complaint(said, &ran, in_the_way) {
+        StepError::Tool { code: 0, .. } => left,
+        complaint => complaint,
     })
 }
 
@@ -134,19 +133,28 @@ fn give_vfs_their_driver(host: &mut dyn HostWrite, pf: PciAddress) -> Result<(),
     Ok(())
 }
 
-/// Whether one of the lines that a tool printed has such words.
-fn tells(ran: &Ran, words: &[String]) -> bool {
-    words.iter().any(|word| ran.said.contains(word.as_str()))
+/// Why a tool has not done what it was run for. That somebody has the device open it may say in any line, however it ended.
+fn complaint(command: String, ran: &Ran, in_the_way: &[String]) -> StepError {
+    let code = ran.code;
+    let says = |line: &&str| in_the_way.iter().any(|word| line.contains(word.as_str()));
+    match ran.said.lines().find(says) {
+        Some(line) => StepError::Opened { command, code, said: told(line) },
+        None => StepError::Tool { command, code, said: last_line(ran) },
+    }
 }
 
-fn complaint(command: String, ran: &Ran) -> StepError {
-    StepError::Tool { command, code: ran.code, said: last_line(ran) }
+fn last_line(ran: &Ran) -> String {
+    told(lines(ran).next_back().unwrap_or_default())
+}
+
+/// Those with something in them.
+fn lines(ran: &Ran) -> impl DoubleEndedIterator<Item = &str> {
+    ran.said.lines().map(str::trim).filter(|line| !line.is_empty())
 }
 
 /// As much of it as is told.
-fn last_line(ran: &Ran) -> String {
-    let last = ran.said.lines().rev().find(|line| !line.trim().is_empty());
-    last.unwrap_or_default().trim().chars().take(200).collect()
+fn told(text: &str) -> String {
+    text.trim().chars().take(200).collect()
 }
 
 pub(super) fn set_mode(
@@ -166,7 +174,7 @@ pub(super) fn set_mode(
     let said = command.join(" ");
     let ran = host.run(command).map_err(failed(format!("run {said}")))?;
     match check_mode(host, shown)? {
-        Performed::NotYet if ran.code != 0 => Err(complaint(said, &ran)),
+        Performed::NotYet if ran.code != 0 => Err(complaint(said, &ran, &[])),
         // The tool has returned: what it did not do by now it will not do.
         Performed::NotYet => {
             let last = super::said_last(last_line(&ran).as_str());
@@ -190,4 +198,31 @@ pub(super) fn check_mode(host: &dyn HostRead, shown: &Shown) -> Result<Performed
         (lists || *count > 0) && lines.iter().filter(says).count() == usize::from(*count)
     });
     Ok(if so { Performed::Changed } else { Performed::NotYet })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_the_device_open_is_told_by_any_line_and_else_by_the_last() {
+        let words = ["unbindLock".to_owned(), "another client".to_owned()];
+        for (code, said, told, is_open) in [
+            (1, "Cannot obtain unbindLock", "tool ended with 1: Cannot obtain unbindLock", true),
+            (1, "no unbindLock\nawk: no file\n", "tool ended with 1: no unbindLock", true),
+            (
+                0,
+                "Warning: another client \nAll done.",
+                "tool ended with 0: Warning: another client",
+                true,
+            ),
+            (3, "Making\n  Not Supported\n\n", "tool ended with 3: Not Supported", false),
+            (137, "", "tool ended with 137", false),
+        ] {
+            let ran = Ran { code, said: said.to_owned() };
+            let complaint = complaint("tool".to_owned(), &ran, &words);
+            assert_eq!(complaint.to_string(), told);
+            assert_eq!(matches!(complaint, StepError::Opened { .. }), is_open, "{said}");
+        }
+    }
 }

@@ -38,7 +38,7 @@ impl Machine {
             }
             (Step::LoadDriver { name, .. }, Some(Errno::ENOENT)) => missing(name),
             // The kernel's log does not tell whose fault that is.
-            (Step::RunVfTool { in_the_way, .. }, _) if says(error, in_the_way) => opened(),
+            _ if matches!(error, StepError::Opened { .. }) => opened(),
             _ => self
                 .mends_count(step, error)
                 .unwrap_or_else(|| hint!("dmesg | grep {}", self.named_in_log(step, parents))),
@@ -58,9 +58,11 @@ impl Machine {
         error: &StepError,
         parents: &BTreeSet<ParentId>,
     ) -> Option<Refusal> {
-        let Step::RunVfTool { in_the_way, .. } = step else { return None };
-        let repair = || parents.iter().any(|parent| self.repairs.contains(parent));
-        let open = matches!(error, StepError::Locked { .. }) || repair() && says(error, in_the_way);
+        let open = match error {
+            StepError::Locked { .. } => true,
+            StepError::Opened { .. } => parents.iter().any(|p| self.repairs.contains(p)),
+            _ => false,
+        };
         open.then(|| {
             let refusal = Refusal::new(Code::Held, format!("cannot {step}"));
             let again = hint!("gpuslice apply");
@@ -174,12 +176,6 @@ impl Machine {
 
 fn opened() -> Hint {
     hint!("gpuslice doctor (it says who has the GPU open)")
-}
-
-/// Whether a tool ended with such words.
-fn says(error: &StepError, words: &[String]) -> bool {
-    let said = |said: &String| words.iter().any(|word| said.contains(word.as_str()));
-    matches!(error, StepError::Tool { said: last, .. } if said(last))
 }
 
 /// A vendor's tool ended in failure, or without one and has changed nothing.
