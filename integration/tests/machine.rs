@@ -17,6 +17,8 @@ mod answers;
 mod applying;
 #[path = "machine/beside.rs"]
 mod beside;
+#[path = "machine/busy.rs"]
+mod busy;
 #[path = "machine/calls.rs"]
 mod calls;
 #[path = "machine/cordoned.rs"]

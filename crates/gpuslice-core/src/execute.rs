@@ -268,8 +268,8 @@ pub fn perform(host: &mut dyn HostWrite, step: &Step) -> Result<Performed, StepE
             let asked = tool::Asked { count, command, not_ready, in_the_way, lock, resumed };
             tool::run(host, *pf, &asked, attribute.as_deref())
         }
-        Step::RunModeTool { device, command, shown, disturbs, .. } => {
-            tool::set_mode(host, *device, command, shown, disturbs)
+        Step::RunModeTool { device, command, in_the_way, shown, disturbs, .. } => {
+            tool::set_mode(host, *device, command, in_the_way, shown, disturbs)
         }
         Step::WriteConfig { path, content } => config_file::write(host, path, content),
         Step::UnloadDriver { name, nodes } => driver::unload(host, name, nodes),

@@ -339,6 +339,11 @@ pub trait Mechanism: Send + Sync {
         None
     }
 
+    /// What mends it that a tool of its vendor's did not set the parent, where the tool's own words tell.
+    fn mends_mode(&self, _parent: &ParentId, _said: &str) -> Option<Hint> {
+        None
+    }
+
     /// What a parent lacks that is not as its layout says, where that is more than time.
     fn lacks(&self, _seen: &Observation, _parent: &ParentId) -> Option<String> {
         None

@@ -115,6 +115,9 @@ pub enum Step {
         mode: Mode,
         /// Absolute path and arguments.
         command: Vec<String>,
+        /// Words by which it says that somebody has the device open.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        in_the_way: Vec<String>,
         /// Where it is seen whether it is so.
         shown: Shown,
         /// The PFs whose VFs it takes or resets; none when it only adds.

@@ -30,7 +30,7 @@ use gpuslice_core::observation::{Function, Observation, Sriov};
 use gpuslice_core::observe::Answers;
 use gpuslice_core::plan::Step;
 use gpuslice_core::port::HostRead;
-use gpuslice_core::refusal::Refusal;
+use gpuslice_core::refusal::{Hint, Refusal};
 use gpuslice_core::state::Assignment;
 
 /// PCI vendor id.
@@ -181,6 +181,10 @@ impl Mechanism for NvidiaVfio {
 
     fn offers_nothing(&self, seen: &Observation, parent: &ParentId) -> Option<Refusal> {
         plan::offers_nothing(seen, parent)
+    }
+
+    fn mends_mode(&self, parent: &ParentId, said: &str) -> Option<Hint> {
+        plan::mends_mode(parent, said)
     }
 
     fn lacks(&self, seen: &Observation, parent: &ParentId) -> Option<String> {

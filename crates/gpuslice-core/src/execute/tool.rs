@@ -161,6 +161,7 @@ pub(super) fn set_mode(
     host: &mut dyn HostWrite,
     device: PciAddress,
     command: &[String],
+    in_the_way: &[String],
     shown: &Shown,
     disturbs: &BTreeSet<PciAddress>,
 ) -> Result<Performed, StepError> {
@@ -174,13 +175,17 @@ pub(super) fn set_mode(
     let said = command.join(" ");
     let ran = host.run(command).map_err(failed(format!("run {said}")))?;
     match check_mode(host, shown)? {
-        Performed::NotYet if ran.code != 0 => Err(complaint(said, &ran, &[])),
         // The tool has returned: what it did not do by now it will not do.
-        Performed::NotYet => {
-            let last = super::said_last(last_line(&ran).as_str());
-            let state = format!("is not as {said} should have left it{last}");
-            Err(StepError::Unchanged { object: device.to_string(), state })
-        }
+        Performed::NotYet => Err(match complaint(said, &ran, in_the_way) {
+            // Any of its lines may tell why, and the last one that all is done.
+            StepError::Tool { command, code: 0, .. } => {
+                let all = told(&lines(&ran).collect::<Vec<_>>().join("; "));
+                let all = super::said_last(&all);
+                let state = format!("is not as {command} should have left it{all}");
+                StepError::Unchanged { object: device.to_string(), state }
+            }
+            complaint => complaint,
+        }),
         so => Ok(so),
     }
 }

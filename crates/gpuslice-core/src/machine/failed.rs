@@ -23,6 +23,9 @@ impl Machine {
         error: &StepError,
         parents: &BTreeSet<ParentId>,
     ) -> Hint {
+        if let Some(mends) = self.mends_mode(step, error) {
+            return mends;
+        }
         let again = match (parents.first(), parents.len()) {
             (Some(parent), 1) if !step.of_driver() => mend::uncordon(parent),
             _ => hint!("gpuslice apply"),
@@ -50,17 +53,25 @@ impl Machine {
         }
     }
 
-    /// That somebody has a device open whose VFs were to be taken. Where its lock told, nothing was changed; and to whoever only
-    /// makes VFs anew it is no fault.
+    /// What the mechanism knows of a tool that did not set its device.
+    fn mends_mode(&self, step: &Step, error: &StepError) -> Option<Hint> {
+        let Step::RunModeTool { device, .. } = step else { return None };
+        let parent = ParentId::Pci(*device);
+        self.mechanism(&parent)?.mends_mode(&parent, &error.to_string())
+    }
+
+    /// That somebody has a device open whose VFs were to be taken, or that was to be set. Where its lock told, or the tool that
+    /// sets it, nothing was changed; and to whoever only makes VFs anew it is no fault.
     pub(super) fn has_it_open(
         &self,
         step: &Step,
         error: &StepError,
         parents: &BTreeSet<ParentId>,
     ) -> Option<Refusal> {
-        let open = match error {
-            StepError::Locked { .. } => true,
-            StepError::Opened { .. } => parents.iter().any(|p| self.repairs.contains(p)),
+        let open = match (step, error) {
+            (_, StepError::Locked { .. })
+            | (Step::RunModeTool { .. }, StepError::Opened { .. }) => true,
+            (_, StepError::Opened { .. }) => parents.iter().any(|p| self.repairs.contains(p)),
             _ => false,
         };
         open.then(|| {
@@ -181,7 +192,9 @@ fn opened() -> Hint {
 /// A vendor's tool ended in failure, or without one and has changed nothing.
 pub(super) fn as_a_tool(step: &Step, error: &StepError) -> bool {
     match (step, error) {
-        (_, StepError::Tool { .. }) => true,
+        (_, StepError::Tool { .. }) | (Step::RunModeTool { .. }, StepError::Unchanged { .. }) => {
+            true
+        }
         (Step::RunVfTool { count, .. }, StepError::NotZero { .. }) => *count == 0,
         (Step::RunVfTool { .. }, StepError::Fewer { got, .. }) => *got == 0,
         _ => false,

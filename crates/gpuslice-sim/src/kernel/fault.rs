@@ -189,6 +189,13 @@ pub enum Fault {
         /// The PF.
         pf: PciAddress,
     },
+    /// The GPU cannot be reset, though nobody has it open: a change of MIG waits for its next driver.
+    NotReset {
+        /// The PF.
+        pf: PciAddress,
+        /// What `nvidia-smi` says of it.
+        says: String,
+    },
     /// `nvidia-smi mig -cgi` is refused when it has made so many instances of its list, since somebody looks at the GPU.
     HalfMade {
         /// The PF.
@@ -402,6 +409,13 @@ impl Kernel {
     pub(crate) fn computes(&self, address: PciAddress) -> bool {
         let on = |fault: &Fault| matches!(fault, Fault::Computes { pf } if *pf == address);
         self.faults.iter().any(|armed| on(&armed.fault))
+    }
+
+    pub(crate) fn not_reset(&self, address: PciAddress) -> Option<String> {
+        self.faults.iter().find_map(|armed| match &armed.fault {
+            Fault::NotReset { pf, says } if *pf == address => Some(says.clone()),
+            _ => None,
+        })
     }
 
     pub(crate) fn half_made(&self, address: PciAddress, made: usize) -> bool {

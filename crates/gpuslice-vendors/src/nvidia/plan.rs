@@ -12,7 +12,7 @@ use gpuslice_core::mend::{set, take_out};
 use gpuslice_core::mode::{Mode, ModeValue};
 use gpuslice_core::observation::{Choice, Observation, ReadProblem, Vf};
 use gpuslice_core::plan::{Shown, Step};
-use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::refusal::{Code, Hint, Refusal};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,6 +24,12 @@ const GPUS: &str = "/proc/driver/nvidia/gpus";
 
 /// What it cannot have while somebody has the GPU open.
 const IN_THE_WAY: &str = "unbindLock";
+
+/// How the other tool says that.
+const OPENED: &str = "In use by another client";
+
+/// How that one says that a change of MIG waits for a reset of the GPU.
+const PENDING: &str = "MIG mode is in pending";
 
 /// Modes that can be set.
 pub(super) const MODES: &[Mode] = &[Mode::Instances, Mode::Sizes, Mode::Scheduler];
@@ -159,11 +165,7 @@ fn untold(seen: &Observation, parent: &ParentId) -> Refusal {
     let refusal =
         Refusal::new(Code::DeviceFailed, format!("{SMI} does not tell how {parent} is set"));
     if let Some(problem) = silence(seen, parent) {
-        return refusal.because(problem.to_string()).hint(hint!(
-            "{} --gpu-reset -i {} while nothing uses it, or reboot; then gpuslice apply",
-            SMI,
-            parent
-        ));
+        return refusal.because(problem.to_string()).hint(reset(parent));
     }
     let problem = seen.problems.iter().find(|problem| problem.path.starts_with(SMI));
     let refusal = problem.iter().fold(refusal, |refusal, why| refusal.because(why.to_string()));
@@ -171,6 +173,15 @@ fn untold(seen: &Observation, parent: &ParentId) -> Refusal {
         "install NVIDIA's vGPU host driver, so that {} -q works, then gpuslice apply",
         SMI
     ))
+}
+
+fn reset(parent: &ParentId) -> Hint {
+    hint!("{} --gpu-reset -i {} while nothing uses it, or reboot; then gpuslice apply", SMI, parent)
+}
+
+/// The tool calls a change of MIG done for which the GPU has yet to be reset, and could not be.
+pub(super) fn mends_mode(parent: &ParentId, said: &str) -> Option<Hint> {
+    said.contains(PENDING).then(|| reset(parent))
 }
 
 /// One whose MIG is on tells nothing of it before it is off.
@@ -229,7 +240,8 @@ impl Gpu {
     fn set(&self, mode: Mode, command: &[&str], by: &[&str], lines: &[(String, u16)]) -> Step {
         let shown = Shown { by: self.smi(by), lines: lines.iter().cloned().collect() };
         let (device, command) = (self.address, self.smi(command));
-        Step::RunModeTool { device, mode, command, shown, disturbs: BTreeSet::from([device]) }
+        let (in_the_way, disturbs) = (vec![OPENED.to_owned()], BTreeSet::from([device]));
+        Step::RunModeTool { device, mode, command, in_the_way, shown, disturbs }
     }
 
     fn mig(&self, on: bool) -> Step {
@@ -298,15 +310,12 @@ impl Gpu {
             }
         }
         if let Some(mixed) = modes.mixed.filter(|mixed| *mixed != modes.mixed_now) {
-            match self.mixed(mixed) {
-                // With a vGPU there it is refused; so it waits, or says who is in the way.
-                Step::RunModeTool { device, mode, command, shown, .. } if has_types && reshape => {
-                    let disturbs = BTreeSet::from([self.address]);
-                    steps.push(Step::RunModeTool { device, mode, command, shown, disturbs });
-                }
-                step if !has_types => steps.push(step),
-                _ => {}
+            let mut step = self.mixed(mixed);
+            // With a vGPU there it is refused; so it waits, or says who is in the way.
+            if let (true, Step::RunModeTool { disturbs, .. }) = (has_types, &mut step) {
+                disturbs.insert(self.address);
             }
+            steps.extend((reshape || !has_types).then_some(step));
         }
         steps
     }

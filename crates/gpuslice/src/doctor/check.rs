@@ -132,7 +132,7 @@ checks! {
         looks "A GPU on NVIDIA's vGPU host driver, all of whose VFs lack both, while nvidia-vgpu-mgr runs.",
         mend "`modprobe nvidia-vgpu-vfio`; if that fails, install the vGPU release that goes with the kernel. If it is loaded, have the VFs made anew by `sriov-manage -d` and `-e`.";
     GpuWatched = "gpu-watched", "a program has the GPU open whose VFs are to be made",
-        why "sriov-manage makes VFs only while nobody has the GPU open (\"Cannot obtain unbindLock\"). DCGM has every GPU open for as long as it runs.",
+        why "sriov-manage makes VFs only while nobody has the GPU open (\"Cannot obtain unbindLock\"), and a change of MIG waits for that. DCGM has every GPU open for as long as it runs.",
         looks "nv-hostengine or dcgm-exporter among the processes, or one that has /dev/nvidia0 or another open (as root, who sees all), and an NVIDIA GPU with SR-IOV and no VFs, or with some that are kept back.",
         mend "Stop it, `gpuslice apply`, and start it again.";
     DriverInTheWay = "driver-in-the-way", "another driver has the GPU",

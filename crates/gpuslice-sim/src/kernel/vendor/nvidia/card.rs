@@ -18,12 +18,21 @@ const MOST_INSTANCES: u32 = 8;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Card {
     pub(crate) set: Setting,
+    /// What MIG is to be with the next driver, where that is another.
+    pending: Option<bool>,
     /// Of the scheduler; 0 is its default.
     pub(crate) scheduler: String,
     /// VFs whose VM was killed while their vGPU was initialised. Nothing on the host tells.
     pub(crate) wedged: BTreeSet<PciAddress>,
     /// Somebody has the lock that keeps others from opening it.
     unbind_lock: bool,
+}
+
+impl Card {
+    /// Whether MIG is on when a driver takes the card next.
+    fn next_mig(&self) -> bool {
+        self.pending.unwrap_or(self.set.mig)
+    }
 }
 
 impl Kernel {
@@ -84,8 +93,8 @@ impl Kernel {
         let shapes = host.functions.iter().filter_map(|f| Some((f.address, f.mdev.as_ref()?)));
         for (address, shape) in shapes {
             let on = shape.mig.as_ref().is_some_and(|mig| mig.on);
-            let before = self.cards.get(&address).map_or(on, |card| card.set.mig);
-            let set = Setting { mig: before, ..Setting::default() };
+            let mig = self.cards.get(&address).map_or(on, Card::next_mig);
+            let set = Setting { mig, ..Setting::default() };
             self.cards.insert(address, Card { set, ..Card::default() });
         }
     }
@@ -93,7 +102,7 @@ impl Kernel {
     /// The driver leaves the PF.
     pub(crate) fn card_released(&mut self, pf: PciAddress) {
         if let Some(card) = self.cards.get_mut(&pf) {
-            let set = Setting { mig: card.set.mig, ..Setting::default() };
+            let set = Setting { mig: card.next_mig(), ..Setting::default() };
             *card = Card { set, ..Card::default() };
         }
     }
@@ -122,23 +131,34 @@ impl Kernel {
         Ok(())
     }
 
-    /// Refused while VFs are enabled, when it is to be turned off.
-    pub(crate) fn set_mig(&mut self, pf: PciAddress, on: bool) -> Result<(), Errno> {
+    pub(crate) fn next_mig(&self, pf: PciAddress) -> bool {
+        self.cards.get(&pf).is_some_and(Card::next_mig)
+    }
+
+    /// Refused while VFs are enabled, when it is to be turned off. Where the GPU cannot be reset, since somebody has it open
+    /// say, it is to be so with the next driver, and this is why.
+    pub(crate) fn set_mig(&mut self, pf: PciAddress, on: bool) -> Result<Option<String>, Errno> {
         if self.card_shape(pf).is_none_or(|shape| shape.mig.is_none()) {
             return Err(Errno::EOPNOTSUPP);
         }
         let set = self.card_set(pf);
         if set.mig == on {
-            return Ok(());
+            self.card_mut(pf)?.pending = None;
+            return Ok(None);
         }
         let vfs = self.functions.get(&pf).map(|f| &f.role);
         let vfs = matches!(vfs, Some(Role::Pf { numvfs: 1.., .. }));
         if self.vgpus_there(pf) || !set.instances.is_empty() || (!on && vfs) {
             return Err(Errno::EBUSY);
         }
+        let opened = self.computes(pf).then(|| "In use by another client".to_owned());
+        let why = opened.or_else(|| self.not_reset(pf));
         let card = self.card_mut(pf)?;
-        (card.set.mig, card.set.mixed) = (on, false);
-        Ok(())
+        match &why {
+            Some(_) => card.pending = Some(on),
+            None => (card.set.mig, card.set.mixed, card.pending) = (on, false, None),
+        }
+        Ok(why)
     }
 
     /// A GPU instance of a profile, by its number or its name; gives its own number.

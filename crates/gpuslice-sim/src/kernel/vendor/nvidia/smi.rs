@@ -157,8 +157,18 @@ impl Kernel {
         match action {
             Action::Mig(mode) => {
                 let done = self.set_mig(pf, *mode != "0");
-                done.map_err(|errno| (format!("Unable to set MIG Mode for GPU {bus}"), errno))?;
-                let _ = writeln!(text, "{} MIG Mode for GPU {bus}", word(mode));
+                let waits =
+                    done.map_err(|errno| (format!("Unable to set MIG Mode for GPU {bus}"), errno))?;
+                let _ = match waits {
+                    None => writeln!(text, "{} MIG Mode for GPU {bus}", word(mode)),
+                    Some(why) => {
+                        let state = if *mode == "0" { "disable" } else { "enable" };
+                        let what = format!("MIG mode is in pending {state} state for GPU {bus}");
+                        writeln!(text, "Warning: {what}:{why}\nIt comes with a reset of {bus}.")
+                    }
+                };
+                // However it went.
+                text.push_str("All done.\n");
             }
             Action::Mixed(mode) => {
                 let done = self.set_mixed(pf, *mode != "0");
@@ -221,17 +231,17 @@ impl Kernel {
         match asked.action {
             Action::List => format!("GPU {index}: {}\n", bus_id(pf)),
             Action::Query => self.smi_query(pf),
-            Action::MigMode => format!("{}\n", self.smi_mig(pf)),
+            Action::MigMode => format!("{}\n", self.smi_mig(pf, self.card_set(pf).mig)),
             Action::Types { creatable } => self.smi_types(pf, creatable, asked.verbose),
             Action::Instances => self.smi_instances(index, pf),
             _ => String::new(),
         }
     }
 
-    fn smi_mig(&self, pf: PciAddress) -> &'static str {
+    fn smi_mig(&self, pf: PciAddress, on: bool) -> &'static str {
         match self.card_shape(pf).and_then(|shape| shape.mig.as_ref()) {
             None => "N/A",
-            Some(_) if self.card_set(pf).mig => "Enabled",
+            Some(_) if on => "Enabled",
             Some(_) => "Disabled",
         }
     }
@@ -240,7 +250,7 @@ impl Kernel {
     fn smi_query(&self, pf: PciAddress) -> String {
         let (shape, set) = (self.card_shape(pf), self.card_set(pf));
         let untold = self.untold(pf);
-        let mig = untold.unwrap_or_else(|| self.smi_mig(pf));
+        let mig = |on: bool| untold.unwrap_or_else(|| self.smi_mig(pf, on));
         let able = shape.is_some_and(|shape| !shape.sizes.is_empty());
         let mixed = match (able && !set.mig, set.mixed) {
             (false, _) => "N/A",
@@ -249,7 +259,8 @@ impl Kernel {
         };
         let mixed = untold.unwrap_or(mixed);
         let mut text = format!("GPU {}\n    MIG Mode\n", bus_id(pf));
-        field(&mut text, 8, "Current", mig);
+        field(&mut text, 8, "Current", mig(set.mig));
+        field(&mut text, 8, "Pending", mig(self.next_mig(pf)));
         text.push_str("    vGPU Device Capability\n");
         let able = if able { "Supported" } else { "Not Supported" };
         field(&mut text, 8, "Heterogeneous Time-Slice Sizes", able);

@@ -1,0 +1,95 @@
+//! Stories of GPUs that somebody has open.
+
+use crate::driver::Driver;
+use crate::mig::{MIG, WANTED, a100, instances};
+use crate::vgpu::order;
+use gpuslice_core::ids::{ParentId, PciAddress};
+use gpuslice_core::refusal::Code;
+use gpuslice_core::request::Command;
+use gpuslice_sim::{Fault, HostFile};
+
+const PF: &str = "0000:41:00.0";
+
+fn pf() -> PciAddress {
+    PF.parse().unwrap()
+}
+
+/// Why the GPU is not touched.
+fn quarantine(driver: &Driver) -> Option<Code> {
+    driver.machine.durable().quarantines.get(&ParentId::Pci(pf())).map(|why| why.code)
+}
+
+/// A host whose GPU is to be divided, and one whose GPU is to be whole again, with what it has of instances then.
+fn to_be_set() -> [(HostFile, String, &'static [&'static str]); 2] {
+    let mut divided = a100();
+    divided.functions[0].mdev.as_mut().unwrap().mig.as_mut().unwrap().on = true;
+    let whole = MIG.split("instances").next().unwrap().to_owned() + "instances = \"off\" }";
+    [(a100(), MIG.to_owned(), &WANTED), (divided, whole, &[])]
+}
+
+/// Its tool calls that done, and the change waits for a reset of the GPU.
+#[test]
+fn mig_of_a_gpu_that_somebody_has_open_is_set_again_and_then_says_so() {
+    for (host, config, wanted) in to_be_set() {
+        for ends in [true, false] {
+            let mut driver = Driver::new(&host, "").unwrap();
+            driver.kernel.inject(Fault::Computes { pf: pf() });
+            driver.config.clone_from(&config);
+            let request = driver.command(Command::Apply);
+            driver.advance(2_500).unwrap();
+            assert!(!driver.answers.contains_key(&request), "it is tried again");
+            if ends {
+                driver.kernel.clear_faults();
+            }
+            driver.advance(10_000).unwrap();
+            let answer = driver.answers.remove(&request).unwrap();
+            assert_eq!(answer.is_ok(), ends, "{answer:?}");
+            if let Err(refusal) = answer {
+                assert_eq!(refusal.code, Code::Held, "{refusal:?}");
+                let why = refusal.causes.concat();
+                assert!(why.contains("MIG mode is in pending"), "{refusal:?}");
+                assert!(why.ends_with("In use by another client"), "{refusal:?}");
+                let hint = "gpuslice doctor (it says who has the GPU open); then gpuslice apply";
+                assert_eq!(refusal.hint.as_deref(), Some(hint));
+                // Nobody has asked for what was tried after that.
+                driver.advance(10_000).unwrap();
+                assert_eq!(quarantine(&driver), Some(Code::Held));
+                driver.kernel.clear_faults();
+                order(&mut driver, Command::Apply).unwrap();
+            }
+            assert_eq!(instances(&mut driver), wanted);
+            assert_eq!(quarantine(&driver), None);
+            assert_eq!(driver.machine.observation().vfs.len(), 16);
+        }
+    }
+}
+
+/// Some hosts and some GPUs do not let it, others not at once.
+#[test]
+fn mig_of_a_gpu_that_cannot_be_reset_says_what_brings_it() {
+    for says in ["Not Supported", "Timeout"] {
+        let mut driver = Driver::new(&a100(), "").unwrap();
+        let not_reset = Fault::NotReset { pf: pf(), says: says.to_owned() };
+        driver.kernel.inject(not_reset.clone());
+        driver.config = MIG.to_owned();
+        let request = driver.command(Command::Apply);
+        driver.advance(2_500).unwrap();
+        driver.kernel.clear_faults();
+        driver.advance(10_000).unwrap();
+        driver.answers.remove(&request).unwrap().unwrap();
+        assert_eq!(instances(&mut driver), WANTED);
+        let mut driver = Driver::new(&a100(), "").unwrap();
+        driver.kernel.inject(not_reset);
+        driver.config = MIG.to_owned();
+        let refusal = order(&mut driver, Command::Apply).unwrap_err();
+        assert_eq!(refusal.code, Code::DeviceFailed, "{refusal:?}");
+        assert!(refusal.one_line().contains(&format!("{PF}:{says}")), "{refusal:?}");
+        let hint = "/usr/bin/nvidia-smi --gpu-reset -i 0000:41:00.0 while nothing uses it, or reboot; then gpuslice apply";
+        assert_eq!(refusal.hint.as_deref(), Some(hint));
+        // The card remembers what it is to be, and the fault does not stand in its way.
+        driver.kernel.reboot();
+        driver.restart().unwrap();
+        order(&mut driver, Command::Apply).unwrap();
+        assert_eq!(instances(&mut driver), WANTED);
+    }
+}
