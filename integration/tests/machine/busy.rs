@@ -1,9 +1,11 @@
-//! Stories of GPUs that somebody has open.
+//! Stories of GPUs that somebody has open, or that another tool keeps waiting.
 
 use crate::driver::Driver;
-use crate::mig::{MIG, WANTED, a100, instances};
-use crate::vgpu::order;
+use crate::mig::{MIG, WANTED, a100, instances, smi};
+use crate::vgpu::{order, slice_state};
 use gpuslice_core::ids::{ParentId, PciAddress};
+use gpuslice_core::plan::Step;
+use gpuslice_core::port::HostWrite;
 use gpuslice_core::refusal::Code;
 use gpuslice_core::request::Command;
 use gpuslice_sim::{Fault, HostFile};
@@ -92,4 +94,32 @@ fn mig_of_a_gpu_that_cannot_be_reset_says_what_brings_it() {
         order(&mut driver, Command::Apply).unwrap();
         assert_eq!(instances(&mut driver), WANTED);
     }
+}
+
+/// Nothing is asked meanwhile, so what somebody has set on the GPU is not known before the other one's tool has ended.
+#[test]
+fn what_a_person_set_outlives_new_vfs_that_are_due_while_another_gpu_is_set() {
+    let all = "[[gpu]]\nmatch = { driver = \"nvidia\" }\nlayout = { vfs = \"all\" }\n";
+    let other = "[[gpu]]\nmatch = { address = \"0000:c1:00.0\" }\n\
+        layout = { vfs = \"all\", sizes = \"mixed\" }\n";
+    let mut driver = Driver::new(&a100(), all).unwrap();
+    driver.advance(10_000).unwrap();
+    (driver.config, driver.lazy) = (format!("{other}{all}"), true);
+    let request = driver.command(Command::Apply);
+    driver.drain().unwrap();
+    let [under] = driver.under.as_slice() else { panic!("{:?}", driver.under) };
+    assert!(matches!(under.step, Step::RunModeTool { .. }), "{}", under.step);
+    smi(&mut driver, &["-i", PF, "-mig", "1"]);
+    smi(&mut driver, &["mig", "-i", PF, "-cgi", "3g.40gb,1g.10gb", "-C"]);
+    let of_pf = |(_, vf): &(&PciAddress, &gpuslice_core::observation::Vf)| vf.pf == pf();
+    let bare = *driver.machine.observation().vfs.iter().find(of_pf).unwrap().0;
+    driver.kernel.write("/sys/bus/pci/drivers/nvidia/unbind", bare.to_string().as_bytes()).unwrap();
+    driver.wake_up().unwrap();
+    driver.advance(80_000).unwrap();
+    driver.lazy = false;
+    driver.begin_lazy().unwrap();
+    driver.advance(10_000).unwrap();
+    driver.answers.remove(&request).unwrap().unwrap();
+    assert_eq!(slice_state(&mut driver, bare), "free");
+    assert_eq!(instances(&mut driver), ["1g.10gb", "3g.40gb"]);
 }

@@ -1,7 +1,7 @@
 //! The thin loop of the daemon, without tasks or clock: performs effects in order and feeds back what happened.
 
 use crate::disk::Disk;
-use crate::hand::{Asked, Hand, Under, ask_again, brief, still_held};
+use crate::hand::{Asked, Hand, Under, ask_again, brief, may_ask, still_held};
 use crate::invariants::{self, Broken, Vm};
 use crate::waking::{read_config, wake};
 use crate::{guest, identity, past};
@@ -180,7 +180,7 @@ impl Driver {
         let request = self.request();
         let wants_config = matches!(command, Command::Plan | Command::Apply);
         let config = wants_config.then(|| read_config(&self.config));
-        if command == Command::Apply {
+        if command == Command::Apply && may_ask(&self.under) {
             self.observer.ask_anew();
         }
         self.slots = matches!(&config, Some(Ok(config)) if config.by_slot());
@@ -218,6 +218,7 @@ impl Driver {
                 self.observe = false;
                 self.observer.read_slots(self.slots || self.machine.matches_by_slot());
                 self.observer.read_nodes(self.machine.wants_nodes());
+                self.observer.may_ask(may_ask(&self.under));
                 let seen = self.observer.observe(&self.kernel);
                 self.handle(Event::Observed(Box::new(seen)))?;
             } else if let Some(event) = self.queue.pop_front() {
@@ -423,6 +424,7 @@ impl Driver {
                 }
             }
             Effect::Observe => self.observe = true,
+            Effect::AskAnew if !may_ask(&self.under) => {}
             Effect::AskAnew => self.observer.ask_anew(),
             Effect::AskAgain => ask_again(&mut self.observer, &self.kernel),
             Effect::Watch { slice } => {

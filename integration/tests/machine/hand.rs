@@ -111,6 +111,11 @@ impl HostWrite for Hand<'_> {
     }
 }
 
+/// Whether tools may be asked: while a step sets a device none is.
+pub fn may_ask(under: &[Under]) -> bool {
+    !under.iter().any(|under| under.step.sets_device())
+}
+
 /// Asks tools again what they failed to answer.
 pub fn ask_again(observer: &mut Observer, kernel: &Kernel) {
     for command in observer.failed_questions() {

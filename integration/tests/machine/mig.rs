@@ -34,7 +34,7 @@ fn reboot(driver: &mut Driver) {
     driver.restart().unwrap();
 }
 
-fn smi(driver: &mut Driver, arguments: &[&str]) -> String {
+pub fn smi(driver: &mut Driver, arguments: &[&str]) -> String {
     let command: Vec<String> =
         ["/usr/bin/nvidia-smi"].iter().chain(arguments).map(|word| (*word).to_owned()).collect();
     let ran = driver.kernel.run(&command).unwrap();

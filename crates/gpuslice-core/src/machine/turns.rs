@@ -39,6 +39,12 @@ impl Machine {
         ours.chain(former).any(|other| self.keeps_waiting(other, step))
     }
 
+    /// Whether a step is at work during which none of them is asked how its devices are set: what was told is what is known.
+    pub(super) fn nothing_is_asked(&self) -> bool {
+        let ours = self.ops.values().filter(|op| op.turn == Turn::Has && !op.overdue);
+        ours.filter_map(|op| op.steps.front()).any(Step::sets_device)
+    }
+
     fn keeps_waiting(&self, one: &Step, other: &Step) -> bool {
         match (one, other) {
             (Step::RunVfTool { pf: one, .. }, Step::RunVfTool { pf: other, .. }) => {

@@ -114,9 +114,11 @@ impl Machine {
             let pf = slice.pci().and_then(|a| self.seen.pf_of(&ParentId::Pci(a)));
             pf.as_ref() == Some(parent)
         };
+        // While a tool is at work nobody could ask how it is set.
         let due = !self.repairs.contains(parent)
             && self.in_the_way(&BTreeSet::from([parent.clone()])).next().is_none()
-            && !self.held.keys().any(held);
+            && !self.held.keys().any(held)
+            && !self.nothing_is_asked();
         if !due {
             self.asked_anew.remove(parent);
             return false;
