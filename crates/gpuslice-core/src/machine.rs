@@ -88,6 +88,8 @@ pub struct Machine {
     mechanisms: Vec<Box<dyn Mechanism>>,
     host: String,
     config: Config,
+    /// The one before it, where an order of this batch has exchanged them.
+    former_config: Option<Config>,
     config_errors: Vec<String>,
     warnings: Vec<String>,
     durable: Durable,
@@ -196,6 +198,7 @@ impl Machine {
     /// Takes one event and says what is to be done about it.
     pub fn handle(&mut self, event: Event) -> Vec<Effect> {
         self.answered.clear();
+        self.former_config = None;
         match event {
             Event::Observed(seen) => self.on_observed(*seen),
             Event::Held(held) => self.on_held(held),
@@ -310,6 +313,9 @@ impl Machine {
         self.durable.boot = boot;
         self.durable.quarantines.extend(quarantines);
         self.keep_health(health);
+        if let Some(config) = self.former_config.take() {
+            self.config = config;
+        }
         if self.durable != *self.written {
             self.unwritten.insert(Stored::Durable);
         }

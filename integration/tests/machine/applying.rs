@@ -321,3 +321,25 @@ fn settings_and_rules_for_no_device_are_told_and_counted() {
     driver.config = String::new();
     assert_eq!(plan(&mut driver).settings.len(), 2);
 }
+
+/// Neither do its settings count, nor is it taken for applied.
+#[test]
+fn an_order_that_cannot_be_recorded_takes_over_nothing() {
+    for (durable, runtime) in [(1, 0), (0, 1)] {
+        let mut driver = bare();
+        let settings = "placement = \"spread\"\non-error = \"warn\"\n";
+        driver.config = format!("{settings}{}", layout(PF, "vfs = 2"));
+        let before = plan(&mut driver);
+        assert_eq!(before.settings.len(), 2);
+        (driver.disk.durable_fails, driver.disk.runtime_fails) = (durable, runtime);
+        let config = driver.config.clone();
+        let refusal = refused(apply(&mut driver, &config));
+        assert_eq!(refusal.code, Code::StateUnwritable, "{refusal}");
+        assert_eq!(plan(&mut driver), before);
+        // Nor with another record.
+        driver.advance(10_000).unwrap();
+        assert_eq!(plan(&mut driver), before);
+        assert_eq!(done(apply(&mut driver, &config)), before);
+        assert!(!plan(&mut driver).changed);
+    }
+}

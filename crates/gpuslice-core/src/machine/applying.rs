@@ -33,7 +33,7 @@ impl Machine {
             return self.push(Effect::Answer { request, outcome: Err(refusal) });
         }
         self.adopt_rules(config.rules.clone());
-        self.config = config;
+        self.former_config = Some(std::mem::replace(&mut self.config, config));
         self.durable.applied_boot = Some(self.run.boot);
         // Applying is asking to try again, but a write that sleeps cannot be asked.
         let stuck = self.stuck_parents();

@@ -48,6 +48,7 @@ impl Machine {
             mechanisms: start.mechanisms,
             host: start.host,
             config,
+            former_config: None,
             config_errors,
             warnings: start.warnings,
             written: Arc::new(start.durable.clone()),
