@@ -1,9 +1,10 @@
-//! Stories of GPUs that somebody has open, or that another tool keeps waiting.
+//! Stories of GPUs that somebody has open, that another tool keeps waiting, or of which a tool does not come to an end.
 
 use crate::driver::Driver;
-use crate::mig::{MIG, WANTED, a100, instances, smi};
-use crate::vgpu::{order, slice_state};
+use crate::mig::{MIG, MIXED, WANTED, a100, instances, smi};
+use crate::vgpu::{LAYOUT, attach, host as a40s, order, slice_state, start, vf};
 use gpuslice_core::ids::{ParentId, PciAddress};
+use gpuslice_core::mode::Mode;
 use gpuslice_core::plan::Step;
 use gpuslice_core::port::HostWrite;
 use gpuslice_core::refusal::Code;
@@ -122,4 +123,55 @@ fn what_a_person_set_outlives_new_vfs_that_are_due_while_another_gpu_is_set() {
     driver.answers.remove(&request).unwrap().unwrap();
     assert_eq!(slice_state(&mut driver, bare), "free");
     assert_eq!(instances(&mut driver), ["1g.10gb", "3g.40gb"]);
+}
+
+/// Its VFs are about to go, and were looked at when the layout was ordered.
+#[test]
+fn no_vm_starts_on_a_gpu_that_waits_for_its_turn() {
+    let mut two = a40s();
+    two.functions.truncate(2);
+    let mut driver = Driver::new(&two, LAYOUT).unwrap();
+    driver.advance(10_000).unwrap();
+    // Each fills a GPU.
+    let domains = [1, 2].map(|vm| attach(&mut driver, vm, "nvidia-a40-48q"));
+    (driver.config, driver.lazy) = (LAYOUT.replace("\"all\"", "0"), true);
+    let request = driver.command(Command::Apply);
+    driver.drain().unwrap();
+    let [under] = driver.under.as_slice() else { panic!("{:?}", driver.under) };
+    let Step::RunVfTool { pf: at_work, .. } = under.step else { panic!("{}", under.step) };
+    let waits = domains.iter().find(|domain| vf(domain).bus() != at_work.bus()).unwrap();
+    let refusal = start(&mut driver, waits).unwrap_err();
+    assert_eq!(refusal.code, Code::NotSettled, "{refusal:?}");
+    assert!(refusal.causes.concat().contains("sriov-manage -d"), "{refusal:?}");
+    driver.lazy = false;
+    driver.begin_lazy().unwrap();
+    driver.advance(10_000).unwrap();
+    driver.answers.remove(&request).unwrap().unwrap();
+    assert_eq!(driver.machine.observation().vfs.len(), 0);
+}
+
+/// What stands before the break is no sign that the rest is not there.
+#[test]
+fn a_gpu_of_which_the_tool_breaks_off_is_told_of_by_none() {
+    let mut two = a40s();
+    two.functions.truncate(2);
+    let mut driver = Driver::new(&two, MIXED).unwrap();
+    driver.advance(10_000).unwrap();
+    driver.kernel.reboot();
+    driver.kernel.inject(Fault::BreaksOff { pf: pf() });
+    driver.restart().unwrap();
+    driver.advance(120_000).unwrap();
+    let sizes = |driver: &Driver, gpu: &str| {
+        let modes = driver.machine.observation().modes.get(&gpu.parse().unwrap())?;
+        modes.get(&Mode::Sizes)?.current.as_ref().map(ToString::to_string)
+    };
+    assert_eq!(quarantine(&driver), None);
+    assert_eq!(sizes(&driver, PF), None);
+    // The one behind it was asked about alone.
+    assert_eq!(sizes(&driver, "0000:61:00.0").as_deref(), Some("mixed"));
+    // Who applies has it asked again, and all follows from that.
+    driver.kernel.clear_faults();
+    driver.command(Command::Apply);
+    driver.advance(10_000).unwrap();
+    assert_eq!(sizes(&driver, PF).as_deref(), Some("mixed"));
 }

@@ -15,7 +15,7 @@ use gpuslice_sim::{Fault, HostFile, MdevOn, TypeShape};
 const GPU: &str = "0000:41:00.0";
 pub const MIG: &str = "[[gpu]]\nmatch = { address = \"0000:41:00.0\" }\n\
     layout = { vfs = \"all\", instances = [\"1g.10gb\", \"2g.20gb\", \"3g.40gb\", \"1g.10gb\"] }";
-const MIXED: &str = "[[gpu]]\nmatch = { vendor-device = \"10de:2235\" }\n\
+pub const MIXED: &str = "[[gpu]]\nmatch = { vendor-device = \"10de:2235\" }\n\
     layout = { vfs = \"all\", sizes = \"mixed\" }";
 
 pub fn a100() -> HostFile {

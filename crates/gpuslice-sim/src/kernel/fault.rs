@@ -215,6 +215,11 @@ pub enum Fault {
         /// The PF.
         pf: PciAddress,
     },
+    /// `nvidia-smi -q` ends in failure in the midst of what it tells of the GPU, and tells of none behind it.
+    BreaksOff {
+        /// The PF.
+        pf: PciAddress,
+    },
     /// The PF falls off the bus when so many VFs of an enable are made.
     FallsOff {
         /// The PF.
@@ -434,6 +439,11 @@ impl Kernel {
 
     pub(crate) fn lost(&self, address: PciAddress) -> bool {
         let on = |fault: &Fault| matches!(fault, Fault::Lost { pf } if *pf == address);
+        self.faults.iter().any(|armed| on(&armed.fault))
+    }
+
+    pub(crate) fn breaks_off(&self, address: PciAddress) -> bool {
+        let on = |fault: &Fault| matches!(fault, Fault::BreaksOff { pf } if *pf == address);
         self.faults.iter().any(|armed| on(&armed.fault))
     }
 

@@ -79,6 +79,9 @@ fn bus_id(address: PciAddress) -> String {
 /// Exit status when a GPU fell off the bus.
 const LOST: i32 = 15;
 
+/// Where what it tells of a GPU comes to vGPUs.
+const VGPUS: &str = "    vGPU Device Capability\n";
+
 fn no_handle(pf: PciAddress) -> String {
     format!("Unable to determine the device handle for GPU {}: GPU is lost.\n", bus_id(pf))
 }
@@ -119,12 +122,23 @@ impl Kernel {
         let asked = asked(arguments);
         match self.chosen(asked.gpu) {
             Ok(gpus) => {
-                let code = if gpus.iter().any(|(_, pf)| self.lost(*pf)) { LOST } else { 0 };
-                let each = gpus.into_iter().map(|(index, pf)| match self.lost(pf) {
-                    true => no_handle(pf),
-                    false => self.smi_show(index, pf, &asked),
-                });
-                Ran { code, said: each.collect() }
+                let (mut code, mut said) = (0, String::new());
+                for (index, pf) in gpus {
+                    if self.lost(pf) {
+                        code = LOST;
+                        said.push_str(&no_handle(pf));
+                        continue;
+                    }
+                    let shown = self.smi_show(index, pf, &asked);
+                    if matches!(asked.action, Action::Query) && self.breaks_off(pf) {
+                        // Behind its first mode.
+                        let (begin, _) = shown.split_once(VGPUS).unwrap_or_default();
+                        said.push_str(begin);
+                        return Ran { code: LOST, said };
+                    }
+                    said.push_str(&shown);
+                }
+                Ran { code, said }
             }
             Err(ran) => ran,
         }
@@ -261,7 +275,7 @@ impl Kernel {
         let mut text = format!("GPU {}\n    MIG Mode\n", bus_id(pf));
         field(&mut text, 8, "Current", mig(set.mig));
         field(&mut text, 8, "Pending", mig(self.next_mig(pf)));
-        text.push_str("    vGPU Device Capability\n");
+        text.push_str(VGPUS);
         let able = if able { "Supported" } else { "Not Supported" };
         field(&mut text, 8, "Heterogeneous Time-Slice Sizes", able);
         text.push_str("    GPU Virtualization Mode\n");
