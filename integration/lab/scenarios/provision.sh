@@ -66,7 +66,11 @@ compare() { # FAULT MS
 }
 
 other_host
-expect "the GPUs come" load_gpusim "a40*8:vfs=$VFS" gpusim-pf
+expect "the GPUs come" load_gpusim "mi325x*8:vfs=$VFS" gpusim-pf
+# A driver that has their VFs too, as the last number says: binding those is what a probe's delay is for.
+new_id=/sys/bus/pci/drivers/gpusim/new_id
+w "1002 74a5" $new_id
+w "1002 74b9 ffffffff ffffffff 0 0 1" $new_id
 : > /etc/gpuslice/gpuslice.toml
 daemon start
 all_up
