@@ -88,6 +88,16 @@ expect_eq "the slice" attached "$(slice_state "vf:$address")"
 expect "virsh detach-device-alias" virsh detach-device-alias live1 ua-gpuslice-back --live
 wait_for 30 "the VF is free" is free slice_state "vf:$address"
 
+say "a plain hostdev, which no hook tells of"
+plain=$(slices_of 0001:00:00.0 | tail -n 1); plain=${plain#vf:}
+pci_device "$plain" yes > plain.xml
+holder_of() { field slices slice "vf:$1" holder; }
+expect "virsh attach-device" virsh attach-device live1 plain.xml --live
+wait_for 20 "the VF is live1's" is live1 holder_of "$plain"
+expect_eq "without a claim" foreign "$(slice_state "vf:$plain")"
+expect "virsh detach-device" virsh detach-device live1 plain.xml --live
+wait_for 30 "the VF is free, though live1 runs on" is free slice_state "vf:$plain"
+
 say "a domain destroyed with what was plugged in"
 expect "attach an mdev" q gpuslice attach live1 mtty-2 --name serial --live
 expect "attach a VF" q gpuslice attach live1 amd-74a1-vf8 --name gpu --live
