@@ -174,6 +174,11 @@ impl Form {
             Self::Mdevs { .. } => &[],
         }
     }
+
+    /// Whether they are made as mediated devices.
+    pub fn is_mdevs(&self) -> bool {
+        matches!(self, Self::Mdevs { .. })
+    }
 }
 
 /// Parents whose slices reach each other's memory without the host.

@@ -3,6 +3,7 @@
 mod crowded;
 mod lookup;
 mod most;
+mod offering;
 mod one_vm;
 mod properties;
 mod reserved;
@@ -104,7 +105,7 @@ impl<'a> View<'a> {
         let inside = |offer: &&Offer| {
             wanted.fabric.is_none_or(|f| f.parents.contains(&self.seen.device_of(&offer.parent)))
         };
-        self.offers.iter().filter(|o| o.profile == *wanted.profile).filter(inside)
+        self.of_profile(wanted.profile).filter(inside)
     }
 
     /// Why a device gives nothing out now.
@@ -159,8 +160,8 @@ impl<'a> View<'a> {
 
     /// How many more of a profile a parent can make as mediated devices, and how many its device can have.
     pub(crate) fn room(&self, parent: &ParentId, profile: &ProfileName) -> Option<(u32, u32)> {
-        let of_profile = |o: &&Offer| o.parent == *parent && o.profile == *profile;
-        self.offers.iter().filter(of_profile).find_map(|offer| match &offer.form {
+        let mut own = self.of_profile(profile).filter(|offer| offer.parent == *parent);
+        own.find_map(|offer| match &offer.form {
             Form::Mdevs { type_id, available, .. } => {
                 let left = available.saturating_sub(self.under_way(parent));
                 Some((left, self.below_most(offer, type_id)))

@@ -170,8 +170,8 @@ impl Machine {
                     "{slice}, picked for {}, is that of {whose} ({})",
                     domain.name, key.name
                 );
-                let is_made = self.offers().iter().any(|offer| offer.profile == *profile);
-                let hint = if is_made { mend::own_device } else { mend::ask_instead };
+                let is_offered = self.view().of_profile(profile).next().is_some();
+                let hint = if is_offered { mend::own_device } else { mend::ask_instead };
                 return Err(Refusal::new(Code::Taken, message).hint(hint(&domain.name)));
             }
             if let Some(other) =

@@ -300,7 +300,7 @@ impl Machine {
         let former = |(key, claim): (&ClaimKey, &Claim)| {
             let Owner::Domain(domain) = key.owner else { return None };
             let forms = forms.get(&claim.profile).filter(|_| !bound.contains(key))?;
-            let made = forms.iter().any(|form| matches!(form, Form::Mdevs { .. }));
+            let made = forms.iter().any(|form| form.is_mdevs());
             (made != claim.home.is_empty()).then_some(domain)
         };
         let domains: Vec<Uuid> = self.durable.claims.iter().filter_map(former).collect();

@@ -81,10 +81,7 @@ impl Machine {
             awaited.retain(|other| other.device == device);
             return awaited;
         }
-        let offers = self.offers();
-        let with_it = offers.iter().filter(|offer| offer.profile == *profile);
-        let here: BTreeSet<ParentId> =
-            with_it.map(|offer| self.seen.device_of(&offer.parent)).collect();
+        let here = self.view().devices_offering(profile);
         awaited.retain(|other| {
             here.contains(&other.device)
                 || match self.offered_by(&other.device) {

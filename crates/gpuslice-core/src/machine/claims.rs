@@ -477,12 +477,10 @@ impl Machine {
         let (promised, living): (Vec<_>, Vec<_>) =
             living.partition(|(other, _)| self.is_promised(other));
         let homes = living.into_iter().filter(|(_, claim)| !claim.home.is_empty() || claim.reserve);
-        let offers = self.offers().into_iter().filter(|offer| offer.profile == *profile);
-        let (mut devices, mut vfs) = (BTreeSet::new(), BTreeSet::new());
-        for offer in offers {
-            vfs.extend(offer.form.vfs().iter().copied());
-            devices.insert(self.seen.device_of(&offer.parent));
-        }
+        let view = self.view();
+        let devices = view.devices_offering(profile);
+        let vfs: BTreeSet<&PciAddress> =
+            view.of_profile(profile).flat_map(|offer| offer.form.vfs()).collect();
         let mut holders = Holders {
             have: have.into_iter().map(|k| self.owner_name(k)).collect(),
             room: BTreeSet::new(),
@@ -520,9 +518,8 @@ impl Machine {
 
     /// Why devices offer nothing as long as nothing is done to them.
     fn offering_nothing(&self) -> impl Iterator<Item = Refusal> {
-        let offers = self.offers();
-        let offering: BTreeSet<ParentId> =
-            offers.iter().map(|offer| self.seen.device_of(&offer.parent)).collect();
+        let view = self.view();
+        let offering = view.devices_of(view.offers.iter());
         let here = self.durable.quarantines.iter().filter(|(p, _)| self.seen.has_parent(p));
         let bare = here.filter(move |(parent, _)| !offering.contains(parent));
         let quarantined = bare.map(|(parent, why)| {

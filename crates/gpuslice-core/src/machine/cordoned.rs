@@ -2,7 +2,7 @@
 
 use super::Machine;
 use crate::ids::{ClaimKey, ParentId, PciAddress, ProfileName};
-use crate::mechanism::{Fabric, Form, Offer};
+use crate::mechanism::Fabric;
 use crate::mend;
 use crate::numa::Within;
 use crate::placement::{self, View, Wanted};
@@ -59,9 +59,7 @@ impl Machine {
 
     /// Has as many GPUs given out again as serve a claim then.
     pub(super) fn uncordon_for(&self, wanted: &Wanted<'_>, count: u32) -> Option<Hint> {
-        let offers = self.offers().into_iter().filter(|offer| offer.profile == *wanted.profile);
-        let names = |offer: Offer| [self.seen.device_of(&offer.parent), offer.parent];
-        let offering: BTreeSet<ParentId> = offers.flat_map(names).collect();
+        let offering = self.view().devices_offering(wanted.profile);
         let mut cordons = self.durable.cordons.clone();
         let mut served = self.could_have(wanted, count, &cordons);
         let mut lifted = Vec::new();
@@ -69,7 +67,7 @@ impl Machine {
             if served >= count {
                 break;
             }
-            if !offering.contains(parent) {
+            if !offering.contains(&self.seen.device_of(parent)) {
                 continue;
             }
             cordons.remove(parent);
@@ -92,8 +90,7 @@ impl Machine {
         cordons: &BTreeMap<ParentId, String>,
     ) -> u32 {
         let view = View { cordons, ..self.view() };
-        let mut offers = view.offers.iter().filter(|offer| offer.profile == *wanted.profile);
-        if offers.any(|offer| matches!(offer.form, Form::Mdevs { .. })) {
+        if view.is_made(wanted.profile) {
             return self.mdevs_of(view, wanted).min(count);
         }
         let known = wanted.key.and_then(|key| self.durable.claims.get(key));
@@ -114,9 +111,7 @@ impl Machine {
         let Wanted { profile, key, fabric, within, .. } = *wanted;
         let most = key.map(|key| view.most_of_each(key, profile)).unwrap_or_default();
         let reserved = view.reserved_elsewhere(wanted);
-        let offers = view.offers.iter().filter(|offer| offer.profile == *profile);
-        let devices: BTreeSet<ParentId> =
-            offers.map(|offer| self.seen.device_of(&offer.parent)).collect();
+        let devices = view.devices_offering(profile);
         let spare = self.spare_in(view);
         let inside = |device: &&ParentId| {
             fabric.is_none_or(|fabric| fabric.parents.contains(device))

@@ -8,7 +8,7 @@ use crate::config::Strategy;
 use crate::domain::{ClaimRequest, Domain, HostDeviceSource};
 use crate::hint;
 use crate::ids::{ClaimKey, ParentId, PciAddress, ProfileName, SliceId};
-use crate::mechanism::{Fabric, Form};
+use crate::mechanism::Fabric;
 use crate::mend;
 use crate::numa::Within;
 use crate::placement::{self, Refused, View, Wanted};
@@ -39,7 +39,7 @@ impl Machine {
     /// The fabrics of the parents that offer a profile, in their order.
     fn fabrics(&self, view: &View<'_>, profile: &ProfileName) -> Vec<Fabric> {
         let mut fabrics: Vec<Fabric> = Vec::new();
-        for offer in view.offers.iter().filter(|o| o.profile == *profile) {
+        for offer in view.of_profile(profile) {
             let device = self.seen.device_of(&offer.parent);
             if !fabrics.iter().any(|fabric| fabric.parents.contains(&device)) {
                 fabrics.push(self.fabric_of(device));
@@ -61,14 +61,14 @@ impl Machine {
         had: &[PciAddress],
     ) -> Result<Vec<PciAddress>, Refusal> {
         let view = self.view();
-        let of_profile = || view.offers.iter().filter(|o| o.profile == *sought.profile);
-        if of_profile().any(|o| matches!(o.form, Form::Mdevs { .. })) {
+        if view.is_made(sought.profile) {
             return Ok(Vec::new());
         }
         // While its domain was undefined, another claim may have found nothing else.
         let within = self.within(sought.request);
         let fits = |a: &PciAddress| {
-            of_profile().any(|o| o.form.vfs().contains(a) && self.is_within(&o.parent, &within))
+            let mut offers = view.of_profile(sought.profile);
+            offers.any(|o| o.form.vfs().contains(a) && self.is_within(&o.parent, &within))
                 && self.home_of_another(*a, sought.key).is_none()
         };
         let count = usize::try_from(sought.request.count).unwrap_or(usize::MAX);
@@ -115,9 +115,9 @@ impl Machine {
 
     /// Keeps of the homes of another profile those that could be one of this, as their device is set now.
     pub(super) fn retain_able(&self, homes: &mut Vec<PciAddress>, profile: &ProfileName) {
-        let offers = self.offers();
-        let able = || offers.iter().filter(|o| o.profile == *profile && o.max != Some(0));
-        homes.retain(|home| able().any(|o| o.form.vfs().contains(home)));
+        let view = self.view();
+        let able = || view.of_profile(profile).filter(|offer| offer.max != Some(0));
+        homes.retain(|home| able().any(|offer| offer.form.vfs().contains(home)));
     }
 
     /// How little a fabric is to be chosen because of what lives there.

@@ -2,7 +2,7 @@
 
 use super::Machine;
 use crate::hint;
-use crate::ids::{ClaimKey, ParentId, ProfileName};
+use crate::ids::{ClaimKey, ProfileName};
 use crate::numa::Within;
 use crate::observation::Function;
 use crate::placement::Wanted;
@@ -18,10 +18,9 @@ impl Machine {
         count: u32,
         within: &Within,
     ) -> Option<u32> {
-        let in_one_vm = self.view().most_of_each(key, profile);
-        let offers = self.offers().into_iter().filter(|offer| offer.profile == *profile);
-        let devices: BTreeSet<ParentId> =
-            offers.map(|offer| self.seen.device_of(&offer.parent)).collect();
+        let view = self.view();
+        let in_one_vm = view.most_of_each(key, profile);
+        let devices = view.devices_offering(profile);
         let near = devices.iter().filter(|device| self.is_within(device, within));
         let each = near.map(|device| {
             let all = self.most_on(profile, &|on| on == device)?;
@@ -89,10 +88,9 @@ impl Machine {
 
     /// Whether a GPU that could be cut into the same has no layout.
     pub(super) fn another(&self, profile: &ProfileName, within: &Within) -> bool {
-        let offers = self.offers().into_iter().filter(|offer| offer.profile == *profile);
-        let devices = offers.filter_map(|offer| self.seen.device_of(&offer.parent).pci());
+        let devices = self.view().devices_offering(profile);
         let kind = |function: &Function| (function.vendor, function.device);
-        let functions = devices.filter_map(|device| self.seen.functions.get(&device));
+        let functions = devices.iter().filter_map(|device| self.seen.functions.get(&device.pci()?));
         let kinds: BTreeSet<_> = functions.map(kind).collect();
         self.bare()
             .any(|(_, function)| kinds.contains(&kind(function)) && within.has(function.numa_node))

@@ -4,7 +4,6 @@
 use super::Machine;
 use crate::hint;
 use crate::ids::{ClaimKey, ClaimName, Owner, ParentId, PciAddress, ProfileName, SliceId};
-use crate::mechanism::Form;
 use crate::mend::{
     another_profile, attach, end_claim, end_process, lay_out_another, let_go, stop_mdev,
     write_layout,
@@ -193,8 +192,7 @@ impl Machine {
         count: u32,
         within: &Within,
     ) -> Option<Hint> {
-        let mut offers = self.offers().into_iter().filter(|offer| offer.profile == *profile);
-        if offers.any(|offer| matches!(offer.form, Form::Mdevs { .. })) {
+        if self.view().is_made(profile) {
             self.room_at_start(key, profile, count, &|device| self.is_within(device, within))
         } else {
             self.room_for_home(key, profile, count, within)
@@ -242,15 +240,8 @@ impl Machine {
         let lacks: BTreeMap<_, _> =
             view.most_of_each(key, profile).into_iter().map(lacks).collect();
         let lacks = |device: &ParentId| lacks.get(device).copied().unwrap_or(usize::MAX);
-        let devices: BTreeSet<ParentId> = view
-            .offers
-            .iter()
-            .filter(|offer| {
-                offer.profile == *profile && view.parent_reason(&offer.parent).is_none()
-            })
-            .map(|offer| self.seen.device_of(&offer.parent))
-            .filter(|device| only(device) && lacks(device) > 0)
-            .collect();
+        let mut devices = view.devices_of(view.given_of_profile(profile));
+        devices.retain(|device| only(device) && lacks(device) > 0);
         // Nobody's end makes room where nothing is given out.
         if devices.is_empty() {
             return None;
@@ -309,17 +300,14 @@ impl Machine {
         key: &ClaimKey,
         profile: &ProfileName,
     ) -> Vec<(&ClaimKey, &Claim)> {
-        let offers = self.offers();
-        let on = |profile: &ProfileName| {
-            let of_profile = offers.iter().filter(|offer| offer.profile == *profile);
-            of_profile.map(|o| self.seen.device_of(&o.parent)).collect::<BTreeSet<_>>()
-        };
-        let can = on(profile);
+        let view = self.view();
+        let can = view.devices_offering(profile);
         let reserve = |(other, claim): &(&ClaimKey, &Claim)| {
             *other != key && claim.reserve && !claim.orphaned
         };
         let reserved = self.durable.claims.iter().filter(reserve);
-        let beside = reserved.filter(|(_, claim)| !on(&claim.profile).is_disjoint(&can));
+        let beside =
+            reserved.filter(|(_, claim)| !view.devices_offering(&claim.profile).is_disjoint(&can));
         let mut beside: Vec<(&ClaimKey, &Claim)> = beside.collect();
         beside.sort_by_key(|(_, claim)| claim.profile != *profile);
         beside
@@ -335,11 +323,8 @@ impl Machine {
         within: &Within,
     ) -> Option<Hint> {
         let view = self.view();
-        let given = |parent: &ParentId| {
-            view.parent_reason(parent).is_none() && self.is_within(parent, within)
-        };
-        let offers = view.offers.iter();
-        let offers = offers.filter(|offer| offer.profile == *profile && given(&offer.parent));
+        let given = view.given_of_profile(profile);
+        let offers = given.filter(|offer| self.is_within(&offer.parent, within));
         let vfs: BTreeMap<PciAddress, ParentId> = offers
             .flat_map(|offer| {
                 let device = self.seen.device_of(&offer.parent);

@@ -7,7 +7,6 @@ use super::{Effect, Machine};
 use crate::domain::ClaimRequest;
 use crate::hint;
 use crate::ids::{ClaimKey, ParentId, PciAddress, ProfileName};
-use crate::mechanism::Form;
 use crate::mend;
 use crate::numa::{Numbers, Within};
 use crate::observation::ReadProblem;
@@ -224,8 +223,7 @@ impl Machine {
         count: u32,
     ) -> Option<BTreeSet<Option<u32>>> {
         let view = self.view();
-        let offers = view.offers.iter().filter(|offer| offer.profile == *profile);
-        let made = offers.filter(|offer| matches!(offer.form, Form::Mdevs { .. }));
+        let made = view.of_profile(profile).filter(|offer| offer.form.is_mdevs());
         let nodes: BTreeSet<_> = made.map(|offer| self.seen.numa_node(&offer.parent)).collect();
         let free = |node| {
             let there = self.free_and_used_on(profile, &|on| self.seen.numa_node(on) == node);

@@ -15,7 +15,7 @@ use crate::execute::{Meaning, StepError};
 use crate::hint;
 use crate::ids::{ClaimKey, MdevUuid, Owner, ParentId, ProfileName, SliceId};
 use crate::layout::Layout;
-use crate::mechanism::{Fabric, Form, Layouts, MDEV, Offer};
+use crate::mechanism::{Fabric, Layouts, MDEV, Offer};
 use crate::numa::Within;
 use crate::placement::{self, View, Wanted};
 use crate::plan::Step;
@@ -58,8 +58,7 @@ impl Needed {
 
     /// Whether an offer is one of what is needed.
     fn has(&self, offer: &Offer) -> bool {
-        matches!(offer.form, Form::Mdevs { .. })
-            && self.0.iter().any(|c| c.profile == offer.profile)
+        offer.form.is_mdevs() && self.0.iter().any(|c| c.profile == offer.profile)
     }
 }
 
@@ -114,9 +113,8 @@ impl Machine {
         if wanted.is_empty() || !self.parking_anywhere() {
             return false;
         }
-        let offers = self.offers().into_iter().filter(|offer| wanted.has(offer));
-        let devices: BTreeSet<ParentId> =
-            offers.map(|offer| self.seen.device_of(&offer.parent)).collect();
+        let view = self.view();
+        let devices = view.devices_of(view.offers.iter().filter(|offer| wanted.has(offer)));
         let mut will_show = false;
         for op in self.ops.values_mut().filter(|op| !op.overdue) {
             if matches!(&op.purpose, Purpose::Park { device, .. } if devices.contains(device)) {
@@ -387,8 +385,7 @@ impl Machine {
         let view = LazyCell::new(|| self.view());
         for (device, layout) in layouts.iter().filter(|(_, layout)| !layout.park.is_empty()) {
             let below = view.offers.iter().filter(|offer| {
-                matches!(offer.form, Form::Mdevs { .. })
-                    && self.seen.device_of(&offer.parent) == *device
+                offer.form.is_mdevs() && self.seen.device_of(&offer.parent) == *device
             });
             let offers: Vec<&Offer> = below.collect();
             // Before its VFs are made nothing is known.

@@ -117,10 +117,9 @@ impl Machine {
     ) -> Option<(u32, u32)> {
         let spare = self.spare();
         let there = |parent: &ParentId| only(&self.seen.device_of(parent));
-        let of_profile = |offer: &&Offer| offer.profile == *profile && there(&offer.parent);
-        let offers = || spare.view.offers.iter().filter(of_profile);
+        let offers = || spare.view.of_profile(profile).filter(|offer| there(&offer.parent));
         let vfs = offers().map(|offer| self.free_of(offer, &spare)).reduce(u32::saturating_add)?;
-        let made = offers().any(|offer| matches!(offer.form, Form::Mdevs { .. }));
+        let made = offers().any(|offer| offer.form.is_mdevs());
         let mdevs = made.then(|| self.free_mdevs(&spare, only).remove(profile)).flatten();
         let free = vfs.saturating_add(mdevs.unwrap_or_default());
         let assigned = self.run.assignments.values();
@@ -140,9 +139,9 @@ impl Machine {
         only: &dyn Fn(&ParentId) -> bool,
     ) -> Option<u32> {
         let mut counted = BTreeSet::new();
-        let there = |parent: &ParentId| only(&self.seen.device_of(parent));
-        let offers = self.offers().into_iter();
-        let offers = offers.filter(|offer| offer.profile == *profile && there(&offer.parent));
+        let view = self.view();
+        let there = |offer: &&Offer| only(&self.seen.device_of(&offer.parent));
+        let offers = view.of_profile(profile).filter(there);
         let each = offers.map(|offer| match &offer.form {
             Form::Vfs(vfs) => Some(count(vfs)),
             Form::TypedVfs { vfs, .. } => {

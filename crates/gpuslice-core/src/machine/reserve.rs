@@ -211,8 +211,7 @@ impl Machine {
     /// A VF is not there, and no other could be what its claim asks for: its GPU has the layout no more that made it so.
     fn offered_no_more(&self, want: &Want, vf: PciAddress, why: &Refusal) -> Option<Refusal> {
         let Want { key, profile, count, .. } = want;
-        let offered = self.offers().iter().any(|offer| offer.profile == *profile);
-        if why.code != Code::Absent || offered {
+        if why.code != Code::Absent || self.view().of_profile(profile).next().is_some() {
             return None;
         }
         let wanted = Wanted::anywhere(profile, key);
@@ -272,9 +271,9 @@ impl Machine {
 
     /// Takes the type from a VF that somebody else gave it.
     fn take_type(&self, want: &Want, address: PciAddress) -> Option<Hint> {
-        let mut offers = self.offers().into_iter();
+        let view = self.view();
         let offer =
-            offers.find(|o| o.profile == want.profile && o.form.vfs().contains(&address))?;
+            view.of_profile(&want.profile).find(|offer| offer.form.vfs().contains(&address))?;
         let attribute = self.mechanism(&offer.parent)?.type_attribute()?;
         Some(mend::take_type(address, attribute))
     }

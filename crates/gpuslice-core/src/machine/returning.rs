@@ -5,7 +5,7 @@ use super::{Effect, Machine, Timer};
 use crate::domain::Domain;
 use crate::execute::StepError;
 use crate::holders::is_vm;
-use crate::ids::{Owner, ParentId, ProfileName, SliceId};
+use crate::ids::{Owner, ParentId, SliceId};
 use crate::mend;
 use crate::refusal::{Code, Hint, Refusal};
 use crate::state::{Assignment, Phase};
@@ -40,12 +40,10 @@ impl Machine {
                 back.any(|(slice, _)| carried(*slice))
             }
             Code::NoCapacity => {
-                let asked = |profile: &ProfileName| {
-                    domain.claims.iter().any(|c| c.profile.as_ref() == Some(profile))
-                };
-                let offers = self.offers().into_iter().filter(|offer| asked(&offer.profile));
+                let view = self.view();
+                let asked = domain.claims.iter().filter_map(|claim| claim.profile.as_ref());
                 let serve: BTreeSet<ParentId> =
-                    offers.map(|offer| self.seen.device_of(&offer.parent)).collect();
+                    asked.flat_map(|profile| view.devices_offering(profile)).collect();
                 back.any(|(_, a)| serve.contains(&self.seen.device_of(&a.parent)))
             }
             _ => false,

@@ -3,7 +3,6 @@
 
 use super::{Machine, Stored};
 use crate::ids::{Owner, ParentId, ProfileName};
-use crate::mechanism::Form;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
@@ -18,7 +17,7 @@ impl Machine {
                 |parent: &ParentId| !self.layouts.contains_key(&self.seen.device_of(parent));
             let parents = self.seen.mdev_parents.keys().filter(|parent| without_layout(parent));
             for offer in parents.flat_map(|parent| self.offers_of(parent)) {
-                if asked.contains(&offer.profile) && matches!(offer.form, Form::Mdevs { .. }) {
+                if asked.contains(&offer.profile) && offer.form.is_mdevs() {
                     yielded.entry(offer.profile).or_default().insert(offer.parent);
                 }
             }

@@ -21,8 +21,8 @@ fn too_many(view: &View<'_>, offer: &Offer, beside: &[&ProfileName]) -> Option<R
 fn most_beside(view: &View<'_>, offer: &Offer, beside: &[&ProfileName]) -> Option<u32> {
     let device = view.seen.device_of(&offer.parent);
     let most = |profile: &&ProfileName| {
-        let own = |o: &&Offer| o.profile == **profile && view.seen.device_of(&o.parent) == device;
-        view.offers.iter().find(own).and_then(|o| o.per_vm)
+        let own = |offer: &&Offer| view.seen.device_of(&offer.parent) == device;
+        view.of_profile(profile).find(own).and_then(|offer| offer.per_vm)
     };
     let most = beside.iter().filter_map(most).chain(offer.per_vm).min()?;
     Some(most.saturating_sub(u32::try_from(beside.len()).unwrap_or(u32::MAX)))
@@ -78,10 +78,7 @@ fn of_others<'v>(view: &View<'v>, key: &ClaimKey, device: &ParentId) -> Vec<&'v 
         .filter(|(other, claim)| other.owner == key.owner && *other != key && !claim.orphaned);
     let there =
         |address: &&PciAddress| view.seen.pf_of(&ParentId::Pci(**address)).as_ref() == Some(device);
-    let alone = |profile: &ProfileName| {
-        let mut offers = view.offers.iter().filter(|o| o.profile == *profile).peekable();
-        offers.peek().is_some() && offers.all(|o| view.seen.device_of(&o.parent) == *device)
-    };
+    let alone = |profile: &ProfileName| view.devices_offering(profile).iter().eq([device]);
     let count = |profile: &ProfileName, homes: &[PciAddress], asked: u32| match homes {
         [] if alone(profile) => usize::try_from(asked).unwrap_or(usize::MAX),
         homes => homes.iter().filter(there).count(),
@@ -98,7 +95,7 @@ impl View<'_> {
     pub fn most_in_one_vm(&self, key: &ClaimKey, profile: &ProfileName) -> Option<u32> {
         let mut devices: Vec<ParentId> = Vec::new();
         let mut all: Option<u32> = None;
-        for offer in self.offers.iter().filter(|offer| offer.profile == *profile) {
+        for offer in self.of_profile(profile) {
             let device = self.seen.device_of(&offer.parent);
             if !devices.contains(&device) {
                 offer.per_vm?;
@@ -114,8 +111,7 @@ impl View<'_> {
     /// drivers say so.
     pub fn most_of_each(&self, key: &ClaimKey, profile: &ProfileName) -> BTreeMap<ParentId, u32> {
         let mut most = BTreeMap::new();
-        let told = |offer: &&Offer| offer.profile == *profile && offer.per_vm.is_some();
-        for offer in self.offers.iter().filter(told) {
+        for offer in self.of_profile(profile).filter(|offer| offer.per_vm.is_some()) {
             let device = self.seen.device_of(&offer.parent);
             if most.contains_key(&device) {
                 continue;
@@ -139,8 +135,8 @@ impl View<'_> {
         beside: &[PciAddress],
     ) -> bool {
         let wanted = Wanted::anywhere(profile, key);
-        let mut offers = self.offers.iter().filter(|o| o.profile == *profile);
-        offers.find(|o| o.form.vfs().contains(&home)).is_none_or(|offer| {
+        let mut offers = self.of_profile(profile);
+        offers.find(|offer| offer.form.vfs().contains(&home)).is_none_or(|offer| {
             let mine = beside.iter().filter(|other| offer.form.vfs().contains(other)).count();
             at_home(self, offer, &wanted, mine).is_none()
         })

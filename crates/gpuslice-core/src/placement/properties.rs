@@ -55,7 +55,7 @@ pub fn by_properties(view: &View<'_>, least: Properties) -> Result<ProfileName, 
 /// # Errors
 /// `no-profile` when it is offered, and less than is asked.
 pub fn meets(view: &View<'_>, profile: &ProfileName, least: Properties) -> Result<(), Refusal> {
-    let mut offers = view.offers.iter().filter(|offer| offer.profile == *profile).peekable();
+    let mut offers = view.of_profile(profile).peekable();
     if offers.peek().is_none() || offers.any(|offer| least.met_by(offer)) {
         return Ok(());
     }

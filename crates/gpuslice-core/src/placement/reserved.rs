@@ -76,11 +76,8 @@ impl<'v, 'a> Held<'v, 'a> {
         let others = idle(view, wanted.key).filter(|(_, c, _)| c.profile != *wanted.profile);
         let made = others.filter(|(_, claim, _)| claim.home.is_empty());
         let lacking: Vec<_> = made.map(|(_, claim, lacks)| (&claim.profile, lacks)).collect();
-        let offers = view.offers.iter().filter(|offer| {
-            matches!(offer.form, Form::Mdevs { .. })
-                && lacking.iter().any(|(profile, _)| **profile == offer.profile)
-        });
-        let devices = offers.map(|offer| view.seen.device_of(&offer.parent)).collect();
+        let of_them = lacking.iter().flat_map(|(profile, _)| view.of_profile(profile));
+        let devices = view.devices_of(of_them.filter(|offer| offer.form.is_mdevs()));
         let mut held = Self { view, wanted: wanted.profile, lacking, devices, now: 0 };
         if held.devices.is_empty() {
             return None;
@@ -103,8 +100,7 @@ impl<'v, 'a> Held<'v, 'a> {
     fn with_room(&self, mut assignments: BTreeMap<SliceId, Assignment>) -> usize {
         let mut offers = self.view.offers.clone();
         let size = |profile: &ProfileName| {
-            let of_profile = self.view.offers.iter().find(|offer| offer.profile == *profile);
-            of_profile.and_then(|offer| offer.memory)
+            self.view.of_profile(profile).next().and_then(|offer| offer.memory)
         };
         let each = self.lacking.iter();
         let mut all: Vec<&ProfileName> =
@@ -125,8 +121,7 @@ impl<'v, 'a> Held<'v, 'a> {
 }
 
 fn least_left(view: &View<'_>, profile: &ProfileName) -> Option<(ParentId, MdevTypeId)> {
-    let made = view.offers.iter().filter(|offer| offer.profile == *profile);
-    let left = made.filter_map(|offer| {
+    let left = view.of_profile(profile).filter_map(|offer| {
         let Form::Mdevs { type_id, available, .. } = &offer.form else { return None };
         let left = together::left(view, offer, type_id, *available);
         (left.count > 0).then_some((left.perhaps, left.count, &offer.parent, type_id))
@@ -173,8 +168,8 @@ pub(super) fn in_the_way(
 ) -> Option<Hint> {
     let vfs = offer.form.vfs();
     let type_of = |profile: &ProfileName| {
-        let mut offers = view.offers.iter().filter(|o| o.parent == offer.parent);
-        offers.find(|o| o.profile == *profile)?.form.type_id().cloned()
+        let mut offers = view.of_profile(profile);
+        offers.find(|other| other.parent == offer.parent)?.form.type_id().cloned()
     };
     let waits = |home: &&PciAddress| {
         vfs.contains(home) && !view.assignments.contains_key(&SliceId::Vf(**home))
