@@ -307,14 +307,13 @@ Examples:
     #[command(after_help = "Examples:\n  gpuslice events\n  gpuslice events --json")]
     Events,
     /// Print commands that tell another program of this host's slices
+    // Help in place of what is wrong would be no message for a program.
     #[command(
+        subcommand,
+        arg_required_else_help = false,
         after_help = "Examples:\n  gpuslice export proxmox\n  gpuslice export proxmox --json"
     )]
-    Export {
-        /// Which program
-        #[command(subcommand)]
-        what: Export,
-    },
+    Export(Export),
     /// Print the completions of a shell
     #[command(
         after_help = "Examples:\n  gpuslice completions bash > /usr/share/bash-completion/completions/gpuslice"
@@ -333,9 +332,9 @@ Examples:
     },
 }
 
-// clap takes what stands here for what the command above says of itself.
-/// Print commands that tell another program of this host's slices
+/// Which program is told.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Export {
     /// Print the commands that make resource mappings of Proxmox VE, one for each profile
     #[command(after_help = "\
@@ -354,7 +353,8 @@ Examples:
     Proxmox(Proxmox),
 }
 
-/// Print the commands that make resource mappings of Proxmox VE
+// clap takes what stands here for what the command above says of itself.
+/// Print the commands that make resource mappings of Proxmox VE, one for each profile
 #[derive(Debug, Args)]
 pub struct Proxmox {
     /// These profiles alone [default: all]

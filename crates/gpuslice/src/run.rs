@@ -34,7 +34,7 @@ pub fn run(command: Command, output: &Output) -> Result<(), Failure> {
         Command::Profiles { host: Some(host), config, .. } => {
             return lists::profiles_of(&host, config.as_deref(), output);
         }
-        Command::Export { what: Export::Proxmox(order) } if order.host.is_some() => {
+        Command::Export(Export::Proxmox(order)) if order.host.is_some() => {
             return export::proxmox_of(&order, output);
         }
         _ => {}
@@ -71,7 +71,7 @@ fn only_reads(command: &Command) -> bool {
             | Command::Claims
             | Command::History { .. }
             | Command::Explain { .. }
-            | Command::Export { .. }
+            | Command::Export(_)
     )
 }
 
@@ -93,9 +93,7 @@ async fn read_more(command: Command, daemon: &Daemon, output: &Output) -> Result
     match command {
         Command::History { what, since } => lists::history(daemon, what, since, output).await,
         Command::Explain { what: Some(what) } => explain::object(daemon, &what, output).await,
-        Command::Export { what: Export::Proxmox(order) } => {
-            export::proxmox(daemon, &order, output).await
-        }
+        Command::Export(Export::Proxmox(order)) => export::proxmox(daemon, &order, output).await,
         // It is no question, or was served before a daemon is asked for.
         _ => Ok(()),
     }

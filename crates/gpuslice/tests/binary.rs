@@ -171,6 +171,10 @@ fn wrong_usage_is_told_to_people_and_programs() {
         ),
         (&["--json", "frobnicate"], "unrecognized subcommand 'frobnicate'"),
         (
+            &["--json", "export"],
+            "'gpuslice export' requires a subcommand but one was not provided [subcommands: proxmox, help]",
+        ),
+        (
             &["attach", "win11", "p", "--json", "--pool", "--reserve"],
             "--pool and --reserve exclude each other: what others may be given is not held",
         ),
