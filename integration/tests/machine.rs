@@ -69,6 +69,8 @@ mod invariants;
 mod late;
 #[path = "machine/libvirt.rs"]
 mod libvirt;
+#[path = "machine/looking.rs"]
+mod looking;
 #[path = "machine/lost.rs"]
 mod lost;
 #[path = "machine/made_up.rs"]

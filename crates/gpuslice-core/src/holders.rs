@@ -106,6 +106,18 @@ pub fn find_each<'a>(
     by_node(host, &nodes)
 }
 
+/// The same with one holder of each, where one is all that is shown.
+///
+/// # Errors
+/// When `/proc` itself cannot be listed.
+pub fn find_one_of_each<'a>(
+    host: &dyn HostRead,
+    slices: impl IntoIterator<Item = &'a SliceId>,
+) -> Result<BTreeMap<SliceId, Holder>, Errno> {
+    let all = find_each(host, slices)?.into_iter();
+    Ok(all.filter_map(|(slice, mut holders)| Some((slice, holders.pop()?))).collect())
+}
+
 /// The same of anything else, by the nodes that each has.
 ///
 /// # Errors

@@ -165,6 +165,20 @@ impl Command {
         )
     }
 
+    /// Whether its answer shows who holds slices, or chooses one: a process that opens a device sends no event, so whoever
+    /// answers looks for holders first.
+    pub fn shows_slices(&self) -> bool {
+        matches!(
+            self,
+            Self::ListSlices
+                | Self::ListProfiles
+                | Self::Claim { .. }
+                | Self::Plug { .. }
+                | Self::Drain { .. }
+                | Self::Replace { .. }
+        )
+    }
+
     /// Whether it may be answered when something has come, rather than at once.
     pub fn may_wait(&self) -> bool {
         matches!(self, Self::WaitSettled { .. } | Self::Drain { wait_ms: Some(_), .. })

@@ -217,21 +217,16 @@ impl Engine {
         }
     }
 
-    /// A process that opens a device sends no event: who shows or chooses slices looks first. Where nobody can hold any there
-    /// is nothing to look for, and what was seen before is over.
-    fn must_look(&mut self, question: &Event) -> bool {
-        if let Event::CallerGone { request } = question {
+    /// Whether a question waits for a look: one whose answer shows or chooses slices, where anybody can hold some.
+    fn waits_for_look(&self, question: &Event) -> bool {
+        match question {
+            Event::Command { command, .. } if command.shows_slices() => {
+                !self.machine.unassigned().is_empty()
+            }
             // Behind what is asked by whoever is gone.
-            return self.looks.keeps(*request);
+            Event::CallerGone { request } => self.looks.keeps(*request),
+            _ => false,
         }
-        if !shows_slices(question) {
-            return false;
-        }
-        let must = !self.machine.unassigned().is_empty();
-        if !must {
-            self.hold(BTreeMap::new());
-        }
-        must
     }
 
     /// What was given to a VM meanwhile is that VM's.
@@ -327,10 +322,15 @@ impl Engine {
             return Some(question);
         }
         while let Some(question) = self.questions.pop_front() {
-            if !self.must_look(&question) {
-                return Some(question);
+            if self.waits_for_look(&question) {
+                self.looks.wait(question);
+                continue;
             }
-            self.looks.wait(question);
+            if matches!(&question, Event::Command { command, .. } if command.shows_slices()) {
+                // Nobody can hold any: what was seen before is over.
+                self.hold(BTreeMap::new());
+            }
+            return Some(question);
         }
         if self.looks.is_due() {
             self.looks.begin(self.backend.look(self.machine.unassigned()));
@@ -469,20 +469,6 @@ impl Engine {
             self.status = text;
         }
     }
-}
-
-/// Whether its answer shows who holds slices, or chooses one.
-fn shows_slices(event: &Event) -> bool {
-    let Event::Command { command, .. } = event else { return false };
-    matches!(
-        command,
-        Command::ListSlices
-            | Command::ListProfiles
-            | Command::Claim { .. }
-            | Command::Plug { .. }
-            | Command::Drain { .. }
-            | Command::Replace { .. }
-    )
 }
 
 fn wake(

@@ -3,9 +3,8 @@
 use crate::directed::{after, all, attach, run, runs, stop};
 use crate::happening::Happening as H;
 use crate::world::World;
-use gpuslice_core::holders::Holder;
 use gpuslice_core::ids::{ParentId, SliceId};
-use gpuslice_core::machine::{Event, RequestId};
+use gpuslice_core::machine::RequestId;
 use gpuslice_core::refusal::Refusal;
 use gpuslice_core::request::{Answer, Command, DrainRow, Outcome};
 
@@ -143,9 +142,6 @@ fn a_process_with_a_parked_device_is_in_the_way() {
     let mut slices = world.driver.machine.unassigned().into_iter();
     let slice = slices.find(|slice| matches!(slice, SliceId::Mdev(_))).unwrap();
     world.driver.kernel.open(77, "qemu", slice).unwrap();
-    // As who asks is told before.
-    let holder = Holder { pid: 77, comm: "qemu".to_owned() };
-    world.driver.queue.push_back(Event::Held([(slice, holder)].into()));
     let told = row(world.order(drain(&[card(), parks.clone()], None)).unwrap());
     let [blocker] = told.blockers.as_slice() else { panic!("{told:?}") };
     assert_eq!(

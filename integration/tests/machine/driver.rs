@@ -221,7 +221,7 @@ impl Driver {
                 self.observer.may_ask(may_ask(&self.under));
                 let seen = self.observer.observe(&self.kernel);
                 self.handle(Event::Observed(Box::new(seen)))?;
-            } else if let Some(event) = self.queue.pop_front() {
+            } else if let Some(event) = self.next_event() {
                 self.handle(event)?;
             } else {
                 return Ok(());

@@ -7,9 +7,7 @@ use crate::happening::Happening as H;
 use crate::invariants::vfs_of;
 use crate::world::World;
 use gpuslice_core::errno::Errno;
-use gpuslice_core::holders::Holder;
 use gpuslice_core::ids::{MdevUuid, SliceId};
-use gpuslice_core::machine::Event;
 use gpuslice_core::plan::Step;
 use gpuslice_core::port::HostRead;
 use gpuslice_core::request::{Answer, Command, PlanRow, ProfileRow, SliceRow};
@@ -286,12 +284,8 @@ fn one_that_a_process_has_is_neither_free_nor_to_be_picked() {
     let (free, pick) = shown(&mut world);
     assert_eq!(pick, [slice]);
     world.driver.kernel.open(77, "qemu", slice).unwrap();
-    // As who asks is told before.
-    let holder = Holder { pid: 77, comm: "qemu".to_owned() };
-    world.driver.queue.push_back(Event::Held([(slice, holder)].into()));
     assert_eq!(shown(&mut world), (free - 1, Vec::new()));
     world.driver.kernel.kill(77);
-    world.driver.queue.push_back(Event::Held([].into()));
     assert_eq!(shown(&mut world), (free, vec![slice]));
     world.finish().unwrap();
 }

@@ -4,9 +4,7 @@ use crate::directed::{IGB, after, all, attach, has_igbvf, host_s_driver_takes, r
 use crate::happening::Happening as H;
 use crate::world::{State, World};
 use gpuslice_core::errno::Errno;
-use gpuslice_core::holders::Holder;
 use gpuslice_core::ids::SliceId;
-use gpuslice_core::machine::Event;
 use gpuslice_core::port::HostWrite as _;
 use gpuslice_core::refusal::Code;
 use gpuslice_core::request::{Answer, Command, SliceRow};
@@ -285,16 +283,9 @@ fn a_reset_that_is_over_is_timed_no_longer() {
     }
 }
 
-/// As who lists slices is told before.
+/// Somebody lists slices, for which holders are looked for.
 fn looked(world: &mut World) {
-    let kernel = &world.driver.kernel;
-    let holder = |slice: SliceId| {
-        let pid = *kernel.holders(slice).first()?;
-        Some((slice, Holder { pid, comm: "qemu".to_owned() }))
-    };
-    let held = world.driver.machine.unassigned().into_iter().filter_map(holder).collect();
-    world.driver.queue.push_back(Event::Held(held));
-    world.driver.drain().unwrap();
+    world.order(Command::ListSlices).unwrap();
 }
 
 /// A VM that nobody told of, with a VF that a claim lives on.
@@ -318,7 +309,7 @@ fn whoever_opens_a_slice_without_a_word_leaves_it_dirty_too() {
     let (mut world, slice) = untold();
     let [(held, state, why)] = &dirty(&mut world)[..] else { panic!("not one") };
     assert_eq!((*held, state.as_str()), (slice, "foreign"));
-    assert!(why.contains("is held by qemu"), "{why}");
+    assert!(why.contains("is held by dpdk"), "{why}");
     all(&mut world, &[H::Start { vm: 0 }, H::Next { vm: 0 }, H::Next { vm: 0 }]);
     assert_eq!(world.refusals.keys().copied().collect::<Vec<_>>(), [Code::Held]);
     all(&mut world, &[H::ForeignClose]);

@@ -18,11 +18,10 @@ pub fn beside(host: impl HostRead + Send + 'static, slices: Vec<SliceId>) -> Loo
 /// Who holds these slices. What cannot be found out is logged and shown as not held; a step that takes a slice asks again,
 /// and takes "unknown" as held.
 pub fn look(host: &dyn HostRead, slices: &[SliceId]) -> BTreeMap<SliceId, Holder> {
-    let found = holders::find_each(host, slices).unwrap_or_else(|errno| {
+    holders::find_one_of_each(host, slices).unwrap_or_else(|errno| {
         tracing::warn!("cannot look for holders: {errno}");
         BTreeMap::new()
-    });
-    found.into_iter().filter_map(|(slice, mut all)| Some((slice, all.pop()?))).collect()
+    })
 }
 
 #[cfg(test)]
