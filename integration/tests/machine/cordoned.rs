@@ -2,10 +2,11 @@
 
 use crate::domains::claim;
 use crate::driver::Driver;
+use crate::ready::to_start;
 use crate::tools::follow;
-use crate::vgpu::{asking, attach, attach_several, call, one_gpu, order};
+use crate::vgpu::{asking, attach, attach_several, call, one_gpu, order, vf};
 use gpuslice_core::domain::{ClaimRequest, Domain};
-use gpuslice_core::ids::ParentId;
+use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::machine::HookOperation::Prepare;
 use gpuslice_core::port::HostWrite;
 use gpuslice_core::refusal::{Code, Refusal};
@@ -13,6 +14,12 @@ use gpuslice_core::request::{Answer, Command, Outcome};
 use gpuslice_sim::HostFile;
 
 const TWO: &str = "amd-74a1-vf2";
+
+const A40S: &str = include_str!("../../../examples/hosts/a40-mdev.toml");
+const ALL: &str = "[[gpu]]\nmatch = { model = \"a40\" }\nlayout = { vfs = \"all\" }\n";
+
+/// When a boot has brought what it brings.
+const TEN_MINUTES: u64 = 600_000;
 
 /// Eight GPUs with two VFs each, all of them drained.
 fn drained() -> Driver {
@@ -118,15 +125,101 @@ fn starts(driver: &mut Driver, domain: &Domain, gpus: usize) {
 #[test]
 fn a_start_of_mediated_devices_has_as_many_uncordoned() {
     let mdev = include_str!("../../../examples/hosts/mdev.toml");
-    let a40 = include_str!("../../../examples/hosts/a40-mdev.toml");
-    let all = "[[gpu]]\nmatch = { model = \"a40\" }\nlayout = { vfs = \"all\" }\n";
-    for (text, config) in [(mdev, ""), (a40, all)] {
+    for (text, config) in [(mdev, ""), (A40S, ALL)] {
         for (count, gpus) in [(1, 1), (3, 2)] {
             let mut driver = made(text, config);
             let domain = attach_several(&mut driver, 1, "nvidia-a40-24q", count);
             starts(&mut driver, &domain, gpus);
         }
     }
+}
+
+fn is_there(driver: &mut Driver, gpu: &ParentId, there: bool) {
+    let address: PciAddress = gpu.pci().unwrap();
+    match there {
+        true => driver.kernel.plug(address),
+        false => driver.kernel.unplug(address),
+    };
+    driver.advance(30_000).unwrap();
+}
+
+fn not_settled(driver: &mut Driver, domain: &Domain) -> Refusal {
+    let refusal = call(driver, domain, Prepare).unwrap_err();
+    assert_eq!(refusal.code, Code::NotSettled, "{refusal:?}");
+    assert!(refusal.causes[0].contains("cordoned"), "{refusal:?}");
+    refusal
+}
+
+/// It is known to be of use, and comes by itself.
+#[test]
+fn a_start_waits_for_a_gpu_that_is_away_while_all_others_are_cordoned() {
+    let mut driver = made(A40S, ALL);
+    let domain = attach(&mut driver, 1, "nvidia-a40-24q");
+    let away: ParentId = "0000:41:00.0".parse().unwrap();
+    drain(&mut driver);
+    order(&mut driver, Command::Uncordon { parent: away.clone() }).unwrap();
+    is_there(&mut driver, &away, false);
+    let refusal = not_settled(&mut driver, &domain);
+    assert_eq!(refusal.message, format!("waiting for {away} to appear"));
+    let hint = refusal.hint.unwrap();
+    assert!(hint.starts_with("gpuslice wait --settled") && !hint.contains("; or "), "{hint}");
+    assert!(to_start(&mut driver).is_empty());
+    is_there(&mut driver, &away, true);
+    assert_eq!(to_start(&mut driver), [domain.uuid]);
+    call(&mut driver, &domain, Prepare).unwrap();
+    let given = driver.machine.runtime().assignments.values().next().unwrap();
+    assert_eq!(driver.machine.observation().device_of(&given.parent), away);
+}
+
+/// It would give nothing out when it has come.
+#[test]
+fn a_start_does_not_wait_for_a_gpu_that_is_cordoned_as_the_others_are() {
+    let mut driver = made(A40S, ALL);
+    let domain = attach(&mut driver, 1, "nvidia-a40-24q");
+    drain(&mut driver);
+    is_there(&mut driver, &"0000:41:00.0".parse().unwrap(), false);
+    let refusal = call(&mut driver, &domain, Prepare).unwrap_err();
+    uncordons(&mut driver, &refusal, 1);
+    call(&mut driver, &domain, Prepare).unwrap();
+}
+
+/// It may as well never come, so what else mends it is told too.
+#[test]
+fn a_start_is_told_of_a_cordon_beside_a_gpu_of_which_nothing_is_known() {
+    let never = ALL.replace("model = \"a40\"", "address = \"0000:ee:00.0\"");
+    let mut driver = made(A40S, &format!("{ALL}{never}"));
+    let domain = attach(&mut driver, 1, "nvidia-a40-24q");
+    drain(&mut driver);
+    let hint = not_settled(&mut driver, &domain).hint.unwrap();
+    let (wait, other) = hint.split_once("; or ").unwrap();
+    assert!(wait.starts_with("gpuslice wait --settled"), "{hint}");
+    driver.advance(TEN_MINUTES).unwrap();
+    let refusal = call(&mut driver, &domain, Prepare).unwrap_err();
+    assert_eq!(refusal.hint.as_deref(), Some(other));
+    uncordons(&mut driver, &refusal, 1);
+    call(&mut driver, &domain, Prepare).unwrap();
+}
+
+/// No other serves it, whatever is to come; who has no home yet may wait for that.
+#[test]
+fn a_start_whose_home_is_on_a_cordoned_gpu_waits_for_no_other() {
+    let mut driver = drained();
+    let cards: Vec<ParentId> = driver.machine.durable().cordons.keys().take(2).cloned().collect();
+    for parent in &cards {
+        order(&mut driver, Command::Uncordon { parent: parent.clone() }).unwrap();
+    }
+    let domain = attach(&mut driver, 1, TWO);
+    let home = driver.machine.observation().device_of(&ParentId::Pci(vf(&domain)));
+    order(&mut driver, Command::Cordon { parent: home.clone(), reason: "loud".to_owned() })
+        .unwrap();
+    let other = cards.iter().find(|card| **card != home).unwrap();
+    is_there(&mut driver, other, false);
+    let refusal = order(&mut driver, asking(2, request(TWO, 1))).unwrap_err();
+    assert_eq!(refusal.code, Code::NotSettled, "{refusal:?}");
+    let refusal = call(&mut driver, &domain, Prepare).unwrap_err();
+    assert_eq!(refusal.hint.as_deref(), Some(format!("gpuslice uncordon {home}").as_str()));
+    uncordons(&mut driver, &refusal, 1);
+    call(&mut driver, &domain, Prepare).unwrap();
 }
 
 /// What is held for another makes no room where nothing is given out.

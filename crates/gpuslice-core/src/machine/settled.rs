@@ -149,7 +149,11 @@ impl Machine {
         if !self.observed {
             return settled_later(FIRST_LOOK, refusal.message);
         }
-        let awaited = self.may_come(profile, vf);
+        let mut awaited = self.may_come(profile, vf);
+        if refusal.code == Code::Cordoned {
+            // One that is cordoned too would give nothing out when it has come.
+            awaited.retain(|other| !self.durable.cordons.contains_key(&other.device));
+        }
         let Some(waiting) = said(&awaited) else { return refusal };
         let other = refusal.way_out().filter(|_| self.none_is_known(&awaited));
         let later = settled_later(&waiting, refusal.message);
