@@ -23,6 +23,14 @@ pub(super) fn driver(
     link_name(host, &format!("{dir}/driver")).map_err(failed(format!("read {dir}/driver")))
 }
 
+/// What was found out of a function; `None` where it has left, and with it whatever was bound to it or left in it.
+fn unless_gone<T>(found: Result<T, StepError>) -> Result<Option<T>, StepError> {
+    match found {
+        Err(error) if error.means(Asked::Function, Meaning::Gone) => Ok(None),
+        found => found.map(Some),
+    }
+}
+
 /// The driver that uses a function for the host: one that hands functions to VMs does not.
 fn of_the_host(present: Option<&str>) -> Option<&str> {
     present.filter(|driver| !is_vfio(driver))
@@ -58,12 +66,8 @@ pub(super) fn unbind(
     host: &mut dyn HostWrite,
     function: PciAddress,
 ) -> Result<Performed, StepError> {
-    let present = match driver(host, function) {
-        // The function left, and its binding with it.
-        Err(error) if error.means(Asked::Function, Meaning::Gone) => {
-            return Ok(Performed::Already);
-        }
-        other => other?,
+    let Some(present) = unless_gone(driver(host, function))? else {
+        return Ok(Performed::Already);
     };
     let dir = dir(function);
     let path = format!("{dir}/driver_override");
@@ -91,12 +95,8 @@ pub(super) fn reset(
     host: &mut dyn HostWrite,
     function: PciAddress,
 ) -> Result<Performed, StepError> {
-    let present = match driver(host, function) {
-        // What was in it left with it.
-        Err(error) if error.means(Asked::Function, Meaning::Gone) => {
-            return Ok(Performed::Already);
-        }
-        other => other?,
+    let Some(present) = unless_gone(driver(host, function))? else {
+        return Ok(Performed::Already);
     };
     if let Some(driver) = of_the_host(present.as_deref()) {
         return Err(StepError::HostDriver { function, driver: driver.to_owned() });
@@ -148,9 +148,9 @@ pub(super) fn check(
     function: PciAddress,
     wanted: Option<&str>,
 ) -> Result<Performed, StepError> {
-    let present = match (driver(host, function), wanted) {
-        (Err(error), None) if error.means(Asked::Function, Meaning::Gone) => None,
-        (other, _) => other?,
+    let present = match wanted {
+        Some(_) => driver(host, function)?,
+        None => unless_gone(driver(host, function))?.flatten(),
     };
     let left = wanted.is_none() && of_the_host(present.as_deref()).is_some();
     if present.as_deref() == wanted || left {
