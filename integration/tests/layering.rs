@@ -35,7 +35,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
         ],
     ),
     ("gpuslice-libvirt", &["gpuslice-api", "gpuslice-core", "gpuslice-domxml"]),
-    ("gpuslice-hook-ask", &["gpuslice-hook-proto"]),
+    ("gpuslice-hook-ask", &["gpuslice-core", "gpuslice-hook-proto"]),
     (
         "gpuslice-qemu-hook",
         &["gpuslice-core", "gpuslice-domxml", "gpuslice-hook-ask", "gpuslice-hook-proto"],

@@ -1,6 +1,9 @@
 //! One request and its reply, before a deadline and across restarts of the daemon: when the connection breaks, the
 //! same request is sent again under the same id over a new one.
 
+use crate::Settings;
+use gpuslice_core::hint;
+use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_hook_proto::{Lines, REPLY_LIMIT, Reply, Request};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -28,6 +31,36 @@ pub enum NoAnswer {
     Nonsense(String),
     /// The request has no line.
     Unsendable(String),
+}
+
+impl NoAnswer {
+    /// What a VM that needs the answer is refused with: `needs` says why it does, `unsendable` that it cannot be asked for.
+    pub fn refusal(&self, settings: &Settings, needs: &str, unsendable: &str) -> Refusal {
+        let socket = settings.socket.display();
+        match self {
+            Self::Absent(errno) => {
+                let message = format!("{needs} and gpusliced does not answer");
+                Refusal::new(Code::Unreachable, message)
+                    .because(format!("connect {socket}: {errno}"))
+                    .hint(hint!("systemctl start gpusliced"))
+            }
+            Self::Deadline => {
+                let seconds = settings.deadline.as_secs();
+                let message = format!("gpusliced gave no answer within {seconds} s");
+                Refusal::new(Code::Timeout, message).hint(hint!(
+                    "start it again, with a larger deadline-seconds in /etc/gpuslice/hook.conf"
+                ))
+            }
+            Self::Nonsense(why) => {
+                Refusal::new(Code::Unreachable, format!("{socket} answered what is no reply"))
+                    .because(why.clone())
+                    .hint(hint!("systemctl restart gpusliced"))
+            }
+            Self::Unsendable(why) => {
+                Refusal::new(Code::BadRequest, unsendable).because(why.clone())
+            }
+        }
+    }
 }
 
 /// How one connection ended without a reply.

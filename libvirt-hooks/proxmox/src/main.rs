@@ -15,7 +15,7 @@ use gpuslice_core::guest::mapping::Mapping;
 use gpuslice_core::guest::{GuestCall, GuestDevice, GuestPhase};
 use gpuslice_core::hint;
 use gpuslice_core::ids::PciAddress;
-use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::refusal::Refusal;
 use gpuslice_hook_ask::{NoAnswer, Settings, ask, complain, fresh_id, signals};
 use gpuslice_hook_proto::{Body, ReplyBody, Request};
 use std::collections::BTreeMap;
@@ -133,32 +133,16 @@ fn without_answer(
     failure: &NoAnswer,
     settings: &Settings,
 ) -> Refusal {
-    let socket = settings.socket.display();
-    match failure {
-        NoAnswer::Absent(errno) => Refusal::new(
-            Code::Unreachable,
-            format!("VM {vmid} has host devices and gpusliced does not answer"),
-        )
-        .because(format!("connect {socket}: {errno}"))
-        .hint(hint!("systemctl start gpusliced")),
-        NoAnswer::Deadline => Refusal::new(
-            Code::Timeout,
-            format!("gpusliced gave no answer within {} s", settings.deadline.as_secs()),
-        )
-        .hint(hint!("start it again, with a larger deadline-seconds in /etc/gpuslice/hook.conf")),
-        NoAnswer::Nonsense(why) => {
-            Refusal::new(Code::Unreachable, format!("{socket} answered what is no reply"))
-                .because(why.clone())
-                .hint(hint!("systemctl restart gpusliced"))
+    let refusal = failure.refusal(
+        settings,
+        &format!("VM {vmid} has host devices"),
+        &format!("VM {vmid} cannot be told of"),
+    );
+    match (failure, last) {
+        // Its devices are what makes it long.
+        (NoAnswer::Unsendable(_), Some(last)) => {
+            refusal.hint(hint!("qm set {} --delete hostpci{}", vmid, last))
         }
-        NoAnswer::Unsendable(why) => {
-            let refusal = Refusal::new(Code::BadRequest, format!("VM {vmid} cannot be told of"))
-                .because(why.clone());
-            match last {
-                // Its devices are what makes it long.
-                Some(last) => refusal.hint(hint!("qm set {} --delete hostpci{}", vmid, last)),
-                None => refusal,
-            }
-        }
+        _ => refusal,
     }
 }

@@ -1,8 +1,6 @@
 //! One call: read, asked of the daemon before a deadline, and its answer heeded.
 
-use gpuslice_core::hint;
-use gpuslice_core::refusal::{Code, Refusal};
-use gpuslice_hook_ask::{NoAnswer, Settings, ask, fresh_id, signals};
+use gpuslice_hook_ask::{Settings, ask, fresh_id, signals};
 use gpuslice_hook_proto::{Body, Operation, Request};
 use gpuslice_qemu_hook::verdict::{Question, Verdict};
 use std::time::Instant;
@@ -25,31 +23,10 @@ pub fn judge(name: &str, operation: Operation, sub: String, extra: String, xml: 
     });
     match reply {
         Ok(reply) => question.heed(reply.body),
-        Err(failure) => question.without_word(without_answer(&failure, &settings)),
-    }
-}
-
-fn without_answer(failure: &NoAnswer, settings: &Settings) -> Refusal {
-    let socket = settings.socket.display();
-    match failure {
-        NoAnswer::Absent(errno) => Refusal::new(
-            Code::Unreachable,
-            "the domain asks for a slice and gpusliced does not answer",
-        )
-        .because(format!("connect {socket}: {errno}"))
-        .hint(hint!("systemctl start gpusliced")),
-        NoAnswer::Deadline => Refusal::new(
-            Code::Timeout,
-            format!("gpusliced gave no answer within {} s", settings.deadline.as_secs()),
-        )
-        .hint(hint!("start it again, with a larger deadline-seconds in /etc/gpuslice/hook.conf")),
-        NoAnswer::Nonsense(why) => {
-            Refusal::new(Code::Unreachable, format!("{socket} answered what is no reply"))
-                .because(why.clone())
-                .hint(hint!("systemctl restart gpusliced"))
-        }
-        NoAnswer::Unsendable(why) => {
-            Refusal::new(Code::BadRequest, "the domain cannot be sent").because(why.clone())
-        }
+        Err(failure) => question.without_word(failure.refusal(
+            &settings,
+            "the domain asks for a slice",
+            "the domain cannot be sent",
+        )),
     }
 }
