@@ -3,29 +3,15 @@
 
 #[path = "../../../integration/fuzz/checks/config.rs"]
 mod config;
+#[path = "../../../integration/fuzz/kept.rs"]
+mod kept;
 #[path = "../../../integration/fuzz/checks/state_file.rs"]
 mod state_file;
 
-#[expect(clippy::disallowed_methods, reason = "reads the corpus")]
-fn each(folder: &str, check: fn(&[u8])) {
-    let folder = format!("{}/../../{folder}", env!("CARGO_MANIFEST_DIR"));
-    let files: Vec<_> = std::fs::read_dir(&folder).expect(&folder).collect();
-    assert!(!files.is_empty(), "{folder} is empty");
-    for file in files {
-        let path = file.unwrap().path();
-        let data = std::fs::read(&path).unwrap();
-        println!("{}", path.display());
-        // A file cut anywhere is a file that some crash leaves.
-        for cut in 0..=data.len() {
-            check(&data[..cut]);
-        }
-    }
-}
-
 #[test]
 fn configurations() {
-    each("integration/fuzz/corpus/config", config::check);
-    each("examples/config", config::check);
+    kept::each("integration/fuzz/corpus/config", 1, config::check);
+    kept::each("examples/config", 1, config::check);
 }
 
 #[test]
@@ -36,5 +22,6 @@ fn state_files() {
         .unwrap();
     parse::<Runtime>(include_str!("../../../integration/fuzz/corpus/state_file/runtime.json"))
         .unwrap();
-    each("integration/fuzz/corpus/state_file", state_file::check);
+    // A file cut anywhere is a file that some crash leaves.
+    kept::each("integration/fuzz/corpus/state_file", 1, state_file::check);
 }

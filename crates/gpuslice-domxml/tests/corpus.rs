@@ -3,22 +3,12 @@
 
 #[path = "../../../integration/fuzz/checks/domain_xml.rs"]
 mod check;
+#[path = "../../../integration/fuzz/kept.rs"]
+mod kept;
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "reads the corpus")]
 fn the_kept_corpus_keeps_its_promises() {
     for folder in ["integration/fuzz/corpus/domain_xml", "examples/domains"] {
-        let folder = format!("{}/../../{folder}", env!("CARGO_MANIFEST_DIR"));
-        let files: Vec<_> = std::fs::read_dir(&folder).expect(&folder).collect();
-        assert!(!files.is_empty(), "{folder} is empty");
-        for file in files {
-            let path = file.unwrap().path();
-            let data = std::fs::read(&path).unwrap();
-            println!("{}", path.display());
-            // Whole and cut at many places.
-            for cut in (0..data.len()).step_by(8).chain([data.len()]) {
-                check::check(&data[..cut]);
-            }
-        }
+        kept::each(folder, 8, check::check);
     }
 }
