@@ -137,8 +137,8 @@ impl Machine {
         }
     }
 
-    /// A claim of VFs that has no home may have one now.
-    pub(super) fn home_is_free(&mut self) {
+    /// Has the agent look at those whose claims of VFs have no home: there may be one now.
+    pub(super) fn look_at_homeless(&mut self) {
         let homeless = |(_, claim): &(&ClaimKey, &Claim)| !claim.orphaned && claim.home.is_empty();
         if !self.durable.claims.iter().any(|claim| homeless(&claim)) {
             return;
@@ -235,7 +235,7 @@ impl Machine {
             self.note("claim", key, "orphaned");
         }
         if !over.is_empty() {
-            self.home_is_free();
+            self.look_at_homeless();
         }
     }
 

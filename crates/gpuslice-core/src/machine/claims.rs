@@ -164,7 +164,7 @@ impl Machine {
 
     /// As [`Self::claim`], with the home VF a person picked for it, which is free.
     pub(super) fn claim_at(&mut self, order: Order, picked: Option<PciAddress>) -> Outcome {
-        self.is_asked_by(order.owner.clone(), &order.owner_name);
+        self.note_asker(order.owner.clone(), &order.owner_name);
         if order.request.count == 0 || order.request.count > MOST_SLICES {
             let message =
                 format!("claim {} asks for {} slices", order.request.name, order.request.count);
@@ -348,7 +348,7 @@ impl Machine {
         }
         let quarantined = self.lift_quarantine(parent);
         self.park_failed.clear();
-        let unwell = self.is_well(parent);
+        let unwell = self.note_well(parent);
         let dirty = self.run.dirty.values().any(|dirt| dirt.parent == *parent);
         self.slices_are_well(parent);
         self.wipe_again();

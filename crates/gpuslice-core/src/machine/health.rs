@@ -57,7 +57,7 @@ impl Machine {
         }
         for said in std::mem::take(&mut self.unplaced) {
             match self.parent_of_line(&said) {
-                Some(parent) => self.is_unwell(parent, &said),
+                Some(parent) => self.note_unwell(parent, &said),
                 None if said.trouble.function.is_none() && self.of_mechanism(&said).count() > 1 => {
                     self.of_nobody(&said);
                 }
@@ -107,7 +107,7 @@ impl Machine {
         found.map(|(address, _)| *address)
     }
 
-    fn is_unwell(&mut self, parent: ParentId, said: &Said) {
+    fn note_unwell(&mut self, parent: ParentId, said: &Said) {
         let vf = self.lost_vf(&parent, said);
         let cordons = self.config.on_error == OnError::Cordon;
         if said.trouble.reset_failed {
@@ -159,8 +159,8 @@ impl Machine {
         }
     }
 
-    /// A person says that it is well.
-    pub(super) fn is_well(&mut self, parent: &ParentId) -> bool {
+    /// A person says that it is well; whether anything was not.
+    pub(super) fn note_well(&mut self, parent: &ParentId) -> bool {
         self.durable.health.remove(parent).is_some()
     }
 

@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 impl Machine {
     pub(super) fn on_hook(&mut self, request: RequestId, mut call: HookCall) {
-        self.is_asked_by(Owner::Domain(call.domain.uuid), &call.domain.name);
+        self.note_asker(Owner::Domain(call.domain.uuid), &call.domain.name);
         call.domain = self.with_picks(call.domain);
         match call.operation {
             HookOperation::Prepare => self.on_prepare(request, call),

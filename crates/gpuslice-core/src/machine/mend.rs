@@ -29,7 +29,7 @@ enum Left<'a> {
 
 impl Machine {
     /// Whose request this is, by the name it has now: what is refused is not on record.
-    pub(super) fn is_asked_by(&mut self, owner: Owner, name: &str) {
+    pub(super) fn note_asker(&mut self, owner: Owner, name: &str) {
         self.asks = Some((owner, name.to_owned()));
     }
 

@@ -228,7 +228,7 @@ impl Machine {
                     op.begun(&step);
                 }
                 if let Step::Reset { function } = step {
-                    self.is_clean(SliceId::Vf(function));
+                    self.note_clean(SliceId::Vf(function));
                 }
                 self.next_step(id);
             }
@@ -321,7 +321,7 @@ impl Machine {
         let Some(op) = self.ops.get(&id) else { return };
         match op.purpose.clone() {
             Purpose::Prepare { request, slices, mut fresh, .. } => {
-                self.is_not_ready(step, error);
+                self.note_not_ready(step, error);
                 let refusal = match self.place_elsewhere(id, step, error) {
                     Ok(()) => return self.next_step(id),
                     Err(refusal) => refusal,
@@ -342,7 +342,7 @@ impl Machine {
                 }
                 self.refuse_prepare(request, &slices, &fresh, refusal);
                 if let Some((slice, holder)) = open {
-                    self.is_open(slice, &holder);
+                    self.note_open(slice, &holder);
                 }
             }
             // It is free of its VM; what is left in it is no reason to go on.
@@ -360,7 +360,7 @@ impl Machine {
             }
             Purpose::Park { device, request } => {
                 let left = self.ops.remove(&id).map(|op| op.steps).unwrap_or_default();
-                self.is_not_ready(step, error);
+                self.note_not_ready(step, error);
                 self.not_applied(request, &device, &left);
                 self.parking_failed(&device, step, error);
             }

@@ -41,7 +41,7 @@ fn still_asks(claim: &Claim, asked: &Claim) -> bool {
 
 impl Machine {
     pub(super) fn on_plug(&mut self, request: RequestId, order: Order) {
-        self.is_asked_by(order.claim.owner.clone(), &order.claim.owner_name);
+        self.note_asker(order.claim.owner.clone(), &order.claim.owner_name);
         let name = order.claim.request.name.clone();
         let key = ClaimKey { owner: order.claim.owner.clone(), name };
         if let Some(refusal) = self.cannot_come_back(|claim| *claim == key) {

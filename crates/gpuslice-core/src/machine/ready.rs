@@ -38,7 +38,7 @@ impl Machine {
     }
 
     /// A step failed, perhaps because its device is not ready.
-    pub(super) fn is_not_ready(&mut self, step: &Step, error: &StepError) {
+    pub(super) fn note_not_ready(&mut self, step: &Step, error: &StepError) {
         if error.meaning(step) != Meaning::Later {
             return;
         }

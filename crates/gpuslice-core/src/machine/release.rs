@@ -180,7 +180,7 @@ impl Machine {
         {
             self.forget_start_later(domain);
         }
-        self.home_is_free();
+        self.look_at_homeless();
         over
     }
 
@@ -204,7 +204,7 @@ impl Machine {
             self.note("claim", key, "ended with its owner");
         }
         if !over.is_empty() {
-            self.home_is_free();
+            self.look_at_homeless();
         }
     }
 

@@ -41,7 +41,7 @@ impl Machine {
         self.wipe_step(slice, parent, self.mechanism(parent)?.cleaned())
     }
 
-    pub(super) fn is_dirty(&mut self, slice: SliceId, parent: ParentId, why: String) {
+    pub(super) fn note_dirty(&mut self, slice: SliceId, parent: ParentId, why: String) {
         let held = self.run.dirty.get(&slice).is_some_and(|dirt| dirt.held);
         self.found_dirty(slice, Dirt { parent, why, held });
     }
@@ -57,7 +57,7 @@ impl Machine {
         self.persist(Stored::Runtime);
     }
 
-    pub(super) fn is_clean(&mut self, slice: SliceId) {
+    pub(super) fn note_clean(&mut self, slice: SliceId) {
         self.kept.remove(&slice);
         self.held.remove(&slice);
         self.await_reset_no_more(slice);
@@ -97,9 +97,9 @@ impl Machine {
     pub(super) fn wipe_failed(&mut self, slice: SliceId, error: &StepError) {
         let parent = match slice.pci().and_then(|address| self.seen.vfs.get(&address)) {
             Some(vf) => ParentId::Pci(vf.pf),
-            None => return self.is_clean(slice),
+            None => return self.note_clean(slice),
         };
-        self.is_dirty(slice, parent, error.to_string());
+        self.note_dirty(slice, parent, error.to_string());
         if let StepError::Held { holders, .. } = error
             && let Some(holder) = holders.first()
         {
@@ -118,7 +118,7 @@ impl Machine {
         };
         let held: Vec<SliceId> = self.run.dirty.iter().filter_map(held).collect();
         for slice in held {
-            self.is_clean(slice);
+            self.note_clean(slice);
         }
     }
 
@@ -161,7 +161,7 @@ impl Machine {
                 // A reset would say no more, and it is tried when that driver lets go.
                 if let Some((function, driver)) = self.host_has(slice) {
                     let error = StepError::HostDriver { function, driver };
-                    self.is_dirty(slice, parent, error.to_string());
+                    self.note_dirty(slice, parent, error.to_string());
                     continue;
                 }
                 self.await_reset(slice);
@@ -200,7 +200,7 @@ impl Machine {
                 let phase = self.run.assignments.get(&slice).map(|a| a.phase);
                 if phase.is_none_or(|phase| phase == Phase::Releasing) {
                     let why = "it was there before and may have been anybody's".to_owned();
-                    self.is_dirty(slice, parent.clone(), why);
+                    self.note_dirty(slice, parent.clone(), why);
                 }
             }
         }
@@ -215,7 +215,7 @@ impl Machine {
         let Some(vf) = slice.pci().and_then(|address| self.seen.vfs.get(&address)) else { return };
         let parent = ParentId::Pci(vf.pf);
         if self.wipe_now(slice, &parent).is_some() {
-            self.is_dirty(slice, parent, format!("{name} had it, without a claim"));
+            self.note_dirty(slice, parent, format!("{name} had it, without a claim"));
             self.wipe_again();
             if ended {
                 self.reset_follows_vm(slice);
@@ -226,7 +226,7 @@ impl Machine {
     /// Of whoever was given nothing no hook tells, neither now nor when it ends.
     pub(super) fn on_held(&mut self, held: BTreeMap<SliceId, Holder>) {
         for (slice, holder) in &held {
-            self.is_open(*slice, holder);
+            self.note_open(*slice, holder);
         }
         let before = std::mem::replace(&mut self.held, held);
         for slice in before.into_keys() {
@@ -237,7 +237,7 @@ impl Machine {
     }
 
     /// What it leaves in the slice is there from now on, should this daemon not live to see its end.
-    pub(super) fn is_open(&mut self, slice: SliceId, holder: &Holder) {
+    pub(super) fn note_open(&mut self, slice: SliceId, holder: &Holder) {
         let Some(address) = slice.pci() else { return };
         let Some(vf) = self.seen.vfs.get(&address) else { return };
         let told =
@@ -259,7 +259,7 @@ impl Machine {
         let left: Vec<SliceId> =
             self.run.dirty.iter().filter(|(s, d)| gone(s, d)).map(|(slice, _)| *slice).collect();
         for slice in left {
-            self.is_clean(slice);
+            self.note_clean(slice);
         }
     }
 
