@@ -36,6 +36,7 @@ mod mend;
 mod mistakes;
 mod news;
 mod numa;
+mod offers;
 mod one_vm;
 mod ops;
 mod parking;

@@ -5,13 +5,11 @@ use super::{ConfigRead, Effect, Machine, RequestId, Stored};
 use crate::domain::{ClaimRequest, HostDeviceSource, MOST_SLICES, alias_for};
 use crate::hint;
 use crate::history::{Ending, Wanted};
-use crate::ids::{
-    ClaimKey, MdevTypeId, MdevUuid, Owner, ParentId, PciAddress, ProfileName, SliceId,
-};
+use crate::ids::{ClaimKey, MdevUuid, Owner, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mend;
 use crate::numa::Within;
 use crate::observation::Function;
-use crate::placement::{Lookup, Refused, View};
+use crate::placement::Refused;
 use crate::refusal::{Code, Hint, Holders, Refusal};
 use crate::request::{Answer, Command, DeviceToWrite, Outcome};
 use crate::state::{Assignment, Claim, Phase};
@@ -113,49 +111,6 @@ impl Machine {
                 self.push(Effect::Answer { request, outcome: Err(refusal) });
             }
         }
-    }
-
-    /// What placements look at.
-    pub(super) fn view(&self) -> View<'_> {
-        View {
-            seen: &self.seen,
-            offers: self.offers(),
-            wedged: &self.run.wedged,
-            assignments: &self.run.assignments,
-            foreign: &self.run.foreign,
-            held: &self.held,
-            claims: &self.durable.claims,
-            cordons: &self.durable.cordons,
-            quarantines: &self.durable.quarantines,
-            reshaping: self.being_laid_out(),
-            held_back: self.held_back(),
-            strategy: self.config.placement,
-            lookup: Lookup::default(),
-        }
-    }
-
-    pub(super) fn offers(&self) -> Vec<crate::mechanism::Offer> {
-        let parents = self.seen.parents();
-        parents.flat_map(|parent| self.offers_of(&parent).collect::<Vec<_>>()).collect()
-    }
-
-    pub(super) fn offers_of(
-        &self,
-        parent: &ParentId,
-    ) -> impl Iterator<Item = crate::mechanism::Offer> {
-        let layout = self.layouts.get(parent);
-        let mechanisms = self.mechanisms.iter().filter(|m| m.applies(&self.seen, parent));
-        mechanisms.flat_map(move |m| m.offers(&self.seen, parent, layout))
-    }
-
-    pub(super) fn profile_of(
-        &self,
-        parent: &ParentId,
-        type_id: &MdevTypeId,
-    ) -> Option<ProfileName> {
-        let mut mechanisms = self.mechanisms.iter().filter(|m| m.applies(&self.seen, parent));
-        let layout = self.layouts.get(parent);
-        mechanisms.find_map(|m| m.profile_of(&self.seen, parent, layout, type_id))
     }
 
     pub(super) fn claim(&mut self, order: Order) -> Outcome {
