@@ -28,6 +28,30 @@ pub(super) struct Order {
     pub dry_run: bool,
 }
 
+impl Order {
+    fn asks_for_some(&self) -> Result<(), Refusal> {
+        let ClaimRequest { name, count, .. } = &self.request;
+        if (1..=MOST_SLICES).contains(count) {
+            return Ok(());
+        }
+        let message = format!("claim {name} asks for {count} slices");
+        let hint = hint!("the same with a count from 1 to {}", MOST_SLICES);
+        Err(Refusal::new(Code::BadRequest, message).hint(hint))
+    }
+
+    /// A home that others may be given is none that is held for its claim. A record of before may have both, and keeps them as long
+    /// as neither is asked for.
+    fn may_have_both(&self) -> Result<(), Refusal> {
+        if ![self.pool, self.reserve].contains(&Some(true)) {
+            return Ok(());
+        }
+        let off = if self.reserve == Some(true) { "--pool=false" } else { "--reserve=false" };
+        let message =
+            format!("claim {} is either shared (pool) or held (reserve)", self.request.name);
+        Err(Refusal::new(Code::BadRequest, message).hint(hint!("the same with {}", off)))
+    }
+}
+
 impl Machine {
     pub(super) fn on_command(
         &mut self,
@@ -120,36 +144,19 @@ impl Machine {
     /// As [`Self::claim`], with the home VF a person picked for it, which is free.
     pub(super) fn claim_at(&mut self, order: Order, picked: Option<PciAddress>) -> Outcome {
         self.note_asker(order.owner.clone(), &order.owner_name);
-        if order.request.count == 0 || order.request.count > MOST_SLICES {
-            let message =
-                format!("claim {} asks for {} slices", order.request.name, order.request.count);
-            return Err(Refusal::new(Code::BadRequest, message)
-                .hint(hint!("the same with a count from 1 to {}", MOST_SLICES)));
-        }
+        order.asks_for_some()?;
         let key = ClaimKey { owner: order.owner.clone(), name: order.request.name.clone() };
         let profile = self.profile_for(&order.owner_name, &order.request)?;
         let known = self.durable.claims.get(&key).cloned();
-        if let Some(known) = &known
-            && known.profile != profile
-            && self.run.assignments.values().any(|a| a.claim == key)
-        {
-            let message = format!(
-                "{} has a {} now, which cannot become a {profile} while it is in use",
-                order.owner_name, known.profile
-            );
-            return Err(Refusal::new(Code::InUse, message).hint(self.end_run(&key)));
+        if let Some(known) = &known {
+            self.may_become(&key, known, &profile, &order.owner_name)?;
         }
         // What is over is not what is asked for now.
         let kept = known.as_ref().filter(|claim| !claim.orphaned || claim.undefined);
         let pool = order.pool.unwrap_or(kept.is_some_and(|claim| claim.pool));
         let reserve = order.reserve.unwrap_or(kept.is_some_and(|claim| claim.reserve));
-        // A home that others may be given is none that is held for it. A record of before may have both, and stays.
-        if pool && reserve && [order.pool, order.reserve].contains(&Some(true)) {
-            let off = if order.reserve == Some(true) { "--pool=false" } else { "--reserve=false" };
-            let message = format!("claim {} is either shared (pool) or held (reserve)", key.name);
-            return Err(
-                Refusal::new(Code::BadRequest, message).hint(hint!("the same with {}", off))
-            );
+        if pool && reserve {
+            order.may_have_both()?;
         }
         let request = &order.request;
         let mut had = known.as_ref().map_or_else(Vec::new, |claim| claim.home.clone());
@@ -163,13 +170,9 @@ impl Machine {
         }
         let home = self.homes(&Sought { key: &key, request, profile: &profile, pool }, had)?;
         if let Some(known) = &known
-            && self.it_alone_tells(&key)
             && (known.profile != profile || known.home.iter().any(|vf| !home.contains(vf)))
         {
-            let message = format!("what {} has is being found out", order.owner_name);
-            return Err(Refusal::new(Code::NotSettled, message)
-                .because("the record of this boot was lost, and a device cannot be read yet")
-                .hint(mend::when_it_is_read()));
+            self.may_be_exchanged(&key, &order.owner_name)?;
         }
         let claim = Claim {
             owner_name: order.owner_name,
@@ -199,6 +202,35 @@ impl Machine {
             }
         }
         Ok(Answer::Claimed { changed, claim: row, devices, warnings })
+    }
+
+    /// Whether a claim can ask for a profile from now on.
+    fn may_become(
+        &self,
+        key: &ClaimKey,
+        known: &Claim,
+        profile: &ProfileName,
+        owner_name: &str,
+    ) -> Result<(), Refusal> {
+        if known.profile == *profile || !self.run.assignments.values().any(|a| a.claim == *key) {
+            return Ok(());
+        }
+        let message = format!(
+            "{owner_name} has a {} now, which cannot become a {profile} while it is in use",
+            known.profile
+        );
+        Err(Refusal::new(Code::InUse, message).hint(self.end_run(key)))
+    }
+
+    /// Whether a claim's profile or homes can be other ones, which nothing else may tell.
+    fn may_be_exchanged(&self, key: &ClaimKey, owner_name: &str) -> Result<(), Refusal> {
+        if !self.it_alone_tells(key) {
+            return Ok(());
+        }
+        let message = format!("what {owner_name} has is being found out");
+        Err(Refusal::new(Code::NotSettled, message)
+            .because("the record of this boot was lost, and a device cannot be read yet")
+            .hint(mend::when_it_is_read()))
     }
 
     /// A claim reserves nothing, so more may be asked than there is; that is said, not refused.

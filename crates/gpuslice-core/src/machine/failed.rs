@@ -15,9 +15,44 @@ use std::collections::BTreeSet;
 const VFIO_PCI: &str = "vfio-pci";
 
 impl Machine {
+    /// Why a step of a layout failed, and what mends it.
+    pub(super) fn why_layout_failed(
+        &self,
+        step: &Step,
+        error: &StepError,
+        parents: &BTreeSet<ParentId>,
+        at_fault: &BTreeSet<ParentId>,
+    ) -> Refusal {
+        match error {
+            StepError::Held { .. } | StepError::Mediated { .. } | StepError::Typed { .. } => {
+                self.explain_failed_prepare(step, error)
+            }
+            // Its layout is brought about when one is bound.
+            StepError::NoDriver { .. } => {
+                Refusal::new(Code::NotSettled, format!("cannot {step} yet"))
+                    .because(error.to_string())
+                    .hint(hint!("gpuslice wait --settled"))
+            }
+            _ if error.meaning(step) == Meaning::Others && error.errno().is_some() => {
+                Refusal::new(Code::Held, format!("cannot {step}"))
+                    .because(error.to_string())
+                    .hint(hint!("stop what uses the device on this host; then gpuslice apply"))
+            }
+            _ => is_used(step, error)
+                .or_else(|| self.has_it_open(step, error, parents))
+                .or_else(|| self.makes_no_vfs(step, error))
+                .or_else(|| self.bind_is_refused(step, error, parents))
+                .unwrap_or_else(|| {
+                    Refusal::new(Code::DeviceFailed, format!("cannot {step}"))
+                        .because(error.to_string())
+                        .hint(self.what_to_look_at(step, error, at_fault))
+                }),
+        }
+    }
+
     /// Where the reason of a failed layout is to be found, and how it is tried again: of several devices by `apply` alone,
     /// since all have to be lifted.
-    pub(super) fn what_to_look_at(
+    fn what_to_look_at(
         &self,
         step: &Step,
         error: &StepError,
@@ -62,7 +97,7 @@ impl Machine {
 
     /// That somebody has a device open whose VFs were to be taken, or that was to be set. Where its lock told, or the tool that
     /// sets it, nothing was changed; and to whoever only makes VFs anew it is no fault.
-    pub(super) fn has_it_open(
+    fn has_it_open(
         &self,
         step: &Step,
         error: &StepError,
@@ -139,7 +174,7 @@ impl Machine {
     }
 
     /// The same of the one that a layout binds VFs to, which may be misspelt.
-    pub(super) fn bind_is_refused(
+    fn bind_is_refused(
         &self,
         step: &Step,
         error: &StepError,
@@ -166,7 +201,7 @@ impl Machine {
     }
 
     /// That of a driver which makes no VFs: nothing is broken, and no line of the kernel's log says more.
-    pub(super) fn makes_no_vfs(&self, step: &Step, error: &StepError) -> Option<Refusal> {
+    fn makes_no_vfs(&self, step: &Step, error: &StepError) -> Option<Refusal> {
         let Step::SetNumVfs { pf, .. } = step else { return None };
         let driver = self.seen.functions.get(pf)?.driver.as_deref()?;
         (error.meaning(step) == Meaning::Unable).then(|| {
@@ -183,6 +218,24 @@ impl Machine {
         let driver = self.seen.functions.get(pf)?.driver.as_deref()?;
         self.mechanism(&ParentId::Pci(*pf))?.mends_count(*pf, driver, error.errno()?)
     }
+}
+
+/// A driver that the kernel does not unload because it is in use: nothing was changed, and no device has a fault.
+fn is_used(step: &Step, error: &StepError) -> Option<Refusal> {
+    let Step::UnloadDriver { name, .. } = step else { return None };
+    if error.meaning(step) != Meaning::Later {
+        return None;
+    }
+    let holder = match error {
+        StepError::Open { holders, .. } => holders.first(),
+        _ => None,
+    };
+    let end = holder.map_or_else(
+        || hint!("end what uses module {} (lsmod | grep {} shows which modules do)", name, name),
+        mend::end_process,
+    );
+    let refusal = Refusal::new(Code::Held, format!("cannot {step}")).because(error.to_string());
+    Some(refusal.hint(hint!("{}, then gpuslice apply", end)))
 }
 
 fn opened() -> Hint {

@@ -326,37 +326,7 @@ impl Machine {
                 continue;
             }
             match self.steps_to(&parent, &layouts, true) {
-                Ok(steps) => {
-                    let together = self.disturbed(&parent, &steps);
-                    if steps.iter().any(Step::takes_slices) {
-                        plan.blockers.extend(self.in_the_way(&together));
-                    }
-                    // What it is set to and what it needs is seen when it has its driver again.
-                    let unseen = self.between_drivers(&parent)
-                        && self.layouts.get(&parent) != layouts.get(&parent);
-                    if (!steps.is_empty() || unseen)
-                        && let Some(busy) =
-                            together.iter().find(|p| self.reshaping(p) || self.parking(p))
-                    {
-                        // What sleeps in the kernel is awaited by nobody.
-                        let stuck = self.stuck_parents().contains(busy);
-                        let stuck = self.quarantine_over(busy).filter(|_| stuck);
-                        plan.blockers.push(stuck.cloned().unwrap_or_else(|| {
-                            let message = format!("{busy} is being reshaped already");
-                            Refusal::new(Code::Reshaping, message)
-                                .hint(hint!("gpuslice wait --settled"))
-                        }));
-                    }
-                    plan.steps.extend(
-                        steps
-                            .iter()
-                            .map(|s| StepRow { parent: parent.clone(), step: s.to_string() }),
-                    );
-                    plan.steps.extend(binds_later(&steps, &layouts));
-                    plan.later.extend(self.would_come_later(&parent, &rule.layout));
-                    let ignores = |m: &dyn Mechanism| m.ignores(&self.seen, &parent, &rule.layout);
-                    plan.ignored.extend(self.mechanism(&parent).and_then(ignores));
-                }
+                Ok(steps) => self.plan_of(&mut plan, (&parent, rule), &steps, &layouts),
                 Err(why) if why.code == Code::BadConfig => mistakes.push((rule, parent, why)),
                 Err(refusal) => plan.blockers.push(refusal),
             }
@@ -380,6 +350,44 @@ impl Machine {
         plan.unmatched = unmet.into_iter().map(|rule| self.unmet(rule)).collect();
         plan.changed = plan.changes();
         plan
+    }
+
+    /// Adds what `apply` would do with one parent, and what is in its way.
+    fn plan_of(
+        &self,
+        plan: &mut PlanRow,
+        (parent, rule): (&ParentId, &Rule),
+        steps: &[Step],
+        layouts: &Layouts,
+    ) {
+        let together = self.disturbed(parent, steps);
+        if steps.iter().any(Step::takes_slices) {
+            plan.blockers.extend(self.in_the_way(&together));
+        }
+        // What it is set to and what it needs is seen when it has its driver again.
+        let unseen =
+            self.between_drivers(parent) && self.layouts.get(parent) != layouts.get(parent);
+        let is_busy = |parent: &&ParentId| self.reshaping(parent) || self.parking(parent);
+        if (!steps.is_empty() || unseen)
+            && let Some(busy) = together.iter().find(is_busy)
+        {
+            plan.blockers.push(self.is_reshaped_already(busy));
+        }
+        let row = |step: &Step| StepRow { parent: parent.clone(), step: step.to_string() };
+        plan.steps.extend(steps.iter().map(row));
+        plan.steps.extend(binds_later(steps, layouts));
+        plan.later.extend(self.would_come_later(parent, &rule.layout));
+        let ignores = |m: &dyn Mechanism| m.ignores(&self.seen, parent, &rule.layout);
+        plan.ignored.extend(self.mechanism(parent).and_then(ignores));
+    }
+
+    /// What sleeps in the kernel is awaited by nobody.
+    fn is_reshaped_already(&self, busy: &ParentId) -> Refusal {
+        let stuck = self.quarantine_over(busy).filter(|_| self.stuck_parents().contains(busy));
+        stuck.cloned().unwrap_or_else(|| {
+            let message = format!("{busy} is being reshaped already");
+            Refusal::new(Code::Reshaping, message).hint(hint!("gpuslice wait --settled"))
+        })
     }
 
     /// What a new layout makes of a parent is not known while it does not tell how it is set, nor what mends one that was set

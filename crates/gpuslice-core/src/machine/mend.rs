@@ -9,7 +9,7 @@ use crate::mend::{
     write_layout,
 };
 use crate::numa::Within;
-use crate::placement::{Properties, Wanted, by_properties};
+use crate::placement::{Properties, View, Wanted, by_properties};
 use crate::refusal::Hint;
 use crate::state::{Claim, ForeignHold};
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +25,21 @@ enum Left<'a> {
     Claim(&'a ClaimKey),
     Promised(&'a ClaimKey),
     Other(Hint),
+}
+
+/// What ends those who have slices.
+struct Ends<'d> {
+    /// Of each device; whether the slice is of the profile that is asked for.
+    there: BTreeMap<&'d ParentId, Vec<(bool, Hint)>>,
+    /// What of it ends what was not given by us.
+    others: BTreeSet<Hint>,
+}
+
+/// What keeps a VF from becoming a home.
+enum Use {
+    None,
+    EndedBy(Hint),
+    Lasting,
 }
 
 impl Machine {
@@ -246,6 +261,37 @@ impl Machine {
         if devices.is_empty() {
             return None;
         }
+        let Ends { mut there, others } = self.ends_on(&devices, key, profile);
+        let beside = self.free_and_used_beside(key, profile, only);
+        let free = beside.map_or(0, |(free, _)| free);
+        let missing = usize::try_from(count.saturating_sub(free).max(1)).unwrap_or(usize::MAX);
+        // What we gave before what others made.
+        for orders in there.values_mut() {
+            orders.sort_by_key(|(_, order)| others.contains(order));
+        }
+        let same = there.iter().flat_map(|(device, orders)| {
+            let same = orders.iter().filter(|(same, _)| *same);
+            same.map(|(_, order)| order).take(lacks(device))
+        });
+        let mut same: Vec<&Hint> = same.collect();
+        same.sort_by_key(|order| others.contains(*order));
+        let same: Vec<Hint> = same.into_iter().take(missing).cloned().collect();
+        let fewest = there.values().min_by_key(|orders| orders.len());
+        let all = fewest.map(|orders| orders.iter().map(|(_, order)| order.clone()).collect());
+        let orders = if same.is_empty() { all.unwrap_or_default() } else { same };
+        Hint::in_turn(orders).or_else(|| {
+            let reserved = self.reserved_beside(key, profile).into_iter();
+            Hint::in_turn(reserved.take(missing).map(|(other, _)| self.end_for_good(other)))
+        })
+    }
+
+    /// What ends the others who have slices of some devices, with those that are of a profile.
+    fn ends_on<'d>(
+        &self,
+        devices: &'d BTreeSet<ParentId>,
+        key: &ClaimKey,
+        profile: &ProfileName,
+    ) -> Ends<'d> {
         let mut there: BTreeMap<&ParentId, Vec<(bool, Hint)>> = BTreeMap::new();
         let mut has = |parent: &ParentId, same: bool, order: Hint| {
             if let Some(device) = devices.get(&self.seen.device_of(parent)) {
@@ -271,27 +317,7 @@ impl Machine {
             others.insert(end.clone());
             has(&mdev.parent, of.as_ref() == Some(profile), end);
         }
-        let beside = self.free_and_used_beside(key, profile, only);
-        let free = beside.map_or(0, |(free, _)| free);
-        let missing = usize::try_from(count.saturating_sub(free).max(1)).unwrap_or(usize::MAX);
-        // What we gave before what others made.
-        for orders in there.values_mut() {
-            orders.sort_by_key(|(_, order)| others.contains(order));
-        }
-        let same = there.iter().flat_map(|(device, orders)| {
-            let same = orders.iter().filter(|(same, _)| *same);
-            same.map(|(_, order)| order).take(lacks(device))
-        });
-        let mut same: Vec<&Hint> = same.collect();
-        same.sort_by_key(|order| others.contains(*order));
-        let same: Vec<Hint> = same.into_iter().take(missing).cloned().collect();
-        let fewest = there.values().min_by_key(|orders| orders.len());
-        let all = fewest.map(|orders| orders.iter().map(|(_, order)| order.clone()).collect());
-        let orders = if same.is_empty() { all.unwrap_or_default() } else { same };
-        Hint::in_turn(orders).or_else(|| {
-            let reserved = self.reserved_beside(key, profile).into_iter();
-            Hint::in_turn(reserved.take(missing).map(|(other, _)| self.end_for_good(other)))
-        })
+        Ends { there, others }
     }
 
     /// Claims of others that hold capacity of the devices that offer a profile, those of that profile first.
@@ -331,43 +357,16 @@ impl Machine {
                 offer.form.vfs().iter().map(move |vf| (*vf, device.clone()))
             })
             .collect();
-        let mut free: BTreeSet<PciAddress> = vfs.keys().copied().collect();
-        let bound = self.bound_claims();
-        let (mut idle, mut promised, mut running) = (Vec::new(), Vec::new(), Vec::new());
-        for (other, claim) in self.durable.claims.iter().filter(|(o, c)| *o != key && !c.orphaned) {
-            for home in &claim.home {
-                free.remove(home);
+        let [idle, promised, running] = self.homes_of_others(key, &vfs);
+        let homes = [&idle, &promised, &running].into_iter().flatten().flat_map(|(here, _)| here);
+        let homes: BTreeSet<&PciAddress> = homes.collect();
+        let (mut free, mut others) = (Vec::new(), Vec::new());
+        for vf in vfs.keys().filter(|vf| !homes.contains(vf)) {
+            match self.use_of(&view, *vf) {
+                Use::None => free.push(*vf),
+                Use::EndedBy(order) => others.push((vec![*vf], Left::Other(order))),
+                Use::Lasting => {}
             }
-            let here: Vec<PciAddress> =
-                claim.home.iter().filter(|home| vfs.contains_key(home)).copied().collect();
-            if here.is_empty() {
-            } else if self.is_promised(other) {
-                promised.push((here, Left::Promised(other)));
-            } else if bound.contains(other) {
-                running.push((here, Left::Claim(other)));
-            } else {
-                idle.push((here, Left::Claim(other)));
-            }
-        }
-        let mut others = Vec::new();
-        for vf in std::mem::take(&mut free) {
-            let slice = SliceId::Vf(vf);
-            let driver = view.seen.vfs.get(&vf).filter(|seen| !seen.on_vfio());
-            let driver = driver.and_then(|seen| seen.driver.as_deref());
-            let order = if let Some(hold) = self.run.foreign.get(&slice) {
-                Self::end_hold(hold)
-            } else if let Some(holder) = self.held.get(&slice) {
-                end_process(holder)
-            } else if let Some(why) = view.held_back.get(&slice) {
-                let Some(way) = why.way_out() else { continue };
-                way
-            } else if let Some(driver) = driver {
-                let_go(vf, driver)
-            } else {
-                free.insert(vf);
-                continue;
-            };
-            others.push((vec![vf], Left::Other(order)));
         }
         // Of one GPU only so many may serve the VM.
         let mut most = view.most_of_each(key, profile);
@@ -398,6 +397,48 @@ impl Machine {
             Left::Promised(other) => hint!("gpuslice release {}", other),
             Left::Other(order) => order,
         }))
+    }
+
+    /// Homes of other claims among these VFs: of claims that do not run, of those promised to a domain that is to come in, and of
+    /// those that run.
+    fn homes_of_others(
+        &self,
+        key: &ClaimKey,
+        vfs: &BTreeMap<PciAddress, ParentId>,
+    ) -> [Vec<(Vec<PciAddress>, Left<'_>)>; 3] {
+        let bound = self.bound_claims();
+        let (mut idle, mut promised, mut running) = (Vec::new(), Vec::new(), Vec::new());
+        for (other, claim) in self.durable.claims.iter().filter(|(o, c)| *o != key && !c.orphaned) {
+            let here: Vec<PciAddress> =
+                claim.home.iter().filter(|home| vfs.contains_key(home)).copied().collect();
+            if here.is_empty() {
+            } else if self.is_promised(other) {
+                promised.push((here, Left::Promised(other)));
+            } else if bound.contains(other) {
+                running.push((here, Left::Claim(other)));
+            } else {
+                idle.push((here, Left::Claim(other)));
+            }
+        }
+        [idle, promised, running]
+    }
+
+    /// What keeps a VF that is no claim's home from becoming one.
+    fn use_of(&self, view: &View<'_>, vf: PciAddress) -> Use {
+        let slice = SliceId::Vf(vf);
+        let driver = view.seen.vfs.get(&vf).filter(|seen| !seen.on_vfio());
+        let driver = driver.and_then(|seen| seen.driver.as_deref());
+        if let Some(hold) = self.run.foreign.get(&slice) {
+            Use::EndedBy(Self::end_hold(hold))
+        } else if let Some(holder) = self.held.get(&slice) {
+            Use::EndedBy(end_process(holder))
+        } else if let Some(why) = view.held_back.get(&slice) {
+            why.way_out().map_or(Use::Lasting, Use::EndedBy)
+        } else if let Some(driver) = driver {
+            Use::EndedBy(let_go(vf, driver))
+        } else {
+            Use::None
+        }
     }
 
     /// Whether a claim is only that of a domain which is to come in.

@@ -4,7 +4,6 @@ use super::failed::as_a_tool;
 use super::loads::at_fault;
 use super::{Effect, HookAnswer, Machine, OpId, RequestId, Stored, Timer};
 use crate::execute::{Meaning, Performed, StepError};
-use crate::hint;
 use crate::history::Ending;
 use crate::ids::{ParentId, SliceId};
 use crate::mend;
@@ -320,29 +319,14 @@ impl Machine {
     fn step_failed(&mut self, id: OpId, step: &Step, error: &StepError) {
         let Some(op) = self.ops.get(&id) else { return };
         match op.purpose.clone() {
-            Purpose::Prepare { request, slices, mut fresh, .. } => {
+            Purpose::Prepare { request, slices, fresh, .. } => {
                 self.note_not_ready(step, error);
-                let refusal = match self.place_elsewhere(id, step, error) {
-                    Ok(()) => return self.next_step(id),
-                    Err(refusal) => refusal,
-                };
-                self.ops.remove(&id);
-                let untouched = error.meaning(step) == Meaning::Others;
-                let mut open = None;
-                if let Some(slice) = step.slice().filter(|slice| fresh.contains(slice)) {
-                    if let (true, StepError::Held { holders, .. }) = (untouched, error)
-                        && let Some(holder) = holders.first()
-                    {
-                        self.held.insert(slice, holder.clone());
-                        open = Some((slice, holder.clone()));
+                match self.place_elsewhere(id, step, error) {
+                    Ok(()) => self.next_step(id),
+                    Err(refusal) => {
+                        self.ops.remove(&id);
+                        self.prepare_failed(request, &slices, fresh, (step, error), refusal);
                     }
-                    if !untouched {
-                        fresh.remove(&slice);
-                    }
-                }
-                self.refuse_prepare(request, &slices, &fresh, refusal);
-                if let Some((slice, holder)) = open {
-                    self.note_open(slice, &holder);
                 }
             }
             // It is free of its VM; what is left in it is no reason to go on.
@@ -371,35 +355,36 @@ impl Machine {
             Purpose::Layout { parents, request } => {
                 self.ops.remove(&id);
                 let at_fault = at_fault(error, &parents);
-                let refusal = match error {
-                    StepError::Held { .. }
-                    | StepError::Mediated { .. }
-                    | StepError::Typed { .. } => self.explain_failed_prepare(step, error),
-                    // Its layout is brought about when one is bound.
-                    StepError::NoDriver { .. } => {
-                        Refusal::new(Code::NotSettled, format!("cannot {step} yet"))
-                            .because(error.to_string())
-                            .hint(hint!("gpuslice wait --settled"))
-                    }
-                    _ if error.meaning(step) == Meaning::Others && error.errno().is_some() => {
-                        Refusal::new(Code::Held, format!("cannot {step}"))
-                            .because(error.to_string())
-                            .hint(hint!(
-                                "stop what uses the device on this host; then gpuslice apply"
-                            ))
-                    }
-                    _ => is_used(step, error)
-                        .or_else(|| self.has_it_open(step, error, &parents))
-                        .or_else(|| self.makes_no_vfs(step, error))
-                        .or_else(|| self.bind_is_refused(step, error, &parents))
-                        .unwrap_or_else(|| {
-                            Refusal::new(Code::DeviceFailed, format!("cannot {step}"))
-                                .because(error.to_string())
-                                .hint(self.what_to_look_at(step, error, &at_fault))
-                        }),
-                };
+                let refusal = self.why_layout_failed(step, error, &parents, &at_fault);
                 self.layout_done(&parents, request, Err((at_fault, refusal)));
             }
+        }
+    }
+
+    /// Nothing is given of what a start was to have. A slice that the step found in use by somebody else it left as it was.
+    fn prepare_failed(
+        &mut self,
+        request: Option<RequestId>,
+        slices: &[SliceId],
+        mut fresh: BTreeSet<SliceId>,
+        (step, error): (&Step, &StepError),
+        refusal: Refusal,
+    ) {
+        let failed = step.slice().filter(|slice| fresh.contains(slice));
+        let untouched = error.meaning(step) == Meaning::Others;
+        let holder = match error {
+            StepError::Held { holders, .. } if untouched => holders.first(),
+            _ => None,
+        };
+        if let (Some(slice), Some(holder)) = (failed, holder) {
+            self.held.insert(slice, holder.clone());
+        }
+        if let (Some(slice), false) = (failed, untouched) {
+            fresh.remove(&slice);
+        }
+        self.refuse_prepare(request, slices, &fresh, refusal);
+        if let (Some(slice), Some(holder)) = (failed, holder) {
+            self.note_open(slice, holder);
         }
     }
 
@@ -573,22 +558,4 @@ impl Machine {
             }
         }
     }
-}
-
-/// A driver that the kernel does not unload because it is in use: nothing was changed, and no device has a fault.
-fn is_used(step: &Step, error: &StepError) -> Option<Refusal> {
-    let Step::UnloadDriver { name, .. } = step else { return None };
-    if error.meaning(step) != Meaning::Later {
-        return None;
-    }
-    let holder = match error {
-        StepError::Open { holders, .. } => holders.first(),
-        _ => None,
-    };
-    let end = holder.map_or_else(
-        || hint!("end what uses module {} (lsmod | grep {} shows which modules do)", name, name),
-        mend::end_process,
-    );
-    let refusal = Refusal::new(Code::Held, format!("cannot {step}")).because(error.to_string());
-    Some(refusal.hint(hint!("{}, then gpuslice apply", end)))
 }
