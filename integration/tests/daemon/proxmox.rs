@@ -3,11 +3,14 @@
 //! each has to end with and who has each slice then.
 
 use crate::host::{Host, Ran, Vm, as_root, until};
+use gpuslice_hook_proto::{Body, Reply, Request};
 use gpuslice_integration::root;
 use serde::Deserialize;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -339,6 +342,38 @@ fn a_start_waits_for_a_device_that_is_on_its_way_as_long_as_the_hook_may() {
             start.join().unwrap().quiet();
         });
         assert_eq!(node.holders()[2], "VM 100 (win11)");
+    });
+}
+
+/// The daemon that is asked again cannot know how long another one was waited for.
+#[test]
+fn who_asks_again_says_how_long_it_can_wait_still() {
+    as_root(|| {
+        let mut node = Node::new();
+        node.host.kill();
+        let socket = node.host.path("hook.sock");
+        fs::remove_file(&socket).unwrap();
+        let daemon = UnixListener::bind(&socket).unwrap();
+        let asked = || {
+            let (stream, _) = daemon.accept().unwrap();
+            let mut line = String::new();
+            BufReader::new(&stream).read_line(&mut line).unwrap();
+            let request = Request::from_line(line.trim_end().as_bytes()).unwrap();
+            let Body::Guest(call) = &request.body else { panic!("{line}") };
+            (call.patience_ms, request.id, stream)
+        };
+        std::thread::scope(|scope| {
+            let start = scope.spawn(|| node.hook("100", "pre-start", &[]));
+            let (first, id, stream) = asked();
+            assert!((14_000..=15_000).contains(&first), "{first}");
+            std::thread::sleep(Duration::from_millis(500));
+            drop(stream);
+            let (second, same, mut stream) = asked();
+            assert!(second <= first - 500, "{first}, then {second}");
+            assert_eq!(id, same);
+            stream.write_all(Reply::hook_done(id).to_line().unwrap().as_bytes()).unwrap();
+            start.join().unwrap().quiet();
+        });
     });
 }
 

@@ -1,5 +1,5 @@
 //! One request and its reply, before a deadline and across restarts of the daemon: when the connection breaks, the
-//! same request is sent again under the same id over a new one.
+//! same is asked again under the same id over a new one.
 
 use crate::Settings;
 use gpuslice_core::hint;
@@ -73,21 +73,23 @@ enum Broken {
     Final(NoAnswer),
 }
 
-/// Asks. When `needed`, a daemon that has gone away in the middle is waited for even while nobody listens.
+/// Asks what `request` says at each try: of a time that it tells some has passed by the next one. When `needed`, a daemon
+/// that has gone away in the middle is waited for even while nobody listens.
 ///
 /// # Errors
 /// Why there is no reply.
 pub fn ask(
     socket: &Path,
-    request: &Request,
+    request: impl Fn() -> Request,
     deadline: Instant,
     needed: bool,
 ) -> Result<Reply, NoAnswer> {
-    let line = request.to_line().map_err(|error| NoAnswer::Unsendable(error.to_string()))?;
     let mut pause = FIRST_PAUSE;
     let mut was_there = false;
     loop {
-        match once(socket, line.as_bytes(), request, deadline) {
+        let request = request();
+        let line = request.to_line().map_err(|error| NoAnswer::Unsendable(error.to_string()))?;
+        match once(socket, line.as_bytes(), &request, deadline) {
             Ok(reply) => return Ok(reply),
             Err(Broken::Final(failure)) => return Err(failure),
             Err(Broken::Lost) => was_there = true,

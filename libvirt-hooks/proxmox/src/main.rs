@@ -74,7 +74,7 @@ fn tell(vmid: u32, phase: GuestPhase) -> Result<(), Refusal> {
         Err(_) if phase == GuestPhase::PostStop => BTreeMap::new(),
         reserved => reserved?,
     };
-    consult(GuestCall { phase, vmid, name: config.name, devices, reserved, patience_ms: 0 })
+    consult(&GuestCall { phase, vmid, name: config.name, devices, reserved, patience_ms: 0 })
 }
 
 fn devices(vmid: u32, config: &GuestConfig, files: &Files) -> Result<Vec<GuestDevice>, Refusal> {
@@ -104,18 +104,22 @@ fn devices(vmid: u32, config: &GuestConfig, files: &Files) -> Result<Vec<GuestDe
     config.devices.iter().map(device).collect()
 }
 
-fn consult(mut call: GuestCall) -> Result<(), Refusal> {
+fn consult(call: &GuestCall) -> Result<(), Refusal> {
     let settings = Settings::load();
-    let deadline = Instant::now() + settings.deadline;
+    let begun = Instant::now();
+    let deadline = begun + settings.deadline;
     // The rest is for the answer.
-    let patience = settings.deadline * 3 / 4;
-    call.patience_ms = u64::try_from(patience.as_millis()).unwrap_or_default();
+    let patience = begun + settings.deadline * 3 / 4;
     let needed = call.phase != GuestPhase::PostStart;
     let vmid = call.vmid;
     let last = call.devices.iter().map(|device| device.index).max();
     let reply = fresh_id().and_then(|id| {
-        let request = Request::new(id, Body::Guest(call));
-        ask(&settings.socket, &request, deadline, needed)
+        let request = || {
+            let left = patience.saturating_duration_since(Instant::now());
+            let patience_ms = u64::try_from(left.as_millis()).unwrap_or_default();
+            Request::new(id, Body::Guest(GuestCall { patience_ms, ..call.clone() }))
+        };
+        ask(&settings.socket, request, deadline, needed)
     });
     match reply {
         Ok(reply) => match reply.body {

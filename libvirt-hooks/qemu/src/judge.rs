@@ -18,8 +18,8 @@ pub fn judge(name: &str, operation: Operation, sub: String, extra: String, xml: 
     let settings = Settings::load();
     let deadline = Instant::now() + settings.deadline;
     let reply = fresh_id().and_then(|id| {
-        let request = Request::new(id, Body::Hook(call));
-        ask(&settings.socket, &request, deadline, question.needs_word())
+        let request = || Request::new(id, Body::Hook(call.clone()));
+        ask(&settings.socket, request, deadline, question.needs_word())
     });
     match reply {
         Ok(reply) => question.heed(reply.body),
