@@ -481,6 +481,9 @@ pub struct SliceRow {
     pub claim: Option<ClaimKey>,
     /// The claim's owner's name, or what else is known of a holder.
     pub holder: Option<String>,
+    /// The guest of Proxmox VE that has it without a claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vmid: Option<u32>,
     /// Why something of a VM may be left in it; absent when nothing says so.
     #[serde(default)]
     pub dirty: Option<String>,

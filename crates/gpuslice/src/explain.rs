@@ -130,7 +130,8 @@ fn nothing(name: &str) -> Refusal {
 fn end(row: &ClaimRow) -> String {
     match &row.claim.owner {
         Owner::Domain(_) => format!("virsh shutdown {}", quoted(&named(row))),
-        _ => format!("gpuslice release {}", row.claim),
+        Owner::Vmid(vmid) => format!("qm shutdown {vmid}"),
+        Owner::External(_) => format!("gpuslice release {}", row.claim),
     }
 }
 

@@ -64,7 +64,8 @@ fn every_field_is_in_the_document() {
     );
     documented::<SliceRow>(
         "| `slices` |",
-        json!({"slice": "vf:0000:41:00.4", "parent": "x", "mechanism": "", "state": "free"}),
+        json!({"slice": "vf:0000:41:00.4", "parent": "x", "mechanism": "", "state": "free",
+            "vmid": 100}),
     );
     let claim = "vmid:100/gpu0";
     documented::<ClaimRow>(

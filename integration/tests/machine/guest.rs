@@ -166,6 +166,11 @@ fn a_vf_that_only_proxmox_says_is_reserved_is_no_claim_s() {
     told.reserved = [(vf(&domain), 101)].into();
     driver.kernel.open(PID, "kvm", SliceId::Vf(vf(&domain))).unwrap();
     driver.guest(told).unwrap();
+    let Answer::Slices { rows } = order(&mut driver, Command::ListSlices).unwrap() else {
+        panic!()
+    };
+    let guests: Vec<u32> = rows.iter().filter_map(|row| row.vmid).collect();
+    assert_eq!(guests, [101]);
     let refusal = call(&mut driver, &domain, HookOperation::Prepare).unwrap_err();
     assert_eq!(refusal.code, Code::Held, "{refusal}");
     assert!(refusal.message.contains("VM 101"), "{refusal}");

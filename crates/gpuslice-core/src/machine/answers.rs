@@ -1,7 +1,7 @@
 //! Lists: what is known, as rows.
 
 use super::Machine;
-use crate::ids::{ClaimKey, MdevTypeId, ParentId, ProfileName, SliceId};
+use crate::ids::{ClaimKey, MdevTypeId, Owner, ParentId, ProfileName, SliceId};
 use crate::mechanism::Offer;
 use crate::observation::{Function, Vf};
 use crate::refusal::{Code, Refusal};
@@ -258,6 +258,7 @@ impl Machine {
                     state,
                     claim,
                     holder,
+                    vmid: self.guest_with(slice),
                     dirty: self.run.dirty.get(&slice).map(|dirt| dirt.why.clone()),
                 });
             }
@@ -282,10 +283,23 @@ impl Machine {
                 state,
                 claim,
                 holder,
+                vmid: self.guest_with(slice),
                 dirty: None,
             }
         }));
         rows
+    }
+
+    /// The guest of Proxmox VE that has it without a claim.
+    fn guest_with(&self, slice: SliceId) -> Option<u32> {
+        if self.run.assignments.contains_key(&slice) {
+            return None;
+        }
+        match self.run.foreign.get(&slice).map(|hold| &hold.owner) {
+            Some(Owner::Vmid(vmid)) => Some(*vmid),
+            Some(Owner::Domain(_) | Owner::External(_)) => None,
+            None => slice.mdev().and_then(|uuid| uuid.proxmox_guest()),
+        }
     }
 
     /// Slices that are given to nobody of ours, with who has each, as the list of slices says it.

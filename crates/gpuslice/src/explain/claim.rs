@@ -83,7 +83,7 @@ fn idle(rows: &Rows, row: &ClaimRow) -> Vec<Reason> {
             Some(at_home) if at_home.state == "parent" => vec![Reason::new(
                 Code::NotInXml,
                 format!("its home VF {home} makes mediated devices now, and is none itself"),
-                format!("virsh start {} (the agent gives it one)", quoted(&named(row))),
+                start(row, "one"),
             )],
             Some(at_home) => {
                 let of_slice = slice::state(rows, at_home).into_iter();
@@ -125,8 +125,7 @@ fn absent(rows: &Rows, row: &ClaimRow, home: PciAddress) -> Vec<Reason> {
         None => nowhere(rows, row),
     };
     if others.is_empty() {
-        let next = format!("virsh start {} (the agent gives it another VF)", quoted(&named(row)));
-        return vec![Reason::new(Code::Absent, gone, next)];
+        return vec![Reason::new(Code::Absent, gone, start(row, "another VF"))];
     }
     let said = |other: Reason| Reason { text: format!("{gone}, and {}", other.text), ..other };
     others.into_iter().map(said).collect()
@@ -290,6 +289,18 @@ fn another(rows: &Rows, profile: &ProfileRow) -> bool {
     let kinds: BTreeSet<&str> = kinds.map(|p| p.pci_id.as_str()).collect();
     let bare = |p: &ParentRow| p.state == "no-layout" && p.total_vfs.is_some();
     rows.parents.iter().any(|p| bare(p) && kinds.contains(p.pci_id.as_str()))
+}
+
+/// How its owner gets another device: the agent writes it into a domain, and nobody else's configuration.
+fn start(row: &ClaimRow, gets: &str) -> String {
+    match &row.claim.owner {
+        Owner::Domain(_) => {
+            format!("virsh start {} (the agent gives it {gets})", quoted(&named(row)))
+        }
+        Owner::Vmid(_) | Owner::External(_) => {
+            format!("{} (whoever asks for it again is given {gets})", detach(row))
+        }
+    }
 }
 
 /// How a claim is ended.

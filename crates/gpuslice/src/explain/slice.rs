@@ -89,7 +89,10 @@ fn foreign(row: &SliceRow) -> Reason {
             format!("shut down the VM of process {pid} (ps -fp {pid} shows its name)")
         }
         (_, _, Some(pid)) => format!("kill {pid} (ps -fp {pid} shows it)"),
-        (_, Some(who), None) => format!("virsh shutdown {}", quoted(who)),
+        (_, Some(who), None) => match row.vmid {
+            Some(vmid) => format!("qm shutdown {vmid}"),
+            None => format!("virsh shutdown {}", quoted(who)),
+        },
         (SliceId::Mdev(uuid), None, _) => stop_mdev(uuid).as_str().to_owned(),
         _ => "take its type away with the tool that set it".to_owned(),
     };

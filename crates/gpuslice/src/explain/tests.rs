@@ -122,10 +122,13 @@ fn a_slice_says_who_has_it() {
     let dirty = SliceRow { dirty: Some("no reset".to_owned()), ..slice("dirty") };
     for (row, code, next) in [
         (bound("attached", WIN), Code::Taken, "virsh shutdown win11"),
-        (bound("attached", "vmid:100/gpu0"), Code::Taken, "gpuslice release vmid:100/gpu0"),
+        (bound("attached", "vmid:100/gpu0"), Code::Taken, "qm shutdown 100"),
+        (bound("attached", "external:ci/gpu0"), Code::Taken, "gpuslice release external:ci/gpu0"),
         (bound("releasing", WIN), Code::Taken, "comes back by itself"),
         (held("mail"), Code::Held, "virsh shutdown mail"),
         (held("my vm"), Code::Held, "virsh shutdown 'my vm'"),
+        (SliceRow { vmid: Some(100), ..held("VM 100 (win11)") }, Code::Held, "qm shutdown 100"),
+        (held("VM 100 (win11)"), Code::Held, "virsh shutdown 'VM 100 (win11)'"),
         (held("dpdk (pid 123)"), Code::Held, "kill 123 (ps -fp 123 shows it)"),
         (
             held("kvm (pid 123)"),
@@ -138,7 +141,8 @@ fn a_slice_says_who_has_it() {
         (slice("quarantined"), Code::Quarantined, "gpuslice apply"),
     ] {
         let text = format!("{row:?}");
-        let claims = vec![claim(WIN, "win11", "idle"), claim("vmid:100/gpu0", "", "attached")];
+        let others = ["vmid:100/gpu0", "external:ci/gpu0"].map(|id| claim(id, "", "attached"));
+        let claims = [vec![claim(WIN, "win11", "idle")], others.to_vec()].concat();
         let found = reasons(&Rows { slices: vec![row], claims, ..rows() }, VF);
         assert_eq!(found.len(), 1, "{text}");
         assert_eq!(found[0].0, Some(code), "{text}");
@@ -179,12 +183,12 @@ fn a_vm_says_why_it_would_not_get_its_slice() {
         (
             SliceRow { claim: Some(key.clone()), ..of("attached", "p") },
             "held by mail/gpu0",
-            "gpuslice release vmid:100/gpu0",
+            "qm shutdown 100",
         ),
         (
             SliceRow { claim: Some(key), ..of("attached", "q") },
             "the room is held by mail/gpu0",
-            "gpuslice release vmid:100/gpu0",
+            "qm shutdown 100",
         ),
         (
             SliceRow { holder: Some("web".to_owned()), ..of("foreign", "p") },
@@ -261,7 +265,7 @@ fn what_nobody_has_and_nobody_gets_is_told_with_what_mends_it() {
     // Beside who has others.
     let other = claim("vmid:100/gpu0", "mail", "attached");
     let given = SliceRow { claim: Some(other.claim.clone()), ..of("attached") };
-    let end = (Some(Code::NoCapacity), "gpuslice release vmid:100/gpu0".to_owned());
+    let end = (Some(Code::NoCapacity), "qm shutdown 100".to_owned());
     cordoned.claims.push(other.clone());
     cordoned.slices.push(given.clone());
     assert_eq!(all(&cordoned), [uncordon, end.clone()]);
@@ -298,6 +302,22 @@ fn another_vf_is_promised_where_one_is_free() {
     let start =
         (Some(Code::Absent), "virsh start win11 (the agent gives it another VF)".to_owned());
     assert_eq!(reasons(&rows, "win11"), std::slice::from_ref(&start));
+    // What no domain carries no agent writes.
+    for (owner, next) in [
+        (
+            "vmid:100",
+            "gpuslice release vmid:100/gpu0 (whoever asks for it again is given another VF)",
+        ),
+        (
+            "external:ci",
+            "gpuslice release external:ci/gpu0 (whoever asks for it again is given another VF)",
+        ),
+    ] {
+        let mut claim = rows.claims[0].clone();
+        claim.claim = format!("{owner}/gpu0").parse().unwrap();
+        let rows = Rows { claims: vec![claim], ..rows.clone() };
+        assert_eq!(reasons(&rows, owner), [(Some(Code::Absent), next.to_owned())]);
+    }
     // Not one that is another's home, or somebody's.
     let mut other = claim("vmid:100/gpu0", "mail", "idle");
     other.home = vec![VF.parse().unwrap()];
