@@ -88,34 +88,49 @@ pub fn nodes_of_mdev(host: &dyn HostRead, uuid: MdevUuid) -> Result<BTreeSet<Str
     nodes_in(host, &format!("/sys/bus/mdev/devices/{uuid}"))
 }
 
-/// Looks once for the holders of several slices. Slices nobody holds are not in the answer, nor are those whose nodes cannot
-/// be told; processes that cannot be looked into hold none of them here, so this is for showing, not for taking away.
-///
-/// # Errors
-/// When `/proc` itself cannot be listed.
+/// What a look for the holders of several slices found. Slices nobody holds are in neither.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EachHolders {
+    /// Who has which.
+    pub found: BTreeMap<SliceId, Vec<Holder>>,
+    /// Those of which nothing could be told, and why: `/proc` or their nodes could not be read.
+    pub untold: BTreeMap<SliceId, Errno>,
+}
+
+impl EachHolders {
+    /// One holder of each, where one is all that is shown.
+    pub fn one_of_each(self) -> BTreeMap<SliceId, Holder> {
+        let one = |(slice, mut all): (SliceId, Vec<Holder>)| Some((slice, all.pop()?));
+        self.found.into_iter().filter_map(one).collect()
+    }
+}
+
+/// Looks once for the holders of several slices. Processes that cannot be looked into hold none of them here, so this is for
+/// showing, not for taking away.
 pub fn find_each<'a>(
     host: &dyn HostRead,
     slices: impl IntoIterator<Item = &'a SliceId>,
-) -> Result<BTreeMap<SliceId, Vec<Holder>>, Errno> {
+) -> EachHolders {
+    let mut each = EachHolders::default();
     let mut nodes: BTreeMap<String, Vec<SliceId>> = BTreeMap::new();
     for slice in slices {
-        for node in nodes_of(host, *slice).unwrap_or_default() {
-            nodes.entry(node).or_default().push(*slice);
+        match nodes_of(host, *slice) {
+            Ok(of_slice) => {
+                for node in of_slice {
+                    nodes.entry(node).or_default().push(*slice);
+                }
+            }
+            Err(errno) => drop(each.untold.insert(*slice, errno)),
         }
     }
-    by_node(host, &nodes)
-}
-
-/// The same with one holder of each, where one is all that is shown.
-///
-/// # Errors
-/// When `/proc` itself cannot be listed.
-pub fn find_one_of_each<'a>(
-    host: &dyn HostRead,
-    slices: impl IntoIterator<Item = &'a SliceId>,
-) -> Result<BTreeMap<SliceId, Holder>, Errno> {
-    let all = find_each(host, slices)?.into_iter();
-    Ok(all.filter_map(|(slice, mut holders)| Some((slice, holders.pop()?))).collect())
+    match by_node(host, &nodes) {
+        Ok(found) => each.found = found,
+        Err(errno) => {
+            let all = nodes.into_values().flatten();
+            each.untold.extend(all.map(|slice| (slice, errno)));
+        }
+    }
+    each
 }
 
 /// The same of anything else, by the nodes that each has.

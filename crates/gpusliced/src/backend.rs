@@ -12,7 +12,7 @@ use gpuslice_core::machine::{Event, OpId};
 use gpuslice_core::observation::Observation;
 use gpuslice_core::plan::Step;
 use gpuslice_core::port::{HostRead, read_text};
-pub use look::Look;
+pub use look::{Look, Looked};
 use real::Real;
 use sim::Sim;
 use std::time::{Duration, Instant, SystemTime};

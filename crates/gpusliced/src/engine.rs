@@ -8,7 +8,7 @@ mod told;
 pub use channel::{First, Handle, Inbox, Input, SimOrder, channel};
 pub use told::Told;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Looked};
 use crate::history::History;
 use crate::store::Store;
 use crate::{config_files, memory, notify};
@@ -145,7 +145,7 @@ impl Engine {
                 Some(Input::HostChanged) => self.observe_soon(),
                 None => return false,
             },
-            held = self.looks.ended() => self.looked(held),
+            looked = self.looks.ended() => self.looked(looked),
             () = sleep_until(wake) => {}
         }
         while let Some(asked) = self.inbox.asked() {
@@ -229,8 +229,10 @@ impl Engine {
         }
     }
 
-    /// What was given to a VM meanwhile is that VM's.
-    fn looked(&mut self, mut held: BTreeMap<SliceId, Holder>) {
+    /// What was given to a VM meanwhile is that VM's. That nothing could be told of a slice is no word that it was let go of.
+    fn looked(&mut self, Looked { mut held, untold }: Looked) {
+        let before = self.machine.held().iter().filter(|(slice, _)| untold.contains(slice));
+        held.extend(before.map(|(slice, holder)| (*slice, holder.clone())));
         let slices = self.machine.unassigned();
         held.retain(|slice, _| slices.contains(slice));
         self.hold(held);

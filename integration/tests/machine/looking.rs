@@ -15,8 +15,11 @@ impl Driver {
         if !command.shows_slices() {
             return None;
         }
-        let held = holders::find_one_of_each(&self.kernel, &self.machine.unassigned());
-        let held = held.unwrap_or_default();
+        let each = holders::find_each(&self.kernel, &self.machine.unassigned());
+        // Of what could not be told it is as before.
+        let mut held = self.machine.held().clone();
+        held.retain(|slice, _| each.untold.contains_key(slice));
+        held.extend(each.one_of_each());
         (held != *self.machine.held()).then_some(Event::Held(held))
     }
 }

@@ -149,3 +149,45 @@ fn who_ends_meanwhile_does_not_hold_a_node() {
         );
     }
 }
+
+/// Mediated devices, each in a group, where one path cannot be read.
+struct Without(String);
+
+impl Without {
+    fn told<T>(&self, path: &str, told: Result<T, Errno>) -> Result<T, Errno> {
+        if path == self.0 { Err(Errno::EMFILE) } else { told }
+    }
+}
+
+impl HostRead for Without {
+    fn list(&self, dir: &str) -> Result<Vec<String>, Errno> {
+        self.told(dir, if dir == "/proc" { Ok(Vec::new()) } else { Err(Errno::ENOENT) })
+    }
+
+    fn read(&self, _: &str) -> Result<Vec<u8>, Errno> {
+        Err(Errno::ENOENT)
+    }
+
+    fn link(&self, path: &str) -> Result<String, Errno> {
+        self.told(path, Ok("../12".to_owned()))
+    }
+
+    fn kernel_log(&self) -> Result<Vec<LogLine>, Errno> {
+        Err(Errno::ENOENT)
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_not_nobody() {
+    let uuid = |number| MdevUuid(uuid::Uuid::from_u128(number));
+    let slices = [1, 2].map(|number| SliceId::Mdev(uuid(number)));
+    let untold = |path: &str| {
+        let each = find_each(&Without(path.to_owned()), &slices);
+        assert_eq!(each.found, BTreeMap::new());
+        each.untold.into_keys().collect::<Vec<_>>()
+    };
+    assert_eq!(untold(""), []);
+    assert_eq!(untold("/proc"), slices);
+    let group = format!("/sys/bus/mdev/devices/{}/iommu_group", uuid(1));
+    assert_eq!(untold(&group), slices[..1]);
+}

@@ -3,11 +3,20 @@
 use gpuslice_core::holders::{self, Holder};
 use gpuslice_core::ids::SliceId;
 use gpuslice_core::port::HostRead;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 
-/// Ends with one holder of each slice that is held.
-pub type Look = Pin<Box<dyn Future<Output = BTreeMap<SliceId, Holder>> + Send>>;
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// One holder of each slice that is held.
+    pub held: BTreeMap<SliceId, Holder>,
+    /// Slices of which nothing could be told.
+    pub untold: BTreeSet<SliceId>,
+}
+
+/// Ends with that.
+pub type Look = Pin<Box<dyn Future<Output = Looked> + Send>>;
 
 /// Looks on a thread of its own.
 pub fn beside(host: impl HostRead + Send + 'static, slices: Vec<SliceId>) -> Look {
@@ -15,13 +24,14 @@ pub fn beside(host: impl HostRead + Send + 'static, slices: Vec<SliceId>) -> Loo
     Box::pin(async move { looks.await.unwrap_or_default() })
 }
 
-/// Who holds these slices. What cannot be found out is logged and shown as not held; a step that takes a slice asks again,
-/// and takes "unknown" as held.
-pub fn look(host: &dyn HostRead, slices: &[SliceId]) -> BTreeMap<SliceId, Holder> {
-    holders::find_one_of_each(host, slices).unwrap_or_else(|errno| {
-        tracing::warn!("cannot look for holders: {errno}");
-        BTreeMap::new()
-    })
+/// Who holds these slices. A process that cannot be looked into is shown as holding none; a step that takes a slice asks
+/// again, and takes "unknown" as held.
+pub fn look(host: &dyn HostRead, slices: &[SliceId]) -> Looked {
+    let each = holders::find_each(host, slices);
+    if let Some((slice, errno)) = each.untold.first_key_value() {
+        tracing::warn!("cannot look for holders of {slice}: {errno}");
+    }
+    Looked { untold: each.untold.keys().copied().collect(), held: each.one_of_each() }
 }
 
 #[cfg(test)]
@@ -69,7 +79,7 @@ mod tests {
         let (let_go, wait) = channel();
         let slice = SliceId::Mdev(MdevUuid(Uuid::from_u128(1)));
         let look = beside(Slow(wait), vec![slice]);
-        let (held, ()) = tokio::join!(look, async { let_go.send(()).unwrap() });
-        assert_eq!(held.get(&slice).map(|holder| holder.pid), Some(7));
+        let (looked, ()) = tokio::join!(look, async { let_go.send(()).unwrap() });
+        assert_eq!(looked.held.get(&slice).map(|holder| holder.pid), Some(7));
     }
 }

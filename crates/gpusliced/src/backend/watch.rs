@@ -5,15 +5,20 @@
 use super::real::readiness;
 use crate::engine::Handle;
 use gpuslice_core::errno::Errno;
-use gpuslice_core::holders::{self, Holder};
+use gpuslice_core::holders::{self, EachHolders};
 use gpuslice_core::ids::SliceId;
 use gpuslice_core::machine::Event;
 use gpuslice_core::port::HostRead;
 use gpuslice_host::process;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{JoinError, JoinSet};
+
+/// First pause before another look where nothing could be told; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 type Watched = Arc<Mutex<HashSet<SliceId>>>;
 
@@ -57,6 +62,7 @@ struct Task<H> {
 impl<H: HostRead + Clone + Send + Sync + 'static> Task<H> {
     async fn run(mut self, mut ordered: UnboundedReceiver<SliceId>) {
         let (mut due, mut vanished) = (BTreeSet::new(), BTreeSet::new());
+        let (mut untold, mut pause) = (BTreeSet::new(), FIRST_PAUSE);
         loop {
             if due.is_empty() {
                 vanished.clear();
@@ -66,7 +72,9 @@ impl<H: HostRead + Clone + Send + Sync + 'static> Task<H> {
                         None => return,
                     },
                     Some(ended) = self.ends.join_next() => self.ended(ended, &mut due),
+                    () = tokio::time::sleep(pause), if !untold.is_empty() => {}
                 }
+                due.append(&mut untold);
             }
             while let Ok(slice) = ordered.try_recv() {
                 due.insert(slice);
@@ -74,9 +82,16 @@ impl<H: HostRead + Clone + Send + Sync + 'static> Task<H> {
             while let Some(ended) = self.ends.try_join_next() {
                 self.ended(ended, &mut due);
             }
-            let mut found = self.look(&due).await;
+            let mut looked = self.look(&due).await;
+            if let Some((slice, errno)) = looked.untold.first_key_value() {
+                tracing::warn!("cannot look for holders of {slice}: {errno}");
+            }
             for slice in std::mem::take(&mut due) {
-                let holders = found.remove(&slice).unwrap_or_default();
+                if looked.untold.contains_key(&slice) {
+                    untold.insert(slice);
+                    continue;
+                }
+                let holders = looked.found.remove(&slice).unwrap_or_default();
                 let mut waits = false;
                 for holder in holders {
                     match self.await_end(holder.pid, slice) {
@@ -90,6 +105,9 @@ impl<H: HostRead + Clone + Send + Sync + 'static> Task<H> {
                                 "cannot wait for the end of process {}: {errno}",
                                 holder.pid
                             );
+                            if errno != Errno::ESRCH {
+                                (waits, _) = (true, untold.insert(slice));
+                            }
                         }
                     }
                 }
@@ -97,6 +115,8 @@ impl<H: HostRead + Clone + Send + Sync + 'static> Task<H> {
                     self.gone(slice).await;
                 }
             }
+            let next = if untold.is_empty() { FIRST_PAUSE } else { pause * 2 };
+            pause = next.min(LONGEST_PAUSE);
         }
     }
 
@@ -110,10 +130,13 @@ impl<H: HostRead + Clone + Send + Sync + 'static> Task<H> {
 
     /// Who has which of these slices open. A process that cannot be looked into cannot be waited for either; it is taken as
     /// a holder by whoever clears the slice.
-    async fn look(&self, slices: &BTreeSet<SliceId>) -> BTreeMap<SliceId, Vec<Holder>> {
-        let (host, slices) = (self.host.clone(), slices.clone());
-        let looked = tokio::task::spawn_blocking(move || holders::find_each(&host, &slices));
-        looked.await.ok().and_then(Result::ok).unwrap_or_default()
+    async fn look(&self, slices: &BTreeSet<SliceId>) -> EachHolders {
+        let (host, all) = (self.host.clone(), slices.clone());
+        let looked = tokio::task::spawn_blocking(move || holders::find_each(&host, &all));
+        looked.await.unwrap_or_else(|_| {
+            let untold = slices.iter().map(|slice| (*slice, Errno::EIO)).collect();
+            EachHolders { untold, ..EachHolders::default() }
+        })
     }
 
     fn await_end(&mut self, pid: u32, slice: SliceId) -> Result<(), Errno> {
@@ -149,7 +172,7 @@ mod tests {
     use std::ops::Range;
     use std::os::unix::fs::symlink;
     use std::process::{Child, Command, Stdio};
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
     use tempfile::TempDir;
     use uuid::Uuid;
 
@@ -158,11 +181,16 @@ mod tests {
     struct Counted {
         host: SysHost,
         looks: Arc<AtomicU32>,
+        /// No process is listed.
+        blind: Arc<AtomicBool>,
     }
 
     impl HostRead for Counted {
         fn list(&self, dir: &str) -> Result<Vec<String>, Errno> {
             self.looks.fetch_add(u32::from(dir == "/proc"), Ordering::SeqCst);
+            if dir == "/proc" && self.blind.load(Ordering::SeqCst) {
+                return Err(Errno::EMFILE);
+            }
             self.host.list(dir)
         }
 
@@ -191,6 +219,7 @@ mod tests {
     struct Host {
         dir: TempDir,
         looks: Arc<AtomicU32>,
+        blind: Arc<AtomicBool>,
         watcher: Watcher,
         inbox: Inbox,
     }
@@ -206,10 +235,11 @@ mod tests {
                 symlink(group, device.join("iommu_group")).unwrap();
             }
             let host = SysHost::new(dir.path().to_str().unwrap()).unwrap();
-            let looks = Arc::<AtomicU32>::default();
+            let (looks, blind) = (Arc::<AtomicU32>::default(), Arc::<AtomicBool>::default());
             let (handle, inbox) = channel();
-            let watcher = Watcher::start(Counted { host, looks: Arc::clone(&looks) }, handle);
-            Self { dir, looks, watcher, inbox }
+            let counted = Counted { host, looks: Arc::clone(&looks), blind: Arc::clone(&blind) };
+            let watcher = Watcher::start(counted, handle);
+            Self { dir, looks, blind, watcher, inbox }
         }
 
         /// A process that has these devices open.
@@ -284,6 +314,22 @@ mod tests {
         host.watch(0..1);
         assert_eq!(host.told(1).await, slices(0..1));
         host.ends(goes_on);
+    }
+
+    /// As where the daemon is out of descriptors for a moment.
+    #[tokio::test]
+    async fn that_nothing_could_be_told_is_no_word_that_nobody_has_it() {
+        let mut host = Host::with(2);
+        let runs = host.process(0..1);
+        host.blind.store(true, Ordering::SeqCst);
+        host.watch(0..2);
+        while host.looks() < 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        host.blind.store(false, Ordering::SeqCst);
+        assert_eq!(host.told(1).await, slices(1..2));
+        host.ends(runs);
+        assert_eq!(host.told(1).await, slices(0..1));
     }
 
     #[tokio::test]

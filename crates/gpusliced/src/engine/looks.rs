@@ -1,11 +1,9 @@
 //! Questions for which holders are looked for. Any user decides how long that takes, by what his processes have open: so
 //! only who asked waits for it.
 
-use crate::backend::Look;
-use gpuslice_core::holders::Holder;
-use gpuslice_core::ids::SliceId;
+use crate::backend::{Look, Looked};
 use gpuslice_core::machine::{Event, RequestId};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 /// One look at a time, each for all that was asked before it began: what is asked later is asked of what is so then.
 #[derive(Default)]
@@ -41,11 +39,11 @@ impl Looks {
     }
 
     /// What was found; never, while none is under way. It can be broken off and waited for again.
-    pub async fn ended(&mut self) -> BTreeMap<SliceId, Holder> {
+    pub async fn ended(&mut self) -> Looked {
         let Some(look) = &mut self.under_way else { return std::future::pending().await };
-        let held = look.await;
+        let looked = look.await;
         self.under_way = None;
-        held
+        looked
     }
 
     /// The next question that can be answered now.

@@ -134,7 +134,7 @@ async fn only_who_asked_waits_for_a_look_and_none_is_told_what_was_seen_before_h
     tokio::task::yield_now().await;
     serve(&mut engine, &order, 2).await;
     assert_eq!(*order.lock().unwrap(), ["start", "status"]);
-    end.send(held).unwrap();
+    end.send(Looked { held, ..Looked::default() }).unwrap();
     serve(&mut engine, &order, 3).await;
     assert_eq!(order.lock().unwrap().last(), Some(&"question"));
     assert!(engine.machine.held().is_empty());
@@ -147,8 +147,14 @@ async fn what_a_vm_was_given_meanwhile_is_not_held_from_it() {
     let slice = engine.machine.unassigned()[0];
     let given = SliceId::Vf("ffff:00:00.0".parse().unwrap());
     let holder = Holder { pid: 7, comm: "qemu".to_owned() };
-    engine.looked([slice, given].map(|slice| (slice, holder.clone())).into());
+    let held = [slice, given].map(|slice| (slice, holder.clone())).into();
+    engine.looked(Looked { held, ..Looked::default() });
     assert_eq!(engine.machine.held().keys().collect::<Vec<_>>(), [&slice]);
+    // Nor is it let go of because nothing can be told.
+    engine.looked(Looked { untold: [slice].into(), ..Looked::default() });
+    assert_eq!(engine.machine.held().keys().collect::<Vec<_>>(), [&slice]);
+    engine.looked(Looked::default());
+    assert!(engine.machine.held().is_empty());
 }
 
 #[tokio::test]
@@ -203,7 +209,7 @@ async fn who_is_gone_is_gone_behind_what_he_asked() {
     tokio::task::yield_now().await;
     assert!(engine.round().await);
     ask(1, &handle, &mut tasks, &order).await;
-    end.send(BTreeMap::new()).unwrap();
+    end.send(Looked::default()).unwrap();
     serve(&mut engine, &order, 1).await;
     assert!(!engine.machine.durable().cordons.is_empty(), "what was ordered is done");
     assert!(!format!("{:?}", engine.timers).contains("Drain"), "{:?}", engine.timers);
