@@ -9,6 +9,7 @@
 EVIDENCE=600
 
 kib() { awk '/VmRSS/ {print $2}' "/proc/$(systemctl show -p MainPID --value "$1")/status"; }
+cpu_ms() { echo $(($(systemctl show -p CPUUsageNSec --value gpusliced.service) / 1000000)); } # with the children that write
 since() { echo $(($(now_ms) - $1)); }
 timed() { local from; from=$(now_ms); "$@" > /dev/null; since "$from"; }
 available() { awk '/MemAvailable/ {print $2}' /proc/meminfo; }
@@ -28,7 +29,7 @@ for pfs in 4 16 64; do
     printf '[[gpu]]\nmatch = { address = "%04x:00:00.0" }\nlayout = { vfs = 64 }\n' "$n"
   done > /etc/gpuslice/gpuslice.toml
   expect "the layouts of $pfs PFs are taken over" gpuslice apply
-  before=$(available) from=$(now_ms)
+  before=$(available) cpu=$(cpu_ms) from=$(now_ms)
   expect "$pfs PFs come" load_gpusim "mi300x*$pfs:vfs=64" gpusim-pf
   udev_done "$from" $vfs & udev=$!
   # An emulated machine may be too slow for all of them; then it says how far it came. "settled" without them is wrong.
@@ -41,10 +42,10 @@ for pfs in 4 16 64; do
     say "$vfs VFs are too many for this machine in that time: $(links) are there"
     break
   fi
-  settled=$(since "$from")
+  settled=$(since "$from") cpu=$(($(cpu_ms) - cpu))
   wait $udev
   expect_eq "$vfs VFs: slices" $vfs "$(count_all)"
-  say "$vfs VFs: settled after $settled ms, udev after $(cat udev) ms; gpusliced has $(kib gpusliced.service) KiB"
+  say "$vfs VFs: settled after $settled ms ($cpu ms of gpusliced's CPU time), udev after $(cat udev) ms; gpusliced has $(kib gpusliced.service) KiB"
   say "$vfs VFs: the machine has $(((before - $(available)) / vfs)) KiB less for each"
   say "$vfs VFs: slices --json $(timed slices_json) ms; virsh nodedev-list $(timed nodedevs) ms, and lists $(listed) of $((vfs + pfs)) by then"
   largest=$vfs
