@@ -323,9 +323,12 @@ mod tests {
         let runs = host.process(0..1);
         host.blind.store(true, Ordering::SeqCst);
         host.watch(0..2);
-        while host.looks() < 3 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let looks_again = async {
+            while host.looks() < 3 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), looks_again).await.unwrap();
         host.blind.store(false, Ordering::SeqCst);
         assert_eq!(host.told(1).await, slices(1..2));
         host.ends(runs);
