@@ -53,7 +53,7 @@ pub fn lay_out(json: &str, to: &mut dyn Write) -> io::Result<()> {
                 out.new_line(depth)?;
                 from = here;
             }
-            b' ' | b'\n' | b'\r' | b'\t' => {
+            blank if is_blank(*blank) => {
                 out.copy(json, from..here);
                 from = at;
             }
@@ -96,7 +96,11 @@ fn rest(json: &[u8], at: usize) -> &[u8] {
 }
 
 fn blanks(text: &[u8]) -> usize {
-    text.iter().take_while(|byte| matches!(byte, b' ' | b'\n' | b'\r' | b'\t')).count()
+    text.iter().take_while(|byte| is_blank(**byte)).count()
+}
+
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\n' | b'\r' | b'\t')
 }
 
 /// Bytes of a string behind its opening quote, the closing one included.

@@ -7,7 +7,7 @@ use crate::vgpu::{attach, call, order, start, stop, vf};
 use gpuslice_core::errno::Errno;
 use gpuslice_core::guest::{GuestCall, GuestDevice, GuestPhase};
 use gpuslice_core::ids::{Owner, PciAddress, SliceId};
-use gpuslice_core::machine::{Event, HookAnswer, HookOperation};
+use gpuslice_core::machine::{Event, HookAnswer, HookOperation, RequestId};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command};
 use gpuslice_sim::{Fault, HostFile};
@@ -203,16 +203,39 @@ fn a_guest_is_in_the_way_of_a_drain_until_it_ends() {
     assert!(row.drained && row.blockers.is_empty(), "{row:?}");
 }
 
+/// A guest runs, on the first of these.
+fn runs_on_a_vf_that_is_reset() -> (Driver, Vec<PciAddress>) {
+    let mut driver = ready();
+    driver.config = LAYOUT.replace("vfs = 4", "vfs = 4, wipe = \"required\"");
+    order(&mut driver, Command::Apply).unwrap();
+    let all = vfs(&mut driver);
+    pre_start(&mut driver, &[&all]).unwrap();
+    post_start(&mut driver, all[0]);
+    (driver, all)
+}
+
+/// What is not answered at once is, or is not, after a while.
+fn starts_again(driver: &mut Driver, all: &[PciAddress], patience_ms: u64) -> RequestId {
+    let request = driver.request();
+    let call = GuestCall { patience_ms, ..guest(GuestPhase::PreStart, &[all]) };
+    driver.guests.insert(request, call.clone());
+    driver.queue.push_back(Event::Guest { request, call });
+    driver.advance(5_000).unwrap();
+    request
+}
+
+fn refused(answer: Option<HookAnswer>) -> Code {
+    match answer {
+        Some(HookAnswer::Refuse(refusal)) => refusal.code,
+        other => panic!("{other:?}"),
+    }
+}
+
 /// `qm reboot` calls `pre-start` right after `post-stop`.
 #[test]
 fn a_guest_that_is_started_again_waits_for_the_reset_of_its_vf() {
     let asks_again = |fails: bool, patience_ms: u64| {
-        let mut driver = ready();
-        driver.config = LAYOUT.replace("vfs = 4", "vfs = 4, wipe = \"required\"");
-        order(&mut driver, Command::Apply).unwrap();
-        let all = vfs(&mut driver);
-        pre_start(&mut driver, &[&all]).unwrap();
-        post_start(&mut driver, all[0]);
+        let (mut driver, all) = runs_on_a_vf_that_is_reset();
         driver.kernel.kill(PID);
         driver.lazy = true;
         driver.guest(guest(GuestPhase::PostStop, &[])).unwrap();
@@ -220,21 +243,13 @@ fn a_guest_that_is_started_again_waits_for_the_reset_of_its_vf() {
             let (path, errno) = ("*/reset".to_owned(), Errno::EIO);
             driver.kernel.inject(Fault::Write { path, nth: 1, times: u32::MAX, errno });
         }
-        let request = driver.request();
-        let call = GuestCall { patience_ms, ..guest(GuestPhase::PreStart, &[&all]) };
-        driver.guests.insert(request, call.clone());
-        driver.queue.push_back(Event::Guest { request, call });
-        driver.advance(5_000).unwrap();
+        let request = starts_again(&mut driver, &all, patience_ms);
         (driver, request)
     };
     let stopped = |fails: bool| {
         let (driver, request) = asks_again(fails, 20_000);
         assert!(!driver.told.contains_key(&request));
         (driver, request)
-    };
-    let refused = |answer| match answer {
-        Some(HookAnswer::Refuse(refusal)) => refusal.code,
-        other => panic!("{other:?}"),
     };
     let (mut driver, request) = stopped(false);
     driver.lazy = false;
@@ -260,27 +275,14 @@ fn a_guest_that_is_started_again_waits_for_the_reset_of_its_vf() {
 fn a_guest_that_is_started_again_waits_for_its_last_qemu_to_let_go() {
     const PATIENCE: u64 = 20_000;
     let held_by = |comm: &str| {
-        let mut driver = ready();
-        driver.config = LAYOUT.replace("vfs = 4", "vfs = 4, wipe = \"required\"");
-        order(&mut driver, Command::Apply).unwrap();
-        let all = vfs(&mut driver);
-        pre_start(&mut driver, &[&all]).unwrap();
-        post_start(&mut driver, all[0]);
+        let (mut driver, all) = runs_on_a_vf_that_is_reset();
         if comm != "kvm" {
             driver.kernel.kill(PID);
             driver.kernel.open(PID, comm, SliceId::Vf(all[0])).unwrap();
         }
         driver.guest(guest(GuestPhase::PostStop, &[])).unwrap();
-        let request = driver.request();
-        let call = GuestCall { patience_ms: PATIENCE, ..guest(GuestPhase::PreStart, &[&all]) };
-        driver.guests.insert(request, call.clone());
-        driver.queue.push_back(Event::Guest { request, call });
-        driver.advance(5_000).unwrap();
+        let request = starts_again(&mut driver, &all, PATIENCE);
         (driver, request, all[0])
-    };
-    let refused = |answer| match answer {
-        Some(HookAnswer::Refuse(refusal)) => refusal.code,
-        other => panic!("{other:?}"),
     };
     let (mut driver, request, vf) = held_by("kvm");
     assert!(!driver.told.contains_key(&request));

@@ -30,19 +30,22 @@ impl Machine {
 
     /// Whether tools that it is not to run beside are at work. One that is past its time is waited for by nobody.
     pub(super) fn has_to_wait(&self, step: &Step) -> bool {
-        let ours = self.ops.values().filter(|op| op.turn == Turn::Has && !op.overdue);
-        let ours = ours.filter_map(|op| op.steps.front());
         let former = self.run.pending.iter().filter(|(parent, _)| {
             !self.layout_under_way(parent) && !self.durable.quarantines.contains_key(*parent)
         });
         let former = former.map(|(_, step)| step);
-        ours.chain(former).any(|other| self.keeps_waiting(other, step))
+        self.at_work().chain(former).any(|other| self.keeps_waiting(other, step))
     }
 
     /// Whether a step is at work during which none of them is asked how its devices are set: what was told is what is known.
     pub(super) fn nothing_is_asked(&self) -> bool {
+        self.at_work().any(Step::sets_device)
+    }
+
+    /// Steps of ours whose turn it is, and that are not past their time.
+    fn at_work(&self) -> impl Iterator<Item = &Step> {
         let ours = self.ops.values().filter(|op| op.turn == Turn::Has && !op.overdue);
-        ours.filter_map(|op| op.steps.front()).any(Step::sets_device)
+        ours.filter_map(|op| op.steps.front())
     }
 
     fn keeps_waiting(&self, one: &Step, other: &Step) -> bool {
