@@ -129,6 +129,27 @@ fn codes_without_a_daemon() {
 }
 
 #[test]
+fn json_is_laid_out_for_a_terminal_alone() {
+    let gpuslice = programs(&["gpuslice"]).join("gpuslice");
+    let explain = ["explain", "held", "--json"];
+    let piped = Command::new(&gpuslice).args(explain).output().unwrap().stdout;
+    let piped = String::from_utf8(piped).unwrap();
+    let value: serde_json::Value = serde_json::from_str(&piped).unwrap();
+    assert_eq!(piped.lines().count(), 1);
+
+    let shown = Command::new("script")
+        .args(["--quiet", "--return", "--command", &format!("\"$PROGRAM\" {}", explain.join(" "))])
+        .arg("/dev/null")
+        .env("PROGRAM", gpuslice)
+        .env("SHELL", "/bin/sh")
+        .output()
+        .unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap().replace("\r\n", "\n");
+    assert!(shown.starts_with("{\n  \"code\": \"held\",\n  "), "{shown}");
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
+}
+
+#[test]
 fn bad_config() {
     session("bad-config", "sriov-8");
 }

@@ -1,5 +1,5 @@
 //! Where answers go: text or JSON to stdout, remarks and errors to stderr. A reader that has left
-//! (`gpuslice slices | head -1`) is no failure.
+//! (`gpuslice slices | head -1`) is no failure. JSON is laid out for a terminal alone: a program reads one line sooner.
 
 use crate::failure::Failure;
 use crate::pretty;
@@ -9,13 +9,14 @@ use gpuslice_core::hint;
 use gpuslice_core::refusal::{Code, Refusal};
 use serde::Serialize;
 use serde_json::json;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
 /// The streams of this process.
 #[derive(Debug)]
 pub struct Output {
     json: bool,
+    terminal: bool,
     out: Paint,
     err: Paint,
 }
@@ -23,7 +24,9 @@ pub struct Output {
 impl Output {
     /// As the streams and the environment allow.
     pub fn new(json: bool) -> Self {
-        Self { json, out: Paint::for_stream(&io::stdout()), err: Paint::for_stream(&io::stderr()) }
+        let (out, err) = (io::stdout(), io::stderr());
+        let terminal = out.is_terminal();
+        Self { json, terminal, out: Paint::for_stream(&out), err: Paint::for_stream(&err) }
     }
 
     /// Whether a program reads.
@@ -45,16 +48,19 @@ impl Output {
         if self.json { self.json(value) } else { self.text(&text(self.out)) }
     }
 
-    /// Prints one JSON value over several lines.
+    /// Prints one JSON value: over several lines to a terminal, else on one.
     pub fn json<T: Serialize>(&self, value: &T) -> Result<(), Failure> {
-        let text = serde_json::to_string_pretty(value).map_err(|e| unwritten(&e))?;
-        self.text(&format!("{text}\n"))
+        self.json_text(&serde_json::to_string(value).map_err(|e| unwritten(&e))?)
     }
 
     /// Prints JSON text as [`Self::json`] prints the value it stands for.
     pub fn json_text(&self, json: &str) -> Result<(), Failure> {
         written(|stdout| {
-            pretty::lay_out(json, stdout)?;
+            if self.terminal {
+                pretty::lay_out(json, stdout)?;
+            } else {
+                stdout.write_all(json.as_bytes())?;
+            }
             stdout.write_all(b"\n")
         })
     }
