@@ -30,7 +30,7 @@ pub(crate) struct Ground {
 
 pub(crate) struct Daemon {
     ground: Ground,
-    statics: PathBuf,
+    programs: PathBuf,
     daemon: Child,
 }
 
@@ -90,7 +90,7 @@ impl Ground {
             .stdout(log)
             .spawn()
             .expect("start gpusliced");
-        Daemon { ground: self, statics: setup.statics.clone(), daemon }
+        Daemon { ground: self, programs: setup.programs.clone(), daemon }
     }
 }
 
@@ -153,7 +153,7 @@ impl Daemon {
 
     /// As everybody else finds it.
     pub(crate) fn command_by_bus(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(self.statics.join("gpuslice"));
+        let mut command = Command::new(self.programs.join("gpuslice"));
         command
             .args(arguments)
             .env("GPUSLICE_BUS_ADDRESS", format!("unix:path={}", self.ground.at("bus").display()))

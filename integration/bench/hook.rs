@@ -50,7 +50,7 @@ pub(crate) fn without_slices(setup: &Setup, report: &mut Report) {
     let arguments = ["plain", "prepare", "begin", "-"];
     let one = |program: &Path| run(program, &arguments, xml.path(), None);
     let (floor, hook) =
-        (setup.statics.join("bench-floor"), setup.statics.join("gpuslice-qemu-hook"));
+        (setup.programs.join("bench-floor"), setup.programs.join("gpuslice-qemu-hook"));
     let folder = tempfile::tempdir().expect("make a folder");
     let serving = with_a_script(folder.path(), &setup.dispatcher, &arguments[..3]);
     let rounds = if setup.long { 2000 } else { 400 };
@@ -114,7 +114,7 @@ pub(crate) fn with_a_claim(setup: &Setup, report: &mut Report) {
     let xml = tempfile::NamedTempFile::new().expect("make a file");
     std::fs::write(xml.path(), domain_with(uuid, &String::from_utf8_lossy(&printed)))
         .expect("write the XML");
-    let (hook, socket) = (setup.statics.join("gpuslice-qemu-hook"), daemon.socket());
+    let (hook, socket) = (setup.programs.join("gpuslice-qemu-hook"), daemon.socket());
     let rounds = if setup.long { 2000 } else { 300 };
     let (mut prepare, mut release) = (Vec::new(), Vec::new());
     for _ in 0..rounds {

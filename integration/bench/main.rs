@@ -24,10 +24,8 @@ use std::path::PathBuf;
 
 /// Where the measured programs are, and how patient to be.
 pub(crate) struct Setup {
-    /// Where the release build of `gpusliced` is.
+    /// Where the programs are as a release has them, and the floor.
     programs: PathBuf,
-    /// Static release builds of the command line, the hook and the floor.
-    statics: PathBuf,
     /// What the bash dispatcher is in the source tree.
     dispatcher: PathBuf,
     /// Also what takes minutes.
@@ -40,10 +38,8 @@ fn main() {
     // cargo passes --bench.
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let folder = |name| PathBuf::from(std::env::var_os(name).unwrap_or_default());
     let setup = Setup {
-        programs: folder("BENCH_PROGRAMS"),
-        statics: folder("BENCH_STATICS"),
+        programs: PathBuf::from(std::env::var_os("BENCH_PROGRAMS").unwrap_or_default()),
         dispatcher: gpuslice_integration::root().join("integration/bench/dispatcher"),
         long: wanted.iter().any(|w| w == "--long"),
     };

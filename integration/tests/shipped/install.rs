@@ -44,7 +44,7 @@ impl Place {
             fs::copy(root().join("integration").join(script), to).unwrap();
         }
         fs::copy(root().join("Cargo.toml"), place.path("tree/Cargo.toml")).unwrap();
-        for script in ["packages", "static-programs", "layout"] {
+        for script in ["packages", "release-programs", "layout"] {
             place.stand_in(&format!("tree/integration/{script}"), "");
         }
         place.stand_in("tree/integration/package", PACKAGES);
@@ -122,11 +122,7 @@ impl Place {
 
 /// The steps as told, with whoever builds.
 fn built_by(who: &str, packages: &str) -> Vec<String> {
-    vec![
-        format!("{packages}: packages --quiet"),
-        format!("{who}: cargo build --locked --release -p gpusliced -p gpuslice-libvirt"),
-        format!("{who}: static-programs --release"),
-    ]
+    vec![format!("{packages}: packages --quiet"), format!("{who}: release-programs")]
 }
 
 #[track_caller]
@@ -215,7 +211,7 @@ fn elsewhere_the_files_are_laid_out_and_the_units_started() {
     place.rust("bin");
     let (output, told) = place.install(false, &[]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let installing = &told[3..];
+    let installing = &told[2..];
     assert_eq!(installing[0], "root: layout /");
     assert!(
         installing.contains(&"root: systemctl restart gpusliced.service".to_owned()),

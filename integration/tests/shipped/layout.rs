@@ -31,19 +31,22 @@ fn tree(top: &Path) -> BTreeMap<PathBuf, (u32, String)> {
     found
 }
 
+/// Where `integration/release-programs` leaves them.
+const BUILT: &str = "x86_64-unknown-linux-gnu/release";
+
 /// Stand-ins for what cargo builds, each of which can say what it is; `gpuslice` also writes its pages.
 pub fn built(target: &Path) {
     for (program, text) in [
-        ("release/gpusliced", "gpusliced"),
+        ("gpusliced", "gpusliced"),
         (
-            "x86_64-unknown-linux-gnu/release/gpuslice",
+            "gpuslice",
             "#!/bin/sh\nif [ \"$1\" = man ]; then echo page > \"$2/gpuslice.1\"; else echo \"$*\"; fi\n",
         ),
-        ("release/gpuslice-libvirt-agent", "gpuslice-libvirt-agent"),
-        ("x86_64-unknown-linux-gnu/release/gpuslice-qemu-hook", "gpuslice-qemu-hook"),
-        ("x86_64-unknown-linux-gnu/release/gpuslice-proxmox-hook", "gpuslice-proxmox-hook"),
+        ("gpuslice-libvirt-agent", "gpuslice-libvirt-agent"),
+        ("gpuslice-qemu-hook", "gpuslice-qemu-hook"),
+        ("gpuslice-proxmox-hook", "gpuslice-proxmox-hook"),
     ] {
-        let to = target.join(program);
+        let to = target.join(BUILT).join(program);
         fs::create_dir_all(to.parent().unwrap()).unwrap();
         fs::write(&to, text).unwrap();
         fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).unwrap();
@@ -83,9 +86,7 @@ fn a_host_is_laid_out_as_the_files_say() {
     want.insert("/usr/share/doc/gpuslice/JSON.md".into(), (0o644, document));
     for program in programs() {
         let name = program.rsplit('/').next().unwrap();
-        let is_static = name == "gpuslice" || name.ends_with("-hook");
-        let built = if is_static { "x86_64-unknown-linux-gnu" } else { "" };
-        let from = target.path().join(built).join("release").join(name);
+        let from = target.path().join(BUILT).join(name);
         want.insert(program.into(), (0o755, fs::read_to_string(from).unwrap()));
     }
     let hook = "/usr/sbin/gpuslice-qemu-hook".to_owned();
@@ -201,8 +202,8 @@ fn the_packages_scripts_know_every_unit() {
 fn half_of_a_build_is_not_laid_out() {
     let (target, dest) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     built(target.path());
-    let missing = ["release/gpusliced", "x86_64-unknown-linux-gnu/release/gpuslice-qemu-hook"]
-        .map(|program| target.path().join(program));
+    let missing =
+        ["gpusliced", "gpuslice-qemu-hook"].map(|program| target.path().join(BUILT).join(program));
     for program in &missing {
         fs::remove_file(program).unwrap();
     }
@@ -212,6 +213,6 @@ fn half_of_a_build_is_not_laid_out() {
     for program in &missing {
         assert!(said.contains(&format!("missing: {}\n", program.display())), "{said}");
     }
-    assert!(said.contains("build first: cargo build"), "{said}");
+    assert!(said.contains("build first: integration/release-programs"), "{said}");
     assert_eq!(tree(dest.path()), BTreeMap::new());
 }
