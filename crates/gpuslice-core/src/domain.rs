@@ -14,6 +14,9 @@ pub const ALIAS_PREFIX: &str = "ua-gpuslice-";
 /// Most slices of one claim: more than the buses of any guest hold.
 pub const MOST_SLICES: u32 = 64;
 
+/// Most claims of one domain, for the same reason.
+pub const MOST_CLAIMS: usize = 64;
+
 /// Namespace of our metadata element.
 pub const NAMESPACE: &str = "urn:gpuslice:domain:1";
 

@@ -200,6 +200,8 @@ impl Machine {
     pub fn handle(&mut self, event: Event) -> Vec<Effect> {
         self.answered.clear();
         self.former_config = None;
+        // What one says of itself is no word for the next.
+        self.asks = None;
         match event {
             Event::Observed(seen) => self.on_observed(*seen),
             Event::Held(held) => self.on_held(held),

@@ -3,7 +3,7 @@
 
 use crate::error::{DomXmlError, Position};
 use crate::read::{at, is_ours, position, shown};
-use gpuslice_core::domain::{ClaimRequest, MOST_SLICES, NAMESPACE};
+use gpuslice_core::domain::{ClaimRequest, MOST_CLAIMS, MOST_SLICES, NAMESPACE};
 use gpuslice_core::numa::Pinned;
 use roxmltree::{Attribute, Node};
 use std::ops::Deref;
@@ -30,6 +30,9 @@ pub(crate) fn read_claims(
     check_names(element, &[], &["claim"])?;
     let mut claims: Vec<(ClaimRequest, Node)> = Vec::new();
     for node in ours(element) {
+        if claims.len() == MOST_CLAIMS {
+            return Err(DomXmlError::TooManyClaims { at: at(node) });
+        }
         let claim = read_claim(node, pinned)?;
         if let Some((_, first)) = claims.iter().find(|(other, _)| other.name == claim.name) {
             return Err(DomXmlError::Twice {

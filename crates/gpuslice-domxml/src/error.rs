@@ -1,6 +1,7 @@
 //! What can be wrong with a domain's XML, each with its place and the objects' names.
 
 use crate::shape::{ATTRIBUTE_LIMIT, DEPTH_LIMIT, NAMESPACE_LIMIT, NODE_LIMIT, SIZE_LIMIT};
+use gpuslice_core::domain::MOST_CLAIMS;
 use std::fmt;
 
 /// A place in a document, both counted from 1.
@@ -42,6 +43,12 @@ pub enum DomXmlError {
     /// More than [`NAMESPACE_LIMIT`].
     #[error("domain XML with more than {NAMESPACE_LIMIT} namespace declarations")]
     TooManyNamespaces,
+    /// More than [`MOST_CLAIMS`].
+    #[error("domain XML at {at}: more than {MOST_CLAIMS} claims")]
+    TooManyClaims {
+        /// The first claim too many.
+        at: Position,
+    },
     /// More than [`NODE_LIMIT`].
     #[error("domain XML with more than {NODE_LIMIT} nodes")]
     TooManyNodes,

@@ -1,7 +1,7 @@
 //! What a domain's XML is read as, and how each mistake in it is told.
 #![cfg(test)]
 
-use gpuslice_core::domain::{ClaimRequest, HostDeviceSource};
+use gpuslice_core::domain::{ClaimRequest, HostDeviceSource, MOST_CLAIMS, NAMESPACE};
 use gpuslice_core::ids::MdevUuid;
 use gpuslice_domxml::{DomXmlError, SIZE_LIMIT, read_domain, scan};
 use std::collections::BTreeMap;
@@ -407,6 +407,15 @@ fn size_and_depth_do_no_harm() {
     let wide = domain("", &"<x/>".repeat(2_500_000));
     assert_eq!(read_domain(&wide).unwrap_err(), DomXmlError::TooManyNodes);
     assert!(matches!(read_domain(&" ".repeat(SIZE_LIMIT + 1)), Err(DomXmlError::TooLong { .. })));
+    let claims = |count: usize| -> String {
+        let each = (0..count).map(|i| format!("<g:claim name='c{i}' profile='p'/>\n"));
+        format!("<g:claims xmlns:g='{NAMESPACE}'>{}</g:claims>", each.collect::<String>())
+    };
+    assert_eq!(read_domain(&domain(&claims(MOST_CLAIMS), "")).unwrap().claims.len(), MOST_CLAIMS);
+    assert!(matches!(
+        read_domain(&domain(&claims(100_000), "")),
+        Err(DomXmlError::TooManyClaims { .. })
+    ));
     let deep = "<domain>".repeat(1_000_000);
     assert!(matches!(read_domain(&deep), Err(DomXmlError::TooDeep { .. })));
     let attributes: String = (0..1_000_000).map(|i| format!(" a{i}=''")).collect();

@@ -183,6 +183,10 @@ impl StateDir {
     pub fn save(&self, name: &str, text: &str) -> Result<(), StateError> {
         document(name)?;
         let new = format!(".{name}.new");
+        // It would never be loaded again.
+        if text.len() > LONGEST {
+            return Err(self.kernel(Operation::Write, name, Errno::EFBIG));
+        }
         let written = self.write_synced(&new, text.as_bytes()).and_then(|()| {
             rustix::fs::renameat(&self.dir, &new, &self.dir, name)
                 .map_err(self.failed(Operation::Rename, &new))

@@ -3,7 +3,8 @@
 use crate::directed::{after, all, attach, run, runs, stop};
 use crate::happening::Happening as H;
 use crate::world::World;
-use gpuslice_core::ids::{ParentId, SliceId};
+use gpuslice_core::domain::MOST_CLAIMS;
+use gpuslice_core::ids::{Owner, ParentId, SliceId};
 use gpuslice_core::machine::RequestId;
 use gpuslice_core::refusal::Refusal;
 use gpuslice_core::request::{Answer, Command, DrainRow, Outcome};
@@ -37,6 +38,52 @@ fn waited_for() -> (World, RequestId) {
     world.driver.drain().unwrap();
     assert!(!world.driver.answers.contains_key(&request));
     (world, request)
+}
+
+/// A claim of a VM, asked for under whatever name.
+fn claim(vm: &World, called: &str, name: &str, dry_run: bool) -> Command {
+    let domain = vm.guests[&0].domain();
+    let mut request = domain.claims[0].clone();
+    request.name = name.parse().unwrap();
+    // Mediated devices are made at a start: they may be asked for as often as one likes.
+    request.profile = Some("nvidia-a40-4q".parse().unwrap());
+    let owner = Owner::Domain(domain.uuid);
+    Command::Claim {
+        owner,
+        owner_name: called.to_owned(),
+        request,
+        pool: None,
+        reserve: None,
+        dry_run,
+    }
+}
+
+#[test]
+fn a_vm_is_not_called_what_somebody_has_called_it_who_only_asked() {
+    let mut world = after(&[attach(0)]);
+    all(&mut world, &run(0));
+    let asked = claim(&world, "payroll", "another", true);
+    assert!(world.order(asked).unwrap().unwrap().is_ok());
+    let row = row(world.order(drain(&[card()], None)).unwrap());
+    let [blocker] = row.blockers.as_slice() else { panic!("{row:?}") };
+    assert!(blocker.message.starts_with("vm0 uses vf:"), "{blocker}");
+    assert_eq!(blocker.hint.as_deref(), Some("virsh shutdown vm0"));
+}
+
+#[test]
+fn a_domain_has_so_many_claims_and_no_more() {
+    let mut world = after(&[attach(0)]);
+    let mut order = |name: &str| {
+        let order = claim(&world, "vm0", name, false);
+        world.order(order).unwrap().unwrap()
+    };
+    for number in 1..MOST_CLAIMS {
+        assert!(order(&format!("c{number}")).is_ok(), "{number}");
+    }
+    let refusal = order("more").unwrap_err();
+    assert_eq!(refusal.hint.as_deref(), Some("gpuslice detach vm0 c1"));
+    // What it has may be asked for again.
+    assert!(order("c1").is_ok());
 }
 
 #[test]

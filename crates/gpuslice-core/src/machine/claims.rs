@@ -2,7 +2,7 @@
 
 use super::fabric::Sought;
 use super::{ConfigRead, Effect, Machine, RequestId, Stored};
-use crate::domain::{ClaimRequest, HostDeviceSource, MOST_SLICES, alias_for};
+use crate::domain::{ClaimRequest, HostDeviceSource, MOST_CLAIMS, MOST_SLICES, alias_for};
 use crate::hint;
 use crate::history::{Ending, Wanted};
 use crate::ids::{ClaimKey, MdevUuid, Owner, ParentId, PciAddress, ProfileName, SliceId};
@@ -146,6 +146,7 @@ impl Machine {
         self.note_asker(order.owner.clone(), &order.owner_name);
         order.asks_for_some()?;
         let key = ClaimKey { owner: order.owner.clone(), name: order.request.name.clone() };
+        self.has_few(&key, &order.owner_name)?;
         let profile = self.profile_for(&order.owner_name, &order.request)?;
         let known = self.durable.claims.get(&key).cloned();
         if let Some(known) = &known {
@@ -165,7 +166,8 @@ impl Machine {
         }
         self.fits_in_one_vm(&key, request, &profile)?;
         let had = picked.as_ref().map_or(had.as_slice(), std::slice::from_ref);
-        if self.outgrows_nodes(std::slice::from_ref(request)) {
+        // Whoever only asks, and may be anybody, has nothing read.
+        if !order.dry_run && self.outgrows_nodes(std::slice::from_ref(request)) {
             self.look_at_nodes();
         }
         let home = self.homes(&Sought { key: &key, request, profile: &profile, pool }, had)?;
@@ -202,6 +204,23 @@ impl Machine {
             }
         }
         Ok(Answer::Claimed { changed, claim: row, devices, warnings })
+    }
+
+    /// A domain's claims are written by whoever defines it, and each is held against all others.
+    fn has_few(&self, key: &ClaimKey, owner_name: &str) -> Result<(), Refusal> {
+        let claims = &self.durable.claims;
+        if !matches!(key.owner, Owner::Domain(_)) || claims.contains_key(key) {
+            return Ok(());
+        }
+        let its: Vec<&ClaimKey> = claims.keys().filter(|k| k.owner == key.owner).collect();
+        match its.first() {
+            Some(first) if its.len() >= MOST_CLAIMS => {
+                let message = format!("{owner_name} has {MOST_CLAIMS} claims, which is the most");
+                let hint = mend::end_claim(first, owner_name);
+                Err(Refusal::new(Code::BadRequest, message).hint(hint))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether a claim can ask for a profile from now on.

@@ -82,6 +82,14 @@ fn a_fifo_in_its_place_does_not_block() {
 }
 
 #[test]
+fn what_could_not_be_loaded_again_is_not_saved() {
+    let (_dir, state) = state();
+    state.save("x", "{}").unwrap();
+    assert!(state.save("x", &" ".repeat((64 << 20) + 1)).is_err());
+    assert_eq!(state.load("x"), Loaded::Present("{}".to_owned()));
+}
+
+#[test]
 fn names_stay_in_the_directory() {
     let (_dir, state) = state();
     for name in ["", ".", "..", "a/b", "../x", "/etc/x", ".x.new", "A", "a\n", "a b"] {
