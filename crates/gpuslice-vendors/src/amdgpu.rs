@@ -205,7 +205,7 @@ fn host_driver(parent: &ParentId, function: &Function) -> Refusal {
     }
     let message = format!("{DRIVER} has {parent}, and only gim makes VFs of it");
     Refusal::new(Code::HostDriver, message).hint(hint!(
-        "echo blacklist {} > /etc/modprobe.d/{}-off.conf, then make the initramfs anew, then reboot",
+        "echo blacklist {} > /etc/modprobe.d/{}-off.conf, then make the initramfs anew, then reboot, then gpuslice apply",
         DRIVER,
         DRIVER
     ))

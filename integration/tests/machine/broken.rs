@@ -38,7 +38,7 @@ fn refused(driver: &mut Driver) -> Refusal {
     refusal
 }
 
-fn reboot(driver: &mut Driver) {
+pub fn reboot(driver: &mut Driver) {
     driver.kernel.reboot();
     driver.kernel.settle();
     driver.forget_processes();

@@ -4,6 +4,7 @@ mod broken;
 mod modes;
 mod options;
 mod unload;
+mod unmet;
 
 use crate::driver::Driver;
 use crate::vgpu::{attach, call};

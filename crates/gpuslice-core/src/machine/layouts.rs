@@ -160,6 +160,9 @@ impl Machine {
                 Ok(steps) if quarantined && loads_alone(&steps) => {
                     self.begin_layout(&parent, steps);
                 }
+                Ok(steps) if quarantined && steps.is_empty() => {
+                    self.met_after_all(&parent, &layout)
+                }
                 _ if quarantined => {}
                 Ok(steps) if steps.is_empty() => self.expect(&parent, &layout),
                 Ok(steps) => self.begin_layout(&parent, steps),
@@ -168,6 +171,19 @@ impl Machine {
                     self.quarantine(parent, refusal);
                 }
             }
+        }
+    }
+
+    /// What kept a parent from its layout was no fault of it, and it has become so: under another driver, say.
+    fn met_after_all(&mut self, parent: &ParentId, layout: &Layout) {
+        let unmet = |why: &Refusal| {
+            matches!(why.code, Code::BadConfig | Code::HostDriver | Code::Unsupported)
+        };
+        if self.durable.quarantines.get(parent).is_some_and(unmet) && self.realised(parent, layout)
+        {
+            self.lift_quarantine(parent);
+            self.persist(Stored::Durable);
+            self.note("parent", parent, "has its layout");
         }
     }
 

@@ -140,10 +140,11 @@ impl Machine {
         self.persist(Stored::Durable);
     }
 
-    /// A write that slept ended with its boot.
+    /// Only a fault outlives its boot: a write that slept has ended, nobody holds what he held, and whether a layout can be met is
+    /// to be seen anew, under the driver of this boot.
     fn begin_boot(&mut self) {
         let before = self.durable.quarantines.len();
-        self.durable.quarantines.retain(|_, why| why.code != Code::DeviceStuck);
+        self.durable.quarantines.retain(|_, why| why.code == Code::DeviceFailed);
         if self.durable.quarantines.len() != before {
             self.persist(Stored::Durable);
         }

@@ -13,7 +13,7 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
         "a boot, and the firmware",
     ),
     (
-        "echo blacklist {} > /etc/modprobe.d/{}-off.conf, then make the initramfs anew, then reboot",
+        "echo blacklist {} > /etc/modprobe.d/{}-off.conf, then make the initramfs anew, then reboot, then gpuslice apply",
         "a boot with another driver",
     ),
     (
