@@ -1,12 +1,14 @@
 //! A GPU that GIM cannot initialise, beside others that it can.
 
+use super::modes::{NPS4, set};
 use super::{CONFIG, LAYOUT, counts, hive, order, planned, quarantines, states};
 use crate::driver::Driver;
 use crate::vgpu::{attach, call};
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::PciAddress;
 use gpuslice_core::machine::HookOperation;
-use gpuslice_core::port::read_text;
+use gpuslice_core::mode::Mode;
+use gpuslice_core::port::{HostWrite, read_text};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command};
 use gpuslice_sim::{Fault, HostFile};
@@ -193,6 +195,44 @@ fn modes_are_those_of_the_others() {
     let told =
         "take compute out of the layout of 0000:5c:00.0 (gpuslice.toml:1), then gpuslice apply";
     assert_eq!(refusal.hint.as_deref(), Some(told));
+}
+
+/// Also where it is the first of the hive, which sets the memory mode of all.
+#[test]
+fn the_others_have_their_modes() {
+    for (host, broken) in [(hive(), BROKEN), (waiting(), BROKEN), (hive(), "0000:0c:00.0")] {
+        let mut driver = with_a_broken_one(&host, broken, u32::MAX);
+        driver.config = NPS4.to_owned();
+        let others_are_so = |driver: &mut Driver| {
+            has_all_but(driver, broken, 0);
+            assert_eq!(quarantined(driver), [broken]);
+            for (mode, value) in [(Mode::Memory, "NPS4"), (Mode::Compute, "CPX")] {
+                let set = set(driver, mode);
+                assert_eq!(set.iter().filter(|set| *set == value).count(), 7, "{set:?}");
+            }
+            let states = states(driver);
+            assert_eq!(states.iter().filter(|(state, _)| state == "ok").count(), 7, "{states:?}");
+        };
+        let refusal = refused(&mut driver);
+        assert!(refusal.one_line().contains("did not make the VFs asked for of"), "{refusal:?}");
+        others_are_so(&mut driver);
+        reboot(&mut driver);
+        others_are_so(&mut driver);
+    }
+}
+
+/// The driver forgets what it was set to when the number of VFs of one becomes another.
+#[test]
+fn a_boot_brings_the_others_their_modes() {
+    let mut driver = with_a_broken_one(&hive(), BROKEN, u32::MAX);
+    driver.config = NPS4.to_owned();
+    refused(&mut driver);
+    driver.kernel.replace("/etc/gim_config", b"").unwrap();
+    reboot(&mut driver);
+    driver.advance(60_000).unwrap();
+    assert_eq!(quarantined(&driver), [BROKEN]);
+    let set = set(&driver, Mode::Memory);
+    assert_eq!(set.iter().filter(|set| *set == "NPS4").count(), 7, "{set:?}");
 }
 
 #[test]

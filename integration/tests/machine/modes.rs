@@ -6,10 +6,10 @@ use crate::vgpu::asking;
 use gpuslice_core::mode::Mode;
 use gpuslice_core::request::ProfileRow;
 
-const NPS4: &str = "[[gpu]]\nmatch = { vendor-device = \"1002:74a1\" }\n\
+pub const NPS4: &str = "[[gpu]]\nmatch = { vendor-device = \"1002:74a1\" }\n\
                     layout = { vfs = 8, compute = \"CPX\", memory = \"NPS4\" }";
 
-fn set(driver: &Driver, mode: Mode) -> Vec<String> {
+pub fn set(driver: &Driver, mode: Mode) -> Vec<String> {
     let seen = driver.machine.observation();
     let pfs = driver.kernel.pfs().into_iter().map(ParentId::Pci);
     pfs.map(|pf| seen.mode(&pf, mode).map(ToString::to_string).unwrap_or_default()).collect()

@@ -33,15 +33,14 @@ impl Machine {
             why.is_some_and(|why| why.code != Code::DeviceStuck)
         };
         parents.retain(|parent| !faulty(parent));
-        steps.retain(|step| match step {
-            Step::SetAutoprobe { pf, .. } => !faulty(&ParentId::Pci(*pf)),
-            _ => !step.disturbs().any(|parent| faulty(&parent)),
-        });
-        for step in steps {
+        let mut served = BTreeSet::new();
+        for step in steps.iter_mut() {
             if let Step::LoadDriver { vfs, .. } = step {
                 vfs.retain(|pf, _| !faulty(&ParentId::Pci(*pf)));
+                served.extend(vfs.keys().copied());
             }
         }
+        *steps = for_others(std::mem::take(steps), |pf| faulty(&ParentId::Pci(*pf)), &served);
     }
 
     /// What a reading does not show. A driver that a person has unloaded is not loaded before a person says so: somebody may be
@@ -103,6 +102,44 @@ fn unloads(step: &Step) -> Option<&str> {
         Step::UnloadDriver { name, .. } => Some(name),
         _ => None,
     }
+}
+
+/// What a load that served some of its devices and not others leaves to be done for those it served.
+pub(super) fn left_to_do(error: &StepError, steps: impl IntoIterator<Item = Step>) -> Vec<Step> {
+    let StepError::Short { short, .. } = error else { return Vec::new() };
+    let mut steps = steps.into_iter();
+    let Some(Step::LoadDriver { vfs, .. }) = steps.next() else { return Vec::new() };
+    let served = vfs.into_keys().filter(|pf| !short.contains(pf)).collect();
+    for_others(steps, |pf| short.contains(pf), &served)
+}
+
+/// Steps that ask nothing of devices with a fault: what one of those was to set for all that it disturbs, one of the others
+/// does.
+fn for_others(
+    steps: impl IntoIterator<Item = Step>,
+    faulty: impl Fn(&PciAddress) -> bool,
+    served: &BTreeSet<PciAddress>,
+) -> Vec<Step> {
+    let mut left = Vec::new();
+    for mut step in steps {
+        if let Step::SetMode { device, disturbs, .. } = &mut step {
+            disturbs.retain(|pf| !faulty(pf));
+            let mut others = disturbs.intersection(served);
+            if faulty(device)
+                && let Some(other) = others.next()
+            {
+                *device = *other;
+            }
+        }
+        let of_faulty = match &step {
+            Step::SetAutoprobe { pf: device, .. } | Step::SetMode { device, .. } => faulty(device),
+            _ => step.disturbs().filter_map(|parent| parent.pci()).any(|pf| faulty(&pf)),
+        };
+        if !of_faulty && !left.contains(&step) {
+            left.push(step);
+        }
+    }
+    left
 }
 
 /// Those of its parents that are to blame for a step that failed.

@@ -1,7 +1,7 @@
 //! Operations: lists of steps under way, one step at a time each.
 
 use super::failed::as_a_tool;
-use super::loads::at_fault;
+use super::loads::{at_fault, left_to_do};
 use super::{Effect, HookAnswer, Machine, OpId, RequestId, Stored, Timer};
 use crate::execute::{Meaning, Performed, StepError};
 use crate::history::Ending;
@@ -353,10 +353,15 @@ impl Machine {
                 self.release_failed(slice, tries, error);
             }
             Purpose::Layout { parents, request } => {
-                self.ops.remove(&id);
+                let left = self.ops.remove(&id).map(|op| op.steps).unwrap_or_default();
                 let at_fault = at_fault(error, &parents);
                 let refusal = self.why_layout_failed(step, error, &parents, &at_fault);
-                self.layout_done(&parents, request, Err((at_fault, refusal)));
+                let (left, others) = (left_to_do(error, left), &parents - &at_fault);
+                if left.is_empty() || others.is_empty() {
+                    return self.layout_done(&parents, request, Err((at_fault, refusal)));
+                }
+                self.layout_done(&at_fault, request, Err((at_fault.clone(), refusal)));
+                self.start_op(Purpose::Layout { parents: others, request }, left);
             }
         }
     }
