@@ -143,6 +143,10 @@ impl Mechanism for Gim {
         plan::realised(seen, parent, layout)
     }
 
+    fn ignores(&self, seen: &Observation, parent: &ParentId, layout: &Layout) -> Option<String> {
+        modes::shares_with_none(&pf(seen, parent)?, layout)
+    }
+
     /// It makes its VFs beside its load, in no time or never, and stays bound to a GPU that it could not initialise. Before it
     /// is loaded, no probe gives it a GPU.
     fn lacks(&self, seen: &Observation, parent: &ParentId) -> Option<String> {

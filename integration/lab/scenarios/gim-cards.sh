@@ -24,7 +24,7 @@ modes_of() { rows gpus | jq -r --arg p "$1" 'select(.parent == $p) | .modes | "\
 # layouts FABRIC-SHARING
 layouts() {
   local id
-  for id in 74a1:'vfs = 2, compute = "CPX", scheduler = 4, fabric-sharing = '$1 7480:'vfs = 4' 74a2:'vfs = 4' 74a5:'vfs = 1' \
+  for id in 74a1:'vfs = 1, compute = "CPX", scheduler = 4, fabric-sharing = '$1 7480:'vfs = 4' 74a2:'vfs = 4' 74a5:'vfs = 1' \
     75a0:'vfs = 8, memory = "NPS2"' 740f:'vfs = 1'; do
     printf '[[gpu]]\nmatch = { vendor-device = "1002:%s" }\nlayout = { %s }\n' "${id%%:*}" "${id#*:}"
   done > /etc/gpuslice/gpuslice.toml
@@ -54,17 +54,17 @@ for pair in $rx6600=amdgpu $rtx5090=nvidia; do
 done
 
 say "numbers of VFs, modes and options, of all at once"
-layouts 2
+layouts 8
 expect "gpuslice apply" q timeout 200 gpuslice apply
 # the order is the driver's: all of one id, then all of the next, those that nobody knows at the end
-expect_eq "the option" "options gim vf_num=2,2,1,4,8,1,4 fb_sharing_mode=2 sch_policy=4" "$(sed -n '$p' $option)"
-expect_eq "VFs" "2 2 4 4 1 8 1" "$(counts)"
-expect_eq "the driver's options" "2 4" "$(cat /sys/module/gim/parameters/{fb_sharing_mode,sch_policy} | paste -sd' ')"
+expect_eq "the option" "options gim vf_num=1,1,1,4,8,1,4 fb_sharing_mode=8 sch_policy=4" "$(sed -n '$p' $option)"
+expect_eq "VFs" "1 1 4 4 1 8 1" "$(counts)"
+expect_eq "the driver's options" "8 4" "$(cat /sys/module/gim/parameters/{fb_sharing_mode,sch_policy} | paste -sd' ')"
 while read -r gpu profile free modes; do
   expect_eq "what $gpu offers" "$profile $free" "$(profiles_of "$gpu")"
   expect_eq "its modes" "$modes" "$(modes_of "$gpu")"
 done << X
-$a amd-mi300x-vf2-cpx 4 CPX NPS1
+$a amd-mi300x-vf1-cpx 2 CPX NPS1
 $radeon amd-7480-vf4 4 null null
 $mi308x amd-mi308x-vf4-qpx 4 QPX NPS1
 $mi325x amd-mi325x-vf1-spx 1 SPX NPS1
@@ -90,9 +90,9 @@ wait_for 20 "all is free" is 0 count_assigned
 
 say "GPUs that share their memory"
 domain wide "" "" | define
-expect "all four of both GPUs" q gpuslice attach wide amd-mi300x-vf2-cpx --count 4 --fabric same
+expect "both" q gpuslice attach wide amd-mi300x-vf1-cpx --count 2 --fabric same
 start wide
-expect_eq "VFIO groups QEMU has open" 4 "$(open_vfio wide)"
+expect_eq "VFIO groups QEMU has open" 2 "$(open_vfio wide)"
 expect_eq "GPUs they are of" "$a $b" "$(rows slices | jq -r 'select(.state == "attached") | .parent' | sort -u | paste -sd' ')"
 layouts 1
 out=$(timeout 100 gpuslice apply 2>&1) && fail "the module was loaded anew under a VM: $out"
@@ -104,9 +104,9 @@ expect "detach" gpuslice detach wide gpu0
 say "GPUs that do not"
 expect "gpuslice apply" q timeout 200 gpuslice apply
 expect_eq "the driver's option" 1 "$(cat /sys/module/gim/parameters/fb_sharing_mode)"
-out=$(gpuslice attach wide amd-mi300x-vf2-cpx --count 3 --fabric same 2>&1) && fail "three of two GPUs were given: $out"
-expect "three of one fabric are refused: $out" grep -q "error: no-capacity: " <<< "$out"
-expect "two are not" gpuslice attach wide amd-mi300x-vf2-cpx --count 2 --fabric same
+out=$(gpuslice attach wide amd-mi300x-vf1-cpx --count 2 --fabric same 2>&1) && fail "two of two GPUs were given: $out"
+expect "two of one fabric are refused: $out" grep -q "error: no-capacity: " <<< "$out"
+expect "one is not" gpuslice attach wide amd-mi300x-vf1-cpx --count 1 --fabric same
 start wide
 expect_eq "GPUs they are of" 1 "$(rows slices | jq -r 'select(.state == "attached") | .parent' | sort -u | wc -l)"
 destroy wide

@@ -1,6 +1,7 @@
 //! Stories of claims of several slices: all or none, and of one fabric where they say so.
 
 mod hives;
+mod linked;
 
 use crate::disk::Disk;
 use crate::domains::{claim, write_devices};
@@ -23,11 +24,17 @@ const SPX: &str = "amd-mi300x-vf1-spx";
 
 /// Eight MI300X of so many VFs each, in hives of so many.
 fn hives(vfs: u16, size: u32) -> Driver {
-    let text = include_str!("../../../examples/hosts/mi300x-8.toml");
-    let config = format!(
-        "[[gpu]]\nmatch = {{ model = \"mi300x\" }}\nlayout = {{ vfs = {vfs}, fabric-sharing = {size} }}"
-    );
-    let mut driver = Driver::new(&HostFile::parse(text).unwrap(), &config).unwrap();
+    let layout = format!("layout = {{ vfs = {vfs}, fabric-sharing = {size} }}");
+    on(&mi300x(), &format!("[[gpu]]\nmatch = {{ model = \"mi300x\" }}\n{layout}"))
+}
+
+fn mi300x() -> HostFile {
+    HostFile::parse(include_str!("../../../examples/hosts/mi300x-8.toml")).unwrap()
+}
+
+/// A host as `gpuslice apply` leaves it.
+fn on(host: &HostFile, config: &str) -> Driver {
+    let mut driver = Driver::new(host, config).unwrap();
     let request = driver.command(Command::Apply);
     driver.advance(60_000).unwrap();
     driver.answers.remove(&request).unwrap().unwrap();
@@ -172,18 +179,17 @@ fn each_fabric_is_filled_and_a_refusal_says_what_each_lacks() {
 
 #[test]
 fn a_claim_keeps_its_homes_and_leaves_a_fabric_as_a_whole() {
-    let mut driver = hives(2, 4);
-    let profile = "amd-mi300x-vf2-dpx";
+    let mut driver = hives(1, 4);
     let mut vm = domain(1);
-    ask(&mut driver, &mut vm, same("ai", profile, 3)).unwrap();
+    ask(&mut driver, &mut vm, same("ai", SPX, 2)).unwrap();
     let before = vfs(&vm);
-    ask(&mut driver, &mut vm, same("ai", profile, 3)).unwrap();
+    ask(&mut driver, &mut vm, same("ai", SPX, 2)).unwrap();
     assert_eq!(vfs(&vm), before);
-    ask(&mut driver, &mut vm, same("ai", profile, 4)).unwrap();
-    assert_eq!(vfs(&vm)[..3], before);
+    ask(&mut driver, &mut vm, same("ai", SPX, 3)).unwrap();
+    assert_eq!(vfs(&vm)[..2], before);
     // The rest of the hive is claimed, and one VF of ours is in a VM without a claim.
-    ask(&mut driver, &mut domain(2), claim(&name("rest"), profile, 4)).unwrap();
-    let source = HostDeviceSource::Pci(vfs(&vm)[3]);
+    ask(&mut driver, &mut domain(2), claim(&name("rest"), SPX, 1)).unwrap();
+    let source = HostDeviceSource::Pci(vfs(&vm)[2]);
     let mut other = domain(3);
     other.devices = vec![HostDevice { source, alias: None, managed: false }];
     call(&mut driver, &other, HookOperation::Prepare).unwrap();
@@ -192,11 +198,11 @@ fn a_claim_keeps_its_homes_and_leaves_a_fabric_as_a_whole() {
     assert!(refusal.hint.as_ref().unwrap().contains("virsh start vm1"), "{refusal:?}");
     let seen = order(&mut driver, Command::DomainSeen { domain: vm.clone(), shut_off: true });
     let Ok(Answer::Domain { devices, .. }) = seen else { panic!("{seen:?}") };
-    put(&mut vm, same("ai", profile, 4), devices);
+    put(&mut vm, same("ai", SPX, 3), devices);
     let after = gpus(&driver, &vm);
     assert!(after.iter().all(|gpu| *gpu >= "0000:9f:00.0".parse().unwrap()), "{after:?}");
     call(&mut driver, &vm, HookOperation::Prepare).unwrap();
-    assert_eq!(bound(&driver, &vm), 4);
+    assert_eq!(bound(&driver, &vm), 3);
 }
 
 #[test]

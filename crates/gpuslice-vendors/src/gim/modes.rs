@@ -3,7 +3,7 @@
 //! parameters of the module. What the driver refuses it takes without an error.
 
 use super::models::{self, Legal};
-use super::{Pf, all, plan};
+use super::{Pf, VENDOR, all, plan};
 use gpuslice_core::hint;
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::layout::Layout;
@@ -48,19 +48,40 @@ pub(super) fn hive(seen: &Observation, pf: &Pf<'_>) -> BTreeSet<PciAddress> {
     alike.map(|other| other.address).collect()
 }
 
-/// GPUs that share their framebuffers: as many of a hive as the module's parameter says, by default all that a board
-/// has. GIM counts them by their places on the board, which it does not show; addresses are taken to be in that order
-/// (unverified).
+/// GPUs that share their framebuffers: as many of a hive as the module's parameter says, by default all that a board has; a
+/// GPU with several VFs shares with none (libgv's `mi300_xgmi.c`). GIM counts them by their places on the board, which it
+/// does not show; addresses are taken to be in that order (unverified), whoever has the GPUs. Where one is missing its place
+/// is not known, and only that all share can be said.
 pub(super) fn fabric(seen: &Observation, pf: &Pf<'_>) -> Option<Fabric> {
     let most = models::linked(pf.function.device)?;
     let set = seen.mode(&ParentId::Pci(pf.address), Mode::FabricSharing);
     let set = set.and_then(|value| value.to_string().parse::<usize>().ok());
     let size = set.filter(|size| *size != 0).unwrap_or(most).min(most);
-    let hive: Vec<PciAddress> = hive(seen, pf).into_iter().collect();
-    let group = hive.chunks(size).find(|group| group.contains(&pf.address))?;
-    let first = group.first()?;
-    let parents = group.iter().map(|address| ParentId::Pci(*address)).collect();
+    let alike = seen
+        .functions
+        .iter()
+        .filter(|(_, function)| function.vendor == VENDOR && function.device == pf.function.device);
+    let places: Vec<PciAddress> = alike.map(|(address, _)| *address).collect();
+    let told = places.len().is_multiple_of(most) || (size == most && places.len() < most);
+    let group = places.chunks(size).find(|group| told && group.contains(&pf.address))?;
+    let shares = |address: &PciAddress| {
+        super::pf(seen, &ParentId::Pci(*address)).is_some_and(|pf| pf.sriov.vfs.len() < 2)
+    };
+    let sharing: BTreeSet<PciAddress> = group.iter().copied().filter(shares).collect();
+    let first = sharing.first().filter(|_| sharing.contains(&pf.address))?;
+    let parents = sharing.iter().map(|address| ParentId::Pci(*address)).collect();
     Some(Fabric { name: format!("XGMI hive of {first}"), parents })
+}
+
+/// That a layout asks for sharing of a GPU that will have several VFs.
+pub(super) fn shares_with_none(pf: &Pf<'_>, layout: &Layout) -> Option<String> {
+    models::linked(pf.function.device)?;
+    let wanted = layout.modes.get(&Mode::FabricSharing)?;
+    let (address, vfs) = (pf.address, layout.vfs.of(pf.sriov.total));
+    let many = ["2", "4", "8"].iter().any(|number| wanted.is(number));
+    (many && vfs > 1).then(|| {
+        format!("fabric-sharing = {wanted} of {address}, which shares its memory with none while it has {vfs} VFs")
+    })
 }
 
 /// Parameters of the module beside the number of VFs, as all layouts together say.
