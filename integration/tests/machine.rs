@@ -87,6 +87,8 @@ mod mig;
 mod missing;
 #[path = "machine/mistakes.rs"]
 mod mistakes;
+#[path = "machine/of_host.rs"]
+mod of_host;
 #[path = "machine/older.rs"]
 mod older;
 #[path = "machine/one_vm.rs"]

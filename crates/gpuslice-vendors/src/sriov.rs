@@ -7,7 +7,7 @@ mod offers;
 mod plan;
 mod trouble;
 
-pub(crate) use plan::{binds, bound};
+pub(crate) use plan::{binds, bound, used_by_host};
 
 use crate::nvidia::{has_no_vfs, scheduler};
 use gpuslice_core::errno::Errno;

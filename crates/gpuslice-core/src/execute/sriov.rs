@@ -50,6 +50,7 @@ pub(super) fn set_count(
         return Ok(Performed::Already);
     }
     if wanted == 0 {
+        leave_to_host(host, &vfs(host, pf, &links)?)?;
         require_free(host, pf, &links)?;
     } else if current != 0 {
         return Err(StepError::NotZero { pf, current });
@@ -98,15 +99,21 @@ pub(super) fn require_idle(
             links => links?,
         };
         let vfs = vfs(host, *pf, &links)?;
-        for vf in &vfs {
-            if let Some(driver) = binding::driver(host, *vf)?.filter(|driver| !is_vfio(driver)) {
-                let state = format!("is used by the host through its driver {driver}");
-                return Err(StepError::Occupied { object: format!("VF {vf}"), state });
-            }
-        }
+        leave_to_host(host, &vfs)?;
         nodes.extend(opened_of(host, *pf, &vfs)?.nodes);
     }
     require_unheld(host, object, Ok(nodes))
+}
+
+/// Refuses while a driver of this host has a VF.
+fn leave_to_host(host: &dyn HostRead, vfs: &[PciAddress]) -> Result<(), StepError> {
+    for vf in vfs {
+        if let Some(driver) = binding::driver(host, *vf)?.filter(|driver| !is_vfio(driver)) {
+            let state = format!("is used by the host through its driver {driver}");
+            return Err(StepError::Occupied { object: format!("VF {vf}"), state });
+        }
+    }
+    Ok(())
 }
 
 /// Refuses to take VFs of which a process has one open, or on which somebody made an mdev since that was planned: ours are

@@ -33,7 +33,7 @@ impl Machine {
                     .because(error.to_string())
                     .hint(hint!("gpuslice wait --settled"))
             }
-            _ if error.meaning(step) == Meaning::Others && error.errno().is_some() => {
+            _ if used_on_this_host(step, error) => {
                 Refusal::new(Code::Held, format!("cannot {step}"))
                     .because(error.to_string())
                     .hint(hint!("stop what uses the device on this host; then gpuslice apply"))
@@ -218,6 +218,12 @@ impl Machine {
         let driver = self.seen.functions.get(pf)?.driver.as_deref()?;
         self.mechanism(&ParentId::Pci(*pf))?.mends_count(*pf, driver, error.errno()?)
     }
+}
+
+/// Whoever has it was there first, and nothing was changed.
+fn used_on_this_host(step: &Step, error: &StepError) -> bool {
+    let left_to_it = matches!((step, error), (Step::SetNumVfs { .. }, StepError::Occupied { .. }));
+    left_to_it || error.meaning(step) == Meaning::Others && error.errno().is_some()
 }
 
 /// A driver that the kernel does not unload because it is in use: nothing was changed, and no device has a fault.

@@ -1,16 +1,16 @@
 //! From the VFs seen to the VFs wished, of all GPUs at once: the first with a layout has the steps of all.
 
 use super::{DRIVER, Pf, all, modes, pf, read, state};
-use crate::sriov::{binds, bound};
+use crate::sriov::{binds, bound, used_by_host};
 use gpuslice_core::execute::CONFIG_MARK;
 use gpuslice_core::hint;
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::layout::{Layout, VfCount};
 use gpuslice_core::mechanism::Layouts;
-use gpuslice_core::mend::{let_go, take_out};
-use gpuslice_core::observation::{Observation, is_vfio};
+use gpuslice_core::mend::take_out;
+use gpuslice_core::observation::Observation;
 use gpuslice_core::plan::Step;
-use gpuslice_core::refusal::{Code, Hint, Refusal};
+use gpuslice_core::refusal::{Code, Refusal};
 use std::collections::BTreeMap;
 
 /// Where modprobe finds the number of VFs.
@@ -93,7 +93,8 @@ pub(super) fn layout_steps(
         return Ok(Vec::new());
     }
     if loaded {
-        used_by_host(seen)?;
+        // The unload would wait for a driver of the host as it would for a VM.
+        used_by_host(seen, all(seen).flat_map(|pf| pf.sriov.vfs.values()))?;
     }
     // Whether it takes a GPU that it never had, and that no layout asks for, is its own affair.
     let judged = |pf: &Pf<'_>| match layout_of(pf) {
@@ -199,27 +200,6 @@ fn possible(pf: &Pf<'_>, layout: &Layout) -> Result<(), Refusal> {
     let message = format!("{address} can have 1 to {most} VFs under gim, the layout says {wanted}");
     let hint = hint!("set vfs to 1 to {} for {}, then gpuslice apply", most, address);
     Err(Refusal::new(Code::BadConfig, message).hint(hint))
-}
-
-/// The unload would wait for a driver of the host as it would for a VM.
-fn used_by_host(seen: &Observation) -> Result<(), Refusal> {
-    let vfs = all(seen).flat_map(|pf| pf.sriov.vfs.values());
-    let used: Vec<(&PciAddress, &str)> = vfs
-        .filter_map(|address| {
-            let driver = seen.vfs.get(address)?.driver.as_deref().filter(|d| !is_vfio(d))?;
-            Some((address, driver))
-        })
-        .collect();
-    let Some(((address, driver), others)) = used.split_first() else { return Ok(()) };
-    let message = format!("the host uses VF {address} through its driver {driver}");
-    let each = used.iter().map(|(address, driver)| let_go(**address, driver));
-    let mut refusal = Refusal::new(Code::HostDriver, message);
-    if let Some(hint) = Hint::in_turn(each) {
-        refusal = refusal.hint(hint);
-    }
-    Err(others.iter().fold(refusal, |refusal, (address, driver)| {
-        refusal.because(format!("and VF {address} through {driver}"))
-    }))
 }
 
 pub(super) fn realised(seen: &Observation, parent: &ParentId, layout: &Layout) -> bool {

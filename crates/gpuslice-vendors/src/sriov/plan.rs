@@ -4,12 +4,12 @@ use super::{VFIO_PCI, function};
 use gpuslice_core::hint;
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::layout::{Layout, VfCount};
-use gpuslice_core::mend::{driver_of_vfs, give_back, set, take_out};
+use gpuslice_core::mend::{driver_of_vfs, give_back, let_go, set, take_out};
 use gpuslice_core::observation::{DriverState, Function, Observation, Sriov, is_vfio};
 use gpuslice_core::observe::note;
 use gpuslice_core::plan::Step;
 use gpuslice_core::port::{HostRead, read_text};
-use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::refusal::{Code, Hint, Refusal};
 use std::collections::BTreeMap;
 
 pub(super) fn layout_steps(
@@ -47,6 +47,7 @@ pub(super) fn layout_steps(
     }
     let mut steps = Vec::new();
     if current != 0 {
+        used_by_host(seen, sriov.vfs.values())?;
         steps.push(Step::SetNumVfs { pf, count: 0 });
     }
     if wanted != 0 {
@@ -56,6 +57,29 @@ pub(super) fn layout_steps(
         steps.push(Step::SetNumVfs { pf, count: wanted });
     }
     Ok(steps)
+}
+
+/// Refuses to take VFs that a driver of the host has.
+pub(crate) fn used_by_host<'a>(
+    seen: &Observation,
+    vfs: impl Iterator<Item = &'a PciAddress>,
+) -> Result<(), Refusal> {
+    let used: Vec<(&PciAddress, &str)> = vfs
+        .filter_map(|address| {
+            let driver = seen.vfs.get(address)?.driver.as_deref().filter(|d| !is_vfio(d))?;
+            Some((address, driver))
+        })
+        .collect();
+    let Some(((address, driver), others)) = used.split_first() else { return Ok(()) };
+    let message = format!("the host uses VF {address} through its driver {driver}");
+    let each = used.iter().map(|(address, driver)| let_go(**address, driver));
+    let mut refusal = Refusal::new(Code::HostDriver, message);
+    if let Some(hint) = Hint::in_turn(each) {
+        refusal = refusal.hint(hint);
+    }
+    Err(others.iter().fold(refusal, |refusal, (address, driver)| {
+        refusal.because(format!("and VF {address} through {driver}"))
+    }))
 }
 
 /// A driver lowers the number of possible VFs to none while its own option or its hardware's state wants none
