@@ -1,6 +1,6 @@
 //! What GIM says in the kernel's log when a GPU or a VF fails.
 //!
-//! Texts: amd/MxGPU-Virtualization, `libgv/core/amdgv_error_subcode.c`. Before them stand GPU, function and place, as in
+//! Texts: amd/MxGPU-Virtualization, `libgv/core/amdgv_error_subcode.c`, which newer ones call `amdgv_log_subcode.c`. Before them stand GPU, function and place, as in
 //! `gim error libgv: [0:c:0:0][PF][amdgv_reset_gpu:142] ` (`amdgv_error.c`; issue 9 there shows some); VFs count from 0.
 
 use gpuslice_core::health::{Severity, Trouble, function_named};
@@ -22,6 +22,7 @@ const LINES: &[(&str, Severity, bool)] = &[
     // AMDGV_ERROR_ECC_FATAL_ERROR, those in memory that the driver or the firmware needs, and no room for more bad pages.
     ("GPU detected ECC Fatal Error", Severity::Failed, false),
     ("ECC happens within ", Severity::Failed, false),
+    ("Bad Page Record #", Severity::Failed, false),
     ("ECC record reach threshold", Severity::Failed, false),
     ("RAS EEPROM cannot hold anymore bad page records", Severity::Failed, false),
     // AMDGV_ERROR_GPU_RMA, AMDGV_ERROR_GPU_HIVE_RMA, AMDGV_ERROR_GPU_DEVICE_LOST
@@ -36,6 +37,11 @@ const LINES: &[(&str, Severity, bool)] = &[
     (" is not responding.", Severity::Degraded, false),
     ("irtualization scheduler has entered an abnormal state", Severity::Degraded, false),
     ("irtualization Scheduler has entered an abnormal state", Severity::Degraded, false),
+    // AMDGV_ERROR_XGMI_FB_SHARING_SETTING_RESET, AMDGV_ERROR_XGMI_TOPOLOGY_UPDATE_FAILED, and AMDGV_LOG_PP_MODE2_RESET_FAIL
+    // with AMDGV_LOG_PP_MODE0_RESET_FAIL: what links GPUs is not as it was set, or the driver tries a harder reset.
+    ("XGMI Hive FB Sharing settings have been reset", Severity::Degraded, false),
+    ("Device failed to update XGMI Topology", Severity::Degraded, false),
+    ("PMFW failed mode ", Severity::Degraded, false),
     // AMDGV_ERROR_ECC_POISON_CONSUMPTION: one VF has read what is lost.
     ("RAS poison consumption", Severity::Degraded, false),
 ];
@@ -94,6 +100,10 @@ mod tests {
             "Graphics Virtualization Scheduler has entered an abnormal state",
             "Multimedia virtualization scheduler has entered an abnormal state",
             "RAS poison consumption triggered by VF1, RAS block:2.",
+            "XGMI Hive FB Sharing settings have been reset due to errors.",
+            "Device failed to update XGMI Topology.",
+            "PMFW failed mode 2 reset.",
+            "PMFW failed mode 0 reset.",
         ];
         let not_reset = [
             ("FLR failed on vf : 3!", Some(VfIndex(3))),
@@ -108,6 +118,9 @@ mod tests {
              3 total UMC Block uncorrectable ECC errors since GPU load.",
             "1 time out of 2 threshold - uncorrectable hardware error detected in UMC block.",
             "1 time out of 2 threshold - ECC happens within VF critical region, please follow",
+            "Bad Page Record #1 (of 256 storage threshold) is within PF critical region, please follow",
+            "Bad Page Record #0 (of 256 storage threshold) is within TMR or CSA or IPD Critical regions,",
+            "Bad Page Record #7 (of 0 storage threshold) is within VF critical region, please follow",
             "ECC record reach threshold 8 pages, please follow",
             "RAS EEPROM cannot hold anymore bad page records, please RMA",
             "GPU detected ECC Fatal Error.",
@@ -156,6 +169,8 @@ mod tests {
             "socket: 0, die: 1, 2 new deferred hardware errors detected in UMC Block.",
             "socket: 0, die: 1, 0 new uncorrectable hardware errors detected in UMC Block. \
              1 total UMC Block uncorrectable ECC errors since GPU load.",
+            "driver RAS bad page storage has 3 bad page records of 256 threshold.",
+            "Device successfully updated XGMI Topology.",
             "ring buffer overflow.",
             "the firmware is not responding.",
             "AMD GIM probed GPU(0) 0000:0c:00.0",
