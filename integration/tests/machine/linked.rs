@@ -79,3 +79,44 @@ fn a_gpu_that_another_driver_has_keeps_its_place() {
     assert_eq!(gpus_of(&mut driver, 4, 2), [""; 0]);
     assert_eq!(gpus_of(&mut driver, 4, 1), ["0000:0c:00.0"]);
 }
+
+#[test]
+fn vms_whose_gpus_reach_each_other_are_told_where_nobody_asked_for_it() {
+    let warned = |sharing: &str, with_claims: bool| {
+        let config =
+            format!("[[gpu]]\nmatch = {{ model = \"mi300x\" }}\nlayout = {{ vfs = 1{sharing} }}");
+        let mut driver = on(&mi300x(), &config);
+        let free: Vec<PciAddress> = driver.machine.observation().vfs.keys().copied().collect();
+        for (number, vf) in (1..=3).zip(free) {
+            let mut vm = domain(number);
+            if with_claims {
+                ask(&mut driver, &mut vm, claim(&name("one"), SPX, 1)).unwrap();
+            } else {
+                let source = HostDeviceSource::Pci(vf);
+                vm.devices = vec![HostDevice { source, alias: None, managed: false }];
+            }
+            call(&mut driver, &vm, HookOperation::Prepare).unwrap();
+        }
+        let Ok(Answer::Status(status)) = order(&mut driver, Command::Status) else { panic!() };
+        let linked = |text: &String| text.contains("reach each other's memory");
+        status.warnings.into_iter().filter(linked).collect::<Vec<_>>()
+    };
+    let told = "vm1, vm2, vm3 have GPUs that reach each other's memory (XGMI hive of 0000:0c:00.0); \
+        to keep them apart: set fabric-sharing to 1 for 0000:0c:00.0, then gpuslice apply";
+    assert_eq!(warned("", true), [told]);
+    assert_eq!(warned("", false), [told]);
+    for sharing in [", fabric-sharing = 1", ", fabric-sharing = 8"] {
+        assert_eq!(warned(sharing, true), [""; 0]);
+    }
+}
+
+#[test]
+fn a_vm_is_not_told_of_its_own_gpus() {
+    let config = "[[gpu]]\nmatch = { model = \"mi300x\" }\nlayout = { vfs = 1 }";
+    let mut driver = on(&mi300x(), config);
+    let mut vm = domain(1);
+    ask(&mut driver, &mut vm, same("ai", SPX, 4)).unwrap();
+    call(&mut driver, &vm, HookOperation::Prepare).unwrap();
+    let Ok(Answer::Status(status)) = order(&mut driver, Command::Status) else { panic!() };
+    assert_eq!(status.warnings, [""; 0]);
+}

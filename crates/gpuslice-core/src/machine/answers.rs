@@ -43,6 +43,7 @@ impl Machine {
                 .chain(self.set_aside())
                 .chain(self.met_by_none())
                 .chain(self.unwell())
+                .chain(self.linked_unasked())
                 .chain(self.seen.problems.iter().map(ToString::to_string))
                 .chain(self.history_trouble())
                 .collect(),

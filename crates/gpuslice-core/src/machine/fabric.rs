@@ -10,6 +10,7 @@ use crate::hint;
 use crate::ids::{ClaimKey, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::Fabric;
 use crate::mend;
+use crate::mode::Mode;
 use crate::numa::Within;
 use crate::placement::{self, Refused, View, Wanted};
 use crate::plan::Step;
@@ -52,6 +53,37 @@ impl Machine {
         let mut mechanisms = self.mechanisms.iter().filter(|m| m.applies(&self.seen, &device));
         let told = mechanisms.find_map(|m| m.fabric(&self.seen, &device));
         told.unwrap_or_else(|| Fabric::alone(device))
+    }
+
+    /// Fabrics that have slices of several owners where no layout says how much is one: how much that is, the driver chose.
+    pub(super) fn linked_unasked(&self) -> impl Iterator<Item = String> {
+        let mut fabrics: Vec<Fabric> = Vec::new();
+        for device in self.seen.functions.keys().map(|address| ParentId::Pci(*address)) {
+            if !fabrics.iter().any(|fabric| fabric.parents.contains(&device)) {
+                let layout = self.layouts.get(&device);
+                let asked = layout.is_some_and(|l| l.modes.contains_key(&Mode::FabricSharing));
+                let fabric = Some(self.fabric_of(device)).filter(|f| f.parents.len() > 1 && !asked);
+                fabrics.extend(fabric);
+            }
+        }
+        fabrics.into_iter().filter_map(|fabric| {
+            let inside = |parent: &ParentId| fabric.parents.contains(&self.seen.device_of(parent));
+            let assigned = self.run.assignments.values().filter(|a| inside(&a.parent));
+            let assigned = assigned.map(|a| self.owner_name(&a.claim));
+            let foreign = self.run.foreign.iter().filter(|(slice, _)| {
+                slice.pci().is_some_and(|address| inside(&ParentId::Pci(address)))
+            });
+            let foreign = foreign.map(|(_, hold)| hold.name.clone());
+            let owners: BTreeSet<String> = assigned.chain(foreign).collect();
+            let first = fabric.parents.first().filter(|_| owners.len() > 1)?;
+            let (owners, apart) =
+                (Vec::from_iter(owners).join(", "), mend::set(Mode::FabricSharing, 1, first));
+            let name = &fabric.name;
+            Some(format!(
+                "{owners} have GPUs that reach each other's memory ({name}); to keep them apart: {}",
+                apart.as_str()
+            ))
+        })
     }
 
     /// Home VFs of a claim: of those it had the ones that fit, and others for the rest. None for mdevs.
