@@ -25,4 +25,7 @@ pub trait Admits: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Option<Place>, Refusal>> + Send {
         std::future::ready(Ok(None))
     }
+
+    /// The answer to such a call of this method has left.
+    fn answered(&self, _method: &str) {}
 }

@@ -69,9 +69,14 @@ impl<H: Handler> HostInterface<H> {
 
 impl<H: Handler> Gated for HostInterface<H> {
     type Handler = H;
+    type Interface = Self;
 
     fn handler(&self) -> &H {
         &self.handler
+    }
+
+    fn interface(&self) -> &Self {
+        self
     }
 }
 

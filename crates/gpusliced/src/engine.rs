@@ -143,6 +143,7 @@ impl Engine {
                 Some(Input::First(first)) => self.take(first),
                 Some(Input::Asked(asked)) => self.take_question(asked),
                 Some(Input::HostChanged) => self.observe_soon(),
+                Some(Input::AnsweredAtLength) => self.give_back_soon(),
                 None => return false,
             },
             looked = self.looks.ended() => self.looked(looked),

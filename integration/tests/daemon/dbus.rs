@@ -303,6 +303,60 @@ fn a_flood_is_served_without_growing_and_no_start_waits_for_it() {
     });
 }
 
+/// All objects, as who may be refused asks for them.
+async fn objects(bus: &Connection) -> Result<usize, String> {
+    let interface = Some("org.freedesktop.DBus.ObjectManager");
+    match bus.call_method(Some(NAME), PATH, interface, "GetManagedObjects", &()).await {
+        Ok(message) => Ok(message.body().len()),
+        Err(zbus::Error::MethodError(name, _, _)) => Err(name.to_string()),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn all_objects_are_told_to_one_at_a_time() {
+    const CLAIMS: usize = 200;
+    const CONNECTIONS: usize = 4;
+    const CALLS: usize = 100;
+    // In KiB. All that are asked for, begun at once, would take more than twice that.
+    const MOST: u64 = 12 << 10;
+    as_root(|| {
+        let host = Host::start("sriov-8", ONE_VF);
+        host.settle();
+        block_on(async {
+            let Some(nobody) = connect_as_nobody(&host).await else { return };
+            let root = connect(&host).await;
+            for number in 0..CLAIMS {
+                let asked = dict(&[("name", "gpu0"), ("profile", PROFILE)]);
+                let options = HashMap::from([("pool", Value::from(true))]);
+                let owner = format!("external:{number}");
+                assert_eq!(call(&root, "Claim", &(owner, "", asked, options)).await.0, "");
+            }
+            let length = objects(&nobody).await.unwrap();
+            let before = memory(&host, "VmRSS");
+            let mut tasks = tokio::task::JoinSet::new();
+            for _ in 0..CONNECTIONS {
+                let bus = connect_as_nobody(&host).await.unwrap();
+                for _ in 0..CALLS {
+                    let bus = bus.clone();
+                    tasks.spawn(async move { objects(&bus).await });
+                }
+            }
+            let mut served = 0;
+            while let Some(answer) = tasks.join_next().await {
+                match answer.unwrap() {
+                    Ok(_) => served += 1,
+                    Err(error) => assert_eq!(error, "org.gpuslice1.Error.Unreachable"),
+                }
+            }
+            let grown = memory(&host, "VmHWM").saturating_sub(before);
+            println!("{served} answers of {length} bytes: {before} KiB before, {grown} KiB more");
+            assert!(served >= CALLS, "{served}");
+            assert!(grown < MOST, "{grown} KiB more than the {before} before");
+        });
+    });
+}
+
 /// Orders whose answers nobody wants, which the bus does not count.
 fn unanswered(
     path: &str,

@@ -12,11 +12,14 @@ use zbus::object_server::{DispatchResult2 as Dispatched, Interface, ObjectServer
 use zbus::zvariant::{OwnedValue, Value};
 use zbus::{Connection, fdo};
 
-/// An interface whose calls a handler lets in.
-pub(crate) trait Gated: Interface {
+/// An interface whose calls a handler lets in. None of its methods changes it: one that did would not be found.
+pub(crate) trait Gated: Send + Sync + 'static {
     type Handler: Admits;
+    type Interface: Interface;
 
     fn handler(&self) -> &Self::Handler;
+
+    fn interface(&self) -> &Self::Interface;
 }
 
 /// The gate.
@@ -26,7 +29,7 @@ pub(crate) struct Gate<I>(pub I);
 #[async_trait]
 impl<I: Gated> Interface for Gate<I> {
     fn name() -> InterfaceName<'static> {
-        I::name()
+        I::Interface::name()
     }
 
     async fn get(
@@ -37,7 +40,7 @@ impl<I: Gated> Interface for Gate<I> {
         header: Option<&Header<'_>>,
         emitter: &SignalEmitter<'_>,
     ) -> Option<fdo::Result<OwnedValue>> {
-        self.0.get(property, server, connection, header, emitter).await
+        self.0.interface().get(property, server, connection, header, emitter).await
     }
 
     async fn get_all(
@@ -47,7 +50,7 @@ impl<I: Gated> Interface for Gate<I> {
         header: Option<&Header<'_>>,
         emitter: &SignalEmitter<'_>,
     ) -> fdo::Result<HashMap<String, OwnedValue>> {
-        self.0.get_all(server, connection, header, emitter).await
+        self.0.interface().get_all(server, connection, header, emitter).await
     }
 
     fn set<'call>(
@@ -59,19 +62,19 @@ impl<I: Gated> Interface for Gate<I> {
         header: Option<&'call Header<'_>>,
         emitter: &'call SignalEmitter<'_>,
     ) -> Dispatched<'call> {
-        self.0.set(property, value, server, connection, header, emitter)
+        self.0.interface().set(property, value, server, connection, header, emitter)
     }
 
     async fn set_mut(
         &mut self,
-        property: &str,
-        value: &Value<'_>,
-        server: &ObjectServer,
-        connection: &Connection,
-        header: Option<&Header<'_>>,
-        emitter: &SignalEmitter<'_>,
+        _property: &str,
+        _value: &Value<'_>,
+        _server: &ObjectServer,
+        _connection: &Connection,
+        _header: Option<&Header<'_>>,
+        _emitter: &SignalEmitter<'_>,
     ) -> Option<fdo::Result<()>> {
-        self.0.set_mut(property, value, server, connection, header, emitter).await
+        None
     }
 
     fn call<'call>(
@@ -82,16 +85,21 @@ impl<I: Gated> Interface for Gate<I> {
         method: MemberName<'call>,
     ) -> Dispatched<'call> {
         // Read and answered when it is awaited.
-        let answer = match self.0.call(server, connection, message, method.clone()) {
+        let answer = match self.0.interface().call(server, connection, message, method.clone()) {
             Dispatched::Async(answer) => answer,
             other => return other,
         };
         Dispatched::Async(Box::pin(async move {
             let caller = Caller::of(&message.header(), connection);
             let length = message.body().len();
-            match self.0.handler().admit(&caller, method.as_str(), length).await {
+            let handler = self.0.handler();
+            match handler.admit(&caller, method.as_str(), length).await {
                 // Until its answer has left.
-                Ok(_place) => answer.await,
+                Ok(_place) => {
+                    let sent = answer.await;
+                    handler.answered(method.as_str());
+                    sent
+                }
                 Err(refusal) => refuse(connection, message, refusal.into()).await,
             }
         }))
@@ -99,16 +107,16 @@ impl<I: Gated> Interface for Gate<I> {
 
     fn call_mut<'call>(
         &'call mut self,
-        server: &'call ObjectServer,
-        connection: &'call Connection,
-        message: &'call Message,
-        method: MemberName<'call>,
+        _server: &'call ObjectServer,
+        _connection: &'call Connection,
+        _message: &'call Message,
+        _method: MemberName<'call>,
     ) -> Dispatched<'call> {
-        self.0.call_mut(server, connection, message, method)
+        Dispatched::NotFound
     }
 
     fn introspect_to_writer(&self, writer: &mut dyn Write, level: usize) {
-        self.0.introspect_to_writer(writer, level);
+        self.0.interface().introspect_to_writer(writer, level);
     }
 }
 

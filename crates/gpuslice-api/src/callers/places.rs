@@ -22,19 +22,20 @@ const SHORT: usize = 8 << 10;
 /// What root and the agent may send, which tells of whole domains: as much as a hook may.
 const LONG: usize = REQUEST_LIMIT;
 
-/// The method whose answer can be megabytes, read from a disk: one is under way at a time.
-const HISTORY: &str = "ListHistory";
+/// Methods whose answers can be megabytes for each who asks, read from a disk or made of all objects: one of these is under
+/// way at a time.
+const AT_LENGTH: [&str; 2] = ["ListHistory", "GetManagedObjects"];
 
 /// The places of one bus.
 #[derive(Debug, Clone)]
 pub struct Places {
     taken: Arc<Mutex<Taken>>,
-    history: Arc<Semaphore>,
+    at_length: Arc<Semaphore>,
 }
 
 impl Default for Places {
     fn default() -> Self {
-        Self { taken: Arc::default(), history: Arc::new(Semaphore::new(1)) }
+        Self { taken: Arc::default(), at_length: Arc::new(Semaphore::new(1)) }
     }
 }
 
@@ -59,7 +60,7 @@ pub struct Place {
     by: Option<OwnedUniqueName>,
     trusted: Arc<OnceCell<bool>>,
     of_all: bool,
-    history: Option<OwnedSemaphorePermit>,
+    at_length: Option<OwnedSemaphorePermit>,
 }
 
 fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
@@ -67,6 +68,11 @@ fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
 }
 
 impl Places {
+    /// Whether the answer to this method can be megabytes.
+    pub fn answers_at_length(method: &str) -> bool {
+        AT_LENGTH.contains(&method)
+    }
+
     /// Takes one for a call with so many bytes of arguments. Who the caller is, is asked only where it matters, and once
     /// for all its calls under way: `trusted` tells whether it is root or the agent.
     pub async fn take<F>(
@@ -93,11 +99,11 @@ impl Places {
             )
             .hint(hint!("try again; or run it as root")));
         }
-        if method == HISTORY {
-            place.history = match Arc::clone(&self.history).try_acquire_owned() {
+        if Self::answers_at_length(method) {
+            place.at_length = match Arc::clone(&self.at_length).try_acquire_owned() {
                 Ok(only) => Some(only),
                 Err(_) if place.is_trusted(&trusted).await => None,
-                Err(_) => Arc::clone(&self.history).acquire_owned().await.ok(),
+                Err(_) => Arc::clone(&self.at_length).acquire_owned().await.ok(),
             };
         }
         Ok(place)
@@ -117,7 +123,7 @@ impl Places {
         let trusted = Arc::clone(&connected.trusted);
         drop(taken);
         let taken = Arc::clone(&self.taken);
-        Ok(Place { taken, by, trusted, of_all: false, history: None })
+        Ok(Place { taken, by, trusted, of_all: false, at_length: None })
     }
 }
 
@@ -237,18 +243,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_history_is_read_at_a_time_and_root_waits_for_none() {
+    async fn one_long_answer_is_made_at_a_time_and_root_waits_for_none() {
         let places = Places::default();
-        let history = async |number, trusted| {
+        let ask = async |number, method, trusted| {
             let who = move || std::future::ready(trusted);
-            places.take(name(number), HISTORY, 0, who).await.unwrap()
+            places.take(name(number), method, 0, who).await.unwrap()
         };
-        let first = history(1, false).await;
-        let mut second = std::pin::pin!(history(2, false));
-        let moment = Duration::from_millis(1);
-        assert!(tokio::time::timeout(moment, second.as_mut()).await.is_err());
-        drop(history(3, true).await);
-        drop(first);
-        drop(second.await);
+        let [history, objects] = AT_LENGTH;
+        for (one, other) in [(history, history), (history, objects), (objects, objects)] {
+            let first = ask(1, one, false).await;
+            let mut second = std::pin::pin!(ask(2, other, false));
+            let moment = Duration::from_millis(1);
+            assert!(tokio::time::timeout(moment, second.as_mut()).await.is_err());
+            drop(ask(3, other, true).await);
+            drop(ask(4, "ListClaims", false).await);
+            drop(first);
+            drop(second.await);
+        }
     }
 }

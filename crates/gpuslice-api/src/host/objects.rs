@@ -54,17 +54,44 @@ struct ClaimObject<H> {
 
 impl<H: Handler> Gated for ParentObject<H> {
     type Handler = H;
+    type Interface = Self;
 
     fn handler(&self) -> &H {
         &self.handler
+    }
+
+    fn interface(&self) -> &Self {
+        self
     }
 }
 
 impl<H: Handler> Gated for ClaimObject<H> {
     type Handler = H;
+    type Interface = Self;
 
     fn handler(&self) -> &H {
         &self.handler
+    }
+
+    fn interface(&self) -> &Self {
+        self
+    }
+}
+
+/// zbus' own object manager: what it answers is all that there is.
+#[derive(Debug)]
+struct Manager<H>(H);
+
+impl<H: Handler> Gated for Manager<H> {
+    type Handler = H;
+    type Interface = fdo::ObjectManager;
+
+    fn handler(&self) -> &H {
+        &self.0
+    }
+
+    fn interface(&self) -> &fdo::ObjectManager {
+        &fdo::ObjectManager
     }
 }
 
@@ -370,7 +397,8 @@ impl<H: Handler + Clone> Objects<H> {
     /// # Errors
     /// The bus is gone.
     pub async fn serve(connection: &Connection, handler: H) -> zbus::Result<Self> {
-        connection.object_server().at(HOST_PATH, fdo::ObjectManager).await?;
+        let manager = Gate(Manager(handler.clone()));
+        connection.object_server().at(HOST_PATH, manager).await?;
         Ok(Self { handler, parents: BTreeMap::new(), claims: BTreeMap::new() })
     }
 

@@ -27,9 +27,14 @@ impl<H: LibvirtHandler> LibvirtInterface<H> {
 
 impl<H: LibvirtHandler> Gated for LibvirtInterface<H> {
     type Handler = H;
+    type Interface = Self;
 
     fn handler(&self) -> &H {
         &self.handler
+    }
+
+    fn interface(&self) -> &Self {
+        self
     }
 }
 

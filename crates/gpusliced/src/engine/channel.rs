@@ -27,6 +27,8 @@ pub enum Input {
     First(First),
     /// Look again.
     HostChanged,
+    /// An answer left that took much memory.
+    AnsweredAtLength,
 }
 
 /// Hooks and what happened, in the order in which they came.
@@ -162,6 +164,7 @@ pub struct Inbox {
     first: mpsc::Receiver<First>,
     asked: mpsc::Receiver<Asked>,
     changed: Arc<Notify>,
+    answered: Arc<Notify>,
 }
 
 /// Everybody else's end.
@@ -170,6 +173,7 @@ pub struct Handle {
     first: mpsc::Sender<First>,
     asked: mpsc::Sender<Asked>,
     changed: Arc<Notify>,
+    answered: Arc<Notify>,
     changes: broadcast::Sender<ChangeNote>,
     numbers: Arc<AtomicU64>,
 }
@@ -179,9 +183,14 @@ pub fn channel() -> (Handle, Inbox) {
     let (first, hooks) = mpsc::channel(QUEUE);
     let (asked, questions) = mpsc::channel(QUEUE);
     let (changes, _) = broadcast::channel(NOTES);
-    let changed = Arc::<Notify>::default();
-    let inbox = Inbox { first: hooks, asked: questions, changed: Arc::clone(&changed) };
-    (Handle { first, asked, changed, changes, numbers: Arc::default() }, inbox)
+    let (changed, answered) = (Arc::<Notify>::default(), Arc::<Notify>::default());
+    let inbox = Inbox {
+        first: hooks,
+        asked: questions,
+        changed: Arc::clone(&changed),
+        answered: Arc::clone(&answered),
+    };
+    (Handle { first, asked, changed, answered, changes, numbers: Arc::default() }, inbox)
 }
 
 impl Inbox {
@@ -190,6 +199,7 @@ impl Inbox {
         tokio::select! {
             biased;
             () = self.changed.notified() => Some(Input::HostChanged),
+            () = self.answered.notified() => Some(Input::AnsweredAtLength),
             input = self.first.recv() => input.map(Input::First),
             input = self.asked.recv() => input.map(Input::Asked),
         }
@@ -284,6 +294,11 @@ impl Handle {
     /// The host changed. From any thread, as often as it does: one look shows it all.
     pub fn host_changed(&self) {
         self.changed.notify_one();
+    }
+
+    /// An answer that took much memory has left. It is given back after a while, for all that leave until then.
+    pub fn answered_at_length(&self) {
+        self.answered.notify_one();
     }
 
     async fn send(&self, input: First) {

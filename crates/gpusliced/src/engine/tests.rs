@@ -217,3 +217,13 @@ async fn who_is_gone_is_gone_behind_what_he_asked() {
         ended.unwrap();
     }
 }
+
+#[tokio::test]
+async fn what_an_answer_took_that_the_engine_did_not_make_is_given_back_too() {
+    let config = tempfile::tempdir().unwrap();
+    let (mut engine, handle) = engine(config.path());
+    engine.give_back_at = None;
+    handle.answered_at_length();
+    assert!(engine.round().await);
+    assert!(engine.give_back_at.is_some());
+}

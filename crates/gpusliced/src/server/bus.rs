@@ -32,6 +32,12 @@ impl Admits for Asks {
         let trusted = || Box::pin(is_trusted(caller));
         self.places.take(caller.bus_name.clone(), method, length, trusted).await.map(Some)
     }
+
+    fn answered(&self, method: &str) {
+        if Places::answers_at_length(method) {
+            self.handle.answered_at_length();
+        }
+    }
 }
 
 impl host::Handler for Asks {
