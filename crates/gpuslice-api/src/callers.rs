@@ -8,8 +8,8 @@ mod polkit;
 
 pub use caller::Caller;
 pub(crate) use gate::{Gate, Gated};
-pub use places::{Place, Places};
-pub use polkit::{is_trusted, require};
+pub use places::{Calls, Place, Places};
+pub use polkit::{is_agent, require};
 
 use gpuslice_core::refusal::Refusal;
 use std::future::Future;

@@ -1,7 +1,7 @@
 //! The agent's methods on the bus: who may call them, one at a time, and never longer than a caller waits.
 
 use crate::agent::{Agent, Turn};
-use gpuslice_api::callers::{Admits, Caller, Place, Places, require};
+use gpuslice_api::callers::{Admits, Caller, Calls, Place, Places, require};
 use gpuslice_api::libvirt::{
     AttachOptions, Attached, DetachOptions, Detached, DomainInfo, LibvirtHandler,
 };
@@ -61,6 +61,19 @@ impl Service {
     }
 }
 
+/// Nobody but root is let in beside the others.
+struct Asker<'c>(&'c Caller);
+
+impl Calls for Asker<'_> {
+    fn user(&self) -> impl Future<Output = Option<u32>> + Send {
+        Box::pin(self.0.uid())
+    }
+
+    fn is_agent(&self) -> impl Future<Output = bool> + Send {
+        std::future::ready(false)
+    }
+}
+
 impl Admits for Service {
     async fn admit(
         &self,
@@ -68,8 +81,7 @@ impl Admits for Service {
         method: &str,
         length: usize,
     ) -> Result<Option<Place>, Refusal> {
-        let root = || Box::pin(async { caller.uid().await == Some(0) });
-        self.places.take(caller.bus_name.clone(), method, length, root).await.map(Some)
+        self.places.take(caller.bus_name.clone(), method, length, &Asker(caller)).await.map(Some)
     }
 }
 

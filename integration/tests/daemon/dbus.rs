@@ -188,11 +188,15 @@ fn a_person_without_rights_may_read_and_nothing_else() {
     });
 }
 
-/// As a user without rights: the bus asks the kernel who connects. `None` where this root cannot become one.
 async fn connect_as_nobody(host: &Host) -> Option<Connection> {
-    let (root, nobody) = (Uid::ROOT, Uid::from_raw(65534));
+    connect_as(host, 65534).await
+}
+
+/// As a user without rights: the bus asks the kernel who connects. `None` where this root cannot become one.
+async fn connect_as(host: &Host, user: u32) -> Option<Connection> {
+    let (root, user) = (Uid::ROOT, Uid::from_raw(user));
     // This thread alone, which connects by itself.
-    if set_thread_res_uid(nobody, nobody, root).is_err() {
+    if set_thread_res_uid(user, user, root).is_err() {
         println!("SKIPPED: another user on the bus: this root cannot become one");
         return None;
     }
@@ -461,14 +465,21 @@ fn there_is_room_for_root_and_for_all_when_those_who_wait_have_left() {
     as_root(|| {
         let host = that_never_settles();
         block_on(async {
-            let Some(last) = connect_as_nobody(&host).await else { return };
+            let Some(last) = connect_as(&host, 3).await else { return };
             assert_eq!(call(&last, "Status", &()).await.0, "");
             let mut crowd = Vec::new();
-            for _ in 0..2 {
-                let bus = connect_as_nobody(&host).await.unwrap();
+            for user in [1, 2] {
+                let bus = connect_as(&host, user).await.unwrap();
                 wait_for_ever(&bus, 128).await;
                 let got = call(&bus, "Status", &()).await;
                 assert!(got.1.contains("calls of this connection"), "{got:?}");
+                // Nor has the user any by another one, and that is no one else's concern.
+                let another = connect_as(&host, user).await.unwrap();
+                let got = call(&another, "Status", &()).await;
+                assert!(got.1.contains("calls of this user"), "{got:?}");
+                if user == 1 {
+                    assert_eq!(call(&last, "Status", &()).await.0, "");
+                }
                 crowd.push(bus);
             }
             let got = call(&last, "Status", &()).await;

@@ -2,7 +2,7 @@
 //! hooks.
 
 use crate::engine::Handle;
-use gpuslice_api::callers::{Admits, Caller, Place, Places, is_trusted, require};
+use gpuslice_api::callers::{Admits, Caller, Calls, Place, Places, is_agent, require};
 use gpuslice_api::host::{self, HostInterface, Objects};
 use gpuslice_api::names::{BUS_NAME, required_action};
 use gpuslice_core::refusal::Refusal;
@@ -21,6 +21,19 @@ struct Asks {
     places: Places,
 }
 
+/// Room for these questions is taken when they are asked, which is seldom.
+struct Asker<'c>(&'c Caller);
+
+impl Calls for Asker<'_> {
+    fn user(&self) -> impl Future<Output = Option<u32>> + Send {
+        Box::pin(self.0.uid())
+    }
+
+    fn is_agent(&self) -> impl Future<Output = bool> + Send {
+        Box::pin(is_agent(self.0))
+    }
+}
+
 impl Admits for Asks {
     async fn admit(
         &self,
@@ -28,9 +41,7 @@ impl Admits for Asks {
         method: &str,
         length: usize,
     ) -> Result<Option<Place>, Refusal> {
-        // Room for it is taken when it is asked, which is seldom.
-        let trusted = || Box::pin(is_trusted(caller));
-        self.places.take(caller.bus_name.clone(), method, length, trusted).await.map(Some)
+        self.places.take(caller.bus_name.clone(), method, length, &Asker(caller)).await.map(Some)
     }
 
     fn answered(&self, method: &str) {
