@@ -1,7 +1,7 @@
 //! The hook socket under peers that do not keep to the protocol, or leave in the middle of it.
 
 use crate::host::{Host, Vm, as_root, until};
-use crate::life::{ONE_VF, PROFILE};
+use crate::life::{CARD, ONE_VF, PROFILE};
 use serde_json::{Value as Json, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -94,6 +94,34 @@ fn peers_that_say_nothing_keep_nobody_out() {
         let mut line = String::new();
         BufReader::new(last).read_line(&mut line).unwrap();
         assert!(line.contains("\"settled\":true"), "{line}");
+    });
+}
+
+#[test]
+fn who_waits_keeps_no_hook_out_and_is_forgotten_when_he_has_left() {
+    as_root(|| {
+        let missing = "0000:22:00.0";
+        let layout = ONE_VF.replace(CARD, missing);
+        let host = Host::start("sriov-8", &format!("{ONE_VF}{layout}"));
+        host.settle();
+        let mut vm = Vm::new(1);
+        assert!(host.attach(&mut vm, PROFILE));
+        host.plug(missing, false);
+        let wait = r#"{"command":"wait-settled","timeout_ms":86400000}"#;
+        let wait = STATUS.replace(r#"{"command":"status"}"#, wait);
+        // As many as there are places, and more.
+        let mut crowd: Vec<UnixStream> = (0..300).map(|_| connect(&host)).collect();
+        for stream in &mut crowd {
+            // Who is refused may have been asked to leave.
+            drop(writeln!(stream, "{wait}"));
+        }
+        host.run_vm(&vm);
+        host.stop_vm(&vm);
+        let status = || answer(&host, format!("{STATUS}\n").as_bytes()).to_string();
+        let full = status();
+        assert!(full.contains("commands are under way"), "{full}");
+        drop(crowd);
+        until("who waited is forgotten", || status().contains("\"settled\":false"));
     });
 }
 

@@ -250,20 +250,25 @@ impl Handle {
 
     /// As [`Self::command`], for whoever may be gone before the answer.
     pub async fn command_until(&self, command: Command, gone: impl Future<Output = ()>) -> Outcome {
-        let (request, answer) = self.asked(command).await;
-        tokio::select! {
-            told = answer => told.unwrap_or_else(|_| super::ending().into()).outcome(),
-            () = gone => {
-                self.put(Asked::Gone { request }).await;
-                Err(Refusal::new(Code::Unreachable, "whoever asked is gone"))
-            }
-        }
+        self.ask_until(command, gone).await.outcome()
     }
 
     /// As [`Self::command`], for who passes the answer on as JSON.
     pub async fn ask(&self, command: Command) -> Told {
         let (_, answer) = self.asked(command).await;
         answer.await.unwrap_or_else(|_| super::ending().into())
+    }
+
+    /// As [`Self::ask`], for whoever may be gone before the answer.
+    pub async fn ask_until(&self, command: Command, gone: impl Future<Output = ()>) -> Told {
+        let (request, answer) = self.asked(command).await;
+        tokio::select! {
+            told = answer => told.unwrap_or_else(|_| super::ending().into()),
+            () = gone => {
+                self.put(Asked::Gone { request }).await;
+                Err(Refusal::new(Code::Unreachable, "whoever asked is gone")).into()
+            }
+        }
     }
 
     async fn asked(&self, command: Command) -> (RequestId, oneshot::Receiver<Told>) {

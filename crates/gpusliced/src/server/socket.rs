@@ -2,6 +2,7 @@
 
 use crate::engine::{Handle, Told};
 use anyhow::Context;
+use gpuslice_core::hint;
 use gpuslice_core::machine::{HookAnswer, RequestId};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_hook_proto::{Body, Lines, REQUEST_LIMIT, Reply, ReplyBody, Request, Served};
@@ -13,12 +14,22 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot};
 use uuid::Uuid;
 
 /// Connections served at a time. When more come, those that have asked nothing make room; where all have, the
 /// others wait in the socket's own queue.
 const CONNECTIONS: usize = 256;
+
+/// Commands under way at a time, from the question until its answer was taken. Hooks find room beside them.
+const COMMANDS: usize = 192;
+
+/// Room for so many connections, and for commands among what they ask.
+struct Room {
+    places: Arc<Semaphore>,
+    commands: Semaphore,
+    crowded: Notify,
+}
 
 /// Takes the socket systemd opened for us, or opens it.
 pub fn listen(path: &Path) -> anyhow::Result<UnixListener> {
@@ -77,15 +88,18 @@ fn listens(path: &Path) -> rustix::io::Result<()> {
 
 /// Serves connections for ever.
 pub async fn serve(listener: UnixListener, handle: Handle) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let crowded = Arc::new(Notify::new());
+    let room = Arc::new(Room {
+        places: Arc::new(Semaphore::new(CONNECTIONS)),
+        commands: Semaphore::new(COMMANDS),
+        crowded: Notify::new(),
+    });
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let Some(place) = place(&places, &crowded).await else { return };
-                let (handle, crowded) = (handle.clone(), Arc::clone(&crowded));
+                let Some(place) = place(&room).await else { return };
+                let (handle, room) = (handle.clone(), Arc::clone(&room));
                 tokio::spawn(async move {
-                    connection(stream, handle, &crowded).await;
+                    connection(stream, handle, &room).await;
                     drop(place);
                 });
             }
@@ -99,18 +113,18 @@ pub async fn serve(listener: UnixListener, handle: Handle) {
 }
 
 /// A place for a newcomer. When all are taken, the connection that has been silent longest gives up its own.
-async fn place(places: &Arc<Semaphore>, crowded: &Notify) -> Option<OwnedSemaphorePermit> {
-    if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+async fn place(room: &Room) -> Option<OwnedSemaphorePermit> {
+    if let Ok(place) = Arc::clone(&room.places).try_acquire_owned() {
         return Some(place);
     }
-    crowded.notify_one();
-    let place = Arc::clone(places).acquire_owned().await.ok();
+    room.crowded.notify_one();
+    let place = Arc::clone(&room.places).acquire_owned().await.ok();
     // Where none was silent, the call is still in the air: it is not meant for whoever falls silent next.
-    std::pin::pin!(crowded.notified()).enable();
+    std::pin::pin!(room.crowded.notified()).enable();
     place
 }
 
-async fn connection(mut stream: UnixStream, handle: Handle, crowded: &Notify) {
+async fn connection(mut stream: UnixStream, handle: Handle, room: &Room) {
     // The file's mode keeps others out; this does so when somebody changed it.
     if stream
         .peer_cred()
@@ -123,9 +137,8 @@ async fn connection(mut stream: UnixStream, handle: Handle, crowded: &Notify) {
     loop {
         match lines.next_line() {
             Ok(Some(line)) => {
-                let Some(Answer { text, hook }) = answer(&line, &stream, &handle).await else {
-                    return;
-                };
+                let answer = answer(&line, &stream, &handle, room).await;
+                let Some(Answer { text, hook, place: _place }) = answer else { return };
                 if stream.write_all(text.as_bytes()).await.is_err() {
                     // It left while it was being answered.
                     if let Some(request) = hook {
@@ -141,7 +154,7 @@ async fn connection(mut stream: UnixStream, handle: Handle, crowded: &Notify) {
                     Ok(0) | Err(_) => return,
                     Ok(count) => lines.push(buffer.get(..count).unwrap_or_default()),
                 },
-                () = crowded.notified() => return,
+                () = room.crowded.notified() => return,
             },
             Err(error) => {
                 let refusal = Refusal::new(Code::BadRequest, error.to_string());
@@ -156,21 +169,28 @@ async fn connection(mut stream: UnixStream, handle: Handle, crowded: &Notify) {
 }
 
 /// A line that answers.
-struct Answer {
+struct Answer<'r> {
     text: String,
     /// The hook whose VM goes by it.
     hook: Option<RequestId>,
+    /// The command's, until the line was taken.
+    place: Option<SemaphorePermit<'r>>,
 }
 
-impl Answer {
+impl Answer<'_> {
     /// `None` when it is too long to be sent.
     fn of(reply: &Reply, hook: Option<RequestId>) -> Option<Self> {
-        Some(Self { text: reply.to_line().ok()?, hook })
+        Some(Self { text: reply.to_line().ok()?, hook, place: None })
     }
 }
 
 /// Answers one line; `None` when the asker left before the answer, or the answer is too long to be sent.
-async fn answer(line: &[u8], stream: &UnixStream, handle: &Handle) -> Option<Answer> {
+async fn answer<'r>(
+    line: &[u8],
+    stream: &UnixStream,
+    handle: &Handle,
+    room: &'r Room,
+) -> Option<Answer<'r>> {
     let request = match Request::from_line(line) {
         Ok(request) => request,
         Err(error) => return Answer::of(&error.reply(), None),
@@ -188,10 +208,24 @@ async fn answer(line: &[u8], stream: &UnixStream, handle: &Handle) -> Option<Ans
             hook(request.id, asked, stream, handle).await
         }
         Body::Command(command) => {
-            let text = command_line(request.id, &handle.ask(command).await)?;
-            Some(Answer { text, hook: None })
+            let Ok(place) = room.commands.try_acquire() else {
+                return Answer::of(&Reply::refused(request.id, full()), None);
+            };
+            let told = if command.may_wait() {
+                handle.ask_until(command, closed(stream)).await
+            } else {
+                handle.ask(command).await
+            };
+            let text = command_line(request.id, &told)?;
+            Some(Answer { text, hook: None, place: Some(place) })
         }
     }
+}
+
+fn full() -> Refusal {
+    let message =
+        format!("{COMMANDS} commands are under way on the hook socket, and no other is begun");
+    Refusal::new(Code::Unreachable, message).hint(hint!("try again"))
 }
 
 fn command_line(id: Uuid, told: &Told) -> Option<String> {
@@ -207,7 +241,7 @@ async fn hook(
     (request, answer): (RequestId, oneshot::Receiver<HookAnswer>),
     stream: &UnixStream,
     handle: &Handle,
-) -> Option<Answer> {
+) -> Option<Answer<'static>> {
     let answer = tokio::select! {
         answer = answer => answer.ok(),
         () = closed(stream) => {
