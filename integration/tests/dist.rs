@@ -130,7 +130,7 @@ fn systemd_understands_every_unit() {
 }
 
 /// What would break the daemon, and how.
-const NOT_FOR_THE_DAEMON: [(&str, &str); 13] = [
+const NOT_FOR_THE_DAEMON: [(&str, &str); 15] = [
     ("PrivateNetwork", "no uevents"),
     ("PrivateUsers", "no uevents"),
     ("PrivateDevices", "no /dev/vfio"),
@@ -143,6 +143,8 @@ const NOT_FOR_THE_DAEMON: [(&str, &str); 13] = [
     ("ProtectProc", "no holders"),
     ("ProcSubset", "no holders"),
     ("RuntimeDirectory", "systemd deletes it at every stop"),
+    ("MemoryMax", "a driver's load is killed half-way"),
+    ("MemoryHigh", "a hook waits for a vendor's tool"),
     ("StartLimitBurst", "the daemon would stay down"),
 ];
 
@@ -209,6 +211,15 @@ fn the_daemon_keeps_what_it_works_with() {
     }
     let watchdog: u32 = words(&unit, "WatchdogSec")[0].parse().unwrap();
     assert!(watchdog >= 120, "a shorter watchdog wakes an idle host: {watchdog}");
+}
+
+/// It holds nothing that its next start does not find again.
+#[test]
+fn the_agent_ends_before_it_takes_the_host_s_memory() {
+    let unit = unit("gpuslice-libvirt-agent.service");
+    for (key, want) in [("MemoryMax", "512M"), ("MemorySwapMax", "0"), ("Restart", "always")] {
+        assert_eq!(words(&unit, key), [want], "{key}");
+    }
 }
 
 #[test]
@@ -317,6 +328,17 @@ fn parse<'t>(path: &Path, text: &'t str) -> roxmltree::Document<'t> {
     document.unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
+/// What the bus is told of each name.
+fn policies() -> Vec<(String, String)> {
+    shipped()
+        .into_iter()
+        .filter(|(target, _)| target.starts_with("/usr/share/dbus-1/system.d"))
+        .map(|(target, path)| {
+            (target.file_stem().unwrap().to_str().unwrap().to_owned(), read(&path))
+        })
+        .collect()
+}
+
 #[test]
 fn only_root_owns_the_name_on_the_bus() {
     for (target, path) in shipped() {
@@ -336,15 +358,20 @@ fn only_root_owns_the_name_on_the_bus() {
 /// None can be, and zbus reads the value, which can be megabytes, before it says so.
 #[test]
 fn the_bus_lets_nobody_set_a_property() {
-    let path = &shipped()[Path::new("/usr/share/dbus-1/system.d/org.gpuslice1.conf")];
-    let text = read(path);
-    let document = parse(path, &text);
-    let default = document.descendants().find(|n| n.attribute("context") == Some("default"));
-    // The last rule that fits is the one that counts.
-    let last = default.unwrap().children().rfind(roxmltree::Node::is_element).unwrap();
-    let words = ["send_destination", "send_interface", "send_member"].map(|a| last.attribute(a));
-    let set = ["org.gpuslice1", "org.freedesktop.DBus.Properties", "Set"].map(Some);
-    assert_eq!((last.tag_name().name(), words), ("deny", set));
+    let policies = policies();
+    let named: Vec<&str> = policies.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(named, ["org.gpuslice1.Libvirt", "org.gpuslice1"]);
+    for (name, text) in &policies {
+        let document = parse(Path::new(name), text);
+        let default = document.descendants().find(|n| n.attribute("context") == Some("default"));
+        let rules: Vec<_> = default.unwrap().children().filter(|n| n.is_element()).collect();
+        // The last rule that fits is the one that counts.
+        let words = ["send_destination", "send_interface", "send_member"];
+        let set = [name, "org.freedesktop.DBus.Properties", "Set"].map(Some);
+        let last = rules.last().unwrap();
+        assert_eq!(last.tag_name().name(), "deny", "{name}");
+        assert_eq!(words.map(|word| last.attribute(word)), set, "{name}");
+    }
 }
 
 #[test]
@@ -395,12 +422,15 @@ fn the_bus_accepts_the_policy() {
         return;
     }
     let stage = tempfile::tempdir().unwrap();
-    let policy = read(&shipped()[Path::new("/usr/share/dbus-1/system.d/org.gpuslice1.conf")]);
-    fs::write(stage.path().join("policy.conf"), policy).unwrap();
+    let folder = stage.path().join("policies");
+    fs::create_dir(&folder).unwrap();
+    for (name, policy) in policies() {
+        fs::write(folder.join(format!("{name}.conf")), policy).unwrap();
+    }
     let config = format!(
         "<busconfig><type>system</type><listen>unix:path={0}/bus</listen>\
          <policy context='default'><allow user='*'/></policy>\
-         <include>{0}/policy.conf</include></busconfig>",
+         <includedir>{0}/policies</includedir></busconfig>",
         stage.path().display()
     );
     fs::write(stage.path().join("bus.conf"), config).unwrap();
