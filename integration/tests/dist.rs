@@ -10,6 +10,8 @@ mod links;
 
 #[path = "shipped/install.rs"]
 mod install;
+#[path = "shipped/removal.rs"]
+mod removal;
 
 use gpuslice_integration::{files, root};
 use std::collections::{BTreeMap, BTreeSet};

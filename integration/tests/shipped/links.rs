@@ -11,11 +11,15 @@ use std::process::{Command, Output};
 const HOOK: &str = "etc/libvirt/hooks/qemu.d/10-gpuslice";
 const SNIPPET: &str = "var/lib/vz/snippets/gpuslice-proxmox-hook";
 
-/// Runs a package's script as dpkg does for a host below a folder, at an upgrade from a version or the first time.
-fn configures(package: &str, host: &Path, from: &str) -> Output {
-    let script = root().join("integration/packaging").join(package).join("postinst");
-    let arguments = ["configure", from];
+/// Runs a script of a package as dpkg does for a host below a folder.
+pub fn runs(package: &str, script: &str, arguments: &[&str], host: &Path) -> Output {
+    let script = root().join("integration/packaging").join(package).join(script);
     Command::new("sh").arg(script).args(arguments).env("DPKG_ROOT", host).output().unwrap()
+}
+
+/// At an upgrade from a version or the first time.
+fn configures(package: &str, host: &Path, from: &str) -> Output {
+    runs(package, "postinst", &["configure", from], host)
 }
 
 /// What makes the link at `place` to `program` does so, and again, and leaves there what leads elsewhere.
