@@ -134,6 +134,11 @@ impl Mechanism for Sriov {
                 "echo 0 | tee /sys/bus/pci/devices/{}/drm/card*/*iov/vf*/gt*/*_quota",
                 pf
             )),
+            // Of address space for their BARs, as a rule.
+            (Errno::ENOMEM, _) => Some(hint!(
+                "switch \"Above 4G decoding\" and \"Resizable BAR\" on in the firmware, or add pci=realloc to the kernel's arguments; then reboot"
+            )),
+            (Errno::ENOSPC, _) => Some(hint!("set vfs to fewer for {}, then gpuslice apply", pf)),
             _ => None,
         }
     }

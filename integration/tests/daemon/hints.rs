@@ -89,7 +89,8 @@ cases! {
     Managed: of_starts::libvirt_would_unbind_it, of_starts::a_typed_vf_was_picked;
     DeviceFailed: of_devices::a_layout_fails, of_devices::no_device_makes_one,
         of_layouts::what_is_to_be_parked_is_not_made, of_layouts::a_module_to_bind_to_is_misspelt,
-        of_layouts::a_module_that_is_not_loaded, of_layouts::a_gpu_that_gim_cannot_initialise;
+        of_layouts::a_module_that_is_not_loaded, of_layouts::a_gpu_that_gim_cannot_initialise,
+        of_layouts::more_vfs_than_the_driver_has_room_for;
     DeviceStuck: of_devices::a_write_sleeps;
     StateUnwritable: of_orders::there_is_no_room_for_the_record,
         of_commands::the_history_is_no_file;

@@ -8,6 +8,7 @@ use crate::invariants::Broken;
 use crate::story::{Ready, Scene, Story, scenes};
 use crate::vgpu::{attach, call, order};
 use gpuslice_core::errno::Errno;
+use gpuslice_core::ids::PciAddress;
 use gpuslice_core::machine::HookOperation;
 use gpuslice_core::port::HostWrite;
 use gpuslice_core::refusal::{Code, Refusal};
@@ -422,18 +423,26 @@ fn what_a_quarantined_gpu_would_offer_is_refused_with_the_way_out() {
 
 /// The kernel's log does not tell of it, and an `uncordon` alone meets it again.
 #[test]
-fn quotas_that_are_left_of_some_vfs_are_named_where_they_are() {
-    let host = HostFile::parse(include_str!("../../../examples/hosts/sriov-8.toml")).unwrap();
-    let mut driver = Driver::new(&host, "").unwrap();
-    let (pf, errno) = (driver.kernel.pfs()[0], Errno::ENOKEY);
-    driver.kernel.inject(Fault::Enable { pf, nth: 1, times: 1, errno });
-    driver.config = format!("[[gpu]]\nmatch = {{ address = \"{pf}\" }}\nlayout = {{ vfs = 4 }}\n");
-    let refusal = order(&mut driver, Command::Apply).unwrap_err();
-    assert_eq!(refusal.code, Code::DeviceFailed, "{refusal:?}");
-    assert_eq!(
-        refusal.hint.unwrap(),
-        format!(
-            "echo 0 | tee /sys/bus/pci/devices/{pf}/drm/card*/*iov/vf*/gt*/*_quota; then gpuslice uncordon {pf}"
-        )
-    );
+fn a_number_of_vfs_that_is_refused_is_told_with_what_makes_room() {
+    let quotas =
+        |pf| format!("echo 0 | tee /sys/bus/pci/devices/{pf}/drm/card*/*iov/vf*/gt*/*_quota");
+    let space = |_| {
+        "switch \"Above 4G decoding\" and \"Resizable BAR\" on in the firmware, \
+        or add pci=realloc to the kernel's arguments; then reboot"
+            .to_owned()
+    };
+    let fewer = |pf| format!("set vfs to fewer for {pf}, then gpuslice apply");
+    let told: [(Errno, &dyn Fn(PciAddress) -> String); 3] =
+        [(Errno::ENOKEY, &quotas), (Errno::ENOMEM, &space), (Errno::ENOSPC, &fewer)];
+    for (errno, hint) in told {
+        let host = HostFile::parse(include_str!("../../../examples/hosts/sriov-8.toml")).unwrap();
+        let mut driver = Driver::new(&host, "").unwrap();
+        let pf = driver.kernel.pfs()[0];
+        driver.kernel.inject(Fault::Enable { pf, nth: 1, times: 1, errno });
+        driver.config =
+            format!("[[gpu]]\nmatch = {{ address = \"{pf}\" }}\nlayout = {{ vfs = 4 }}\n");
+        let refusal = order(&mut driver, Command::Apply).unwrap_err();
+        assert_eq!(refusal.code, Code::DeviceFailed, "{refusal:?}");
+        assert_eq!(refusal.hint.unwrap(), format!("{}; then gpuslice uncordon {pf}", hint(pf)));
+    }
 }

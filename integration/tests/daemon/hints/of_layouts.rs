@@ -81,6 +81,18 @@ pub fn modes_that_gim_does_not_join(code: Code) {
     cannot_be(code, "mi300x-8", &layout("NPS2"), told, &layout("NPS4"));
 }
 
+pub fn more_vfs_than_the_driver_has_room_for(code: Code) {
+    let mut person = Person::at("sriov-8", "", 0);
+    let enable = json!({"pf": CARD, "nth": 1, "times": 1, "errno": 28});
+    person.host.outside(&json!({"do": "fault", "fault": {"enable": enable}}));
+    person.host.configure(&ONE_VF.replace("vfs = 1", "vfs = 8"));
+    person.mends_by(code, "gpuslice apply", 0, &mut |person, what| {
+        assert_eq!(what, format!("set vfs to fewer for {CARD}"));
+        person.host.configure(ONE_VF);
+    });
+    assert_eq!(person.host.column("slices", "state"), ["free"]);
+}
+
 pub fn some_vfs_of_a_gpu_that_makes_all(code: Code) {
     let layout = |vfs: &str| of_kind("10de:2235", &format!("vfs = {vfs}"));
     cannot_be(code, "a40-vfio", &layout("4"), "set vfs to \"all\" for", &layout("\"all\""));

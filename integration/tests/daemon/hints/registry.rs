@@ -20,6 +20,10 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
         "switch ACS and ARI on in the firmware, or put the GPU into another slot; then reboot",
         "the firmware, and a boot",
     ),
+    (
+        "switch \"Above 4G decoding\" and \"Resizable BAR\" on in the firmware, or add pci=realloc to the kernel's arguments; then reboot",
+        "the firmware, and a boot",
+    ),
     ("blacklist {} and let gim make VFs of it", "a boot with another driver"),
     (
         "{}, which writes the scheduler that the next load of {} brings; reboot, and put it in again",
