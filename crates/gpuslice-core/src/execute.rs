@@ -78,6 +78,14 @@ pub enum StepError {
         /// What was said.
         said: String,
     },
+    /// Its device is not initialised, so that nobody can tell how it is set.
+    #[error("{object} cannot tell now: {said}")]
+    Untold {
+        /// Of what.
+        object: String,
+        /// What is read in the place of a value.
+        said: String,
+    },
     /// The kernel refused an operation because somebody has a node of the driver open.
     #[error("{operation}: {errno}; {} has {node} open", describe(.holders, &[]))]
     Open {
@@ -324,9 +332,9 @@ pub fn check(host: &dyn HostRead, step: &Step) -> Result<Performed, StepError> {
             let parameter = driver::Parameter { name: parameter, value, others };
             driver::check_loaded(host, name, &parameter, vfs)
         }
-        Step::SetMode { device, value, attribute, .. } => {
-            let at = mode::At { device: *device, attribute, choices: None };
-            mode::check(host, &at, value)
+        Step::SetMode { device, value, attribute, choices, disturbs, .. } => {
+            let at = mode::At { device: *device, attribute, choices: choices.as_deref() };
+            mode::check(host, &at, value, disturbs)
         }
         Step::RunModeTool { shown, .. } => tool::check_mode(host, shown),
         Step::GiveVfType { vf, attribute, value, .. } => {

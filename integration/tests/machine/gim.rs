@@ -3,6 +3,7 @@
 mod broken;
 mod modes;
 mod options;
+mod resetting;
 mod unload;
 mod unmet;
 

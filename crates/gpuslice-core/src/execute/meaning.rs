@@ -105,6 +105,7 @@ impl StepError {
             }
             Self::NoneLeft { .. } => Meaning::Full,
             Self::NotReady { .. }
+            | Self::Untold { .. }
             | Self::NoDriver { .. }
             | Self::Locked { .. }
             | Self::Opened { .. } => Meaning::Later,

@@ -232,8 +232,11 @@ impl Machine {
                 self.next_step(id);
             }
             Err(error) if self.try_again(id, &step, &error) => {
-                let slow =
-                    matches!((&step, &error), (Step::RunVfTool { .. }, StepError::NotReady { .. }));
+                let slow = matches!(
+                    (&step, &error),
+                    (Step::RunVfTool { .. }, StepError::NotReady { .. })
+                        | (_, StepError::Untold { .. })
+                );
                 let after = if slow { SLOW_PAUSE } else { PASSING_PAUSE };
                 self.push(Effect::Arm { timer: Timer::RetryStep(id), after });
             }

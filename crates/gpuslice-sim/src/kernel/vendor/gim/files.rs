@@ -98,6 +98,7 @@ impl Kernel {
                     ),
                 }
             }
+            GimFile::ProfileConfig if resets => "failed to get cp profile\n".to_owned(),
             GimFile::ProfileConfig => profile_config(device, gpu.vfs),
             GimFile::Memory if gpu.nps == 0 || resets => {
                 "failed to get current mp mode\n".to_owned()
@@ -111,6 +112,7 @@ impl Kernel {
                 }
                 text
             }
+            GimFile::MemoryConfig if resets => "failed to get mp caps\n".to_owned(),
             GimFile::MemoryConfig => match asics::memories(device, gpu.vfs, None).as_slice() {
                 [] => "failed to get mp caps\n".to_owned(),
                 all => format!("{}\n", all.iter().map(|n| format!("NPS{n} ")).collect::<String>()),

@@ -118,8 +118,9 @@ impl Kernel {
             self.gim_refuse(address, format!("Failed to set mp mode {word}"), why);
             return Ok(Written::Done);
         }
-        let at = self.now + self.gim_shape().map_or(0, |shape| shape.reset_ms);
+        let reset_ms = self.gim_shape().map_or(0, |shape| shape.reset_ms);
         for other in hive {
+            let at = self.now + self.delay_fault(other).unwrap_or(reset_ms);
             let Some(gpu) = self.gim_gpu_mut(other) else { continue };
             if asics::fits(device, gpu.vfs, Some(nps), None) {
                 gpu.wanted = Some(nps);
