@@ -108,7 +108,7 @@ pub struct Match {
     pub vendor_device: Option<(u16, u16)>,
     /// Our word for the product, as `gpuslice gpus` shows it.
     pub model: Option<String>,
-    /// Bound driver.
+    /// Bound driver, or the one that makes slices of what has none.
     pub driver: Option<String>,
     /// Serial number, or the id that its driver shows.
     pub serial: Option<Serial>,
@@ -126,10 +126,15 @@ impl Match {
         self.address.is_none_or(|a| a == address)
             && self.vendor_device.is_none_or(|id| id == (function.vendor, function.device))
             && self.model.as_deref().is_none_or(|m| Some(m) == function.model)
-            && self.driver.as_ref().is_none_or(|d| Some(d) == function.driver.as_ref())
+            && self.driver.as_deref().is_none_or(|d| Some(d) == drives(function))
             && self.serial.is_none_or(|s| Some(s) == function.serial)
             && self.slot.as_ref().is_none_or(|s| Some(s) == function.slot.as_ref())
     }
+}
+
+/// The driver of a device, or the one that is to have it: some are loaded for what a layout says, and for nothing else.
+fn drives(function: &Function) -> Option<&str> {
+    function.driver.as_deref().or(function.maker)
 }
 
 impl fmt::Display for Match {

@@ -5,7 +5,7 @@ use crate::health::Trouble;
 use crate::ids::{MdevTypeId, ParentId, PciAddress, ProfileName, Serial, SliceId};
 use crate::layout::Layout;
 use crate::mode::Mode;
-use crate::observation::{Observation, Places};
+use crate::observation::{Function, Observation, Places};
 use crate::observe::Answers;
 use crate::plan::Step;
 use crate::port::HostRead;
@@ -222,6 +222,11 @@ pub trait Mechanism: Send + Sync {
 
     /// Our word for a product of the vendor whose GPUs it knows, from the PF's PCI ids.
     fn model(&self, _vendor: u16, _device: u16) -> Option<&'static str> {
+        None
+    }
+
+    /// The driver that makes the slices of a GPU, of one that no driver has.
+    fn maker(&self, _: &Observation, _: PciAddress, _: &Function) -> Option<&'static str> {
         None
     }
 

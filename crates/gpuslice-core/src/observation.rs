@@ -105,6 +105,8 @@ pub struct Function {
     pub sriov: Option<Sriov>,
     /// Our word for the product, from its ids: `mi300x`.
     pub model: Option<&'static str>,
+    /// The driver that makes its slices, of one without driver: no other tells it before that is loaded.
+    pub maker: Option<&'static str>,
     /// Which product it is, read only where types of VFs depend on it.
     pub kind: Option<DeviceKind>,
     /// Its memory in bytes, where a mechanism knows to read it.

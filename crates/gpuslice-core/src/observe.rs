@@ -17,7 +17,7 @@ use crate::execute::CONFIG_MARK;
 use crate::ids::{MdevTypeId, ParentId, PciAddress};
 use crate::mechanism::Mechanism;
 use crate::numa::Nodes;
-use crate::observation::{FixedType, Observation, ProblemKind, ReadProblem};
+use crate::observation::{FixedType, Function, Observation, ProblemKind, ReadProblem};
 use crate::port::{HostRead, Ran, read_text};
 use serial::Numbered;
 use std::collections::BTreeMap;
@@ -94,6 +94,17 @@ impl Observer {
         for function in seen.functions.values_mut().chain(seen.whole.values_mut()) {
             let (vendor, device) = (function.vendor, function.device);
             function.model = self.mechanisms.iter().find_map(|m| m.model(vendor, device));
+        }
+        let bare = seen.functions.iter().filter(|(_, function)| function.driver.is_none());
+        let maker = |(address, function): (&PciAddress, &Function)| {
+            let mut mechanisms = self.mechanisms.iter();
+            Some((*address, mechanisms.find_map(|m| m.maker(&seen, *address, function))?))
+        };
+        let makers: Vec<(PciAddress, &'static str)> = bare.filter_map(maker).collect();
+        for (address, maker) in makers {
+            if let Some(function) = seen.functions.get_mut(&address) {
+                function.maker = Some(maker);
+            }
         }
         self.types.retain(|(parent, _), _| seen.mdev_parents.contains_key(parent));
         let there = |address: &PciAddress| {

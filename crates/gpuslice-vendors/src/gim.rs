@@ -91,6 +91,10 @@ impl Mechanism for Gim {
         (vendor == VENDOR).then(|| models::name(device))?
     }
 
+    fn maker(&self, seen: &Observation, pci: PciAddress, _: &Function) -> Option<&'static str> {
+        pf(seen, &ParentId::Pci(pci)).map(|_| DRIVER)
+    }
+
     fn observe(&self, host: &dyn HostRead, answers: &mut Answers, seen: &mut Observation) {
         read::read(host, answers, seen);
     }

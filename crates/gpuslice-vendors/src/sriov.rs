@@ -9,6 +9,7 @@ mod trouble;
 
 pub(crate) use plan::{binds, bound, used_by_host};
 
+use crate::makers::maker;
 use crate::nvidia::{has_no_vfs, scheduler};
 use gpuslice_core::errno::Errno;
 use gpuslice_core::health::Trouble;
@@ -56,6 +57,10 @@ impl Mechanism for Sriov {
 
     fn model(&self, vendor: u16, device: u16) -> Option<&'static str> {
         (vendor == 0x8086).then(|| models::intel(device))?
+    }
+
+    fn maker(&self, _: &Observation, _: PciAddress, function: &Function) -> Option<&'static str> {
+        maker(function.vendor, function.device).map(|maker| maker.driver)
     }
 
     fn observe(&self, host: &dyn HostRead, _: &mut Answers, seen: &mut Observation) {

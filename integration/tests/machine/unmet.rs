@@ -1,7 +1,7 @@
 //! Layouts that a GPU cannot meet for a time, since another driver has it or its own has switched its VFs off.
 
 use super::broken::reboot;
-use super::{LAYOUT, counts, order, planned, quarantines, states, with_amdgpu};
+use super::{LAYOUT, counts, hive, order, planned, quarantines, radeon, states, with_amdgpu};
 use crate::driver::Driver;
 use crate::vgpu::{attach, call};
 use crate::world::bind_by_hand;
@@ -66,6 +66,56 @@ fn who_gives_gpus_the_right_driver_by_hand_has_their_slices() {
     driver.kernel.load_module("gim").unwrap();
     driver.advance(10_000).unwrap();
     all_serve(&mut driver);
+}
+
+/// Before it is loaded, no driver has the GPUs, also those of which nobody but the driver has heard.
+#[test]
+fn a_rule_that_names_gim_brings_it_back_after_a_boot() {
+    let config = LAYOUT.replace("vendor-device = \"1002:74a1\"", "driver = \"gim\"");
+    let mut driver = Driver::new(&hive(), &config).unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    reboot(&mut driver);
+    all_serve(&mut driver);
+    let mut host = radeon();
+    host.drivers[0].loaded = false;
+    let mut driver = Driver::new(&host, &config.replace('8', "\"all\"")).unwrap();
+    // Whether one is its, only the driver knows the first time.
+    for _ in 0..2 {
+        order(&mut driver, Command::Apply).unwrap();
+    }
+    assert_eq!(counts(&driver), [12, 4]);
+    reboot(&mut driver);
+    assert_eq!((counts(&driver), quarantines(&driver)), (vec![12, 4], vec![]));
+    assert!(!planned(&mut driver).changed);
+    // One that a person has unloaded waits for `apply`, and says so.
+    driver.kernel.unload_module("gim").unwrap();
+    driver.kernel.settle();
+    driver.wake_up().unwrap();
+    let (state, reason) = states(&mut driver).remove(0);
+    assert_eq!(
+        (state.as_str(), reason.as_deref()),
+        ("waiting", Some("gim was unloaded: gpuslice apply"))
+    );
+    assert!(order(&mut driver, Command::WaitSettled { timeout_ms: 1_000 }).is_err());
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(counts(&driver), [12, 4]);
+}
+
+/// Its rule says nothing of a GPU that has another driver.
+#[test]
+fn a_rule_that_names_gim_leaves_amdgpu_s() {
+    let config = LAYOUT.replace("vendor-device = \"1002:74a1\"", "driver = \"gim\"");
+    let mut driver = applied();
+    driver.config = config;
+    order(&mut driver, Command::Apply).unwrap();
+    driver.kernel.reboot();
+    driver.kernel.settle();
+    for pf in driver.kernel.pfs() {
+        bind_by_hand(&mut driver.kernel, pf, "amdgpu");
+    }
+    driver.restart().unwrap();
+    driver.advance(5_000).unwrap();
+    assert_eq!((counts(&driver), quarantines(&driver)), (vec![0; 8], vec![]));
 }
 
 #[test]

@@ -141,6 +141,7 @@ pub(super) fn read_common(
         slot: None,
         sriov: None,
         model: None,
+        maker: None,
         kind: None,
         memory: None,
     })

@@ -56,6 +56,7 @@ fn function(device: &Device, model: Option<&'static str>) -> Function {
         slot: None,
         sriov: total.map(|total| Sriov { total, autoprobe: None, vfs: BTreeMap::new() }),
         model,
+        maker: maker(device.vendor, device.device).map(|maker| maker.driver),
         kind: None,
         memory: None,
     }
