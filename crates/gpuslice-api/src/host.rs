@@ -2,6 +2,7 @@
 //! nothing; who may do what is the [`Handler`]'s to ask.
 //! The same rows are objects too, one for each parent and claim: [`Objects`].
 
+mod description;
 mod filter;
 mod interface;
 mod objects;
@@ -89,7 +90,7 @@ pub async fn serve<H: Handler>(
     interface: HostInterface<H>,
 ) -> zbus::Result<()> {
     // First the object, then the name: who sees the name finds the object.
-    connection.object_server().at(HOST_PATH, Gate(interface)).await?;
+    description::put(connection.object_server(), Gate(interface)).await?;
     connection.request_name(BUS_NAME).await
 }
 

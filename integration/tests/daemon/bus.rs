@@ -1,6 +1,7 @@
 //! A message bus that nothing of the machine is on, which may come late, go, and come back.
 
 use crate::host::until;
+use gpuslice_integration::root;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -17,8 +18,12 @@ impl Bus {
         let text = format!(
             "<busconfig><type>system</type><listen>unix:path={}</listen><auth>EXTERNAL</auth>\
              <policy context=\"default\"><allow user=\"*\"/><allow send_destination=\"*\"/>\
-             <allow receive_sender=\"*\"/><allow own=\"*\"/></policy></busconfig>",
-            socket.display()
+             <allow receive_sender=\"*\"/><allow own=\"*\"/></policy>\
+             <include>{}</include></busconfig>",
+            socket.display(),
+            root()
+                .join("crates/gpusliced/dist/usr/share/dbus-1/system.d/org.gpuslice1.conf")
+                .display()
         );
         std::fs::write(&config, text).unwrap();
         Self { socket, config, child: None }

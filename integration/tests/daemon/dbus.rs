@@ -361,6 +361,44 @@ fn all_objects_are_told_to_one_at_a_time() {
     });
 }
 
+/// What an object says that it is, or the name of the error.
+async fn described(bus: &Connection, path: &str) -> Result<String, String> {
+    let interface = Some("org.freedesktop.DBus.Introspectable");
+    match bus.call_method(Some(NAME), path, interface, "Introspect", &()).await {
+        Ok(message) => Ok(message.body().deserialize().unwrap()),
+        Err(zbus::Error::MethodError(name, _, _)) => Err(name.to_string()),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn an_object_describes_itself_and_all_of_them_are_described_to_root_alone() {
+    as_root(|| {
+        let host = Host::start("sriov-8", ONE_VF);
+        host.settle();
+        block_on(async {
+            let root = connect(&host).await;
+            let text = described(&root, PATH).await.unwrap();
+            for word in ["Host", "DBus.ObjectManager", "DBus.Properties", "DBus.Introspectable"] {
+                assert!(text.contains(&format!("{word}\"")), "{word}: {text}");
+            }
+            assert!(
+                text.contains("\"ListClaims\"") && !text.contains("gpuslice1.Parent"),
+                "{text}"
+            );
+            let Some(nobody) = connect_as_nobody(&host).await else { return };
+            assert_eq!(described(&nobody, PATH).await, Ok(text));
+            let parent = described(&nobody, "/org/gpuslice1/parent/0000_3a0c_3a00_2e0").await;
+            assert!(parent.unwrap().contains("gpuslice1.Parent"));
+            let denied = "org.freedesktop.DBus.Error.AccessDenied";
+            for path in ["/", "/org", "/org/gpuslice1/parent", "/org/gpuslice1/claim"] {
+                assert_eq!(described(&nobody, path).await, Err(denied.to_owned()), "{path}");
+            }
+            assert!(described(&root, "/").await.unwrap().contains("gpuslice1.Parent"));
+        });
+    });
+}
+
 /// Orders whose answers nobody wants, which the bus does not count.
 fn unanswered(
     path: &str,
