@@ -33,6 +33,8 @@ mod domains;
 mod drain;
 #[path = "machine/driver.rs"]
 mod driver;
+#[path = "machine/edited.rs"]
+mod edited;
 #[path = "machine/everything.rs"]
 mod everything;
 #[path = "machine/exhaustive.rs"]
@@ -63,6 +65,8 @@ mod hosts;
 mod identity;
 #[path = "machine/idle.rs"]
 mod idle;
+#[path = "machine/incoming.rs"]
+mod incoming;
 #[path = "machine/invariants.rs"]
 mod invariants;
 #[path = "machine/late.rs"]

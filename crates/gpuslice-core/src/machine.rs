@@ -63,12 +63,12 @@ pub use event::{
 pub use start::Start;
 
 use crate::config::{Config, ConfigError};
-use crate::domain::Domain;
+use crate::domain::{ClaimRequest, Domain};
 use crate::guest::GuestCall;
 use crate::health::Said;
 use crate::hint;
 use crate::holders::Holder;
-use crate::ids::{MdevUuid, Owner, ParentId, SliceId};
+use crate::ids::{ClaimKey, MdevUuid, Owner, ParentId, SliceId};
 use crate::layout::Layout;
 use crate::mechanism::Mechanism;
 use crate::observation::Observation;
@@ -137,12 +137,12 @@ pub struct Machine {
     told_to_start: BTreeSet<Uuid>,
     /// Whose start was refused for what the agent mends, and has not worked since.
     mended_once: BTreeSet<Uuid>,
-    /// Domains that were let in by a migration or a restore, and have not asked for their start yet.
-    coming_in: BTreeMap<Uuid, HookOperation>,
     /// Orders to apply under way.
     applying: BTreeMap<RequestId, applying::Applying>,
     /// Shut-off domains the agent should look at again.
     look_again: BTreeSet<Uuid>,
+    /// What shut-off domains ask for and could not have when they were last looked at.
+    refused_looks: BTreeMap<ClaimKey, (String, ClaimRequest)>,
     /// Failed tries of the releases that wait for their next.
     release_tries: BTreeMap<SliceId, u32>,
     /// Slices that somebody kept from being cleared, when that was last tried.
@@ -350,6 +350,7 @@ impl Machine {
             Timer::RetryStep(op) => self.retry_step(op),
             Timer::Undefined(domain) => self.undefined_for_good(domain),
             Timer::Expected(domain) => drop(self.expected.remove(&domain)),
+            Timer::ComingIn(domain) => drop(self.came_in(domain)),
             Timer::StartLater(domain) => self.too_late_to_start(domain),
             Timer::Boot => self.boot_is_young = false,
         }
@@ -366,6 +367,7 @@ impl Machine {
         }
         self.resume_postponed();
         self.realise_layouts();
+        self.look_at_refused();
         self.remember_offered();
         self.run_parked();
         self.run_parked_runs();

@@ -145,6 +145,12 @@ pub fn when_it_is_read() -> Hint {
     hint!("gpuslice wait --settled, then the same again (gpuslice status tells which)")
 }
 
+/// The same where nobody else makes up for it.
+#[must_use]
+pub fn ask_when_settled() -> Hint {
+    hint!("gpuslice wait --settled, then the same again")
+}
+
 /// Has a device be what somebody wants of it.
 #[must_use]
 pub fn write_layout(parent: impl Display) -> Hint {

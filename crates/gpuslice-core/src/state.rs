@@ -183,6 +183,9 @@ pub struct Runtime {
     pub stuck: BTreeMap<ParentId, BTreeSet<Step>>,
     /// Domains refused as not settled, or for what the agent mends by itself, in order.
     pub start_later: Vec<LateStart>,
+    /// Domains that were let in, and of which nothing was heard since.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub coming_in: BTreeMap<uuid::Uuid, Incoming>,
     /// VFs in which something of a VM may be left, and why. A reboot, and being made anew, reset them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub dirty: BTreeMap<SliceId, Dirt>,
@@ -221,6 +224,16 @@ pub enum OnlyIf {
     Marked,
     /// libvirt keeps it saved: a start of it is a restore, as which it was refused.
     Saved,
+}
+
+/// How a domain comes in that does not start anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Incoming {
+    /// It runs on another host, and goes on there when it cannot come.
+    Migrating,
+    /// Out of a saved image.
+    Restored,
 }
 
 /// How far a lost record has been made up for.
@@ -276,6 +289,7 @@ impl Runtime {
             pending: BTreeMap::new(),
             stuck: BTreeMap::new(),
             start_later: Vec::new(),
+            coming_in: BTreeMap::new(),
             dirty: BTreeMap::new(),
             accounted: BTreeSet::new(),
             lost: None,

@@ -83,7 +83,9 @@ cases! {
         of_devices::a_type_of_another_program;
     Unknown: of_orders::no_such_gpu, of_orders::no_such_domain, of_orders::nobody_of_that_name, of_commands::few_gpus_to_name,
         of_commands::nothing_to_explain, of_commands::no_such_claim_to_explain;
-    NotInXml: of_starts::a_device_is_missing, of_starts::a_device_is_one_too_many,
+    NotInXml: of_starts::a_device_is_missing, of_starts::a_device_was_taken_out_for_good,
+        of_starts::a_device_is_one_too_many, of_starts::a_count_was_lowered,
+        of_starts::an_image_carries_what_it_does_not_claim, of_starts::it_migrates_with_what_it_does_not_claim,
         of_starts::its_vfs_are_of_two_fabrics, of_starts::names_that_have_to_be_quoted,
         of_starts::it_comes_with_a_vf_and_is_made_here;
     Managed: of_starts::libvirt_would_unbind_it, of_starts::a_typed_vf_was_picked;

@@ -4,8 +4,11 @@ use super::reserve::Want;
 use super::start::STARTING_GRACE;
 use super::{Effect, Machine, Stored, Timer};
 use crate::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource};
-use crate::ids::{ClaimKey, MdevUuid, Owner, ParentId, PciAddress, ProfileName, SliceId};
-use crate::mechanism::Isolation;
+use crate::hint;
+use crate::ids::{
+    ClaimKey, ClaimName, MdevUuid, Owner, ParentId, PciAddress, ProfileName, SliceId,
+};
+use crate::mechanism::{Form, Isolation};
 use crate::mend;
 use crate::placement::{self, Properties};
 use crate::plan::Step;
@@ -16,12 +19,25 @@ use std::collections::BTreeSet;
 /// Slices of a start, those of them that were nobody's before, and what is to be done.
 pub(super) type Admitted = (Vec<SliceId>, BTreeSet<SliceId>, Vec<Step>);
 
+/// What becomes of a slice that a claim asks for, and that the XML has no device for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// Nothing can start without it.
+    Refused,
+    /// Its VM ran on without it, and goes on as it was.
+    LeftOut,
+}
+
 impl Machine {
     /// Decides on all slices of a start at once, and reserves them all or none.
     pub(super) fn admit(&mut self, domain: &Domain) -> Result<Admitted, Refusal> {
         let owner = Owner::Domain(domain.uuid);
         self.judge_plain_devices(domain, &owner)?;
-        let wants = self.wants(domain, &owner)?;
+        let missing = match self.run.coming_in.contains_key(&domain.uuid) {
+            true => Missing::LeftOut,
+            false => Missing::Refused,
+        };
+        let wants = self.wants(domain, &owner, missing)?;
         let kept = self.run.assignments.clone();
         let (slices, steps) = self.reserve_claims(domain, &wants)?;
         self.reserved(&slices);
@@ -35,8 +51,13 @@ impl Machine {
     }
 
     /// Every slice the domain's claims ask for, with the device in the XML that is to be it, and is not another's.
-    pub(super) fn wants(&self, domain: &Domain, owner: &Owner) -> Result<Vec<Want>, Refusal> {
-        let wants = self.asked(domain, owner)?;
+    pub(super) fn wants(
+        &self,
+        domain: &Domain,
+        owner: &Owner,
+        missing: Missing,
+    ) -> Result<Vec<Want>, Refusal> {
+        let wants = self.asked(domain, owner, missing)?;
         for want in &wants {
             self.require_own_device(domain, want)?;
         }
@@ -44,28 +65,27 @@ impl Machine {
     }
 
     /// As [`Self::wants`], whosever the devices are.
-    pub(super) fn asked(&self, domain: &Domain, owner: &Owner) -> Result<Vec<Want>, Refusal> {
+    pub(super) fn asked(
+        &self,
+        domain: &Domain,
+        owner: &Owner,
+        missing: Missing,
+    ) -> Result<Vec<Want>, Refusal> {
         let mut wants = Vec::new();
         for claim in &domain.claims {
-            let profile = self.profile_for(&domain.name, claim)?;
+            let key = ClaimKey { owner: owner.clone(), name: claim.name.clone() };
+            let of_claim = |d: &&HostDevice| d.our_claim().is_some_and(|(n, _)| n == claim.name);
+            let vf = domain.devices.iter().filter(of_claim).find_map(|d| d.source.slice().pci());
+            let profile = self.profile_for(&key, &domain.name, claim, vf)?;
             for index in 0..claim.count {
                 let named = Some((claim.name.clone(), index));
-                let device =
-                    domain.devices.iter().find(|d| d.our_claim() == named).ok_or_else(|| {
-                        Refusal::new(
-                            Code::NotInXml,
-                            format!(
-                                "{} asks for {profile} as {}, but carries no device for it",
-                                domain.name, claim.name
-                            ),
-                        )
-                        .hint(mend::attach(
-                            &domain.name,
-                            &profile,
-                            &claim.name,
-                        ))
-                    })?;
-                let key = ClaimKey { owner: owner.clone(), name: claim.name.clone() };
+                let device = domain.devices.iter().find(|d| d.our_claim() == named);
+                let Some(device) = device else {
+                    match missing {
+                        Missing::LeftOut => continue,
+                        Missing::Refused => return Err(lacks(domain, claim, &profile)),
+                    }
+                };
                 if wants.iter().any(|w: &Want| w.source == device.source) {
                     let message =
                         format!("{} carries {} twice", domain.name, device.source.slice());
@@ -73,7 +93,7 @@ impl Machine {
                         .hint(mend::detach(&domain.name, &claim.name)));
                 }
                 wants.push(Want {
-                    key,
+                    key: key.clone(),
                     index,
                     count: claim.count,
                     profile: profile.clone(),
@@ -90,14 +110,7 @@ impl Machine {
             });
         match unclaimed {
             None => Ok(wants),
-            Some((name, _)) => Err(Refusal::new(
-                Code::NotInXml,
-                format!(
-                    "{} carries a device for claim {name}, but its metadata has no such claim",
-                    domain.name
-                ),
-            )
-            .hint(mend::detach(&domain.name, &name))),
+            Some((claim, _)) => Err(unasked(domain, &claim)),
         }
     }
 
@@ -221,13 +234,18 @@ impl Machine {
             let Some(profile) = mine().next().map(|w| w.profile.clone()) else {
                 continue;
             };
-            let home: Vec<PciAddress> = mine()
-                .filter_map(|w| match w.source {
-                    HostDeviceSource::Pci(address) => Some(address),
-                    HostDeviceSource::Mdev(_) => None,
-                })
-                .collect();
             let known = self.durable.claims.get(&key);
+            let named: Vec<PciAddress> = mine().filter_map(|w| w.source.slice().pci()).collect();
+            // What it came in without is what it was.
+            let kept = |index: u32| {
+                let home = known?.home.get(usize::try_from(index).ok()?).copied();
+                home.filter(|home| !named.is_empty() && !named.contains(home))
+            };
+            let of = |index| match mine().find(|w| w.index == index) {
+                Some(want) => want.source.slice().pci(),
+                None => kept(index),
+            };
+            let home = (0..request.count).filter_map(of).collect();
             let claim = Claim {
                 owner_name: domain.name.clone(),
                 request: request.clone(),
@@ -265,11 +283,14 @@ impl Machine {
         }
     }
 
-    /// The profile a claim comes down to. What it asks for stands in the domain's XML and nowhere else.
+    /// The profile a claim comes down to. What it asks for stands in the domain's XML and nowhere else. `named`: a VF that stands
+    /// there too.
     pub(super) fn profile_for(
         &self,
+        key: &ClaimKey,
         domain: &str,
         claim: &ClaimRequest,
+        named: Option<PciAddress>,
     ) -> Result<ProfileName, Refusal> {
         let name = &claim.name;
         let least = Properties {
@@ -290,9 +311,61 @@ impl Machine {
                 format!("claim {name} names neither a profile nor a property"),
             )
             .hint(mend::another_profile(domain, name))),
-            None => placement::by_properties(&self.view(), least)
-                .map_err(|why| why.hint(self.ask_for(domain, name, least))),
+            None => match self.profile_had(key, least, named) {
+                Some(profile) => Ok(profile),
+                None => placement::by_properties(&self.view(), least)
+                    .map_err(|why| why.hint(self.ask_for(domain, name, least))),
+            },
         }
+    }
+
+    /// What a claim by properties has come down to before, as long as it has them: that another GPU has come is no reason to give
+    /// its VM something else. XML may be older than the claim, so the VF that it names counts first.
+    fn profile_had(
+        &self,
+        key: &ClaimKey,
+        least: Properties,
+        named: Option<PciAddress>,
+    ) -> Option<ProfileName> {
+        let view = self.view();
+        let is_named = |form: &Form| match form {
+            Form::Vfs(vfs) => named.is_some_and(|vf| vfs.contains(&vf)),
+            _ => false,
+        };
+        let of_named = view.offers.iter().find(|offer| is_named(&offer.form));
+        let recorded = self.durable.claims.get(key).filter(|c| !c.orphaned || c.undefined);
+        let here = |profile: &ProfileName| view.of_profile(profile).next().is_some();
+        let recorded = recorded.map(|claim| &claim.profile);
+        let recorded = recorded.filter(|profile| here(profile) || self.comes_soon(profile));
+        let had = of_named.map(|offer| &offer.profile).into_iter().chain(recorded);
+        had.into_iter().find(|profile| placement::meets(&view, profile, least).is_ok()).cloned()
+    }
+}
+
+fn lacks(domain: &Domain, claim: &ClaimRequest, profile: &ProfileName) -> Refusal {
+    let (name, claim) = (&domain.name, &claim.name);
+    let message = format!("{name} asks for {profile} as {claim}, but carries no device for it");
+    let (attach, detach) = (mend::attach(name, profile, claim), mend::detach(name, claim));
+    let hint = hint!("{}; or {} (if it is to have none)", attach, detach);
+    Refusal::new(Code::NotInXml, message).hint(hint)
+}
+
+/// It carries a device that none of its claims asks for.
+fn unasked(domain: &Domain, claim: &ClaimName) -> Refusal {
+    let name = &domain.name;
+    match domain.claims.iter().find(|c| c.name == *claim) {
+        Some(ClaimRequest { count, .. }) => Refusal::new(
+            Code::NotInXml,
+            format!("{name} carries more devices for claim {claim} than the {count} it asks for"),
+        )
+        .hint(hint!("virsh start {} (the agent takes out what is too many)", name)),
+        None => Refusal::new(
+            Code::NotInXml,
+            format!(
+                "{name} carries a device for claim {claim}, but its metadata has no such claim"
+            ),
+        )
+        .hint(mend::detach(name, claim)),
     }
 }
 

@@ -2,6 +2,7 @@
 //! lost one is made up for: first by the devices that claims name, then by the XML of each domain that libvirt
 //! tells of. Until somebody knows better, what may be in use is not free.
 
+use super::admit::Missing;
 use super::release::GRACE;
 use super::start::STARTING_GRACE;
 use super::{Effect, Machine, Stored, Timer};
@@ -164,7 +165,7 @@ impl Machine {
     /// Takes the devices of a domain's claims for its own. Answers those that were not known.
     pub(super) fn adopt_claimed(&mut self, domain: &Domain, runs: bool) -> Vec<SliceId> {
         let owner = Owner::Domain(domain.uuid);
-        let wants = match self.wants(domain, &owner) {
+        let wants = match self.wants(domain, &owner, Missing::LeftOut) {
             Ok(wants) => wants,
             Err(refusal) => {
                 let text = format!("what {} has is not known: {refusal}", domain.name);

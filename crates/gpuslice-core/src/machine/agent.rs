@@ -11,7 +11,7 @@ use crate::numa::Within;
 use crate::placement::{self, Wanted};
 use crate::refusal::Refusal;
 use crate::request::{Adopted, Answer, DeviceToWrite, Outcome};
-use crate::state::{Assignment, Claim, Phase};
+use crate::state::{Claim, Phase};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
@@ -50,7 +50,12 @@ impl Machine {
         self.look_again.remove(&domain.uuid);
         let (mut devices, mut kept) = (Vec::new(), Vec::new());
         let refusals = self.claim_all(domain, &asks.claims, &adopted, &mut devices);
+        self.refused_looks.retain(|key, _| key.owner != owner);
         for (name, refusal) in refusals {
+            if let Some(request) = asks.claims.iter().find(|c| c.name == name && shut_off) {
+                let key = ClaimKey { owner: owner.clone(), name: name.clone() };
+                self.refused_looks.insert(key, (domain.name.clone(), request.clone()));
+            }
             // What was picked stays as it is.
             adopted.retain(|a| a.request.name != name);
             // What cannot be served now keeps the devices it has: they may serve again, and until then they carry the
@@ -161,15 +166,41 @@ impl Machine {
         }
     }
 
+    /// Has the agent look at those that can have by now what they were refused at a look.
+    pub(super) fn look_at_refused(&mut self) {
+        let news = self.offers_due || !self.dirty.is_empty();
+        if self.refused_looks.is_empty() || !news {
+            return;
+        }
+        let refused = self.refused_looks.iter();
+        let able = refused.filter(|(key, (name, request))| self.can_claim(key, name, request));
+        let able: Vec<ClaimKey> = able.map(|(key, _)| key.clone()).collect();
+        for key in able {
+            self.refused_looks.remove(&key);
+            if let Owner::Domain(domain) = key.owner
+                && self.look_again.insert(domain)
+            {
+                self.note("agent-work", domain, "it can have what it asks for now");
+            }
+        }
+    }
+
+    fn can_claim(&self, key: &ClaimKey, name: &str, request: &ClaimRequest) -> bool {
+        let known = self.durable.claims.get(key);
+        let (had, pool) = known.map_or((&[][..], false), |claim| (&claim.home, claim.pool));
+        let Ok(profile) = self.profile_for(key, name, request, None) else { return false };
+        self.has_few(key, name).is_ok()
+            && known.is_none_or(|known| self.may_become(key, known, &profile, name).is_ok())
+            && self.fits_in_one_vm(key, request, &profile).is_ok()
+            && self.homes(&Sought { key, request, profile: &profile, pool }, had).is_ok()
+    }
+
     /// A claim that its domain no longer makes is over, unless a VM has, or is about to have, a slice of it. What is on its
     /// way back does not keep it.
     fn end_claims_not_in(&mut self, domain: &Domain, owner: &Owner) {
-        let returning = |slice: &SliceId, a: &Assignment| {
-            a.phase == Phase::Releasing && !self.presumed_dead.contains(slice)
-        };
-        let bound = |key: &ClaimKey, claim: &Claim| {
-            let mut own = self.run.assignments.iter().filter(|(_, a)| a.claim == *key);
-            own.any(|(slice, a)| claim.orphaned || !returning(slice, a))
+        let bound = |key: &ClaimKey, claim: &Claim| match claim.orphaned {
+            true => self.run.assignments.values().any(|a| a.claim == *key),
+            false => self.used_of(key).next().is_some(),
         };
         let of_owner = self.durable.claims.iter().filter(|(key, _)| key.owner == *owner);
         let over = of_owner
@@ -188,6 +219,7 @@ impl Machine {
     pub(super) fn domain_gone(&mut self, uuid: Uuid) -> Answer {
         let owner = Owner::Domain(uuid);
         self.look_again.remove(&uuid);
+        self.refused_looks.retain(|key, _| key.owner != owner);
         self.forget_start_later(uuid);
         self.start_is_over(uuid);
         let mut news = false;

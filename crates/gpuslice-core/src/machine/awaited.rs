@@ -134,6 +134,12 @@ impl Machine {
         }
     }
 
+    /// Whether something is on its way that could have a profile.
+    pub(super) fn comes_soon(&self, profile: &ProfileName) -> bool {
+        !self.observed
+            || self.may_come(profile, None).iter().any(|other| self.may_be_anything(other))
+    }
+
     pub(super) fn device_of_vf(&self, vf: PciAddress) -> Option<ParentId> {
         let recorded = || Some(ParentId::Pci(self.durable.places.get(&vf)?.pf));
         self.seen.pf_of(&ParentId::Pci(vf)).or_else(recorded)

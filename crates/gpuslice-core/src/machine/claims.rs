@@ -147,7 +147,7 @@ impl Machine {
         order.asks_for_some()?;
         let key = ClaimKey { owner: order.owner.clone(), name: order.request.name.clone() };
         self.has_few(&key, &order.owner_name)?;
-        let profile = self.profile_for(&order.owner_name, &order.request)?;
+        let profile = self.profile_for(&key, &order.owner_name, &order.request, None)?;
         let known = self.durable.claims.get(&key).cloned();
         if let Some(known) = &known {
             self.may_become(&key, known, &profile, &order.owner_name)?;
@@ -207,7 +207,7 @@ impl Machine {
     }
 
     /// A domain's claims are written by whoever defines it, and each is held against all others.
-    fn has_few(&self, key: &ClaimKey, owner_name: &str) -> Result<(), Refusal> {
+    pub(super) fn has_few(&self, key: &ClaimKey, owner_name: &str) -> Result<(), Refusal> {
         let claims = &self.durable.claims;
         if !matches!(key.owner, Owner::Domain(_)) || claims.contains_key(key) {
             return Ok(());
@@ -224,14 +224,14 @@ impl Machine {
     }
 
     /// Whether a claim can ask for a profile from now on.
-    fn may_become(
+    pub(super) fn may_become(
         &self,
         key: &ClaimKey,
         known: &Claim,
         profile: &ProfileName,
         owner_name: &str,
     ) -> Result<(), Refusal> {
-        if known.profile == *profile || !self.run.assignments.values().any(|a| a.claim == *key) {
+        if known.profile == *profile || self.used_of(key).next().is_none() {
             return Ok(());
         }
         let message = format!(
@@ -313,8 +313,7 @@ impl Machine {
             return Ok(done(false, &message));
         }
         let name = known.map_or_else(|| key.owner.to_string(), |c| c.owner_name.clone());
-        if !bound.is_empty() && !force {
-            let slice = bound.first().map(ToString::to_string).unwrap_or_default();
+        if !force && let Some((slice, _)) = self.used_of(key).next() {
             let message = format!("{name} has {slice} for claim {}", key.name);
             return Err(Refusal::new(Code::InUse, message).hint(self.end_run(key)));
         }

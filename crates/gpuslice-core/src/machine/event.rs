@@ -211,6 +211,8 @@ pub enum Timer {
     Undefined(Uuid),
     /// A domain that was to come in has had time to.
     Expected(Uuid),
+    /// One that was let in is not heard of any more.
+    ComingIn(Uuid),
     /// A start that was refused is not made up for any more.
     StartLater(Uuid),
     /// This boot has brought what it brings.

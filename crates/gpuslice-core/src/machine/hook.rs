@@ -18,7 +18,7 @@ use crate::mend;
 use crate::observation::Vf;
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
-use crate::state::{Assignment, Phase};
+use crate::state::{Assignment, Incoming, Phase};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
@@ -121,7 +121,19 @@ impl Machine {
         self.learn_name(domain);
         let needs = |machine: &Self| machine.needs_of(domain);
         let refusal = self.remember_refusal(domain.uuid, &domain.name, refusal, needs);
+        if self.asks_otherwise(domain) && self.look_again.insert(domain.uuid) {
+            self.note("agent-work", domain.uuid, "it asks for something else now");
+        }
         self.push(Effect::AnswerHook { request, answer: HookAnswer::Refuse(refusal) });
+    }
+
+    /// Whether a domain's XML asks for something else than its claims, as when nobody has looked at it since it was edited, or
+    /// what it asks for was refused then.
+    fn asks_otherwise(&self, domain: &Domain) -> bool {
+        domain.claims.iter().any(|request| {
+            let key = ClaimKey { owner: Owner::Domain(domain.uuid), name: request.name.clone() };
+            self.durable.claims.get(&key).is_some_and(|claim| claim.request != *request)
+        })
     }
 
     /// Claims made by UUID are of no name that people know until a start says it.
@@ -338,9 +350,12 @@ impl Machine {
         mut refusal: Refusal,
         needs: impl FnOnce(&Self) -> BTreeSet<Needed>,
     ) -> Refusal {
-        let came_in = self.coming_in.remove(&domain);
+        let came_in = self.came_in(domain);
         if refusal.code == Code::NotSettled {
             self.make_up_for(domain, needs(self), came_in);
+            if came_in == Some(Incoming::Migrating) {
+                refusal = refusal.hint(mend::ask_when_settled());
+            }
         }
         let text = format!("start of {name} refused: {refusal}");
         self.push(Effect::Log { warning: true, text });

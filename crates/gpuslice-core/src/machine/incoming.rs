@@ -3,16 +3,18 @@
 //! later one, so each claim is given VFs of this host that it can have now, or all is refused before anything is
 //! copied.
 
+use super::admit::Missing;
 use super::fabric::Sought;
 use super::reserve::Want;
 use super::start::STARTING_GRACE;
-use super::{Effect, HookAnswer, HookCall, Machine, RequestId, Timer};
+use super::{Effect, HookAnswer, HookCall, HookOperation, Machine, RequestId, Stored, Timer};
 use crate::domain::{ClaimRequest, Domain, HostDeviceSource};
 use crate::hint;
 use crate::ids::{ClaimKey, Owner, PciAddress};
+use crate::mend;
 use crate::placement;
 use crate::refusal::{Code, Refusal};
-use crate::state::Claim;
+use crate::state::{Claim, Incoming};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
@@ -27,7 +29,11 @@ impl Machine {
         if gone.is_none() && (self.stale || self.must_wait(&owner) || room) {
             return self.parked.push((request, call));
         }
-        let answer = match gone.map_or_else(|| self.receive(&call.domain, &owner), Err) {
+        let how = match call.operation {
+            HookOperation::Migrate => Incoming::Migrating,
+            _ => Incoming::Restored,
+        };
+        let answer = match gone.map_or_else(|| self.receive(&call, &owner), Err) {
             // Its start would have the room; so it comes in when there is some.
             Err(refusal) if self.make_room(&call.domain, &refusal) => {
                 return self.parked.push((request, call));
@@ -37,19 +43,42 @@ impl Machine {
             Err(refusal) => {
                 if refusal.code == Code::NotSettled {
                     let needs = self.needs_of(&call.domain);
-                    self.make_up_for(call.domain.uuid, needs, Some(call.operation));
+                    self.make_up_for(call.domain.uuid, needs, Some(how));
                 }
                 return self.refuse_incoming(request, &call.domain, refusal);
             }
         };
-        self.coming_in.insert(call.domain.uuid, call.operation);
+        self.comes_in(call.domain.uuid, how);
         self.push(Effect::AnswerHook { request, answer });
+    }
+
+    /// Remembers until its start is over that a domain was let in. libvirt may fail before it asks for that, and tells nobody.
+    fn comes_in(&mut self, domain: Uuid, how: Incoming) {
+        self.run.coming_in.insert(domain, how);
+        self.persist(Stored::Runtime);
+        self.push(Effect::Arm { timer: Timer::ComingIn(domain), after: STARTING_GRACE });
+    }
+
+    /// It has, or it is too late.
+    pub(super) fn came_in(&mut self, domain: Uuid) -> Option<Incoming> {
+        let how = self.run.coming_in.remove(&domain)?;
+        self.persist(Stored::Runtime);
+        self.push(Effect::Disarm { timer: Timer::ComingIn(domain) });
+        Some(how)
+    }
+
+    /// After a start of the daemon, which remembers who was let in but not since when.
+    pub(super) fn wait_to_come_in(&mut self) {
+        let coming: Vec<Uuid> = self.run.coming_in.keys().copied().collect();
+        for domain in coming {
+            self.push(Effect::Arm { timer: Timer::ComingIn(domain), after: STARTING_GRACE });
+        }
     }
 
     pub(super) fn refuse_incoming(&mut self, request: RequestId, domain: &Domain, why: Refusal) {
         // What libvirt keeps saved is started again; nobody but a person brings in any other.
         let why = match why.code {
-            Code::NotSettled => why.hint(hint!("gpuslice wait --settled, then the same again")),
+            Code::NotSettled => why.hint(mend::ask_when_settled()),
             _ => why,
         };
         let text = format!("{} is not taken in: {why}", domain.name);
@@ -61,11 +90,13 @@ impl Machine {
     /// asks for that. Until then others that come in are given other ones.
     fn receive(
         &mut self,
-        domain: &Domain,
+        call: &HookCall,
         owner: &Owner,
     ) -> Result<BTreeMap<PciAddress, PciAddress>, Refusal> {
+        let HookCall { domain, operation } = call;
         self.judge_plain_devices(domain, owner)?;
-        let asked = self.asked(domain, owner)?;
+        let asked = self.asked(domain, owner, Missing::LeftOut);
+        let asked = asked.map_err(|why| with_way_out_of(*operation, &domain.name, why))?;
         // What others were told, and what this one is, stands beside the claims while it is chosen.
         let claims = self.durable.claims.clone();
         let assignments = self.run.assignments.clone();
@@ -74,7 +105,7 @@ impl Machine {
         self.durable.claims.extend(others);
         let chosen = self.choose_for(domain, &asked).and_then(|(edits, expected)| {
             let remapped = with_edits(domain, &edits);
-            let wants = self.wants(&remapped, owner)?;
+            let wants = self.wants(&remapped, owner, Missing::LeftOut)?;
             self.reserve_claims(domain, &wants)?;
             Ok((edits, expected))
         });
@@ -104,6 +135,9 @@ impl Machine {
             if named.is_empty() {
                 continue;
             }
+            // Some may have left while it ran.
+            let count = u32::try_from(of_claim.len()).unwrap_or(request.count);
+            let request = ClaimRequest { count, ..request.clone() };
             let known = self.durable.claims.get(&first.key);
             let pool = known.is_some_and(|claim| claim.pool);
             let recorded = known.map_or(&[][..], |claim| &claim.home);
@@ -113,7 +147,8 @@ impl Machine {
                     had.push(*address);
                 }
             }
-            let sought = Sought { key: &first.key, request, profile: &first.profile, pool };
+            let sought =
+                Sought { key: &first.key, request: &request, profile: &first.profile, pool };
             let homes = self.homes(&sought, &had)?;
             if homes.is_empty() {
                 return Err(self.not_as_vf(domain, first));
@@ -123,7 +158,7 @@ impl Machine {
             edits.extend(moving.filter_map(|old| Some((old, new.next()?))));
             let claim = Claim {
                 owner_name: domain.name.clone(),
-                request: request.clone(),
+                request,
                 profile: first.profile.clone(),
                 home: homes,
                 pool,
@@ -162,6 +197,21 @@ impl Machine {
         if self.expected.remove(&domain).is_some() {
             self.push(Effect::Disarm { timer: Timer::Expected(domain) });
         }
+    }
+}
+
+/// What came with a state cannot lose a device, and its definition is not what is looked at.
+fn with_way_out_of(operation: HookOperation, name: &str, why: Refusal) -> Refusal {
+    match (why.code, operation, why.way_out()) {
+        (Code::NotInXml, HookOperation::Restore, _) => why.hint(hint!(
+            "virsh managedsave-edit {}: claim it in its metadata, then the same again \
+             (virsh save-image-edit, if it was saved to a file)",
+            name
+        )),
+        (Code::NotInXml, _, Some(detach)) => {
+            why.hint(hint!("virsh shutdown {} (where it is), then {} (there)", name, detach))
+        }
+        _ => why,
     }
 }
 

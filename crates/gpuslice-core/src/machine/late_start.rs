@@ -1,12 +1,13 @@
 //! Starts that were refused and are made up for: what those wait for that were not settled, what is to start only if it is so
 //! still, and when the agent is given them.
 
+use super::admit::Missing;
 use super::awaited::Needed;
-use super::{Effect, HookOperation, Machine, Stored, Timer};
+use super::{Effect, Machine, Stored, Timer};
 use crate::domain::Domain;
 use crate::ids::{Owner, ParentId};
 use crate::request::DueStart;
-use crate::state::{LateStart, OnlyIf};
+use crate::state::{Incoming, LateStart, OnlyIf};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
@@ -17,7 +18,8 @@ pub(super) const START_LATER: u64 = 600_000;
 impl Machine {
     /// What a domain that asks for a start needs.
     pub(super) fn needs_of(&self, domain: &Domain) -> BTreeSet<Needed> {
-        let wants = self.asked(domain, &Owner::Domain(domain.uuid)).unwrap_or_default();
+        let owner = Owner::Domain(domain.uuid);
+        let wants = self.asked(domain, &owner, Missing::LeftOut).unwrap_or_default();
         wants.into_iter().map(|want| (want.profile, want.source.slice().pci())).collect()
     }
 
@@ -41,11 +43,11 @@ impl Machine {
         &mut self,
         domain: Uuid,
         needs: BTreeSet<Needed>,
-        came_in: Option<HookOperation>,
+        came_in: Option<Incoming>,
     ) {
         match came_in {
-            Some(HookOperation::Migrate) => {}
-            Some(_) => self.start_later(domain, needs, Some(OnlyIf::Saved)),
+            Some(Incoming::Migrating) => {}
+            Some(Incoming::Restored) => self.start_later(domain, needs, Some(OnlyIf::Saved)),
             None => self.start_later(domain, needs, None),
         }
     }
@@ -81,7 +83,7 @@ impl Machine {
     pub(super) fn start_is_over(&mut self, domain: Uuid) {
         self.told_to_start.remove(&domain);
         self.mended_once.remove(&domain);
-        self.coming_in.remove(&domain);
+        self.came_in(domain);
     }
 
     /// After a start of the daemon, which remembers what was refused but not since when.

@@ -123,12 +123,12 @@ impl Machine {
     /// What helps a VM that runs: it is where it is.
     pub(super) fn not_where_it_runs(&self, order: &Order, refusal: Refusal) -> Refusal {
         let of_node = matches!(refusal.code, Code::OtherNumaNode | Code::NoCapacity);
-        let profile = self.profile_for(&order.owner_name, &order.request);
+        let (name, count) = (order.request.name.clone(), order.request.count);
+        let key = ClaimKey { owner: order.owner.clone(), name };
+        let profile = self.profile_for(&key, &order.owner_name, &order.request, None);
         let (true, Some(_), Ok(profile)) = (of_node, &order.request.require_numa, profile) else {
             return refusal;
         };
-        let (name, count) = (order.request.name.clone(), order.request.count);
-        let key = ClaimKey { owner: order.owner.clone(), name };
         let far = mend::attach_far_live(&order.owner_name, &profile, &key.name, count);
         if self.is_free_far(&key, &order.request, &profile) {
             return refusal.hint(far);

@@ -145,14 +145,14 @@ impl Machine {
                     && device.our_claim().is_some_and(|(name, _)| name == claim.name)
             });
             let slices: Vec<SliceId> = of_claim.map(|device| device.source.slice()).collect();
-            let profile = self.profile_for(&domain.name, claim).ok();
+            let owner = Owner::Domain(domain.uuid);
+            let key = ClaimKey { owner, name: claim.name.clone() };
+            let profile = self.profile_for(&key, &domain.name, claim, None).ok();
             let Some(profile) = profile.filter(|_| !slices.is_empty()) else { continue };
             let missing = slices.iter().filter(|slice| {
                 !self.run.assignments.contains_key(*slice) && !self.is_parked(**slice)
             });
             let count = u32::try_from(missing.count()).unwrap_or(u32::MAX);
-            let owner = Owner::Domain(domain.uuid);
-            let key = ClaimKey { owner, name: claim.name.clone() };
             needed.0.push(self.needed_for(&key, claim, profile, count));
         }
         needed
@@ -160,7 +160,7 @@ impl Machine {
 
     /// What a hot-plug is to have made.
     pub(super) fn needed_to_plug(&self, key: &ClaimKey, order: &Order, count: u32) -> Needed {
-        let profile = self.profile_for(&order.owner_name, &order.request).ok();
+        let profile = self.profile_for(key, &order.owner_name, &order.request, None).ok();
         let of = |profile| self.needed_for(key, &order.request, profile, count);
         Needed(profile.map(of).into_iter().collect())
     }

@@ -8,7 +8,7 @@ use crate::history::Ending;
 use crate::holders::Holder;
 use crate::ids::{ClaimKey, Owner, SliceId};
 use crate::plan::Step;
-use crate::state::{Claim, Phase};
+use crate::state::{Assignment, Claim, Phase};
 use uuid::Uuid;
 
 /// Milliseconds libvirt has, after QEMU ended, to call the release hook itself.
@@ -29,7 +29,7 @@ pub(super) struct Kept {
 impl Machine {
     /// `migrated`: the VM has not ended, it has left.
     pub(super) fn on_release(&mut self, domain: Uuid, migrated: bool) {
-        self.coming_in.remove(&domain);
+        self.came_in(domain);
         let owner = Owner::Domain(domain);
         let held: Vec<SliceId> = self
             .run
@@ -60,6 +60,17 @@ impl Machine {
         let ran = self.run.assignments.get(&slice).is_some_and(|a| a.phase == Phase::Attached);
         // What was running when the record was lost is only known as prepared.
         if ran || self.run.lost.is_some() { Ending::Stopped } else { Ending::StartFailed }
+    }
+
+    /// Slices that a claim's VM has or is to have. Those on their way back are none, unless it only seemed to have ended.
+    pub(super) fn used_of<'a>(
+        &'a self,
+        key: &'a ClaimKey,
+    ) -> impl Iterator<Item = (&'a SliceId, &'a Assignment)> {
+        self.run.assignments.iter().filter(move |(slice, a)| {
+            let ended = a.phase == Phase::Releasing && !self.presumed_dead.contains(slice);
+            a.claim == *key && !ended
+        })
     }
 
     pub(super) fn foreign_over(&mut self, slice: SliceId, why: Ending) {

@@ -79,9 +79,9 @@ impl Machine {
             boot_is_young: false,
             told_to_start: BTreeSet::new(),
             mended_once: BTreeSet::new(),
-            coming_in: BTreeMap::new(),
             applying: BTreeMap::new(),
             look_again: BTreeSet::new(),
+            refused_looks: BTreeMap::new(),
             release_tries: BTreeMap::new(),
             kept: BTreeMap::new(),
             resets: BTreeMap::new(),
@@ -179,6 +179,7 @@ impl Machine {
             }
         }
         self.wait_to_start_later();
+        self.wait_to_come_in();
         self.await_former();
     }
 

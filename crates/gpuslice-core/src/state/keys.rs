@@ -2,7 +2,7 @@
 //! version before.
 
 use super::{
-    Assignment, Claim, Dirt, Durable, ForeignHold, Given, LateStart, Phase, Place, Plug,
+    Assignment, Claim, Dirt, Durable, ForeignHold, Given, Incoming, LateStart, Phase, Place, Plug,
     RecordedLost, Runtime, SCHEMA, StoredRule,
 };
 use crate::domain::ClaimRequest;
@@ -23,7 +23,7 @@ const RECORDED: (u32, &str) = (
     1,
     "claims.json: schema boot applied_boot rules expected offered claims plugs given places yielded cordons quarantines \
      health log_read catalogue\n\
-     assignments.json: schema boot assignments foreign pending stuck start_later dirty accounted lost wedged loaded\n\
+     assignments.json: schema boot assignments foreign pending stuck start_later coming_in dirty accounted lost wedged loaded\n\
      assignment: claim index parent profile mechanism type_id parameters managed hotplug phase trouble ending\n\
      phase: reserved prepared attached releasing\n\
      ending: stopped migrated start-failed detached released vanished started-again gpu-gone rebooted mistaken \
@@ -31,6 +31,7 @@ const RECORDED: (u32, &str) = (
      foreign: owner name\n\
      dirt: parent why held\n\
      late_start: domain awaits only\n\
+     incoming: migrating restored\n\
      lost: looked hidden guessed asked\n\
      claim: owner_name request profile home pool reserve transient orphaned undefined last_refusal\n\
      request: name profile count same_fabric prefer_numa require_numa memory_min isolation_min parameters\n\
@@ -134,6 +135,7 @@ fn who_writes_other_keys_or_words_than_before_has_thought_of_the_schema() {
         names::<ForeignHold>("foreign"),
         names::<Dirt>("dirt"),
         names::<LateStart>("late_start"),
+        names::<Incoming>("incoming"),
         names::<RecordedLost>("lost"),
         names::<Claim>("claim"),
         names::<ClaimRequest>("request"),

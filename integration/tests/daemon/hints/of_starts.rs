@@ -233,6 +233,64 @@ pub fn a_device_is_one_too_many(code: Code) {
     person.does(START);
 }
 
+/// In virt-manager, which leaves the metadata alone.
+pub fn a_device_was_taken_out_for_good(code: Code) {
+    let mut person = attached(ONE_VF, PROFILE, 1);
+    let home = source(&person.home("vm1"));
+    person.edits_unseen("vm1", |xml| without_device(xml, &home));
+    let refused = person.refused(code, START);
+    person.agent_comes();
+    person.follows(&refused.hint, START, 1, &mut super::person::no_edit);
+    person.does(START);
+    assert_eq!(person.host.ask(&["claims"]), json!([]));
+}
+
+pub fn a_count_was_lowered(code: Code) {
+    let mut person = Person::at("sriov-8", FOUR, 1);
+    person.does("gpuslice attach vm1 amd-74a1-vf4 --count 3");
+    person.edits_unseen("vm1", |xml| {
+        xml.replace(" count='3'", " count='1'").replace(" count=\"3\"", " count=\"1\"")
+    });
+    let refused = person.refused(code, START);
+    person.agent_comes();
+    person.follows(&refused.hint, START, 0, &mut super::person::no_edit);
+    let states = person.host.column("slices", "state");
+    assert_eq!(states.iter().filter(|state| *state == "attached").count(), 1);
+}
+
+/// Whose metadata was taken out while it ran.
+fn without_its_claim(person: &mut Person) -> (Vm, String) {
+    let vm = Vm { xml: person.libvirt.xml("vm1"), ..Vm::new(1) };
+    let begin = vm.xml.find("<metadata>").unwrap();
+    let end = vm.xml.find("</metadata>").unwrap() + "</metadata>".len();
+    let metadata = vm.xml[begin..end].to_owned();
+    (Vm { xml: vm.xml.replace(&metadata, ""), ..vm }, metadata)
+}
+
+pub fn an_image_carries_what_it_does_not_claim(code: Code) {
+    let mut person = attached(FOUR, "amd-74a1-vf4", 1);
+    let (mut saved, metadata) = without_its_claim(&mut person);
+    let said = person.host.hook(&saved, "restore").refused(code.as_str()).to_owned();
+    let hint = super::person::Refused::read(&said).hint;
+    super::registry::follows(&hint);
+    assert!(hint.starts_with("virsh managedsave-edit vm1: claim it in its metadata, "), "{hint}");
+    saved.xml = saved.xml.replace("</uuid>", &format!("</uuid>{metadata}"));
+    person.host.hook(&saved, "restore").quiet();
+    person.host.run_vm(&saved);
+}
+
+pub fn it_migrates_with_what_it_does_not_claim(code: Code) {
+    let mut person = attached(FOUR, "amd-74a1-vf4", 1);
+    let (saved, _) = without_its_claim(&mut person);
+    let said = person.host.hook(&saved, "migrate").refused(code.as_str()).to_owned();
+    let hint = super::person::Refused::read(&said).hint;
+    super::registry::follows(&hint);
+    let there = "virsh shutdown vm1 (where it is), then gpuslice detach vm1 gpu0 (there)";
+    assert_eq!(hint, there);
+    person.does("gpuslice detach vm1 gpu0");
+    person.does(START);
+}
+
 pub fn libvirt_would_unbind_it(code: Code) {
     let host = gpuslice_integration::root().join("examples/hosts/a40-vfio.toml");
     let config = "[[gpu]]\nmatch = { driver = \"nvidia\" }\nlayout = { vfs = \"all\" }\n";

@@ -1,0 +1,207 @@
+//! Stories of domains that come in by a migration or out of a saved image, as they ran there and then.
+
+use crate::driver::Driver;
+use crate::vgpu::{attach, attach_several, call, order, start, stop, vf};
+use gpuslice_core::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource};
+use gpuslice_core::ids::{PciAddress, SliceId};
+use gpuslice_core::machine::HookOperation::{Migrate, Prepare, Release, Restore, Started};
+use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation};
+use gpuslice_core::refusal::{Code, Refusal};
+use gpuslice_core::request::{Answer, Command, DueStart};
+use gpuslice_core::state::Phase;
+use gpuslice_sim::HostFile;
+
+const PF: &str = "0000:0c:00.0";
+const LAYOUT: &str = "[[gpu]]\nmatch = { address = \"0000:0c:00.0\" }\nlayout = { vfs = 4 }\n";
+const PROFILE: &str = "amd-74a1-vf4";
+
+fn ready() -> Driver {
+    let text = include_str!("../../../examples/hosts/sriov-8.toml");
+    let mut driver = Driver::new(&HostFile::parse(text).unwrap(), LAYOUT).unwrap();
+    driver.advance(60_000).unwrap();
+    driver
+}
+
+/// What libvirt is told when a domain is to come in.
+fn let_in(driver: &mut Driver, domain: &Domain, by: HookOperation) -> Result<Domain, Refusal> {
+    let request = driver.hook(HookCall { operation: by, domain: domain.clone() });
+    driver.advance(1_000).unwrap();
+    let mut domain = domain.clone();
+    match driver.told.remove(&request).unwrap() {
+        HookAnswer::Proceed => {}
+        HookAnswer::Remap(edits) => {
+            for device in &mut domain.devices {
+                if let HostDeviceSource::Pci(address) = &mut device.source {
+                    *address = edits.get(address).copied().unwrap_or(*address);
+                }
+            }
+        }
+        HookAnswer::Refuse(refusal) => return Err(refusal),
+    }
+    Ok(domain)
+}
+
+/// It starts with these, as it was let in.
+fn starts(driver: &mut Driver, domain: &Domain) -> Result<(), Refusal> {
+    call(driver, domain, Prepare)?;
+    call(driver, domain, Started)
+}
+
+fn attached(driver: &Driver) -> Vec<PciAddress> {
+    let assignments = driver.machine.runtime().assignments.iter();
+    let attached = assignments.filter(|(_, a)| a.phase == Phase::Attached);
+    attached.filter_map(|(slice, _)| slice.pci()).collect()
+}
+
+fn devices_wanted(driver: &mut Driver, domain: &Domain) -> Vec<SliceId> {
+    let seen = Command::DomainSeen { domain: domain.clone(), shut_off: true };
+    match order(driver, seen).unwrap() {
+        Answer::Domain { devices, refused, .. } => {
+            assert_eq!(refused, []);
+            devices.into_iter().map(|device| device.source.slice()).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn due(driver: &mut Driver) -> Vec<DueStart> {
+    match order(driver, Command::AgentWork).unwrap() {
+        Answer::AgentWork { start, .. } => start,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A VM that was saved after some of its devices had left it: what it is defined as, and what it ran with then.
+fn saved(driver: &mut Driver, count: u32, left: &[usize]) -> (Domain, Domain) {
+    let domain = attach_several(driver, 1, PROFILE, count);
+    start(driver, &domain).unwrap();
+    let mut ran = domain.clone();
+    ran.devices = left.iter().filter_map(|index| domain.devices.get(*index)).cloned().collect();
+    // The guest let go of them, and nobody has edited the claim.
+    order(driver, Command::DomainRuns { domain: ran.clone() }).unwrap();
+    driver.advance(20_000).unwrap();
+    driver.kernel.kill(1001);
+    call(driver, &ran, Release).unwrap();
+    (domain, ran)
+}
+
+#[test]
+fn what_left_a_vm_that_ran_is_not_asked_for_when_it_is_restored() {
+    for (count, left) in [(1, &[][..]), (3, &[2]), (3, &[0, 2])] {
+        for by in [Restore, Migrate] {
+            let mut driver = ready();
+            let (domain, ran) = saved(&mut driver, count, left);
+            let homes: Vec<SliceId> = domain.devices.iter().map(|d| d.source.slice()).collect();
+            assert_eq!(let_in(&mut driver, &ran, by), Ok(ran.clone()));
+            // The next daemon knows it, too.
+            driver.restart().unwrap();
+            starts(&mut driver, &ran).unwrap();
+            let has: Vec<PciAddress> =
+                ran.devices.iter().filter_map(|device| device.source.slice().pci()).collect();
+            assert_eq!(attached(&driver), has);
+            // Its next start is one with all.
+            call(&mut driver, &ran, Release).unwrap();
+            assert_eq!(devices_wanted(&mut driver, &domain), homes);
+            let refused = call(&mut driver, &ran, Prepare).unwrap_err();
+            assert_eq!(refused.code, Code::NotInXml, "{refused}");
+            starts(&mut driver, &domain).unwrap();
+            assert_eq!(attached(&driver).len(), domain.devices.len());
+        }
+    }
+}
+
+#[test]
+fn who_comes_in_with_some_of_its_devices_needs_room_for_these_alone() {
+    let mut driver = ready();
+    let others = attach_several(&mut driver, 2, PROFILE, 3);
+    let mut stranger = attach_several(&mut driver, 3, PROFILE, 1);
+    let free = vf(&stranger);
+    order(&mut driver, Command::DomainGone { uuid: stranger.uuid }).unwrap();
+    stranger.uuid = uuid::Uuid::from_u128(4);
+    stranger.claims = vec![ClaimRequest { count: 3, ..stranger.claims[0].clone() }];
+    stranger.devices[0].source = HostDeviceSource::Pci("0000:c1:00.3".parse().unwrap());
+    let here = let_in(&mut driver, &stranger, Migrate).unwrap();
+    assert_eq!(vf(&here), free);
+    assert!(others.devices.iter().all(|device| device.source.slice() != SliceId::Vf(free)));
+    starts(&mut driver, &here).unwrap();
+    assert_eq!(attached(&driver), [free]);
+}
+
+#[test]
+fn a_device_without_a_claim_is_mended_where_its_xml_is() {
+    let mut driver = ready();
+    let mut domain = attach(&mut driver, 1, PROFILE);
+    let alias = Some("ua-gpuslice-gpu7".to_owned());
+    let device = HostDevice { alias, ..domain.devices[0].clone() };
+    domain.devices = vec![device];
+    domain.claims.clear();
+    let mut hint = |by| {
+        let refusal = let_in(&mut driver, &domain, by).unwrap_err();
+        assert_eq!(refusal.code, Code::NotInXml);
+        refusal.hint.unwrap()
+    };
+    let image = "virsh managedsave-edit vm1: claim it in its metadata, then the same again \
+                 (virsh save-image-edit, if it was saved to a file)";
+    assert_eq!(hint(Restore), image);
+    let there = "virsh shutdown vm1 (where it is), then gpuslice detach vm1 gpu7 (there)";
+    assert_eq!(hint(Migrate), there);
+}
+
+fn gpu(driver: &mut Driver, comes: bool) {
+    let pf: PciAddress = PF.parse().unwrap();
+    let _ = if comes { driver.kernel.plug(pf) } else { driver.kernel.unplug(pf) };
+    driver.advance(5_000).unwrap();
+}
+
+/// It runs on where it was: to start it here as well would ruin its disks.
+#[test]
+fn what_was_to_migrate_here_is_not_started_here_by_the_next_daemon() {
+    for restart in [false, true] {
+        let mut driver = ready();
+        let domain = attach(&mut driver, 1, PROFILE);
+        let_in(&mut driver, &domain, Migrate).unwrap();
+        if restart {
+            driver.restart().unwrap();
+        }
+        gpu(&mut driver, false);
+        let refusal = starts(&mut driver, &domain).unwrap_err();
+        assert_eq!(refusal.code, Code::NotSettled, "{refusal}");
+        // Nor is that promised.
+        let hint = refusal.hint.unwrap();
+        assert_eq!(hint, "gpuslice wait --settled, then the same again");
+        gpu(&mut driver, true);
+        assert_eq!(due(&mut driver), []);
+    }
+}
+
+/// libvirt may fail before it asks for the start, and tells nobody.
+#[test]
+fn who_never_came_is_started_later_like_any_other() {
+    for restart in [false, true] {
+        let mut driver = ready();
+        let domain = attach(&mut driver, 1, PROFILE);
+        let_in(&mut driver, &domain, Migrate).unwrap();
+        if restart {
+            driver.restart().unwrap();
+        }
+        driver.advance(600_001).unwrap();
+        assert!(driver.machine.runtime().coming_in.is_empty());
+        gpu(&mut driver, false);
+        let refusal = starts(&mut driver, &domain).unwrap_err();
+        assert_eq!(refusal.code, Code::NotSettled, "{refusal}");
+        assert!(refusal.hint.unwrap().contains("is started by itself"));
+        gpu(&mut driver, true);
+        assert_eq!(due(&mut driver), [DueStart { domain: domain.uuid, only: None }]);
+    }
+}
+
+#[test]
+fn who_is_over_comes_in_no_more() {
+    let mut driver = ready();
+    let domain = attach(&mut driver, 1, PROFILE);
+    let_in(&mut driver, &domain, Restore).unwrap();
+    assert_eq!(driver.machine.runtime().coming_in.len(), 1);
+    start(&mut driver, &domain).unwrap();
+    assert!(driver.machine.runtime().coming_in.is_empty());
+    stop(&mut driver, &domain);
+}
