@@ -137,6 +137,8 @@ pub struct Machine {
     told_to_start: BTreeSet<Uuid>,
     /// Whose start was refused for what the agent mends, and has not worked since.
     mended_once: BTreeSet<Uuid>,
+    /// Whose start was refused for what their XML says, and has not worked since.
+    refused_xml: BTreeSet<Uuid>,
     /// Orders to apply under way.
     applying: BTreeMap<RequestId, applying::Applying>,
     /// Shut-off domains the agent should look at again.

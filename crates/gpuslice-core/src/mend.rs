@@ -6,6 +6,7 @@ use crate::ids::{ClaimKey, ClaimName, MdevUuid, Owner, ParentId, PciAddress, Pro
 use crate::numa::Numbers;
 use crate::refusal::Hint;
 use std::fmt::Display;
+use uuid::Uuid;
 
 /// Ends a process of the host that has a slice open. To a VM's own process that would be a power cut.
 #[must_use]
@@ -64,6 +65,19 @@ pub fn ask_instead(name: &str) -> Hint {
 #[must_use]
 pub fn own_device(name: &str) -> Hint {
     hint!("virsh start {} (the agent gives it its own device)", name)
+}
+
+/// The same where what is started is not what the agent writes into: a copy that libvirt does not keep, or a snapshot.
+#[must_use]
+pub fn write_by_hand(domain: Uuid, profile: &ProfileName, claim: &ClaimName, count: u32) -> Hint {
+    hint!(
+        "gpuslice attach {} {} --name {} --count {} --print, then put that into the XML it is started with \
+         (virsh snapshot-edit, where that is a snapshot)",
+        domain,
+        profile,
+        claim,
+        count
+    )
 }
 
 /// Gives a domain's claim a device that it can have.

@@ -77,6 +77,18 @@ pub fn adopt_device(
     Ok(apply(xml, splices))
 }
 
+/// Gives the hostdev of an alias another one. Everything else of it stays. A domain without one is returned as it is.
+///
+/// # Errors
+/// Not a well-formed domain within the limits.
+pub fn rename_device(xml: &str, alias: &str, new: &str) -> Result<String, DomXmlError> {
+    let document = parse(xml)?;
+    let hostdev = by_alias(domain_of(&document)?, alias);
+    let named = hostdev.and_then(|hostdev| child(hostdev, "alias")?.attribute_node("name"));
+    let splice = named.map(|name| Splice { range: name.range_value(), text: new.to_owned() });
+    Ok(apply(xml, splice.into_iter().collect()))
+}
+
 /// Takes out the hostdev of an alias. A domain without one is returned as it is.
 ///
 /// # Errors

@@ -19,7 +19,7 @@ mod write;
 
 pub use edit::{
     adopt_device, device_xml, plain_device_xml, put_claims, put_device, remove_claims,
-    remove_device,
+    remove_device, rename_device,
 };
 pub use error::{DomXmlError, Position};
 pub use pinned::read_pinned;

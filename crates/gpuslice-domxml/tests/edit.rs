@@ -8,7 +8,7 @@ use gpuslice_core::numa::Pinned;
 use gpuslice_core::request::DeviceToWrite;
 use gpuslice_domxml::{
     adopt_device, claims_for_set_metadata, claims_xml, device_xml, hostdev_xml, plain_device_xml,
-    put_claims, put_device, read_domain, remap_pci, remove_claims, remove_device,
+    put_claims, put_device, read_domain, remap_pci, remove_claims, remove_device, rename_device,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -37,6 +37,16 @@ fn pci(alias: &str, address: &str) -> DeviceToWrite {
 
 fn claim(text: &str) -> ClaimRequest {
     ClaimRequest::one(&name(text), "p".parse().expect("a profile"))
+}
+
+#[test]
+fn a_device_is_given_another_alias_and_nothing_else() {
+    let device = "<hostdev mode='subsystem' type='pci' managed='no'><source><address bus='1'/></source>\
+                  <alias name=\"ua-gpuslice-gpu0\"/><rom bar='off'/></hostdev>";
+    let xml = format!("<domain>{ID}<devices>{device}</devices></domain>");
+    let renamed = rename_device(&xml, "ua-gpuslice-gpu0", "ua-gpuslice-main").unwrap();
+    assert_eq!(renamed, xml.replace("ua-gpuslice-gpu0", "ua-gpuslice-main"));
+    assert_eq!(rename_device(&xml, "ua-gpuslice-gpu1", "ua-gpuslice-main").unwrap(), xml);
 }
 
 #[test]

@@ -6,9 +6,11 @@
 use crate::daemon::{Daemon, Wanted};
 use crate::edits::Edit;
 use crate::link::{Connection, LinkError, Worker, Written};
+use crate::live::forget;
 use crate::writing;
 use gpuslice_core::domain::Domain;
 use gpuslice_core::domain::HostDeviceSource::{Mdev, Pci};
+use gpuslice_core::ids::ClaimName;
 use gpuslice_core::numa::Pinned;
 use gpuslice_core::refusal::Refusal;
 use gpuslice_core::request::DeviceToWrite;
@@ -165,6 +167,17 @@ impl Agent {
         Ok(())
     }
 
+    /// Takes claims out of the XML of a VM that runs.
+    async fn forget(&self, uuid: Uuid, claims: Vec<ClaimName>) -> Result<(), Refusal> {
+        if claims.is_empty() {
+            return Ok(());
+        }
+        let forget = move |connection: &Connection| {
+            claims.iter().try_for_each(|name| forget(connection, uuid, name).map(drop))
+        };
+        self.worker.call(format!("writing running domain {uuid}"), forget).await
+    }
+
     /// Whether anything was written.
     async fn look_once(&self, uuid: Uuid) -> Result<bool, Trouble> {
         let seen = self.read(uuid).await.map_err(Trouble::Libvirt)?;
@@ -176,7 +189,9 @@ impl Agent {
                 return Ok(false);
             }
             if let Some(live) = live {
+                let bare = bare(&live);
                 self.daemon.domain_runs(live).await.map_err(Trouble::Daemon)?;
+                self.forget(uuid, bare).await.map_err(Trouble::Libvirt)?;
             }
         }
         let Some(Seen { domain, shut_off }) = seen else {
@@ -205,6 +220,14 @@ impl Agent {
     }
 }
 
+/// Claims of a VM that runs with none of their devices: it let go of them, and would be saved as asking for them still.
+fn bare(live: &Domain) -> Vec<ClaimName> {
+    let has = |name: &ClaimName| {
+        live.devices.iter().any(|d| d.our_claim().is_some_and(|(other, _)| other == *name))
+    };
+    live.claims.iter().map(|claim| &claim.name).filter(|name| !has(name)).cloned().collect()
+}
+
 fn gone(uuid: Uuid) -> Refusal {
     LinkError::NotKept { domain: uuid.to_string() }.into()
 }
@@ -228,6 +251,7 @@ fn complete(connection: &Connection, uuid: Uuid, wanted: Wanted) -> Result<Vec<E
 fn told(edit: &Edit) -> String {
     match edit {
         Edit::Remove { alias } => format!("took device {alias} out of the definition"),
+        Edit::Rename { alias, device } => format!("made device {alias} {}", device.alias),
         Edit::Retarget(device) => format!("made device {} pass {}", device.alias, passed(device)),
         Edit::Add(device) => format!("put device {} in, passing {}", device.alias, passed(device)),
         Edit::Adopt { device, .. } => {

@@ -14,6 +14,13 @@ pub enum Edit {
         /// Its alias.
         alias: String,
     },
+    /// A hostdev of ours that belongs to a claim of another name now; everything else of it stays.
+    Rename {
+        /// Its alias until then.
+        alias: String,
+        /// What it is to be. It passes that already.
+        device: DeviceToWrite,
+    },
     /// A hostdev of ours that passes something else now; everything else of it stays.
     Retarget(DeviceToWrite),
     /// A hostdev that is missing.
@@ -32,18 +39,39 @@ impl Edit {
     pub fn alias(&self) -> &str {
         match self {
             Self::Remove { alias } => alias,
-            Self::Retarget(device) | Self::Add(device) | Self::Adopt { device, .. } => {
-                &device.alias
-            }
+            Self::Retarget(device)
+            | Self::Add(device)
+            | Self::Rename { device, .. }
+            | Self::Adopt { device, .. } => &device.alias,
         }
     }
+}
+
+/// The changes from `current` to `wanted`, as [`each`] has them. What would be taken out and put in again as a device of another
+/// claim is renamed, so that its guest sees no change.
+pub fn edits(current: &Domain, wanted: &[DeviceToWrite], adopted: &[Adopted]) -> Vec<Edit> {
+    let mut edits = each(current, wanted, adopted);
+    for at in 0..edits.len() {
+        let Some(Edit::Remove { alias }) = edits.get(at) else { continue };
+        let named = |device: &&HostDevice| device.alias.as_deref() == Some(alias);
+        let Some(source) = current.devices.iter().find(named).map(|d| d.source) else { continue };
+        let same = |edit: &Edit| matches!(edit, Edit::Add(device) if device.source == source);
+        let Some(added) = edits.iter().position(same) else { continue };
+        let alias = alias.clone();
+        if let Edit::Add(device) = edits.remove(added)
+            && let Some(removal) = edits.get_mut(at)
+        {
+            *removal = Edit::Rename { alias, device };
+        }
+    }
+    edits
 }
 
 /// The changes from `current` to `wanted`: removals first, then retargets and adoptions, then additions, so that a
 /// device is free before another hostdev names it. Hostdevs of somebody else's stay, but for those that were `adopted`.
 /// One that passes what is wanted is not doubled, because libvirt refuses the same device twice: if it has no alias it is
 /// the claim's from then on, whatever that had before or was to be given of what was picked.
-pub fn edits(current: &Domain, wanted: &[DeviceToWrite], adopted: &[Adopted]) -> Vec<Edit> {
+fn each(current: &Domain, wanted: &[DeviceToWrite], adopted: &[Adopted]) -> Vec<Edit> {
     let ours = |device: &&HostDevice| device.our_claim().is_some();
     let stale = current.devices.iter().filter(ours).filter_map(|device| {
         let alias = device.alias.as_deref()?;
@@ -105,7 +133,7 @@ pub fn edits_of_claim(current: &Domain, claim: &ClaimName, wanted: &[DeviceToWri
         let given_away = !of_claim(alias) && wanted.iter().any(|want| want.source == device.source);
         given_away.then(|| Edit::Remove { alias: alias.to_owned() })
     });
-    let own = edits(current, wanted, &[]).into_iter().filter(|edit| of_claim(edit.alias()));
+    let own = each(current, wanted, &[]).into_iter().filter(|edit| of_claim(edit.alias()));
     gone.chain(own).collect()
 }
 
@@ -180,10 +208,24 @@ mod tests {
                 vec![gone("ua-gpuslice-a--1")],
             ),
             (
-                "removed before another takes its device",
-                vec![device(Some("ua-gpuslice-a"), pci(ONE))],
-                vec![want("ua-gpuslice-b", pci(ONE))],
-                vec![gone("ua-gpuslice-a"), Edit::Add(want("ua-gpuslice-b", pci(ONE)))],
+                "of a claim that has another name now",
+                vec![
+                    device(Some("ua-gpuslice-a"), pci(ONE)),
+                    device(Some("ua-gpuslice-a--1"), pci(TWO)),
+                    device(Some("ua-gpuslice-c"), mdev),
+                ],
+                vec![want("ua-gpuslice-b", pci(ONE)), want("ua-gpuslice-b--1", pci(TWO))],
+                vec![
+                    Edit::Rename {
+                        alias: "ua-gpuslice-a".to_owned(),
+                        device: want("ua-gpuslice-b", pci(ONE)),
+                    },
+                    Edit::Rename {
+                        alias: "ua-gpuslice-a--1".to_owned(),
+                        device: want("ua-gpuslice-b--1", pci(TWO)),
+                    },
+                    gone("ua-gpuslice-c"),
+                ],
             ),
             (
                 "picked by hand",

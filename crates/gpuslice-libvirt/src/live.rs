@@ -254,7 +254,11 @@ fn plug(
 }
 
 /// Takes the claim out of the XML of a VM that runs; whether it was in there.
-fn forget(connection: &Connection, uuid: Uuid, name: &ClaimName) -> Result<bool, LinkError> {
+pub(crate) fn forget(
+    connection: &Connection,
+    uuid: Uuid,
+    name: &ClaimName,
+) -> Result<bool, LinkError> {
     match connection.running(uuid)? {
         Some(running) => writing::forget(&running, &running.seen, name),
         None => Ok(false),

@@ -8,6 +8,7 @@ use crate::todo::{Step, Todo};
 use gpuslice_api::client::{Changes, Event};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::DueStart;
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,6 +127,56 @@ impl SecondTry {
     }
 }
 
+/// A domain that libvirt did not let us write.
+#[derive(Debug)]
+struct Refused {
+    at: Instant,
+    wait: Duration,
+    /// Something was told of it meanwhile.
+    told: bool,
+}
+
+/// Domains whose next look waits, longer each time: what was set and taken back was told like any other edit, so that one look
+/// would follow the other.
+#[derive(Debug, Default)]
+struct Unwritten(BTreeMap<Uuid, Refused>);
+
+impl Unwritten {
+    fn later(&mut self, domain: Uuid) {
+        let now = Instant::now();
+        let first = Refused { at: now, wait: SHORTEST, told: false };
+        let refused = self.0.entry(domain).or_insert(first);
+        refused.at = now + refused.wait;
+        refused.wait = (refused.wait * 2).min(LONGEST);
+    }
+
+    /// Whether a step is put off.
+    fn puts_off(&mut self, step: &Step) -> bool {
+        let Step::Look(domain) = step else { return false };
+        let Some(refused) = self.0.get_mut(domain) else { return false };
+        refused.told = Instant::now() < refused.at;
+        refused.told
+    }
+
+    /// Ends when the first that was put off is due.
+    async fn due(&self) -> Uuid {
+        let told = self.0.iter().filter(|(_, refused)| refused.told);
+        match told.min_by_key(|(_, refused)| refused.at) {
+            Some((domain, refused)) => {
+                sleep_until(refused.at).await;
+                *domain
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    fn over(&mut self, step: &Step) {
+        if let Step::Look(domain) | Step::Gone(domain) = step {
+            self.0.remove(domain);
+        }
+    }
+}
+
 /// The watch.
 pub struct Watch<R> {
     agent: Arc<Agent>,
@@ -138,6 +189,7 @@ pub struct Watch<R> {
     daemon_up: bool,
     ask_again: Retry,
     second: SecondTry,
+    unwritten: Unwritten,
     report: R,
 }
 
@@ -169,6 +221,7 @@ impl<R: FnMut(&str)> Watch<R> {
             daemon_up,
             ask_again: Retry::never(),
             second: SecondTry::none(),
+            unwritten: Unwritten::default(),
             report,
         }
     }
@@ -183,7 +236,9 @@ impl<R: FnMut(&str)> Watch<R> {
             self.take_in()?;
             let able = self.libvirt.is_some() && self.daemon_up && self.ask_again.at.is_none();
             if able && let Some(step) = self.todo.take() {
-                self.perform(step).await;
+                if !self.unwritten.puts_off(&step) {
+                    self.perform(step).await;
+                }
                 continue;
             }
             // Every arm may be dropped when another is ready: receiving and waiting lose nothing.
@@ -195,6 +250,12 @@ impl<R: FnMut(&str)> Watch<R> {
                 news = self.news.recv() => self.hear(news.ok_or(BusGone)?),
                 () = self.reconnect.due() => self.connect().await,
                 () = self.ask_again.due() => self.ask_again.at = None,
+                domain = self.unwritten.due() => {
+                    if let Some(refused) = self.unwritten.0.get_mut(&domain) {
+                        refused.told = false;
+                    }
+                    self.todo.look([domain]);
+                }
                 // Each is put first.
                 () = self.second.retry.due() => {
                     self.second.steps().rev().for_each(|step| self.todo.again(&step));
@@ -295,6 +356,7 @@ impl<R: FnMut(&str)> Watch<R> {
                 self.todo.start(start);
                 self.ask_again.done();
                 self.second.went_well(&step);
+                self.unwritten.over(&step);
             }
             Err(Trouble::Daemon(refusal)) if refusal.code == Code::Unreachable => {
                 tracing::warn!("{}", refusal.one_line());
@@ -312,6 +374,8 @@ impl<R: FnMut(&str)> Watch<R> {
                 // Else libvirt's next event, or its next connection, brings the domain up again.
                 if matches!(refusal.code, Code::Unreachable | Code::Timeout) {
                     self.second.later(step);
+                } else if let Step::Look(domain) = step {
+                    self.unwritten.later(domain);
                 }
             }
         }
@@ -407,6 +471,28 @@ mod tests {
         assert_eq!((second.retry.at, second.steps().count()), (None, 0));
         second.later(a.clone());
         assert!(second.steps().eq([a]));
+    }
+
+    /// Each try makes an event of its own.
+    #[tokio::test(start_paused = true)]
+    async fn a_domain_that_libvirt_refuses_to_have_written_is_looked_at_after_a_pause() {
+        let [a, b] = [1, 2].map(Uuid::from_u128);
+        let mut unwritten = Unwritten::default();
+        assert!(!unwritten.puts_off(&Step::Look(a)));
+        for pause in [1, 2, 4, 8, 16, 30, 30] {
+            unwritten.later(a);
+            assert!(unwritten.puts_off(&Step::Look(a)) && !unwritten.puts_off(&Step::Look(b)));
+            let before = Instant::now();
+            assert_eq!(unwritten.due().await, a);
+            assert_eq!(Instant::now() - before, Duration::from_secs(pause));
+            assert!(!unwritten.puts_off(&Step::Look(a)));
+        }
+        unwritten.over(&Step::Look(a));
+        unwritten.later(a);
+        assert_eq!(unwritten.0[&a].at - Instant::now(), SHORTEST);
+        // Of which nothing is told, nothing is done by itself.
+        let minute = Duration::from_secs(60);
+        assert!(tokio::time::timeout(minute, unwritten.due()).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]

@@ -60,7 +60,7 @@ cases! {
         of_guests::an_exported_mapping_is_of_another_boot, of_guests::a_mapping_is_of_another_boot,
         of_commands::a_key_that_no_row_has, of_commands::a_shared_home_is_to_be_held, of_commands::more_slices_than_a_claim_can_have;
     ClaimCopied: of_starts::a_copy_carries_a_vf, of_starts::a_copy_carries_an_mdev,
-        of_starts::a_copy_carries_the_only_vf;
+        of_starts::a_copy_carries_the_only_vf, of_starts::a_copy_that_libvirt_does_not_keep;
     NotSettled: of_starts::the_gpu_has_not_come, of_guests::a_gpu_has_not_come,
         of_guests::its_gpu_has_not_come, of_layouts::the_layout_names_the_old_address,
         of_layouts::the_layout_names_the_old_serial;

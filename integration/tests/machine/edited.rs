@@ -205,7 +205,42 @@ fn devices_beyond_a_count_that_was_lowered_are_taken_out_and_the_claim_stays() {
     starts(&mut driver, &domain).unwrap();
 }
 
-/// A claim that was written while all was somebody's, and one that got another name while its VM ran.
+/// `virsh create` of a copy: the agent finds nothing to write into.
+#[test]
+fn a_copy_that_libvirt_does_not_keep_is_told_what_to_write() {
+    let mut driver = ready(&gpus(0, 4));
+    let original = attach(&mut driver, 1, "amd-74a1-vf4");
+    let mut copy = Domain { uuid: Uuid::from_u128(2), name: "vm2".to_owned(), ..original.clone() };
+    let hint = |driver: &mut Driver| {
+        let refusal = call(driver, &copy, Prepare).unwrap_err();
+        assert_eq!(refusal.code, Code::ClaimCopied, "{refusal}");
+        refusal.hint.unwrap()
+    };
+    let start = "virsh start vm2 (the agent gives it its own device)";
+    assert_eq!(hint(&mut driver), start);
+    // Nobody has looked.
+    assert_eq!(hint(&mut driver), start);
+    assert_eq!(to_look_at(&mut driver), [copy.uuid]);
+    order(&mut driver, Command::DomainGone { uuid: copy.uuid }).unwrap();
+    let print = format!("gpuslice attach {} amd-74a1-vf4 --name gpu0 --count 1 --print", copy.uuid);
+    let by_hand = hint(&mut driver);
+    assert!(by_hand.starts_with(&format!("{print}, then put that into the XML")), "{by_hand}");
+    let own = attach(&mut driver, 2, "amd-74a1-vf4");
+    copy.devices.clone_from(&own.devices);
+    starts(&mut driver, &copy).unwrap();
+    call(&mut driver, &copy, Release).unwrap();
+    // Whoever reverts to a snapshot that names a VF of another by now.
+    copy.devices.clone_from(&original.devices);
+    let refusal = call(&mut driver, &copy, Prepare).unwrap_err();
+    assert_eq!(refusal.hint.as_deref(), Some(start));
+    copy.devices.clone_from(&own.devices);
+    assert_eq!(look(&mut driver, &mut copy), []);
+    copy.devices.clone_from(&original.devices);
+    let refusal = call(&mut driver, &copy, Prepare).unwrap_err();
+    assert!(refusal.hint.unwrap().starts_with(&print));
+}
+
+/// A claim that was written while all was somebody's, and one that no GPU offered.
 #[test]
 fn what_was_refused_at_a_look_is_looked_at_again_when_there_is_room() {
     let config = gpus(1, 0);
@@ -230,15 +265,29 @@ fn what_was_refused_at_a_look_is_looked_at_again_when_there_is_room() {
     assert_eq!(look(&mut driver, &mut domain)[0].code, Code::NoProfile);
     applies(&mut driver, gpus(1, 2));
     assert_eq!(to_look_at(&mut driver), [domain.uuid]);
+}
 
-    let mut driver = ready(&config);
-    let mut domain = attach(&mut driver, 1, ONE);
-    lingers(&mut driver, &domain);
-    domain.claims[0].name = "main".parse().unwrap();
-    look(&mut driver, &mut domain);
-    is_gone(&mut driver);
-    assert_eq!(to_look_at(&mut driver), [domain.uuid]);
-    look(&mut driver, &mut domain);
-    assert!(matches!(domain.devices[0].source, HostDeviceSource::Pci(_)));
-    starts(&mut driver, &domain).unwrap();
+/// Also one whose slices are on their way back.
+#[test]
+fn a_claim_that_gets_another_name_keeps_its_homes() {
+    for runs in [false, true] {
+        let mut driver = ready(&gpus(0, 8));
+        // What is nobody's by then, and would be found first, is not what it had.
+        let before = attach_several(&mut driver, 2, "amd-74a1-vf8", 2);
+        let mut domain = attach_several(&mut driver, 1, "amd-74a1-vf8", 2);
+        if runs {
+            lingers(&mut driver, &domain);
+        }
+        let key = ClaimKey { owner: Owner::Domain(before.uuid), name: "gpu0".parse().unwrap() };
+        domain.claims[0].name = "main".parse().unwrap();
+        let homes: Vec<HostDeviceSource> = domain.devices.iter().map(|d| d.source).collect();
+        order(&mut driver, Command::Unclaim { key, force: false }).unwrap();
+        assert_eq!(look(&mut driver, &mut domain), []);
+        let now: Vec<HostDeviceSource> = domain.devices.iter().map(|d| d.source).collect();
+        assert_eq!(now, homes);
+        if runs {
+            is_gone(&mut driver);
+        }
+        starts(&mut driver, &domain).unwrap();
+    }
 }

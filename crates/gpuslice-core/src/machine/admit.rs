@@ -151,10 +151,13 @@ impl Machine {
             ),
         };
         let made = matches!(source, HostDeviceSource::Mdev(_));
-        let hint = if made || self.has_free_home(key, profile) {
-            mend::own_device(name)
-        } else {
-            self.room_for(key, profile, *count)
+        // The agent has looked since, and this is not what it writes.
+        let looked =
+            self.refused_xml.contains(&domain.uuid) && !self.look_again.contains(&domain.uuid);
+        let hint = match made || self.has_free_home(key, profile) {
+            true if looked => mend::write_by_hand(domain.uuid, profile, claim, *count),
+            true => mend::own_device(name),
+            false => self.room_for(key, profile, *count),
         };
         Err(refusal.hint(hint))
     }

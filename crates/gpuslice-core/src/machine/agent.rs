@@ -28,6 +28,17 @@ fn carried(domain: &Domain, request: &ClaimRequest) -> Vec<DeviceToWrite> {
     domain.devices.iter().filter(of_claim).filter_map(written).collect()
 }
 
+/// The homes of a claim that is over, where this one asks for the same and has only been given another name.
+fn homes_under_another_name(request: &ClaimRequest, over: &mut Vec<Claim>) -> Vec<PciAddress> {
+    let same = |claim: &Claim| {
+        ClaimRequest { name: request.name.clone(), ..claim.request.clone() } == *request
+    };
+    match over.iter().position(|claim| !claim.orphaned && same(claim)) {
+        Some(at) => over.swap_remove(at).home,
+        None => Vec::new(),
+    }
+}
+
 /// What came of giving claims other homes.
 pub(super) enum Moved {
     Not,
@@ -43,13 +54,11 @@ impl Machine {
         let owner = Owner::Domain(domain.uuid);
         let picked = if shut_off { self.picked(domain) } else { Picked::nothing(domain) };
         let Picked { domain: mut asks, mut adopted, mut refused } = picked;
-        if shut_off {
-            // First, for what is over can be in the way of what is asked for in its place.
-            self.end_claims_not_in(&asks, &owner);
-        }
+        // First, for what is over can be in the way of what is asked for in its place.
+        let over = if shut_off { self.end_claims_not_in(&asks, &owner) } else { Vec::new() };
         self.look_again.remove(&domain.uuid);
         let (mut devices, mut kept) = (Vec::new(), Vec::new());
-        let refusals = self.claim_all(domain, &asks.claims, &adopted, &mut devices);
+        let refusals = self.claim_all(domain, &asks.claims, &adopted, over, &mut devices);
         self.refused_looks.retain(|key, _| key.owner != owner);
         for (name, refusal) in refusals {
             if let Some(request) = asks.claims.iter().find(|c| c.name == name && shut_off) {
@@ -86,6 +95,7 @@ impl Machine {
         domain: &Domain,
         requests: &[ClaimRequest],
         adopted: &[Adopted],
+        mut over: Vec<Claim>,
         devices: &mut Vec<DeviceToWrite>,
     ) -> Vec<(ClaimName, Refusal)> {
         let mut asked: Vec<&ClaimRequest> = requests.iter().collect();
@@ -101,8 +111,11 @@ impl Machine {
                     dry_run: false,
                 };
                 let key = ClaimKey { owner: order.owner.clone(), name: request.name.clone() };
-                let home = self.picked_home(&key, request, adopted);
-                match self.claim_at(order, home) {
+                let mut homes = Vec::from_iter(self.picked_home(&key, request, adopted));
+                if homes.is_empty() && !self.durable.claims.contains_key(&key) {
+                    homes = homes_under_another_name(request, &mut over);
+                }
+                match self.claim_at(order, &homes) {
                     Ok(Answer::Claimed { changed, devices: more, .. }) => {
                         changes |= changed;
                         devices.extend(more);
@@ -197,7 +210,7 @@ impl Machine {
 
     /// A claim that its domain no longer makes is over, unless a VM has, or is about to have, a slice of it. What is on its
     /// way back does not keep it.
-    fn end_claims_not_in(&mut self, domain: &Domain, owner: &Owner) {
+    fn end_claims_not_in(&mut self, domain: &Domain, owner: &Owner) -> Vec<Claim> {
         let bound = |key: &ClaimKey, claim: &Claim| match claim.orphaned {
             true => self.run.assignments.values().any(|a| a.claim == *key),
             false => self.used_of(key).next().is_some(),
@@ -206,11 +219,12 @@ impl Machine {
         let over = of_owner
             .filter(|(key, _)| !domain.claims.iter().any(|c| c.name == key.name))
             .filter(|(key, claim)| !bound(key, claim));
-        let over: Vec<ClaimKey> = over.map(|(key, _)| key.clone()).collect();
-        for key in over {
-            self.end_claim(&key);
-            self.note("claim", &key, "no longer asked for");
+        let over: Vec<(ClaimKey, Claim)> = over.map(|(k, c)| (k.clone(), c.clone())).collect();
+        for (key, _) in &over {
+            self.end_claim(key);
+            self.note("claim", key, "no longer asked for");
         }
+        over.into_iter().map(|(_, claim)| claim).collect()
     }
 
     /// The domain is undefined: its claims hold nothing any more, and end when nobody has defined it again for a day. That waits

@@ -138,11 +138,12 @@ impl Machine {
     }
 
     pub(super) fn claim(&mut self, order: Order) -> Outcome {
-        self.claim_at(order, None)
+        self.claim_at(order, &[])
     }
 
-    /// As [`Self::claim`], with the home VF a person picked for it, which is free.
-    pub(super) fn claim_at(&mut self, order: Order, picked: Option<PciAddress>) -> Outcome {
+    /// As [`Self::claim`], with the home VFs that it had better have, where they are free: a person has picked one, or it had them
+    /// under another name.
+    pub(super) fn claim_at(&mut self, order: Order, picked: &[PciAddress]) -> Outcome {
         self.note_asker(order.owner.clone(), &order.owner_name);
         order.asks_for_some()?;
         let key = ClaimKey { owner: order.owner.clone(), name: order.request.name.clone() };
@@ -165,7 +166,7 @@ impl Machine {
             self.retain_able(&mut had, &profile);
         }
         self.fits_in_one_vm(&key, request, &profile)?;
-        let had = picked.as_ref().map_or(had.as_slice(), std::slice::from_ref);
+        let had = if picked.is_empty() { had.as_slice() } else { picked };
         // Whoever only asks, and may be anybody, has nothing read.
         if !order.dry_run && self.outgrows_nodes(std::slice::from_ref(request)) {
             self.look_at_nodes();

@@ -320,6 +320,7 @@ impl Machine {
 
     pub(super) fn on_started(&mut self, domain: &Domain) {
         self.start_is_over(domain.uuid);
+        self.refused_xml.remove(&domain.uuid);
         let owner = Owner::Domain(domain.uuid);
         self.record_foreign(domain, &owner, true);
         let started: Vec<SliceId> = self
@@ -388,6 +389,7 @@ impl Machine {
         }
         if in_xml || !matches!(moved, Moved::Not) {
             self.look_again.insert(domain);
+            self.refused_xml.insert(domain);
             self.note("agent-work", domain, "look at the domain again");
             let rewritten =
                 matches!(refusal.code, Code::ClaimCopied | Code::NotInXml | Code::Taken);

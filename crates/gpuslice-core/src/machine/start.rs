@@ -79,6 +79,7 @@ impl Machine {
             boot_is_young: false,
             told_to_start: BTreeSet::new(),
             mended_once: BTreeSet::new(),
+            refused_xml: BTreeSet::new(),
             applying: BTreeMap::new(),
             look_again: BTreeSet::new(),
             refused_looks: BTreeMap::new(),

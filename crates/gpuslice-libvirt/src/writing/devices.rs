@@ -4,7 +4,9 @@
 use super::Definition;
 use crate::edits::Edit;
 use crate::link::LinkError;
-use gpuslice_domxml::{adopt_device, device_xml, plain_device_xml, put_device, remove_device};
+use gpuslice_domxml::{
+    adopt_device, device_xml, plain_device_xml, put_device, remove_device, rename_device,
+};
 
 /// Makes the edits. On an error the definition is as before, as far as libvirt lets us.
 ///
@@ -56,7 +58,10 @@ fn one_by_one(
     let edited = edited(xml, edits).map_err(bad)?;
     // Everything goes out before anything comes in: two hostdevs of ours may be swapping their devices.
     for edit in edits {
-        let alias = edit.alias();
+        let alias = match edit {
+            Edit::Rename { alias, .. } => alias,
+            _ => edit.alias(),
+        };
         let hostdev = match edit {
             Edit::Adopt { picked, .. } => plain_device_xml(xml, *picked).map_err(bad)?,
             _ => device_xml(xml, alias).map_err(bad)?,
@@ -85,6 +90,7 @@ fn one_by_one(
 fn edited(xml: &str, edits: &[Edit]) -> Result<String, gpuslice_domxml::DomXmlError> {
     edits.iter().try_fold(xml.to_owned(), |xml, edit| match edit {
         Edit::Remove { alias } => remove_device(&xml, alias),
+        Edit::Rename { alias, device } => rename_device(&xml, alias, &device.alias),
         Edit::Retarget(device) | Edit::Add(device) => put_device(&xml, device),
         Edit::Adopt { picked, device } => adopt_device(&xml, *picked, device),
     })
@@ -238,6 +244,25 @@ mod tests {
         );
         assert_eq!(kept.devices(), expected);
         assert_eq!(*kept.calls.borrow(), 8);
+    }
+
+    #[test]
+    fn a_device_of_a_claim_with_another_name_is_what_the_guest_saw() {
+        let edits = |new: &str| {
+            let alias = "ua-gpuslice-a".to_owned();
+            [Edit::Rename { alias, device: device(new, 1) }]
+        };
+        let kept = Kept::new(0);
+        carry(&kept, &edits("ua-gpuslice-main")).unwrap();
+        let main = ("ua-gpuslice-main".to_owned(), source(1), true);
+        let devices = kept.devices();
+        assert!(devices.contains(&main) && devices.len() == 4, "{devices:?}");
+        for fail_at in 1..=2 {
+            let kept = Kept::new(fail_at);
+            let before = kept.devices();
+            carry(&kept, &edits("ua-gpuslice-main")).unwrap_err();
+            assert_eq!(kept.devices(), before, "failed at call {fail_at}");
+        }
     }
 
     #[test]

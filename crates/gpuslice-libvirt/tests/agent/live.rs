@@ -222,6 +222,26 @@ fn a_guest_that_cannot_be_asked_keeps_the_device_and_the_claim() {
     );
 }
 
+/// The guest has ejected it, or somebody has it unplugged by virsh alone.
+#[test]
+fn a_claim_that_has_lost_its_devices_is_not_saved_with_its_vm() {
+    let two = CLAIM.to_owned() + "<gpuslice:claim name='gpu1' profile='p'/>";
+    ordinary(
+        |person, _| {
+            person.define(VM, "vm", &two, &hostdev("ua-gpuslice-gpu1", 2, ""));
+            person.start(VM);
+        },
+        async |mut scene| {
+            let before = scene.person.xml(VM);
+            scene.settles().await;
+            let live = scene.person.live_xml(VM);
+            assert!(live.contains("gpu1") && !live.contains("gpu0"), "{live}");
+            assert_eq!(scene.person.xml(VM), before, "the definition asks for it still");
+            assert_eq!(scene.settles().await, []);
+        },
+    );
+}
+
 #[test]
 fn a_running_domain_is_shown_as_it_runs_whether_it_asks_for_something_or_not() {
     let (transient, plain) = (Uuid::from_u128(0x1144), Uuid::from_u128(0x1145));

@@ -1,5 +1,6 @@
 //! Much at once, and nothing for a long time.
 
+use crate::domains::hostdev;
 use crate::scene::{Scene, ordinary};
 use gpuslice_core::request::Command;
 use gpuslice_libvirt::link::Notice;
@@ -31,9 +32,11 @@ fn storm(scene: &Scene) {
         person.start(uuid);
         person.stop(uuid);
         person.undefine(uuid);
-        person.define(uuid, &name, CLAIM, "");
+        let runs = n % 3 == 1;
+        let devices = if runs { hostdev("ua-gpuslice-gpu0", 1, "") } else { String::new() };
+        person.define(uuid, &name, CLAIM, &devices);
         person.start(uuid);
-        if n % 3 != 1 {
+        if !runs {
             person.stop(uuid);
         }
         if n % 3 == 0 {

@@ -80,6 +80,35 @@ pub fn a_copy_carries_the_only_vf(code: Code) {
     person.mends(code, "virsh start vm2");
 }
 
+/// `virsh create`: there is no definition that the agent could write into.
+pub fn a_copy_that_libvirt_does_not_keep(code: Code) {
+    let person = attached(FOUR, "amd-74a1-vf4", 1);
+    let original = Vm { xml: person.libvirt.xml("vm1"), ..Vm::new(1) };
+    let mut copy = original.copy(2);
+    let hint = || {
+        let ran = person.host.hook(&copy, "prepare");
+        super::person::Refused::read(ran.refused(code.as_str())).hint
+    };
+    assert!(hint().ends_with("(the agent gives it its own device)"));
+    let told = std::cell::RefCell::default();
+    until("the agent has looked", || {
+        told.replace(hint());
+        told.borrow().starts_with("gpuslice attach ")
+    });
+    let hint: String = told.into_inner();
+    super::registry::follows(&hint);
+    let (order, then) = hint.split_once(", then ").unwrap();
+    assert!(then.starts_with("put that into the XML it is started with"), "{hint}");
+    let words: Vec<&str> = order.split(' ').skip(1).collect();
+    assert!(person.host.cli(&words).out.contains("<hostdev "));
+    let home = person.home("vm1");
+    let homes = person.host.column("claims", "home");
+    let homes = homes.iter().map(|home| home.trim_matches(|c| "[]\"".contains(c)));
+    let own = homes.into_iter().find(|own| *own != home).unwrap();
+    copy.xml = copy.xml.replace(&source(&home), &source(own));
+    person.host.run_vm(&copy);
+}
+
 pub fn the_gpu_has_not_come(code: Code) {
     let mut person = attached(ONE_VF, PROFILE, 1);
     person.host.plug(CARD, false);
