@@ -68,10 +68,7 @@ impl Machine {
 
     /// Answers those who wait, when it has come to be so.
     pub(super) fn tell_settled(&mut self) {
-        let settled = self.settled();
-        let lack = self.lacked_by_starts().next().is_some();
-        let resets = self.resets_under_way().next().is_some();
-        if settled && !lack && !resets && !self.parking_anywhere() {
+        if !self.waiting.is_empty() && self.unsettled().is_empty() {
             for request in std::mem::take(&mut self.waiting) {
                 self.push(Effect::Disarm { timer: Timer::Settle(request) });
                 let message = "settled".to_owned();
@@ -79,6 +76,7 @@ impl Machine {
                 self.push(Effect::Answer { request, outcome });
             }
         }
+        let settled = self.settled();
         if settled == self.was_settled {
             return;
         }
