@@ -153,16 +153,22 @@ fn gpu(driver: &mut Driver, comes: bool) {
     driver.advance(5_000).unwrap();
 }
 
+/// A domain that may migrate here, as the daemon knows that let it in, or the next one.
+fn let_in_here(restart: bool) -> (Driver, Domain) {
+    let mut driver = ready();
+    let domain = attach(&mut driver, 1, PROFILE);
+    let_in(&mut driver, &domain, Migrate).unwrap();
+    if restart {
+        driver.restart().unwrap();
+    }
+    (driver, domain)
+}
+
 /// It runs on where it was: to start it here as well would ruin its disks.
 #[test]
 fn what_was_to_migrate_here_is_not_started_here_by_the_next_daemon() {
     for restart in [false, true] {
-        let mut driver = ready();
-        let domain = attach(&mut driver, 1, PROFILE);
-        let_in(&mut driver, &domain, Migrate).unwrap();
-        if restart {
-            driver.restart().unwrap();
-        }
+        let (mut driver, domain) = let_in_here(restart);
         gpu(&mut driver, false);
         let refusal = starts(&mut driver, &domain).unwrap_err();
         assert_eq!(refusal.code, Code::NotSettled, "{refusal}");
@@ -178,12 +184,7 @@ fn what_was_to_migrate_here_is_not_started_here_by_the_next_daemon() {
 #[test]
 fn who_never_came_is_started_later_like_any_other() {
     for restart in [false, true] {
-        let mut driver = ready();
-        let domain = attach(&mut driver, 1, PROFILE);
-        let_in(&mut driver, &domain, Migrate).unwrap();
-        if restart {
-            driver.restart().unwrap();
-        }
+        let (mut driver, domain) = let_in_here(restart);
         driver.advance(600_001).unwrap();
         assert!(driver.machine.runtime().coming_in.is_empty());
         gpu(&mut driver, false);

@@ -4,6 +4,7 @@ use super::modes::{NPS4, set};
 use super::{LAYOUT, applied, hive, order, planned, quarantines};
 use crate::driver::Driver;
 use gpuslice_core::ids::PciAddress;
+use gpuslice_core::machine::RequestId;
 use gpuslice_core::mode::Mode;
 use gpuslice_core::port::HostWrite;
 use gpuslice_core::request::Command;
@@ -14,6 +15,15 @@ fn all_are_set(driver: &mut Driver) {
     assert_eq!(set(driver, Mode::Memory), ["NPS4"; 8]);
     assert_eq!(set(driver, Mode::Compute), ["CPX"; 8]);
     assert!(!planned(driver).changed);
+}
+
+/// Whoever ordered it waits as long as a GPU is being reset, and no longer.
+fn answered_once_well(driver: &mut Driver, request: RequestId) {
+    assert!(!driver.answers.contains_key(&request));
+    driver.kernel.clear_faults();
+    driver.advance(60_000).unwrap();
+    driver.answers.remove(&request).unwrap().unwrap();
+    all_are_set(driver);
 }
 
 /// Neither while the slow one tells what it was, nor while it tells nothing.
@@ -30,11 +40,7 @@ fn a_mode_is_set_when_the_slowest_of_the_hive_has_it() {
         driver.lazy = false;
         driver.begin_lazy().unwrap();
         driver.advance(10_000).unwrap();
-        assert!(!driver.answers.contains_key(&request));
-        driver.kernel.clear_faults();
-        driver.advance(60_000).unwrap();
-        driver.answers.remove(&request).unwrap().unwrap();
-        all_are_set(&mut driver);
+        answered_once_well(&mut driver, request);
     }
 }
 
@@ -51,11 +57,7 @@ fn a_hive_that_cannot_tell_how_it_is_set_is_looked_at_again() {
             driver.kernel.inject(Fault::Resets { pf });
         }
         driver.advance(20_000).unwrap();
-        assert!(!driver.answers.contains_key(&request));
-        driver.kernel.clear_faults();
-        driver.advance(60_000).unwrap();
-        driver.answers.remove(&request).unwrap().unwrap();
-        all_are_set(&mut driver);
+        answered_once_well(&mut driver, request);
     }
 }
 

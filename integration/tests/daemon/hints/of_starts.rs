@@ -1,6 +1,6 @@
 //! Starts that are refused for what a domain's XML says, or for who has its device.
 
-use super::person::{Person, hostdev, source};
+use super::person::{Person, Refused, hostdev, source};
 use crate::host::{Vm, until};
 use crate::life::{CARD, ONE_VF, PROFILE};
 use gpuslice_core::ids::MdevUuid;
@@ -234,12 +234,18 @@ pub fn the_vf_is_not_there_and_nothing_offers_its_profile(code: Code) {
     });
 }
 
-pub fn a_device_is_missing(code: Code) {
+/// Somebody has taken a VM's device out of its XML, whose start is refused for that; the agent has looked then.
+fn without_its_device(code: Code) -> (Person, Refused) {
     let mut person = attached(ONE_VF, PROFILE, 1);
     let home = source(&person.home("vm1"));
     person.edits_unseen("vm1", |xml| without_device(xml, &home));
     let refused = person.refused(code, START);
     person.agent_comes();
+    (person, refused)
+}
+
+pub fn a_device_is_missing(code: Code) {
+    let (mut person, refused) = without_its_device(code);
     person.follows(&refused.hint, START, 0, &mut super::person::no_edit);
     person.does(START);
 }
@@ -264,11 +270,7 @@ pub fn a_device_is_one_too_many(code: Code) {
 
 /// In virt-manager, which leaves the metadata alone.
 pub fn a_device_was_taken_out_for_good(code: Code) {
-    let mut person = attached(ONE_VF, PROFILE, 1);
-    let home = source(&person.home("vm1"));
-    person.edits_unseen("vm1", |xml| without_device(xml, &home));
-    let refused = person.refused(code, START);
-    person.agent_comes();
+    let (mut person, refused) = without_its_device(code);
     person.follows(&refused.hint, START, 1, &mut super::person::no_edit);
     person.does(START);
     assert_eq!(person.host.ask(&["claims"]), json!([]));
