@@ -38,6 +38,9 @@ impl Machine {
             false => Missing::Refused,
         };
         let wants = self.wants(domain, &owner, missing)?;
+        if missing == Missing::Refused {
+            self.require_found_out(domain, &wants)?;
+        }
         let kept = self.run.assignments.clone();
         let (slices, steps) = self.reserve_claims(domain, &wants)?;
         self.reserved(&slices);
@@ -48,6 +51,24 @@ impl Machine {
         let new = |slice: &SliceId| !kept.contains_key(slice) && !parked(slice);
         let fresh = slices.iter().copied().filter(new).collect();
         Ok((slices, fresh, steps))
+    }
+
+    /// A claim that is another one by now goes on naming what it had, as long as nothing else tells whose that is.
+    fn require_found_out(&self, domain: &Domain, wants: &[Want]) -> Result<(), Refusal> {
+        for want in wants {
+            let Some(known) = self.durable.claims.get(&want.key) else { continue };
+            let of_claim = || wants.iter().filter(|other| other.key == want.key);
+            let left = |home: &PciAddress| {
+                !of_claim().any(|other| other.source.slice().pci() == Some(*home))
+            };
+            if want.profile != known.profile
+                || want.count < known.request.count
+                || known.home.iter().any(left)
+            {
+                self.may_be_exchanged(&want.key, &domain.name)?;
+            }
+        }
+        Ok(())
     }
 
     /// Every slice the domain's claims ask for, with the device in the XML that is to be it, and is not another's.

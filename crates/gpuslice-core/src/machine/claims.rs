@@ -243,7 +243,7 @@ impl Machine {
     }
 
     /// Whether a claim's profile or homes can be other ones, which nothing else may tell.
-    fn may_be_exchanged(&self, key: &ClaimKey, owner_name: &str) -> Result<(), Refusal> {
+    pub(super) fn may_be_exchanged(&self, key: &ClaimKey, owner_name: &str) -> Result<(), Refusal> {
         if !self.it_alone_tells(key) {
             return Ok(());
         }
