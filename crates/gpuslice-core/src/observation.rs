@@ -38,6 +38,8 @@ pub struct Observation {
     pub catalogue: std::sync::Arc<Catalogue>,
     /// More of those types, as far as somebody tells.
     pub facts: FactsOfTypes,
+    /// Devices of whose types nothing is told because who tells it does not answer.
+    pub unanswered: BTreeSet<ParentId>,
 }
 
 /// A driver whose module's options decide what there is of its devices.

@@ -5,12 +5,13 @@ use crate::domains::claim;
 use crate::driver::Driver;
 use crate::vgpu::{LAYOUT, asking, attach_several, call, order, profile};
 use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource, alias_for};
+use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::{MdevUuid, ParentId, PciAddress, SliceId};
 use gpuslice_core::machine::HookOperation;
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command, Outcome};
 use gpuslice_core::state::Claim;
-use gpuslice_sim::HostFile;
+use gpuslice_sim::{Fault, HostFile};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
@@ -370,5 +371,31 @@ fn a_gpu_that_others_use_is_not_without_the_types_it_does_not_list() {
         assert_eq!((row.free, row.max), (free, Some(6)), "{running} run");
         let row = profile(&mut driver, "nvidia-a40-24q");
         assert_eq!((row.free, row.max), (0, Some(2)), "{running} run");
+    }
+}
+
+/// One alone starts whatever the tool says.
+#[test]
+fn a_second_one_waits_for_the_tool_to_tell_how_many_a_vm_can_have() {
+    let hangs = |driver: &mut Driver| {
+        let path = "/usr/bin/nvidia-smi".to_owned();
+        let (nth, times, errno) = (1, u32::MAX, Errno::ETIMEDOUT);
+        driver.kernel.inject(Fault::Read { path, nth, times, errno });
+    };
+    for per_vm in [None, Some(1)] {
+        let mut driver = t4(1, per_vm);
+        let (one, two) = (vm_with_mdevs(1, &[("gpu0", 1)]), vm_with_mdevs(2, &[("gpu0", 2)]));
+        hangs(&mut driver);
+        driver.restart().unwrap();
+        driver.advance(10_000).unwrap();
+        let refusal = start(&mut driver, &two).unwrap_err();
+        assert_eq!(refusal.code, Code::NotSettled, "{per_vm:?}: {refusal:?}");
+        start(&mut driver, &one).unwrap();
+        stop(&mut driver, &one);
+        driver.kernel.clear_faults();
+        driver.command(Command::Apply);
+        driver.advance(10_000).unwrap();
+        let why = start(&mut driver, &two).err().map(|refusal| refusal.code);
+        assert_eq!(why, per_vm.map(|_| Code::Unsupported));
     }
 }

@@ -4,6 +4,7 @@
 use super::{View, Wanted};
 use crate::ids::{ClaimKey, MdevTypeId, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::{Form, Offer};
+use crate::mend;
 use crate::refusal::{Code, Refusal};
 use crate::state::{Assignment, Phase};
 use std::collections::BTreeMap;
@@ -35,9 +36,18 @@ pub(super) fn at_start(
     key: &ClaimKey,
     slice: Option<SliceId>,
 ) -> Option<Refusal> {
-    offer.per_vm?;
     let device = view.seen.device_of(&offer.parent);
-    too_many(view, offer, &of_start(view, key, &device, &|other, _| Some(other) != slice))
+    let unanswered = view.seen.unanswered.contains(&device);
+    if offer.per_vm.is_none() && !unanswered {
+        return None;
+    }
+    let beside = of_start(view, key, &device, &|other, _| Some(other) != slice);
+    // One alone starts in any case.
+    if unanswered && !beside.is_empty() {
+        let message = format!("how many slices of {device} one VM can have is not told yet");
+        return Some(Refusal::new(Code::NotSettled, message).hint(mend::when_it_is_read()));
+    }
+    too_many(view, offer, &beside)
 }
 
 /// What the VM of a claim has of a device, or is being started with, as far as it counts.

@@ -22,28 +22,33 @@ pub(super) struct Facts(BTreeMap<DeviceKind, Types>);
 const TYPES: [&str; 3] = ["vgpu", "-s", "-v"];
 
 impl Facts {
-    /// They are the same as long as the GPUs are the same.
+    /// They are the same as long as the GPUs are the same, so what was told before stands while nothing else is told.
     pub(super) fn ask(
         host: &dyn HostRead,
         tools: &mut Answers,
         seen: &mut Observation,
         ours: &[ParentId],
-    ) -> Self {
+    ) -> Option<Self> {
         let kind = |address| seen.functions.get(&address).and_then(|f| f.kind);
         let kinds: Vec<_> = ours.iter().filter_map(|p| Some((p, kind(p.pci()?)?))).collect();
         if ours.is_empty() {
-            return Self::default();
+            return Some(Self::default());
         }
         let state = format!("{kinds:?}");
-        let said = ask(host, tools, seen, &TYPES, &state);
-        said.map(|said| Self::of(&said, seen)).unwrap_or_default()
+        match ask(host, tools, seen, &TYPES, &state) {
+            Some(said) => Some(Self::of(&said, seen)),
+            None => Self::told(tools, seen),
+        }
     }
 
     /// As they were told last.
     pub(super) fn last(tools: &Answers, seen: &Observation) -> Self {
+        Self::told(tools, seen).unwrap_or_default()
+    }
+
+    fn told(tools: &Answers, seen: &Observation) -> Option<Self> {
         let [group, supported, verbose] = TYPES;
-        let said = tools.last(&[SMI, group, supported, verbose]);
-        said.map(|said| Self::of(said, seen)).unwrap_or_default()
+        Some(Self::of(tools.last(&[SMI, group, supported, verbose])?, seen))
     }
 
     fn of(said: &str, seen: &Observation) -> Self {

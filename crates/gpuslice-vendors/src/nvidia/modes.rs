@@ -42,8 +42,14 @@ pub(super) fn read(host: &dyn HostRead, tools: &mut Answers, seen: &mut Observat
         false => read_modes(host, tools, seen, &ours),
     };
     // A tool that does not answer once is not asked the rest.
-    if let Some(parts) = parts {
-        Facts::ask(host, tools, seen, &with_types).keep(seen, &ours, &parts);
+    let facts = parts.as_ref().and_then(|_| Facts::ask(host, tools, seen, &with_types));
+    match facts {
+        Some(facts) => facts.keep(seen, &ours, &parts.unwrap_or_default()),
+        None if seen.problems.iter().any(|problem| problem.path.starts_with(SMI)) => {
+            seen.unanswered = with_types.iter().map(|parent| seen.device_of(parent)).collect();
+        }
+        // Without the tool nobody tells.
+        None => {}
     }
 }
 
