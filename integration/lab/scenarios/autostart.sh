@@ -23,11 +23,11 @@ run_now() { { mdev_vms; vf_vms; } | those_that running | wc -l; }
 each_has_its_own() {
   expect_eq "VMs that run" $SLICES "$(run_now)"
   wait_for 120 "slices that are attached" is $SLICES attached
-  expect_eq "owners of them" $SLICES "$(rows slices | jq -r 'select(.state == "attached") | .claim' | sort -u | wc -l)"
+  expect_eq "owners of them" $SLICES "$(rows slices 'select(.state == "attached") | .claim' | sort -u | wc -l)"
   expect_eq "VMs without a device" "" "$({ mdev_vms; vf_vms; } | those_that running | those_that not holds_vfio | paste -sd' ')"
   expect_eq "mdevs" $MDEVS "$(ls /sys/bus/mdev/devices | wc -l)"
 }
-attached() { rows slices | jq -r 'select(.state == "attached") | .slice' | wc -l; }
+attached() { rows slices 'select(.state == "attached") | .slice' | wc -l; }
 all_long_running() { [ -z "$(those_that not long_running < stop)" ]; }
 # refusals CODE : of how many VMs libvirtd said so at autostart
 refusals() { journalctl -b -o cat --no-pager -u libvirtd.service | grep -c "Failed to autostart VM .*gpuslice: $1: "; }
@@ -53,7 +53,7 @@ case $PHASE in
     for name in $(plain_vms); do gpuslice attach "$name" amd-74a1-vf$VFS --pool || fail "attach $name"; done
     for name in $(typed_vms); do gpuslice attach "$name" nvidia-l40s-4q --pool || fail "attach $name"; done
     expect_eq "VMs that are to start" $VMS "$(ls /etc/libvirt/qemu/autostart | wc -l)"
-    expect_eq "claims" $VMS "$(rows claims | wc -l)"
+    expect_eq "claims" $VMS "$(rows claims .claim | wc -l)"
     next_boot
     reboot_now
     ;;
@@ -66,7 +66,7 @@ case $PHASE in
     expect_eq "refused, since all mdevs are taken" $((MDEV_VMS - MDEVS)) "$(refusals no-capacity)"
     expect_eq "refused, since the VF is another's by now" $((VF_VMS - VFS * 2)) "$(refusals taken)"
     expect_eq "their claims say it" "$((MDEV_VMS - MDEVS)) no-capacity, $((VF_VMS - VFS * 2)) taken" \
-      "$(rows claims | jq -r 'select(.state == "idle") | .last_refusal.code' | sort | uniq -c | sort -n | sed 's/^ *//' | paste -sd, | sed 's/,/, /g')"
+      "$(rows claims 'select(.state == "idle") | .last_refusal.code' | sort | uniq -c | sort -n | sed 's/^ *//' | paste -sd, | sed 's/,/, /g')"
 
     say "as many stop as were refused"
     mdev_vms | those_that running | sed -n "1,$((MDEV_VMS - MDEVS))p" > stop

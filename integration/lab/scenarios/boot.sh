@@ -20,9 +20,9 @@ for pair in 0001:00:00.0=8=amd-74a1-vf8= 0000:01:00.0=7=intel-10c9-vf7=vfio-pci;
   expect_eq "autoprobe of $pf" 0 "$(cat "$pci/$pf/sriov_drivers_autoprobe")"
   expect_eq "free $profile" "$count" "$(free_of "$profile")"
   expect_eq "drivers of the VFs" "$driver" "$(readlink "$pci/$pf"/virtfn*/driver | sed 's,.*/,,' | sort -u)"
-  expect_eq "as shown" "$count $driver" "$(rows slices | jq -r --arg p "$pf" 'select(.parent == $p) | .driver // ""' | sort | uniq -c | awk '{print $1, $2}')"
+  expect_eq "as shown" "$count $driver" "$(rows slices --arg p "$pf" 'select(.parent == $p) | .driver // ""' | sort | uniq -c | awk '{print $1, $2}')"
 done
-expect_eq "states" free "$(rows slices | jq -r 'select(.mechanism == "sriov") | .state' | sort -u)"
+expect_eq "states" free "$(rows slices 'select(.mechanism == "sriov") | .state' | sort -u)"
 expect_eq "a PF without a layout has VFs" 0 "$(vfs_of 0002:00:00.0)"
 
 ready=$(usec gpuslice-ready.service ActiveEnterTimestampMonotonic)

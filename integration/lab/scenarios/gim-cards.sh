@@ -19,8 +19,8 @@ cleanup() {
 trap cleanup EXIT
 vfs() { ls -d "$pci/$1"/virtfn* 2> /dev/null | wc -l; }
 counts() { for pf in $a $b $radeon $mi308x $mi325x $mi350x $mi210; do vfs $pf; done | paste -sd' '; }
-profiles_of() { rows profiles | jq -r --arg p "$1" 'select(.parents | index($p)) | "\(.profile) \(.free)"'; }
-modes_of() { rows gpus | jq -r --arg p "$1" 'select(.parent == $p) | .modes | "\(.compute) \(.memory)"'; }
+profiles_of() { rows profiles --arg p "$1" 'select(.parents | index($p)) | "\(.profile) \(.free)"'; }
+modes_of() { rows gpus --arg p "$1" 'select(.parent == $p) | .modes | "\(.compute) \(.memory)"'; }
 # layouts FABRIC-SHARING
 layouts() {
   local id
@@ -83,7 +83,7 @@ start all
 expect_eq "VFIO groups QEMU has open" 5 "$(open_vfio all)"
 expect_eq "slices assigned" 5 "$(count_assigned)"
 for pf in $radeon $mi308x $mi325x $mi350x $mi210; do
-  expect_eq "a VF of $pf" attached "$(rows slices | jq -r --arg p "$pf" 'select(.parent == $p and .claim) | .state')"
+  expect_eq "a VF of $pf" attached "$(rows slices --arg p "$pf" 'select(.parent == $p and .claim) | .state')"
 done
 destroy all
 wait_for 20 "all is free" is 0 count_assigned
@@ -93,7 +93,7 @@ domain wide "" "" | define
 expect "both" q gpuslice attach wide amd-mi300x-vf1-cpx --count 2 --fabric same
 start wide
 expect_eq "VFIO groups QEMU has open" 2 "$(open_vfio wide)"
-expect_eq "GPUs they are of" "$a $b" "$(rows slices | jq -r 'select(.state == "attached") | .parent' | sort -u | paste -sd' ')"
+expect_eq "GPUs they are of" "$a $b" "$(rows slices 'select(.state == "attached") | .parent' | sort -u | paste -sd' ')"
 layouts 1
 out=$(timeout 100 gpuslice apply 2>&1) && fail "the module was loaded anew under a VM: $out"
 expect "apply is refused: $out" grep -q "in-use.*wide\|wide.*in-use" <<< "$(tr '\n' ' ' <<< "$out")"
@@ -108,7 +108,7 @@ out=$(gpuslice attach wide amd-mi300x-vf1-cpx --count 2 --fabric same 2>&1) && f
 expect "two of one fabric are refused: $out" grep -q "error: no-capacity: " <<< "$out"
 expect "one is not" gpuslice attach wide amd-mi300x-vf1-cpx --count 1 --fabric same
 start wide
-expect_eq "GPUs they are of" 1 "$(rows slices | jq -r 'select(.state == "attached") | .parent' | sort -u | wc -l)"
+expect_eq "GPUs they are of" 1 "$(rows slices 'select(.state == "attached") | .parent' | sort -u | wc -l)"
 destroy wide
 wait_for 20 "all is free" is 0 count_assigned
 expect_eq "reads of reset_gpu" 0 "$(cat /sys/kernel/debug/gim/*/resets_read | sort -u)"

@@ -75,7 +75,7 @@ expect_eq "drivers of the VFs" "" "$(for vf in $pci/$a/virtfn*; do basename "$(r
 expect_eq "slices" 8 "$(count_slices $a)"
 expect_eq "none may have been somebody's" 0 "$(field gpus parent $a dirty)"
 expect "nothing is left to do" grep -q "already so" <(planned)
-rows profiles | jq -c '{profile, mechanism, memory, max, free}'
+rows profiles -c '{profile, mechanism, memory, max, free}'
 expect_eq "free" 16 "$(free_of amd-mi300x-vf8-cpx)"
 expect_eq "memory of each" $(($(cat /sys/kernel/debug/gim/$a/vf_fb_mb) << 20)) "$(field profiles profile amd-mi300x-vf8-cpx memory)"
 expect_eq "free" 12 "$(free_of amd-v710-vf12)"
@@ -213,7 +213,7 @@ expect "gim was not loaded" gone /sys/module/gim
 
 say "what amdgpu sets on bare metal"
 partitions() { cat $pci/$a/current_{compute,memory}_partition | paste -sd' '; }
-modes() { rows gpus | jq -r 'select(.parent == "'$a'") | .modes | "\(.compute) \(.memory)"'; }
+modes() { rows gpus 'select(.parent == "'$a'") | .modes | "\(.compute) \(.memory)"'; }
 metal() { # MODES
   cat > $config << X
 [[gpu]]
@@ -221,7 +221,7 @@ match = { vendor-device = "1002:74a1" }
 layout = { $1 }
 X
 }
-expect "no VF is offered" not grep -q mi300x <(rows profiles)
+expect "no VF is offered" not grep -q mi300x <(rows profiles .profile)
 expect_eq "modes" "$(partitions)" "$(modes)"
 metal 'compute = "QPX"'
 planned

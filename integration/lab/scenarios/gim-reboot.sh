@@ -10,7 +10,7 @@ pci=/sys/bus/pci/devices a=0001:00:00.0 b=0002:00:00.0
 option=/etc/modprobe.d/gpuslice-gim.conf kept=/var/lib/lab
 vfs() { for pf in $a $b; do ls -d "$pci/$pf"/virtfn* 2> /dev/null | wc -l; done | paste -sd' '; }
 # all but the number of the IOMMU group, which the kernel counts anew
-slices_are() { rows slices | jq -S -c "del(.iommu_group)" | sort; }
+slices_are() { rows slices -S -c "del(.iommu_group)" | sort; }
 says() { journalctl -b -o cat --no-pager "$@"; }
 
 case $PHASE in
@@ -29,7 +29,7 @@ case $PHASE in
     expect "autostart" virsh autostart gimboot
     start gimboot
     slices_are > $kept/slices
-    rows claims | jq -c '[.claim, .home]' > $kept/claims
+    rows claims -c '[.claim, .home]' > $kept/claims
     cp $option $kept/option
     next_boot
     reboot_now
@@ -50,7 +50,7 @@ case $PHASE in
     expect "vfio-pci has its VF" bound_to "$pci/$vf" vfio-pci
     expect "QEMU has it open" holds_vfio gimboot
     wait_for 20 "the slice" is attached slice_state "vf:$vf"
-    expect_eq "claims" "$(cat $kept/claims)" "$(rows claims | jq -c '[.claim, .home]')"
+    expect_eq "claims" "$(cat $kept/claims)" "$(rows claims -c '[.claim, .home]')"
     expect_eq "slices that are not as before" "" "$(diff $kept/slices <(slices_are))"
     expect_eq "failed units" "" "$(systemctl --failed --plain --no-legend | cut -d' ' -f1 | grep -v libvirt-guests)"
     expect "it was not refused first" not grep -q 'gpuslice: ' <(says -u libvirtd.service)

@@ -39,7 +39,7 @@ all_as_before() {
   expect_eq "VFs" "8 4 4" "$(for n in 1 2 5; do count_slices 000$n:00:00.0; done | paste -sd' ')"
   expect_eq "units that failed" "" "$(systemctl --failed --plain --no-legend | cut -d' ' -f1 | grep -v libvirt-guests)"
 }
-claims_are() { rows claims | jq -c '[.claim, .profile, .slices]' | sort; }
+claims_are() { rows claims -c '[.claim, .profile, .slices]' | sort; }
 # why_ended NAME : of its tenures that are over, the last
 why_ended() { gpuslice history "$1" --json | jq -r '[.[] | select(.to)] | last | .reason'; }
 # One that runs on after libvirt-guests has given up is killed by systemd. Whether libvirt is still there to see it is chance.

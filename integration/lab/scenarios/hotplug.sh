@@ -19,7 +19,7 @@ domain plug1 "" "" | define
 domain plug2 "" "" | define
 expect "attach an igb VF" q gpuslice attach plug1 intel-10c9-vf7
 expect "attach a gpusim VF" q gpuslice attach plug2 amd-74a1-vf8
-reason_of() { rows claims | jq -r --arg o "$(domain_uuid "$1")" 'select(.claim | startswith($o)) | .reason // ""'; }
+reason_of() { rows claims --arg o "$(domain_uuid "$1")" 'select(.claim | startswith($o)) | .reason // ""'; }
 
 say "unplug"
 vf1=$(home_of plug1) vf2=$(home_of plug2)

@@ -110,7 +110,7 @@ say "it moves for good"
 expect "virsh migrate" q move --persistent --undefinesource
 has_it there
 had_it orphaned
-expect_eq "the history ends it here" migrated "$(rows history | jq -r 'select(.claim == "'"$id/gpu0"'") | .reason' | tail -n 1)"
+expect_eq "the history ends it here" migrated "$(rows history 'select(.claim == "'"$id/gpu0"'") | .reason' | tail -n 1)"
 there virsh destroy moves
 had_it idle there
 expect "virsh start there" there virsh start moves

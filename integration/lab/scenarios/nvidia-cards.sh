@@ -50,7 +50,7 @@ say "sizes mixed"
 layouts ', sizes = "mixed"'
 expect "gpuslice apply" q timeout 100 gpuslice apply
 expect_eq "the driver's mode" 1 "$(cat $control/$a40/mixed)"
-expect_eq "what the A40 is set to" mixed "$(rows gpus | jq -r --arg p $a40 'select(.parent == $p) | .modes.sizes')"
+expect_eq "what the A40 is set to" mixed "$(rows gpus --arg p $a40 'select(.parent == $p) | .modes.sizes')"
 attach half nvidia-a40-24q
 attach quarter nvidia-a40-12q
 start half
@@ -71,11 +71,11 @@ expect "gpuslice apply" q timeout 100 gpuslice apply
 expect_eq "the driver's mode" 0 "$(cat $control/$a40/mixed)"
 
 say "a VM on each of the others"
-rows profiles | jq -c '{profile, mechanism, type, memory, max, free}'
+rows profiles -c '{profile, mechanism, type, memory, max, free}'
 while read -r gpu profile mechanism type max <&4; do
   name=vm${gpu%%:*}
   expect_eq "$profile" "$mechanism nvidia-$type $max $max $gpu" \
-    "$(rows profiles | jq -r --arg p "$profile" 'select(.profile == $p) | "\(.mechanism) \(.type) \(.max) \(.free) \(.parents | join(" "))"')"
+    "$(rows profiles --arg p "$profile" 'select(.profile == $p) | "\(.mechanism) \(.type) \(.max) \(.free) \(.parents | join(" "))"')"
   attach "$name" "$profile"
   start "$name"
   expect "QEMU has it open" holds_vfio "$name"
@@ -96,7 +96,7 @@ say "GPU instances of an RTX PRO 6000"
 sed -i '$d' /etc/gpuslice/gpuslice.toml
 echo 'layout = { vfs = "all", instances = ["2g.48gb", "1g.24gb"] }' >> /etc/gpuslice/gpuslice.toml
 expect "gpuslice apply" q timeout 100 gpuslice apply
-expect_eq "what it is set to" "1g.24gb,2g.48gb" "$(rows gpus | jq -r --arg p $rtxpro 'select(.parent == $p) | .modes.instances | split(",") | sort | join(",")')"
+expect_eq "what it is set to" "1g.24gb,2g.48gb" "$(rows gpus --arg p $rtxpro 'select(.parent == $p) | .modes.instances | split(",") | sort | join(",")')"
 attach inside nvidia-rtx-pro-6000-blackwell-dc-1-24q
 start inside
 expect "it is in an instance" cat "$pci/$(home_of inside)/nvidia/gpu_instance_id"

@@ -61,11 +61,11 @@ wait_for 30 "the agent has written a VF in place of the mdev" named
 expect_eq "mdevs in the definition" "" "$(mdevs_of vgpu1)"
 all_up
 expect_eq "VFs of $a40, made by sriov-manage" 4 "$(ls -d ${v}* | wc -l)"
-claim_is() { rows claims | jq -r --arg c "$(domain_uuid vgpu1)/gpu0" 'select(.claim == $c) | "\(.profile) \(.state) \(.home | join(" "))"'; }
+claim_is() { rows claims --arg c "$(domain_uuid vgpu1)/gpu0" 'select(.claim == $c) | "\(.profile) \(.state) \(.home | join(" "))"'; }
 expect_eq "its claim" "nvidia-a40-12q idle $(vfs_of vgpu1)" "$(claim_is)"
 expect_eq "slices of $a40" 4 "$(count_slices $a40)"
 expect_eq "drivers of the VFs" nvidia "$(for vf in ${v}*; do basename "$(readlink "$vf/driver")"; done | sort -u)"
-rows profiles | jq -c '{profile, mechanism, type, memory, max, free}'
+rows profiles -c '{profile, mechanism, type, memory, max, free}'
 expect_eq "free nvidia-a40-12q" 4 "$(free_of nvidia-a40-12q)"
 
 say "a vGPU on a VF, with parameters for its driver"
@@ -151,7 +151,7 @@ destroy vgpu1
 wait_for 60 "the slice is free" is free slice_state "vf:$address"
 
 say "a vGPU on a T4"
-define_mdev vgpu3 "$(rows profiles | jq -r 'select(.type == "nvidia-231") | .profile')"
+define_mdev vgpu3 "$(rows profiles 'select(.type == "nvidia-231") | .profile')"
 with_parameters vgpu3
 start vgpu3
 expect_eq "its parameters" $parameters "$(cat "/sys/bus/mdev/devices/$(mdev_uuid "$(domain_uuid vgpu3)" gpu0)/nvidia/vgpu_params")"
@@ -163,7 +163,7 @@ wait_for 20 "the mdev is gone" is 8 cat $pci/$t4/mdev_supported_types/nvidia-231
 say "a vGPU in a GPU instance"
 instances() { nvidia-smi mig -i $a100 -lgi | awk '{print $4}' | sort | paste -sd' '; }
 expect_eq "GPU instances, made after the VFs" "1g.10gb 2g.20gb" "$(instances)"
-expect_eq "what the A100 is set to" '1g.10gb,2g.20gb' "$(rows gpus | jq -r 'select(.parent == "'$a100'") | .modes.instances')"
+expect_eq "what the A100 is set to" '1g.10gb,2g.20gb' "$(rows gpus 'select(.parent == "'$a100'") | .modes.instances')"
 domain vgpu4 "" "" | define
 expect "gpuslice attach" q gpuslice attach vgpu4 nvidia-a100d-2-20c
 address=$(home_of vgpu4)
@@ -180,7 +180,7 @@ wait_for 60 "gpuslice makes both again" is "1g.10gb 2g.20gb" instances
 wait_for 20 "the GPU is as it should be" is ok field gpus parent $a100 state
 
 say "how vGPUs take turns, which comes with the next load of the driver"
-scheduler() { rows gpus | jq -r --arg p $a40 'select(.parent == $p) | "\(.modes.scheduler) \(.coming.scheduler)"'; }
+scheduler() { rows gpus --arg p $a40 'select(.parent == $p) | "\(.modes.scheduler) \(.coming.scheduler)"'; }
 turns() { cat /sys/kernel/debug/nvidia/$a40/scheduler; }
 options=/etc/modprobe.d/gpuslice-nvidia.conf
 expect_eq "it goes by" "Best Effort; best-effort null" "$(turns); $(scheduler)"

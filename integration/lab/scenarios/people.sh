@@ -11,7 +11,7 @@ owns() {
   local id vf; id=$(uuid_of "$1") vf=$(home_of "$1")
   [ "$(mdev_of "$1")" = "$(mdev_uuid "$id" "$2")" ] && [[ $vf = *:* ]] && [ "$(claims_with "$vf")" = "$id/vf0" ]
 }
-claims_with() { rows claims | jq -r --arg a "$1" 'select(.home | index($a)) | .claim'; }
+claims_with() { rows claims --arg a "$1" 'select(.home | index($a)) | .claim'; }
 # runs_with DOMAIN : both its claims are attached
 runs_with() {
   expect_eq "$1: its mdev" attached "$(claim_state "$(uuid_of "$1")/gpu0")"
@@ -31,7 +31,7 @@ edit() {
   sed -i "$2" edit.xml
   expect "virsh define of the edited $1" virsh define edit.xml
 }
-claims_of() { rows claims | jq -r --arg o "$1" 'select(.claim | startswith($o)) | .claim' | sort | paste -sd ' '; }
+claims_of() { rows claims --arg o "$1" 'select(.claim | startswith($o)) | .claim' | sort | paste -sd ' '; }
 
 say "rename"
 define_mdev one mtty-2

@@ -21,7 +21,7 @@ case $PHASE in
     trap clear_domains EXIT
     expect_eq "slices assigned after the cut" 0 "$(count_assigned)"
     expect_eq "state files kept aside as corrupt" "" "$(find /var/lib/gpuslice /run/gpuslice -name '*corrupt*')"
-    expect "the claim of cut1 is remembered" grep -q "$(domain_uuid cut1)" <(rows claims)
+    expect "the claim of cut1 is remembered" grep -q "$(domain_uuid cut1)" <(rows claims .claim)
     start cut1
     start cut2
     ;;

@@ -2,11 +2,15 @@
 . /lab/scenarios/lib.sh
 . /lab/scenarios/domains.sh
 
-# rows LIST : one JSON object a line. LIST: gpus, profiles, slices, claims.
-rows() { timeout 20 gpuslice "$1" --json | jq -c '.[]'; }
+# rows LIST [JQ-OPTION…] FILTER : of each row, one text or JSON value a line. LIST: gpus, profiles, slices, claims. One jq does
+# it: under emulation each process costs as much as a list.
+rows() {
+  local list=$1; shift
+  timeout 20 gpuslice "$list" --json | jq -r "${@:1:$#-1}" ".[] | ${*: -1}"
+}
 
 # field LIST KEY VALUE FIELD : FIELD of the row whose KEY is VALUE
-field() { rows "$1" | jq -r --arg k "$2" --arg v "$3" --arg f "$4" 'select(.[$k] == $v) | .[$f] // ""'; }
+field() { rows "$1" --arg k "$2" --arg v "$3" --arg f "$4" 'select(.[$k] == $v) | .[$f] // ""'; }
 
 free_of() { field profiles profile "$1" free; }
 gpu_state() { field gpus parent "$1" state; }
@@ -15,10 +19,10 @@ slice_state() { field slices slice "$1" state; }         # vf:ADDRESS or mdev:UU
 health() { field gpus parent "$1" health; }
 why_dirty() { field slices slice "$1" dirty; }
 slice_claim() { field slices slice "$1" claim; }
-slices_of() { rows slices | jq -r --arg p "$1" 'select(.parent == $p and .state != "absent") | .slice'; }
+slices_of() { rows slices --arg p "$1" 'select(.parent == $p and .state != "absent") | .slice'; }
 count_slices() { slices_of "$1" | wc -l; }
-count_all() { rows slices | wc -l; }
-count_assigned() { rows slices | jq -r 'select(.claim) | .slice' | wc -l; }
+count_all() { rows slices .slice | wc -l; }
+count_assigned() { rows slices 'select(.claim) | .slice' | wc -l; }
 # Whether the lab's own VM has KVM is its host's affair.
 doctors() { gpuslice doctor "$@" --json | jq -r '.findings[].code | select(. != "kvm-missing")' | sort | paste -sd' '; } # [DOMAIN|FILE] : codes of what it finds
 

@@ -15,7 +15,7 @@ case $PHASE in
     domain auto "" "" | define
     expect "a VF of the slow PF" gpuslice attach auto amd-74a1-vf4
     expect "autostart" virsh autostart auto
-    rows claims | jq -r .claim | sort > /var/lib/lab/claims
+    rows claims .claim | sort > /var/lib/lab/claims
     # from the next boot on the second PF comes late
     sed -i 's/mi300x\*2/mi300x,mi300x:present_delay_ms=40000/' /etc/modprobe.d/gpusim.conf
     # they have no system that could end
@@ -28,9 +28,9 @@ case $PHASE in
     wait_for 150 "the slow PF is there" present /sys/bus/pci/devices/0002:00:00.0
     wait_for 100 "its VFs return" is 4 count_slices 0002:00:00.0
     wait_for 60 "the VFs of the others" is 8 count_slices 0001:00:00.0
-    expect_eq "claims" "$(cat /var/lib/lab/claims)" "$(rows claims | jq -r .claim | sort)"
+    expect_eq "claims" "$(cat /var/lib/lab/claims)" "$(rows claims .claim | sort)"
     wait_for 120 "the autostarted VM runs" running auto
-    expect_eq "its claim" attached "$(rows claims | jq -r --arg o "$(domain_uuid auto)" 'select(.claim | startswith($o)) | .state')"
+    expect_eq "its claim" attached "$(rows claims --arg o "$(domain_uuid auto)" 'select(.claim | startswith($o)) | .state')"
     expect_eq "slices of the VMs that ran at power-off" 1 "$(count_assigned)"
     expect_eq "mdevs" "" "$(ls /sys/bus/mdev/devices)"
     ;;

@@ -17,7 +17,7 @@ left_alone() {
   expect "vfio-pci has that" bound_to "$pci/$(home_of "$1")" vfio-pci
   destroy "$1"
 }
-last_refusal() { rows claims | jq -r --arg o "$(domain_uuid "$1")" 'select(.claim | startswith($o)) | .last_refusal.code // ""'; }
+last_refusal() { rows claims --arg o "$(domain_uuid "$1")" 'select(.claim | startswith($o)) | .last_refusal.code // ""'; }
 give_back() { w "$1" "$pci/$1/driver/unbind"; w '' "$pci/$1/driver_override"; }
 
 all_up
