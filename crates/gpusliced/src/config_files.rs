@@ -29,8 +29,12 @@ pub fn read(dir: &Path) -> ConfigRead {
 }
 
 fn fragments(dir: &Path, errors: &mut Vec<ConfigError>) -> Vec<PathBuf> {
-    let mut paths: Vec<PathBuf> = match std::fs::read_dir(dir) {
-        Ok(entries) => entries.filter_map(|e| Some(e.ok()?.path())).collect(),
+    let found = std::fs::read_dir(dir).and_then(|entries| {
+        // One that cannot be listed may be any of them.
+        entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()
+    });
+    let mut paths: Vec<PathBuf> = match found {
+        Ok(paths) => paths,
         Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
         Err(error) => {
             errors.push(failed(dir, &error));
