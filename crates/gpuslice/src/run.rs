@@ -60,8 +60,14 @@ fn with_runtime(command: Command, transport: &Transport, output: &Output) -> Res
     })
 }
 
-/// Lists, whose rows may be thousands.
+/// Lists, whose rows may be thousands. Whose number is asked for libvirt alone knows, which is on the bus.
 fn only_reads(command: &Command) -> bool {
+    if let Command::History { what: Some(what), .. } | Command::Explain { what: Some(what) } =
+        command
+        && libvirt_id(what).is_some()
+    {
+        return false;
+    }
     matches!(
         command,
         Command::Status
@@ -147,12 +153,14 @@ impl Daemon {
 
     /// The VM that runs under this number, as virsh shows it: only libvirt knows that. `None` for what is no such number.
     async fn domain_of_id(&self, what: &str) -> Option<DomainInfo> {
-        let id: u32 = what.parse().ok()?;
-        if id.to_string() != what {
-            return None;
-        }
+        libvirt_id(what)?;
         self.client.libvirt().ok()?.resolve(what).await.ok()
     }
+}
+
+/// The number of a VM that runs, as virsh shows it.
+fn libvirt_id(what: &str) -> Option<u32> {
+    what.parse().ok().filter(|id: &u32| id.to_string() == what)
 }
 
 /// An answer that does not belong to the question.
@@ -160,4 +168,29 @@ fn unexpected(answer: &Answer) -> Failure {
     let text = serde_json::to_string(answer).unwrap_or_default();
     let what = format!("unexpected {}", text.chars().take(80).collect::<String>());
     CallError::Protocol { what }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Arguments;
+    use clap::Parser;
+
+    #[test]
+    fn numbers_of_libvirt_s_are_asked_for_over_the_bus() {
+        for (typed, over_socket) in [
+            ("history", true),
+            ("history 5", false),
+            ("history win11", true),
+            ("history 0000:41:00.4", true),
+            ("explain 5", false),
+            ("explain win11/gpu0", true),
+            ("slices", true),
+            ("apply", false),
+        ] {
+            let words = std::iter::once("gpuslice").chain(typed.split(' '));
+            let args = Arguments::try_parse_from(words).unwrap();
+            assert_eq!(only_reads(&args.command), over_socket, "{typed}");
+        }
+    }
 }
