@@ -6,7 +6,7 @@ use gpuslice_core::port::{HostRead, LogLine};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs::Metadata;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -20,6 +20,9 @@ const PROGRAMS_ENV: &str = "GPUSLICE_ROOT_PROGRAMS";
 
 /// Links that lead on to links are followed so often.
 const LINKS: usize = 16;
+
+/// Folders of the root whose files are the kernel's, or sockets and pipes of what runs.
+const KERNELS: [&str; 4] = ["proc", "sys", "dev", "run"];
 
 /// A host's files.
 #[derive(Debug)]
@@ -64,10 +67,23 @@ impl Tree {
         Some(String::from_utf8_lossy(&bytes).trim().to_owned())
     }
 
-    /// The same of a file that has no more bytes than these.
+    /// Text of an ordinary file below this root that has no more bytes than these. Nothing of the kernel's is opened: there,
+    /// to read can be to act (`reset_gpu`) or to wait, and the length told is not the true one.
     pub fn short_text(&self, path: &str, most: u64) -> Option<String> {
-        let found = self.end_of(path).ok().filter(|found| found.is_file() && found.len() <= most);
-        found.and_then(|_| self.text(path))
+        // Links in the middle of a path lead there too.
+        let root = std::fs::canonicalize(&self.root).ok()?;
+        let place = std::fs::canonicalize(self.place(path)).ok()?;
+        let below = place.strip_prefix(root).ok()?;
+        let first = below.components().next()?;
+        let of_kernel = KERNELS.iter().any(|name| first.as_os_str() == *name);
+        if of_kernel || !std::fs::symlink_metadata(&place).ok()?.is_file() {
+            return None;
+        }
+        let file = self.noted(path, std::fs::File::open(place))?;
+        let mut bytes = Vec::new();
+        file.take(most.saturating_add(1)).read_to_end(&mut bytes).ok()?;
+        let whole = u64::try_from(bytes.len()).is_ok_and(|length| length <= most);
+        whole.then(|| String::from_utf8_lossy(&bytes).trim().to_owned())
     }
 
     /// The host's name without its domain.
