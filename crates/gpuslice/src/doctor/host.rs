@@ -47,8 +47,9 @@ fn iommu(host: &Host) -> Option<Finding> {
     // Mediated devices of a GPU itself are kept apart by its driver.
     let gpu = passable(host).filter(|gpu| !gpu.mdevs).min_by_key(|gpu| host.serves_host(gpu))?;
     let off = host.arguments.iter().find(|argument| {
-        let switched =
-            |name: &str| argument.strip_prefix(name).is_some_and(|to| to.contains("off"));
+        // `igfx_off` and `sm_off` switch off less.
+        let is_off = |to: &str| to.split(',').any(|word| word == "off");
+        let switched = |name: &str| argument.strip_prefix(name).is_some_and(is_off);
         ["iommu=", "intel_iommu=", "amd_iommu="].into_iter().any(switched)
     });
     let mend = match off {

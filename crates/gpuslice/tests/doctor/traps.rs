@@ -29,6 +29,7 @@ pub const TRAPS: &[(&str, Seen)] = &[
         "the IOMMU is off",
         By(&[
             "iommu-off-firmware",
+            "iommu-off-firmware-igfx",
             "iommu-off-argument",
             "iommu-off-intel",
             "iommu-off-fedora",
