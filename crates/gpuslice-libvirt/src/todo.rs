@@ -94,6 +94,15 @@ impl Todo {
         self.start.pop_front().map(Step::Start)
     }
 
+    /// Puts a step back that could not be done some time ago. A domain that was gone then may be defined again, and may have
+    /// been looked at since: its end must not be what is told last.
+    pub fn after_a_while(&mut self, step: &Step) {
+        if let Step::Gone(uuid) = step {
+            self.look.insert(*uuid);
+        }
+        self.again(step);
+    }
+
     /// Puts a step back that could not be done.
     pub fn again(&mut self, step: &Step) {
         match *step {
@@ -164,6 +173,14 @@ mod tests {
         let first = todo.take().unwrap();
         todo.again(&first);
         assert_eq!(all(&mut todo), [Step::Start(start(a)), Step::Start(start(b))]);
+    }
+
+    #[test]
+    fn an_end_that_is_told_late_is_followed_by_a_look() {
+        let [a, b] = [1, 2].map(Uuid::from_u128);
+        let mut todo = Todo::default();
+        [Step::Look(b), Step::Gone(a)].iter().for_each(|step| todo.after_a_while(step));
+        assert_eq!(all(&mut todo), [Step::Gone(a), Step::Look(a), Step::Look(b)]);
     }
 
     #[test]

@@ -258,7 +258,7 @@ impl<R: FnMut(&str)> Watch<R> {
                 }
                 // Each is put first.
                 () = self.second.retry.due() => {
-                    self.second.steps().rev().for_each(|step| self.todo.again(&step));
+                    self.second.steps().rev().for_each(|step| self.todo.after_a_while(&step));
                 }
             }
         }
