@@ -48,7 +48,8 @@ impl History {
     /// Starts the thread.
     pub fn start(place: Place, handle: Handle) -> std::io::Result<Self> {
         let (sender, orders) = channel();
-        let writer = Writer { place, waiting: Vec::new(), damaged: 0, trouble: None, handle };
+        let (waiting, damaged, trouble, head) = (Vec::new(), 0, None, 0);
+        let writer = Writer { place, waiting, damaged, trouble, head, handle };
         std::thread::Builder::new()
             .name("history".to_owned())
             .stack_size(256 << 10)
@@ -121,6 +122,8 @@ struct Writer {
     waiting: Vec<Line>,
     damaged: usize,
     trouble: Option<String>,
+    /// Bytes that the newest file began with.
+    head: u64,
     handle: Handle,
 }
 
@@ -155,7 +158,10 @@ impl Writer {
         match self.place.add(&text) {
             Ok(()) => {
                 self.waiting.clear();
-                let turned = if self.place.is_long() { self.turn() } else { Ok(()) };
+                // What goes on may itself be longer than a file: each line would push out what is over.
+                let longest = LONGEST.max(self.head.saturating_mul(2));
+                let long = self.place.length() > longest;
+                let turned = if long { self.turn() } else { Ok(()) };
                 self.now(turned.err());
             }
             Err(error) => {
@@ -173,7 +179,9 @@ impl Writer {
         let held = |line: Line| Line { entry: Entry { event: Point::Held, ..line.entry }, ..line };
         let held = reader.open().into_values().map(held);
         let head: String = held.filter_map(|line| line.print().ok()).collect();
-        self.place.begin_next(&head)
+        self.place.begin_next(&head)?;
+        self.head = self.place.length();
+        Ok(())
     }
 
     /// Says whether it can be written, when that has changed.
@@ -260,10 +268,10 @@ impl Place {
         Ok(())
     }
 
-    fn is_long(&self) -> bool {
+    fn length(&self) -> u64 {
         match self {
-            Self::Disk(log) => log.length() > LONGEST,
-            Self::Memory(lines) => lines.len() as u64 > LONGEST,
+            Self::Disk(log) => log.length(),
+            Self::Memory(lines) => lines.len() as u64,
         }
     }
 
@@ -330,13 +338,17 @@ mod tests {
         }
     }
 
+    fn writer(place: Place) -> Writer {
+        let (handle, _inbox) = crate::engine::channel();
+        let (waiting, damaged, trouble, head) = (Vec::new(), 0, None, 0);
+        Writer { place, waiting, damaged, trouble, head, handle }
+    }
+
     #[test]
     fn what_goes_on_outlives_the_files_in_which_it_began() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(dir.path().join("state")).unwrap();
-        let place = Place::Disk(state.log("history").unwrap());
-        let (handle, _inbox) = crate::engine::channel();
-        let mut writer = Writer { place, waiting: Vec::new(), damaged: 0, trouble: None, handle };
+        let mut writer = writer(Place::Disk(state.log("history").unwrap()));
         writer.waiting.push(line(0, Point::Begin, "vf:0000:41:00.4", 7));
         let mut at = 0;
         let files = |writer: &Writer| match &writer.place {
@@ -363,5 +375,28 @@ mod tests {
         assert_eq!(rows(&writer, "vm7"), [(Some("00000000".to_owned()), Some(end))]);
         let others = rows(&writer, "vm8");
         assert!(others.len() > 2000 && others.iter().all(|(from, to)| from < to && to.is_some()));
+    }
+
+    /// Those that go on are more than a file is long.
+    #[test]
+    fn what_is_over_is_there_beside_any_number_of_those_that_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path().join("state")).unwrap();
+        let mut writer = writer(Place::Disk(state.log("history").unwrap()));
+        writer.waiting.push(line(0, Point::Begin, "vf:0000:41:00.4", 7));
+        writer.waiting.push(line(1, Point::End, "vf:0000:41:00.4", 7));
+        for number in 0..12_000 {
+            let vf = format!("vf:{:04x}:{:02x}:00.1", 1 + number / 256, number % 256);
+            writer.waiting.push(line(2, Point::Begin, &vf, 9));
+        }
+        writer.write();
+        assert!(writer.head > LONGEST);
+        for at in 0..10 {
+            writer.waiting.push(line(3 + 2 * at, Point::Begin, "vf:0000:41:00.5", 8));
+            writer.waiting.push(line(4 + 2 * at, Point::End, "vf:0000:41:00.5", 8));
+            writer.write();
+        }
+        assert_eq!((rows(&writer, "vm7").len(), rows(&writer, "vm8").len()), (1, 10));
+        assert_eq!(writer.still_open().len(), 12_000);
     }
 }
