@@ -134,9 +134,11 @@ impl Mechanism for Sriov {
                 "install i915-sriov-dkms or Intel's own build of i915 (the kernel's makes no VFs), reboot, then gpuslice apply; or {}",
                 mend::set("vfs", 0, pf)
             )),
-            // i915: of some VFs it is still said what they get, and of others not.
+            // i915: of some VFs it is still said what they get, and of others not. Whoever says something shares out by hand from
+            // then on, and VFs of which nothing is said get nothing.
             (Errno::ENOKEY, _) => Some(hint!(
-                "echo 0 | tee /sys/bus/pci/devices/{}/drm/card*/*iov/vf*/gt*/*_quota",
+                "echo 0 | tee /sys/bus/pci/devices/{}/drm/card*/*iov/vf*/gt*/*_quota; echo 1 | tee /sys/bus/pci/devices/{}/drm/card*/*iov/pf/auto_provisioning",
+                pf,
                 pf
             )),
             // Of address space for their BARs, as a rule.

@@ -424,8 +424,10 @@ fn what_a_quarantined_gpu_would_offer_is_refused_with_the_way_out() {
 /// The kernel's log does not tell of it, and an `uncordon` alone meets it again.
 #[test]
 fn a_number_of_vfs_that_is_refused_is_told_with_what_makes_room() {
-    let quotas =
-        |pf| format!("echo 0 | tee /sys/bus/pci/devices/{pf}/drm/card*/*iov/vf*/gt*/*_quota");
+    let quotas = |pf| {
+        let drm = format!("/sys/bus/pci/devices/{pf}/drm/card*/*iov");
+        format!("echo 0 | tee {drm}/vf*/gt*/*_quota; echo 1 | tee {drm}/pf/auto_provisioning")
+    };
     let space = |_| {
         "switch \"Above 4G decoding\" and \"Resizable BAR\" on in the firmware, \
         or add pci=realloc to the kernel's arguments; then reboot"

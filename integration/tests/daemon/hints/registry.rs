@@ -43,7 +43,7 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
         "a program at NVIDIA's nodes; see crates/gpuslice/tests/doctor.rs",
     ),
     (
-        "echo 0 | tee /sys/bus/pci/devices/{}/drm/card*/*iov/vf*/gt*/*_quota",
+        "echo 0 | tee /sys/bus/pci/devices/{}/drm/card*/*iov/vf*/gt*/*_quota; echo 1 | tee /sys/bus/pci/devices/{}/drm/card*/*iov/pf/auto_provisioning",
         "quotas of Intel's i915, which the simulated one has not",
     ),
     (
