@@ -258,7 +258,7 @@ impl<R: FnMut(&str)> Watch<R> {
                 }
                 // Each is put first.
                 () = self.second.retry.due() => {
-                    self.second.steps().rev().for_each(|step| self.todo.after_a_while(&step));
+                    self.second.steps().rev().for_each(|step| self.todo.again(&step));
                 }
             }
         }
@@ -367,13 +367,13 @@ impl<R: FnMut(&str)> Watch<R> {
             Err(Trouble::Daemon(refusal)) if refusal.code == Code::StateUnwritable => {
                 tracing::warn!("{}", refusal.one_line());
                 // What needs no record goes on.
-                self.second.until_it_is_done(step);
+                self.second.until_it_is_done(step.later());
             }
             Err(Trouble::Daemon(refusal) | Trouble::Libvirt(refusal)) => {
                 tracing::warn!("{}", refusal.one_line());
                 // Else libvirt's next event, or its next connection, brings the domain up again.
                 if matches!(refusal.code, Code::Unreachable | Code::Timeout) {
-                    self.second.later(step);
+                    self.second.later(step.later());
                 } else if let Step::Look(domain) = step {
                     self.unwritten.later(domain);
                 }
