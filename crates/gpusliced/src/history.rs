@@ -48,8 +48,7 @@ impl History {
     /// Starts the thread.
     pub fn start(place: Place, handle: Handle) -> std::io::Result<Self> {
         let (sender, orders) = channel();
-        let (waiting, damaged, trouble, head) = (Vec::new(), 0, None, 0);
-        let writer = Writer { place, waiting, damaged, trouble, head, handle };
+        let writer = Writer::new(place, handle);
         std::thread::Builder::new()
             .name("history".to_owned())
             .stack_size(256 << 10)
@@ -128,6 +127,10 @@ struct Writer {
 }
 
 impl Writer {
+    fn new(place: Place, handle: Handle) -> Self {
+        Self { place, waiting: Vec::new(), damaged: 0, trouble: None, head: 0, handle }
+    }
+
     fn run(mut self, orders: &Receiver<Order>) {
         while let Ok(order) = orders.recv() {
             let mut next = Some(order);
@@ -338,17 +341,16 @@ mod tests {
         }
     }
 
-    fn writer(place: Place) -> Writer {
+    fn on_disk(dir: &tempfile::TempDir) -> Writer {
+        let state = StateDir::open(dir.path().join("state")).unwrap();
         let (handle, _inbox) = crate::engine::channel();
-        let (waiting, damaged, trouble, head) = (Vec::new(), 0, None, 0);
-        Writer { place, waiting, damaged, trouble, head, handle }
+        Writer::new(Place::Disk(state.log("history").unwrap()), handle)
     }
 
     #[test]
     fn what_goes_on_outlives_the_files_in_which_it_began() {
         let dir = tempfile::tempdir().unwrap();
-        let state = StateDir::open(dir.path().join("state")).unwrap();
-        let mut writer = writer(Place::Disk(state.log("history").unwrap()));
+        let mut writer = on_disk(&dir);
         writer.waiting.push(line(0, Point::Begin, "vf:0000:41:00.4", 7));
         let mut at = 0;
         let files = |writer: &Writer| match &writer.place {
@@ -381,8 +383,7 @@ mod tests {
     #[test]
     fn what_is_over_is_there_beside_any_number_of_those_that_go_on() {
         let dir = tempfile::tempdir().unwrap();
-        let state = StateDir::open(dir.path().join("state")).unwrap();
-        let mut writer = writer(Place::Disk(state.log("history").unwrap()));
+        let mut writer = on_disk(&dir);
         writer.waiting.push(line(0, Point::Begin, "vf:0000:41:00.4", 7));
         writer.waiting.push(line(1, Point::End, "vf:0000:41:00.4", 7));
         for number in 0..12_000 {
