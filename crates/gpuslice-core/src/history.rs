@@ -170,14 +170,9 @@ impl Wanted {
         let Some(about) = &self.about else { return true };
         let claim = || tenure.key().map(|key| key.to_string());
         let named = || Some(format!("{}/{}", tenure.owner_name, tenure.claim.as_ref()?));
-        // Also as others call it, by its address or UUID alone.
-        let is_slice = |slice: SliceId| {
-            let name = slice.to_string();
-            *about == name || name.split_once(':').is_some_and(|(_, bare)| bare == about)
-        };
         *about == tenure.owner_name
             || *about == tenure.owner.to_string()
-            || is_slice(tenure.slice)
+            || tenure.slice.is_called(about)
             || *about == tenure.parent.to_string()
             || tenure.pf.as_ref().is_some_and(|pf| *about == pf.to_string())
             || tenure.serial.as_ref() == Some(about)

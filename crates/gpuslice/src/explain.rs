@@ -96,9 +96,7 @@ fn meant(row: &ClaimRow, name: &str) -> bool {
 }
 
 fn names_slice(row: &SliceRow, name: &str) -> bool {
-    let shown = row.slice.to_string();
-    let bare = shown.split_once(':').map_or("", |(_, bare)| bare);
-    shown == name || bare == address(name)
+    row.slice.is_called(name) || row.slice.is_called(&address(name))
 }
 
 /// What a VF is that makes mediated devices.

@@ -81,6 +81,12 @@ impl SliceId {
             Self::Vf(_) | Self::Function(_) => None,
         }
     }
+
+    /// Whether somebody means it: as it is printed, or by its address or UUID alone, as other programs call it.
+    pub fn is_called(self, name: &str) -> bool {
+        let printed = self.to_string();
+        printed == name || printed.split_once(':').is_some_and(|(_, bare)| bare == name)
+    }
 }
 
 impl fmt::Display for SliceId {
