@@ -133,6 +133,8 @@ mod storm;
 mod story;
 #[path = "machine/stub.rs"]
 mod stub;
+#[path = "machine/taken_off.rs"]
+mod taken_off;
 #[path = "machine/tools.rs"]
 mod tools;
 #[path = "machine/undefined.rs"]

@@ -50,7 +50,8 @@ impl Holders {
     }
 }
 
-/// Device nodes through which a PCI function can be held: its group's, if a driver is bound, and its own cdev's.
+/// Device nodes through which a PCI function can be held: its group's and its own cdev's. The link to its driver goes first when
+/// that is taken off, and the driver waits for whoever has it open: without one, it may be a node that is there no more.
 ///
 /// # Errors
 /// Any errno but `ENOENT` of the links involved.
@@ -58,20 +59,6 @@ pub fn nodes_of_function(
     host: &dyn HostRead,
     address: PciAddress,
 ) -> Result<BTreeSet<String>, Errno> {
-    let dir = format!("/sys/bus/pci/devices/{address}");
-    // Without a driver there is no vfio device that anybody could have open.
-    if link_name(host, &format!("{dir}/driver"))?.is_none() {
-        return Ok(BTreeSet::new());
-    }
-    nodes_in(host, &dir)
-}
-
-/// Device nodes through which a PCI function can be held, whether its driver is to be seen or not. Without a driver
-/// it may be the one of which somebody has a node open that is there no more.
-///
-/// # Errors
-/// Any errno but `ENOENT` of the links involved.
-pub fn nodes_of_group(host: &dyn HostRead, address: PciAddress) -> Result<BTreeSet<String>, Errno> {
     let dir = format!("/sys/bus/pci/devices/{address}");
     let mut nodes = nodes_in(host, &dir)?;
     if link_name(host, &format!("{dir}/driver"))?.is_none() {

@@ -44,7 +44,7 @@ pub(super) fn bind(
 ) -> Result<Performed, StepError> {
     let present = driver(host, function)?;
     // A function that is being taken away has lost its driver's link and may still be open.
-    require_unheld(host, &function.to_string(), holders::nodes_of_group(host, function))?;
+    require_unheld(host, &function.to_string(), holders::nodes_of_function(host, function))?;
     if present.as_deref() == Some(wanted) {
         return Ok(Performed::Already);
     }
@@ -77,7 +77,7 @@ pub(super) fn unbind(
     if (present.is_none() || taken) && !set {
         return Ok(Performed::Already);
     }
-    require_unheld(host, &function.to_string(), holders::nodes_of_group(host, function))?;
+    require_unheld(host, &function.to_string(), holders::nodes_of_function(host, function))?;
     if set {
         write(host, &path, "\n")?;
     }
@@ -101,7 +101,7 @@ pub(super) fn reset(
     if let Some(driver) = of_the_host(present.as_deref()) {
         return Err(StepError::HostDriver { function, driver: driver.to_owned() });
     }
-    require_unheld(host, &function.to_string(), holders::nodes_of_group(host, function))?;
+    require_unheld(host, &function.to_string(), holders::nodes_of_function(host, function))?;
     // A change of power state, or a reset of the bus that a VF has no part in, leaves memory as it is. Before Linux
     // 5.15 the method is not told; a VF has FLR always (PCIe 9.2.2.2), and it comes first.
     let path = format!("{}/reset_method", dir(function));

@@ -27,7 +27,7 @@ pub(super) fn set(
     }
     if let Some(address) = slice.pci() {
         let object = address.to_string();
-        require_unheld(host, &object, holders::nodes_of_group(host, address))?;
+        require_unheld(host, &object, holders::nodes_of_function(host, address))?;
     }
     let data = if value.is_empty() { " " } else { value };
     match write(host, &path(slice, attribute), data)? {

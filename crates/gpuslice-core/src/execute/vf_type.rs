@@ -60,7 +60,7 @@ pub(super) fn give(
         let state = format!("has type {now} already");
         return Err(StepError::Occupied { object: format!("VF {vf}"), state });
     }
-    require_unheld(host, &vf.to_string(), holders::nodes_of_group(host, vf))?;
+    require_unheld(host, &vf.to_string(), holders::nodes_of_function(host, vf))?;
     let unclear = kernel_log::Unclear { errnos: &[Errno::EIO], not_ready };
     match kernel_log::write(host, &path(vf, attribute), value, &unclear)? {
         Written::Blocked => Ok(Performed::Blocked),
@@ -81,7 +81,7 @@ pub(super) fn take(
         Err(error) if error.means(Asked::VfType, Meaning::Gone) => return Ok(Performed::Already),
         Err(error) => return Err(error),
     }
-    require_unheld(host, &vf.to_string(), holders::nodes_of_group(host, vf))?;
+    require_unheld(host, &vf.to_string(), holders::nodes_of_function(host, vf))?;
     match write(host, &path(vf, attribute), NONE) {
         Ok(Written::Blocked) => Ok(Performed::Blocked),
         Ok(Written::Done) => check(host, vf, attribute, NONE),
