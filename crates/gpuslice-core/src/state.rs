@@ -400,6 +400,9 @@ pub struct ForeignHold {
     pub owner: Owner,
     /// Its name.
     pub name: String,
+    /// It is being started, and nobody has told that it runs: it may not have the slice open yet.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub starting: bool,
 }
 
 /// Why a document that is there was not taken.
@@ -571,6 +574,18 @@ mod tests {
                 assert_eq!(serde_json::from_str::<Lost>(&text).unwrap(), lost);
             }
         }
+    }
+
+    #[test]
+    fn a_hold_that_was_recorded_before_it_was_known_to_be_of_a_start_is_of_a_vm_that_runs() {
+        let owner = "vmid:100".parse().unwrap();
+        let hold = ForeignHold { owner, name: "win11".into(), starting: false };
+        let text = r#"{"owner":"vmid:100","name":"win11"}"#;
+        assert_eq!(serde_json::from_str::<ForeignHold>(text).unwrap(), hold);
+        assert_eq!(serde_json::to_string(&hold).unwrap(), text);
+        let hold = ForeignHold { starting: true, ..hold };
+        let text = serde_json::to_string(&hold).unwrap();
+        assert_eq!(serde_json::from_str::<ForeignHold>(&text).unwrap(), hold);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use crate::driver::Driver;
 use crate::invariants::Broken;
 use crate::vgpu::{attach, call, order, start, stop, vf};
+use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource};
 use gpuslice_core::errno::Errno;
 use gpuslice_core::guest::{GuestCall, GuestDevice, GuestPhase};
 use gpuslice_core::ids::{Owner, PciAddress, SliceId};
@@ -12,6 +13,7 @@ use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command};
 use gpuslice_sim::{Fault, HostFile};
 use std::collections::BTreeMap;
+use uuid::Uuid;
 
 const LAYOUT: &str =
     "[[gpu]]\nmatch = { address = \"0000:0c:00.0\" }\nlayout = { vfs = 4, bind = \"vfio-pci\" }";
@@ -156,6 +158,59 @@ fn a_stop_without_its_phase_is_seen_across_a_restart_of_the_daemon() {
         driver.advance(60_000).unwrap();
         assert_eq!(shown(&mut driver), vec![free(); 4]);
     }
+}
+
+/// As at an upgrade: QEMU may be filling memory, and has nothing open yet.
+#[test]
+fn a_daemon_that_comes_in_a_start_gives_it_the_time_it_had() {
+    for starts in [true, false] {
+        let mut driver = ready();
+        let all = vfs(&mut driver);
+        pre_start(&mut driver, &[&all]).unwrap();
+        driver.advance(5_000).unwrap();
+        driver.restart().unwrap();
+        driver.advance(60_000).unwrap();
+        assert_eq!(shown(&mut driver)[0], ("foreign".to_owned(), TITLE.to_owned()));
+        if starts {
+            post_start(&mut driver, all[0]);
+            driver.restart().unwrap();
+            driver.advance(600_000).unwrap();
+            assert_eq!(shown(&mut driver)[0], ("foreign".to_owned(), TITLE.to_owned()));
+            driver.kernel.kill(PID);
+            driver.advance(60_000).unwrap();
+        } else {
+            driver.advance(600_000).unwrap();
+        }
+        assert_eq!(shown(&mut driver), vec![free(); 4], "{starts}");
+    }
+}
+
+/// The same of a domain of libvirt's that has a device without a claim.
+#[test]
+fn a_domain_that_is_being_started_keeps_its_plain_device_over_a_restart_of_the_daemon() {
+    let mut driver = ready();
+    let vf = vfs(&mut driver)[0];
+    let source = HostDeviceSource::Pci(vf);
+    let domain = Domain {
+        uuid: Uuid::from_u128(1),
+        name: "vm1".to_owned(),
+        claims: Vec::new(),
+        devices: vec![HostDevice { source, alias: None, managed: true }],
+    };
+    let held = ("foreign".to_owned(), "vm1".to_owned());
+    call(&mut driver, &domain, HookOperation::Prepare).unwrap();
+    driver.restart().unwrap();
+    driver.advance(60_000).unwrap();
+    assert_eq!(shown(&mut driver)[0], held);
+    driver.kernel.open(PID, "qemu-system-x86", SliceId::Vf(vf)).unwrap();
+    call(&mut driver, &domain, HookOperation::Started).unwrap();
+    driver.restart().unwrap();
+    driver.advance(600_000).unwrap();
+    assert_eq!(shown(&mut driver)[0], held);
+    // Nobody tells of its end.
+    driver.kernel.kill(PID);
+    driver.advance(60_000).unwrap();
+    assert_eq!(shown(&mut driver)[0], free());
 }
 
 #[test]

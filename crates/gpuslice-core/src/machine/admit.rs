@@ -298,7 +298,8 @@ impl Machine {
                 continue;
             }
             self.unplugged.remove(&slice);
-            let hold = ForeignHold { owner: owner.clone(), name: domain.name.clone() };
+            let (owner, name) = (owner.clone(), domain.name.clone());
+            let hold = ForeignHold { owner, name, starting: !runs };
             if self.run.foreign.get(&slice) != Some(&hold) {
                 self.run.foreign.insert(slice, hold);
                 self.persist(Stored::Runtime);

@@ -63,7 +63,8 @@ impl Machine {
                 Ok(slices) => {
                     self.end_holds(&owner, &slices, Ending::StartedAgain);
                     for slice in slices {
-                        self.hold(slice, &owner, call.title());
+                        let (owner, name) = (owner.clone(), call.title());
+                        self.hold(slice, ForeignHold { owner, name, starting: true });
                     }
                     HookAnswer::Proceed
                 }
@@ -110,15 +111,15 @@ impl Machine {
             let free = !self.run.assignments.contains_key(&slice)
                 && !self.run.foreign.contains_key(&slice);
             if free && self.seen.vfs.contains_key(address) {
-                self.hold(slice, &Owner::Vmid(*vmid), format!("VM {vmid}"));
+                let (owner, name) = (Owner::Vmid(*vmid), format!("VM {vmid}"));
+                self.hold(slice, ForeignHold { owner, name, starting: false });
                 self.push(Effect::Watch { slice });
             }
         }
     }
 
-    fn hold(&mut self, slice: SliceId, owner: &Owner, name: String) {
+    fn hold(&mut self, slice: SliceId, hold: ForeignHold) {
         self.unplugged.remove(&slice);
-        let hold = ForeignHold { owner: owner.clone(), name };
         if self.run.foreign.get(&slice) != Some(&hold) {
             self.run.foreign.insert(slice, hold);
             self.persist(Stored::Runtime);
@@ -152,7 +153,8 @@ impl Machine {
         self.end_holds(&owner, &has, Ending::Mistaken);
         for slice in has {
             if !self.run.assignments.contains_key(&slice) {
-                self.hold(slice, &owner, call.title());
+                let (owner, name) = (owner.clone(), call.title());
+                self.hold(slice, ForeignHold { owner, name, starting: false });
             }
             self.push(Effect::Disarm { timer: Timer::Grace(slice) });
             self.push(Effect::Watch { slice });

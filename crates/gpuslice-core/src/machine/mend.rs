@@ -461,7 +461,8 @@ mod tests {
     #[test]
     fn a_name_is_one_word_of_the_order() {
         let of = |owner: Owner, name: &str| {
-            Machine::end_hold(&ForeignHold { owner, name: name.to_owned() }).as_str().to_owned()
+            let hold = ForeignHold { owner, name: name.to_owned(), starting: false };
+            Machine::end_hold(&hold).as_str().to_owned()
         };
         let domain = Owner::Domain(Uuid::nil());
         assert_eq!(of(domain.clone(), "win11"), "virsh shutdown win11");

@@ -327,7 +327,8 @@ impl Machine {
             if self.run.assignments.contains_key(&slice) {
                 continue;
             }
-            let hold = ForeignHold { owner: owner.clone(), name: domain.name.clone() };
+            let (owner, name) = (owner.clone(), domain.name.clone());
+            let hold = ForeignHold { owner, name, starting: false };
             self.run.foreign.insert(slice, hold);
             self.persist(Stored::Runtime);
             self.push(Effect::Disarm { timer: Timer::Grace(slice) });

@@ -2,6 +2,7 @@
 //! tried again, never dropped.
 
 use super::ops::Purpose;
+use super::start::STARTING_GRACE;
 use super::{Effect, Machine, Stored, Timer};
 use crate::execute::StepError;
 use crate::history::Ending;
@@ -291,7 +292,10 @@ impl Machine {
                 self.foreign_over(slice, Ending::Detached);
             }
             None if self.run.foreign.contains_key(&slice) => {
-                self.push(Effect::Arm { timer: Timer::Grace(slice), after: GRACE });
+                let starts = self.run.foreign.get(&slice).is_some_and(|hold| hold.starting);
+                // A daemon that came in between finds nobody before QEMU has opened it.
+                let after = if starts { STARTING_GRACE } else { GRACE };
+                self.push(Effect::Arm { timer: Timer::Grace(slice), after });
             }
             None if self.run.dirty.contains_key(&slice) => {
                 self.wipe_again();

@@ -28,7 +28,7 @@ const RECORDED: (u32, &str) = (
      phase: reserved prepared attached releasing\n\
      ending: stopped migrated start-failed detached released vanished started-again gpu-gone rebooted mistaken \
      taken-over unknown\n\
-     foreign: owner name\n\
+     foreign: owner name starting\n\
      dirt: parent why held\n\
      late_start: domain awaits only\n\
      incoming: migrating restored\n\
