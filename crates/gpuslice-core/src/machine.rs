@@ -64,7 +64,6 @@ pub use start::Start;
 
 use crate::config::{Config, ConfigError};
 use crate::domain::{ClaimRequest, Domain};
-use crate::guest::GuestCall;
 use crate::health::Said;
 use crate::hint;
 use crate::holders::Holder;
@@ -115,7 +114,7 @@ pub struct Machine {
     /// Calls waiting for an operation to end or for a reading, oldest first.
     parked: Vec<(RequestId, HookCall)>,
     /// Calls about guests of Proxmox VE waiting for a reading or for their slices to come back, oldest first.
-    parked_guests: Vec<(RequestId, GuestCall)>,
+    parked_guests: VecDeque<guest::Parked>,
     /// Hot-plugs waiting for a reading or for their claim's slices to come back, oldest first.
     parked_plugs: Vec<(RequestId, PlugOrder)>,
     /// Running domains that were told of and cannot be judged yet, oldest first.

@@ -361,6 +361,104 @@ fn a_guest_that_is_started_again_waits_for_its_last_qemu_to_let_go() {
     assert_eq!(refused(driver.told.remove(&request)), Code::Held);
 }
 
+/// Who has which VF without a claim.
+fn holds(driver: &Driver) -> Vec<(PciAddress, Owner)> {
+    let foreign = driver.machine.runtime().foreign.iter();
+    foreign.map(|(slice, hold)| (slice.pci().unwrap(), hold.owner.clone())).collect()
+}
+
+fn of_another(phase: GuestPhase, reserved: &[PciAddress]) -> GuestCall {
+    let reserved = reserved.iter().map(|vf| (*vf, 101)).collect();
+    GuestCall { vmid: 101, name: String::new(), reserved, ..guest(phase, &[]) }
+}
+
+/// Two guests run, each on one of these, and the first is started again. It can have the second's VF too, which Proxmox tries
+/// first, and waits for the reset of its own.
+fn waits_beside_another() -> (Driver, Vec<PciAddress>, RequestId) {
+    let (mut driver, all) = runs_on_a_vf_that_is_reset();
+    driver.kernel.open(PID + 1, "kvm", SliceId::Vf(all[1])).unwrap();
+    driver.guest(of_another(GuestPhase::PostStart, &[all[1]])).unwrap();
+    driver.kernel.kill(PID);
+    driver.lazy = true;
+    driver.guest(guest(GuestPhase::PostStop, &[])).unwrap();
+    let request = driver.request();
+    let call = guest(GuestPhase::PreStart, &[&[all[1], all[0]]]);
+    let call = GuestCall { patience_ms: 20_000, reserved: [(all[1], 101)].into(), ..call };
+    driver.guests.insert(request, call.clone());
+    driver.queue.push_back(Event::Guest { request, call });
+    driver.drain().unwrap();
+    assert!(!driver.told.contains_key(&request));
+    (driver, all, request)
+}
+
+#[test]
+fn a_guest_that_waits_is_judged_by_what_another_has_left_meanwhile() {
+    let (mut driver, all, request) = waits_beside_another();
+    driver.kernel.kill(PID + 1);
+    driver.guest(of_another(GuestPhase::PostStop, &[])).unwrap();
+    assert!(!driver.told.contains_key(&request), "that one is reset too");
+    driver.lazy = false;
+    driver.begin_lazy().unwrap();
+    assert_eq!(driver.told.remove(&request), Some(HookAnswer::Proceed));
+    assert_eq!(holds(&driver), [(all[1], Owner::Vmid(100))]);
+}
+
+#[test]
+fn a_guest_that_waits_is_judged_by_what_another_has_taken_meanwhile() {
+    let (mut driver, all, request) = waits_beside_another();
+    driver.guest(of_another(GuestPhase::PostStart, &[all[0], all[1]])).unwrap();
+    let other = Owner::Vmid(101);
+    assert_eq!(holds(&driver), [(all[0], other.clone()), (all[1], other)]);
+    driver.lazy = false;
+    driver.begin_lazy().unwrap();
+    assert_eq!(refused(driver.told.remove(&request)), Code::NoCapacity);
+}
+
+#[test]
+fn guests_that_wait_for_one_vf_are_let_go_with_one_each() {
+    let (mut driver, all) = runs_on_a_vf_that_is_reset();
+    driver.kernel.kill(PID);
+    driver.lazy = true;
+    driver.guest(guest(GuestPhase::PostStop, &[])).unwrap();
+    let requests = [100, 101].map(|vmid| {
+        let request = driver.request();
+        let call = guest(GuestPhase::PreStart, &[&all[..2]]);
+        let call = GuestCall { vmid, patience_ms: 20_000, ..call };
+        driver.guests.insert(request, call.clone());
+        driver.queue.push_back(Event::Guest { request, call });
+        driver.drain().unwrap();
+        request
+    });
+    driver.lazy = false;
+    driver.begin_lazy().unwrap();
+    for request in requests {
+        assert_eq!(driver.told.remove(&request), Some(HookAnswer::Proceed));
+    }
+    assert_eq!(holds(&driver), [(all[0], Owner::Vmid(100)), (all[1], Owner::Vmid(101))]);
+}
+
+/// Of a guest without the hookscript no phase tells that it has ended.
+#[test]
+fn what_was_reserved_when_a_guest_began_to_wait_is_held_once() {
+    let mut driver = ready();
+    let all = vfs(&mut driver);
+    driver.config = format!("{LAYOUT}\n{}", LAYOUT.replace("0c:00.0", "22:00.0"));
+    driver.lazy = true;
+    driver.command(Command::Apply);
+    driver.drain().unwrap();
+    let request = driver.request();
+    let to_come = "0000:22:00.1".parse().unwrap();
+    let call = guest(GuestPhase::PreStart, &[&[to_come]]);
+    let call = GuestCall { patience_ms: 30_000, reserved: [(all[3], 102)].into(), ..call };
+    driver.guests.insert(request, call.clone());
+    driver.queue.push_back(Event::Guest { request, call });
+    driver.drain().unwrap();
+    assert_eq!(holds(&driver), [(all[3], Owner::Vmid(102))]);
+    driver.advance(16_000).unwrap();
+    assert!(!driver.told.contains_key(&request));
+    assert_eq!(holds(&driver), []);
+}
+
 #[test]
 fn the_device_below_a_slice_in_use_is_no_guest_s() {
     let mut driver = ready();

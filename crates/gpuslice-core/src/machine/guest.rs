@@ -24,43 +24,56 @@ impl From<Refusal> for Unfit {
     }
 }
 
+/// A call that waits.
+#[derive(Debug)]
+pub(super) struct Parked {
+    request: RequestId,
+    call: GuestCall,
+    /// What is reserved for others is recorded, and may be over by now.
+    noted: bool,
+}
+
 impl Machine {
     pub(super) fn guest_asks(&mut self, request: RequestId, call: GuestCall) {
         let after = call.patience_ms;
-        self.on_guest(request, call);
+        self.on_guest(Parked { request, call, noted: false });
         if after > 0 && self.is_parked_guest(request) {
             self.push(Effect::Arm { timer: Timer::Guest(request), after });
         }
     }
 
     fn is_parked_guest(&self, request: RequestId) -> bool {
-        self.parked_guests.iter().any(|(parked, _)| *parked == request)
+        self.parked_guests.iter().any(|parked| parked.request == request)
     }
 
     /// Nobody hears the answer.
     pub(super) fn guest_gone(&mut self, gone: RequestId) {
         if self.is_parked_guest(gone) {
-            self.parked_guests.retain(|(request, _)| *request != gone);
+            self.parked_guests.retain(|parked| parked.request != gone);
             self.push(Effect::Disarm { timer: Timer::Guest(gone) });
         }
     }
 
     /// What it waits for is refused from now on.
     pub(super) fn on_guest_timeout(&mut self, request: RequestId) {
-        for (_, call) in self.parked_guests.iter_mut().filter(|(parked, _)| *parked == request) {
-            call.patience_ms = 0;
+        for parked in self.parked_guests.iter_mut().filter(|parked| parked.request == request) {
+            parked.call.patience_ms = 0;
         }
     }
 
-    fn on_guest(&mut self, request: RequestId, call: GuestCall) {
+    fn on_guest(&mut self, mut parked: Parked) {
         if self.stale {
-            return self.parked_guests.push((request, call));
+            return self.parked_guests.push_back(parked);
         }
-        self.note_reservations(&call);
+        if !std::mem::replace(&mut parked.noted, true) {
+            self.note_reservations(&parked.call);
+        }
+        let (request, call) = (parked.request, &parked.call);
         let owner = Owner::Vmid(call.vmid);
         let answer = match call.phase {
-            GuestPhase::PreStart => match self.judge_guest(&call) {
+            GuestPhase::PreStart => match self.judge_guest(call) {
                 Ok(slices) => {
+                    self.guest_has(call.vmid, slices.iter().filter_map(|slice| slice.pci()));
                     self.end_holds(&owner, &slices, Ending::StartedAgain);
                     for slice in slices {
                         let (owner, name) = (owner.clone(), call.title());
@@ -72,7 +85,7 @@ impl Machine {
                 Err(Unfit { why, passes })
                     if call.patience_ms > 0 && (passes || is_to_come(why.code)) =>
                 {
-                    return self.parked_guests.push((request, call));
+                    return self.parked_guests.push_back(parked);
                 }
                 Err(Unfit { why: refusal, .. }) => {
                     let text = format!("start of {} refused: {refusal}", call.title());
@@ -81,10 +94,13 @@ impl Machine {
                 }
             },
             GuestPhase::PostStart => {
-                self.guest_runs(&call);
+                let mine = call.reserved.iter().filter(|(_, vmid)| **vmid == call.vmid);
+                self.guest_has(call.vmid, mine.map(|(address, _)| *address));
+                self.guest_runs(call);
                 HookAnswer::Proceed
             }
             GuestPhase::PostStop => {
+                self.guest_has(call.vmid, []);
                 self.end_holds(&owner, &BTreeSet::new(), Ending::Stopped);
                 HookAnswer::Proceed
             }
@@ -94,13 +110,24 @@ impl Machine {
 
     /// Takes up calls that came before a reading.
     pub(super) fn run_parked_guests(&mut self) {
-        for (request, call) in std::mem::take(&mut self.parked_guests) {
-            let waited = call.patience_ms > 0;
+        for _ in 0..self.parked_guests.len() {
+            let Some(parked) = self.parked_guests.pop_front() else { return };
+            let (request, waited) = (parked.request, parked.call.patience_ms > 0);
             // Parks itself again if it must.
-            self.on_guest(request, call);
+            self.on_guest(parked);
             if waited && !self.is_parked_guest(request) {
                 self.push(Effect::Disarm { timer: Timer::Guest(request) });
             }
+        }
+    }
+
+    /// What a guest has from now on: those that wait were told what was reserved when they asked, and Proxmox chooses by what is
+    /// reserved when they are let go.
+    fn guest_has(&mut self, vmid: u32, has: impl IntoIterator<Item = PciAddress>) {
+        let has: Vec<PciAddress> = has.into_iter().collect();
+        for Parked { call, .. } in self.parked_guests.iter_mut().filter(|p| p.call.vmid != vmid) {
+            call.reserved.retain(|_, other| *other != vmid);
+            call.reserved.extend(has.iter().map(|address| (*address, vmid)));
         }
     }
 

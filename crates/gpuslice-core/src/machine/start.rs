@@ -69,7 +69,7 @@ impl Machine {
             nodes_anew: false,
             parked_plugs: Vec::new(),
             parked_runs: Vec::new(),
-            parked_guests: Vec::new(),
+            parked_guests: VecDeque::new(),
             plugs: BTreeMap::new(),
             expected: BTreeMap::new(),
             drains: BTreeMap::new(),
