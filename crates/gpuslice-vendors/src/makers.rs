@@ -10,8 +10,8 @@ pub struct Maker {
     pub name: &'static str,
     /// The driver of the host that takes the GPU instead.
     pub rival: Option<&'static str>,
-    /// It is built on the host, so that nobody has signed it.
-    pub unsigned: bool,
+    /// Its package of DKMS, where it is built on the host, so that nobody has signed it.
+    pub package: Option<&'static str>,
     /// The slices are VFs, or lie on VFs; else the driver makes mediated devices of the GPU itself.
     pub sriov: bool,
 }
@@ -20,7 +20,7 @@ const NVIDIA: Maker = Maker {
     driver: "nvidia",
     name: "NVIDIA's vGPU host driver",
     rival: Some("nouveau"),
-    unsigned: true,
+    package: Some("nvidia"),
     sriov: true,
 };
 const NVIDIA_MDEVS: Maker = Maker { sriov: false, ..NVIDIA };
@@ -28,11 +28,44 @@ const GIM: Maker = Maker {
     driver: "gim",
     name: "AMD's GIM (gim-dkms)",
     rival: Some("amdgpu"),
-    unsigned: true,
+    package: Some("gim"),
     sriov: true,
 };
-const INTEL: Maker =
-    Maker { driver: "xe", name: "Intel's i915 or xe", rival: None, unsigned: false, sriov: true };
+/// Of Flex and Max: the kernel's i915 makes no VFs, and has no Max at all.
+const INTEL_BACKPORT: Maker = Maker {
+    driver: "i915",
+    name: "Intel's own build of i915 (intel-i915-dkms)",
+    rival: None,
+    package: Some("intel-i915-dkms"),
+    sriov: true,
+};
+/// Of Battlemage and what came after.
+const INTEL_XE: Maker =
+    Maker { driver: "xe", name: "the kernel's xe", rival: None, package: None, sriov: true };
+/// Of integrated GPUs before that.
+const INTEL_INTEGRATED: Maker = Maker {
+    driver: "i915",
+    name: "i915-sriov-dkms",
+    rival: None,
+    package: Some("i915-sriov-dkms"),
+    sriov: true,
+};
+
+/// Whether it is a Data Center GPU Max of Intel's. The kernel's list has three ids more, which are also those of an old Atom's
+/// graphics (0be0, 0be1, 0be5).
+pub fn is_max(device: u16) -> bool {
+    matches!(device, 0x0b69 | 0x0b6e | 0x0bd4..=0x0bdb)
+}
+
+/// Who would slice a GPU of Intel's, be it one that nobody slices unasked (include/drm/intel/pciids.h).
+pub fn intel(device: u16) -> Maker {
+    match device {
+        0x56c0..=0x56c2 => INTEL_BACKPORT,
+        _ if is_max(device) => INTEL_BACKPORT,
+        0xb080..=0xb0ff | 0xe200..=0xe2ff | 0xfd80 | 0xfd81 => INTEL_XE,
+        _ => INTEL_INTEGRATED,
+    }
+}
 
 /// Who slices a GPU of this id (pciutils' pci.ids; the vendors' lists of GPUs that they slice).
 pub fn maker(vendor: u16, device: u16) -> Option<Maker> {
@@ -49,9 +82,38 @@ pub fn maker(vendor: u16, device: u16) -> Option<Maker> {
             0x1002,
             0x740f | 0x7460 | 0x74a1 | 0x74a2 | 0x74a5 | 0x74a8 | 0x74a9 | 0x75a0 | 0x75a3 | 0x75a8,
         ) => Some(GIM),
-        (0x8086, 0x56c0..=0x56c2 | 0x0bd4..=0x0bd6 | 0x0bda | 0x0bdb | 0xe211 | 0xe212) => {
-            Some(INTEL)
+        (0x8086, 0x56c0..=0x56c2 | 0xe211 | 0xe212 | 0xe216 | 0xe222 | 0xe223) => {
+            Some(intel(device))
         }
+        (0x8086, _) if is_max(device) => Some(intel(device)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_gpu_of_intel_is_sliced_by_the_driver_that_can() {
+        for (device, driver) in [
+            (0x56c0, Some("i915")),
+            (0x0b69, Some("i915")),
+            (0x0b6e, Some("i915")),
+            (0x0bd9, Some("i915")),
+            (0xe211, Some("xe")),
+            (0xe216, Some("xe")),
+            (0xe222, Some("xe")),
+            (0xe223, Some("xe")),
+            // An Atom's, an integrated one, an Arc that nobody slices unasked.
+            (0x0be1, None),
+            (0x46a6, None),
+            (0xe20b, None),
+        ] {
+            assert_eq!(maker(0x8086, device).map(|maker| maker.driver), driver, "{device:04x}");
+        }
+        for (device, driver) in [(0x46a6, "i915"), (0xb080, "xe"), (0xe20b, "xe")] {
+            assert_eq!(intel(device).driver, driver, "{device:04x}");
+        }
     }
 }

@@ -1,5 +1,5 @@
 //! What of this host or of a VM keeps slices from working, found without the daemon. Facts are gathered by reading
-//! (`tree`, `facts`, `pci`, `gather` and beside it `kernel_facts`, `hook_facts`, `guest_facts`, `rules`), judged without IO (`kernel`, `host`, `hooks`, `fights` by `writers`, `guest`), and only what is ours is mended (`fix`).
+//! (`tree`, `facts`, `pci`, `gather` and beside it `kernel_facts`, `hook_facts`, `guest_facts`, `rules`), judged without IO (`kernel`, `host` with `intel`, `hooks`, `fights` by `writers`, `guest`), and only what is ours is mended (`fix`).
 
 mod check;
 mod facts;
@@ -11,6 +11,7 @@ mod guest_facts;
 mod hook_facts;
 mod hooks;
 mod host;
+mod intel;
 mod kernel;
 mod kernel_facts;
 mod pci;

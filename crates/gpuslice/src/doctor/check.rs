@@ -97,7 +97,7 @@ checks! {
         mend "`modprobe kvmgt`, and take enable_guc out of the kernel's arguments or modprobe.d; on another GPU take enable_gvt=1 out. Then the boot loader's step (`update-grub` and others).";
     SriovOff = "sriov-off", "the GPU has SR-IOV and does not show it",
         why "Without the SR-IOV capability the kernel offers no sriov_numvfs, so the GPU yields no VF.",
-        looks "A GPU whose model has SR-IOV lacks sriov_totalvfs, or says 0 in it. It is off in the firmware, or its driver was told to make none. A warning where the host may need the GPU itself, as no layout has it.",
+        looks "A GPU whose model has SR-IOV lacks sriov_totalvfs, or says 0 in it. It is off in the firmware, or its driver was told to make none. A GPU of Intel's that is not known to be sliced, such as an integrated one or an Arc for consumers, is looked at where a layout or i915-sriov-dkms wants its VFs. A warning where the host may need the GPU itself, as no layout has it.",
         mend "Switch on SR-IOV (and ARI) in the firmware and boot the machine cold. i915 also wants i915.max_vfs as a kernel argument (63 for Flex and Max; 7 for an integrated GPU, with i915.enable_guc=3); xe wants no xe.max_vfs, or a newer kernel.";
     VfBars = "vf-bars", "the firmware left no room for the memory of VFs",
         why "Each VF needs address space for its BARs. Where the firmware gave none, enabling VFs fails with \"not enough MMIO resources for SR-IOV\".",
@@ -105,7 +105,7 @@ checks! {
         mend "Switch on \"Above 4G decoding\" and large MMIO in the firmware, or add pci=realloc to the kernel's arguments and run the boot loader's step (`update-grub` and others); then reboot.";
     DriverMissing = "driver-missing", "no driver is bound to a GPU that could be sliced",
         why "Slices are made by the GPU's driver: NVIDIA's vGPU host driver, AMD's GIM, Intel's i915 or xe.",
-        looks "The GPU has no driver.",
+        looks "The GPU has no driver, and is known to be sliced or has a layout with VFs.",
         mend "Install and load the driver that the finding names, then `gpuslice gpus`. GIM is loaded by the daemon, as a layout says.";
     DriverSwitchedOff = "driver-switched-off", "the GPU's own driver was told to stay away",
         why "Who has passed a whole GPU keeps its driver away from it, by a blacklist. Slices are made by that driver. And nomodeset, left by an installer, keeps i915 and xe from every GPU.",
@@ -117,7 +117,7 @@ checks! {
         mend "`echo ADDRESS > /sys/bus/pci/drivers/nvidia/bind`, then `gpuslice apply`.";
     DriverNotBuilt = "driver-not-built", "the GPU's driver is not built for the running kernel",
         why "Drivers that come by DKMS are built for each kernel. After an update of the kernel whose headers were not there, the new one has none, and the GPU makes no slices.",
-        looks "A GPU without its driver whose sources lie in /var/lib/dkms, and no module of it below /lib/modules of the running kernel.",
+        looks "A GPU without its driver, or on the kernel's own i915, whose driver's sources lie in /var/lib/dkms, and no module of it below /lib/modules of the running kernel.",
         mend "Install the headers of the running kernel, then `dkms autoinstall` and `modprobe` the driver.";
     VfioIds = "vfio-ids", "vfio-pci is told to take the GPU at boot",
         why "VFIO takes every function with the ids that it is told, before the GPU's own driver; and many VFs have the ids of their GPU. The GPU then makes no slices.",
@@ -192,7 +192,7 @@ checks! {
         looks "The hard limit in /proc/PID/limits of libvirt, and whether it has CAP_SYS_RESOURCE.",
         mend "`systemctl edit libvirtd` (or virtqemud): [Service] LimitMEMLOCK=infinity; restart it. In a container: give it the limit from outside.";
     Lockdown = "lockdown", "Secure Boot may keep a driver away",
-        why "Under lockdown the kernel loads only modules that are signed with a key it knows. Drivers that DKMS builds on the host (NVIDIA's, AMD's GIM) are signed with the host's own, which somebody has to enrol (\"Key was rejected by service\").",
+        why "Under lockdown the kernel loads only modules that are signed with a key it knows. Drivers that DKMS builds on the host (NVIDIA's, AMD's GIM, Intel's i915) are signed with the host's own, which somebody has to enrol (\"Key was rejected by service\").",
         looks "/sys/kernel/security/lockdown, beside a GPU without its driver, whose module DKMS has built for the running kernel.",
         mend "`mokutil --import` the key that the finding names, and enrol it when the machine boots; or switch Secure Boot off in the firmware.";
     MdevctlAuto = "mdevctl-auto", "mdevctl makes a mediated device at every boot",

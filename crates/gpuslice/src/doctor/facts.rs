@@ -158,6 +158,13 @@ pub struct Dkms {
     pub built: Vec<String>,
 }
 
+impl Dkms {
+    /// Whether it has a package's sources.
+    pub fn has(&self, package: &str) -> bool {
+        self.sources.iter().any(|name| name == package)
+    }
+}
+
 impl Host {
     /// Whether somebody wants VFs of a function: it is made for that, or a layout says so.
     pub fn wants_vfs(&self, device: &Device) -> bool {

@@ -1,16 +1,14 @@
 //! What of the host keeps its GPUs from being sliced, or its VMs from being given a slice.
 
 use super::check::{Check, Finding, Severity};
-use super::facts::{Dkms, Host};
+use super::facts::Host;
+use super::intel::{self, INTEL, INTEL_DKMS};
 use super::kernel_facts::NO_MODESET;
 use super::pci::Device;
 use gpuslice_core::mend::{end_process, give_back, let_go};
 use gpuslice_core::observation::is_vfio;
 use gpuslice_vendors::makers::{Maker, maker};
 use std::collections::BTreeMap;
-
-/// The package of DKMS by which integrated GPUs of Intel's make VFs; it brings both of Intel's drivers.
-const INTEL_DKMS: &str = "i915-sriov-dkms";
 
 /// How functions come into groups of their own.
 pub const ANOTHER_SLOT: &str =
@@ -24,7 +22,7 @@ pub fn check(host: &Host) -> Vec<Finding> {
         if let Some(maker) = maker(gpu.vendor, gpu.device) {
             found.extend(sliceable(host, gpu, &maker));
         } else {
-            found.extend(built_here(host, gpu));
+            found.extend(intel::unasked(host, gpu));
         }
         found.extend(vfs(host, gpu));
         found.extend(vgpu_types(host, gpu));
@@ -102,14 +100,7 @@ fn sliceable(host: &Host, gpu: &Device, maker: &Maker) -> Vec<Finding> {
     }
     let mut found = Vec::new();
     if maker.sriov && gpu.total_vfs.unwrap_or(0) == 0 {
-        let what = gpu.total_vfs.map_or("has no sriov_totalvfs", |_| "says sriov_totalvfs 0");
-        let mend = if maker.driver == "xe" && gpu.total_vfs.is_some() {
-            max_vfs(host, gpu)
-        } else {
-            "switch SR-IOV on in the firmware, and boot the machine cold".to_owned()
-        };
-        let text = format!("GPU {address} has SR-IOV and {what}");
-        found.push(Finding::error(Check::SriovOff, text, mend));
+        found.push(sriov_off(host, gpu));
     }
     match &gpu.driver {
         None => found.push(without_driver(host, gpu, maker)),
@@ -136,6 +127,17 @@ fn sliceable(host: &Host, gpu: &Device, maker: &Maker) -> Vec<Finding> {
     found
 }
 
+/// A GPU that has SR-IOV, and shows none of it or says that there are no VFs.
+pub fn sriov_off(host: &Host, gpu: &Device) -> Finding {
+    let what = gpu.total_vfs.map_or("has no sriov_totalvfs", |_| "says sriov_totalvfs 0");
+    let mend = match (gpu.total_vfs, gpu.driver.as_deref()) {
+        (Some(_), Some(driver @ ("i915" | "xe"))) => intel::says_more(host, gpu, driver),
+        _ => "switch SR-IOV on in the firmware, and boot the machine cold".to_owned(),
+    };
+    let text = format!("GPU {} has SR-IOV and {what}", gpu.address);
+    Finding::error(Check::SriovOff, text, mend)
+}
+
 /// vfio-pci was told to take a GPU by its ids.
 fn taken_at_boot(host: &Host, gpu: &Device) -> Option<Finding> {
     let told = host.vfio_ids.iter().find(|(v, d, _)| (*v, *d) == (gpu.vendor, gpu.device));
@@ -158,18 +160,7 @@ fn makes_no_vfs(host: &Host, pf: &Device) -> Option<Finding> {
         return None;
     }
     if driver == "i915" {
-        // Where its sources are here and not built, that is what is said.
-        let comes = host.dkms.sources.iter().any(|name| name == INTEL_DKMS);
-        if host.i915_makes_vfs || comes || !host.wants_vfs(pf) {
-            return None;
-        }
-        let text = format!("GPU {address} is on the kernel's own i915, which makes no VFs");
-        let name = match maker(pf.vendor, pf.device) {
-            Some(_) => "Intel's own build of i915 (intel-i915-dkms)",
-            None => INTEL_DKMS,
-        };
-        let mend = format!("install {name}; reboot");
-        return Some(host.weighed(pf, Finding::error(Check::DriverInTheWay, text, mend)));
+        return intel::makes_no_vfs(host, pf);
     }
     if !is_vfio(driver) || host.vfio_makes_vfs || !host.laid_out.contains(address) {
         return None;
@@ -202,7 +193,7 @@ fn makes_no_vfs(host: &Host, pf: &Device) -> Option<Finding> {
 fn unsigned(host: &Host, gpu: &Device, maker: &Maker, what: &str) -> Option<Finding> {
     let mode = host.lockdown.as_ref()?;
     let (driver, key) = (maker.driver, host.signing_key);
-    if !maker.unsigned || !host.has_built(driver) {
+    if maker.package.is_none() || !host.has_built(driver) {
         return None;
     }
     let text = format!(
@@ -216,19 +207,21 @@ fn unsigned(host: &Host, gpu: &Device, maker: &Maker, what: &str) -> Option<Find
 }
 
 /// Why it has none: the first that holds.
-fn without_driver(host: &Host, gpu: &Device, maker: &Maker) -> Finding {
+pub fn without_driver(host: &Host, gpu: &Device, maker: &Maker) -> Finding {
     let (address, driver) = (&gpu.address, maker.driver);
-    if let Some(name) = not_built(host, driver) {
-        return is_not_built(host, &format!("GPU {address} has no driver"), name, driver);
+    let built = host.has_built(driver);
+    if let Some(package) = maker.package.filter(|package| !built && host.dkms.has(package)) {
+        let lead = format!("GPU {address} has no driver");
+        return is_not_built(host, &lead, package, &format!("modprobe {driver}"));
     }
-    let screens = host.arguments.iter().find(|a| *a == NO_MODESET && driver == "xe");
+    let on_screens = gpu.vendor == INTEL;
+    let screens = host.arguments.iter().find(|a| *a == NO_MODESET && on_screens);
     if let Some(argument) = screens {
         let text = format!("GPU {address} has no driver: the kernel was started with {argument}");
         let mend = host.system.take_argument(argument);
         return Finding::error(Check::DriverSwitchedOff, text, mend);
     }
-    let ours = |name: &str| name == driver || driver == "xe" && name == "i915";
-    if let Some((name, place)) = host.switched_off.iter().find(|(name, _)| ours(name)) {
+    if let Some((name, place)) = host.switched_off.iter().find(|(name, _)| name == driver) {
         let text = format!("GPU {address} has no driver: {place} keeps {name} away");
         let mend = if place.starts_with('/') {
             format!("take {name} out of {place}; {}", host.system.at_next_boot())
@@ -243,7 +236,7 @@ fn without_driver(host: &Host, gpu: &Device, maker: &Maker) -> Finding {
         return Finding::error(Check::DriverUnbound, text, mend);
     }
     // The daemon loads GIM, as a layout says how; whoever has none yet is only told.
-    if driver == "gim" && host.has_built(driver) {
+    if driver == "gim" && built {
         if let Some(found) = unsigned(host, gpu, maker, "is not loaded") {
             return found;
         }
@@ -257,72 +250,20 @@ fn without_driver(host: &Host, gpu: &Device, maker: &Maker) -> Finding {
         return Finding { severity: Severity::Error, ..found };
     }
     let text = format!("GPU {address} has no driver; {} makes its slices", maker.name);
-    let first = match host.has_built(driver) {
-        true => String::new(),
-        false => format!("install {}, then ", maker.name),
+    let mend = match built {
+        _ if gpu.vendor == INTEL => intel::comes(host, maker),
+        true => format!("modprobe {driver}"),
+        false => format!("install {}, then modprobe {driver}", maker.name),
     };
-    Finding::error(Check::DriverMissing, text, format!("{first}modprobe {driver}"))
+    Finding::error(Check::DriverMissing, text, mend)
 }
 
-fn is_not_built(host: &Host, lead: &str, package: &str, driver: &str) -> Finding {
-    let Dkms { kernel, .. } = &host.dkms;
+/// Sources that DKMS has and has not built; how the module is loaded then comes last.
+pub fn is_not_built(host: &Host, lead: &str, package: &str, last: &str) -> Finding {
+    let kernel = &host.dkms.kernel;
     let text = format!("{lead}; {package} is not built for {kernel}");
     let headers = host.system.headers(kernel);
-    let mend = format!("{headers}; dkms autoinstall; modprobe {driver}");
-    Finding::error(Check::DriverNotBuilt, text, mend)
-}
-
-/// An integrated GPU of Intel's makes VFs by a driver that is built on the host alone: whoever installed that wants them.
-fn built_here(host: &Host, gpu: &Device) -> Option<Finding> {
-    let package = INTEL_DKMS;
-    let driver = gpu.driver.as_deref().filter(|driver| matches!(*driver, "i915" | "xe"))?;
-    if gpu.vfs > 0 || !host.dkms.sources.iter().any(|name| name == package) {
-        return None;
-    }
-    let address = &gpu.address;
-    if not_built(host, "xe").is_some() {
-        let lead = format!("GPU {address} is on the kernel's own {driver}, which makes no VFs");
-        let mut found = is_not_built(host, &lead, package, driver);
-        found.mend = found.mend.replace(&format!("modprobe {driver}"), "reboot");
-        return Some(found);
-    }
-    (gpu.total_vfs == Some(0)).then(|| {
-        let text = format!("GPU {address} has SR-IOV and says sriov_totalvfs 0");
-        Finding::error(Check::SriovOff, text, max_vfs(host, gpu))
-    })
-}
-
-/// How a driver of Intel's that says 0 comes to say more.
-fn max_vfs(host: &Host, gpu: &Device) -> String {
-    if gpu.driver.as_deref() == Some("xe") {
-        // Without it, it makes as many as there can be.
-        let told = host.arguments.iter().find(|argument| argument.starts_with("xe.max_vfs="));
-        return match told {
-            Some(argument) => host.system.take_argument(argument),
-            None => "switch SR-IOV on in the firmware, or take a newer kernel, whose xe makes VFs of this GPU".to_owned(),
-        };
-    }
-    // Of a Flex or Max; an integrated GPU has seven at most, and its GuC has to be asked for.
-    if maker(gpu.vendor, gpu.device).is_some() {
-        return host.system.add_argument("i915.max_vfs=63");
-    }
-    let guc = host.arguments.iter().any(|argument| argument.starts_with("i915.enable_guc="));
-    let guc = if guc { "" } else { "i915.enable_guc=3 " };
-    host.system.add_argument(&format!("{guc}i915.max_vfs=7"))
-}
-
-/// The package of DKMS that brings a driver and was not built for this kernel.
-fn not_built<'a>(host: &'a Host, driver: &str) -> Option<&'a str> {
-    let Dkms { sources, built, .. } = &host.dkms;
-    // i915-sriov-dkms brings both of Intel's.
-    let brings =
-        |name: &&String| name.as_str() == driver || driver == "xe" && name.as_str() == INTEL_DKMS;
-    let module = |file: &String| {
-        let name = file.split('.').next().unwrap_or_default();
-        name == driver || driver == "xe" && name == "i915"
-    };
-    let name = sources.iter().find(brings)?;
-    (!built.iter().any(module)).then_some(name)
+    Finding::error(Check::DriverNotBuilt, text, format!("{headers}; dkms autoinstall; {last}"))
 }
 
 /// VFs that could be vGPUs and offer no types.
@@ -368,7 +309,7 @@ fn vfs(host: &Host, gpu: &Device) -> Vec<Finding> {
     // VFs that are there have what they need, and a GPU with mediated devices of its own needs none.
     let lacks = gpu.total_vfs.unwrap_or(0) > 0 && gpu.vfs == 0 && !gpu.mdevs;
     // Many an integrated GPU has no room for VFs of which nobody wants any.
-    let dkms = gpu.vendor == 0x8086 && host.dkms.sources.iter().any(|name| name == INTEL_DKMS);
+    let dkms = gpu.vendor == INTEL && host.dkms.has(INTEL_DKMS);
     if lacks && gpu.no_vf_bars && (host.wants_vfs(gpu) || dkms) {
         let text = format!("GPU {address} has no address space for its VFs");
         let mend = format!(

@@ -17,6 +17,8 @@ const OUT_OF_REACH: &[&str] = &[
     "remove the driver",
     "install ",
     "take kernel ",
+    "look for why ",
+    "have nothing ",
     "on the host of this VM",
     "dkms ",
     "dnf ",
@@ -308,15 +310,29 @@ impl<'a> Person<'a> {
         }
         let flex = "/sys/bus/pci/devices/0000:51:00.0";
         let on_xe = fs::read_link(self.at(&format!("{flex}/driver")));
-        if on_xe.is_ok_and(|driver| driver.ends_with("xe")) && !told.contains("xe.max_vfs=") {
+        let none = told.contains("xe.max_vfs=0") || files.contains("options xe max_vfs=0");
+        if on_xe.is_ok_and(|driver| driver.ends_with("xe")) && !none {
             self.write(&format!("{flex}/sriov_totalvfs"), "31\n");
         }
-        if told.contains("i915.max_vfs=") {
-            for device in [integrated, "/sys/bus/pci/devices/0000:51:00.0"] {
-                if self.at(device).exists() {
-                    self.write(&format!("{device}/sriov_totalvfs"), "7\n");
-                }
+        // Of the arguments and of modprobe's options the last counts.
+        let word = |name: &str| {
+            let words = i915.split_whitespace().map(|word| word.trim_start_matches("i915."));
+            words.filter_map(|word| word.strip_prefix(name)?.strip_prefix('=')).next_back()
+        };
+        let linked = self.text(&format!("{flex}/device")).starts_with("0x0b");
+        let makes = word("max_vfs").is_some_and(|most| most != "0")
+            && !matches!(word("enable_guc"), Some("0" | "2"))
+            && (!linked || word("enable_iaf") == Some("0"));
+        for device in [integrated, flex] {
+            let driver = fs::read_link(self.at(&format!("{device}/driver")));
+            if makes && driver.is_ok_and(|driver| driver.ends_with("i915")) {
+                self.write(&format!("{device}/sriov_totalvfs"), "7\n");
             }
+        }
+        // DKMS's is there, and the initramfs has it now.
+        let kernel = self.text("/proc/sys/kernel/osrelease");
+        if self.at(&format!("/lib/modules/{}/updates/dkms/i915.ko", kernel.trim())).exists() {
+            self.write("/sys/module/i915/parameters/max_vfs", "7\n");
         }
         if let Ok(kernels) = fs::read_dir(self.at("/lib/modules")) {
             let newest = kernels.map(|kernel| kernel.unwrap().file_name()).max().unwrap();
@@ -364,6 +380,10 @@ impl<'a> Person<'a> {
             }
             "kvmgt" => {
                 "/sys/bus/pci/devices/0000:00:02.0/mdev_supported_types/i915-GVTg_V5_4/create"
+            }
+            "xe" => {
+                let link = self.at("/sys/bus/pci/devices/0000:51:00.0/driver");
+                return symlink("../../../bus/pci/drivers/xe", link).unwrap();
             }
             "nvidia-vgpu-vfio" => "/sys/bus/pci/devices/0000:41:00.4/nvidia/current_vgpu_type",
             _ => panic!("{module}"),

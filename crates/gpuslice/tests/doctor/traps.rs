@@ -56,18 +56,39 @@ pub const TRAPS: &[(&str, Seen)] = &[
     ("a group is not viable", By(&["group-not-viable", "guest-group", "guest-group-slot"])),
     (
         "SR-IOV is off in the firmware, or max_vfs was not said",
-        By(&["sriov-off-firmware", "sriov-off-max-vfs", "sriov-off-xe", "integrated-max-vfs"]),
+        By(&[
+            "sriov-off-firmware",
+            "sriov-off-max-vfs",
+            "sriov-off-laid-out",
+            "sriov-off-xe",
+            "integrated-max-vfs",
+        ]),
     ),
     ("no address space for VFs", By(&["vf-bars"])),
     (
         "an update of the kernel left the driver behind",
-        By(&["driver-not-built", "driver-not-built-fedora", "integrated-not-built"]),
+        By(&[
+            "driver-not-built",
+            "driver-not-built-fedora",
+            "driver-not-built-flex",
+            "integrated-not-built",
+        ]),
     ),
     (
         "an update of the kernel took the running one's modules",
         By(&["modules-gone", "modules-gone-later"]),
     ),
-    ("the GPU has no driver", By(&["driver-missing", "driver-built"])),
+    (
+        "the GPU has no driver",
+        By(&[
+            "driver-missing",
+            "driver-missing-integrated",
+            "driver-missing-max",
+            "driver-missing-xe",
+            "driver-missing-xe-loaded",
+            "driver-built",
+        ]),
+    ),
     (
         "a blacklist or nomodeset keeps the driver away",
         By(&[
@@ -92,6 +113,7 @@ pub const TRAPS: &[(&str, Seen)] = &[
         By(&[
             "integrated-kernels-own",
             "driver-i915",
+            "driver-i915-initramfs",
             "driver-vfio",
             "driver-vfio-driverctl",
             "driver-vfio-held",
@@ -128,7 +150,7 @@ pub const TRAPS: &[(&str, Seen)] = &[
     ("the host's driver takes VFs", By(&["autoprobe-on", "guest-managed-autoprobe"])),
     (
         "Secure Boot keeps a module away",
-        By(&["lockdown-module", "lockdown-nouveau", "lockdown-gim"]),
+        By(&["lockdown-module", "lockdown-nouveau", "lockdown-gim", "lockdown-i915"]),
     ),
     // Of libvirt.
     (
