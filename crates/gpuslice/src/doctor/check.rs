@@ -97,11 +97,11 @@ checks! {
         mend "`modprobe kvmgt`, and take enable_guc out of the kernel's arguments or modprobe.d; on another GPU take enable_gvt=1 out. Then the boot loader's step (`update-grub` and others).";
     SriovOff = "sriov-off", "the GPU has SR-IOV and does not show it",
         why "Without the SR-IOV capability the kernel offers no sriov_numvfs, so the GPU yields no VF.",
-        looks "A GPU whose model has SR-IOV lacks sriov_totalvfs, or says 0 in it. It is off in the firmware, or its driver was told to make none. A GPU of Intel's that is not known to be sliced, such as an integrated one or an Arc for consumers, is looked at where a layout or i915-sriov-dkms wants its VFs. A warning where the host may need the GPU itself, as no layout has it.",
-        mend "Switch on SR-IOV (and ARI) in the firmware and boot the machine cold. i915 also wants i915.max_vfs as a kernel argument (63 for Flex and Max; 7 for an integrated GPU, with i915.enable_guc=3); xe wants no xe.max_vfs, or a newer kernel.";
+        looks "A GPU whose model has SR-IOV lacks sriov_totalvfs, or says 0 in it. It is off in the firmware, or its driver was told to make none: by the kernel's arguments, modprobe.d, or for xe by configfs. A GPU of Intel's that is not known to be sliced, such as an integrated one or an Arc for consumers, is looked at where a layout or i915-sriov-dkms wants its VFs. A warning where the host may need the GPU itself, as no layout has it.",
+        mend "Switch on SR-IOV (and ARI) in the firmware and boot the machine cold. i915 also wants i915.max_vfs as a kernel argument (63 for Flex and Max, with i915.enable_iaf=0 for Max; 7 for an integrated GPU, with i915.enable_guc=3); xe wants no max_vfs=0, in older kernels xe.max_vfs=63, or a newer kernel.";
     VfBars = "vf-bars", "the firmware left no room for the memory of VFs",
         why "Each VF needs address space for its BARs. Where the firmware gave none, enabling VFs fails with \"not enough MMIO resources for SR-IOV\".",
-        looks "All SR-IOV lines of the GPU's `resource` file are zero, it has no VF, it makes no mediated devices itself, and somebody wants VFs of it. A warning where the host may need the GPU itself, as no layout has it.",
+        looks "All SR-IOV lines of the GPU's `resource` file are zero, it has no VF, it makes no mediated devices itself, and somebody wants VFs of it. i915 says sriov_totalvfs 0 then. A warning where the host may need the GPU itself, as no layout has it.",
         mend "Switch on \"Above 4G decoding\" and large MMIO in the firmware, or add pci=realloc to the kernel's arguments and run the boot loader's step (`update-grub` and others); then reboot.";
     DriverMissing = "driver-missing", "no driver is bound to a GPU that could be sliced",
         why "Slices are made by the GPU's driver: NVIDIA's vGPU host driver, AMD's GIM, Intel's i915 or xe.",

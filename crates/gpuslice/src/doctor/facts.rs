@@ -67,8 +67,12 @@ pub struct Host {
     pub no_socket: bool,
     /// Proxmox VE has gpuslice's hookscript among its snippets.
     pub proxmox_hook: bool,
-    /// What modprobe's files give to i915, and where that is said.
-    pub i915_options: Vec<(String, String)>,
+    /// What modprobe's files give to i915 and to xe, word by word, and where that is said.
+    pub options: BTreeMap<&'static str, Vec<(String, String)>>,
+    /// How many VFs these two may make, as they say where they are loaded.
+    pub max_vfs: BTreeMap<&'static str, String>,
+    /// GPUs of which xe is to make none, by configfs.
+    pub configfs_none: BTreeSet<String>,
     /// Files on libvirt's way to the hook with another label than SELinux's policy has for them, while it enforces.
     pub mislabelled: Vec<String>,
     /// AppArmor enforces a profile for libvirt.

@@ -73,7 +73,7 @@ pub fn host(tree: &Tree) -> Host {
         passed_to: passed_to(tree, &devices, &laid_out.vfs),
         laid_out: laid_out.vfs,
         parked: laid_out.parked,
-        i915_makes_vfs: tree.exists("/sys/module/i915/parameters/max_vfs"),
+        i915_makes_vfs: tree.exists(&format!("/sys/module/i915/{MAX_VFS}")),
         vfio_makes_vfs: text("/sys/module/vfio_pci/parameters/enable_sriov") == "Y",
         signing_key: KEYS.into_iter().find(|key| tree.exists(key)).unwrap_or(KEYS[1]),
         devices,
@@ -88,7 +88,9 @@ pub fn host(tree: &Tree) -> Host {
         libvirt: libvirt(tree),
         no_socket: tree.absent("/run/gpuslice/hook.sock"),
         proxmox_hook: tree.exists("/var/lib/vz/snippets/gpuslice-proxmox-hook"),
-        i915_options: kernel_facts::options(tree, "i915"),
+        options: INTELS.map(|name| (name, kernel_facts::options(tree, name))).into(),
+        max_vfs: INTELS.into_iter().filter_map(|name| Some((name, max_vfs(tree, name)?))).collect(),
+        configfs_none: configfs_none(tree),
         mislabelled: if enforces {
             hook_facts::mislabelled(tree, &hook_facts::way(&hook, &system))
         } else {
@@ -127,6 +129,23 @@ pub fn host(tree: &Tree) -> Host {
         system,
         arguments,
     }
+}
+
+/// Drivers of Intel's.
+const INTELS: [&str; 2] = ["i915", "xe"];
+
+/// Below a module: how many VFs it makes at most.
+const MAX_VFS: &str = "parameters/max_vfs";
+
+fn max_vfs(tree: &Tree, driver: &str) -> Option<String> {
+    tree.text(&format!("/sys/module/{driver}/{MAX_VFS}"))
+}
+
+/// GPUs of which xe was told to make no VFs, each by its folder (Documentation/gpu/xe/xe_configfs.rst).
+fn configfs_none(tree: &Tree) -> BTreeSet<String> {
+    const FOLDER: &str = "/sys/kernel/config/xe";
+    let most = |gpu: &String| tree.text(&format!("{FOLDER}/{gpu}/sriov/max_vfs"));
+    tree.names(FOLDER).into_iter().filter(|gpu| most(gpu).as_deref() == Some("0")).collect()
 }
 
 /// Names of the processes that are seen.

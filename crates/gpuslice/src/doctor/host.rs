@@ -100,7 +100,7 @@ fn sliceable(host: &Host, gpu: &Device, maker: &Maker) -> Vec<Finding> {
     }
     let mut found = Vec::new();
     if maker.sriov && gpu.total_vfs.unwrap_or(0) == 0 {
-        found.push(sriov_off(host, gpu));
+        found.extend(sriov_off(host, gpu));
     }
     match &gpu.driver {
         None => found.push(without_driver(host, gpu, maker)),
@@ -128,14 +128,14 @@ fn sliceable(host: &Host, gpu: &Device, maker: &Maker) -> Vec<Finding> {
 }
 
 /// A GPU that has SR-IOV, and shows none of it or says that there are no VFs.
-pub fn sriov_off(host: &Host, gpu: &Device) -> Finding {
+pub fn sriov_off(host: &Host, gpu: &Device) -> Option<Finding> {
     let what = gpu.total_vfs.map_or("has no sriov_totalvfs", |_| "says sriov_totalvfs 0");
     let mend = match (gpu.total_vfs, gpu.driver.as_deref()) {
-        (Some(_), Some(driver @ ("i915" | "xe"))) => intel::says_more(host, gpu, driver),
+        (Some(_), Some(driver @ ("i915" | "xe"))) => intel::says_more(host, gpu, driver)?,
         _ => "switch SR-IOV on in the firmware, and boot the machine cold".to_owned(),
     };
     let text = format!("GPU {} has SR-IOV and {what}", gpu.address);
-    Finding::error(Check::SriovOff, text, mend)
+    Some(Finding::error(Check::SriovOff, text, mend))
 }
 
 /// vfio-pci was told to take a GPU by its ids.
@@ -302,12 +302,20 @@ fn vgpu_manager(host: &Host) -> Option<Finding> {
     Some(Finding::error(Check::VgpuManagerOff, text, mend))
 }
 
+/// Whether VFs could be made, but for their BARs: without those, an i915 that makes VFs says that there are none.
+fn possible(gpu: &Device) -> bool {
+    match gpu.total_vfs {
+        Some(0) => gpu.driver.as_deref() == Some("i915"),
+        total => total.is_some(),
+    }
+}
+
 /// What a GPU shows of its VFs.
 fn vfs(host: &Host, gpu: &Device) -> Vec<Finding> {
     let address = &gpu.address;
     let mut found = Vec::new();
     // VFs that are there have what they need, and a GPU with mediated devices of its own needs none.
-    let lacks = gpu.total_vfs.unwrap_or(0) > 0 && gpu.vfs == 0 && !gpu.mdevs;
+    let lacks = possible(gpu) && gpu.vfs == 0 && !gpu.mdevs;
     // Many an integrated GPU has no room for VFs of which nobody wants any.
     let dkms = gpu.vendor == INTEL && host.dkms.has(INTEL_DKMS);
     if lacks && gpu.no_vf_bars && (host.wants_vfs(gpu) || dkms) {

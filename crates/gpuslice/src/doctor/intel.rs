@@ -4,7 +4,7 @@ use super::check::{Check, Finding};
 use super::facts::Host;
 use super::host::{is_not_built, sriov_off, without_driver};
 use super::pci::Device;
-use gpuslice_vendors::makers::{Maker, intel, maker};
+use gpuslice_vendors::makers::{Maker, intel, is_max, maker};
 
 /// The vendor's id.
 pub const INTEL: u16 = 0x8086;
@@ -29,7 +29,7 @@ pub fn unasked(host: &Host, gpu: &Device) -> Option<Finding> {
                 let lead = kernels_own(gpu, driver);
                 return Some(is_not_built(host, &lead, INTEL_DKMS, "reboot"));
             }
-            (gpu.total_vfs == Some(0)).then(|| sriov_off(host, gpu))
+            sriov_off(host, gpu).filter(|_| gpu.total_vfs == Some(0))
         }
         Some(_) => None,
     }
@@ -80,21 +80,91 @@ pub fn comes(host: &Host, maker: &Maker) -> String {
     if loaded { format!("{first}reboot") } else { format!("{first}modprobe {driver}") }
 }
 
-/// How a driver of Intel's that says 0 comes to say more.
-pub fn says_more(host: &Host, gpu: &Device, driver: &str) -> String {
-    if driver == "xe" {
-        // Without it, it makes as many as there can be.
-        let told = host.arguments.iter().find(|argument| argument.starts_with("xe.max_vfs="));
-        return match told {
-            Some(argument) => host.system.take_argument(argument),
-            None => "switch SR-IOV on in the firmware, or take a newer kernel, whose xe makes VFs of this GPU".to_owned(),
-        };
+/// How a driver that says sriov_totalvfs 0 comes to say more. Nothing where that is known to wait for the BARs of VFs alone,
+/// of which another finding tells.
+pub fn says_more(host: &Host, gpu: &Device, driver: &str) -> Option<String> {
+    if driver == "xe" { Some(xe(host, gpu)) } else { i915(host, gpu) }
+}
+
+/// xe makes as many as there can be, unless it was told otherwise, or is of a kernel in which it makes none unasked
+/// (drivers/gpu/drm/xe/xe_module.c).
+fn xe(host: &Host, gpu: &Device) -> String {
+    let told = told(host, "xe", "max_vfs");
+    let none: Vec<Told> = told.into_iter().filter(|told| told.value == "0").collect();
+    let address = &gpu.address;
+    if !none.is_empty() {
+        changed(host, &none, &[])
+    } else if host.max_vfs.get("xe").is_some_and(|most| most == "0") {
+        changed(host, &[], &["xe.max_vfs=63"])
+    } else if host.configfs_none.contains(address) {
+        format!(
+            "have nothing that is started at boot write 0 into /sys/kernel/config/xe/{address}/sriov/max_vfs; reboot"
+        )
+    } else {
+        "switch SR-IOV on in the firmware, or take a newer kernel, whose xe makes VFs of this GPU"
+            .to_owned()
     }
-    // Of a Flex or Max; an integrated GPU has seven at most, and its GuC has to be asked for.
-    if maker(gpu.vendor, gpu.device).is_some() {
-        return host.system.add_argument("i915.max_vfs=63");
+}
+
+/// i915 makes none unless it is told how many, its GuC submits, the BARs of VFs have addresses, and a Max is not linked to
+/// others (i915_sriov.c of Intel's own builds, pf_verify_readiness).
+fn i915(host: &Host, gpu: &Device) -> Option<String> {
+    let (mut wrong, mut missing) = (Vec::new(), Vec::new());
+    let mut want = |name: &str, is_wrong: fn(&str) -> bool, word: Option<&'static str>| {
+        let (against, right): (Vec<Told>, Vec<Told>) =
+            told(host, "i915", name).into_iter().partition(|told| is_wrong(told.value));
+        wrong.extend(against);
+        missing.extend(word.filter(|_| right.is_empty()));
+    };
+    // An integrated GPU has seven at most, and its GuC has to be asked for.
+    let (guc, most) = match maker(gpu.vendor, gpu.device) {
+        Some(_) => (None, "i915.max_vfs=63"),
+        None => (Some("i915.enable_guc=3"), "i915.max_vfs=7"),
+    };
+    let submits_not = |to: &str| to.parse::<i32>().is_ok_and(|bits| bits >= 0 && bits & 1 == 0);
+    want("enable_guc", submits_not, guc);
+    want("max_vfs", |to| to == "0", Some(most));
+    if is_max(gpu.device) {
+        want("enable_iaf", |to| !matches!(to, "0" | "n" | "N"), Some("i915.enable_iaf=0"));
     }
-    let guc = host.arguments.iter().any(|argument| argument.starts_with("i915.enable_guc="));
-    let guc = if guc { "" } else { "i915.enable_guc=3 " };
-    host.system.add_argument(&format!("{guc}i915.max_vfs=7"))
+    if !wrong.is_empty() || !missing.is_empty() {
+        return Some(changed(host, &wrong, &missing));
+    }
+    if host.max_vfs.get("i915").is_some_and(|most| most == "0") {
+        return Some(host.system.at_next_boot());
+    }
+    (!gpu.no_vf_bars).then(|| "look for why in journalctl -k -g i915".to_owned())
+}
+
+/// What a driver is told under a name.
+struct Told<'a> {
+    /// As it is written.
+    word: &'a str,
+    value: &'a str,
+    /// The file of modprobe's; without one it is an argument of the kernel's.
+    file: Option<&'a str>,
+}
+
+fn told<'a>(host: &'a Host, driver: &str, name: &str) -> Vec<Told<'a>> {
+    let value = |word: &'a str| word.strip_prefix(name)?.strip_prefix('=');
+    let argued = host.arguments.iter().filter_map(|argument| {
+        let word = argument.strip_prefix(driver)?.strip_prefix('.')?;
+        Some(Told { word: argument, value: value(word)?, file: None })
+    });
+    let options = host.options.get(driver).into_iter().flatten();
+    let written = options
+        .filter_map(|(word, file)| Some(Told { word, value: value(word)?, file: Some(file) }));
+    argued.chain(written).collect()
+}
+
+/// How words go and others come, with one boot for all.
+fn changed(host: &Host, wrong: &[Told], missing: &[&str]) -> String {
+    let taken = wrong.iter().map(|Told { word, file, .. }| match file {
+        Some(file) => format!("take {word} out of {file}; {}", host.system.at_next_boot()),
+        None => host.system.take_argument(word),
+    });
+    let added = (!missing.is_empty()).then(|| host.system.add_argument(&missing.join(" ")));
+    let steps: Vec<String> = taken.chain(added).collect();
+    let before_boot: Vec<&str> = steps.iter().map(|step| step.trim_end_matches("reboot")).collect();
+    format!("{}reboot", before_boot.concat())
 }

@@ -104,6 +104,6 @@ fn i915_told(host: &Host, is_it: impl Fn(&str) -> bool) -> Option<String> {
     if let Some(argument) = argument {
         return Some(host.system.take_argument(argument));
     }
-    let (word, file) = host.i915_options.iter().find(|(word, _)| is_it(word))?;
+    let (word, file) = host.options.get("i915")?.iter().find(|(word, _)| is_it(word))?;
     Some(format!("take {word} out of {file}; {}", host.system.at_next_boot()))
 }

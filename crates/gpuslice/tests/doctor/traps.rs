@@ -59,12 +59,22 @@ pub const TRAPS: &[(&str, Seen)] = &[
         By(&[
             "sriov-off-firmware",
             "sriov-off-max-vfs",
+            "sriov-off-zero",
+            "sriov-off-initramfs",
             "sriov-off-laid-out",
             "sriov-off-xe",
+            "sriov-off-xe-modprobe",
+            "sriov-off-xe-configfs",
+            "sriov-off-xe-default",
+            "sriov-off-xe-kernel",
             "integrated-max-vfs",
         ]),
     ),
-    ("no address space for VFs", By(&["vf-bars"])),
+    (
+        "max_vfs was said, and i915 makes no VFs for another reason",
+        By(&["sriov-off-guc", "sriov-off-iaf", "sriov-off-told"]),
+    ),
+    ("no address space for VFs", By(&["vf-bars", "vf-bars-i915"])),
     (
         "an update of the kernel left the driver behind",
         By(&[
