@@ -26,6 +26,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread;
+use std::time::Duration;
 use tempfile::TempDir;
 use traps::Seen;
 
@@ -333,6 +334,35 @@ fn fix_gives_the_hook_its_label_and_its_x_bit() {
     // It may have found no hook that it could execute.
     let reloads = fs::read_to_string(root.path().join("usr/bin/reloads")).unwrap();
     assert_eq!(reloads, "libvirtd\n");
+}
+
+#[test]
+fn libvirt_that_found_another_hook_sees_ours() {
+    let (other, own) = ("etc/libvirt/hooks/qemu", "etc/libvirt/hooks/qemu.d/10-gpuslice");
+    let root = host("clean-host");
+    let changed = |path| root.path().join(path).symlink_metadata().unwrap().ctime();
+    // Between the two, in whole seconds.
+    while changed(own) == changed(other) {
+        thread::sleep(Duration::from_millis(100));
+        lay_out(
+            root.path(),
+            "/etc/libvirt/hooks/qemu.d/10-gpuslice -> /usr/sbin/gpuslice-qemu-hook",
+        );
+    }
+    let found = |looked: i64| {
+        let says = format!("echo StateChangeTimestamp=@{looked}");
+        lay_out(root.path(), &format!(r"/usr/bin/systemctl ! #!/bin/sh\n{says}"));
+        let answer = json(&gpuslice(root.path(), &["doctor", "--json"]));
+        let severity = answer["findings"][0]["severity"].as_str().map(str::to_owned);
+        (codes(&answer), severity)
+    };
+    let seen = changed(other);
+    assert_eq!(found(seen), (Vec::new(), None));
+    // It was changed since, and whether it was there nobody knows.
+    let not_seen = |severity: &str| (vec!["hook-not-seen".to_owned()], Some(severity.to_owned()));
+    assert_eq!(found(seen - 1), not_seen("warning"));
+    lay_out(root.path(), "- /etc/libvirt/hooks/qemu");
+    assert_eq!(found(seen), not_seen("error"));
 }
 
 #[test]

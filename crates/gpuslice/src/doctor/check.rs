@@ -168,8 +168,8 @@ checks! {
         looks "The first lines of /etc/libvirt/hooks/qemu, of the files in qemu.d, and of scripts in qemu.d/DOMAIN that such a hook may call; behind env, the PATH of libvirt's own process, where it may be read.",
         mend "Write the path of a shell that is there into the first line; NixOS has /run/current-system/sw/bin/bash. Lines that end as on Windows: `sed -i 's/\\r$//'` the file.";
     HookNotSeen = "hook-not-seen", "libvirt has not looked for hooks since the hook is there",
-        why "libvirt looks whether there are hooks at its start and when it is told to reload; what is put there later does not run.",
-        looks "The hook is newer than the last start or reload of libvirtd and virtqemud.",
+        why "libvirt looks whether there is any hook at its start and when it is told to reload; the first that is put there later does not run.",
+        looks "The hook is newer than the last start or reload of libvirtd and virtqemud, and no other hook is older: where there was one, libvirt reads qemu.d at each call. A warning where another was changed since.",
         mend "`systemctl reload libvirtd` (or virtqemud): no VM notices. `gpuslice doctor --fix` does it.";
     HookNotAllowed = "hook-not-allowed", "the system's policy keeps libvirt from running the hook",
         why "libvirt's AppArmor profile runs only hooks that lie in /etc/libvirt/hooks, /usr/bin and /usr/sbin, and refuses others without a word of ours. What SELinux refuses is not looked for: its boolean virt_hooks_unconfined is, in Fedora's policy as far as it was read, for hooks of networks, and has no part in ours.",
@@ -181,7 +181,7 @@ checks! {
         mend "Take the calls out of the script. For nodedev-detach and -reattach write managed='yes' into the hostdev, or have gpuslice give the device.";
     DaemonOff = "daemon-off", "the hook is there and the daemon is not",
         why "VMs that ask for a slice are refused as long as the daemon does not answer.",
-        looks "The hook, or on Proxmox VE the hookscript, is installed, and /run/gpuslice/hook.sock is absent.",
+        looks "The hook, or on Proxmox VE the hookscript, is installed, and /run/gpuslice/hook.sock is absent or not among the sockets that listen (/proc/1/net/unix).",
         mend "`systemctl enable --now gpusliced.socket gpusliced.service`";
     LibvirtOld = "libvirt-old", "libvirt is too old for what this host is to do",
         why "libvirt reads hooks from qemu.d since 6.5. A VF that stays on its own driver (NVIDIA's vendor-specific VFIO) it takes since 9.7; before, it says that the device must be detached from the host. gpuslice itself is made for 9.0 and newer.",

@@ -63,8 +63,8 @@ pub struct Host {
     pub libvirt: Option<Libvirt>,
     /// The hook in libvirt's folder.
     pub hook: Hook,
-    /// The daemon's socket is not there, for certain.
-    pub no_socket: bool,
+    /// Nobody listens where hooks ask, for certain.
+    pub unheard: bool,
     /// Proxmox VE has gpuslice's hookscript among its snippets.
     pub proxmox_hook: bool,
     /// What modprobe's files give to i915 and to xe, word by word, and where that is said.
@@ -149,6 +149,8 @@ pub struct OtherHook {
     pub text: String,
     /// What its first line wants it run by, when that is not there.
     pub lacks: Option<String>,
+    /// When it was made or changed, in seconds since 1970.
+    pub made_at: Option<i64>,
 }
 
 /// Drivers that are built on the host.

@@ -51,7 +51,7 @@ pub fn mend(tree: &Tree, findings: &[Finding]) -> Result<Vec<String>, Refusal> {
         facts = gather::host(tree);
     }
     if tree.runs_programs() && (!done.is_empty() || has(Check::HookNotSeen)) {
-        let unaware = facts.services.iter().filter(|s| all || not_seen(s, facts.hook.made_at));
+        let unaware = facts.services.iter().filter(|s| all || not_seen(&facts, s).is_some());
         for service in unaware {
             let unit = service.unit;
             if tree.ask("/usr/bin/systemctl", &["reload", unit]).is_none() {

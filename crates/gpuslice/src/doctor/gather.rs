@@ -79,6 +79,7 @@ pub fn host(tree: &Tree) -> Host {
         devices,
         sriov_manage: tree.exists("/usr/lib/nvidia/sriov-manage"),
         vgpu_manager: vgpu_manager(tree, &processes),
+        unheard: unheard(tree, &processes),
         watchers: processes.into_iter().filter(|p| WATCHERS.contains(&p.as_str())).collect(),
         openers: openers(tree),
         kept_back: kept_back(tree),
@@ -86,7 +87,6 @@ pub fn host(tree: &Tree) -> Host {
         dkms: dkms(tree),
         runs_libvirt,
         libvirt: libvirt(tree),
-        no_socket: tree.absent("/run/gpuslice/hook.sock"),
         proxmox_hook: tree.exists("/var/lib/vz/snippets/gpuslice-proxmox-hook"),
         options: INTELS.map(|name| (name, kernel_facts::options(tree, name))).into(),
         max_vfs: INTELS.into_iter().filter_map(|name| Some((name, max_vfs(tree, name)?))).collect(),
@@ -129,6 +129,25 @@ pub fn host(tree: &Tree) -> Host {
         system,
         arguments,
     }
+}
+
+/// Whether it is certain that nobody listens for hooks. A socket's file stays when who listened has gone. Who listens in another
+/// network is not seen, as in a container that has the file from its host.
+fn unheard(tree: &Tree, processes: &BTreeSet<String>) -> bool {
+    const SOCKET: &str = "/run/gpuslice/hook.sock";
+    if tree.absent(SOCKET) {
+        return true;
+    }
+    let elsewhere = processes.contains("gpusliced") || kernel_facts::in_container(tree);
+    let Some(sockets) = tree.text("/proc/1/net/unix").filter(|_| tree.exists(SOCKET)) else {
+        return false;
+    };
+    // The flag is that of a socket that listens (__SO_ACCEPTCON).
+    let listens = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.get(3) == Some(&"00010000") && words.last() == Some(&SOCKET)
+    };
+    !sockets.lines().any(listens) && !elsewhere
 }
 
 /// Drivers of Intel's.

@@ -33,11 +33,7 @@ pub fn others(tree: &Tree, system: &System, path: Option<&str>) -> Vec<OtherHook
     let beside = tree.files(&folder, "").filter(|file| *file != own);
     let all = beside.chain([format!("{}/qemu", system.hooks())]);
     let all = all.filter(|file| tree.executable(file));
-    all.map(|file| {
-        let text = tree.text(&file).unwrap_or_default();
-        OtherHook { lacks: lacks(tree, &text, path), text: without_comments(&text), file }
-    })
-    .collect()
+    all.map(|file| other(tree, path, file)).collect()
 }
 
 /// Scripts of single domains, which libvirt does not call itself: a widespread hook calls those in qemu.d/DOMAIN/prepare/begin
@@ -51,13 +47,19 @@ pub fn dispatched(tree: &Tree, system: &System, path: Option<&str>) -> Vec<Other
         found.extend(scripts.cloned());
     }
     let of_domain = |file: &String| file.split("/qemu.d/").nth(1).is_some_and(|p| p.contains('/'));
-    let scripts = found.into_iter().filter(of_domain);
-    scripts
-        .map(|file| {
-            let text = tree.text(&file).unwrap_or_default();
-            OtherHook { lacks: lacks(tree, &text, path), text: without_comments(&text), file }
-        })
-        .collect()
+    found.into_iter().filter(of_domain).map(|file| other(tree, path, file)).collect()
+}
+
+fn other(tree: &Tree, path: Option<&str>, file: String) -> OtherHook {
+    let text = tree.text(&file).unwrap_or_default();
+    let target = tree.resolved(&file).and_then(|target| tree.changed_at(&target));
+    OtherHook {
+        lacks: lacks(tree, &text, path),
+        text: without_comments(&text),
+        // A link tells nothing of when what it leads to became one.
+        made_at: tree.changed_at(&file).max(target),
+        file,
+    }
 }
 
 /// What a script's first line wants it run by, when that is not there. A program is looked for where libvirt's own environment

@@ -1,6 +1,6 @@
 //! What keeps libvirt from calling gpuslice's hook, and what other hooks do to VMs with slices.
 
-use super::check::{Check, Finding};
+use super::check::{Check, Finding, Severity};
 use super::facts::{Host, Libvirt, OtherHook, Service};
 use super::fix::PROGRAM;
 use super::system::Boot;
@@ -19,8 +19,9 @@ const FIRST_WITH_VENDOR_VFIO: Libvirt = Libvirt(9, 7, 0);
 pub fn check(host: &Host) -> Vec<Finding> {
     if !host.runs_libvirt {
         // Proxmox VE calls a script of its own in the hook's place.
-        let refuses = host.proxmox_hook && host.no_socket;
-        let text = "Proxmox VE's hookscript is there, and /run/gpuslice/hook.sock is not";
+        let refuses = host.proxmox_hook && host.unheard;
+        let text =
+            "Proxmox VE's hookscript is there, and nobody listens at /run/gpuslice/hook.sock";
         return if refuses { vec![daemon_off(text)] } else { Vec::new() };
     }
     let mut found = Vec::new();
@@ -103,14 +104,14 @@ fn hook(host: &Host) -> Vec<Finding> {
         let finding = Finding::error(Check::HookNotAllowed, text, mend);
         found.push(if hook.installed { finding.fixable() } else { finding });
     }
-    if let Some(service) = host.services.iter().find(|service| not_seen(service, hook.made_at)) {
-        let text =
-            format!("{} was last started or reloaded before the hook was there", service.unit);
-        let mend = format!("systemctl reload {}", service.unit);
-        found.push(Finding::error(Check::HookNotSeen, text, mend).fixable());
+    let mut unaware = host.services.iter().filter_map(|s| Some((s.unit, not_seen(host, s)?)));
+    if let Some((unit, severity)) = unaware.next() {
+        let text = format!("{unit} was last started or reloaded before the hook was there");
+        let finding = Finding::error(Check::HookNotSeen, text, format!("systemctl reload {unit}"));
+        found.push(Finding { severity, ..finding }.fixable());
     }
-    if host.no_socket {
-        let text = "the hook is there, and /run/gpuslice/hook.sock is not";
+    if host.unheard {
+        let text = "the hook is there, and nobody listens at /run/gpuslice/hook.sock";
         found.push(daemon_off(text));
     }
     found
@@ -151,9 +152,15 @@ fn missing(host: &Host, place: &str) -> Finding {
     Finding::error(Check::HookMissing, text, mend).fixable()
 }
 
-/// Whether a daemon cannot know of the hook.
-pub fn not_seen(service: &Service, made_at: Option<i64>) -> bool {
-    service.looked_at.zip(made_at).is_some_and(|(looked, made)| looked < made)
+/// Whether a daemon knows of no hook, and how certain that is. It looks whether there is any; if so, it reads the folder at each
+/// call. Of one that was changed since it cannot be told whether it was there.
+pub fn not_seen(host: &Host, service: &Service) -> Option<Severity> {
+    let (looked, made) = service.looked_at.zip(host.hook.made_at)?;
+    let there = |hook: &OtherHook| hook.made_at.is_some_and(|made| made <= looked);
+    if made <= looked || host.other_hooks.iter().any(there) {
+        return None;
+    }
+    Some(if host.other_hooks.is_empty() { Severity::Error } else { Severity::Warning })
 }
 
 fn reload(host: &Host) -> String {

@@ -58,6 +58,11 @@ pub fn options(tree: &Tree, module: &str) -> Vec<(String, String)> {
 /// What says that a system is a container (systemd's container interface, Docker's and Podman's own).
 const CONTAINER: [&str; 3] = ["/run/systemd/container", "/.dockerenv", "/run/.containerenv"];
 
+/// Whether a system is one.
+pub fn in_container(tree: &Tree) -> bool {
+    CONTAINER.iter().any(|path| tree.exists(path))
+}
+
 /// Whether /dev/kvm is there for who runs QEMU: libvirt runs it as a user of its own, Proxmox VE as root.
 pub fn kvm(tree: &Tree, libvirt: bool) -> Kvm {
     const NODE: &str = "/dev/kvm";
@@ -67,7 +72,7 @@ pub fn kvm(tree: &Tree, libvirt: bool) -> Kvm {
         let mut loaded = loaded.map(|name| format!("/sys/module/{name}"));
         let loaded = loaded.any(|path| tree.exists(&path));
         if virtualizes && loaded {
-            return Kvm::NoNode { container: CONTAINER.iter().any(|path| tree.exists(path)) };
+            return Kvm::NoNode { container: in_container(tree) };
         }
         return Kvm::Absent { virtualizes };
     }

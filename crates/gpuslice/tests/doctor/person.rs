@@ -399,6 +399,8 @@ impl<'a> Person<'a> {
         match order {
             ["enable", "--now", "gpusliced.socket", ..] => {
                 self.write("/run/gpuslice/hook.sock", "");
+                let listens = "0: 00000002 00000000 00010000 0001 01 9 /run/gpuslice/hook.sock\n";
+                self.write("/proc/1/net/unix", listens);
             }
             ["enable", "--now", "nvidia-vgpud", "nvidia-vgpu-mgr"] => {
                 self.write("/proc/902/comm", "nvidia-vgpu-mgr\n");

@@ -174,7 +174,7 @@ pub const TRAPS: &[(&str, Seen)] = &[
     ),
     ("SELinux's label of the hook is wrong", By(&["hook-label", "hook-label-link"])),
     ("AppArmor lets libvirt not execute it there", By(&["hook-not-allowed-apparmor"])),
-    ("libvirt has not looked since", By(&["hook-not-seen"])),
+    ("libvirt has not looked since", By(&["hook-not-seen", "hook-not-seen-beside"])),
     (
         "another hook's shell is not there",
         By(&["hook-broken", "hook-broken-env", "hook-broken-lines"]),
@@ -183,7 +183,7 @@ pub const TRAPS: &[(&str, Seen)] = &[
         "another hook calls virsh, and libvirt waits for itself",
         By(&["hook-calls-virsh", "hook-dispatched"]),
     ),
-    ("the daemon does not run", By(&["daemon-off", "daemon-off-proxmox"])),
+    ("the daemon does not run", By(&["daemon-off", "daemon-off-stale", "daemon-off-proxmox"])),
     ("libvirt is too old", By(&["libvirt-old-hooks", "libvirt-old-vfio", "libvirt-old-jammy"])),
     (
         "memory may not be locked",
