@@ -13,9 +13,12 @@ const RESETS: [(&str, &str); 2] =
 /// That the driver has given its device up (xe_device.c, xe_device_declare_wedged).
 const WEDGED: (&str, &str) = ("Xe has declared device ", " as wedged.");
 
+/// That firmware did not start, and the driver is there for nothing but to flash it (xe_survivability_mode.c).
+const SURVIVES: &str = ": In Survivability Mode";
+
 /// See [`gpuslice_core::mechanism::Mechanism::trouble`].
 pub(super) fn of_line(text: &str) -> Option<Trouble> {
-    lost(text).or_else(|| wedged(text)).or_else(|| not_reset(text))
+    lost(text).or_else(|| wedged(text)).or_else(|| survives(text)).or_else(|| not_reset(text))
 }
 
 fn lost(text: &str) -> Option<Trouble> {
@@ -27,6 +30,12 @@ fn lost(text: &str) -> Option<Trouble> {
 fn wedged(text: &str) -> Option<Trouble> {
     let (_, after) = text.split_once(WEDGED.0)?;
     let function = Some(function_named(after.split_once(WEDGED.1)?.0)?);
+    Some(Trouble { function, vf: None, severity: Severity::Failed, reset_failed: false })
+}
+
+fn survives(text: &str) -> Option<Trouble> {
+    let before = text.strip_suffix(SURVIVES).filter(|before| before.starts_with("xe "))?;
+    let function = Some(function_named(before)?);
     Some(Trouble { function, vf: None, severity: Severity::Failed, reset_failed: false })
 }
 
@@ -71,6 +80,20 @@ mod tests {
         }
         assert_eq!(of_line("Xe has declared device card0 as wedged."), None);
         assert_eq!(of_line("xe 0000:03:00.0: [drm] device wedged, needs recovery"), None);
+    }
+
+    #[test]
+    fn a_gpu_whose_firmware_did_not_start() {
+        let function = Some("0000:03:00.0".parse().unwrap());
+        let want = Trouble { function, vf: None, severity: Severity::Failed, reset_failed: false };
+        assert_eq!(of_line("xe 0000:03:00.0: In Survivability Mode"), Some(want));
+        for text in [
+            "xe 0000:03:00.0: Survivability Boot Status : Non Critical Failure (1)",
+            "snd 0000:03:00.1: In Survivability Mode",
+            "xe: In Survivability Mode",
+        ] {
+            assert_eq!(of_line(text), None, "{text}");
+        }
     }
 
     #[test]
