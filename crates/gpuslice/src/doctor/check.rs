@@ -184,12 +184,12 @@ checks! {
         looks "The hook, or on Proxmox VE the hookscript, is installed, and /run/gpuslice/hook.sock is absent or not among the sockets that listen (/proc/1/net/unix).",
         mend "`systemctl enable --now gpusliced.socket gpusliced.service`";
     LibvirtOld = "libvirt-old", "libvirt is too old for what this host is to do",
-        why "libvirt reads hooks from qemu.d since 6.5. A VF that stays on its own driver (NVIDIA's vendor-specific VFIO) it takes since 9.7; before, it says that the device must be detached from the host. gpuslice itself is made for 9.0 and newer.",
+        why "libvirt reads hooks from qemu.d since 6.5. A VF that stays on its own driver (NVIDIA's vendor-specific VFIO), or that a layout has passed by another than vfio-pci (bind = \"xe-vfio-pci\"), it takes since 9.7; before, it says that the device must be detached from the host. gpuslice itself is made for 9.0 and newer.",
         looks "The version in the name of libvirt.so, and which GPUs there are.",
         mend "Install a newer libvirt; Debian 12 has one in bookworm-backports.";
     MemlockLow = "memlock-low", "libvirt may not lock a VM's memory",
         why "All memory of a VM with a passed device is locked. libvirt raises the limit for each VM, unless it may not itself: in containers, or under a unit with LimitMEMLOCK.",
-        looks "The hard limit in /proc/PID/limits of libvirt, and whether it has CAP_SYS_RESOURCE.",
+        looks "The hard limit in /proc/PID/limits of libvirt, and whether it has CAP_SYS_RESOURCE in the first user namespace (/proc/PID/uid_map), not only in an unprivileged container's.",
         mend "`systemctl edit libvirtd` (or virtqemud): [Service] LimitMEMLOCK=infinity; restart it. In a container: give it the limit from outside.";
     Lockdown = "lockdown", "Secure Boot may keep a driver away",
         why "Under lockdown the kernel loads only modules that are signed with a key it knows. Drivers that DKMS builds on the host (NVIDIA's, AMD's GIM, Intel's i915) are signed with the host's own, which somebody has to enrol (\"Key was rejected by service\").",

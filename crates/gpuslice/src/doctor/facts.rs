@@ -43,6 +43,8 @@ pub struct Host {
     pub laid_out: BTreeSet<String>,
     /// Those of which it wants mediated devices that stand ready.
     pub parked: BTreeSet<String>,
+    /// Those whose VFs it has passed by another driver than vfio-pci, and which.
+    pub passed_by: BTreeMap<String, String>,
     /// i915 is one that makes VFs: it has a parameter for their number.
     pub i915_makes_vfs: bool,
     /// vfio-pci makes VFs, since it was loaded with enable_sriov.
@@ -239,4 +241,6 @@ pub struct Service {
     pub looked_at: Option<i64>,
     /// Hard limit of locked memory in bytes, where it is limited and the daemon may not raise it.
     pub memlock: Option<u64>,
+    /// Its users are not the kernel's own, as in an unprivileged container: nothing in there raises a limit.
+    pub mapped: bool,
 }

@@ -73,6 +73,7 @@ pub fn host(tree: &Tree) -> Host {
         passed_to: passed_to(tree, &devices, &laid_out.vfs),
         laid_out: laid_out.vfs,
         parked: laid_out.parked,
+        passed_by: laid_out.passed_by,
         i915_makes_vfs: tree.exists(&format!("/sys/module/i915/{MAX_VFS}")),
         vfio_makes_vfs: text("/sys/module/vfio_pci/parameters/enable_sriov") == "Y",
         signing_key: KEYS.into_iter().find(|key| tree.exists(key)).unwrap_or(KEYS[1]),
@@ -251,6 +252,8 @@ fn service(tree: &Tree, unit: &'static str, pid_file: &str) -> Option<Service> {
     let pid: u32 = tree.text(pid_file)?.parse().ok()?;
     let limits = tree.text(&format!("/proc/{pid}/limits"))?;
     let status = tree.text(&format!("/proc/{pid}/status")).unwrap_or_default();
+    let users = tree.text(&format!("/proc/{pid}/uid_map"));
+    let mapped = users.is_some_and(|users| is_mapped(&users));
     // A reload is a change of the unit's state too.
     let property = "--property=StateChangeTimestamp";
     let said = tree.ask("/usr/bin/systemctl", &["show", "--timestamp=unix", property, unit]);
@@ -258,7 +261,8 @@ fn service(tree: &Tree, unit: &'static str, pid_file: &str) -> Option<Service> {
     Some(Service {
         unit,
         looked_at,
-        memlock: hard_memlock(&limits).filter(|_| !may_raise(&status)),
+        memlock: hard_memlock(&limits).filter(|_| mapped || !may_raise(&status)),
+        mapped,
     })
 }
 
@@ -266,6 +270,12 @@ fn service(tree: &Tree, unit: &'static str, pid_file: &str) -> Option<Service> {
 fn hard_memlock(limits: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max locked memory"))?;
     line.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Whether a process is in a user namespace of its own, whose capabilities raise no limit (kernel/sys.c, do_prlimit). In the
+/// first one each user is itself.
+fn is_mapped(users: &str) -> bool {
+    users.split_whitespace().ne(["0", "0", "4294967295"])
 }
 
 /// Whether a process has CAP_SYS_RESOURCE (capabilities(7), bit 24).

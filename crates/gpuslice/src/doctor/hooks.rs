@@ -37,15 +37,14 @@ pub fn check(host: &Host) -> Vec<Finding> {
 fn libvirt(host: &Host, version: Libvirt) -> Option<Finding> {
     let Libvirt(major, minor, micro) = version;
     let typed = host.devices.iter().find(|device| device.typed);
-    let vf = typed.filter(|_| version < FIRST_WITH_VENDOR_VFIO);
-    let (works, text) = match vf {
+    let stays = typed.map(|vf| format!("VF {} stays on its own driver", vf.address));
+    let passed = host.passed_by.first_key_value();
+    let stays = stays.or(passed.map(|(gpu, by)| format!("VFs of GPU {gpu} are passed by {by}")));
+    let (works, text) = match stays.filter(|_| version < FIRST_WITH_VENDOR_VFIO) {
         _ if version < FIRST_WITH_FOLDER => {
             (false, "it reads no hooks from qemu.d before 6.5".to_owned())
         }
-        Some(vf) => {
-            let vf = &vf.address;
-            (false, format!("VF {vf} stays on its own driver, which it takes from 9.7 on"))
-        }
+        Some(stays) => (false, format!("{stays}, which it takes from 9.7 on")),
         None if version < FIRST_MEANT => {
             (true, "gpuslice is made for libvirt 9 or newer".to_owned())
         }
@@ -197,7 +196,10 @@ fn memlock(service: &Service) -> Option<Finding> {
     let limit = service.memlock?;
     let unit = service.unit;
     let text = format!("{unit} may lock {} MiB for a VM and not raise that", limit >> 20);
-    let mend =
-        format!("systemctl edit {unit}: [Service] LimitMEMLOCK=infinity; systemctl restart {unit}");
+    let mend = if service.mapped {
+        "give this container the limit from outside and start it anew: limits.kernel.memlock=unlimited with Incus, --ulimit memlock=-1 with podman and docker".to_owned()
+    } else {
+        format!("systemctl edit {unit}: [Service] LimitMEMLOCK=infinity; systemctl restart {unit}")
+    };
     Some(Finding::error(Check::MemlockLow, text, mend))
 }

@@ -4,7 +4,7 @@ use super::pci::Device;
 use super::tree::Tree;
 use gpuslice_core::config;
 use gpuslice_core::layout::{Layout, resolve};
-use gpuslice_core::observation::{Function, Observation, Sriov};
+use gpuslice_core::observation::{Function, Observation, Sriov, is_vfio};
 use gpuslice_vendors::makers::maker;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +15,8 @@ pub struct LaidOut {
     pub vfs: BTreeSet<String>,
     /// Mediated devices that stand ready.
     pub parked: BTreeSet<String>,
+    /// VFs that are passed by another driver than vfio-pci, and which.
+    pub passed_by: BTreeMap<String, String>,
 }
 
 /// What layouts want of which function. Serial numbers and slots are not read here, so a rule that names one is
@@ -35,9 +37,17 @@ pub fn laid_out(tree: &Tree, devices: &[Device]) -> LaidOut {
         let wanted = devices.iter().filter(|(_, rule)| wants(&rule.layout));
         wanted.map(|(parent, _)| parent.to_string()).collect()
     };
+    let passes = |layout: &Layout| {
+        let driver = layout.bind.clone().filter(|driver| is_vfio(driver) && driver != "vfio-pci");
+        driver.filter(|_| layout.vfs.of(u16::MAX) > 0)
+    };
+    let passed_by = devices
+        .iter()
+        .filter_map(|(parent, rule)| Some((parent.to_string(), passes(&rule.layout)?)));
     LaidOut {
         vfs: of(|layout| layout.vfs.of(u16::MAX) > 0),
         parked: of(|layout| !layout.park.is_empty()),
+        passed_by: passed_by.collect(),
     }
 }
 

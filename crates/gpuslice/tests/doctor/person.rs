@@ -33,6 +33,7 @@ const OUT_OF_REACH: &[&str] = &[
     "take its hostdev out",
     "define it anew",
     "systemctl edit ",
+    "give this container ",
     "write the path ",
     "add virtualisation.",
     "pass it into this container",

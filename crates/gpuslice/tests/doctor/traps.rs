@@ -184,10 +184,18 @@ pub const TRAPS: &[(&str, Seen)] = &[
         By(&["hook-calls-virsh", "hook-dispatched"]),
     ),
     ("the daemon does not run", By(&["daemon-off", "daemon-off-stale", "daemon-off-proxmox"])),
-    ("libvirt is too old", By(&["libvirt-old-hooks", "libvirt-old-vfio", "libvirt-old-jammy"])),
+    (
+        "libvirt is too old",
+        By(&["libvirt-old-hooks", "libvirt-old-vfio", "libvirt-old-bind", "libvirt-old-jammy"]),
+    ),
     (
         "memory may not be locked",
-        By(&["memlock-low", "guest-hard-limit", "guest-hard-limit-iommu"]),
+        By(&[
+            "memlock-low",
+            "memlock-low-unprivileged",
+            "guest-hard-limit",
+            "guest-hard-limit-iommu",
+        ]),
     ),
     // Who else makes slices.
     ("mdevctl starts a device by itself", By(&["mdevctl-auto"])),
