@@ -452,6 +452,20 @@ fn as_anybody(root: &Path, arguments: &[&str]) -> Output {
 }
 
 #[test]
+fn a_users_jobs_are_read_as_far_as_a_table_is_long() {
+    let root = host("clean-host");
+    let found = |before: &str| {
+        let jobs = format!("{before}\n@reboot echo 4 > /sys/class/drm/card1/device/sriov_numvfs\n");
+        let place = root.path().join("var/spool/cron/crontabs/somebody");
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        fs::write(place, jobs).unwrap();
+        codes(&json(&gpuslice(root.path(), &["doctor", "--json"])))
+    };
+    assert_eq!(found(""), ["sriov-unit"]);
+    assert_eq!(found(&"#".repeat(1 << 20)), Vec::<String>::new());
+}
+
+#[test]
 fn nobody_takes_a_gpu_from_a_process_that_is_not_seen() {
     let root = host("driver-vfio-held");
     lay_out(root.path(), "mode 0 /proc/4242/fd");

@@ -43,6 +43,9 @@ const USERS_JOBS: &str = "/var/spool/cron";
 /// Longest text that is a script's, in bytes: what is longer is a program.
 const SCRIPT: u64 = 65536;
 
+/// Longest of a unit, a rule or a table of jobs, which a user may write.
+const TABLE: u64 = 1 << 20;
+
 /// Reads everything.
 pub fn host(tree: &Tree) -> Host {
     let text = |path: &str| tree.text(path).unwrap_or_default();
@@ -369,7 +372,8 @@ fn writers(tree: &Tree) -> Vec<Writer> {
     let all = enabled(tree).into_iter().chain(rules).chain(written).chain(jobs);
     let all = all.chain(["/etc/rc.local".to_owned(), "/etc/crontab".to_owned()]);
     let writer = |file: String| {
-        let text = tree.resolved(&file).and_then(|file| tree.text(&file)).unwrap_or_default();
+        let text = tree.resolved(&file).and_then(|file| tree.short_text(&file, TABLE));
+        let text = text.unwrap_or_default();
         let instance = file.rsplit_once('@').and_then(|(_, name)| Some(name.rsplit_once('.')?.0));
         let instance = instance.unwrap_or_default();
         let text = without_comments(&text).replace("%i", instance).replace("%I", instance);

@@ -3,10 +3,12 @@
 
 use gpuslice_core::errno::Errno;
 use gpuslice_core::port::{HostRead, LogLine};
+use rustix::fs::{Mode, OFlags};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -79,7 +81,7 @@ impl Tree {
         if of_kernel || !std::fs::symlink_metadata(&place).ok()?.is_file() {
             return None;
         }
-        let file = self.noted(path, std::fs::File::open(place))?;
+        let file = self.noted(path, ordinary(&place))?;
         let mut bytes = Vec::new();
         file.take(most.saturating_add(1)).read_to_end(&mut bytes).ok()?;
         let whole = u64::try_from(bytes.len()).is_ok_and(|length| length <= most);
@@ -222,6 +224,16 @@ impl HostRead for Tree {
     }
 }
 
+/// Opens a file by a path without links. Whoever owns a folder on the way may have put something else there since it was looked
+/// at: what was opened says where it lies, and nothing of it has been read by then.
+fn ordinary(place: &Path) -> std::io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::open(place, flags | OFlags::NOCTTY, Mode::empty())?);
+    let opened = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    let same = file.metadata()?.is_file() && opened == place;
+    if same { Ok(file) } else { Err(ErrorKind::InvalidInput.into()) }
+}
+
 fn errno(error: &std::io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno)
 }
@@ -240,4 +252,26 @@ fn joined(link: &str, target: &Path) -> String {
         }
     }
     format!("/{}", parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, FileType, mknodat};
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn what_was_put_in_a_files_place_is_not_opened() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| std::fs::canonicalize(root.path()).unwrap().join(name);
+        std::fs::create_dir(at("folder")).unwrap();
+        std::fs::write(at("folder/file"), "text").unwrap();
+        symlink(at("folder/file"), at("link")).unwrap();
+        symlink(at("folder"), at("other")).unwrap();
+        mknodat(CWD, at("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        assert!(ordinary(&at("folder/file")).is_ok());
+        for name in ["link", "other/file", "pipe", "folder"] {
+            assert!(ordinary(&at(name)).is_err(), "{name}");
+        }
+    }
 }
