@@ -262,6 +262,10 @@ pub enum Answer {
     },
 }
 
+/// Milliseconds for which a start that was refused is made up for. A boot has brought what it brings by then, and
+/// nobody waits for longer: later somebody may have decided otherwise, or runs the VM on another host.
+pub const START_LATER: u64 = 600_000;
+
 /// A refused start that can be made up for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DueStart {

@@ -13,7 +13,7 @@ use gpuslice_core::domain::HostDeviceSource::{Mdev, Pci};
 use gpuslice_core::ids::ClaimName;
 use gpuslice_core::numa::Pinned;
 use gpuslice_core::refusal::Refusal;
-use gpuslice_core::request::DeviceToWrite;
+use gpuslice_core::request::{DeviceToWrite, START_LATER};
 use gpuslice_domxml::{read_domain, read_pinned};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +32,8 @@ pub struct Agent {
     pub daemon: Daemon,
     /// How long a guest has to let go of what is unplugged.
     pub guest_patience: Duration,
+    /// How long a start is made up for from when the daemon said so.
+    pub start_later: Duration,
     turns: Arc<Mutex<()>>,
 }
 
@@ -79,7 +81,8 @@ pub struct Seen {
 impl Agent {
     /// An agent, not yet connected to libvirt.
     pub fn new(worker: Worker, daemon: Daemon) -> Self {
-        Self { worker, daemon, guest_patience: GUEST_PATIENCE, turns: Arc::default() }
+        let (guest_patience, start_later) = (GUEST_PATIENCE, Duration::from_millis(START_LATER));
+        Self { worker, daemon, guest_patience, start_later, turns: Arc::default() }
     }
 
     /// Waits for the turn.

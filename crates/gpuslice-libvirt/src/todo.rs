@@ -3,7 +3,9 @@
 
 use crate::link::Notice;
 use gpuslice_core::request::DueStart;
+use gpuslice_core::state::OnlyIf;
 use std::collections::{BTreeSet, VecDeque};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// One thing to do.
@@ -18,7 +20,12 @@ pub enum Step {
     /// Ask the daemon what it needs done.
     AskForWork,
     /// Start a domain that was refused.
-    Start(DueStart),
+    Start {
+        /// Which.
+        due: DueStart,
+        /// From when on that is too late.
+        until: Instant,
+    },
 }
 
 impl Step {
@@ -39,7 +46,7 @@ pub struct Todo {
     all: bool,
     look: BTreeSet<Uuid>,
     work: bool,
-    start: VecDeque<DueStart>,
+    start: VecDeque<(DueStart, Instant)>,
 }
 
 impl Todo {
@@ -64,6 +71,8 @@ impl Todo {
                 self.look.remove(uuid);
                 self.gone.insert(*uuid);
             }
+            // It may have stopped again by its turn, and not to be started by us.
+            Notice::Started(uuid) => self.start.retain(|(due, _)| due.domain != *uuid),
             Notice::Closed { .. } => {}
         }
     }
@@ -78,11 +87,14 @@ impl Todo {
         self.look.extend(domains);
     }
 
-    /// Domains to start, in this order, behind those that wait already.
-    pub fn start(&mut self, due: impl IntoIterator<Item = DueStart>) {
-        for start in due {
-            if !self.start.iter().any(|other| other.domain == start.domain) {
-                self.start.push_back(start);
+    /// Domains to start by now, in this order, behind those that wait already. One of these that is no longer among them is
+    /// started no more, unless it is told of once.
+    pub fn start(&mut self, all: &[DueStart], until: Instant) {
+        let once = |due: &DueStart| due.only == Some(OnlyIf::Marked);
+        self.start.retain(|(due, _)| once(due) || all.contains(due));
+        for due in all {
+            if !self.start.iter().any(|(other, _)| other.domain == due.domain) {
+                self.start.push_back((*due, until));
             }
         }
     }
@@ -102,7 +114,7 @@ impl Todo {
         if std::mem::take(&mut self.work) {
             return Some(Step::AskForWork);
         }
-        self.start.pop_front().map(Step::Start)
+        self.start.pop_front().map(|(due, until)| Step::Start { due, until })
     }
 
     /// Puts a step back that could not be done.
@@ -116,7 +128,7 @@ impl Todo {
                 self.look.insert(uuid);
             }
             Step::AskForWork => self.work = true,
-            Step::Start(due) => self.start.push_front(due),
+            Step::Start { due, until } => self.start.push_front((due, until)),
         }
     }
 }
@@ -124,7 +136,7 @@ impl Todo {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gpuslice_core::state::OnlyIf;
+    use std::time::Duration;
 
     fn all(todo: &mut Todo) -> Vec<Step> {
         std::iter::from_fn(|| todo.take()).collect()
@@ -134,9 +146,10 @@ mod tests {
     fn events_fold_and_starts_come_last_in_order() {
         let [a, b, c] = [1, 2, 3].map(Uuid::from_u128);
         let mut todo = Todo::default();
-        let start = |domain| DueStart { domain, only: None };
-        todo.start([c, a].map(start));
-        todo.start([b, c].map(start));
+        let until = Instant::now();
+        let due = |domain| DueStart { domain, only: None };
+        todo.start(&[c, a].map(due), until);
+        todo.start(&[b, c, a].map(due), until);
         todo.work();
         todo.notice(&Notice::Look(a));
         todo.notice(&Notice::Look(b));
@@ -152,9 +165,9 @@ mod tests {
                 Step::Look(a),
                 Step::Look(c),
                 Step::AskForWork,
-                Step::Start(start(c)),
-                Step::Start(start(a)),
-                Step::Start(start(b)),
+                Step::Start { due: due(c), until },
+                Step::Start { due: due(a), until },
+                Step::Start { due: due(b), until },
             ]
         );
         assert_eq!(todo.take(), None);
@@ -170,11 +183,31 @@ mod tests {
             assert_eq!(all(&mut todo), [step]);
         }
         let mut todo = Todo::default();
+        let until = Instant::now();
         let start = |domain| DueStart { domain, only: Some(OnlyIf::Marked) };
-        todo.start([a, b].map(start));
+        todo.start(&[a, b].map(start), until);
         let first = todo.take().unwrap();
         todo.again(&first);
-        assert_eq!(all(&mut todo), [Step::Start(start(a)), Step::Start(start(b))]);
+        let start = |domain| Step::Start { due: start(domain), until };
+        assert_eq!(all(&mut todo), [start(a), start(b)]);
+    }
+
+    #[test]
+    fn what_is_not_to_be_started_any_more_is_not() {
+        let [a, b, c] = [1, 2, 3].map(Uuid::from_u128);
+        let (until, later) = (Instant::now(), Instant::now() + Duration::from_secs(1));
+        let due = |domain, only| DueStart { domain, only };
+        let (saved, marked) = (due(b, Some(OnlyIf::Saved)), due(c, Some(OnlyIf::Marked)));
+        let mut todo = Todo::default();
+        todo.start(&[due(a, None), saved, marked], until);
+        // The daemon says the last one once.
+        todo.start(&[saved], later);
+        let start = |due| Step::Start { due, until };
+        assert_eq!(all(&mut todo), [start(saved), start(marked)]);
+        todo.start(&[due(a, None), saved, marked], until);
+        todo.notice(&Notice::Started(b));
+        todo.notice(&Notice::Started(c));
+        assert_eq!(all(&mut todo), [start(due(a, None))]);
     }
 
     #[test]

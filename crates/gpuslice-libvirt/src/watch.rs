@@ -3,7 +3,7 @@
 //! time.
 
 use crate::agent::{Agent, Trouble};
-use crate::link::Notice;
+use crate::link::{Connection, Notice};
 use crate::todo::{Step, Todo};
 use gpuslice_api::client::{Changes, Event};
 use gpuslice_core::refusal::{Code, Refusal};
@@ -353,7 +353,9 @@ impl<R: FnMut(&str)> Watch<R> {
             Ok(Next { gone, look, start }) => {
                 self.todo.gone(gone);
                 self.todo.look(look);
-                self.todo.start(start);
+                if let Some(start) = start {
+                    self.todo.start(&start, Instant::now() + self.agent.start_later);
+                }
                 self.ask_again.done();
                 self.second.went_well(&step);
                 self.unwritten.over(&step);
@@ -387,7 +389,8 @@ impl<R: FnMut(&str)> Watch<R> {
 struct Next {
     gone: Vec<Uuid>,
     look: Vec<Uuid>,
-    start: Vec<DueStart>,
+    /// All that are to be started by now, where that was asked.
+    start: Option<Vec<DueStart>>,
 }
 
 async fn do_step(agent: Arc<Agent>, step: Step) -> Result<Next, Trouble> {
@@ -400,13 +403,20 @@ async fn do_step(agent: Arc<Agent>, step: Step) -> Result<Next, Trouble> {
         Step::LookAtAll => (next.look, next.gone) = agent.list().await?,
         Step::Look(uuid) => agent.look(uuid).await?,
         Step::AskForWork => {
-            (next.look, next.start) = agent.daemon.work().await.map_err(Trouble::Daemon)?;
+            let (look, start) = agent.daemon.work().await.map_err(Trouble::Daemon)?;
+            (next.look, next.start) = (look, Some(start));
         }
-        Step::Start(due) => {
+        Step::Start { due, until } => {
             let uuid = due.domain;
-            let start = agent
-                .worker
-                .call(format!("starting domain {uuid}"), move |connection| connection.start(due));
+            let start = move |connection: &Connection| {
+                // libvirt was gone, or had no time.
+                if Instant::now() >= until {
+                    tracing::info!("domain {uuid} was to be started too long ago");
+                    return Ok(false);
+                }
+                connection.start(due)
+            };
+            let start = agent.worker.call(format!("starting domain {uuid}"), start);
             if start.await.map_err(Trouble::Libvirt)? {
                 tracing::info!("started domain {uuid}, which had been refused");
             }

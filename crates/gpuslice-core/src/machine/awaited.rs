@@ -1,10 +1,10 @@
 //! What is still to come of the host, and whom it could serve: of a GPU that was there what it offered is remembered, one that
 //! was never seen may be anything as long as the boot is young.
 
-use super::late_start::START_LATER;
 use super::{Effect, Machine, Stored, Timer};
 use crate::ids::{ParentId, PciAddress, ProfileName};
 use crate::layout;
+use crate::request::START_LATER;
 use std::collections::BTreeSet;
 
 /// A slice that is asked for: of which profile, and which VF it is to be.

@@ -6,14 +6,10 @@ use super::awaited::Needed;
 use super::{Effect, Machine, Stored, Timer};
 use crate::domain::Domain;
 use crate::ids::{Owner, ParentId};
-use crate::request::DueStart;
+use crate::request::{DueStart, START_LATER};
 use crate::state::{Incoming, LateStart, OnlyIf};
 use std::collections::BTreeSet;
 use uuid::Uuid;
-
-/// Milliseconds for which a start that was refused is made up for. A boot has brought what it brings by then, and
-/// nobody waits for longer: later somebody may have decided otherwise, or runs the VM on another host.
-pub(super) const START_LATER: u64 = 600_000;
 
 impl Machine {
     /// What a domain that asks for a start needs.

@@ -23,6 +23,8 @@ pub enum Notice {
     Look(Uuid),
     /// The domain is undefined for good.
     Gone(Uuid),
+    /// Somebody has started the domain.
+    Started(Uuid),
     /// The connection broke. It carries the number of the connection, because the notice of a former one can
     /// arrive after the next was opened.
     Closed {
@@ -82,6 +84,7 @@ fn lifecycle_notice(domain: Uuid, event: c_int, detail: c_int) -> Option<Notice>
     let renamed = sys::VIR_DOMAIN_EVENT_UNDEFINED_RENAMED;
     match u32::try_from(event).ok()? {
         sys::VIR_DOMAIN_EVENT_DEFINED | sys::VIR_DOMAIN_EVENT_STOPPED => Some(Notice::Look(domain)),
+        sys::VIR_DOMAIN_EVENT_STARTED => Some(Notice::Started(domain)),
         sys::VIR_DOMAIN_EVENT_UNDEFINED if u32::try_from(detail) != Ok(renamed) => {
             Some(Notice::Gone(domain))
         }
@@ -332,7 +335,8 @@ mod tests {
             (sys::VIR_DOMAIN_EVENT_STOPPED, 5, Some(Notice::Look(vm))),
             (sys::VIR_DOMAIN_EVENT_UNDEFINED, removed, Some(Notice::Gone(vm))),
             (sys::VIR_DOMAIN_EVENT_UNDEFINED, renamed, None),
-            (sys::VIR_DOMAIN_EVENT_STARTED, 0, None),
+            (sys::VIR_DOMAIN_EVENT_STARTED, 0, Some(Notice::Started(vm))),
+            (sys::VIR_DOMAIN_EVENT_SUSPENDED, 0, None),
             (4711, 0, None),
         ] {
             let notice = lifecycle_notice(vm, event.cast_signed(), detail.cast_signed());

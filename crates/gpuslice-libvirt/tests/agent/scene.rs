@@ -36,11 +36,14 @@ pub struct Setting {
     pub uri: String,
     pub daemon_up: bool,
     pub patience: Duration,
+    /// How long a start is made up for.
+    pub start_later: Duration,
 }
 
 impl Default for Setting {
     fn default() -> Self {
-        Self { uri: URI.to_owned(), daemon_up: true, patience: Duration::from_secs(20) }
+        let (patience, start_later) = (Duration::from_secs(20), Duration::from_secs(600));
+        Self { uri: URI.to_owned(), daemon_up: true, patience, start_later }
     }
 }
 
@@ -83,7 +86,9 @@ impl Scene {
         let worker = Worker::start(&setting.uri, notices.clone()).unwrap();
         let client = Client::over(connection.clone());
         let changes = client.changes().await.unwrap();
-        let agent = Arc::new(Agent::new(worker, DaemonClient::new(client)));
+        let mut agent = Agent::new(worker, DaemonClient::new(client));
+        agent.start_later = setting.start_later;
+        let agent = Arc::new(agent);
         let service = Service::new(Arc::clone(&agent), setting.patience);
         serve(&connection, LibvirtInterface::new(service)).await.unwrap();
         let watch =

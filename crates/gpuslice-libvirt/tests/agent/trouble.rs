@@ -5,7 +5,7 @@ use crate::scene::{Setting, play};
 use gpuslice_api::CallError;
 use gpuslice_api::libvirt::AttachOptions;
 use gpuslice_core::refusal::Code;
-use gpuslice_core::request::Command;
+use gpuslice_core::request::{Command, DueStart};
 use std::sync::mpsc;
 use std::time::Duration;
 use uuid::Uuid;
@@ -89,6 +89,42 @@ fn a_flood_of_questions_is_refused_while_libvirt_hangs() {
             };
             let (hung, ()) = tokio::join!(hang, flood);
             hung.unwrap();
+        },
+    );
+}
+
+/// By then somebody may have decided otherwise.
+#[test]
+fn what_was_to_be_started_while_libvirt_hung_for_long_is_started_no_more() {
+    let [late, other] = [1, 2].map(|n| Uuid::from_u128(0x7_0b20 + n));
+    let setting = Setting { start_later: Duration::from_millis(500), ..Setting::default() };
+    play(
+        setting,
+        |person, _| {
+            person.define(late, "late", "", "");
+            person.define(other, "other", "", "");
+        },
+        async |mut scene| {
+            scene.settles().await;
+            let due = |domain| vec![DueStart { domain, only: None }];
+            let (release, held) = mpsc::channel::<()>();
+            let worker = scene.agent.worker.clone();
+            let hang = worker.call("hanging".to_owned(), move |_| {
+                held.recv().unwrap();
+                Ok(())
+            });
+            let waits = async {
+                scene.daemon.script.lock().unwrap().start = due(late);
+                scene.settles().await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                release.send(()).unwrap();
+            };
+            let (hung, ()) = tokio::join!(hang, waits);
+            hung.unwrap();
+            scene.daemon.script.lock().unwrap().start = due(other);
+            scene.announce("agent-work").await;
+            scene.person.becomes(other, "started", |_| scene.person.running(other)).await;
+            assert!(!scene.person.running(late));
         },
     );
 }
