@@ -235,7 +235,8 @@ fn gone(uuid: Uuid) -> Refusal {
     LinkError::NotKept { domain: uuid.to_string() }.into()
 }
 
-fn seen(connection: &Connection, uuid: Uuid) -> Result<Option<Seen>, LinkError> {
+/// A domain's persistent definition; `None` when libvirt has or keeps none.
+pub(crate) fn seen(connection: &Connection, uuid: Uuid) -> Result<Option<Seen>, LinkError> {
     let Some(defined) = connection.defined(uuid)? else {
         return Ok(None);
     };

@@ -5,7 +5,7 @@
 //! Whoever dies in between leaves the daemon with slices that are prepared and not told of. Our next look at the
 //! domain tells of them; without any, the daemon finds out by itself who holds them.
 
-use crate::agent::{Agent, Turn};
+use crate::agent::{Agent, Turn, seen};
 use crate::attach::{claim_name, request, what};
 use crate::daemon::ClaimTerms;
 use crate::detach::{done, meant};
@@ -58,13 +58,12 @@ impl Agent {
             None => ClaimTerms::default(),
         };
         let plugged = self.daemon.plug(uuid, &title, asked.clone(), terms, keep).await?;
-        let definition = defined.clone().filter(|_| options.config);
         let devices = plugged.devices.clone();
         let written = {
             let asked = asked.clone();
             let what = format!("hot-plugging into domain {title}");
             let plug = move |connection: &Connection| {
-                plug(connection, uuid, definition.as_ref(), &asked, &devices)
+                plug(connection, uuid, options.config, &asked, &devices)
             };
             self.worker.call(what, plug).await
         };
@@ -243,14 +242,21 @@ impl Agent {
 fn plug(
     connection: &Connection,
     uuid: Uuid,
-    definition: Option<&Domain>,
+    config: bool,
     request: &ClaimRequest,
     devices: &[DeviceToWrite],
 ) -> Result<bool, LinkError> {
     // Read again, right before: it may have stopped, or somebody may have changed it.
     let running = connection.running(uuid)?;
     let running = running.ok_or_else(|| LinkError::NotRunning { domain: uuid.to_string() })?;
-    writing::plug(&running, &running.seen, definition, request, devices)
+    let definition = match config {
+        true => {
+            let kept = seen(connection, uuid)?;
+            Some(kept.ok_or_else(|| LinkError::NotKept { domain: running.name.clone() })?.domain)
+        }
+        false => None,
+    };
+    writing::plug(&running, &running.seen, definition.as_ref(), request, devices)
 }
 
 /// Takes the claim out of the XML of a VM that runs; whether it was in there.

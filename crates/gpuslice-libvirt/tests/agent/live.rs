@@ -56,6 +56,33 @@ fn what_libvirt_refuses_to_plug_in_is_given_back_and_nothing_is_left_in_the_xml(
     }
 }
 
+/// The daemon can take minutes.
+#[test]
+fn what_a_person_writes_while_slices_are_prepared_stays() {
+    ordinary(
+        |person, daemon| {
+            person.define(VM, "vm", "", "");
+            person.start(VM);
+            let domain = person.domain(VM);
+            let other = "<claims><claim name='other' profile='p'/></claims>";
+            daemon.before(move |command| {
+                if matches!(command, Command::Plug { .. }) {
+                    let (name, namespace) = (Some("gpuslice"), Some("urn:gpuslice:domain:1"));
+                    domain.set_metadata(2, Some(other), name, namespace, 2).unwrap();
+                }
+                None
+            });
+        },
+        async |mut scene| {
+            scene.settles().await;
+            let profile = "p".parse().unwrap();
+            scene.client.attach("vm", &profile, &live(true)).await.unwrap();
+            let xml = scene.person.xml(VM);
+            assert!(xml.contains("name=\"gpu0\"") && xml.contains("name=\"other\""), "{xml}");
+        },
+    );
+}
+
 /// A claim that is as before is not undone twice: with the last of its slices the daemon undoes it by itself.
 #[test]
 fn a_claim_that_the_daemon_undoes_by_itself_is_no_failure_to_undo() {
