@@ -106,9 +106,10 @@ impl Node {
         self.file(&format!("etc/pve/qemu-server/{vmid}.conf"), &text);
     }
 
-    /// QEMU opens its device.
-    fn open(&self, vf: usize, pid: u32) {
+    /// A guest's QEMU opens its device.
+    fn open(&self, vf: usize, vmid: u32, pid: u32) {
         self.file(&format!("proc/{pid}/comm"), "kvm\n");
+        self.file(&format!("run/qemu-server/{vmid}.pid"), &format!("{pid}\n"));
         self.host
             .outside(&json!({"do": "open", "slice": self.slice(vf), "pid": pid, "comm": "kvm"}));
     }
@@ -162,8 +163,8 @@ struct Step {
     /// Attributes that Proxmox writes. `{types0}` is where the types of the first card are.
     #[serde(default)]
     kernel: BTreeMap<String, String>,
-    /// QEMU of this pid opens these slices.
-    open: Option<(u32, Vec<usize>)>,
+    /// This guest's QEMU, of this pid, opens these slices.
+    open: Option<(u32, u32, Vec<usize>)>,
     /// QEMU ends.
     kill: Option<u32>,
     /// Power off and on; /run is empty after.
@@ -220,8 +221,8 @@ impl Node {
             let file = self.filled(file);
             self.host.outside(&json!({"do": "write", "file": file, "data": data}));
         }
-        if let Some((pid, vfs)) = &step.open {
-            vfs.iter().for_each(|vf| self.open(*vf, *pid));
+        if let Some((vmid, pid, vfs)) = &step.open {
+            vfs.iter().for_each(|vf| self.open(*vf, *vmid, *pid));
         }
         if step.reboot {
             for folder in ["run", "proc"] {

@@ -75,24 +75,49 @@ impl Files {
         self.root.join(format!("sys/bus/pci/devices/{address}/nvidia")).exists()
     }
 
-    /// Which guest has each function: of a QEMU that is there, or for a time that is not over. Before the first start
+    /// Which guest has each function: of its QEMU that is there, or for a time that is not over. Before the first start
     /// since the boot there is no file.
     pub fn reservations(&self) -> Result<BTreeMap<PciAddress, u32>, Refusal> {
         let text = self.read("run/qemu-server/pci-id-reservations")?.unwrap_or_default();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Ok(text.lines().filter_map(|line| self.reservation(line, now)).collect())
+        let each = text.lines().filter_map(reservation);
+        let holding = each.map(|(address, vmid, until)| {
+            Ok(self.holds(vmid, until, now)?.then_some((address, vmid)))
+        });
+        holding.filter_map(Result::transpose).collect()
     }
 
-    fn reservation(&self, line: &str, now: u64) -> Option<(PciAddress, u32)> {
-        let mut words = line.split_ascii_whitespace();
-        let (address, vmid, until) = (words.next()?, words.next()?.parse().ok()?, words.next()?);
-        let holds = match until.split_once(':')? {
-            ("time", time) => time.parse::<u64>().ok()? > now,
-            ("pid", pid) => self.root.join("proc").join(pid).exists(),
-            _ => false,
-        };
-        holds.then_some((full_address(address).parse().ok()?, vmid))
+    fn holds(&self, vmid: u32, until: Until<'_>, now: u64) -> Result<bool, Refusal> {
+        match until {
+            Until::Time(time) => Ok(time > now),
+            // The number of a QEMU that was killed may be another process's by now, which the file of its guest is not.
+            Until::Pid(pid) if self.root.join("proc").join(pid).exists() => {
+                let running = self.read(&format!("run/qemu-server/{vmid}.pid"))?;
+                Ok(running.is_some_and(|running| running.trim() == pid))
+            }
+            Until::Pid(_) => Ok(false),
+        }
     }
+}
+
+/// How long a reservation holds.
+#[derive(Clone, Copy)]
+enum Until<'l> {
+    /// Seconds since 1970.
+    Time(u64),
+    /// As long as the guest's QEMU is this process.
+    Pid(&'l str),
+}
+
+fn reservation(line: &str) -> Option<(PciAddress, u32, Until<'_>)> {
+    let mut words = line.split_ascii_whitespace();
+    let (address, vmid, until) = (words.next()?, words.next()?.parse().ok()?, words.next()?);
+    let until = match until.split_once(':')? {
+        ("time", time) => Until::Time(time.parse().ok()?),
+        ("pid", pid) => Until::Pid(pid),
+        _ => return None,
+    };
+    Some((full_address(address).parse().ok()?, vmid, until))
 }
 
 /// What this node is called: by its host name without the domain.
