@@ -120,6 +120,19 @@ pub fn find_each<'a>(
     each
 }
 
+/// Whether one process has a slice open. One that is not there has none.
+///
+/// # Errors
+/// When that cannot be told.
+pub fn has_open(host: &dyn HostRead, pid: u32, slice: SliceId) -> Result<bool, Errno> {
+    let nodes = nodes_of(host, slice)?;
+    match look(host, pid, |path| nodes.contains(path), |_| ControlFlow::Break(())) {
+        Ok(looked) => Ok(looked.is_break()),
+        Err(Errno::ENOENT | Errno::ESRCH) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// The same of anything else, by the nodes that each has.
 ///
 /// # Errors

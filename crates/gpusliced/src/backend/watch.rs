@@ -94,7 +94,7 @@ impl<H: HostRead + Clone + Send + Sync + 'static> Task<H> {
                 let holders = looked.found.remove(&slice).unwrap_or_default();
                 let mut waits = false;
                 for holder in holders {
-                    match self.await_end(holder.pid, slice) {
+                    match self.await_end(holder.pid, slice).await {
                         Ok(()) => waits = true,
                         // It has ended since. Whether others have come is to be seen.
                         Err(Errno::ESRCH) if vanished.insert((holder.pid, slice)) => {
@@ -139,12 +139,18 @@ impl<H: HostRead + Clone + Send + Sync + 'static> Task<H> {
         })
     }
 
-    fn await_end(&mut self, pid: u32, slice: SliceId) -> Result<(), Errno> {
+    async fn await_end(&mut self, pid: u32, slice: SliceId) -> Result<(), Errno> {
         if let Some(open) = self.open.get_mut(&pid) {
             open.insert(slice);
             return Ok(());
         }
         let end = readiness(process::watch_pid(pid)?).ok_or(Errno::EMFILE)?;
+        // By now the number may be that of another process, which goes on.
+        let host = self.host.clone();
+        let asked = tokio::task::spawn_blocking(move || holders::has_open(&host, pid, slice));
+        if !asked.await.unwrap_or(Err(Errno::EIO))? {
+            return Err(Errno::ESRCH);
+        }
         self.open.insert(pid, BTreeSet::from([slice]));
         self.ends.spawn(async move {
             // An error here means the descriptor itself is dead: look again.
@@ -171,6 +177,7 @@ mod tests {
     use gpuslice_host::SysHost;
     use std::ops::Range;
     use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
     use std::process::{Child, Command, Stdio};
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
     use tempfile::TempDir;
@@ -180,9 +187,12 @@ mod tests {
     #[derive(Clone)]
     struct Counted {
         host: SysHost,
+        dir: PathBuf,
         looks: Arc<AtomicU32>,
         /// No process is listed.
         blind: Arc<AtomicBool>,
+        /// Whoever is found has ended by then, and another process has its number.
+        another: Arc<AtomicBool>,
     }
 
     impl HostRead for Counted {
@@ -195,6 +205,11 @@ mod tests {
         }
 
         fn read(&self, file: &str) -> Result<Vec<u8>, Errno> {
+            // What is read last of a holder.
+            if file.ends_with("/comm") && self.another.load(Ordering::SeqCst) {
+                let descriptors = self.dir.join(file.trim_start_matches('/')).with_file_name("fd");
+                std::fs::remove_dir_all(descriptors).unwrap();
+            }
             self.host.read(file)
         }
 
@@ -220,6 +235,7 @@ mod tests {
         dir: TempDir,
         looks: Arc<AtomicU32>,
         blind: Arc<AtomicBool>,
+        another: Arc<AtomicBool>,
         watcher: Watcher,
         inbox: Inbox,
     }
@@ -236,10 +252,17 @@ mod tests {
             }
             let host = SysHost::new(dir.path().to_str().unwrap()).unwrap();
             let (looks, blind) = (Arc::<AtomicU32>::default(), Arc::<AtomicBool>::default());
+            let another = Arc::<AtomicBool>::default();
             let (handle, inbox) = channel();
-            let counted = Counted { host, looks: Arc::clone(&looks), blind: Arc::clone(&blind) };
+            let counted = Counted {
+                host,
+                dir: dir.path().to_owned(),
+                looks: Arc::clone(&looks),
+                blind: Arc::clone(&blind),
+                another: Arc::clone(&another),
+            };
             let watcher = Watcher::start(counted, handle);
-            Self { dir, looks, blind, watcher, inbox }
+            Self { dir, looks, blind, another, watcher, inbox }
         }
 
         /// A process that has these devices open.
@@ -313,6 +336,17 @@ mod tests {
         std::fs::remove_file(host.dir.path().join(opened)).unwrap();
         host.watch(0..1);
         assert_eq!(host.told(1).await, slices(0..1));
+        host.ends(goes_on);
+    }
+
+    #[tokio::test]
+    async fn a_process_that_got_the_number_of_a_holder_is_not_waited_for() {
+        let mut host = Host::with(1);
+        let goes_on = host.process(0..1);
+        host.another.store(true, Ordering::SeqCst);
+        host.watch(0..1);
+        let told = tokio::time::timeout(Duration::from_secs(20), host.told(1)).await;
+        assert_eq!(told, Ok(slices(0..1)));
         host.ends(goes_on);
     }
 
