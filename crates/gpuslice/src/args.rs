@@ -28,7 +28,7 @@ What --json prints of each command: /usr/share/doc/gpuslice/JSON.md"
 )]
 pub struct Arguments {
     /// Print JSON: a list of rows, one object, or for events one object a line. Orders say `changed`; a failure is
-    /// `{\"changed\": false, \"refusal\": {code, message, causes, hint}}`.
+    /// `{\"changed\": ..., \"refusal\": {code, message, causes, hint}}`.
     #[arg(long, global = true, help = "Print JSON; what changes something says `changed`")]
     pub json: bool,
     /// What to do.

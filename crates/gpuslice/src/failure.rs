@@ -16,11 +16,13 @@ pub struct Failure {
     pub refusal: Refusal,
     /// Whether stdout has the whole answer already, so that a program needs no second one.
     pub answered: bool,
+    /// What was done before stays.
+    pub changed: bool,
 }
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, answered: false }
+        Self { refusal, answered: false, changed: false }
     }
 }
 

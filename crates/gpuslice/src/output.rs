@@ -97,7 +97,8 @@ impl Output {
     pub fn failed(&self, failure: &Failure) -> ExitCode {
         if self.json && !failure.answered {
             // The exit code tells it even when stdout is gone.
-            let _ = self.json(&json!({ "changed": false, "refusal": failure.refusal }));
+            let said = json!({ "changed": failure.changed, "refusal": failure.refusal });
+            let _ = self.json(&said);
         }
         aside(&failure.text(self.err));
         ExitCode::from(failure.exit_code())

@@ -32,5 +32,5 @@ pub fn doctor(domain: Option<&str>, fix: bool, output: &Output) -> Result<(), Fa
         render::counted(errors, "error"),
         if errors == 1 { "keeps" } else { "keep" }
     );
-    Err(Failure { refusal: Refusal::new(Code::Unsupported, message), answered: true })
+    Err(Failure { answered: true, ..Refusal::new(Code::Unsupported, message).into() })
 }

@@ -117,7 +117,7 @@ pub async fn apply(daemon: &Daemon, output: &Output) -> Result<(), Failure> {
                 Some(way) => refusal.hint(way),
                 None => refusal,
             };
-            Err(Failure { refusal, answered: true })
+            Err(Failure { answered: true, ..refusal.into() })
         }
         None => Ok(()),
     }
@@ -149,7 +149,8 @@ pub async fn drain(
         };
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         let changed = row.changed;
-        row = progress::shown(&what, order(Some(wait_ms))).await?;
+        let drained = progress::shown(&what, order(Some(wait_ms))).await;
+        row = drained.map_err(|failure| Failure { changed, ..failure })?;
         row.changed |= changed;
     }
     output.answer(&row, |paint| render::drain(&row, paint))
