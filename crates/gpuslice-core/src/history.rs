@@ -362,7 +362,7 @@ mod tests {
             let wanted = Wanted { about: Some(about.to_owned()), since: None };
             assert_eq!(spans(&rows(&[&file], wanted)), want[1..], "{about}");
         }
-        for about in ["vf:0000:41:00.4", "0000:41:00.4", "0000:41:00.0"] {
+        for about in ["vf:0000:41:00.4", "0000:41:00.4", "vf:41:00.4", "0000:41:00.0"] {
             let wanted = Wanted { about: Some(about.to_owned()), since: None };
             assert_eq!(rows(&[&file], wanted).len(), 2, "{about}");
         }

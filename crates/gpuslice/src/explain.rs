@@ -74,7 +74,7 @@ pub fn object(rows: &Rows, name: &str) -> Result<Vec<Explained>, Refusal> {
     if !of_claims.is_empty() {
         return Ok(of_claims);
     }
-    if let Some(row) = rows.slices.iter().find(|row| names_slice(row, name)) {
+    if let Some(row) = rows.slices.iter().find(|row| row.slice.is_called(name)) {
         let parent = parent_at(rows, row).filter(|_| row.state == "parent");
         let of_slice = || slice::of(rows, row);
         return Ok(vec![parent.map_or_else(of_slice, |parent| parent::of(rows, parent))]);
@@ -93,10 +93,6 @@ fn meant(row: &ClaimRow, name: &str) -> bool {
     [owner, row.claim.to_string(), row.owner_name.clone(), claims::shown(row)]
         .iter()
         .any(|shown| !shown.is_empty() && shown == name)
-}
-
-fn names_slice(row: &SliceRow, name: &str) -> bool {
-    row.slice.is_called(name) || row.slice.is_called(&address(name))
 }
 
 /// What a VF is that makes mediated devices.

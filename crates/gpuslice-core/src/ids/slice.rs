@@ -82,10 +82,14 @@ impl SliceId {
         }
     }
 
-    /// Whether somebody means it: as it is printed, or by its address or UUID alone, as other programs call it.
+    /// Whether somebody means it: as it is printed, or by its address or UUID alone, as other programs call it. Addresses may
+    /// be shortened.
     pub fn is_called(self, name: &str) -> bool {
-        let printed = self.to_string();
-        printed == name || printed.split_once(':').is_some_and(|(_, bare)| bare == name)
+        let bare = match self {
+            Self::Vf(address) | Self::Function(address) => name.parse() == Ok(address),
+            Self::Mdev(uuid) => name.parse() == Ok(uuid),
+        };
+        bare || name.parse() == Ok(self)
     }
 }
 

@@ -62,6 +62,7 @@ fn what_is_as_it_should_be_has_no_reason() {
         (WIN, "claim"),
         ("8e2f2d4e-1b5f-4a4e-9f57-0d9c6f1c6a11", "claim"),
         ("vf:0000:41:00.4", "slice"),
+        ("vf:41:00.4", "slice"),
         (VF, "slice"),
         ("41:00.4", "slice"),
         (PF, "parent"),
