@@ -6,7 +6,7 @@ use crate::tools::follow;
 use crate::world::{State, VMS, World};
 use gpuslice_core::ids::{ClaimName, MdevUuid, Owner, PciAddress, SliceId};
 use gpuslice_core::port::{HostRead, link_name, read_text};
-use gpuslice_core::refusal::Code;
+use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command, Outcome};
 use gpuslice_sim::{Noise, Pace};
 
@@ -158,13 +158,19 @@ impl World {
         if self.place.cannot_be(&self.driver.config) {
             self.place.config(0).clone_into(&mut self.driver.config);
         }
-        // The reading that comes with the order may tell what a reconcile mends by itself.
-        for last in [false, true] {
+        // The reading that comes with the order may tell what a reconcile mends by itself, and a VF that a driver of the
+        // host has is a person's to give.
+        for last in [false, false, true] {
             let request = self.driver.command(Command::Apply);
             self.driver.advance(LONG)?;
             match self.driver.answers.remove(&request) {
                 Some(Ok(Answer::Plan(_))) => break,
                 Some(Err(refusal)) if refusal.code == Code::Reshaping && !last => {}
+                Some(Err(Refusal { code: Code::HostDriver, hint: Some(way), .. }))
+                    if way.contains("unbind") && !last =>
+                {
+                    follow(&mut self.driver, &way);
+                }
                 other => {
                     return Err(Broken::new("apply_works_when_nothing_runs", format!("{other:?}")));
                 }

@@ -284,12 +284,12 @@ fn waiting(driver: &mut Driver) -> Option<String> {
     }
 }
 
-/// Does what a row says.
+/// Does what a row or a hint says.
 pub fn follow(driver: &mut Driver, reason: &str) {
     for order in reason.split("echo ").skip(1) {
-        let (what, file) = order.split_once("> ").unwrap();
-        let what = format!("{}\n", what.trim());
-        driver.kernel.write(file.trim_end().trim_end_matches(';'), what.as_bytes()).unwrap();
+        let (what, rest) = order.split_once("> ").unwrap();
+        let file = rest.split([';', ',', ' ']).next().unwrap();
+        driver.kernel.write(file, format!("{}\n", what.trim()).as_bytes()).unwrap();
     }
     driver.wake_up().unwrap();
 }
