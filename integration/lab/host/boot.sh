@@ -157,7 +157,7 @@ boot() {
         fi
         ;;
       begin\ *) name=${line#begin } ; say "$name" ;;
-      end\ 0) say "$name: passed"; result passed "$name" ;;
+      end\ 0) scenario_passed "$name" ;;
       end\ *) scenario_failed "$name" ;;
       say\ *) say "  ${line#say }" ;;
       ok\ *) result check; say "  ok: ${line#ok }" ;;

@@ -2,6 +2,7 @@
 #   # group: NAME      # order: N (within the group)      # needs: product      # long: yes      # limit: SECONDS (of a boot)
 #   # window: yes (virt-manager's, see window.sh)
 #   # peer: yes        with a second machine beside the group's
+#   # product: no      what it shows is true of the lab, whatever the product does
 
 scenario_file() { echo "$lab/scenarios/$1.sh"; }
 
@@ -31,6 +32,17 @@ wanted() {
   [ "$long" = yes ] || [ -z "$(header "$1" long)" ]
 }
 
+# proof NAME : a file that is there once the scenario has passed with all that is as it is now, for the two weeks that prune leaves it.
+proof() {
+  local group
+  group=$(header "$1" group)
+  echo "$cache/passed-$1-$(find "$lab/scenarios"/{"$1",lib,domains}.sh "$lab/conformance" "$lab/groups/$group" "$lab/guest/root" \
+    "$lab/host/boot.sh" "$tree/udev-rules" -type f | sort | xargs -d '\n' cat | key - <(echo "$image $modules"))"
+}
+
+# shown NAME : of a scenario that shows nothing of the product, an unnamed run need not see again what this machine has seen.
+shown() { [ "$long" = no ] && [ ${#names[@]} = 0 ] && [ "$(header "$1" product)" = no ] && [ -e "$(proof "$1")" ]; }
+
 # start_group GROUP : its virtual machine beside those that run, one for each processor. Measurements want the machine alone.
 start_group() {
   local most=1
@@ -50,7 +62,7 @@ end_groups() {
   kill $(jobs -p) 2> /dev/null || true
 }
 
-# result WORDS : a line of the results: boot, check, passed NAME, failed NAME
+# result WORDS : a line of the results: boot, check, passed NAME, failed NAME, shown NAME
 result() { echo "$*" >> "$run/results"; }
 
 # run_group GROUP : boots the group's disk until its wanted scenarios are through.
@@ -59,7 +71,8 @@ run_group() {
   run=$all/$group who=$group
   trap - EXIT
   while read -r _ name; do
-    if wanted "$name"; then list+=("$name"); fi
+    wanted "$name" || continue
+    if shown "$name"; then result shown "$name"; else list+=("$name"); fi
   done < <(scenarios | grep "^$group ")
   [ ${#list[@]} -gt 0 ] || return 0
   for name in "${list[@]}"; do
@@ -105,6 +118,12 @@ make_share() {
   tar --numeric-owner --owner=0 --group=0 -C "$stage" -cf "$run/stage.tar" .
   cp "$lab"/scenarios/* "$lab"/*.txt "$run/share/scenarios/"
   cp "$lab"/conformance/* "$run/share/conformance/"
+}
+
+scenario_passed() {
+  say "$1: passed"
+  result passed "$1"
+  if [ "$(header "$1" product)" = no ]; then touch "$(proof "$1")"; fi
 }
 
 scenario_failed() {

@@ -2,6 +2,7 @@
 # group: main
 # order: 95
 # limit: 400
+# product: no
 . /lab/conformance/on-kernel.sh
 
 # Facts that only these drivers can tell, each at its place in the script.

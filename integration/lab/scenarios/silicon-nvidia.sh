@@ -2,6 +2,7 @@
 # group: main
 # order: 96
 # limit: 400
+# product: no
 . /lab/conformance/on-kernel.sh
 . /lab/scenarios/domains.sh
 trap 'clear_domains; with_udev' EXIT

@@ -2,6 +2,7 @@
 # group: main
 # order: 90
 # limit: 240
+# product: no
 . /lab/conformance/on-kernel.sh
 
 conform plain
