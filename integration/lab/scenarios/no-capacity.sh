@@ -1,6 +1,6 @@
 # One VM too many is refused in one line that says what is missing, who holds it and what to do; nothing leaks
-# group: main
-# order: 40
+# group: restart
+# order: 5
 # needs: product
 . /lab/scenarios/product.sh
 cleanup() {

@@ -1,6 +1,6 @@
 # The packages beside VMs that run: purge, first install, upgrade, remove; no VM notices, and plain hostdevs stay what they are
-# group: restart
-# order: 5
+# group: main
+# order: 60
 # needs: product
 # limit: 300
 . /lab/scenarios/product.sh

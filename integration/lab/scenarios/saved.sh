@@ -1,6 +1,6 @@
 # A VM with a slice is saved and comes back: managed save, an image that is restored, one that is refused while there is no such slice
-# group: main
-# order: 42
+# group: restart
+# order: 6
 # needs: product
 # limit: 300
 . /lab/scenarios/product.sh
