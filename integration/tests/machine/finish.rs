@@ -9,6 +9,7 @@ use gpuslice_core::port::{HostRead, link_name, read_text};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command, Outcome};
 use gpuslice_sim::{Noise, Pace};
+use std::collections::BTreeSet;
 
 /// Longer than any timer of the machine.
 const LONG: u64 = 1_300_000;
@@ -158,16 +159,17 @@ impl World {
         if self.place.cannot_be(&self.driver.config) {
             self.place.config(0).clone_into(&mut self.driver.config);
         }
-        // The reading that comes with the order may tell what a reconcile mends by itself, and a VF that a driver of the
-        // host has is a person's to give.
-        for last in [false, false, true] {
+        // The reading that comes with the order may tell what a reconcile mends by itself; VFs that a driver of the host has
+        // are a person's to give.
+        let (mut reshaped, mut given) = (false, BTreeSet::new());
+        loop {
             let request = self.driver.command(Command::Apply);
             self.driver.advance(LONG)?;
             match self.driver.answers.remove(&request) {
-                Some(Ok(Answer::Plan(_))) => break,
-                Some(Err(refusal)) if refusal.code == Code::Reshaping && !last => {}
+                Some(Ok(Answer::Plan(_))) => return Ok(()),
+                Some(Err(Refusal { code: Code::Reshaping, .. })) if !reshaped => reshaped = true,
                 Some(Err(Refusal { code: Code::HostDriver, hint: Some(way), .. }))
-                    if way.contains("unbind") && !last =>
+                    if way.contains("unbind") && given.insert(way.clone()) =>
                 {
                     follow(&mut self.driver, &way);
                 }
@@ -176,7 +178,6 @@ impl World {
                 }
             }
         }
-        Ok(())
     }
 
     /// The agent has looked at all: what is claimed is asked for, and no device of ours is without its claim.
