@@ -297,15 +297,19 @@ impl Machine {
             if !runs && self.run.foreign.get(&slice).is_some_and(|hold| hold.owner != *owner) {
                 continue;
             }
-            self.unplugged.remove(&slice);
             let (owner, name) = (owner.clone(), domain.name.clone());
-            let hold = ForeignHold { owner, name, starting: !runs };
-            if self.run.foreign.get(&slice) != Some(&hold) {
-                self.run.foreign.insert(slice, hold);
-                self.persist(Stored::Runtime);
-            }
-            self.push(Effect::Arm { timer: Timer::Grace(slice), after: STARTING_GRACE });
+            self.hold(slice, ForeignHold { owner, name, starting: !runs });
         }
+    }
+
+    /// That somebody has a slice without a claim, for as long as a start may take: one that fails after this may tell nobody.
+    pub(super) fn hold(&mut self, slice: SliceId, hold: ForeignHold) {
+        self.unplugged.remove(&slice);
+        if self.run.foreign.get(&slice) != Some(&hold) {
+            self.run.foreign.insert(slice, hold);
+            self.persist(Stored::Runtime);
+        }
+        self.push(Effect::Arm { timer: Timer::Grace(slice), after: STARTING_GRACE });
     }
 
     /// The profile a claim comes down to. What it asks for stands in the domain's XML and nowhere else. `named`: a VF that stands

@@ -2,8 +2,7 @@
 //! it itself; so a start is refused when that one is not to be had, and else recorded as a hold of somebody else's.
 
 use super::awaited::Awaited;
-use super::start::STARTING_GRACE;
-use super::{Effect, HookAnswer, Machine, RequestId, Stored, Timer};
+use super::{Effect, HookAnswer, Machine, RequestId, Timer};
 use crate::guest::{GuestCall, GuestDevice, GuestPhase};
 use crate::hint;
 use crate::history::Ending;
@@ -143,16 +142,6 @@ impl Machine {
                 self.push(Effect::Watch { slice });
             }
         }
-    }
-
-    fn hold(&mut self, slice: SliceId, hold: ForeignHold) {
-        self.unplugged.remove(&slice);
-        if self.run.foreign.get(&slice) != Some(&hold) {
-            self.run.foreign.insert(slice, hold);
-            self.persist(Stored::Runtime);
-        }
-        // Should Proxmox fail after this, it says so to nobody.
-        self.push(Effect::Arm { timer: Timer::Grace(slice), after: STARTING_GRACE });
     }
 
     fn end_holds(&mut self, owner: &Owner, but: &BTreeSet<SliceId>, why: Ending) {
