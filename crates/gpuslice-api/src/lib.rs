@@ -10,6 +10,7 @@ pub mod callers;
 pub mod client;
 pub mod host;
 pub mod libvirt;
+pub mod logging;
 pub mod names;
 mod refused;
 pub mod wire;

@@ -14,9 +14,6 @@ use sd_notify::NotifyState;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 use zbus::names::WellKnownName;
 
 /// Keeps libvirt's domain definitions and gpuslice's claims in step.
@@ -33,7 +30,7 @@ struct Arguments {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    log_to_journal_or_stderr();
+    gpuslice_api::logging::start();
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -92,18 +89,5 @@ async fn connect_bus(address: Option<String>) -> anyhow::Result<zbus::Connection
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!("cannot notify systemd: {error}");
-    }
-}
-
-fn log_to_journal_or_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let registry = tracing_subscriber::registry().with(filter);
-    let journal = std::env::var_os("JOURNAL_STREAM")
-        .is_some()
-        .then(tracing_journald::layer)
-        .and_then(Result::ok);
-    match journal {
-        Some(journal) => registry.with(journal).init(),
-        None => registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr)).init(),
     }
 }

@@ -6,7 +6,6 @@ mod backend;
 mod config_files;
 mod engine;
 mod history;
-mod logging;
 mod memory;
 mod notify;
 mod server;
@@ -28,7 +27,7 @@ fn main() -> ExitCode {
         return gpuslice_host::child::main();
     }
     let args = Args::parse();
-    logging::start();
+    gpuslice_api::logging::start();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

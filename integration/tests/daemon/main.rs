@@ -17,6 +17,7 @@ mod history;
 mod host;
 mod incoming;
 mod life;
+mod log;
 mod no_bus;
 mod notify;
 mod objects;
