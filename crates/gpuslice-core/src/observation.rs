@@ -461,6 +461,13 @@ impl Observation {
         self.pf_of(parent).unwrap_or_else(|| parent.clone())
     }
 
+    /// Whether more than a device's own driver lists of it is not known now: who tells it does not answer, or which
+    /// device it is could not be read.
+    pub fn is_untold(&self, device: &ParentId) -> bool {
+        let read = |gpu| self.functions.contains_key(&gpu) || self.whole.contains_key(&gpu);
+        self.unanswered.contains(device) || device.pci().is_some_and(|gpu| !read(gpu))
+    }
+
     /// A GPU of an IOMMU group that a driver of the host has, and which: VFIO gives a group out as a whole or not at all
     /// (drivers/vfio/group.c), so nothing of it goes to a VM. VFs of one group do not stand in each other's way like that,
     /// as long as none has a driver of the host.

@@ -37,13 +37,13 @@ pub(super) fn at_start(
     slice: Option<SliceId>,
 ) -> Option<Refusal> {
     let device = view.seen.device_of(&offer.parent);
-    let unanswered = view.seen.unanswered.contains(&device);
-    if offer.per_vm.is_none() && !unanswered {
+    let untold = view.seen.is_untold(&device);
+    if offer.per_vm.is_none() && !untold {
         return None;
     }
     let beside = of_start(view, key, &device, &|other, _| Some(other) != slice);
     // One alone starts in any case.
-    if unanswered && !beside.is_empty() {
+    if untold && !beside.is_empty() {
         let message = format!("how many slices of {device} one VM can have is not told yet");
         return Some(Refusal::new(Code::NotSettled, message).hint(mend::when_it_is_read()));
     }
