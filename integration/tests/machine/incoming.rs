@@ -1,11 +1,12 @@
 //! Stories of domains that come in by a migration or out of a saved image, as they ran there and then.
 
 use crate::driver::Driver;
-use crate::vgpu::{attach, attach_several, call, order, start, stop, vf};
+use crate::vgpu::{attach, attach_several, call, one_gpu, order, start, stop, vf};
 use gpuslice_core::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource};
 use gpuslice_core::ids::{PciAddress, SliceId};
 use gpuslice_core::machine::HookOperation::{Migrate, Prepare, Release, Restore, Started};
 use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation};
+use gpuslice_core::port::HostWrite as _;
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command, DueStart};
 use gpuslice_core::state::Phase;
@@ -205,4 +206,23 @@ fn who_is_over_comes_in_no_more() {
     start(&mut driver, &domain).unwrap();
     assert!(driver.machine.runtime().coming_in.is_empty());
     stop(&mut driver, &domain);
+}
+
+#[test]
+fn what_somebody_else_gives_back_is_free_for_who_comes_in() {
+    for by in [Restore, Migrate] {
+        let mut driver = one_gpu();
+        let domain = attach(&mut driver, 1, "nvidia-a40-48q");
+        let mut vfs = driver.machine.observation().vfs.keys();
+        let other = *vfs.find(|other| **other != vf(&domain)).unwrap();
+        let path = format!("/sys/bus/pci/devices/{other}/nvidia/current_vgpu_type");
+        driver.kernel.write(&path, b"562").unwrap();
+        driver.wake_up().unwrap();
+        let refusal = let_in(&mut driver, &domain, by).unwrap_err();
+        assert_eq!(refusal.code, Code::NoCapacity, "{refusal}");
+        // No event tells of it.
+        driver.kernel.write(&path, b"0").unwrap();
+        assert_eq!(let_in(&mut driver, &domain, by), Ok(domain.clone()));
+        starts(&mut driver, &domain).unwrap();
+    }
 }

@@ -104,7 +104,7 @@ impl Machine {
     }
 
     /// The kernel announces no type that a VF is given or loses: what is taken as last read may be free.
-    fn may_be_free_by_now(&self, why: &Refusal) -> bool {
+    pub(super) fn may_be_free_by_now(&self, why: &Refusal) -> bool {
         let taken = |(address, vf): (&PciAddress, &Vf)| {
             let has_type = vf.choice.as_ref().is_some_and(|choice| choice.current.is_some());
             has_type && !self.run.assignments.contains_key(&SliceId::Vf(*address))

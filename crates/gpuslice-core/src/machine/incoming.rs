@@ -25,17 +25,30 @@ impl Machine {
     pub(super) fn on_incoming(&mut self, request: RequestId, call: HookCall) {
         let owner = Owner::Domain(call.domain.uuid);
         let gone = self.cannot_come_back(|claim| claim.owner == owner);
+        if let Some(refusal) = gone.or_else(|| self.keeps_from_starting(&owner)) {
+            return self.refuse_incoming(request, &call.domain, refusal);
+        }
         let room = self.parking_anywhere() && self.room_will_show(&self.needed(&call.domain));
-        if gone.is_none() && (self.stale || self.must_wait(&owner) || room) {
+        if self.stale || self.must_wait(&owner) || room {
             return self.parked.push((request, call));
         }
         let how = match call.operation {
             HookOperation::Migrate => Incoming::Migrating,
             _ => Incoming::Restored,
         };
-        let answer = match gone.map_or_else(|| self.receive(&call, &owner), Err) {
+        let received = self.receive(&call, &owner);
+        let old = |why: &Refusal| self.may_be_free_by_now(why);
+        if received.as_ref().is_err_and(old) && self.put_off.insert(request) {
+            self.push(Effect::Observe);
+            return self.parked.push((request, call));
+        }
+        self.put_off.remove(&request);
+        let answer = match received {
             // Its start would have the room; so it comes in when there is some.
             Err(refusal) if self.make_room(&call.domain, &refusal) => {
+                return self.parked.push((request, call));
+            }
+            Err(refusal) if self.returns_soon(&call.domain, &refusal) => {
                 return self.parked.push((request, call));
             }
             Ok(edits) if edits.is_empty() => HookAnswer::Proceed,
@@ -76,6 +89,7 @@ impl Machine {
     }
 
     pub(super) fn refuse_incoming(&mut self, request: RequestId, domain: &Domain, why: Refusal) {
+        self.put_off.remove(&request);
         // What libvirt keeps saved is started again; nobody but a person brings in any other.
         let why = match why.code {
             Code::NotSettled => why.hint(mend::ask_when_settled()),
