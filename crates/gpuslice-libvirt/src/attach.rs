@@ -26,8 +26,17 @@ impl Agent {
             return self.attach_live(named, profile, options).await;
         }
         let Seen { domain, shut_off } = self.named(named).await?;
-        let name =
-            options.name.clone().unwrap_or_else(|| claim_name(&domain.claims, &[], &profile));
+        let name = match options.name.clone() {
+            Some(name) => name,
+            None if shut_off => claim_name(&domain.claims, &[], &profile),
+            // What it runs with can become no other profile; one of this profile the definition may have as well.
+            None => {
+                let in_use = self.daemon.names_in_use(domain.uuid).await?;
+                let others = in_use.into_iter().filter(|(_, of)| *of != profile);
+                let others: Vec<ClaimName> = others.map(|(name, _)| name).collect();
+                claim_name(&domain.claims, &others, &profile)
+            }
+        };
         let old = domain.claims.iter().find(|claim| claim.name == name);
         let pinned = if options.require_numa == Some(true) {
             Some(self.pinned(domain.uuid).await?)

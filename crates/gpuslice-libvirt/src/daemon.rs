@@ -4,7 +4,7 @@ use gpuslice_api::client::start;
 use gpuslice_api::{CallError, Client};
 use gpuslice_core::domain::{ClaimRequest, Domain};
 use gpuslice_core::hint;
-use gpuslice_core::ids::{ClaimKey, ClaimName, Owner};
+use gpuslice_core::ids::{ClaimKey, ClaimName, Owner, ProfileName};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Adopted, Answer, ClaimRow, Command, DeviceToWrite, DueStart};
 use std::collections::BTreeSet;
@@ -151,19 +151,22 @@ impl Daemon {
         Ok(row.map(terms).unwrap_or_default())
     }
 
-    /// The names of claims that a domain has slices of, whatever its XML says: what was picked for it in a dialog and is not
-    /// adopted yet is one for as long as it runs.
+    /// The names of claims that a domain has slices of, whatever its XML says, and the profiles of these: what was picked for it in
+    /// a dialog and is not adopted yet is one for as long as it runs.
     ///
     /// # Errors
     /// Refused, or no answer.
-    pub async fn names_in_use(&self, domain: Uuid) -> Result<Vec<ClaimName>, Refusal> {
+    pub async fn names_in_use(
+        &self,
+        domain: Uuid,
+    ) -> Result<Vec<(ClaimName, ProfileName)>, Refusal> {
         let Answer::Claims { rows } = self.ask(Command::ListClaims).await? else {
             return Err(unexpected("ListClaims"));
         };
         let owner = Owner::Domain(domain);
         let used =
             rows.into_iter().filter(|row| row.claim.owner == owner && !row.slices.is_empty());
-        Ok(used.map(|row| row.claim.name).collect())
+        Ok(used.map(|row| (row.claim.name, row.profile)).collect())
     }
 
     /// Domains with claims that are not orphaned.

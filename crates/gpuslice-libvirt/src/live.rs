@@ -36,7 +36,11 @@ impl Agent {
         let known = union(&live, defined.as_ref());
         let name = match options.name.clone() {
             Some(name) => name,
-            None => claim_name(&known, &self.daemon.names_in_use(live.uuid).await?, &profile),
+            None => {
+                let in_use = self.daemon.names_in_use(live.uuid).await?;
+                let in_use: Vec<ClaimName> = in_use.into_iter().map(|(name, _)| name).collect();
+                claim_name(&known, &in_use, &profile)
+            }
         };
         let old = known.iter().find(|claim| claim.name == name);
         let required = old.is_some_and(|old| old.require_numa.is_some());

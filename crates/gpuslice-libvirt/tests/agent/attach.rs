@@ -1,13 +1,14 @@
 //! `Attach`, `Detach` and `Resolve`, as a person calls them.
 
+use crate::daemon::row;
 use crate::domains::{THEIRS, hostdev, source};
-use crate::scene::{ordinary, wanted};
+use crate::scene::{Scene, ordinary, wanted};
 use gpuslice_api::CallError;
 use gpuslice_api::libvirt::{AttachOptions, DetachOptions};
 use gpuslice_core::hint;
 use gpuslice_core::ids::{ClaimKey, Owner};
 use gpuslice_core::refusal::{Code, Refusal};
-use gpuslice_core::request::Command;
+use gpuslice_core::request::{Answer, ClaimRow, Command};
 use uuid::Uuid;
 
 const VM: Uuid = Uuid::from_u128(0xa77a_c400);
@@ -115,6 +116,45 @@ fn a_running_domain_gets_it_at_the_next_start() {
             assert!(scene.person.xml(VM).contains("ua-gpuslice-gpu0"));
             let live = scene.person.domain(VM).get_xml_desc(0).unwrap();
             assert!(!live.contains("ua-gpuslice-gpu0"), "{live}");
+        },
+    );
+}
+
+/// Its definition does not say what it was given for this run alone, and that is of profile q.
+#[test]
+fn a_claim_of_the_run_alone_keeps_its_name_from_other_profiles() {
+    ordinary(
+        |person, daemon| {
+            person.define(VM, "vm", "", "");
+            daemon.before(move |command| {
+                let Command::ListClaims = command else { return None };
+                let key =
+                    |name: &str| ClaimKey { owner: Owner::Domain(VM), name: name.parse().unwrap() };
+                let slices = vec!["vf:0000:41:00.1".parse().unwrap()];
+                let used = ClaimRow { profile: "q".parse().unwrap(), slices, ..row(key("gpu0")) };
+                let unused = ClaimRow { profile: "q".parse().unwrap(), ..row(key("gpu1")) };
+                Some(Ok(Answer::Claims { rows: vec![used, unused] }))
+            });
+        },
+        async |mut scene| {
+            let claimed = async |scene: &mut Scene, profile: &str, name: Option<&str>| {
+                let name = name.map(|name| name.parse().unwrap());
+                let options = AttachOptions { name, ..AttachOptions::default() };
+                let profile = profile.parse().unwrap();
+                scene.client.attach("vm", &profile, &options).await.unwrap().claim.name
+            };
+            // Shut off, it runs with nothing.
+            assert_eq!(claimed(&mut scene, "p", None).await.as_str(), "gpu0");
+            scene.client.detach("vm", None, &DetachOptions::default()).await.unwrap();
+            scene.person.start(VM);
+            for (profile, name, expected) in
+                [("q", None, "gpu0"), ("q", Some("gpu2"), "gpu2"), ("p", None, "gpu1")]
+            {
+                let name = claimed(&mut scene, profile, name).await;
+                assert_eq!(name.as_str(), expected, "{profile}");
+                let claim = Some(name);
+                scene.client.detach("vm", claim.as_ref(), &DetachOptions::default()).await.unwrap();
+            }
         },
     );
 }
