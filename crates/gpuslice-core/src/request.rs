@@ -574,12 +574,17 @@ pub struct DrainRow {
 /// Sent to everyone who listens whenever something changed: kinds of rows to read again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangeNote {
-    /// `parent`, `slice`, `claim`, `settled`, `agent-work`.
+    /// One of [`Self::KINDS`].
     pub kind: String,
-    /// Its name.
+    /// Its name; `*` of all.
     pub id: String,
     /// What happened, for people: `attached to win11`.
     pub what: String,
+}
+
+impl ChangeNote {
+    /// What listeners tell apart.
+    pub const KINDS: [&str; 5] = ["parent", "slice", "claim", "settled", "agent-work"];
 }
 
 /// Result of a [`Command`].

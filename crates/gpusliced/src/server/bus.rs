@@ -9,6 +9,7 @@ use gpuslice_core::refusal::Refusal;
 use gpuslice_core::request::{ChangeNote, Command, Outcome};
 use std::future::Future;
 use std::time::Duration;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{broadcast, oneshot};
 use zbus::{Connection, connection};
 
@@ -141,13 +142,8 @@ async fn announce(
     changes: &mut broadcast::Receiver<ChangeNote>,
 ) {
     let announced = async {
-        loop {
-            let note = match changes.recv().await {
-                Ok(note) => note,
-                Err(broadcast::error::RecvError::Lagged(_)) => everything(),
-                Err(broadcast::error::RecvError::Closed) => return,
-            };
-            if tell(connection, objects, note, changes).await.is_err() {
+        while let Some(notes) = next(changes).await {
+            if tell(connection, objects, &notes).await.is_err() {
                 return;
             }
         }
@@ -158,28 +154,68 @@ async fn announce(
     }
 }
 
-/// Sends a note and those that came with it; one look at the lists serves them all.
+/// The next note and those that have come with it; none when there will be no more.
+async fn next(changes: &mut broadcast::Receiver<ChangeNote>) -> Option<Vec<ChangeNote>> {
+    let mut notes = match changes.recv().await {
+        Ok(note) => vec![note],
+        Err(RecvError::Lagged(_)) => everything().collect(),
+        Err(RecvError::Closed) => return None,
+    };
+    loop {
+        match changes.try_recv() {
+            Ok(note) => notes.push(note),
+            Err(TryRecvError::Lagged(_)) => notes.extend(everything()),
+            Err(TryRecvError::Empty | TryRecvError::Closed) => return Some(notes),
+        }
+    }
+}
+
+/// Sends notes; one look at the lists serves them all.
 async fn tell(
     connection: &Connection,
     objects: &mut Objects<Asks>,
-    note: ChangeNote,
-    changes: &mut broadcast::Receiver<ChangeNote>,
+    notes: &[ChangeNote],
 ) -> zbus::Result<()> {
-    host::announce(connection, &note).await?;
-    loop {
-        match changes.try_recv() {
-            Ok(note) => host::announce(connection, &note).await?,
-            Err(broadcast::error::TryRecvError::Lagged(_)) => {
-                host::announce(connection, &everything()).await?;
-            }
-            Err(_) => break,
-        }
+    for note in notes {
+        host::announce(connection, note).await?;
     }
     objects.refresh(connection).await
 }
 
-/// Stands for notes that were lost.
-fn everything() -> ChangeNote {
-    let (kind, id, what) = ("slice".to_owned(), "*".to_owned(), "much changed at once".to_owned());
-    ChangeNote { kind, id, what }
+/// Stand for notes that were lost: each listener heeds some kinds alone, as the agent the one that tells it to ask.
+fn everything() -> impl Iterator<Item = ChangeNote> {
+    ChangeNote::KINDS.into_iter().map(|kind| {
+        let (id, what) = ("*".to_owned(), "much changed at once".to_owned());
+        ChangeNote { kind: kind.to_owned(), id, what }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(kind: &str, id: &str) -> ChangeNote {
+        ChangeNote { kind: kind.to_owned(), id: id.to_owned(), what: "it changed".to_owned() }
+    }
+
+    #[tokio::test]
+    async fn for_notes_that_were_lost_each_kind_is_told() {
+        let (announcer, mut changes) = broadcast::channel(4);
+        let [first, second] = ["start", "again"].map(|id| note("agent-work", id));
+        for note in [&first, &second] {
+            announcer.send(note.clone()).unwrap();
+        }
+        assert_eq!(next(&mut changes).await, Some(vec![first.clone(), second]));
+        announcer.send(first).unwrap();
+        let slices: Vec<ChangeNote> = (0..10).map(|n| note("slice", &n.to_string())).collect();
+        for slice in &slices {
+            announcer.send(slice.clone()).unwrap();
+        }
+        let told = next(&mut changes).await.unwrap();
+        let all = told.iter().filter(|note| note.id == "*").map(|note| note.kind.as_str());
+        assert!(all.eq(ChangeNote::KINDS), "{told:?}");
+        assert_eq!(told.last(), slices.last());
+        drop(announcer);
+        assert_eq!(next(&mut changes).await, None);
+    }
 }
