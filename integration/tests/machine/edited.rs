@@ -3,7 +3,7 @@
 
 use crate::driver::Driver;
 use crate::vgpu::{asking, attach, attach_several, call, order, start, vf};
-use gpuslice_core::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource};
+use gpuslice_core::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource, alias_for};
 use gpuslice_core::ids::{ClaimKey, Owner};
 use gpuslice_core::machine::HookOperation::{Prepare, Release, Restore, Started};
 use gpuslice_core::machine::{HookAnswer, HookCall};
@@ -290,4 +290,78 @@ fn a_claim_that_gets_another_name_keeps_its_homes() {
         }
         starts(&mut driver, &domain).unwrap();
     }
+}
+
+/// A person, or a script, calls its claim so, in the metadata and in its device's alias.
+fn is_called(domain: &mut Domain, name: &str) {
+    domain.claims[0].name = name.parse().unwrap();
+    domain.devices[0].alias = Some(alias_for(&domain.claims[0].name, 0));
+}
+
+fn claims_of(driver: &Driver, domain: &Domain) -> Vec<String> {
+    let claims = driver.machine.durable().claims.iter();
+    let of_domain = claims.filter(|(key, _)| key.owner == Owner::Domain(domain.uuid));
+    of_domain.map(|(key, claim)| format!("{}: {:?}", key.name, claim.home)).collect()
+}
+
+/// Where each VF is somebody's home.
+#[test]
+fn a_claim_that_gets_another_name_starts_before_anybody_has_looked() {
+    let mut driver = ready(&gpus(0, 2));
+    attach(&mut driver, 2, TWO);
+    let mut domain = attach(&mut driver, 1, TWO);
+    is_called(&mut domain, "main");
+    let main = [format!("main: {:?}", [vf(&domain)])];
+    starts(&mut driver, &domain).unwrap();
+    assert_eq!(claims_of(&driver, &domain), main);
+    // The claim is its definition's, also when that run is over.
+    call(&mut driver, &domain, Release).unwrap();
+    driver.advance(2_000).unwrap();
+    assert_eq!(claims_of(&driver, &domain), main);
+    let written = domain.clone();
+    assert_eq!((look(&mut driver, &mut domain), domain), (vec![], written));
+}
+
+#[test]
+fn two_claims_of_a_vm_exchange_their_vfs() {
+    let mut driver = ready(&gpus(0, 2));
+    let mut domain = attach(&mut driver, 1, TWO);
+    let more = ClaimRequest { name: "gpu1".parse().unwrap(), ..domain.claims[0].clone() };
+    domain.claims.push(more);
+    assert_eq!(look(&mut driver, &mut domain), []);
+    let [first, second] = [0, 1].map(|at: usize| domain.devices[at].source);
+    (domain.devices[0].source, domain.devices[1].source) = (second, first);
+    starts(&mut driver, &domain).unwrap();
+    call(&mut driver, &domain, Release).unwrap();
+    let written = domain.clone();
+    assert_eq!((look(&mut driver, &mut domain), domain), (vec![], written));
+}
+
+#[test]
+fn a_saved_vm_whose_claim_has_another_name_by_now_gets_its_vf() {
+    let mut driver = ready(&gpus(0, 2));
+    attach(&mut driver, 2, TWO);
+    let image = attach(&mut driver, 1, TWO);
+    let mut domain = image.clone();
+    is_called(&mut domain, "main");
+    assert_eq!(look(&mut driver, &mut domain), []);
+    assert_eq!(vf(&domain), vf(&image));
+    let request = driver.hook(HookCall { operation: Restore, domain: image.clone() });
+    driver.advance(1_000).unwrap();
+    assert_eq!(driver.told.remove(&request), Some(HookAnswer::Proceed));
+    starts(&mut driver, &image).unwrap();
+    let home = [vf(&image)];
+    assert_eq!(claims_of(&driver, &domain), [format!("gpu0: {home:?}"), "main: []".to_owned()]);
+    // While it runs its definition keeps what it says.
+    let written = domain.clone();
+    let seen = Command::DomainSeen { domain: domain.clone(), shut_off: false };
+    let Answer::Domain { devices, .. } = order(&mut driver, seen).unwrap() else { panic!() };
+    assert_eq!(devices.len(), 1);
+    assert_eq!(devices[0].source, domain.devices[0].source);
+    call(&mut driver, &image, Release).unwrap();
+    driver.advance(2_000).unwrap();
+    assert_eq!(to_look_at(&mut driver), [domain.uuid]);
+    assert_eq!((look(&mut driver, &mut domain), &domain), (vec![], &written));
+    assert_eq!(claims_of(&driver, &domain), [format!("main: {home:?}")]);
+    starts(&mut driver, &domain).unwrap();
 }

@@ -14,7 +14,8 @@ use crate::placement::{self, Properties};
 use crate::plan::Step;
 use crate::refusal::{Code, Refusal};
 use crate::state::{Claim, ForeignHold};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use uuid::Uuid;
 
 /// Slices of a start, those of them that were nobody's before, and what is to be done.
 pub(super) type Admitted = (Vec<SliceId>, BTreeSet<SliceId>, Vec<Step>);
@@ -32,20 +33,77 @@ impl Machine {
     /// Decides on all slices of a start at once, and reserves them all or none.
     pub(super) fn admit(&mut self, domain: &Domain) -> Result<Admitted, Refusal> {
         let owner = Owner::Domain(domain.uuid);
-        self.judge_plain_devices(domain, &owner)?;
+        let apart = self.set_apart(domain, &owner);
+        let admitted = self.admit_as_asked(domain, &owner);
+        let has = admitted.iter().flat_map(|(slices, ..)| slices).filter_map(|slice| slice.pci());
+        self.put_back(apart, &has.collect(), domain.uuid);
+        admitted
+    }
+
+    /// Takes claims of a domain off the table that this XML does not make, and of which it names a home: they are those that it
+    /// makes under other names, before anybody has looked, or of what its definition has become since it was saved.
+    pub(super) fn set_apart(
+        &mut self,
+        domain: &Domain,
+        owner: &Owner,
+    ) -> BTreeMap<ClaimKey, Claim> {
+        let ours = domain.devices.iter().filter(|device| device.our_claim().is_some());
+        let carried: BTreeSet<PciAddress> = ours.filter_map(|d| d.source.slice().pci()).collect();
+        let apart = self.durable.claims.iter().filter(|(key, claim)| {
+            let made = domain.claims.iter().any(|request| request.name == key.name);
+            let named = claim.home.iter().any(|home| carried.contains(home));
+            key.owner == *owner && !made && !claim.orphaned && named
+        });
+        let apart: BTreeMap<ClaimKey, Claim> = apart.map(|(k, c)| (k.clone(), c.clone())).collect();
+        for key in apart.keys() {
+            self.durable.claims.remove(key);
+        }
+        apart
+    }
+
+    /// Puts them back. Who starts with a home of theirs `has` it alone: such a claim is over, or, where it is one of the
+    /// definition beside a saved image, without that home for now.
+    fn put_back(
+        &mut self,
+        apart: BTreeMap<ClaimKey, Claim>,
+        has: &BTreeSet<PciAddress>,
+        domain: Uuid,
+    ) {
+        for (key, mut claim) in apart {
+            let shared = claim.home.iter().any(|home| has.contains(home));
+            let comes_in = self.run.coming_in.contains_key(&domain);
+            if shared && comes_in {
+                claim.home.retain(|home| !has.contains(home));
+                self.persist(Stored::Durable);
+            }
+            let transient = claim.transient;
+            self.durable.claims.insert(key.clone(), claim);
+            if shared && !comes_in {
+                let others = self.durable.claims.iter_mut().filter(|(k, _)| k.owner == key.owner);
+                for (_, other) in others.filter(|(_, c)| c.home.iter().any(|h| has.contains(h))) {
+                    other.transient &= transient;
+                }
+                self.end_claim(&key);
+                self.note("claim", &key, "no longer asked for");
+            }
+        }
+    }
+
+    fn admit_as_asked(&mut self, domain: &Domain, owner: &Owner) -> Result<Admitted, Refusal> {
+        self.judge_plain_devices(domain, owner)?;
         let missing = match self.run.coming_in.contains_key(&domain.uuid) {
             true => Missing::LeftOut,
             false => Missing::Refused,
         };
-        let wants = self.wants(domain, &owner, missing)?;
+        let wants = self.wants(domain, owner, missing)?;
         if missing == Missing::Refused {
             self.require_found_out(domain, &wants)?;
         }
         let kept = self.run.assignments.clone();
         let (slices, steps) = self.reserve_claims(domain, &wants)?;
         self.reserved(&slices);
-        self.record_claims(domain, &owner, &wants);
-        self.record_foreign(domain, &owner, false);
+        self.record_claims(domain, owner, &wants);
+        self.record_foreign(domain, owner, false);
         // What was parked is there already.
         let parked = |slice: &SliceId| self.seen.has_slice(*slice) && is_parked_name(*slice);
         let new = |slice: &SliceId| !kept.contains_key(slice) && !parked(slice);
@@ -141,19 +199,19 @@ impl Machine {
         if is_parked_name(source.slice()) {
             return self.require_unpicked(domain, want);
         }
+        // What is of another claim of its own is no copy.
+        let strangers =
+            |address| self.others_at_home(address, key).find(|(k, _)| k.owner != key.owner);
+        let other = source.slice().pci().and_then(strangers).map(|(_, claim)| claim);
         let copied = match *source {
             HostDeviceSource::Mdev(uuid) => {
                 uuid != MdevUuid::for_claim(domain.uuid, &key.name, *index)
             }
-            HostDeviceSource::Pci(address) => self.home_of_another(address, key).is_some(),
+            HostDeviceSource::Pci(_) => other.is_some(),
         };
         if !copied {
             return Ok(());
         }
-        let other = match *source {
-            HostDeviceSource::Pci(address) => self.home_of_another(address, key),
-            HostDeviceSource::Mdev(_) => None,
-        };
         let whose = other.map_or_else(|| "another domain".to_owned(), |c| c.owner_name.clone());
         let (name, claim) = (&domain.name, &key.name);
         // A claim that was there before has lost it, while its domain was undefined.
@@ -181,6 +239,25 @@ impl Machine {
             false => self.room_for(key, profile, *count),
         };
         Err(refusal.hint(hint))
+    }
+
+    /// The claim, other than this one, whose home a VF is.
+    pub(super) fn home_of_another(&self, address: PciAddress, key: &ClaimKey) -> Option<&Claim> {
+        self.others_at_home(address, key).map(|(_, claim)| claim).next()
+    }
+
+    fn others_at_home<'m>(
+        &'m self,
+        address: PciAddress,
+        key: &ClaimKey,
+    ) -> impl Iterator<Item = (&'m ClaimKey, &'m Claim)> {
+        let pools = self.durable.claims.get(key).is_some_and(|mine| mine.pool);
+        self.durable.claims.iter().filter(move |(other, claim)| {
+            *other != key
+                && !claim.orphaned
+                && claim.home.contains(&address)
+                && !(claim.pool && pools)
+        })
     }
 
     /// One that was picked and not yet exchanged can be with one VM only.

@@ -551,17 +551,6 @@ impl Machine {
         })
     }
 
-    /// The claim, other than this one, whose home a VF is.
-    pub(super) fn home_of_another(&self, address: PciAddress, key: &ClaimKey) -> Option<&Claim> {
-        let mine = self.durable.claims.get(key);
-        self.durable
-            .claims
-            .iter()
-            .filter(|(k, c)| *k != key && !c.orphaned && c.home.contains(&address))
-            .map(|(_, claim)| claim)
-            .find(|other| !(other.pool && mine.is_some_and(|c| c.pool)))
-    }
-
     /// Those that have slices.
     pub(super) fn bound_claims(&self) -> BTreeSet<&ClaimKey> {
         self.run.assignments.values().map(|a| &a.claim).collect()

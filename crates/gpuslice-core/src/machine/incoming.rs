@@ -117,6 +117,8 @@ impl Machine {
         self.expected.remove(&domain.uuid);
         let others: Expected = self.expected.values().flatten().cloned().collect();
         self.durable.claims.extend(others);
+        // They are put back with all others.
+        drop(self.set_apart(domain, owner));
         let chosen = self.choose_for(domain, &asked).and_then(|(edits, expected)| {
             let remapped = with_edits(domain, &edits);
             let wants = self.wants(&remapped, owner, Missing::LeftOut)?;
