@@ -51,7 +51,7 @@ impl DecodeError {
             ),
             Self::Version { id, .. } => (
                 *id,
-                Refusal::new(Code::Unsupported, self.to_string())
+                Refusal::new(Code::BadRequest, self.to_string())
                     .hint(hint!("systemctl restart gpusliced, so that it is of the same release")),
             ),
             Self::Body { id, source } => {

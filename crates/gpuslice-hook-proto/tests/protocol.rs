@@ -108,7 +108,7 @@ fn another_version_is_answered_under_its_id() {
     let reply = error.reply();
     assert_eq!(reply.id, id(9));
     let ReplyBody::Refused(refusal) = reply.body else { panic!("not refused") };
-    assert_eq!(refusal.code, Code::Unsupported);
+    assert_eq!(refusal.code, Code::BadRequest);
     assert_eq!(refusal.message, "message of protocol version 2, this side speaks 1");
 }
 

@@ -1,16 +1,22 @@
 //! Stories of VMs that want more vGPUs of one GPU than its driver starts, in one VM or at all (NVIDIA tells both of each type).
 
+use crate::calls;
 use crate::disk::Disk;
 use crate::domains::claim;
 use crate::driver::Driver;
+use crate::libvirt::{Print, Xml};
+use crate::people::hostdev_written;
 use crate::vgpu::{LAYOUT, asking, attach_several, call, order, profile};
 use gpuslice_core::domain::{Domain, HostDevice, HostDeviceSource, alias_for};
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::{MdevUuid, ParentId, PciAddress, SliceId};
 use gpuslice_core::machine::HookOperation;
+use gpuslice_core::port::HostRead as _;
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command, Outcome};
 use gpuslice_core::state::Claim;
+use gpuslice_hook_proto::Operation;
+use gpuslice_qemu_hook::verdict::Verdict;
 use gpuslice_sim::{Fault, HostFile};
 use std::collections::BTreeSet;
 use uuid::Uuid;
@@ -397,5 +403,33 @@ fn a_second_one_waits_for_the_tool_to_tell_how_many_a_vm_can_have() {
         driver.advance(10_000).unwrap();
         let why = start(&mut driver, &two).err().map(|refusal| refusal.code);
         assert_eq!(why, per_vm.map(|_| Code::Unsupported));
+    }
+}
+
+/// Nothing in its XML is ours before the agent has looked.
+#[test]
+fn two_that_were_picked_of_a_gpu_that_starts_one_in_a_vm_are_refused_by_the_hook() {
+    for (per_vm, starts) in [(2, true), (1, false)] {
+        let host = of(include_str!("../../../examples/hosts/t4-l40s.toml"), 1, Some(per_vm));
+        let parks = "[[gpu]]\nmatch = { address = \"0000:3b:00.0\" }\nlayout = { park = { nvidia-t4-8q = 2 } }";
+        let mut driver = Driver::new(&host, parks).unwrap();
+        driver.advance(10_000).unwrap();
+        let mut xml = Xml::plain("vm1".to_owned(), Uuid::from_u128(1));
+        let parked = driver.kernel.list("/sys/bus/mdev/devices").unwrap();
+        assert_eq!(parked.len(), 2);
+        for uuid in parked {
+            let picked =
+                hostdev_written(HostDeviceSource::Mdev(uuid.parse().unwrap()), None, false);
+            xml = xml.change(Print::Inactive, |def| def.attach(&picked)).unwrap();
+        }
+        let call = calls::told(Operation::Prepare, "-", &xml).unwrap();
+        let request = driver.hook(call);
+        driver.advance(1_000).unwrap();
+        let answer = driver.told.remove(&request).unwrap();
+        match calls::heeded(Operation::Prepare, &xml, answer) {
+            Verdict::Pass => assert!(starts),
+            Verdict::Refused(why) => assert_eq!((starts, why.code), (false, Code::Unsupported)),
+            Verdict::Edited(_) => panic!("a start is edited"),
+        }
     }
 }

@@ -84,9 +84,7 @@ impl<'x> Question<'x> {
             }
             ReplyBody::Ok(Served::Hook(_)) => Verdict::Pass,
             // A daemon that did not understand has not said that the device is given away.
-            ReplyBody::Refused(refusal)
-                if matches!(refusal.code, Code::BadRequest | Code::Unsupported) =>
-            {
+            ReplyBody::Refused(refusal) if refusal.code == Code::BadRequest => {
                 self.without_word(refusal)
             }
             ReplyBody::Refused(refusal) => self.refused(refusal),

@@ -305,18 +305,32 @@ fn what_is_no_reply_is_no_permission() {
 
 #[test]
 fn a_daemon_that_does_not_understand_stops_only_those_who_need_it() {
-    let newer = |_: &Request| {
-        let refusal =
-            Refusal::new(Code::Unsupported, "message of protocol version 1, this side speaks 2");
-        Reply::refused("00000000-0000-0000-0000-000000000000".parse().unwrap(), refusal)
+    let newer = |request: &Request| {
+        let line = format!(r#"{{"v":2,"id":"{}","body":[]}}"#, request.id);
+        Request::from_line(line.as_bytes()).unwrap_err().reply()
     };
     let (ended, _) = run_with(Act::Answer(newer), "prepare", &claiming());
     assert_eq!(
         ended,
-        refused("gpuslice: unsupported: message of protocol version 1, this side speaks 2")
+        refused(
+            "gpuslice: bad-request: message of protocol version 2, this side speaks 1; try: systemctl \
+             restart gpusliced, so that it is of the same release"
+        )
     );
     let (ended, _) = run_with(Act::Answer(newer), "prepare", &plain_hostdev());
     assert_eq!(ended, silent_pass());
+}
+
+/// As of two that were picked, where the driver starts one in a VM.
+#[test]
+fn what_is_not_supported_stops_also_who_asks_for_nothing() {
+    let unsupported = |request: &Request| {
+        let why = "0000:41:00.0 starts no more of its slices in one VM";
+        Reply::refused(request.id, Refusal::new(Code::Unsupported, why))
+    };
+    let (ended, _) = run_with(Act::Answer(unsupported), "prepare", &plain_hostdev());
+    let why = "0000:41:00.0 starts no more of its slices in one VM";
+    assert_eq!(ended, refused(&format!("gpuslice: unsupported: {why}")));
 }
 
 fn remapped(request: &Request) -> Reply {
