@@ -472,3 +472,61 @@ fn the_device_below_a_slice_in_use_is_no_guest_s() {
     stop(&mut driver, &domain);
     pre_start(&mut driver, &[&[pf]]).unwrap();
 }
+
+/// Proxmox calls the hookscript before it reserves, so that of others which are being started it has nothing to tell yet.
+fn begins(driver: &mut Driver, vmid: u32, all: &[PciAddress]) -> Result<(), Refusal> {
+    let call = GuestCall { vmid, ..guest(GuestPhase::PreStart, &[all]) };
+    match driver.guest(call).unwrap() {
+        HookAnswer::Proceed => Ok(()),
+        HookAnswer::Refuse(refusal) => Err(refusal),
+        HookAnswer::Remap(_) => panic!("nothing is mapped anew"),
+    }
+}
+
+fn runs(driver: &mut Driver, vmid: u32, vf: PciAddress) {
+    driver.kernel.open(PID + vmid, "kvm", SliceId::Vf(vf)).unwrap();
+    let call = GuestCall { vmid, ..guest(GuestPhase::PostStart, &[&[vf]]) };
+    driver.guest(GuestCall { reserved: [(vf, vmid)].into(), ..call }).unwrap();
+}
+
+#[test]
+fn of_guests_that_start_at_once_each_is_judged_by_what_may_be_left_for_it() {
+    let (mut driver, all) = runs_on_a_vf_that_is_reset();
+    let (path, errno) = ("*/reset".to_owned(), Errno::EIO);
+    driver.kernel.inject(Fault::Write { path, nth: 1, times: u32::MAX, errno });
+    driver.kernel.kill(PID);
+    driver.guest(guest(GuestPhase::PostStop, &[])).unwrap();
+    driver.advance(20_000).unwrap();
+    let (dirty, first, next) = (all[0], all[1], all[2]);
+    let [one, other] = [101, 102].map(Owner::Vmid);
+    begins(&mut driver, 101, &[first, dirty]).unwrap();
+    let refusal = begins(&mut driver, 102, &[first, dirty]).unwrap_err();
+    assert_eq!(refusal.code, Code::Dirty, "{refusal}");
+    // The first one's start may have failed; else Proxmox has none for this.
+    begins(&mut driver, 102, &[first]).unwrap();
+    assert_eq!(holds(&driver), [(first, one.clone())]);
+    begins(&mut driver, 102, &[first, next]).unwrap();
+    assert_eq!(holds(&driver), [(first, one.clone()), (next, other.clone())]);
+    runs(&mut driver, 102, next);
+    assert_eq!(holds(&driver), [(first, one), (next, other)]);
+}
+
+/// Nobody tells of a start that fails.
+#[test]
+fn what_a_guest_was_to_start_with_is_that_of_the_guest_that_proxmox_gave_it_to() {
+    let mut driver = ready();
+    let all = vfs(&mut driver);
+    begins(&mut driver, 101, &all).unwrap();
+    driver.advance(500_000).unwrap();
+    begins(&mut driver, 102, &all).unwrap();
+    // It is held as long as this one's start may take.
+    driver.advance(500_000).unwrap();
+    assert_eq!(holds(&driver), [(all[0], Owner::Vmid(101)), (all[1], Owner::Vmid(102))]);
+    runs(&mut driver, 102, all[0]);
+    assert_eq!(holds(&driver), [(all[0], Owner::Vmid(102))]);
+    // Also where another guest's call is the first to tell.
+    begins(&mut driver, 103, &all[2..]).unwrap();
+    let call = GuestCall { reserved: [(all[2], 104)].into(), ..guest(GuestPhase::PostStop, &[]) };
+    driver.guest(call).unwrap();
+    assert_eq!(holds(&driver), [(all[0], Owner::Vmid(102)), (all[2], Owner::Vmid(104))]);
+}

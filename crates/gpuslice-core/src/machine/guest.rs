@@ -70,14 +70,9 @@ impl Machine {
         let (request, call) = (parked.request, &parked.call);
         let owner = Owner::Vmid(call.vmid);
         let answer = match call.phase {
-            GuestPhase::PreStart => match self.judge_guest(call) {
+            GuestPhase::PreStart => match self.judge_start(call) {
                 Ok(slices) => {
-                    self.guest_has(call.vmid, slices.iter().filter_map(|slice| slice.pci()));
-                    self.end_holds(&owner, &slices, Ending::StartedAgain);
-                    for slice in slices {
-                        let (owner, name) = (owner.clone(), call.title());
-                        self.hold(slice, ForeignHold { owner, name, starting: true });
-                    }
+                    self.guest_starts(call, slices);
                     HookAnswer::Proceed
                 }
                 // What passes is its own VF of the last run, mostly: a reboot starts it again at once.
@@ -130,12 +125,35 @@ impl Machine {
         }
     }
 
+    /// Holds what a guest may be started with. What another start holds stays with that one, which Proxmox goes on with first.
+    fn guest_starts(&mut self, call: &GuestCall, slices: BTreeSet<SliceId>) {
+        let owner = Owner::Vmid(call.vmid);
+        let own = slices.iter().filter(|slice| self.start_of_another(**slice, call.vmid).is_none());
+        let own: Vec<PciAddress> = own.filter_map(|slice| slice.pci()).collect();
+        self.guest_has(call.vmid, own);
+        self.end_holds(&owner, &slices, Ending::StartedAgain);
+        for slice in slices {
+            let another = self.start_of_another(slice, call.vmid).cloned();
+            let (owner, name) = (owner.clone(), call.title());
+            let hold = another.unwrap_or(ForeignHold { owner, name, starting: true });
+            self.hold(slice, hold);
+        }
+    }
+
+    /// The hold of another guest that is being started, or was when a start failed, which nobody tells.
+    fn start_of_another(&self, slice: SliceId, vmid: u32) -> Option<&ForeignHold> {
+        let of_another = |hold: &&ForeignHold| matches!(hold.owner, Owner::Vmid(of) if of != vmid);
+        self.run.foreign.get(&slice).filter(|hold| hold.starting).filter(of_another)
+    }
+
     /// Guests without this hookscript are known by their reservations alone.
     fn note_reservations(&mut self, call: &GuestCall) {
         for (address, vmid) in call.reserved.iter().filter(|(_, vmid)| **vmid != call.vmid) {
             let slice = SliceId::Vf(*address);
+            // Which of its guests has it Proxmox knows.
+            let other = |hold: &ForeignHold| matches!(hold.owner, Owner::Vmid(of) if of != *vmid);
             let free = !self.run.assignments.contains_key(&slice)
-                && !self.run.foreign.contains_key(&slice);
+                && self.run.foreign.get(&slice).is_none_or(other);
             if free && self.seen.vfs.contains_key(address) {
                 let (owner, name) = (Owner::Vmid(*vmid), format!("VM {vmid}"));
                 self.hold(slice, ForeignHold { owner, name, starting: false });
@@ -192,7 +210,30 @@ impl Machine {
         })
     }
 
-    /// The slices that Proxmox is about to take for a guest.
+    /// The slices that Proxmox may take for a guest. What others are being started with it has reserved for them by then, or not,
+    /// where such a start has failed.
+    fn judge_start(&self, call: &GuestCall) -> Result<BTreeSet<SliceId>, Unfit> {
+        let first = self.judge_guest(call)?;
+        if !first.iter().any(|slice| self.start_of_another(*slice, call.vmid).is_some()) {
+            return Ok(first);
+        }
+        let mut later = call.clone();
+        for address in call.devices.iter().flat_map(|device| device.alternatives.iter().flatten()) {
+            if let Some(ForeignHold { owner: Owner::Vmid(other), .. }) =
+                self.start_of_another(SliceId::Vf(*address), call.vmid)
+            {
+                later.reserved.insert(*address, *other);
+            }
+        }
+        match self.judge_guest(&later) {
+            Ok(next) => Ok(first.into_iter().chain(next).collect()),
+            // Proxmox says so, where it has none for it then.
+            Err(Unfit { why, .. }) if why.code == Code::NoCapacity => Ok(first),
+            Err(unfit) => Err(unfit),
+        }
+    }
+
+    /// The slices that Proxmox is about to take for a guest, by what is reserved.
     fn judge_guest(&self, call: &GuestCall) -> Result<BTreeSet<SliceId>, Unfit> {
         let mut takes = BTreeSet::new();
         for device in &call.devices {
