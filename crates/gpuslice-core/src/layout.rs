@@ -122,8 +122,16 @@ impl Match {
         *self == Self::default()
     }
 
+    /// Whether it says where a device is and nothing of what it is.
+    pub(crate) fn is_of_place(&self) -> bool {
+        *self == Self { address: self.address, slot: self.slot.clone(), ..Self::default() }
+    }
+
+    /// A slot has more in it than the GPU: the network ports of the same card, or all that is behind a riser's switch.
     pub(crate) fn meets(&self, address: PciAddress, function: &Function) -> bool {
-        self.address.is_none_or(|a| a == address)
+        let slot_alone = self.address.is_none() && self.is_of_place();
+        (!slot_alone || function.is_gpu())
+            && self.address.is_none_or(|a| a == address)
             && self.vendor_device.is_none_or(|id| id == (function.vendor, function.device))
             && self.model.as_deref().is_none_or(|m| Some(m) == function.model)
             && self.driver.as_deref().is_none_or(|d| Some(d) == drives(function))

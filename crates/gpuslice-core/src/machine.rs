@@ -14,6 +14,7 @@ mod applying;
 mod awaited;
 mod claims;
 mod cordoned;
+mod displaced;
 mod drain;
 mod event;
 mod fabric;
@@ -409,7 +410,10 @@ impl Machine {
     /// Finds anew which applied rule each parent seen meets.
     fn resolve_layouts(&mut self) {
         let devices = crate::layout::resolve(&self.durable.rules, &self.seen).devices;
-        self.layouts = devices.into_iter().map(|(p, rule)| (p, rule.layout.clone())).collect();
+        let meant = devices
+            .into_iter()
+            .filter(|(p, rule)| !rule.matches.is_of_place() || self.other_at(p).is_none());
+        self.layouts = meant.map(|(p, rule)| (p, rule.layout.clone())).collect();
     }
 
     /// Whether a layout that was applied asks for the slot of a GPU.

@@ -41,6 +41,9 @@ pub struct Durable {
     pub rules: Vec<Rule>,
     /// Parents that were realised under these rules, and so are waited for when they are absent.
     pub expected: BTreeMap<ParentId, Layout>,
+    /// Vendor and device id of those, as they were then: what has the address of one later may be something else.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub devices: BTreeMap<PciAddress, (u16, u16)>,
     /// Profiles that those offered since, or did now and then; nothing of one for which that is not known.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub offered: BTreeMap<ParentId, BTreeSet<ProfileName>>,
@@ -81,6 +84,7 @@ impl Default for Durable {
             applied_boot: None,
             rules: Vec::new(),
             expected: BTreeMap::new(),
+            devices: BTreeMap::new(),
             offered: BTreeMap::new(),
             claims: BTreeMap::new(),
             plugs: BTreeMap::new(),

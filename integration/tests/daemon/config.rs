@@ -1,6 +1,6 @@
 //! Configurations with every kind of mistake: nothing of them takes effect, and each is told with its place.
 
-use crate::host::{Host, as_root};
+use crate::host::{Host, as_root, until};
 use crate::life::ONE_VF;
 use serde_json::json;
 use std::fs;
@@ -165,5 +165,73 @@ fn a_rule_that_no_device_meets_is_said_by_the_plan() {
         ));
         let plan = host.ask(&["plan"]);
         assert!(plan["unmatched"].to_string().contains("0000:ff:00.0"), "{plan}");
+    });
+}
+
+/// A network card at 0000:01:00.0, and two GPUs.
+const MIXED: &str = include_str!("../../../examples/hosts/mixed.toml");
+const NIC: &str = "0000:01:00.0";
+const GPU: &str = "0000:0c:00.0";
+const PORT: &str = "0000:0c:00.1";
+
+fn at(address: &str) -> String {
+    format!("address = \"{address}\"\n")
+}
+
+#[test]
+fn what_is_in_a_slot_beside_the_gpu_is_left_alone() {
+    as_root(|| {
+        let mut host =
+            Host::off("mixed", "[[gpu]]\nmatch = { slot = \"3\" }\nlayout = { vfs = 2 }\n");
+        // Two functions of one card, as where a GPU and its network port are.
+        let slotted = format!("{}slot = \"3\"\n", at(GPU));
+        let both = MIXED.replacen(&at(GPU), &slotted, 1).replacen(&at(NIC), &at(PORT), 1);
+        host.becomes(&both);
+        host.bus.start();
+        host.start_daemon();
+        until("the GPU has its layout", || host.ask(&["slices"]) != json!([]));
+        host.settle();
+        let rows = host.ask(&["slices"]);
+        let of: Vec<_> = rows.as_array().unwrap().iter().map(|row| row["parent"].clone()).collect();
+        assert_eq!(of, [json!(GPU), json!(GPU)], "{rows}");
+        // Whoever means the network card says so.
+        let by_driver =
+            "[[gpu]]\nmatch = { slot = \"3\", driver = \"igb\" }\nlayout = { vfs = 2 }\n";
+        host.configure(by_driver);
+        assert!(host.ask(&["plan"])["steps"].to_string().contains(PORT));
+    });
+}
+
+#[test]
+fn what_comes_to_a_gpu_s_address_is_not_given_its_layout_before_somebody_says_so() {
+    as_root(|| {
+        let rule = format!("[[gpu]]\nmatch = {{ {} }}\nlayout = {{ vfs = 2 }}\n", at(GPU).trim());
+        let mut host = Host::start("mixed", &rule);
+        host.settle();
+        assert_eq!(host.ask(&["slices"]).as_array().map(Vec::len), Some(2));
+        host.terminate();
+
+        // A card was added, and the numbers of the buses have moved.
+        let moved =
+            MIXED.replacen(&at(GPU), &at("0000:0d:00.0"), 1).replacen(&at(NIC), &at(GPU), 1);
+        host.becomes(&moved);
+        host.start_daemon();
+        until("it is read", || !host.ask(&["gpus"]).as_array().unwrap().is_empty());
+        assert_eq!(host.ask(&["slices"]), json!([]));
+        let gpus = host.ask(&["gpus"]);
+        let row = gpus.as_array().unwrap().iter().find(|row| row["parent"] == json!(GPU)).unwrap();
+        assert_eq!(row["state"], json!("absent"), "{row}");
+        assert!(row["reason"].to_string().contains("8086:10c9 has its address"), "{row}");
+        let status = host.ask(&["status"]);
+        assert!(status["waiting_for"].to_string().contains("where 8086:10c9 is now"), "{status}");
+
+        // The way out that it tells, where the card is what is meant.
+        assert_eq!(host.ask(&["apply"])["changed"], json!(true));
+        let rows = host.ask(&["slices"]);
+        assert_eq!(rows.as_array().map(Vec::len), Some(2), "{rows}");
+        host.terminate();
+        host.start_daemon();
+        host.settle();
+        assert_eq!(host.ask(&["slices"]).as_array().map(Vec::len), Some(2));
     });
 }

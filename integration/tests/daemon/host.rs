@@ -164,6 +164,13 @@ impl Host {
         host
     }
 
+    /// What the next daemon of these directories runs on.
+    pub fn becomes(&mut self, host: &str) {
+        let path = self.path("host.toml");
+        fs::write(&path, host).unwrap();
+        self.sim = path.to_str().unwrap().to_owned();
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

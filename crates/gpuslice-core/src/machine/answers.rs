@@ -74,7 +74,7 @@ impl Machine {
         }
         let of = |p: &ParentId| assigned.get(p).copied().unwrap_or_default();
         let present = shown.chain(whole).map(|p| self.parent_row(&p, unparked.get(&p), of(&p)));
-        let absent = self.durable.expected.iter().filter(|(p, _)| !self.seen.has_parent(p)).map(
+        let absent = self.durable.expected.iter().filter(|(p, _)| self.is_away(p)).map(
             |(parent, layout)| ParentRow {
                 parent: parent.clone(),
                 pf: None,
@@ -91,7 +91,7 @@ impl Machine {
                 coming: BTreeMap::new(),
                 layout: Some(layout.to_string()),
                 state: "absent".to_owned(),
-                reason: Some("it had this layout, and is not on the host now".to_owned()),
+                reason: Some(self.why_away(parent)),
                 assigned: of(parent),
                 health: self.health_word(parent),
                 health_reason: self.health_line(parent),

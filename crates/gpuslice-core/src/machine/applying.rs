@@ -32,6 +32,7 @@ impl Machine {
             refusal.causes.extend(plan.blockers.iter().skip(1).map(|r| r.message.clone()));
             return self.push(Effect::Answer { request, outcome: Err(refusal) });
         }
+        self.forget_devices_here();
         self.adopt_rules(config.rules.clone());
         self.former_config = Some(std::mem::replace(&mut self.config, config));
         self.durable.applied_boot = Some(self.run.boot);

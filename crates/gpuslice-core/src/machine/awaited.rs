@@ -57,10 +57,13 @@ impl Machine {
             Awaited { device: device.clone(), lacks: Lacks::Ready, what }
         }));
         let absent = |device: ParentId| {
-            let what = format!("{device} to appear");
+            let what = match self.other_at(&device) {
+                Some(other) => format!("{device} to appear, where {other} is now"),
+                None => format!("{device} to appear"),
+            };
             Awaited { device, lacks: Lacks::Device, what }
         };
-        let expected = self.durable.expected.keys().filter(|p| !self.seen.has_parent(p)).cloned();
+        let expected = self.durable.expected.keys().filter(|p| self.is_away(p)).cloned();
         awaited.extend(expected.map(absent));
         let unmet = layout::resolve(&self.durable.rules, &self.seen).unmet;
         let exact = unmet.iter().filter_map(|r| r.matches.address).map(ParentId::Pci);

@@ -38,7 +38,7 @@ impl Machine {
         let unmet = layout::resolve(rules, &self.seen).unmet.into_iter();
         let told = |rule: &Rule| {
             let away = |(parent, of): (&ParentId, &layout::Layout)| {
-                !self.seen.has_parent(parent) && *of == rule.layout
+                self.is_away(parent) && *of == rule.layout
             };
             rule.matches.address.is_some()
                 || self.seen.whole.iter().any(|(address, f)| rule.matches.meets(*address, f))

@@ -194,10 +194,18 @@ impl Machine {
 
     /// A parent that was once as its layout says is waited for when it is away.
     fn expect(&mut self, parent: &ParentId, layout: &Layout) {
-        if self.realised(parent, layout) && self.durable.expected.get(parent) != Some(layout) {
+        if !self.realised(parent, layout) {
+            return;
+        }
+        if self.durable.expected.get(parent) != Some(layout) {
             self.durable.expected.insert(parent.clone(), layout.clone());
             self.durable.offered.remove(parent);
             self.offers_due = true;
+            self.persist(Stored::Durable);
+        }
+        if let Some((address, id)) = self.device_at(parent)
+            && self.durable.devices.insert(address, id) != Some(id)
+        {
             self.persist(Stored::Durable);
         }
     }
@@ -484,6 +492,8 @@ impl Machine {
         self.durable.rules = rules;
         let rules = &self.durable.rules;
         self.durable.expected.retain(|_, layout| rules.iter().any(|r| r.layout == *layout));
+        let expected = &self.durable.expected;
+        self.durable.devices.retain(|address, _| expected.contains_key(&ParentId::Pci(*address)));
     }
 
     /// It has VFs, and another number of them, or it is set to something else: only a person may change that.

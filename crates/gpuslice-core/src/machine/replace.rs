@@ -28,7 +28,7 @@ impl Machine {
         }
         let moving = self.homes_of(old);
         let cordoned = self.cordon_to_move(old).is_some();
-        let waited_for = self.durable.expected.contains_key(old) && !self.seen.has_parent(old);
+        let waited_for = self.durable.expected.contains_key(old) && self.is_away(old);
         if moving.is_empty() && !cordoned && !waited_for {
             return Ok(done(false, &format!("already so: nothing is kept of {old}")));
         }
@@ -74,7 +74,7 @@ impl Machine {
     /// A cordon that a person gave a GPU that is gone; one that the kernel's log gave is of the old one's fault.
     fn cordon_to_move(&self, old: &ParentId) -> Option<&String> {
         let by_log = self.durable.health.get(old).is_some_and(|health| health.cordons);
-        self.durable.cordons.get(old).filter(|_| !by_log && !self.seen.has_parent(old))
+        self.durable.cordons.get(old).filter(|_| !by_log && self.is_away(old))
     }
 
     /// Nobody has a slice of it, and nothing is being done to it.
@@ -243,7 +243,7 @@ impl Machine {
             self.note("claim", &key, format!("its homes moved to {new}"));
             self.durable.claims.insert(key, claim);
         }
-        if !self.seen.has_parent(old) {
+        if self.is_away(old) {
             if let Some(reason) = self.cordon_to_move(old).cloned() {
                 self.durable.cordons.entry(new.clone()).or_insert(reason);
             }
