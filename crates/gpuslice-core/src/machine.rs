@@ -53,6 +53,7 @@ mod settled;
 mod start;
 mod stuck;
 mod turns;
+mod vanished;
 mod wedged;
 mod whole;
 mod wipe;

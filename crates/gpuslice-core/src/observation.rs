@@ -25,6 +25,8 @@ pub struct Observation {
     pub mdev_parents: BTreeMap<ParentId, MdevParent>,
     /// Mediated devices that exist.
     pub mdevs: BTreeMap<MdevUuid, Mdev>,
+    /// Those that are listed and did not tell what they are, as one that comes or goes does not.
+    pub unread_mdevs: BTreeSet<MdevUuid>,
     /// Drivers that read what their devices are to be when they are loaded, by name, as far as a mechanism asked.
     pub drivers: BTreeMap<&'static str, DriverState>,
     /// Modes of parents, as far as a mechanism knows to read them.

@@ -177,6 +177,9 @@ pub struct Runtime {
     pub boot: BootId,
     /// Who has which slice.
     pub assignments: BTreeMap<SliceId, Assignment>,
+    /// Those of them that left by themselves, with their GPU or its driver: whatever has such a name since is somebody else's.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub vanished: BTreeSet<MdevUuid>,
     /// Slices that running domains hold without a claim.
     pub foreign: BTreeMap<SliceId, ForeignHold>,
     /// Steps under way on whole parents.
@@ -289,6 +292,7 @@ impl Runtime {
             schema: SCHEMA,
             boot,
             assignments: BTreeMap::new(),
+            vanished: BTreeSet::new(),
             foreign: BTreeMap::new(),
             pending: BTreeMap::new(),
             stuck: BTreeMap::new(),

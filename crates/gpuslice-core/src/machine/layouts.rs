@@ -65,6 +65,7 @@ impl Machine {
             self.resume_releases();
             self.wipe_again();
         }
+        self.note_vanished();
         self.release_what_left(&before);
         self.dirt_that_left();
         self.wipe_let_go(&before);

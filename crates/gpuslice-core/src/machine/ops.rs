@@ -226,8 +226,10 @@ impl Machine {
                     op.tries = 0;
                     op.begun(&step);
                 }
-                if let Step::Reset { function } = step {
-                    self.note_clean(SliceId::Vf(function));
+                match step {
+                    Step::Reset { function } => self.note_clean(SliceId::Vf(function)),
+                    Step::CreateMdev { uuid, .. } => self.forget_vanished(SliceId::Mdev(uuid)),
+                    _ => {}
                 }
                 self.next_step(id);
             }
@@ -286,7 +288,9 @@ impl Machine {
     fn made_by_us(&self, id: OpId, step: &Step, performed: Performed) -> Result<(), StepError> {
         match (self.ops.get(&id).map(|op| &op.purpose), step) {
             (Some(Purpose::Prepare { fresh, .. }), Step::CreateMdev { uuid, .. })
-                if performed == Performed::Already && fresh.contains(&SliceId::Mdev(*uuid)) =>
+                if performed == Performed::Already
+                    && (fresh.contains(&SliceId::Mdev(*uuid))
+                        || self.run.vanished.contains(uuid)) =>
             {
                 let state = "exists already and was not made by gpuslice".to_owned();
                 Err(StepError::Occupied { object: format!("mdev {uuid}"), state })

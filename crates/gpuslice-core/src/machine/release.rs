@@ -111,7 +111,8 @@ impl Machine {
         };
         let layout = self.layouts.get(&assignment.parent);
         // Ours left with its device, and somebody has made another by its name: that one is not ours to remove.
-        let ours = self.seen.made_by(slice).is_none_or(|parent| *parent == assignment.parent);
+        let ours = self.seen.made_by(slice).is_none_or(|parent| *parent == assignment.parent)
+            && !self.has_vanished(slice);
         let mut steps = self
             .mechanism_of(assignment)
             .filter(|_| ours)
@@ -169,6 +170,7 @@ impl Machine {
             return;
         };
         self.persist(Stored::Runtime);
+        self.forget_vanished(slice);
         self.tenure_ends(slice, assignment.ending.unwrap_or(Ending::Unknown));
         self.repairs.remove(&self.seen.device_of(&assignment.parent));
         self.park_failed.clear();

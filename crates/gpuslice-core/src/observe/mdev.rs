@@ -172,17 +172,24 @@ fn read_device(host: &dyn HostRead, seen: &mut Observation, uuid: MdevUuid) {
     // The device is a child of its parent: …/<parent>/<uuid>.
     let parent = match host.link(&dir) {
         Ok(target) => target.rsplit('/').nth(1).and_then(|name| name.parse().ok()),
-        Err(errno) => return note(seen, &dir, errno),
+        Err(errno) => return unread(seen, uuid, &dir, errno),
     };
     let type_path = format!("{dir}/mdev_type");
     let type_id = match host.link(&type_path) {
         Ok(target) => target.rsplit('/').next().and_then(|name| name.parse().ok()),
-        Err(errno) => return note(seen, &type_path, errno),
+        Err(errno) => return unread(seen, uuid, &type_path, errno),
     };
     if let (Some(parent), Some(type_id)) = (parent, type_id) {
         let iommu_group = pci::group(host, seen, &dir);
         seen.mdevs.insert(uuid, Mdev { parent, type_id, iommu_group });
+    } else {
+        seen.unread_mdevs.insert(uuid);
     }
+}
+
+fn unread(seen: &mut Observation, uuid: MdevUuid, path: &str, errno: Errno) {
+    seen.unread_mdevs.insert(uuid);
+    note(seen, path, errno);
 }
 
 #[cfg(test)]

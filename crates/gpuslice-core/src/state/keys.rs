@@ -23,7 +23,7 @@ const RECORDED: (u32, &str) = (
     1,
     "claims.json: schema boot applied_boot rules expected devices offered claims plugs given places yielded cordons \
      quarantines health log_read catalogue\n\
-     assignments.json: schema boot assignments foreign pending stuck start_later coming_in dirty accounted lost wedged loaded\n\
+     assignments.json: schema boot assignments vanished foreign pending stuck start_later coming_in dirty accounted lost wedged loaded\n\
      assignment: claim index parent profile mechanism type_id parameters managed hotplug phase trouble ending\n\
      phase: reserved prepared attached releasing\n\
      ending: stopped migrated start-failed detached released vanished started-again gpu-gone rebooted mistaken \
