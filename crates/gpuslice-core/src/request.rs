@@ -485,6 +485,9 @@ pub struct SliceRow {
     pub claim: Option<ClaimKey>,
     /// The claim's owner's name, or what else is known of a holder.
     pub holder: Option<String>,
+    /// The process of the host that has it open without a claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder_pid: Option<u32>,
     /// The guest of Proxmox VE that has it without a claim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vmid: Option<u32>,

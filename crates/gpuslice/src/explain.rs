@@ -125,7 +125,7 @@ fn end(row: &ClaimRow) -> String {
     match &row.claim.owner {
         Owner::Domain(_) => format!("virsh shutdown {}", quoted(&named(row))),
         Owner::Vmid(vmid) => format!("qm shutdown {vmid}"),
-        Owner::External(_) => format!("gpuslice release {}", row.claim),
+        Owner::External(_) => format!("gpuslice release {}", quoted(&row.claim.to_string())),
     }
 }
 

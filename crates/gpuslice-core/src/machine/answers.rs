@@ -259,6 +259,7 @@ impl Machine {
                     state,
                     claim,
                     holder,
+                    holder_pid: self.process_with(slice),
                     vmid: self.guest_with(slice),
                     dirty: self.run.dirty.get(&slice).map(|dirt| dirt.why.clone()),
                 });
@@ -284,11 +285,20 @@ impl Machine {
                 state,
                 claim,
                 holder,
+                holder_pid: self.process_with(slice),
                 vmid: self.guest_with(slice),
                 dirty: None,
             }
         }));
         rows
+    }
+
+    /// The process that has it where nothing else is known of who does.
+    fn process_with(&self, slice: SliceId) -> Option<u32> {
+        let known =
+            self.run.assignments.contains_key(&slice) || self.run.foreign.contains_key(&slice);
+        let guest = slice.mdev().and_then(|uuid| uuid.proxmox_guest());
+        self.held.get(&slice).filter(|_| !known && guest.is_none()).map(|holder| holder.pid)
     }
 
     /// The guest of Proxmox VE that has it without a claim.

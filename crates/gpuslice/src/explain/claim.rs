@@ -46,7 +46,10 @@ fn reasons(rows: &Rows, row: &ClaimRow) -> Vec<Reason> {
         )],
         "orphaned" => vec![Reason::plain(
             because,
-            format!("define the domain again; or gpuslice release {}", row.claim),
+            format!(
+                "define the domain again; or gpuslice release {}",
+                quoted(&row.claim.to_string())
+            ),
         )],
         "releasing" => vec![Reason::new(
             Code::Held,
@@ -307,6 +310,8 @@ fn start(row: &ClaimRow, gets: &str) -> String {
 fn detach(row: &ClaimRow) -> String {
     match &row.claim.owner {
         Owner::Domain(_) => format!("gpuslice detach {} {}", quoted(&named(row)), row.claim.name),
-        Owner::Vmid(_) | Owner::External(_) => format!("gpuslice release {}", row.claim),
+        Owner::Vmid(_) | Owner::External(_) => {
+            format!("gpuslice release {}", quoted(&row.claim.to_string()))
+        }
     }
 }

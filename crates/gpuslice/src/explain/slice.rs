@@ -2,9 +2,9 @@
 
 use super::{Explained, Reason, Rows, end, holder, named, parent};
 use crate::claims;
-use gpuslice_core::holders::is_vm;
+use gpuslice_core::holders::Holder;
 use gpuslice_core::ids::SliceId;
-use gpuslice_core::mend::stop_mdev;
+use gpuslice_core::mend::{end_process, stop_mdev};
 use gpuslice_core::refusal::Code;
 use gpuslice_core::request::SliceRow;
 use gpuslice_core::shell::quoted;
@@ -81,14 +81,12 @@ fn foreign(row: &SliceRow) -> Reason {
         Some(who) => format!("{who} has it, without a claim"),
         None => "another program made it".to_owned(),
     };
-    // A process is told as `name (pid 123)`.
-    let process =
-        who.and_then(|who| who.rsplit_once("(pid ")).map(|(_, pid)| pid.trim_end_matches(')'));
-    let next = match (row.slice, who, process) {
-        (_, Some(who), Some(pid)) if is_vm(who) => {
-            format!("shut down the VM of process {pid} (ps -fp {pid} shows its name)")
+    let next = match (row.slice, who, row.holder_pid) {
+        (_, Some(who), Some(pid)) => {
+            // Told with its name before it.
+            let comm = who.strip_suffix(&format!(" (pid {pid})")).unwrap_or(who).to_owned();
+            end_process(&Holder { pid, comm }).as_str().to_owned()
         }
-        (_, _, Some(pid)) => format!("kill {pid} (ps -fp {pid} shows it)"),
         (_, Some(who), None) => match row.vmid {
             Some(vmid) => format!("qm shutdown {vmid}"),
             None => format!("virsh shutdown {}", quoted(who)),

@@ -119,6 +119,10 @@ fn a_slice_says_who_has_it() {
     let bound =
         |state: &str, owner: &str| SliceRow { claim: Some(owner.parse().unwrap()), ..slice(state) };
     let held = |holder: &str| SliceRow { holder: Some(holder.to_owned()), ..slice("foreign") };
+    let process = |name: &str, pid: u32| {
+        let holder = Some(format!("{name} (pid {pid})"));
+        SliceRow { holder, holder_pid: Some(pid), ..slice("foreign") }
+    };
     let host = SliceRow { driver: Some("amdgpu".to_owned()), ..slice("host") };
     let dirty = SliceRow { dirty: Some("no reset".to_owned()), ..slice("dirty") };
     for (row, code, next) in [
@@ -130,9 +134,17 @@ fn a_slice_says_who_has_it() {
         (held("my vm"), Code::Held, "virsh shutdown 'my vm'"),
         (SliceRow { vmid: Some(100), ..held("VM 100 (win11)") }, Code::Held, "qm shutdown 100"),
         (held("VM 100 (win11)"), Code::Held, "virsh shutdown 'VM 100 (win11)'"),
-        (held("dpdk (pid 123)"), Code::Held, "kill 123 (ps -fp 123 shows it)"),
+        (process("dpdk", 123), Code::Held, "kill 123 (ps -fp 123 shows it)"),
+        // The name of a VM, as somebody chose it.
+        (held("x (pid 1)"), Code::Held, "virsh shutdown 'x (pid 1)'"),
+        (held("x (pid 1; reboot)"), Code::Held, "virsh shutdown 'x (pid 1; reboot)'"),
         (
-            held("kvm (pid 123)"),
+            bound("attached", "external:a; reboot/gpu0"),
+            Code::Taken,
+            "gpuslice release 'external:a; reboot/gpu0'",
+        ),
+        (
+            process("kvm", 123),
             Code::Held,
             "shut down the VM of process 123 (ps -fp 123 shows its name)",
         ),
@@ -142,7 +154,8 @@ fn a_slice_says_who_has_it() {
         (slice("quarantined"), Code::Quarantined, "gpuslice apply"),
     ] {
         let text = format!("{row:?}");
-        let others = ["vmid:100/gpu0", "external:ci/gpu0"].map(|id| claim(id, "", "attached"));
+        let others = ["vmid:100/gpu0", "external:ci/gpu0", "external:a; reboot/gpu0"]
+            .map(|id| claim(id, "", "attached"));
         let claims = [vec![claim(WIN, "win11", "idle")], others.to_vec()].concat();
         let found = reasons(&Rows { slices: vec![row], claims, ..rows() }, VF);
         assert_eq!(found.len(), 1, "{text}");
@@ -197,7 +210,11 @@ fn a_vm_says_why_it_would_not_get_its_slice() {
             "virsh shutdown web",
         ),
         (
-            SliceRow { holder: Some("dpdk (pid 7)".to_owned()), ..of("foreign", "q") },
+            SliceRow {
+                holder: Some("dpdk (pid 7)".to_owned()),
+                holder_pid: Some(7),
+                ..of("foreign", "q")
+            },
             "the room is held by dpdk (pid 7)",
             "kill 7 (ps -fp 7 shows it)",
         ),
