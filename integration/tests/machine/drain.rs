@@ -6,8 +6,9 @@ use crate::world::World;
 use gpuslice_core::domain::MOST_CLAIMS;
 use gpuslice_core::ids::{Owner, ParentId, SliceId};
 use gpuslice_core::machine::RequestId;
-use gpuslice_core::refusal::Refusal;
+use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command, DrainRow, Outcome};
+use gpuslice_sim::Fault;
 
 const CARD: &str = "0000:0c:00.0";
 
@@ -217,4 +218,21 @@ fn nobody_is_waited_for_who_is_gone_and_what_was_ordered_stays() {
     world.driver.advance(60_000).unwrap();
     assert!(!world.driver.answers.contains_key(&request));
     assert!(world.driver.machine.durable().cordons.contains_key(&card()));
+}
+
+#[test]
+fn an_uncordon_that_is_refused_has_lifted_nothing() {
+    let sleeps = Fault::Sleeps { path: "*/sriov_numvfs".to_owned(), nth: 1 };
+    let mut world = after(&[H::Fault { fault: sleeps }]);
+    all(&mut world, &[H::Edit { config: 1 }, H::Apply, H::Advance { ms: 61_000 }]);
+    let reason = "new fan".to_owned();
+    world.order(Command::Cordon { parent: card(), reason }).unwrap().unwrap().unwrap();
+    let before = world.driver.machine.durable().clone();
+    let why = refused(world.order(Command::Uncordon { parent: card() }).unwrap());
+    assert_eq!(why.code, Code::DeviceStuck, "{why:?}");
+    assert_eq!(*world.driver.machine.durable(), before);
+    // What is no GPU of this host is no reason to clean anything.
+    let nobody: ParentId = "0000:77:00.0".parse().unwrap();
+    let why = refused(world.order(Command::Uncordon { parent: nobody }).unwrap());
+    assert_eq!(why.code, Code::Unknown, "{why:?}");
 }

@@ -333,48 +333,6 @@ impl Machine {
         Ok(done(true, &message))
     }
 
-    fn cordon(&mut self, parent: ParentId, reason: String) -> Outcome {
-        self.require_parent(&parent)?;
-        if self.durable.cordons.get(&parent) == Some(&reason) {
-            return Ok(done(false, "already so"));
-        }
-        let message = format!("{parent} is given to no new VM");
-        self.note("parent", &parent, "cordoned");
-        self.durable.cordons.insert(parent, reason);
-        self.persist(Stored::Durable);
-        Ok(done(true, &message))
-    }
-
-    fn uncordon(&mut self, parent: &ParentId) -> Outcome {
-        let cordoned = self.durable.cordons.remove(parent).is_some();
-        if let Some(why) = self.durable.quarantines.get(parent)
-            && self.stuck_parents().contains(parent)
-        {
-            return Err(why.clone());
-        }
-        let quarantined = self.lift_quarantine(parent);
-        self.park_failed.clear();
-        let unwell = self.note_well(parent);
-        let dirty = self.run.dirty.values().any(|dirt| dirt.parent == *parent);
-        self.slices_are_well(parent);
-        self.wipe_again();
-        if !cordoned && !quarantined && !unwell && dirty {
-            return Ok(done(false, "its slices that are not clean are cleaned again"));
-        }
-        if !cordoned && !quarantined && !unwell {
-            self.require_parent(parent)?;
-            return Ok(done(false, "already so"));
-        }
-        self.persist(Stored::Durable);
-        self.note("parent", parent, "given out again");
-        let what = match (quarantined, cordoned) {
-            (true, _) => "the quarantine",
-            (false, true) => "the cordon",
-            (false, false) => "what the kernel's log said",
-        };
-        Ok(done(true, &format!("{what} of {parent} is lifted")))
-    }
-
     pub(super) fn require_parent(&self, parent: &ParentId) -> Result<(), Refusal> {
         let known = self.seen.has_parent(parent) || self.durable.expected.contains_key(parent);
         if known {

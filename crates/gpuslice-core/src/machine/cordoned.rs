@@ -1,15 +1,66 @@
-//! GPUs that nobody gets anything of because somebody said so: where they could serve a claim, that is what is said.
+//! GPUs that nobody gets anything of because somebody said so: how that is said and taken back, and where they could serve a
+//! claim, that this is what is said.
 
-use super::Machine;
+use super::claims::done;
+use super::{Machine, Stored};
 use crate::ids::{ClaimKey, ParentId, PciAddress, ProfileName};
 use crate::mechanism::Fabric;
 use crate::mend;
 use crate::numa::Within;
 use crate::placement::{self, View, Wanted};
 use crate::refusal::{Code, Hint, Refusal};
+use crate::request::Outcome;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Machine {
+    pub(super) fn cordon(&mut self, parent: ParentId, reason: String) -> Outcome {
+        self.require_parent(&parent)?;
+        if self.durable.cordons.get(&parent) == Some(&reason) {
+            return Ok(done(false, "already so"));
+        }
+        let message = format!("{parent} is given to no new VM");
+        self.note("parent", &parent, "cordoned");
+        self.durable.cordons.insert(parent, reason);
+        self.persist(Stored::Durable);
+        Ok(done(true, &message))
+    }
+
+    pub(super) fn uncordon(&mut self, parent: &ParentId) -> Outcome {
+        let kept_back = &self.durable;
+        if let Some(why) = kept_back.quarantines.get(parent)
+            && self.stuck_parents().contains(parent)
+        {
+            return Err(why.clone());
+        }
+        if !kept_back.cordons.contains_key(parent)
+            && !kept_back.quarantines.contains_key(parent)
+            && !kept_back.health.contains_key(parent)
+        {
+            self.require_parent(parent)?;
+        }
+        let cordoned = self.durable.cordons.remove(parent).is_some();
+        let quarantined = self.lift_quarantine(parent);
+        self.park_failed.clear();
+        let unwell = self.note_well(parent);
+        let dirty = self.run.dirty.values().any(|dirt| dirt.parent == *parent);
+        self.slices_are_well(parent);
+        self.wipe_again();
+        if !cordoned && !quarantined && !unwell && dirty {
+            return Ok(done(false, "its slices that are not clean are cleaned again"));
+        }
+        if !cordoned && !quarantined && !unwell {
+            return Ok(done(false, "already so"));
+        }
+        self.persist(Stored::Durable);
+        self.note("parent", parent, "given out again");
+        let what = match (quarantined, cordoned) {
+            (true, _) => "the quarantine",
+            (false, true) => "the cordon",
+            (false, false) => "what the kernel's log said",
+        };
+        Ok(done(true, &format!("{what} of {parent} is lifted")))
+    }
+
     /// Why a claim has nothing where nobody's end makes room for it, and GPUs would have it that are cordoned.
     pub(super) fn all_cordoned(
         &self,
