@@ -4,9 +4,11 @@
 use crate::args::Args;
 use crate::history;
 use anyhow::Context;
+use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::BootId;
+use gpuslice_core::shell::quoted;
 use gpuslice_core::state::{self, Durable, Runtime};
-use gpuslice_host::state::{Loaded, StateDir};
+use gpuslice_host::state::{Loaded, StateDir, StateError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -51,6 +53,24 @@ pub struct Found {
     pub warnings: Vec<String>,
 }
 
+/// What mends it where a directory cannot be used.
+fn way_out(error: &StateError) -> String {
+    let path = |path: &std::path::Path| quoted(&path.to_string_lossy());
+    match error {
+        StateError::InUse { .. } => {
+            "systemctl status gpusliced, and end the other one first".to_owned()
+        }
+        StateError::NotOurs { path: of, .. } => format!("chown root: {}", path(of)),
+        StateError::Kernel { errno: Errno::ENOSPC, path: of, .. } => {
+            format!("make room (df {})", path(of))
+        }
+        StateError::Kernel { path: of, .. } => {
+            format!("mend what is said of it (namei -lm {})", path(of))
+        }
+        StateError::Name { .. } => "journalctl -u gpusliced".to_owned(),
+    }
+}
+
 impl Store {
     /// Opens and locks the directories.
     pub fn open(args: &Args) -> anyhow::Result<Self> {
@@ -63,7 +83,8 @@ impl Store {
                 std::fs::create_dir_all(parent)
                     .with_context(|| format!("make {}", parent.display()))?;
             }
-            let dir = StateDir::open(dir).context("hint: is another gpusliced running?")?;
+            let dir = StateDir::open(dir)
+                .map_err(|error| anyhow::anyhow!("cannot {error}; hint: {}", way_out(&error)))?;
             Ok(Place { dir, document, missed, refuses: None })
         };
         let (durable, runtime) =

@@ -251,3 +251,26 @@ fn a_full_disk_is_told_and_survived() {
         drop(mounted);
     });
 }
+
+#[test]
+fn a_folder_that_cannot_be_used_is_told_with_what_mends_it() {
+    as_root(|| {
+        let host = Host::off("sriov-8", ONE_VF);
+        fs::write(host.path("state"), "no folder").unwrap();
+        let mut daemon = host.daemon("log");
+        assert!(!daemon.wait().unwrap().success());
+        let (log, state) = (host.log(), host.path("state"));
+        assert!(
+            log.contains(&format!("cannot open {}: not a directory (ENOTDIR)", state.display())),
+            "{log}"
+        );
+        assert!(
+            log.contains(&format!(
+                "; hint: mend what is said of it (namei -lm {}",
+                state.display()
+            )),
+            "{log}"
+        );
+        assert!(!log.contains("another"), "{log}");
+    });
+}
