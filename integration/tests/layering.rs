@@ -216,3 +216,42 @@ fn no_dependency_needs_a_newer_compiler_than_we_state() {
     let clippy: toml::Table = clippy.parse().unwrap();
     assert_eq!(clippy["msrv"].as_str(), Some(ours.as_str()), "clippy.toml: msrv");
 }
+
+/// By which names of the standard library the world is touched, and time and chance come in.
+const WORLD: &[&str] = &[
+    "std::fs",
+    "std::env",
+    "std::process",
+    "std::thread",
+    "std::net",
+    "std::os",
+    "std::io::std",
+    "Instant::now",
+    "SystemTime",
+    "RandomState",
+];
+
+#[test]
+fn pure_crates_name_nothing_of_the_world() {
+    let mut looked = 0;
+    for path in gpuslice_integration::files() {
+        let text = path.to_string_lossy();
+        let pure = PURE.iter().any(|name| text.starts_with(&format!("crates/{name}/src/")));
+        if !pure
+            || !text.ends_with(".rs")
+            || text.ends_with("/tests.rs")
+            || text.contains("/tests/")
+        {
+            continue;
+        }
+        looked += 1;
+        let source = std::fs::read_to_string(gpuslice_integration::root().join(&path)).unwrap();
+        let product = source.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        let code = product.lines().filter(|line| !line.trim_start().starts_with("//"));
+        for (at, line) in code.enumerate() {
+            let found = WORLD.iter().find(|name| line.contains(**name));
+            assert_eq!(found, None, "{text}: line of code {at}: {line}");
+        }
+    }
+    assert!(looked > 100, "{looked}");
+}

@@ -1,4 +1,5 @@
-//! What was read from a host in one go: whole and owned. A later reading replaces it; nobody patches it.
+//! What was read from a host in one go: whole and owned. A later reading replaces it. What only memory tells is laid over it
+//! once, as it comes: types seen before, VFs that are wedged, drivers that were unloaded.
 
 use crate::errno::Errno;
 use crate::ids::{

@@ -60,7 +60,7 @@ pub enum Command {
     Unclaim {
         /// Which.
         key: ClaimKey,
-        /// Forget it even if its slice cannot be cleaned now.
+        /// Also while its slice is in use: the VM keeps that until it stops, and it is taken back then.
         #[serde(default)]
         force: bool,
     },
@@ -95,7 +95,7 @@ pub enum Command {
         /// Is there.
         new: ParentId,
     },
-    /// Lifts a cordon or a quarantine.
+    /// Lifts a cordon or a quarantine, takes what the kernel's log said for mended, and has slices that are not clean cleaned again.
     Uncordon {
         /// Which.
         parent: ParentId,
