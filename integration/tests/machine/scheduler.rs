@@ -201,6 +201,84 @@ fn the_option_of_a_gpu_stays_while_the_driver_does_not_have_it() {
 }
 
 #[test]
+fn the_option_of_a_gpu_goes_with_the_gpu() {
+    let mut driver = ready(&equal_share());
+    let bare = layout("").replace("{ vfs = \"all\" }", "{ vfs = 0, scheduler = \"fixed-share\" }");
+    apply(&mut driver, &bare).unwrap();
+    let both = option("pci=0000:41:00.0;RmPVMRL=0x11;pci=0000:61:00.0;RmPVMRL=0x11");
+    assert_eq!(config_of(&driver), both);
+    // What cannot be read may be there.
+    let path = format!("/sys/bus/pci/devices/{OTHER}/vendor");
+    let unread = Fault::Read { path, nth: 1, times: 9, errno: Errno::EIO };
+    driver.kernel.inject(unread);
+    apply(&mut driver, &bare).unwrap();
+    assert_eq!(config_of(&driver), both);
+    driver.kernel.clear_faults();
+    driver.kernel.unplug(OTHER.parse().unwrap());
+    driver.kernel.settle();
+    driver.wake_up().unwrap();
+    driver.advance(10_000).unwrap();
+    assert_eq!(config_of(&driver), option("pci=0000:41:00.0;RmPVMRL=0x11"));
+    // With another it is as with a new one.
+    driver.kernel.plug(OTHER.parse().unwrap());
+    driver.kernel.settle();
+    driver.wake_up().unwrap();
+    driver.advance(10_000).unwrap();
+    assert_eq!(config_of(&driver), both);
+}
+
+/// So many GPUs, one to a bus.
+fn many(count: u8) -> HostFile {
+    let mut host = a40();
+    let gpu = host.functions.remove(0);
+    host.functions.clear();
+    for bus in 0..count {
+        let mut next = gpu.clone();
+        next.address = PciAddress::new(0, 0x10 + bus, 0, 0).unwrap();
+        (next.slot, next.serial) = (None, None);
+        host.functions.push(next);
+    }
+    host
+}
+
+#[test]
+fn the_kernel_takes_the_option_of_as_many_gpus_as_there_can_be() {
+    let all = |but: &str| {
+        format!(
+            "{but}[[gpu]]\nmatch = {{ vendor-device = \"10de:2235\" }}\n\
+             layout = {{ scheduler = \"equal-share-30ms\" }}"
+        )
+    };
+    // Ten boards of four.
+    let mut driver = Driver::new(&many(40), "").unwrap();
+    apply(&mut driver, &all("")).unwrap();
+    let option = config_of(&driver);
+    assert!(option.lines().last().unwrap().contains("\"pci=10:0;RmPVMRL=1966083;"), "{option}");
+    reboot(&mut driver);
+    for gpu in ["0000:10:00.0", "0000:37:00.0"] {
+        assert_eq!(goes_by(&driver, gpu), 0x001e_0003, "{gpu}");
+        assert_eq!(shown(&mut driver, gpu), told("equal-share-30ms", None));
+    }
+    assert!(!plan(&mut driver).changed);
+
+    let mut driver = Driver::new(&many(42), "").unwrap();
+    let refusal = apply(&mut driver, &all("")).unwrap_err();
+    assert_eq!(refusal.code, Code::BadConfig);
+    assert_eq!(refusal.message, "nvidia cannot be given the schedulers of 42 GPUs");
+    let why = "NVreg_RegistryDwordsPerDevice would have 1049 bytes, and the kernel takes 1024";
+    assert!(refusal.one_line().contains(why), "{refusal:?}");
+    let without = "take scheduler out of the layout of 0000:39:00.0, then gpuslice apply";
+    assert_eq!(refusal.hint.unwrap(), without);
+    assert_eq!(read_text(&driver.kernel, CONFIG), Err(Errno::ENOENT));
+    // As its hint says.
+    let without = "[[gpu]]\nmatch = { address = \"0000:39:00.0\" }\nlayout = { vfs = 0 }\n";
+    apply(&mut driver, &all(without)).unwrap();
+    reboot(&mut driver);
+    assert_eq!(goes_by(&driver, "0000:38:00.0"), 0x001e_0003);
+    assert_eq!(goes_by(&driver, "0000:39:00.0"), 0);
+}
+
+#[test]
 fn without_the_key_a_persons_own_option_is_left_alone_and_ours_goes() {
     let theirs = b"options nvidia NVreg_RegistryDwords=\"RmPVMRL=0x11;ForceP2P=0\"\n";
     let mut driver = ready("");

@@ -161,7 +161,7 @@ impl Kernel {
         let known: Name = driver.chain(sample).find(|n| same(n)).ok_or(Errno::ENOENT)?.into();
         if !self.modules.contains(&known) {
             self.gim_loading(&known)?;
-            self.registry_loading(&known);
+            self.registry_loading(&known)?;
             self.modules.insert(known.clone());
             self.start(None, vec![Task::DriverBorn(known)]);
             self.run();
@@ -185,8 +185,9 @@ impl Kernel {
             // A reload; of a fresh load modprobe has said already whether its options are good.
             let _ = self.gim_loading(name);
         }
-        if self.registry.is_none() {
-            self.registry_loading(name);
+        if self.registry.is_none() && self.registry_loading(name).is_err() {
+            self.modules.remove(name);
+            return done();
         }
         self.drivers.insert(name.clone());
         // GIM adds its ids one after the other, the others have them all at once.

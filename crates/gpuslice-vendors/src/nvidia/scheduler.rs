@@ -9,6 +9,7 @@
 //! User Guide, 7.1 to 7.6 (the options, and a reboot for them). That what the module was given is what a GPU does is
 //! UNVERIFIED: the guide has one look for it in the kernel's log.
 
+use super::read::DEVICES;
 use super::{DRIVER, VENDOR};
 use gpuslice_core::execute::CONFIG_MARK;
 use gpuslice_core::hint;
@@ -23,7 +24,6 @@ use gpuslice_core::plan::Step;
 use gpuslice_core::port::{HostRead, read_text};
 use gpuslice_core::refusal::{Code, Hint, Refusal};
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 /// Where modprobe finds what layouts say.
 pub(super) const CONFIG: &str = "/etc/modprobe.d/gpuslice-nvidia.conf";
@@ -36,6 +36,10 @@ const FOR_ALL: &str = "NVreg_RegistryDwords";
 
 /// The option for each GPU. There is one for all of them, and it can be given once.
 const FOR_EACH: &str = "NVreg_RegistryDwordsPerDevice";
+
+/// Longest option of text that the kernel takes, in bytes; with a longer one the module is not loaded (kernel/params.c,
+/// `param_set_charp`).
+const MOST_BYTES: usize = 1024;
 
 /// The key, which is found whatever its case.
 const KEY: &str = "RmPVMRL";
@@ -293,7 +297,11 @@ pub(crate) fn layout_steps(
     {
         return if reshape { Err(refusal) } else { Ok(Vec::new()) };
     }
-    let content = content(&entries);
+    let option = option(&entries);
+    if option.len() > MOST_BYTES {
+        return if reshape { Err(too_long(seen, entries, layouts)) } else { Ok(Vec::new()) };
+    }
+    let content = content(&option);
     let so = match &state.options {
         Some(now) => now == content.trim_end(),
         None => entries.is_empty(),
@@ -321,10 +329,10 @@ fn in_its_place(seen: &Observation) -> Option<&ReadProblem> {
 /// What the option is to say: of GPUs that the driver does not have now, what it says already.
 fn wished(seen: &Observation, state: &DriverState, layouts: &Layouts) -> BTreeMap<PciAddress, u32> {
     let now = state.options.as_deref().and_then(written).unwrap_or_default();
-    let mut entries: BTreeMap<PciAddress, u32> = entries(now).collect();
+    let mut entries: BTreeMap<PciAddress, u32> =
+        entries(now).filter(|(gpu, _)| may_be_there(seen, *gpu)).collect();
     for gpu in gpus(seen) {
-        let layout = layouts.get(&ParentId::Pci(gpu));
-        match layout.and_then(|layout| layout.modes.get(&Mode::Scheduler)).and_then(key_of) {
+        match key_in(layouts, gpu) {
             Some(key) => drop(entries.insert(gpu, key)),
             None => drop(entries.remove(&gpu)),
         }
@@ -332,13 +340,66 @@ fn wished(seen: &Observation, state: &DriverState, layouts: &Layouts) -> BTreeMa
     entries
 }
 
-fn content(entries: &BTreeMap<PciAddress, u32>) -> String {
-    let mut option = String::new();
-    for (gpu, key) in entries {
-        let between = if option.is_empty() { "" } else { ";" };
-        // Writing to a text cannot fail.
-        let _ = write!(option, "{between}pci={gpu};{KEY}={key:#04x}");
+/// What a GPU's layout says.
+fn key_in(layouts: &Layouts, gpu: PciAddress) -> Option<u32> {
+    layouts.get(&ParentId::Pci(gpu))?.modes.get(&Mode::Scheduler).and_then(key_of)
+}
+
+/// Whether one of NVIDIA's is at an address, as far as could be read.
+fn may_be_there(seen: &Observation, gpu: PciAddress) -> bool {
+    if let Some(function) = seen.functions.get(&gpu).or_else(|| seen.whole.get(&gpu)) {
+        return function.vendor == VENDOR;
     }
+    let own = format!("{DEVICES}/{gpu}/");
+    let hides = |path: &str| path == DEVICES || path.starts_with(&own);
+    seen.unread.contains(&gpu) || seen.problems.iter().any(|problem| hides(&problem.path))
+}
+
+/// The option's value, with addresses in full where there is room for that.
+fn option(entries: &BTreeMap<PciAddress, u32>) -> String {
+    let full = |(gpu, key): (&PciAddress, &u32)| format!("pci={gpu};{KEY}={key:#04x}");
+    let brief = |(gpu, key): (&PciAddress, &u32)| format!("pci={};{KEY}={key}", short(*gpu));
+    let option = entries.iter().map(full).collect::<Vec<_>>().join(";");
+    if option.len() <= MOST_BYTES {
+        return option;
+    }
+    entries.iter().map(brief).collect::<Vec<_>>().join(";")
+}
+
+/// Without what the driver takes for 0 (`os-registry.c`, `pci_str_to_bdf`).
+fn short(gpu: PciAddress) -> String {
+    let (domain, bus, slot) = (gpu.domain(), gpu.bus(), gpu.device());
+    match (domain, gpu.function()) {
+        (0, 0) => format!("{bus:x}:{slot:x}"),
+        (_, 0) => format!("{domain:x}:{bus:x}:{slot:x}"),
+        _ => gpu.to_string(),
+    }
+}
+
+/// As many of the layouts as are too many have to do without, the last first.
+fn too_long(
+    seen: &Observation,
+    mut entries: BTreeMap<PciAddress, u32>,
+    layouts: &Layouts,
+) -> Refusal {
+    let (count, length) = (entries.len(), option(&entries).len());
+    let mut without = Vec::new();
+    let laid_out: Vec<PciAddress> =
+        gpus(seen).filter(|gpu| key_in(layouts, *gpu).is_some()).collect();
+    for gpu in laid_out.into_iter().rev() {
+        if option(&entries).len() <= MOST_BYTES {
+            break;
+        }
+        entries.remove(&gpu);
+        without.push(gpu.to_string());
+    }
+    let message = format!("{DRIVER} cannot be given the schedulers of {count} GPUs");
+    let why = format!("{FOR_EACH} would have {length} bytes, and the kernel takes {MOST_BYTES}");
+    let hint = take_out(Mode::Scheduler, without.join(","));
+    Refusal::new(Code::BadConfig, message).because(why).hint(hint)
+}
+
+fn content(option: &str) -> String {
     if option.is_empty() {
         return format!("{CONFIG_MARK}\n");
     }

@@ -101,12 +101,33 @@ fn what_the_module_was_told_is_read_from_its_file() {
 #[test]
 fn what_is_written_is_read_back() {
     let entries_of = BTreeMap::from([(at("0000:41:00.0"), 1), (at("10000:61:00.0"), 0x0018_0013)]);
-    let text = content(&entries_of);
+    let text = content(&option(&entries_of));
     assert_eq!(
         text.lines().nth(1).unwrap(),
         "options nvidia NVreg_RegistryDwordsPerDevice=\
          \"pci=0000:41:00.0;RmPVMRL=0x01;pci=10000:61:00.0;RmPVMRL=0x180013\""
     );
     assert_eq!(entries(written(&text).unwrap()).collect::<BTreeMap<_, _>>(), entries_of);
-    assert_eq!(written(&content(&BTreeMap::new())), None);
+    assert_eq!(written(&content(&option(&BTreeMap::new()))), None);
+}
+
+/// Of so many GPUs, one to a bus, each with the same key.
+fn of_many(count: u8, key: u32) -> BTreeMap<PciAddress, u32> {
+    let gpu = |bus| PciAddress::new(0, bus, 0, 0).unwrap();
+    (0..count).map(|bus| (gpu(bus), key)).collect()
+}
+
+#[test]
+fn addresses_are_short_where_they_would_not_fit_in_full() {
+    assert_eq!(option(&of_many(30, 0x001e_0003)).len(), 30 * 34 - 1);
+    for (count, key) in [(31, 0x001e_0003), (40, 0x001e_0013), (50, 0x11)] {
+        let entries_of = of_many(count, key);
+        let option = option(&entries_of);
+        assert!(option.starts_with("pci=0:0;RmPVMRL="), "{option}");
+        assert!(option.len() <= MOST_BYTES, "{}", option.len());
+        assert_eq!(entries(&option).collect::<BTreeMap<_, _>>(), entries_of);
+    }
+    assert_eq!(short(at("0009:01:00.0")), "9:1:0");
+    assert_eq!(short(at("0000:01:1f.0")), "1:1f");
+    assert_eq!(short(at("0000:01:00.1")), "0000:01:00.1");
 }

@@ -3,10 +3,14 @@
 //! takes it (kernel-open/nvidia: os-registry.c, nv-procfs.c, nv-pci.c).
 
 use crate::kernel::{Kernel, Name};
+use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::PciAddress;
 
 /// The key that says how vGPUs take turns.
 const SCHEDULER: &str = "rmpvmrl";
+
+/// Longest text that the kernel takes for a parameter (kernel/params.c).
+const MOST_BYTES: usize = 1024;
 
 /// The module while it is loaded.
 #[derive(Debug, Clone)]
@@ -18,17 +22,24 @@ pub(crate) struct Registry {
 
 impl Kernel {
     /// The module of a driver with a registry reads its options.
-    pub(crate) fn registry_loading(&mut self, module: &Name) {
+    pub(crate) fn registry_loading(&mut self, module: &Name) -> Result<(), Errno> {
         let shape = self.driver_shape(module);
         if shape.is_none_or(|d| d.vf_tool.is_none() && d.smi_tool.is_none()) {
-            return;
+            return Ok(());
         }
-        let given = |option: &str| self.last_option(module, option).unwrap_or_default();
-        self.registry = Some(Registry {
-            driver: module.clone(),
-            for_all: given("NVreg_RegistryDwords"),
-            for_each: given("NVreg_RegistryDwordsPerDevice"),
-        });
+        let for_all = self.text_option(module, "NVreg_RegistryDwords")?;
+        let for_each = self.text_option(module, "NVreg_RegistryDwordsPerDevice")?;
+        self.registry = Some(Registry { driver: module.clone(), for_all, for_each });
+        Ok(())
+    }
+
+    fn text_option(&mut self, module: &str, option: &str) -> Result<String, Errno> {
+        let value = self.last_option(module, option).unwrap_or_default();
+        if value.len() > MOST_BYTES {
+            self.printk(format!("{option}: string parameter too long"));
+            return Err(Errno::ENOSPC);
+        }
+        Ok(value)
     }
 
     pub(crate) fn registry_unloading(&mut self, module: &str) {
@@ -74,11 +85,16 @@ impl Kernel {
         let registry = self.registry.as_ref()?;
         let bound = self.functions.get(&pf)?.driver.as_ref() == Some(&registry.driver);
         let (mut own, mut key) = (true, 0);
-        let gpu = format!("pci={pf}");
         for word in registry.for_all.split(';').chain(registry.for_each.split(';')) {
             let word = word.trim().to_lowercase();
-            if word.starts_with("pci=") {
-                own = word == gpu;
+            if let Some(place) = word.strip_prefix("pci=") {
+                own = numbers(place)
+                    == Some([
+                        pf.domain(),
+                        pf.bus().into(),
+                        pf.device().into(),
+                        pf.function().into(),
+                    ]);
             }
             if let Some((SCHEDULER, value)) = word.split_once('=').filter(|_| own) {
                 let hex = value.strip_prefix("0x");
@@ -88,4 +104,13 @@ impl Kernel {
         }
         bound.then_some(key)
     }
+}
+
+/// Domain, bus, slot and function: the first and the last can be left out (`os-registry.c`, `pci_str_to_bdf`).
+fn numbers(place: &str) -> Option<[u32; 4]> {
+    let (place, function) = place.split_once('.').unwrap_or((place, "0"));
+    let hex = |part: &str| u32::from_str_radix(part, 16).ok();
+    let (bus, slot) = place.rsplit_once(':')?;
+    let (domain, bus) = bus.split_once(':').unwrap_or(("0", bus));
+    Some([hex(domain)?, hex(bus)?, hex(slot)?, hex(function)?])
 }
