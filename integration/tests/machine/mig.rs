@@ -262,6 +262,23 @@ fn a_larger_instance_is_not_one_of_another_profile() {
     }
 }
 
+/// Of seven compute slices an instance of two memory slices can be at the even ones alone.
+#[test]
+fn instances_of_more_memory_come_first() {
+    let (small, all) = ("1g.10gb,".repeat(6), ["1g.10gb", "1g.20gb"]);
+    let list = format!("\"1g.20gb\", {}", ["\"1g.10gb\""; 6].join(", "));
+    let config = MIG.replace("\"1g.10gb\", \"2g.20gb\", \"3g.40gb\", \"1g.10gb\"", &list);
+    let mut driver = Driver::new(&a100(), "").unwrap();
+    let command = format!("mig -i {GPU} -cgi 1g.20gb,{} -C", small.trim_end_matches(','));
+    let steps = plan(&mut driver, &config);
+    assert!(steps.iter().any(|step| step.contains(&command)), "{steps:?}");
+    order(&mut driver, Command::Apply).unwrap();
+    let mut made = instances(&mut driver);
+    assert_eq!(made.len(), 7);
+    made.dedup();
+    assert_eq!(made, all);
+}
+
 #[test]
 fn instances_that_do_not_fit_are_the_tools_to_refuse() {
     let mut driver = Driver::new(&a100(), "").unwrap();

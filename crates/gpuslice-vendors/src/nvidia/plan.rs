@@ -3,6 +3,7 @@
 //! the VMs.
 
 use super::modes::{MIXED, NONE, OFF, SMI};
+use super::names::instance;
 use super::pf;
 use super::scheduler;
 use gpuslice_core::hint;
@@ -190,11 +191,12 @@ fn can_mix(modes: &BTreeMap<Mode, gpuslice_core::mode::ModeState>) -> bool {
     modes.contains_key(&Mode::Sizes) || mig.is_some_and(|value| !value.is(OFF))
 }
 
-/// The instances of a list, the largest first: so they find places beside each other.
+/// The instances of a list, those of the most memory first: that is what has places, and a small one can take the only one
+/// of a large one.
 fn named(value: &ModeValue) -> Vec<&str> {
     let mut names: Vec<&str> = value.parts().filter(|part| part.contains("g.")).collect();
-    let slices = |name: &&str| name.split('g').next().and_then(|n| n.parse::<u32>().ok());
-    names.sort_by_key(|name| Reverse(slices(name)));
+    let size = |name: &&str| instance(name).map(|(slices, gb, _)| (gb, slices));
+    names.sort_by_key(|name| Reverse(size(name)));
     names
 }
 

@@ -178,11 +178,13 @@ impl Kernel {
                 at < there.start + memory && there.start < at + wanted.memory
             })
         };
-        let step = usize::try_from(wanted.memory.max(1)).unwrap_or(1);
-        let mut starts =
-            (0..mig.memory).step_by(step).filter(|at| at + wanted.memory <= mig.memory);
-        let start =
-            starts.find(|at| !taken(*at)).filter(|_| compute + wanted.compute <= mig.compute);
+        // The compute slices begin where the memory does, and there are fewer of them.
+        let fits = |at: &u32| {
+            at + wanted.memory <= mig.memory && at + wanted.compute <= mig.compute && !taken(*at)
+        };
+        let mut starts = (0..mig.memory).filter(|at| at % wanted.memory.max(1) == 0);
+        // Which it takes is the driver's affair.
+        let start = starts.rfind(fits).filter(|_| compute + wanted.compute <= mig.compute);
         let id = (0..MOST_INSTANCES).find(|id| !set.instances.contains_key(id));
         let (Some(start), Some(id)) = (start, id) else {
             return Err(Errno::ENOSPC);
