@@ -52,10 +52,13 @@ impl Facts {
     }
 
     fn of(said: &str, seen: &Observation) -> Self {
-        let mut told = BTreeMap::new();
+        let mut told: BTreeMap<DeviceKind, Types> = BTreeMap::new();
         for (address, types) in blocks(said) {
-            if let Some(kind) = seen.functions.get(&address).and_then(|f| f.kind) {
-                told.entry(kind).or_insert(types);
+            let Some(kind) = seen.functions.get(&address).and_then(|f| f.kind) else { continue };
+            // A GPU may tell less than its like.
+            let of_kind = told.entry(kind).or_default();
+            for (type_id, of_type) in types {
+                of_kind.entry(type_id).or_insert(of_type);
             }
         }
         Self(told)
@@ -156,6 +159,7 @@ fn blocks(said: &str) -> Vec<(PciAddress, Types)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gpuslice_core::observation::Function;
 
     #[test]
     fn blocks_of_types_are_read() {
@@ -197,5 +201,50 @@ GPU 00000000:61:00.0
         let by_memory = Places { size: 47, starts: vec![0, 47] };
         assert_eq!(of("nvidia-1009").facts.places.as_deref(), Some(&by_memory));
         assert!(none.is_empty());
+    }
+
+    #[test]
+    fn a_gpu_that_tells_less_hides_nothing_of_its_like() {
+        let said = "\
+GPU 00000000:41:00.0
+GPU 00000000:61:00.0
+    vGPU Type ID                          : 0x230
+        Name                              : NVIDIA A40-4Q
+        FB Memory                         : 4096 MiB
+GPU 00000000:81:00.0
+    vGPU Type ID                          : 0x230
+        Name                              : NVIDIA A40-4Q
+    vGPU Type ID                          : 0x231
+        Name                              : NVIDIA A40-6Q
+";
+        let kind = DeviceKind {
+            vendor: 0x10de,
+            device: 0x2235,
+            subsystem_vendor: 0x10de,
+            subsystem_device: 0x145a,
+        };
+        let function = Function {
+            vendor: kind.vendor,
+            device: kind.device,
+            class: 0x03_0200,
+            driver: None,
+            numa_node: None,
+            iommu_group: None,
+            serial: None,
+            slot: None,
+            sriov: None,
+            model: None,
+            maker: None,
+            kind: Some(kind),
+            memory: None,
+        };
+        let mut seen = Observation::default();
+        for gpu in ["0000:41:00.0", "0000:61:00.0", "0000:81:00.0"] {
+            seen.functions.insert(gpu.parse().unwrap(), function.clone());
+        }
+        let Facts(told) = Facts::of(said, &seen);
+        let of = |id: &str| &told[&kind][&id.parse::<MdevTypeId>().unwrap()];
+        assert_eq!(of("nvidia-560").facts.memory, Some(4 << 30));
+        assert_eq!(of("nvidia-561").name.as_deref(), Some("NVIDIA A40-6Q"));
     }
 }
