@@ -67,11 +67,13 @@ log_since() { dmesg | sed -n "/$1\$/,\$p"; }
 # keep_open NAME DEVICE : by a QEMU, until let_go NAME. opens DEVICE… : what a QEMU says of them
 keep_open() { hold "$1" -device "vfio-pci,sysfsdev=$2"; }
 opens() {
-  local device out; local -a devices=()
+  local device out pid; local -a devices=()
   for device; do devices+=(-device "vfio-pci,sysfsdev=$device"); done
   if out=$(timeout 60 qemu-system-x86_64 -machine q35 -accel tcg -m 64M -nodefaults -display none -S -daemonize \
     -pidfile opens.pid "${devices[@]}" 2>&1); then
-    kill "$(cat opens.pid)"; echo ok; return
+    # It has let go of them when it is gone, and not when it is told to go.
+    pid=$(cat opens.pid)
+    kill "$pid" && timeout 60 tail -s 0.1 --pid="$pid" -f /dev/null && echo ok; return
   fi
   echo "$out" >&2
   case $out in *'No such device'*) echo ENODEV ;; *'Input/output error'*) echo EIO ;; *) echo "? $out" ;; esac
