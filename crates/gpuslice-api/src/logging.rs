@@ -12,15 +12,13 @@ pub const LOG_ENV: &str = "GPUSLICE_LOG";
 
 /// Starts logging. What [`LOG_ENV`] says wrongly is told, and counts as if it said nothing.
 pub fn start() {
-    let text = env::var_os(LOG_ENV)
-        .filter(|text| !text.is_empty())
-        .map(|t| t.to_string_lossy().into_owned());
-    let asked = text.as_deref().map(str::parse::<Targets>);
+    let asked = env::var_os(LOG_ENV).unwrap_or_default();
+    let asked = asked.to_string_lossy();
     let usual = || Targets::new().with_default(LevelFilter::INFO);
-    let (filter, wrong) = match asked {
-        Some(Ok(filter)) => (filter, None),
-        Some(Err(error)) => (usual(), Some(error)),
-        None => (usual(), None),
+    let (filter, wrong) = match asked.parse::<Targets>() {
+        _ if asked.is_empty() => (usual(), None),
+        Ok(filter) => (filter, None),
+        Err(error) => (usual(), Some(error)),
     };
     let registry = tracing_subscriber::registry().with(filter);
     let journal = env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
@@ -33,7 +31,10 @@ pub fn start() {
             registry.with(text.with_target(false).with_ansi(colours)).init();
         }
     }
-    if let (Some(text), Some(error)) = (text, wrong) {
-        tracing::warn!("{LOG_ENV}={text} is no filter of messages: {error}; logging from info on");
+    if let Some(error) = wrong {
+        tracing::warn!(
+            "{LOG_ENV}={asked} is no filter of messages: {error}; logging from info on; say debug, or \
+             warn,gpusliced=debug"
+        );
     }
 }

@@ -124,7 +124,8 @@ impl Match {
 
     /// Whether it says where a device is and nothing of what it is.
     pub(crate) fn is_of_place(&self) -> bool {
-        *self == Self { address: self.address, slot: self.slot.clone(), ..Self::default() }
+        let Self { address: _, slot: _, vendor_device, model, driver, serial } = self;
+        vendor_device.is_none() && model.is_none() && driver.is_none() && serial.is_none()
     }
 
     /// A slot has more in it than the GPU: the network ports of the same card, or all that is behind a riser's switch.

@@ -21,7 +21,7 @@ pub struct Observation {
     /// The one of them that the firmware showed itself on, where a mechanism asks.
     pub console: Option<PciAddress>,
     /// Display controllers and accelerators of which nothing could be read: lost ones, and VFs that no PF links yet.
-    pub unread: BTreeSet<PciAddress>,
+    pub unread_functions: BTreeSet<PciAddress>,
     /// Virtual functions.
     pub vfs: BTreeMap<PciAddress, Vf>,
     /// Registered mdev parents.

@@ -49,10 +49,14 @@ impl Machine {
     ) -> BTreeMap<ClaimKey, Claim> {
         let ours = domain.devices.iter().filter(|device| device.our_claim().is_some());
         let carried: BTreeSet<PciAddress> = ours.filter_map(|d| d.source.slice().pci()).collect();
-        let apart = self.durable.claims.iter().filter(|(key, claim)| {
+        let own = self
+            .durable
+            .claims
+            .iter()
+            .filter(|(key, claim)| key.owner == *owner && !claim.orphaned);
+        let apart = own.filter(|(key, claim)| {
             let made = domain.claims.iter().any(|request| request.name == key.name);
-            let named = claim.home.iter().any(|home| carried.contains(home));
-            key.owner == *owner && !made && !claim.orphaned && named
+            !made && claim.home.iter().any(|home| carried.contains(home))
         });
         let apart: BTreeMap<ClaimKey, Claim> = apart.map(|(k, c)| (k.clone(), c.clone())).collect();
         for key in apart.keys() {
@@ -69,9 +73,9 @@ impl Machine {
         has: &BTreeSet<PciAddress>,
         domain: Uuid,
     ) {
+        let comes_in = self.run.coming_in.contains_key(&domain);
         for (key, mut claim) in apart {
             let shared = claim.home.iter().any(|home| has.contains(home));
-            let comes_in = self.run.coming_in.contains_key(&domain);
             if shared && comes_in {
                 claim.home.retain(|home| !has.contains(home));
                 self.persist(Stored::Durable);

@@ -295,10 +295,10 @@ impl Machine {
 
     /// The process that has it where nothing else is known of who does.
     fn process_with(&self, slice: SliceId) -> Option<u32> {
-        let known =
-            self.run.assignments.contains_key(&slice) || self.run.foreign.contains_key(&slice);
-        let guest = slice.mdev().and_then(|uuid| uuid.proxmox_guest());
-        self.held.get(&slice).filter(|_| !known && guest.is_none()).map(|holder| holder.pid)
+        let known = self.run.assignments.contains_key(&slice)
+            || self.run.foreign.contains_key(&slice)
+            || self.guest_with(slice).is_some();
+        self.held.get(&slice).filter(|_| !known).map(|holder| holder.pid)
     }
 
     /// The guest of Proxmox VE that has it without a claim.

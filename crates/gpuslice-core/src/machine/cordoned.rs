@@ -10,6 +10,7 @@ use crate::numa::Within;
 use crate::placement::{self, View, Wanted};
 use crate::refusal::{Code, Hint, Refusal};
 use crate::request::Outcome;
+use crate::state::Durable;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Machine {
@@ -26,30 +27,28 @@ impl Machine {
     }
 
     pub(super) fn uncordon(&mut self, parent: &ParentId) -> Outcome {
-        let kept_back = &self.durable;
-        if let Some(why) = kept_back.quarantines.get(parent)
+        let Durable { cordons, quarantines, health, .. } = &self.durable;
+        if let Some(why) = quarantines.get(parent)
             && self.stuck_parents().contains(parent)
         {
             return Err(why.clone());
         }
-        if !kept_back.cordons.contains_key(parent)
-            && !kept_back.quarantines.contains_key(parent)
-            && !kept_back.health.contains_key(parent)
-        {
+        let kept_back = cordons.contains_key(parent)
+            || quarantines.contains_key(parent)
+            || health.contains_key(parent);
+        let dirty = self.run.dirty.values().any(|dirt| dirt.parent == *parent);
+        if !kept_back && !dirty {
             self.require_parent(parent)?;
         }
         let cordoned = self.durable.cordons.remove(parent).is_some();
         let quarantined = self.lift_quarantine(parent);
         self.park_failed.clear();
-        let unwell = self.note_well(parent);
-        let dirty = self.run.dirty.values().any(|dirt| dirt.parent == *parent);
+        self.note_well(parent);
         self.slices_are_well(parent);
         self.wipe_again();
-        if !cordoned && !quarantined && !unwell && dirty {
-            return Ok(done(false, "its slices that are not clean are cleaned again"));
-        }
-        if !cordoned && !quarantined && !unwell {
-            return Ok(done(false, "already so"));
+        if !kept_back {
+            let again = "its slices that are not clean are cleaned again";
+            return Ok(done(false, if dirty { again } else { "already so" }));
         }
         self.persist(Stored::Durable);
         self.note("parent", parent, "given out again");

@@ -1,29 +1,33 @@
 //! Devices whose address something else has: a card that is added, or moved to another slot, moves the bus numbers of others.
 
-use super::Machine;
-use crate::ids::{ParentId, PciAddress};
-use crate::observation::Function;
+use super::{Machine, Stored};
+use crate::ids::ParentId;
 
 impl Machine {
-    /// Which device is at an address now, by vendor and device id.
-    pub(super) fn device_at(&self, parent: &ParentId) -> Option<(PciAddress, (u16, u16))> {
-        let address = parent.pci()?;
-        let function = self.seen.functions.get(&address)?;
-        Some((address, (function.vendor, function.device)))
+    /// Keeps which device has its layout now.
+    pub(super) fn remember_device(&mut self, parent: &ParentId) {
+        let Some(address) = parent.pci() else { return };
+        let Some(function) = self.seen.functions.get(&address) else { return };
+        let id = (function.vendor, function.device);
+        if self.durable.devices.insert(address, id) != Some(id) {
+            self.persist(Stored::Durable);
+        }
     }
 
     /// What has the address of a device that had its layout, and is no GPU: a layout given to an address alone was not given to
     /// that, until somebody applies it there.
     pub(super) fn other_at(&self, parent: &ParentId) -> Option<String> {
-        let (address, id) = self.device_at(parent)?;
-        let gpu = self.seen.functions.get(&address).is_some_and(Function::is_gpu);
-        let other = self.durable.devices.get(&address).is_some_and(|was| *was != id);
-        (other && !gpu).then(|| format!("{:04x}:{:04x}", id.0, id.1))
+        let address = parent.pci()?;
+        let function = self.seen.functions.get(&address)?;
+        let was = self.durable.devices.get(&address)?;
+        let other = *was != (function.vendor, function.device) && !function.is_gpu();
+        other.then(|| format!("{:04x}:{:04x}", function.vendor, function.device))
     }
 
-    /// Whether a device that had its layout is not here, or something else has its place.
+    /// Whether a device that had its layout is not here, or something else has its place, for which no rule was meant.
     pub(super) fn is_away(&self, parent: &ParentId) -> bool {
-        !self.seen.has_parent(parent) || self.other_at(parent).is_some()
+        let taken = || !self.layouts.contains_key(parent) && self.other_at(parent).is_some();
+        !self.seen.has_parent(parent) || taken()
     }
 
     /// The line about one that is away.

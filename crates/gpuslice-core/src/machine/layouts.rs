@@ -204,11 +204,7 @@ impl Machine {
             self.offers_due = true;
             self.persist(Stored::Durable);
         }
-        if let Some((address, id)) = self.device_at(parent)
-            && self.durable.devices.insert(address, id) != Some(id)
-        {
-            self.persist(Stored::Durable);
-        }
+        self.remember_device(parent);
     }
 
     /// Whether it is as its layout says but for its modes.

@@ -7,9 +7,6 @@ use crate::state::Phase;
 impl Machine {
     /// Notes which of them are no longer there. One that comes later by the same name was not made by us.
     pub(super) fn note_vanished(&mut self) {
-        if self.seen.hidden_mdevs().is_none() {
-            return;
-        }
         let made = |phase: Phase| matches!(phase, Phase::Prepared | Phase::Attached);
         let given = self.run.assignments.iter().filter(|(_, a)| made(a.phase));
         let given = given.filter_map(|(slice, _)| slice.mdev());
@@ -18,7 +15,8 @@ impl Machine {
             |uuid: &MdevUuid| seen.mdevs.contains_key(uuid) || seen.unread_mdevs.contains(uuid);
         let away = given.filter(|uuid| !there(uuid));
         let away: Vec<_> = away.filter(|uuid| !self.run.vanished.contains(uuid)).collect();
-        if !away.is_empty() {
+        // A list that cannot be read says nothing of anybody.
+        if !away.is_empty() && self.seen.hidden_mdevs().is_some() {
             self.run.vanished.extend(away);
             self.persist(Stored::Runtime);
         }

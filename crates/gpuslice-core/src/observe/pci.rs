@@ -97,7 +97,7 @@ fn read_whole(
         .then(|| host.read(&format!("{dir}/config")).ok())
         .flatten();
     if config.as_ref().is_some_and(|config| config.starts_with(&[0xff, 0xff])) {
-        seen.unread.insert(address);
+        seen.unread_functions.insert(address);
         return;
     }
     if let Some(function) = read_common(host, observer, seen, address, Known { class, config }) {

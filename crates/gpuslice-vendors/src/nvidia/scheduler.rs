@@ -352,7 +352,7 @@ fn may_be_there(seen: &Observation, gpu: PciAddress) -> bool {
     }
     let own = format!("{DEVICES}/{gpu}/");
     let hides = |path: &str| path == DEVICES || path.starts_with(&own);
-    seen.unread.contains(&gpu) || seen.problems.iter().any(|problem| hides(&problem.path))
+    seen.unread_functions.contains(&gpu) || seen.problems.iter().any(|problem| hides(&problem.path))
 }
 
 /// The option's value, with addresses in full where there is room for that.

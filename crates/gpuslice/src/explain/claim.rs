@@ -308,10 +308,5 @@ fn start(row: &ClaimRow, gets: &str) -> String {
 
 /// How a claim is ended.
 fn detach(row: &ClaimRow) -> String {
-    match &row.claim.owner {
-        Owner::Domain(_) => format!("gpuslice detach {} {}", quoted(&named(row)), row.claim.name),
-        Owner::Vmid(_) | Owner::External(_) => {
-            format!("gpuslice release {}", quoted(&row.claim.to_string()))
-        }
-    }
+    mend::end_claim(&row.claim, &named(row)).as_str().to_owned()
 }
