@@ -37,7 +37,8 @@ impl std::fmt::Display for Broken {
 pub struct Vm {
     pub domain: Uuid,
     pub claimed: BTreeSet<SliceId>,
-    /// Those among them that it opened so late that they had been taken back: nobody knows until libvirt tells.
+    /// Those among them that it opened so late that they had been taken back, and perhaps given to somebody else, who finds
+    /// them in use: nobody knows until libvirt tells.
     pub late: BTreeSet<SliceId>,
 }
 
@@ -85,7 +86,7 @@ fn never_two_owners_of_one_slice(driver: &Driver) -> Result<(), Broken> {
             let leaving = !shown(&driver.kernel, *slice);
             // What no record says is known only when libvirt tells, but it is given to nobody until then.
             let unknown = driver.lost_record && (owner.is_none() || guessed(driver, *slice))
-                || owner.is_none() && vm.late.contains(slice);
+                || vm.late.contains(slice);
             if held && !leaving && !unknown && owner != Some(&Owner::Domain(vm.domain)) {
                 let how =
                     format!("{slice} is open in {pid} of {}, but {owner:?} has it", vm.domain);

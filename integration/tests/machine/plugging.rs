@@ -270,6 +270,20 @@ fn what_libvirt_plugs_in_after_it_was_taken_back_is_its_vm_s_again() {
 }
 
 #[test]
+fn what_libvirt_plugs_in_after_another_was_given_it_is_in_one_of_them() {
+    let mut world = bound_from_the_start(0);
+    all(&mut world, &run(1));
+    all(&mut world, &[plug("amd-74a1-vf2", true), H::Advance { ms: 700_000 }]);
+    let (name, profile) = ("gpu1".parse().unwrap(), "amd-74a1-vf2".to_owned());
+    all(&mut world, &[H::HotPlug { vm: 1, name, profile, count: 1, keep: false }, plugged(true)]);
+    all(&mut world, &[H::HotPlugNext { vm: 1, dies: false }]);
+    assert_eq!(phases(&world), [Phase::Releasing], "the other finds it in use");
+    all(&mut world, &stop(0));
+    assert_eq!(phases(&world), []);
+    world.finish().unwrap();
+}
+
+#[test]
 fn a_vm_that_stops_before_it_is_plugged_in_takes_it_along() {
     let mut world = after(&[declare(0)]);
     all(&mut world, &run(0));
