@@ -194,6 +194,16 @@ pub fn take_out(what: impl Display, parent: impl Display) -> Hint {
     hint!("take {} out of the layout of {}, then gpuslice apply", what, parent)
 }
 
+/// Has a module's option be gpuslice's to give.
+#[must_use]
+pub fn out_of_arguments(module: &'static str, option: &str) -> Hint {
+    hint!(
+        "take {}.{} out of the kernel's arguments, then reboot, then gpuslice apply",
+        module,
+        option
+    )
+}
+
 /// Has a driver take a function that makes VFs of it, in the place of one that makes none.
 #[must_use]
 pub fn driver_of_vfs(pf: PciAddress) -> Hint {

@@ -62,10 +62,13 @@ pub struct DriverState {
     pub parameters: BTreeMap<String, String>,
 }
 
-/// Options of a module that files of `modprobe.d` give it, others' than gpuslice's.
+/// What the kernel was told at its boot.
+pub const ARGUMENTS: &str = "/proc/cmdline";
+
+/// Options of a module that files of `modprobe.d` give it, others' than gpuslice's, and the kernel's arguments.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
-    /// In the order in which modprobe reads them: of one name the last counts.
+    /// In the order in which modprobe gives them: of one name the last counts.
     pub given: Vec<GivenOption>,
     /// Files and folders that could not be read, and so may give others.
     pub unread: Vec<ReadProblem>,
@@ -74,7 +77,7 @@ pub struct Options {
 /// An option of a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GivenOption {
-    /// Where it is written.
+    /// Where it is written, [`ARGUMENTS`] among it.
     pub file: String,
     /// Its name.
     pub name: String,
@@ -82,10 +85,23 @@ pub struct GivenOption {
     pub value: String,
 }
 
+impl GivenOption {
+    /// Whether it is one of the kernel's arguments, which come after all files.
+    pub fn is_argument(&self) -> bool {
+        self.file == ARGUMENTS
+    }
+}
+
 impl Options {
     /// What counts of one.
     pub fn of(&self, name: &str) -> Option<&GivenOption> {
         self.given.iter().rev().find(|option| option.name == name)
+    }
+
+    /// What counts of one rather than what a file of gpuslice's says: files go by their names.
+    pub fn over(&self, own: &str, name: &str) -> Option<&GivenOption> {
+        let after = |file: &str| file.rsplit('/').next() > own.rsplit('/').next();
+        self.of(name).filter(|other| other.is_argument() || after(&other.file))
     }
 }
 

@@ -95,6 +95,8 @@ pub struct Kernel {
     pub(crate) registry: Option<Registry>,
     /// GIM's module, while it is loaded.
     pub(crate) gim: Option<Gim>,
+    /// `/proc/cmdline`.
+    pub(crate) arguments: String,
     /// `/etc/gim_config`, which GIM writes and which survives a boot.
     pub(crate) gim_config: Option<Vec<u8>>,
     /// What amdgpu keeps of PFs.

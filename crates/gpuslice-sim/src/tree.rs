@@ -117,6 +117,8 @@ pub(crate) enum File {
     Parameter(&'static str),
     /// `/etc/gim_config`.
     GimConfig,
+    /// `/proc/cmdline`.
+    Arguments,
     /// A file of `/etc/modprobe.d`.
     Settings(String),
     /// `/proc/driver/nvidia/params`.

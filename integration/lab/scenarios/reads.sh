@@ -53,7 +53,7 @@ asked() {
     h != "ask" && p == "/usr/bin/nvidia-smi" { next }
     # NUMA nodes come before the functions.
     { of = p ~ /^\/sys\/devices\/system\/node/ ? n + 1 : n }
-    of != look || p !~ /^\/(sys\/(bus|class\/mdev_bus|module|devices)\/|sys\/class\/mdev_bus$|(etc|run|lib|usr\/lib|usr\/local\/lib)\/modprobe\.d(\/|$)|proc\/driver\/|usr\/bin\/nvidia-smi)/ { next }
+    of != look || p !~ /^\/(sys\/(bus|class\/mdev_bus|module|devices)\/|sys\/class\/mdev_bus$|(etc|run|lib|usr\/lib|usr\/local\/lib)\/modprobe\.d(\/|$)|proc\/(driver\/|cmdline$)|usr\/bin\/nvidia-smi)/ { next }
     p ~ /^\/sys\/devices\/system\// && p !~ /^\/sys\/devices\/system\/node/ { next }
     {
       k = "host"; name = p
@@ -120,7 +120,7 @@ observed() {
 # What cannot have changed is not read again.
 next_look() {
   looked "$1, the next look" $((first + 1))
-  expect_eq "asked again" "" "$(cut -f2 asked | grep -E '^(read (config|device_api|name|description|modprobe\.d)$|list modprobe\.d|ask )' | sort -u)"
+  expect_eq "asked again" "" "$(cut -f2 asked | grep -E '^(read (config|device_api|name|description|modprobe\.d|/proc/cmdline)$|list modprobe\.d|ask )' | sort -u)"
 }
 
 cards() { # DRIVER-WITH-OPTIONS

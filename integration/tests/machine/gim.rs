@@ -338,9 +338,37 @@ fn another_file_that_sets_the_number_is_named() {
     let mut driver = Driver::new(&hive(), LAYOUT).unwrap();
     driver.kernel.replace("/etc/modprobe.d/zz-site.conf", b"options gim vf_num=2\n").unwrap();
     let refusal = order(&mut driver, Command::Apply).unwrap_err();
-    assert_eq!(refusal.code, Code::DeviceFailed, "{refusal}");
-    assert!(refusal.one_line().contains("parameters/vf_num reads 2"), "{refusal:?}");
-    assert_eq!(refusal.hint.unwrap(), "dmesg | grep gim; then gpuslice apply");
+    let told =
+        format!("/etc/modprobe.d/zz-site.conf gives gim vf_num=2, which comes after {CONFIG}");
+    assert_eq!((refusal.code, refusal.message.as_str()), (Code::BadConfig, told.as_str()));
+    let hint = "take vf_num out of /etc/modprobe.d/zz-site.conf, then gpuslice apply";
+    assert_eq!(refusal.hint.unwrap(), hint);
+    assert_eq!(counts(&driver), [0; 8]);
+    assert_eq!(driver.kernel.list("/sys/module/gim"), Err(Errno::ENOENT), "it was not loaded");
+    driver.kernel.replace("/etc/modprobe.d/zz-site.conf", b"options gim log_level=4\n").unwrap();
+    // One that comes first is no hindrance.
+    driver.kernel.replace("/etc/modprobe.d/amd.conf", b"options gim vf_num=2\n").unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(counts(&driver), [8; 8]);
+}
+
+#[test]
+fn an_argument_of_the_kernel_that_sets_the_number_is_named_before_any_vf_goes() {
+    let mut driver = Driver::new(&hive(), LAYOUT).unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    driver.kernel.replace("/proc/cmdline", b"quiet gim.vf_num=8,2\n").unwrap();
+    driver.config = LAYOUT.replace("vfs = 8", "vfs = 4");
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    let told =
+        format!("an argument of the kernel gives gim vf_num=8,2, which comes after {CONFIG}");
+    assert_eq!((refusal.code, refusal.message.as_str()), (Code::BadConfig, told.as_str()));
+    let hint = "take gim.vf_num out of the kernel's arguments, then reboot, then gpuslice apply";
+    assert_eq!(refusal.hint.unwrap(), hint);
+    assert_eq!(counts(&driver), [8; 8]);
+    // One that says the same is none.
+    driver.kernel.replace("/proc/cmdline", b"quiet gim.vf_num=4,4\n").unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    assert_eq!(counts(&driver), [4; 8]);
 }
 
 #[test]

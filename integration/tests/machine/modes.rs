@@ -318,6 +318,11 @@ fn parameters_of_the_driver_are_options_beside_the_number() {
     driver.kernel.replace("/etc/modprobe.d/zz.conf", b"options gim sch_policy=5\n").unwrap();
     driver.config = config;
     let refusal = order(&mut driver, Command::Apply).unwrap_err();
+    assert!(refusal.message.contains("zz.conf gives gim sch_policy=5"), "{refusal:?}");
+    // Where it cannot be read, that is seen afterwards.
+    let (path, errno) = ("/etc/modprobe.d/zz.conf".to_owned(), Errno::EIO);
+    driver.kernel.inject(Fault::Read { path, nth: 1, times: u32::MAX, errno });
+    let refusal = order(&mut driver, Command::Apply).unwrap_err();
     assert!(refusal.one_line().contains("parameters/sch_policy reads 5, not 2"), "{refusal:?}");
 }
 

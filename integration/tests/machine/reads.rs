@@ -128,7 +128,7 @@ pub fn needed() -> BTreeMap<String, BTreeSet<String>> {
 }
 
 /// Of these nothing can have changed.
-const ONCE: [&str; 9] = [
+const ONCE: [&str; 10] = [
     "read config",
     "read device_api",
     "read name",
@@ -136,6 +136,7 @@ const ONCE: [&str; 9] = [
     "ask ",
     "list modprobe.d",
     "read modprobe.d",
+    "read /proc/cmdline",
     "list /sys/devices/system/node",
     "read /sys/devices/system/node",
 ];

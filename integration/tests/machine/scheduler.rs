@@ -354,6 +354,37 @@ fn an_option_that_somebody_else_gives_is_not_fought() {
 }
 
 #[test]
+fn an_argument_of_the_kernel_comes_after_all_files() {
+    let argument = "quiet nvidia.NVreg_RegistryDwordsPerDevice=\"pci=0000:41:00.0;RmPVMRL=0x11\"\n";
+    let mut driver = ready(&equal_share());
+    driver.kernel.replace("/proc/cmdline", argument.as_bytes()).unwrap();
+    reboot(&mut driver);
+    // It was applied before.
+    assert_eq!(config_of(&driver), option("pci=0000:41:00.0;RmPVMRL=0x01"));
+    assert_eq!(goes_by(&driver, GPU), 0x11);
+    assert_eq!(shown(&mut driver, GPU), told("fixed-share", None));
+    assert_eq!(row(&mut driver, GPU).state, "drift");
+    let refusal = apply(&mut driver, &equal_share()).unwrap_err();
+    assert_eq!(refusal.code, Code::BadConfig);
+    let what = "an argument of the kernel gives nvidia the option NVreg_RegistryDwordsPerDevice";
+    assert!(refusal.message.starts_with(what), "{refusal}");
+    let hint = refusal.hint.unwrap();
+    let what =
+        "take nvidia.NVreg_RegistryDwordsPerDevice out of the kernel's arguments, then reboot";
+    assert!(hint.starts_with(what), "{hint}");
+    driver.kernel.replace("/proc/cmdline", b"quiet\n").unwrap();
+    reboot(&mut driver);
+    assert_eq!(shown(&mut driver, GPU), told("equal-share", None));
+    apply(&mut driver, &equal_share()).unwrap();
+    // The one for all comes from there too, and a GPU's own key wins over it.
+    let argument = b"nvidia.NVreg_RegistryDwords=RmPVMRL=0x11\n";
+    driver.kernel.replace("/proc/cmdline", argument).unwrap();
+    reboot(&mut driver);
+    assert_eq!((goes_by(&driver, GPU), goes_by(&driver, OTHER)), (1, 0x11));
+    assert_eq!(shown(&mut driver, OTHER), told("fixed-share", None));
+}
+
+#[test]
 fn a_file_of_that_name_that_is_somebody_elses_is_left_alone() {
     let mut driver = ready(&layout(""));
     driver.kernel.replace(CONFIG, b"options nvidia NVreg_EnableMSI=1\n").unwrap();
@@ -511,7 +542,10 @@ fn one_look_reads_one_file_for_all_gpus_and_other_peoples_files_once() {
             .asked
             .into_inner()
             .into_iter()
-            .filter(|(what, _)| what.contains("modprobe.d") || what.ends_with(TOLD))
+            .filter(|(what, _)| {
+                let ends = |end| what.ends_with(end);
+                what.contains("modprobe.d") || ends(TOLD) || ends("/proc/cmdline")
+            })
             .collect();
         assert!(asked.iter().all(|(_, times)| *times == 1), "{asked:?}");
         asked.sort();
@@ -519,7 +553,7 @@ fn one_look_reads_one_file_for_all_gpus_and_other_peoples_files_once() {
     };
     let each_time = [format!("read {CONFIG}"), format!("read {TOLD}")];
     let first = asked();
-    assert_eq!(first.len(), 2 + 5 + 2, "{first:?}");
+    assert_eq!(first.len(), 2 + 5 + 2 + 1, "{first:?}");
     assert!(first.contains(&format!("read {THEIRS}")), "{first:?}");
     assert_eq!(asked(), each_time);
     assert_eq!(asked(), each_time);

@@ -15,6 +15,7 @@ use std::sync::Arc;
 pub struct Answers {
     told: BTreeMap<Vec<String>, (String, Ran)>,
     options: BTreeMap<&'static str, Arc<Options>>,
+    given: Option<options::Given>,
     failed: BTreeMap<Vec<String>, Failed>,
     texts: BTreeMap<String, String>,
     silent: bool,
@@ -85,10 +86,11 @@ impl Answers {
         Ok(text)
     }
 
-    /// The options that files of `modprobe.d` give a module, gpuslice's own files left out.
+    /// The options that files of `modprobe.d` and the kernel's arguments give a module, gpuslice's own files left out.
     pub fn options(&mut self, host: &dyn HostRead, module: &'static str) -> Arc<Options> {
-        let read = || Arc::new(options::read(host, module));
-        Arc::clone(self.options.entry(module).or_insert_with(read))
+        let given = &mut self.given;
+        let own = || Arc::new(given.get_or_insert_with(|| options::read(host)).of(module));
+        Arc::clone(self.options.entry(module).or_insert_with(own))
     }
 
     fn keep(&mut self, command: Vec<String>, Failed { state, how, is_answer }: Failed) {
@@ -117,12 +119,14 @@ impl Answers {
     pub(super) fn forget(&mut self) {
         self.told.clear();
         self.options.clear();
+        self.given = None;
         self.failed.retain(|_, failed| failed.hangs());
     }
 
     pub(super) fn forget_all(&mut self) {
         self.told.clear();
         self.options.clear();
+        self.given = None;
         self.failed.clear();
     }
 

@@ -54,7 +54,7 @@ pub enum Command {
     UnloadModule(String),
     /// A file of settings is put in the place of another.
     Replace {
-        /// In `/etc/modprobe.d`, or `/etc/gim_config`.
+        /// In `/etc/modprobe.d`, or `/etc/gim_config`, or `/proc/cmdline`.
         file: String,
         /// All of it.
         data: Data,

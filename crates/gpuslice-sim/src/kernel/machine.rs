@@ -63,6 +63,7 @@ impl Kernel {
             cards: Default::default(),
             registry: None,
             gim: None,
+            arguments: "quiet\n".to_owned(),
             gim_config: None,
             partitions: Default::default(),
             dmesg: Vec::new(),

@@ -56,6 +56,7 @@ impl Kernel {
             File::Registry => self.registry_params().ok_or(Errno::ENOENT)?,
             File::UnbindLock(gpu) => format!("{}\n", u8::from(self.has_unbind_lock(*gpu))),
             File::GimConfig => return self.gim_config.clone().ok_or(Errno::ENOENT),
+            File::Arguments => self.arguments.clone(),
             File::Settings(name) => {
                 return self.modprobe_d.get(name).cloned().ok_or(Errno::ENOENT);
             }

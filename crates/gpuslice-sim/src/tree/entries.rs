@@ -106,7 +106,8 @@ impl Kernel {
             Dir::Proc => {
                 let pids = self.processes.keys().map(ToString::to_string);
                 let driver = self.registry.as_ref().map(|_| "driver");
-                pids.chain(["sys"].into_iter().chain(driver).map(str::to_owned)).collect()
+                pids.chain(["cmdline", "sys"].into_iter().chain(driver).map(str::to_owned))
+                    .collect()
             }
             Dir::ProcDriver => self.registry.iter().map(|r| r.driver.to_string()).collect(),
             Dir::Registry(_) => vec![REGISTRY.to_owned(), GPUS.to_owned()],
@@ -380,6 +381,7 @@ impl Kernel {
                 self.cdev_numbers().any(|n| n == number).then_some(Node::File(File::Node))
             }
             Dir::Proc if name == "sys" => Some(Node::Dir(Dir::Fixed(Fixed::ProcSys))),
+            Dir::Proc if name == "cmdline" => Some(Node::File(File::Arguments)),
             Dir::Proc if name == "driver" => {
                 self.registry.is_some().then_some(Node::Dir(Dir::ProcDriver))
             }

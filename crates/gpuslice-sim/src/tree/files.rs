@@ -114,6 +114,7 @@ impl File {
             | Self::Parameter(_)
             | Self::Registry
             | Self::GimConfig
+            | Self::Arguments
             | Self::CpuList(_)
             | Self::DescriptorInfo
             | Self::SlotAddress(_)

@@ -15,6 +15,9 @@ const RESETS: &[&str] = &["device_specific", "acpi", "flr", "af_flr", "pm", "bus
 /// The file that GIM keeps; its owner may write it too.
 const GIM_CONFIG: &str = "/etc/gim_config";
 
+/// The kernel's arguments.
+const ARGUMENTS: &str = "/proc/cmdline";
+
 /// The name of a file of `/etc/modprobe.d`, whether it is there or not.
 fn settings(path: &str) -> Option<&str> {
     path.strip_prefix("/etc/modprobe.d/").filter(|name| !name.contains('/'))
@@ -54,6 +57,7 @@ impl Kernel {
             | File::Registry
             | File::Settings(_)
             | File::GimConfig
+            | File::Arguments
             | File::GroupType(_)
             | File::ModuleState(_)
             | File::Process(..)
@@ -70,6 +74,11 @@ impl Kernel {
         self.write_fault(path).map_or(Ok(()), Err)?;
         if path == GIM_CONFIG {
             self.gim_config = Some(data.to_vec());
+            return Ok(());
+        }
+        // As a boot loader's next boot would.
+        if path == ARGUMENTS {
+            self.arguments = String::from_utf8_lossy(data).into_owned();
             return Ok(());
         }
         let name = settings(path).ok_or(Errno::ENOENT)?;

@@ -32,7 +32,7 @@ fn a_vfio_driver_gives_nodes_and_a_user_shows_in_proc() {
     assert_eq!(kernel.list("/dev/vfio").unwrap(), ["vfio"]);
     assert!(kernel.list("/proc").unwrap().contains(&"4242".to_owned()));
     kernel.kill(4242);
-    assert_eq!(kernel.list("/proc").unwrap(), ["sys"]);
+    assert_eq!(kernel.list("/proc").unwrap(), ["cmdline", "sys"]);
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn a_reboot_leaves_nothing() {
     assert!(kernel.take_events().is_empty());
     assert!(kernel.poll_blocked().is_empty());
     assert_eq!(vfs(&kernel, PF), 0);
-    assert_eq!(kernel.list("/proc").unwrap(), ["sys"]);
+    assert_eq!(kernel.list("/proc").unwrap(), ["cmdline", "sys"]);
     assert_eq!(kernel.list("/sys/bus/mdev/devices").unwrap(), [""; 0]);
     assert_eq!(text(&kernel, NUMVFS), "0");
     assert_eq!(echo(&mut kernel, "8", NUMVFS), Ok(Written::Done));

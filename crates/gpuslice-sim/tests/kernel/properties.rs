@@ -165,7 +165,8 @@ fn audit(kernel: &Kernel) {
             }
         }
     }
-    for pid in kernel.list("/proc").unwrap().iter().filter(|p| *p != "sys") {
+    let names = kernel.list("/proc").unwrap();
+    for pid in names.iter().filter(|name| name.parse::<u32>().is_ok()) {
         for fd in kernel.list(&format!("/proc/{pid}/fd")).unwrap() {
             let node = kernel.link(&format!("/proc/{pid}/fd/{fd}")).unwrap();
             // EINVAL: the node is there and no file to read.

@@ -7,7 +7,7 @@ use gpuslice_core::hint;
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::layout::{Layout, VfCount};
 use gpuslice_core::mechanism::Layouts;
-use gpuslice_core::mend::take_out;
+use gpuslice_core::mend::{self, take_out};
 use gpuslice_core::observation::Observation;
 use gpuslice_core::plan::Step;
 use gpuslice_core::refusal::{Code, Refusal};
@@ -101,6 +101,7 @@ pub(super) fn layout_steps(
         Some(layout) if leaves_out(layout) => false,
         _ => wanted(pf).is_some() || pf.has_driver(DRIVER),
     };
+    given_by_us(seen, &counts, &parameters)?;
     let mut steps = reload(&counts, parameters, loaded, options, judged);
     steps.extend(all(seen).flat_map(|pf| modes::steps(seen, &pf, layouts, true)));
     Ok(steps)
@@ -112,6 +113,43 @@ fn written(counts: &[(Pf<'_>, u16)], others: &BTreeMap<String, String>) -> (Stri
     let more: String = others.iter().map(|(name, value)| format!(" {name}={value}")).collect();
     let content = format!("{CONFIG_MARK}\noptions {DRIVER} {PARAMETER}={value}{more}\n");
     (value, content)
+}
+
+/// Refuses a load that would not find what is wished, before it takes the VFs of all GPUs for nothing.
+fn given_by_us(
+    seen: &Observation,
+    counts: &[(Pf<'_>, u16)],
+    parameters: &BTreeMap<String, String>,
+) -> Result<(), Refusal> {
+    let vfs = written(counts, parameters).0;
+    let wished = parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    for (name, value) in wished.chain([(PARAMETER, vfs.as_str())]) {
+        let other = state(seen).and_then(|state| state.others.over(CONFIG, name));
+        let Some(other) = other.filter(|other| !same(&other.value, value, counts.len())) else {
+            continue;
+        };
+        let given = format!("gives {DRIVER} {name}={}, which comes after {CONFIG}", other.value);
+        let refused = |what: &str| Refusal::new(Code::BadConfig, format!("{what} {given}"));
+        return Err(if other.is_argument() {
+            refused("an argument of the kernel").hint(mend::out_of_arguments(DRIVER, name))
+        } else {
+            let file = &other.file;
+            refused(file).hint(hint!("take {} out of {}, then gpuslice apply", name, file))
+        });
+    }
+    Ok(())
+}
+
+/// Whether two lists say the same of so many GPUs: the last number stands for all that follow.
+fn same(one: &str, other: &str, gpus: usize) -> bool {
+    let numbers = |list: &str| -> Option<Vec<u16>> {
+        let mut numbers: Vec<u16> =
+            list.split(',').map(|n| n.trim().parse().ok()).collect::<Option<_>>()?;
+        let last = *numbers.last()?;
+        numbers.resize(gpus, last);
+        Some(numbers)
+    };
+    one == other || numbers(one).is_some_and(|one| numbers(other).is_some_and(|other| one == other))
 }
 
 /// What a file of ours gives the module for a parameter.

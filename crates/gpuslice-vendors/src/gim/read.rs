@@ -42,15 +42,13 @@ pub(super) fn read(host: &dyn HostRead, answers: &mut Answers, seen: &mut Observ
         (candidate(f) && f.driver.is_some()).then_some(*address)
     };
     let gpus: Vec<PciAddress> = seen.functions.iter().filter_map(ours).collect();
-    let ends = |answers: &mut Answers, name: &str| {
+    let others = answers.options(host, DRIVER);
+    let ends = |name: &str| {
         let was_ours = parameters.contains_key(name)
             && options.as_deref().is_some_and(|ours| plan::option(ours, name).is_none());
-        was_ours && {
-            let others = answers.options(host, DRIVER);
-            others.unread.is_empty() && others.of(name).is_none()
-        }
+        was_ours && others.unread.is_empty() && others.of(name).is_none()
     };
-    let ending = modes::PARAMETERS.map(|(_, name, _)| ends(answers, name));
+    let ending = modes::PARAMETERS.map(|(_, name, _)| ends(name));
     for (at, address) in gpus.into_iter().enumerate() {
         read_gpu(host, answers, seen, address);
         let own = seen.modes.entry(ParentId::Pci(address)).or_default();
@@ -65,8 +63,8 @@ pub(super) fn read(host: &dyn HostRead, answers: &mut Answers, seen: &mut Observ
             own.insert(mode, ModeState { current: given, offered, at_load });
         }
     }
-    seen.drivers
-        .insert(DRIVER, DriverState { loaded, options, parameters, ..DriverState::default() });
+    let state = DriverState { loaded, unloaded: false, options, others, parameters };
+    seen.drivers.insert(DRIVER, state);
 }
 
 /// Those that were given.

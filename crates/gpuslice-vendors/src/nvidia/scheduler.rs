@@ -16,7 +16,7 @@ use gpuslice_core::hint;
 use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::Layouts;
-use gpuslice_core::mend::{set_to_one_of, take_out};
+use gpuslice_core::mend::{self, set_to_one_of, take_out};
 use gpuslice_core::mode::{AtLoad, Mode, ModeState, ModeValue};
 use gpuslice_core::observation::{DriverState, Observation, ProblemKind, ReadProblem};
 use gpuslice_core::observe::{Answers, corrupt, note, own_config};
@@ -159,12 +159,11 @@ fn parse_told(text: &str) -> Option<Given> {
     })
 }
 
-/// What the next load finds: of each option the one in the file whose name comes last.
+/// What the next load finds: of each option the one among the kernel's arguments, or in the file whose name comes last.
 fn next(state: &DriverState) -> Given {
     let mut given = given_by_others(state);
-    let after = |file: &str| file.rsplit('/').next() > CONFIG.rsplit('/').next();
-    let wins = state.others.of(FOR_EACH).is_some_and(|other| after(&other.file));
-    if let Some(own) = state.options.as_deref().and_then(written).filter(|_| !wins) {
+    let wins = state.others.over(CONFIG, FOR_EACH).is_none();
+    if let Some(own) = state.options.as_deref().and_then(written).filter(|_| wins) {
         own.clone_into(&mut given.for_each);
     }
     given
@@ -460,9 +459,16 @@ fn others(state: &DriverState, layouts: &Layouts) -> Option<Refusal> {
     let refused = |message, hint: Hint| Some(Refusal::new(Code::BadConfig, message).hint(hint));
     if let Some(other) = state.others.of(FOR_EACH) {
         let file = &other.file;
+        let not_at_all = take_out(Mode::Scheduler, parent);
+        if other.is_argument() {
+            let message = format!(
+                "an argument of the kernel gives {DRIVER} the option {FOR_EACH}, which can be given once"
+            );
+            let hint = hint!("{}; or {}", mend::out_of_arguments(DRIVER, FOR_EACH), not_at_all);
+            return refused(message, hint);
+        }
         let message =
             format!("{file} gives {DRIVER} the option {FOR_EACH}, which can be given once");
-        let not_at_all = take_out(Mode::Scheduler, parent);
         let hint =
             hint!("take {} out of {}, then gpuslice apply; or {}", FOR_EACH, file, not_at_all);
         return refused(message, hint);

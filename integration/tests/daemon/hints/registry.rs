@@ -33,6 +33,14 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
         "install i915-sriov-dkms or Intel's own build of i915 (the kernel's makes no VFs), reboot, then gpuslice apply",
         "a boot with another driver",
     ),
+    (
+        "take {}.{} out of the kernel's arguments, then reboot, then gpuslice apply",
+        "a boot with other arguments; see integration/tests/machine/scheduler.rs and gim.rs",
+    ),
+    (
+        "take {} out of {}, then gpuslice apply",
+        "an edit of another's file; see integration/tests/machine/gim.rs",
+    ),
     ("gpuslice doctor (it says why no GPU is there)", "a GPU that is put in"),
     (
         "gpuslice doctor (it says how they are switched on), then gpuslice apply",

@@ -114,7 +114,8 @@ impl Kernel {
         Ok(settings)
     }
 
-    /// modprobe hands the module what the files of /etc/modprobe.d say; of several options the last counts.
+    /// modprobe hands the module what the files of /etc/modprobe.d and then the kernel's arguments say; of several options the
+    /// last counts.
     fn gim_given(&self, module: &str) -> Result<Given, Errno> {
         let (mut given, mut enabled) = (BTreeMap::new(), None);
         for content in self.modprobe_d.values() {
@@ -133,6 +134,11 @@ impl Kernel {
                         enabled = Some(list.to_owned());
                     }
                 }
+            }
+        }
+        for name in PARAMETERS {
+            if let Some(list) = self.argument(module, name) {
+                given.insert(*name, numbers(&list).ok_or(Errno::EINVAL)?);
             }
         }
         Ok((given, enabled))

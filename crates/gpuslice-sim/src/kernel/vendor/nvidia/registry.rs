@@ -46,8 +46,12 @@ impl Kernel {
         self.registry.take_if(|registry| *registry.driver == *module);
     }
 
-    /// modprobe hands the module what the files of /etc/modprobe.d say; of several options the last counts.
+    /// modprobe hands the module what the files of /etc/modprobe.d and then the kernel's arguments say; of several options
+    /// the last counts.
     fn last_option(&self, module: &str, option: &str) -> Option<String> {
+        if let Some(value) = self.argument(module, option) {
+            return Some(value);
+        }
         let lead = format!("options {module} ");
         let mut last = None;
         for content in self.modprobe_d.values() {
