@@ -37,10 +37,6 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
         "take {}.{} out of the kernel's arguments, then reboot, then gpuslice apply",
         "a boot with other arguments; see integration/tests/machine/scheduler.rs and gim.rs",
     ),
-    (
-        "take {} out of {}, then gpuslice apply",
-        "an edit of another's file; see integration/tests/machine/gim.rs",
-    ),
     ("gpuslice doctor (it says why no GPU is there)", "a GPU that is put in"),
     (
         "gpuslice doctor (it says how they are switched on), then gpuslice apply",
