@@ -71,7 +71,7 @@ use crate::hint;
 use crate::holders::Holder;
 use crate::ids::{ClaimKey, MdevUuid, Owner, ParentId, SliceId};
 use crate::layout::Layout;
-use crate::mechanism::Mechanism;
+use crate::mechanism::{Mechanism, SRIOV};
 use crate::observation::Observation;
 use crate::refusal::{Code, Refusal};
 use crate::request::ChangeNote;
@@ -401,6 +401,11 @@ impl Machine {
 
     fn mechanism(&self, parent: &ParentId) -> Option<&dyn Mechanism> {
         self.mechanisms.iter().map(AsRef::as_ref).find(|m| m.applies(&self.seen, parent))
+    }
+
+    /// The name of what made a device's VFs, whatever they are used for.
+    fn maker_of_vfs(&self, pf: &ParentId) -> &'static str {
+        self.mechanism(pf).map_or(SRIOV, |mechanism| mechanism.name())
     }
 
     fn mechanism_of(&self, assignment: &Assignment) -> Option<&dyn Mechanism> {

@@ -21,6 +21,9 @@ pub type Layouts = BTreeMap<ParentId, Layout>;
 /// The mechanism of mediated devices, whose slices are made by name rather than found.
 pub const MDEV: &str = "mdev";
 
+/// The mechanism of VFs that are as the kernel makes them.
+pub const SRIOV: &str = "sriov";
+
 /// What a parent can give.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {

@@ -16,7 +16,7 @@ use gpuslice_core::health::Trouble;
 use gpuslice_core::hint;
 use gpuslice_core::ids::{ParentId, PciAddress, SliceId};
 use gpuslice_core::layout::Layout;
-use gpuslice_core::mechanism::{Cleaned, Layouts, Mechanism, Offer};
+use gpuslice_core::mechanism::{Cleaned, Layouts, Mechanism, Offer, SRIOV};
 use gpuslice_core::mend;
 use gpuslice_core::mode::Mode;
 use gpuslice_core::observation::{Function, Observation, is_vfio};
@@ -52,7 +52,7 @@ fn function<'a>(seen: &'a Observation, parent: &ParentId) -> Option<&'a Function
 
 impl Mechanism for Sriov {
     fn name(&self) -> &'static str {
-        "sriov"
+        SRIOV
     }
 
     fn model(&self, vendor: u16, device: u16) -> Option<&'static str> {

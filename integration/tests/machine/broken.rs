@@ -12,6 +12,7 @@ use gpuslice_core::port::{HostWrite, read_text};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command};
 use gpuslice_sim::{Fault, HostFile};
+use std::collections::BTreeSet;
 
 const BROKEN: &str = "0000:5c:00.0";
 
@@ -178,6 +179,17 @@ fn one_that_is_left_out_is_in_nobodys_way() {
         assert!(driver.machine.runtime().pending.is_empty());
         all_are_ok(&mut driver);
     }
+}
+
+#[test]
+fn the_vf_of_one_that_is_left_out_is_listed_as_what_made_it() {
+    let mut driver = Driver::new(&hive(), &format!("{LEFT_OUT}{LAYOUT}")).unwrap();
+    order(&mut driver, Command::Apply).unwrap();
+    let Answer::Slices { rows } = order(&mut driver, Command::ListSlices).unwrap() else {
+        panic!()
+    };
+    let made = rows.iter().map(|row| (row.mechanism.as_str(), row.profile.is_some()));
+    assert_eq!(BTreeSet::from_iter(made), [("gim", false), ("gim", true)].into());
 }
 
 #[test]

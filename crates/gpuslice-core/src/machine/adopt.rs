@@ -105,7 +105,7 @@ impl Machine {
                     return None;
                 }
                 let parent = ParentId::Pci(vf.pf);
-                let mechanism = self.mechanism(&parent).map_or("sriov", |m| m.name());
+                let mechanism = self.maker_of_vfs(&parent);
                 (parent, mechanism, type_id)
             }
         };

@@ -2,7 +2,7 @@
 
 use super::Machine;
 use crate::ids::{ClaimKey, MdevTypeId, Owner, ParentId, ProfileName, SliceId};
-use crate::mechanism::Offer;
+use crate::mechanism::{MDEV, Offer};
 use crate::observation::{Function, Vf};
 use crate::refusal::{Code, Refusal};
 use crate::request::{Answer, ClaimRow, ParentRow, SliceRow, StatusRow};
@@ -242,11 +242,8 @@ impl Machine {
                 }
                 let type_id = vf.choice.as_ref().and_then(|c| c.current.as_ref());
                 let offer = offered.get(&type_id);
-                let mechanism = match (offer, &vf.choice) {
-                    (Some(offer), _) => offer.mechanism,
-                    (None, Some(_)) => self.mechanism(&parent).map_or("sriov", |m| m.name()),
-                    (None, None) => "sriov",
-                };
+                let mechanism = offer.map(|offer| offer.mechanism);
+                let mechanism = mechanism.unwrap_or_else(|| self.maker_of_vfs(&parent));
                 rows.push(SliceRow {
                     slice,
                     address: Some(*address),
@@ -279,7 +276,7 @@ impl Machine {
                 parent: mdev.parent.clone(),
                 vf_index: None,
                 profile: profile.clone(),
-                mechanism: "mdev".to_owned(),
+                mechanism: MDEV.to_owned(),
                 driver: None,
                 iommu_group: mdev.iommu_group,
                 state,
