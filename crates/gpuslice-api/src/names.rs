@@ -20,10 +20,6 @@ pub const HOST_PATH: &str = "/org/gpuslice1";
 pub const HOST_INTERFACE: &str = "org.gpuslice1.Host";
 /// Its signal: `(s kind, s id, s what)`, a [`gpuslice_core::request::ChangeNote`].
 pub const CHANGED_SIGNAL: &str = "Changed";
-/// The interface of each object below `/org/gpuslice1/parent`.
-pub const PARENT_INTERFACE: &str = "org.gpuslice1.Parent";
-/// The interface of each object below `/org/gpuslice1/claim`.
-pub const CLAIM_INTERFACE: &str = "org.gpuslice1.Claim";
 
 /// The libvirt agent's bus name.
 pub const LIBVIRT_BUS_NAME: &str = "org.gpuslice1.Libvirt";

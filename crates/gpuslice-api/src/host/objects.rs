@@ -3,15 +3,16 @@
 
 use super::{Caller, Handler};
 use crate::callers::{Gate, Gated};
-use crate::names::{CLAIM_INTERFACE, HOST_PATH, PARENT_INTERFACE};
+use crate::names::HOST_PATH;
 use crate::refused::Refused;
 use crate::wire::{self, Dict};
 use gpuslice_core::request::{Answer, ClaimRow, Command, ParentRow};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use zbus::message::Header;
-use zbus::object_server::SignalEmitter;
-use zbus::zvariant::Value;
+use zbus::names::InterfaceName;
+use zbus::object_server::{Interface, SignalEmitter};
+use zbus::zvariant::{OwnedValue, Value};
 use zbus::{Connection, fdo, interface};
 
 /// What an object shows now. zbus holds an object's own lock until its method is answered, for as long as a person
@@ -28,9 +29,9 @@ impl<R> Row<R> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Shows another one from now on. Returns the one before.
-    fn exchange(&self, row: R) -> R {
-        std::mem::replace(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner), row)
+    /// Shows another one from now on.
+    fn exchange(&self, row: R) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = row;
     }
 
     fn shared(&self) -> Self {
@@ -311,62 +312,20 @@ impl<H: Handler> ClaimObject<H> {
     }
 }
 
-/// A row that is an object: where it is, and what of it can change.
+/// A row that is an object.
 trait Shown: Clone + PartialEq {
-    const INTERFACE: &'static str;
-
     fn path(&self) -> String;
-
-    fn properties(&self) -> Vec<(&'static str, Value<'static>)>;
 }
 
 impl Shown for ParentRow {
-    const INTERFACE: &'static str = PARENT_INTERFACE;
-
     fn path(&self) -> String {
         path("parent", &self.parent.to_string())
-    }
-
-    fn properties(&self) -> Vec<(&'static str, Value<'static>)> {
-        vec![
-            ("PciId", self.pci_id.clone().into()),
-            ("Model", text(self.model.as_ref()).into()),
-            ("Driver", text(self.driver.as_ref()).into()),
-            ("Mechanisms", self.mechanisms.clone().into()),
-            ("NumaNode", self.numa_node.map_or(-1, i64::from).into()),
-            ("Serial", text(self.serial.as_ref()).into()),
-            ("Vfs", self.vfs.unwrap_or_default().into()),
-            ("TotalVfs", self.total_vfs.unwrap_or_default().into()),
-            ("Modes", self.modes.clone().into_iter().collect::<HashMap<_, _>>().into()),
-            ("Coming", self.coming.clone().into_iter().collect::<HashMap<_, _>>().into()),
-            ("Layout", text(self.layout.as_ref()).into()),
-            ("State", self.state.clone().into()),
-            ("Reason", text(self.reason.as_ref()).into()),
-            ("Assigned", self.assigned.into()),
-            ("Health", self.health.clone().into()),
-            ("HealthReason", text(self.health_reason.as_ref()).into()),
-            ("Dirty", self.dirty.into()),
-        ]
     }
 }
 
 impl Shown for ClaimRow {
-    const INTERFACE: &'static str = CLAIM_INTERFACE;
-
     fn path(&self) -> String {
         path("claim", &self.claim.to_string())
-    }
-
-    fn properties(&self) -> Vec<(&'static str, Value<'static>)> {
-        vec![
-            ("OwnerName", self.owner_name.clone().into()),
-            ("Profile", self.profile.to_string().into()),
-            ("Count", self.count.into()),
-            ("State", self.state.clone().into()),
-            ("Reason", text(self.reason.as_ref()).into()),
-            ("Slices", texts(&self.slices).into()),
-            ("Home", texts(&self.home).into()),
-        ]
     }
 }
 
@@ -439,10 +398,19 @@ async fn show<R: Shown, O: Gated>(
     for (path, row) in now {
         match shown.get(&path) {
             Some(before) if *before.now() == row => {}
-            Some(object) => {
-                let before = object.exchange(row.clone());
-                let emitter = SignalEmitter::new(connection, path.as_str())?;
-                tell(&emitter, &before, &row).await?;
+            Some(changes) => {
+                let object = object(changes.shared());
+                let (interface, place) = (object.interface(), path.as_str());
+                let before = properties(interface, connection, place).await?;
+                changes.exchange(row);
+                let now = properties(interface, connection, place).await?;
+                tell(
+                    &SignalEmitter::new(connection, place)?,
+                    <O::Interface as Interface>::name(),
+                    before,
+                    now,
+                )
+                .await?;
             }
             None => {
                 let row = Row::of(row);
@@ -454,14 +422,31 @@ async fn show<R: Shown, O: Gated>(
     Ok(())
 }
 
-async fn tell<R: Shown>(emitter: &SignalEmitter<'_>, before: &R, row: &R) -> zbus::Result<()> {
-    let before = before.properties();
-    let changed: HashMap<&str, Value<'_>> =
-        row.properties().into_iter().filter(|property| !before.contains(property)).collect();
-    if changed.is_empty() {
+type Properties = HashMap<String, OwnedValue>;
+
+/// What an object at a path shows to whoever asks for its properties.
+async fn properties(
+    object: &impl Interface,
+    connection: &Connection,
+    path: &str,
+) -> zbus::Result<Properties> {
+    let emitter = SignalEmitter::new(connection, path)?;
+    Ok(object.get_all(connection.object_server(), connection, None, &emitter).await?)
+}
+
+/// Tells which have another value.
+async fn tell(
+    emitter: &SignalEmitter<'_>,
+    interface: InterfaceName<'_>,
+    before: Properties,
+    mut now: Properties,
+) -> zbus::Result<()> {
+    now.retain(|name, value| before.get(name) != Some(value));
+    if now.is_empty() {
         return Ok(());
     }
-    let interface = R::INTERFACE.try_into()?;
+    let changed = now.iter().map(|(name, value)| Ok((name.as_str(), value.try_clone()?.into())));
+    let changed: HashMap<&str, Value<'_>> = changed.collect::<zbus::zvariant::Result<_>>()?;
     fdo::Properties::properties_changed(emitter, interface, changed, (&[][..]).into()).await
 }
 
