@@ -369,6 +369,12 @@ fn an_argument_of_the_kernel_that_sets_the_number_is_named_before_any_vf_goes() 
     driver.kernel.replace("/proc/cmdline", b"quiet gim.vf_num=4,4\n").unwrap();
     order(&mut driver, Command::Apply).unwrap();
     assert_eq!(counts(&driver), [4; 8]);
+    // At a boot there are no VFs to lose, and the load tells all of them.
+    driver.kernel.replace("/proc/cmdline", b"quiet gim.vf_num=2\n").unwrap();
+    broken::reboot(&mut driver);
+    let told: Vec<Option<String>> = states(&mut driver).into_iter().map(|(_, why)| why).collect();
+    let says = |why: &Option<String>| why.as_ref().is_some_and(|why| why.contains("reads 2, not"));
+    assert_eq!(told.iter().filter(|why| says(why)).count(), 8, "{told:?}");
 }
 
 #[test]

@@ -314,16 +314,21 @@ fn parameters_of_the_driver_are_options_beside_the_number() {
     );
     let refusal = order(&mut driver, Command::Apply).unwrap_err();
     assert!(refusal.message.contains("one for all GPUs of gim"), "{refusal}");
+    // One that says the same in other words is no reason to load it again.
+    driver.kernel.replace("/etc/modprobe.d/zz.conf", b"options gim sch_policy=2,2\n").unwrap();
+    driver.config.clone_from(&config);
+    order(&mut driver, Command::Apply).unwrap();
+    assert!(!planned(&mut driver).changed);
     // What another file sets is not taken for ours.
     driver.kernel.replace("/etc/modprobe.d/zz.conf", b"options gim sch_policy=5\n").unwrap();
-    driver.config = config;
+    driver.config = config.replace("scheduler = 2", "scheduler = 3");
     let refusal = order(&mut driver, Command::Apply).unwrap_err();
     assert!(refusal.message.contains("zz.conf gives gim sch_policy=5"), "{refusal:?}");
     // Where it cannot be read, that is seen afterwards.
     let (path, errno) = ("/etc/modprobe.d/zz.conf".to_owned(), Errno::EIO);
     driver.kernel.inject(Fault::Read { path, nth: 1, times: u32::MAX, errno });
     let refusal = order(&mut driver, Command::Apply).unwrap_err();
-    assert!(refusal.one_line().contains("parameters/sch_policy reads 5, not 2"), "{refusal:?}");
+    assert!(refusal.one_line().contains("parameters/sch_policy reads 5, not 3"), "{refusal:?}");
 }
 
 /// Of a GPU of which no table says what goes together.

@@ -164,7 +164,7 @@ fn parameter_is(
         && let (Some(now_is), Some(wanted)) = (numbers(&now), numbers(value))
         && (0..devices).any(|at| nth(&now_is, at) != nth(&wanted, at))
     {
-        let state = format!("reads {now}, not {value}: another file sets it too");
+        let state = format!("reads {now}, not {value}: something else sets it too");
         return Err(StepError::Unchanged { object: path, state });
     }
     Ok(())

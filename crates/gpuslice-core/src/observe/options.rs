@@ -19,22 +19,22 @@ const FOLDERS: [&str; 5] = [
 /// Options of all modules.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Given {
-    /// With the module's name, in the order in which modprobe gives them.
+    /// With the module's name, in the order in which modprobe gives them. `-` and `_` are one in both names.
     given: Vec<(String, GivenOption)>,
     unread: Vec<ReadProblem>,
 }
 
 impl Given {
-    /// Those of one. `-` and `_` are one in its name.
     pub fn of(&self, module: &str) -> Options {
-        let own = self.given.iter().filter(|(of, _)| of.replace('-', "_") == module);
+        let own = self.given.iter().filter(|(of, _)| of == module);
         let given = own.map(|(_, option)| option.clone()).collect();
         Options { given, unread: self.unread.clone() }
     }
 
     fn add(&mut self, file: &str, found: Vec<(String, String, String)>) {
         self.given.extend(found.into_iter().map(|(module, name, value)| {
-            (module, GivenOption { file: file.to_owned(), name, value })
+            let name = name.replace('-', "_");
+            (module.replace('-', "_"), GivenOption { file: file.to_owned(), name, value })
         }));
     }
 
@@ -142,6 +142,7 @@ mod tests {
         );
         assert_eq!(of("options\tnvidia_x \\\n  a=1\n"), [one("a", "1")]);
         assert_eq!(of("options nvidia_x \"a=1 2\" flag"), [one("a", "1 2")]);
+        assert_eq!(of("options nvidia_x a-b=1 a_b=2"), [one("a_b", "1"), one("a_b", "2")]);
         for none in ["", "options", "options nvidia_x", "blacklist nvidia_x", "alias a=1 nvidia_x"]
         {
             assert_eq!(of(none), [], "{none}");

@@ -57,8 +57,10 @@ pub(super) fn layout_steps(
         (state.loaded, state.options.as_deref(), Some(&state.parameters))
     });
     // What cannot be read is no reason to take the VFs of all GPUs.
+    let gpus = all(seen).count();
     let other = |(name, value): (&String, &String)| {
-        given.and_then(|given| given.get(name)) != Some(value) && !read::untold(seen, name)
+        let so = |now: &String| alike(now, value, gpus);
+        !given.and_then(|given| given.get(name)).is_some_and(so) && !read::untold(seen, name)
     };
     let differs = |pf: &Pf<'_>| wanted(pf).is_some_and(|wanted| wanted != now(pf));
     let anew = all(seen).any(|pf| differs(&pf)) || (loaded && parameters.iter().any(other));
@@ -101,7 +103,9 @@ pub(super) fn layout_steps(
         Some(layout) if leaves_out(layout) => false,
         _ => wanted(pf).is_some() || pf.has_driver(DRIVER),
     };
-    given_by_us(seen, &counts, &parameters)?;
+    if reshape {
+        given_by_us(seen, &counts, &parameters)?;
+    }
     let mut steps = reload(&counts, parameters, loaded, options, judged);
     steps.extend(all(seen).flat_map(|pf| modes::steps(seen, &pf, layouts, true)));
     Ok(steps)
@@ -125,7 +129,7 @@ fn given_by_us(
     let wished = parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     for (name, value) in wished.chain([(PARAMETER, vfs.as_str())]) {
         let other = state(seen).and_then(|state| state.others.over(CONFIG, name));
-        let Some(other) = other.filter(|other| !same(&other.value, value, counts.len())) else {
+        let Some(other) = other.filter(|other| !alike(&other.value, value, counts.len())) else {
             continue;
         };
         let given = format!("gives {DRIVER} {name}={}, which comes after {CONFIG}", other.value);
@@ -141,15 +145,15 @@ fn given_by_us(
 }
 
 /// Whether two lists say the same of so many GPUs: the last number stands for all that follow.
-fn same(one: &str, other: &str, gpus: usize) -> bool {
+fn alike(one: &str, other: &str, gpus: usize) -> bool {
     let numbers = |list: &str| -> Option<Vec<u16>> {
-        let mut numbers: Vec<u16> =
-            list.split(',').map(|n| n.trim().parse().ok()).collect::<Option<_>>()?;
-        let last = *numbers.last()?;
-        numbers.resize(gpus, last);
-        Some(numbers)
+        list.split(',').map(|number| number.trim().parse().ok()).collect()
     };
-    one == other || numbers(one).is_some_and(|one| numbers(other).is_some_and(|other| one == other))
+    let (Some(first), Some(second)) = (numbers(one), numbers(other)) else { return one == other };
+    (0..gpus).all(|at| {
+        let nth = |numbers: &[u16]| numbers.get(at).or_else(|| numbers.last()).copied();
+        nth(&first) == nth(&second)
+    })
 }
 
 /// What a file of ours gives the module for a parameter.
