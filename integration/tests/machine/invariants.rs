@@ -37,9 +37,16 @@ impl std::fmt::Display for Broken {
 pub struct Vm {
     pub domain: Uuid,
     pub claimed: BTreeSet<SliceId>,
-    /// Those among them that it opened so late that they had been taken back, and perhaps given to somebody else, who finds
-    /// them in use: nobody knows until libvirt tells.
-    pub late: BTreeSet<SliceId>,
+    /// Those among them that it opened so late that they had been taken back, and whose each was then: who had been given it
+    /// finds it in use. Nobody knows until libvirt tells.
+    pub late: BTreeMap<SliceId, Option<Owner>>,
+}
+
+impl Vm {
+    /// Whether it has opened a slice late, and nobody has been given that since.
+    fn opened_late(&self, slice: SliceId, owner: Option<&Owner>) -> bool {
+        self.late.get(&slice).is_some_and(|then| owner.is_none() || then.as_ref() == owner)
+    }
 }
 
 pub fn slice_of(device: &HostDevice) -> SliceId {
@@ -65,7 +72,8 @@ fn never_two_owners_of_one_slice(driver: &Driver) -> Result<(), Broken> {
         }
         // Whoever asks nobody cannot be kept from opening a device.
         for pid in driver.kernel.holders(*slice) {
-            let granted = |vm: &&Vm| vm.claimed.contains(slice) && !vm.late.contains(slice);
+            let given = Some(&assignment.claim.owner);
+            let granted = |vm: &&Vm| vm.claimed.contains(slice) && !vm.opened_late(*slice, given);
             let asked = driver.vms.get(&pid).filter(granted);
             if let Some(holder) = asked.map(|vm| Owner::Domain(vm.domain))
                 && holder != assignment.claim.owner
@@ -86,7 +94,7 @@ fn never_two_owners_of_one_slice(driver: &Driver) -> Result<(), Broken> {
             let leaving = !shown(&driver.kernel, *slice);
             // What no record says is known only when libvirt tells, but it is given to nobody until then.
             let unknown = driver.lost_record && (owner.is_none() || guessed(driver, *slice))
-                || vm.late.contains(slice);
+                || vm.opened_late(*slice, owner);
             if held && !leaving && !unknown && owner != Some(&Owner::Domain(vm.domain)) {
                 let how =
                     format!("{slice} is open in {pid} of {}, but {owner:?} has it", vm.domain);

@@ -17,24 +17,25 @@ impl Driver {
         self.granted.extend(slices.map(|slice| ((domain, slice), now)));
     }
 
-    fn too_late(&self, domain: Uuid, slice: SliceId) -> bool {
+    /// Whose a slice is by now that a domain opens too late.
+    fn too_late(&self, domain: Uuid, slice: SliceId) -> Option<(SliceId, Option<Owner>)> {
         let now = self.kernel.now_ms();
         let late = self.granted.get(&(domain, slice)).is_some_and(|at| now >= at + STARTING_GRACE);
-        let owner = self.machine.runtime().assignments.get(&slice).map(|a| &a.claim.owner);
-        late && owner != Some(&Owner::Domain(domain))
+        let owner = self.machine.runtime().assignments.get(&slice).map(|a| a.claim.owner.clone());
+        (late && owner != Some(Owner::Domain(domain))).then_some((slice, owner))
     }
 
     /// libvirt starts a process that is to open slices of claims.
     pub fn launched(&mut self, pid: u32, domain: Uuid, claimed: BTreeSet<SliceId>) {
-        let late = claimed.iter().copied().filter(|slice| self.too_late(domain, *slice)).collect();
+        let late = claimed.iter().filter_map(|slice| self.too_late(domain, *slice)).collect();
         self.vms.insert(pid, Vm { domain, claimed, late });
     }
 
     /// A process that runs has opened more.
     pub fn plugged_in(&mut self, pid: u32, opened: &[SliceId]) {
         let Some(domain) = self.vms.get(&pid).map(|vm| vm.domain) else { return };
-        let late: Vec<SliceId> =
-            opened.iter().copied().filter(|slice| self.too_late(domain, *slice)).collect();
+        let late: Vec<_> =
+            opened.iter().filter_map(|slice| self.too_late(domain, *slice)).collect();
         if let Some(vm) = self.vms.get_mut(&pid) {
             vm.claimed.extend(opened);
             vm.late.extend(late);
@@ -47,7 +48,7 @@ impl Driver {
         for vm in self.vms.values_mut() {
             let owner = Owner::Domain(vm.domain);
             let unknown = |s: &SliceId| assignments.get(s).is_none_or(|a| a.claim.owner != owner);
-            vm.late.retain(unknown);
+            vm.late.retain(|slice, _| unknown(slice));
         }
     }
 }

@@ -98,7 +98,7 @@ impl Running {
                     let vm = Vm {
                         domain: domain.uuid,
                         claimed: BTreeSet::from([slice]),
-                        late: BTreeSet::new(),
+                        late: BTreeMap::new(),
                     };
                     self.driver.vms.insert(pid, vm);
                     self.driver.kernel.open(pid, "qemu", slice).unwrap();

@@ -12,7 +12,7 @@ use gpuslice_core::port::{HostRead, link_name, read_text};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, Command};
 use gpuslice_sim::{Command as Hazard, Fault, HostFile, Kernel};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// Longer than any timer of the machine, and than a VM that ends young is wedged for.
@@ -280,7 +280,7 @@ impl Story<'_> {
     fn runs(&mut self, vm: usize) {
         let domain = self.domain(vm);
         let claimed = domain.devices.iter().map(slice_of).collect();
-        let late = BTreeSet::new();
+        let late = BTreeMap::new();
         self.driver.vms.insert(pid(vm), Vm { domain: domain.uuid, claimed, late });
         self.running.insert(vm);
     }
