@@ -20,6 +20,7 @@ pub mod mode;
 pub mod numa;
 pub mod observation;
 pub mod observe;
+pub mod per_device;
 pub mod placement;
 pub mod plan;
 pub mod port;

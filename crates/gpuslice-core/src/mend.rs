@@ -4,6 +4,7 @@ use crate::hint;
 use crate::holders::{Holder, is_vm};
 use crate::ids::{ClaimKey, ClaimName, MdevUuid, Owner, ParentId, PciAddress, ProfileName};
 use crate::numa::Numbers;
+use crate::observation::GivenOption;
 use crate::refusal::Hint;
 use std::fmt::Display;
 use uuid::Uuid;
@@ -196,12 +197,17 @@ pub fn take_out(what: impl Display, parent: impl Display) -> Hint {
 
 /// Has a module's option be gpuslice's to give.
 #[must_use]
-pub fn out_of_arguments(module: &'static str, option: &str) -> Hint {
-    hint!(
-        "take {}.{} out of the kernel's arguments, then reboot, then gpuslice apply",
-        module,
-        option
-    )
+pub fn take_option_out(module: &'static str, option: &GivenOption) -> Hint {
+    let GivenOption { name, file, .. } = option;
+    if option.is_argument() {
+        hint!(
+            "take {}.{} out of the kernel's arguments, then reboot, then gpuslice apply",
+            module,
+            name
+        )
+    } else {
+        hint!("take {} out of {}, then gpuslice apply", name, file)
+    }
 }
 
 /// Has a driver take a function that makes VFs of it, in the place of one that makes none.

@@ -90,6 +90,11 @@ impl GivenOption {
     pub fn is_argument(&self) -> bool {
         self.file == ARGUMENTS
     }
+
+    /// Who gives it, in words for people.
+    pub fn given_by(&self) -> &str {
+        if self.is_argument() { "an argument of the kernel" } else { &self.file }
+    }
 }
 
 impl Options {

@@ -400,17 +400,12 @@ async fn show<R: Shown, O: Gated>(
             Some(before) if *before.now() == row => {}
             Some(changes) => {
                 let object = object(changes.shared());
-                let (interface, place) = (object.interface(), path.as_str());
-                let before = properties(interface, connection, place).await?;
+                let interface = object.interface();
+                let emitter = SignalEmitter::new(connection, path.as_str())?;
+                let before = properties(interface, &emitter).await?;
                 changes.exchange(row);
-                let now = properties(interface, connection, place).await?;
-                tell(
-                    &SignalEmitter::new(connection, place)?,
-                    <O::Interface as Interface>::name(),
-                    before,
-                    now,
-                )
-                .await?;
+                let now = properties(interface, &emitter).await?;
+                tell(&emitter, <O::Interface as Interface>::name(), before, now).await?;
             }
             None => {
                 let row = Row::of(row);
@@ -424,14 +419,13 @@ async fn show<R: Shown, O: Gated>(
 
 type Properties = HashMap<String, OwnedValue>;
 
-/// What an object at a path shows to whoever asks for its properties.
+/// What an object at the emitter's path shows to whoever asks for its properties.
 async fn properties(
     object: &impl Interface,
-    connection: &Connection,
-    path: &str,
+    emitter: &SignalEmitter<'_>,
 ) -> zbus::Result<Properties> {
-    let emitter = SignalEmitter::new(connection, path)?;
-    Ok(object.get_all(connection.object_server(), connection, None, &emitter).await?)
+    let connection = emitter.connection();
+    Ok(object.get_all(connection.object_server(), connection, None, emitter).await?)
 }
 
 /// Tells which have another value.

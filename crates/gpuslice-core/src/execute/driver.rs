@@ -6,6 +6,7 @@ use super::{Performed, StepError, failed, kernel_log, sriov};
 use crate::errno::Errno;
 use crate::holders;
 use crate::ids::PciAddress;
+use crate::per_device;
 use crate::port::{HostRead, HostWrite, Written, read_text};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -161,20 +162,12 @@ fn parameter_is(
 ) -> Result<(), StepError> {
     let path = format!("/sys/module/{}/parameters/{name}", module.replace('-', "_"));
     if let Ok(now) = read_text(host, &path)
-        && let (Some(now_is), Some(wanted)) = (numbers(&now), numbers(value))
-        && (0..devices).any(|at| nth(&now_is, at) != nth(&wanted, at))
+        && per_device::alike(&now, value, devices) == Some(false)
     {
-        let state = format!("reads {now}, not {value}: something else sets it too");
+        let state = format!(
+            "reads {now}, not {value}: another file of modprobe.d or an argument of the kernel sets it too"
+        );
         return Err(StepError::Unchanged { object: path, state });
     }
     Ok(())
-}
-
-fn numbers(text: &str) -> Option<Vec<u16>> {
-    text.split(',').map(|number| number.trim().parse().ok()).collect()
-}
-
-/// Of a list whose last number stands for all that follow.
-fn nth(numbers: &[u16], at: usize) -> Option<&u16> {
-    numbers.get(at).or_else(|| numbers.last())
 }

@@ -9,6 +9,7 @@ use gpuslice_core::layout::{Layout, VfCount};
 use gpuslice_core::mechanism::Layouts;
 use gpuslice_core::mend::{self, take_out};
 use gpuslice_core::observation::Observation;
+use gpuslice_core::per_device;
 use gpuslice_core::plan::Step;
 use gpuslice_core::refusal::{Code, Refusal};
 use std::collections::BTreeMap;
@@ -132,28 +133,17 @@ fn given_by_us(
         let Some(other) = other.filter(|other| !alike(&other.value, value, counts.len())) else {
             continue;
         };
-        let given = format!("gives {DRIVER} {name}={}, which comes after {CONFIG}", other.value);
-        let refused = |what: &str| Refusal::new(Code::BadConfig, format!("{what} {given}"));
-        return Err(if other.is_argument() {
-            refused("an argument of the kernel").hint(mend::out_of_arguments(DRIVER, name))
-        } else {
-            let file = &other.file;
-            refused(file).hint(hint!("take {} out of {}, then gpuslice apply", name, file))
-        });
+        let (giver, value) = (other.given_by(), &other.value);
+        let message = format!("{giver} gives {DRIVER} {name}={value}, which comes after {CONFIG}");
+        let hint = mend::take_option_out(DRIVER, other);
+        return Err(Refusal::new(Code::BadConfig, message).hint(hint));
     }
     Ok(())
 }
 
-/// Whether two lists say the same of so many GPUs: the last number stands for all that follow.
+/// Whether two values say the same of so many GPUs.
 fn alike(one: &str, other: &str, gpus: usize) -> bool {
-    let numbers = |list: &str| -> Option<Vec<u16>> {
-        list.split(',').map(|number| number.trim().parse().ok()).collect()
-    };
-    let (Some(first), Some(second)) = (numbers(one), numbers(other)) else { return one == other };
-    (0..gpus).all(|at| {
-        let nth = |numbers: &[u16]| numbers.get(at).or_else(|| numbers.last()).copied();
-        nth(&first) == nth(&second)
-    })
+    per_device::alike(one, other, gpus).unwrap_or(one == other)
 }
 
 /// What a file of ours gives the module for a parameter.

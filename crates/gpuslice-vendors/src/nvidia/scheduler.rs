@@ -458,20 +458,14 @@ fn others(state: &DriverState, layouts: &Layouts) -> Option<Refusal> {
     let parent = layouts.iter().find_map(asks)?;
     let refused = |message, hint: Hint| Some(Refusal::new(Code::BadConfig, message).hint(hint));
     if let Some(other) = state.others.of(FOR_EACH) {
-        let file = &other.file;
-        let not_at_all = take_out(Mode::Scheduler, parent);
-        if other.is_argument() {
-            let message = format!(
-                "an argument of the kernel gives {DRIVER} the option {FOR_EACH}, which can be given once"
-            );
-            let hint = hint!("{}; or {}", mend::out_of_arguments(DRIVER, FOR_EACH), not_at_all);
-            return refused(message, hint);
-        }
+        let giver = other.given_by();
         let message =
-            format!("{file} gives {DRIVER} the option {FOR_EACH}, which can be given once");
-        let hint =
-            hint!("take {} out of {}, then gpuslice apply; or {}", FOR_EACH, file, not_at_all);
-        return refused(message, hint);
+            format!("{giver} gives {DRIVER} the option {FOR_EACH}, which can be given once");
+        let not_at_all = take_out(Mode::Scheduler, parent);
+        return refused(
+            message,
+            hint!("{}; or {}", mend::take_option_out(DRIVER, other), not_at_all),
+        );
     }
     let unread = state.others.unread.first()?;
     let message =
