@@ -1,6 +1,6 @@
 # What virt-manager's dialogs write, by its own code (virt-xml): a VF and a parked mdev are adopted, each VM gets its own
-# group: main
-# order: 46
+# group: restart
+# order: 7
 # needs: product
 # limit: 300
 . /lab/scenarios/product.sh
