@@ -70,22 +70,43 @@ impl Strategy {
     }
 }
 
-/// A mistake in a configuration file.
+/// A mistake in a configuration file, or why one cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     /// File name as given.
     pub file: String,
-    /// 1-based.
-    pub line: usize,
-    /// 1-based, in characters.
-    pub column: usize,
+    /// None where it is the whole file's.
+    pub place: Option<Place>,
     /// What is wrong, with the key's name.
     pub message: String,
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: {}", self.file, self.line, self.column, self.message)
+        let Self { file, place, message } = self;
+        match place {
+            Some(Place { line, column }) => write!(f, "{file}:{line}:{column}: {message}"),
+            None => write!(f, "{file}: {message}"),
+        }
+    }
+}
+
+/// A place in a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// 1-based.
+    pub line: usize,
+    /// 1-based, in characters.
+    pub column: usize,
+}
+
+impl Place {
+    /// Of what follows the beginning of a text.
+    #[must_use]
+    pub fn after(before: &str) -> Self {
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        Self { line, column }
     }
 }
 
@@ -121,14 +142,12 @@ type Value<'i> = Spanned<DeValue<'i>>;
 
 impl Reader<'_> {
     fn fail(&mut self, offset: usize, message: String) {
-        let before = self.text.get(..offset).unwrap_or(self.text);
-        let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        self.errors.push(ConfigError { file: self.file.to_owned(), line, column, message });
+        let place = Some(self.place(offset));
+        self.errors.push(ConfigError { file: self.file.to_owned(), place, message });
     }
 
-    fn line_of(&self, offset: usize) -> usize {
-        self.text.get(..offset).unwrap_or(self.text).matches('\n').count() + 1
+    fn place(&self, offset: usize) -> Place {
+        Place::after(self.text.get(..offset).unwrap_or(self.text))
     }
 
     /// Calls `each` with every known key and refuses the others, naming the nearest.
@@ -196,7 +215,7 @@ impl Reader<'_> {
         });
         match (matches, layout) {
             (Some(matches), Some(layout)) => {
-                let origin = format!("{}:{}", self.file, self.line_of(at));
+                let origin = format!("{}:{}", self.file, self.place(at).line);
                 rules.push(Rule { matches, layout, origin });
             }
             // A broken half has been named already.

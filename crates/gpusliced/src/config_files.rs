@@ -1,9 +1,10 @@
 //! Finds and reads the configuration files; their meaning is the core's.
 
-use gpuslice_core::config::{self, ConfigError};
+use gpuslice_core::config::{self, ConfigError, Place};
 use gpuslice_core::machine::ConfigRead;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::string::FromUtf8Error;
 
 /// Reads `gpuslice.toml` and `conf.d/*.toml`, in that order and by name. Absent files are an empty configuration;
 /// unreadable ones are not.
@@ -13,8 +14,9 @@ pub fn read(dir: &Path) -> ConfigRead {
     files.extend(fragments(&dir.join("conf.d"), &mut errors));
     let mut texts = Vec::new();
     for path in files {
-        match std::fs::read_to_string(&path) {
-            Ok(text) => texts.push((path.display().to_string(), text)),
+        match std::fs::read(&path).map(String::from_utf8) {
+            Ok(Ok(text)) => texts.push((path.display().to_string(), text)),
+            Ok(Err(error)) => errors.push(not_text(&path, &error)),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => errors.push(failed(&path, &error)),
         }
@@ -48,7 +50,13 @@ fn fragments(dir: &Path, errors: &mut Vec<ConfigError>) -> Vec<PathBuf> {
 
 fn failed(path: &Path, error: &std::io::Error) -> ConfigError {
     let (file, message) = (path.display().to_string(), format!("cannot be read: {error}"));
-    ConfigError { file, line: 1, column: 1, message }
+    ConfigError { file, place: None, message }
+}
+
+fn not_text(path: &Path, error: &FromUtf8Error) -> ConfigError {
+    let valid = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
+    let place = Some(Place::after(&String::from_utf8_lossy(valid)));
+    ConfigError { file: path.display().to_string(), place, message: "is not UTF-8".to_owned() }
 }
 
 #[cfg(test)]
@@ -77,11 +85,22 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_told_with_its_name() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("gpuslice.toml")).unwrap();
-        let errors = read(dir.path()).unwrap_err();
-        assert!(errors[0].to_string().contains("gpuslice.toml"), "{errors:?}");
-        std::fs::remove_dir(dir.path().join("gpuslice.toml")).unwrap();
-        std::fs::write(dir.path().join("gpuslice.toml"), b"\xff").unwrap();
-        assert_eq!(read(dir.path()).unwrap_err().len(), 1);
+        let file = dir.path().join("gpuslice.toml");
+        let told = |path: &Path| {
+            let errors = read(path).unwrap_err();
+            assert_eq!(errors.len(), 1, "{errors:?}");
+            errors[0].to_string()
+        };
+        std::fs::create_dir(&file).unwrap();
+        let told_of_a_folder = told(dir.path());
+        assert!(
+            told_of_a_folder.starts_with(&format!("{}: cannot be read: ", file.display())),
+            "{told_of_a_folder}"
+        );
+        std::fs::remove_dir(&file).unwrap();
+        std::fs::write(&file, b"[[gpu]]\nmatch\xff").unwrap();
+        assert_eq!(told(dir.path()), format!("{}:2:6: is not UTF-8", file.display()));
+        let errors = read(&file).unwrap_err();
+        assert!(errors.iter().all(|error| error.place.is_none()), "{errors:?}");
     }
 }

@@ -12,8 +12,9 @@ pub fn check(data: &[u8]) {
     };
     assert!(!errors.is_empty());
     for error in errors {
-        assert!((1..=text.split('\n').count()).contains(&error.line), "{error}");
-        assert!(error.column >= 1, "{error}");
+        let Some(place) = error.place else { panic!("{error}") };
+        assert!((1..=text.split('\n').count()).contains(&place.line), "{error}");
+        assert!(place.column >= 1, "{error}");
         assert!(!error.message.is_empty() && !error.message.contains('\n'), "{error}");
     }
 }

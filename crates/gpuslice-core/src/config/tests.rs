@@ -187,5 +187,5 @@ fn all_mistakes_of_all_files_are_told() {
     let files = [("a.toml".into(), "x = 1\ny = 2".into()), ("b.toml".into(), "z = 3".into())];
     let all = parse(&files).unwrap_err();
     assert_eq!(all.len(), 3);
-    assert_eq!((all[2].file.as_str(), all[2].line), ("b.toml", 1));
+    assert_eq!((all[2].file.as_str(), all[2].place.map(|place| place.line)), ("b.toml", Some(1)));
 }
