@@ -1,6 +1,6 @@
 //! The whole engine on the simulated kernel: random hosts, domains, people, hardware, faults, crashes and reboots, with
 //! the product's promises checked after each event. A failing run leaves its log in
-//! `target/tmp/machine-failure.jsonl`; `GPUSLICE_REPLAY=FILE cargo test -p gpuslice-integration --test machine
+//! `target/tmp/machine-TEST.jsonl`; `GPUSLICE_REPLAY=FILE cargo test -p gpuslice-integration --test machine
 //! replay -- --nocapture` steps through it. `GPUSLICE_CASES` multiplies the number of runs.
 
 #![cfg(test)]
@@ -171,9 +171,9 @@ use world::World;
 const RUNS: u32 = 200;
 const LONGEST: usize = 160;
 
-/// Where a failing run leaves its log.
-fn failure_log() -> std::path::PathBuf {
-    std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("machine-failure.jsonl")
+/// Where a failing run of a test leaves its log.
+fn failure_log(test: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("machine-{test}.jsonl"))
 }
 
 fn run(host: &Host, actions: &[Action], log: &mut Vec<Happening>) -> Result<World, Broken> {
@@ -196,7 +196,8 @@ struct Counts {
     plugs: AtomicU64,
 }
 
-fn hold(runs: u32, actions: impl Strategy<Value = Vec<Action>>) -> Counts {
+fn hold(test: &str, runs: u32, actions: impl Strategy<Value = Vec<Action>>) -> Counts {
+    let kept = failure_log(test);
     let times: u32 = std::env::var("GPUSLICE_CASES").map_or(1, |n| n.parse().unwrap());
     let config = Config {
         cases: runs * times,
@@ -218,20 +219,20 @@ fn hold(runs: u32, actions: impl Strategy<Value = Vec<Action>>) -> Counts {
             Ok(Err(broken)) => broken.to_string(),
             Err(_) => "panicked".to_owned(),
         };
-        std::fs::write(failure_log(), write_log(&host, &log)).unwrap();
+        std::fs::write(&kept, write_log(&host, &log)).unwrap();
         Err(TestCaseError::fail(broken))
     });
     if let Err(failure) = result {
         let text = failure.to_string();
         let reason = text.split("minimal failing input").next().unwrap_or_default();
-        panic!("{reason}\nlog of the shortest run found: {}", failure_log().display());
+        panic!("{reason}\nlog of the shortest run found: {}", kept.display());
     }
     counts
 }
 
 #[test]
 fn promises_hold_whatever_happens() {
-    let Counts { events, starts, plugs } = hold(RUNS, actions(LONGEST));
+    let Counts { events, starts, plugs } = hold("whatever-happens", RUNS, actions(LONGEST));
     let (events, starts) = (events.into_inner(), starts.into_inner());
     let plugs = plugs.into_inner();
     println!("{events} events, {starts} starts, {plugs} devices plugged in");
@@ -242,7 +243,8 @@ fn promises_hold_whatever_happens() {
 
 #[test]
 fn promises_hold_whatever_people_do_to_domains() {
-    let Counts { events, starts, plugs } = hold(RUNS / 4, of_people(LONGEST / 2));
+    let Counts { events, starts, plugs } =
+        hold("whatever-people-do", RUNS / 4, of_people(LONGEST / 2));
     let (events, starts) = (events.into_inner(), starts.into_inner());
     println!("{events} events, {starts} starts, {} devices plugged in", plugs.into_inner());
     assert!(starts >= 50, "only {starts} VMs ever ran");

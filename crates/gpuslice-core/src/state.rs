@@ -253,6 +253,9 @@ pub struct Lost {
     /// could not be since, or are not what their claim asks for by now. Any other came later, and is of no start that was
     /// forgotten. `None` until the list could be read.
     pub hidden: Option<BTreeSet<MdevUuid>>,
+    /// Functions that claims name and that were out of sight at the last reading.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub unseen: BTreeSet<PciAddress>,
     /// Assignments inferred from them alone: whoever knows better is believed.
     pub guessed: BTreeSet<SliceId>,
     /// Who has asked for a start since: nothing of theirs is unknown any more.
@@ -267,6 +270,8 @@ struct RecordedLost {
     /// Versions that did not have it took what was there when they looked.
     #[serde(default, deserialize_with = "present")]
     hidden: Option<Option<BTreeSet<MdevUuid>>>,
+    #[serde(default)]
+    unseen: BTreeSet<PciAddress>,
     guessed: BTreeSet<SliceId>,
     asked: BTreeSet<Owner>,
 }
@@ -279,9 +284,9 @@ fn present<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
 
 impl From<RecordedLost> for Lost {
     fn from(recorded: RecordedLost) -> Self {
-        let RecordedLost { looked, hidden, guessed, asked } = recorded;
+        let RecordedLost { looked, hidden, unseen, guessed, asked } = recorded;
         let hidden = hidden.unwrap_or_else(|| looked.then(BTreeSet::new));
-        Self { looked, hidden, guessed, asked }
+        Self { looked, hidden, unseen, guessed, asked }
     }
 }
 

@@ -8,7 +8,7 @@ use super::start::STARTING_GRACE;
 use super::{Effect, Machine, Stored, Timer};
 use crate::domain::{Domain, HostDeviceSource};
 use crate::history::Ending;
-use crate::ids::{ClaimKey, MdevUuid, Owner, ParentId, ProfileName, SliceId};
+use crate::ids::{ClaimKey, MdevUuid, Owner, ParentId, PciAddress, ProfileName, SliceId};
 use crate::mechanism::MDEV;
 use crate::observation::Observation;
 use crate::plan::Step;
@@ -20,7 +20,7 @@ impl Machine {
     /// that runs keeps its slices then, because they are held. Whoever has asked for a start since does not run: what
     /// is found of theirs was made for a start that came to nothing, and is soon taken back.
     pub(super) fn guess_what_was_lost(&mut self, before: &Observation) {
-        let Some(Lost { looked, hidden, .. }) = &self.run.lost else { return };
+        let Some(Lost { looked, hidden, unseen, .. }) = &self.run.lost else { return };
         let looked = *looked;
         let complete = self.seen.problems.is_empty() || self.looks.lasting();
         let assigned: BTreeSet<(&ClaimKey, u32)> =
@@ -30,12 +30,14 @@ impl Machine {
         let (named, unlike): (Vec<_>, Vec<_>) = named.partition(|(_, a)| self.is_what_it_asks(a));
         let unlike: BTreeSet<MdevUuid> =
             unlike.iter().filter_map(|(slice, _)| slice.mdev()).collect();
-        // A VF can have been out of sight for the length of a reading. An mdev that comes later is not ours, whatever
+        // A VF can have been out of sight for the length of a reading, also of a daemon before this one. An mdev that comes later is not ours, whatever
         // its name: only one that was there all the time and could not be read may be.
         let back = |slice: SliceId| !looked || self.observed && !before.has_slice(slice);
         let new = |slice: SliceId| match slice {
             SliceId::Mdev(uuid) => hidden.as_ref().is_none_or(|hidden| hidden.contains(&uuid)),
-            SliceId::Vf(_) | SliceId::Function(_) => back(slice),
+            SliceId::Vf(address) | SliceId::Function(address) => {
+                unseen.contains(&address) || back(slice)
+            }
         };
         let found: Vec<(SliceId, Assignment)> = named
             .into_iter()
@@ -49,12 +51,19 @@ impl Machine {
         };
         let now = self.seen.hidden_mdevs().map(|unread| &unread | &unlike);
         let still = now.map(still).or_else(|| hidden.clone());
-        if found.is_empty() && (looked || !complete) && still == *hidden {
+        let unseen_now: BTreeSet<PciAddress> = self
+            .named()
+            .map(|n| n.source.slice())
+            .filter(|slice| self.is_hidden(*slice))
+            .filter_map(SliceId::pci)
+            .collect();
+        if found.is_empty() && (looked || !complete) && still == *hidden && unseen_now == *unseen {
             return;
         }
         if let Some(lost) = &mut self.run.lost {
             lost.looked |= complete;
             lost.hidden = still;
+            lost.unseen = unseen_now;
             lost.guessed.extend(found.iter().map(|(slice, _)| *slice));
         }
         for (slice, assignment) in found {

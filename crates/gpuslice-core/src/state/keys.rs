@@ -32,7 +32,7 @@ const RECORDED: (u32, &str) = (
      dirt: parent why held\n\
      late_start: domain awaits only\n\
      incoming: migrating restored\n\
-     lost: looked hidden guessed asked\n\
+     lost: looked hidden unseen guessed asked\n\
      claim: owner_name request profile home pool reserve transient orphaned undefined last_refusal\n\
      request: name profile count same_fabric prefer_numa require_numa memory_min isolation_min parameters\n\
      require_numa: memory cpus\n\
