@@ -29,6 +29,7 @@ w 0 /sys/kernel/debug/gpusim/0001:00:00.0/present
 wait_for 30 "gpusim's slices leave" is 0 count_slices 0001:00:00.0
 wait_for 10 "the claim of plug1 says why" is "its home VF $vf1 is not on the host" reason_of plug1
 wait_for 10 "so does that of plug2" is "its home VF $vf2 is not on the host" reason_of plug2
+refused plug2 not-settled
 
 say "plug"
 host_monitor device_add igb,id=igb1,bus=rp1
@@ -38,7 +39,10 @@ wait_for 60 "gpusim's VFs return by themselves" is 8 count_slices 0001:00:00.0
 wait_for 10 "the claim of plug1 has no reason any more" is "" reason_of plug1
 expect_eq "nor has that of plug2" "" "$(reason_of plug2)"
 wait_for 20 "igb's VF is bound again" bound_to "$pci/$vf1" vfio-pci
-start plug2
+wait_for 60 "the start that was refused is made up for" running plug2
+wait_for 10 "its claim" is attached claim_state "$(domain_uuid plug2)/gpu0"
+expect "that was the agent" grep -q "started domain $(domain_uuid plug2)" <(journalctl -b -o cat -u gpuslice-libvirt-agent)
+expect "who was not refused is not started" not running plug1
 
 say "a GPU falls off the bus under its VM"
 vf=$(home_of plug2) qemu=$(qemu_of plug2)
