@@ -31,7 +31,8 @@ refused_live() {
   echo "$out"
   expect_eq "$* is refused" "$code" "$(jq -r .refusal.code <<< "$out")"
   expect "it says $word" grep -q "$word" <<< "$out"
-  expect "with a hint" [ "$(jq -r '.refusal.hint // ""' <<< "$out")" ]
+  hint=$(jq -r '.refusal.hint // ""' <<< "$out")
+  expect "with a hint" [ "$hint" ]
 }
 
 all_up
@@ -119,6 +120,7 @@ domain live2 "" "$(ports 1)" | define
 start live2
 expect "its only port" q gpuslice attach live2 mtty-2 --name serial --live
 refused_live unsupported "PCI slot" gpuslice attach live2 amd-74a1-vf8 --name gpu --live
+port=$(grep -o '<controller [^>]*/>' <<< "$hint")
 expect_eq "assigned slices" 1 "$(count_assigned)"
 expect_eq "no claim is left of it" "" "$(claim_state "$other/gpu")"
 expect "nor in the domain" not asks live2 gpu
@@ -133,3 +135,14 @@ destroy live2
 wait_for 20 "the mdev is gone" gone "/sys/bus/mdev/devices/$mdev"
 wait_for 20 "no claim is left" is "" claim_state "$other/serial"
 expect_eq "assigned slices" 0 "$(count_assigned)"
+
+say "what the hint of used-up ports says"
+virsh dumpxml --inactive live2 > live2.xml
+sed -i "s,</devices>,$port&," live2.xml
+expect "virsh define with $port" virsh define live2.xml
+start live2
+expect "the port that it had" q gpuslice attach live2 mtty-2 --name serial --live
+expect "and what was refused" q gpuslice attach live2 amd-74a1-vf8 --name gpu --live
+expect_eq "the claim" attached "$(claim_state "$other/gpu")"
+destroy live2
+wait_for 20 "all is given back" is 0 count_assigned

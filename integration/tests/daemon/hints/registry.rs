@@ -93,7 +93,10 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
         "journalctl -u libvirtd -u virtqemud, mend what it says, then try again",
         "a fault of libvirt",
     ),
-    ("allow {} to your user in /etc/polkit-1/rules.d", "polkit"),
+    (
+        "allow {} to your user in /etc/polkit-1/rules.d",
+        "polkit; see integration/lab/scenarios/boot.sh",
+    ),
     ("run it as root", "for other programs on the bus; the command line says `sudo gpuslice …`"),
     (
         "modprobe {}, then the same again",
@@ -107,7 +110,7 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
     (
         "virsh edit {}: one more <controller type='pci' model='pcie-root-port'/> \
          (for hot-plug after the next start)",
-        "hot-plug, which libvirt's test driver has not before 10",
+        "hot-plug, which libvirt's test driver has not before 10; see integration/lab/scenarios/live.sh",
     ),
     // Told of a host that is written down, by another test.
     (
