@@ -1,4 +1,4 @@
-# After a boot the units have brought up every VF the layouts ask for, and nothing else
+# After a boot the units have brought up every VF the layouts ask for, and nothing else; who may change it is polkit's to say
 # group: main
 # order: 10
 # needs: product
@@ -49,3 +49,22 @@ mdevctl define --auto --uuid $stray --parent $t4 --type nvidia-558
 expect_eq "with an mdev that mdevctl makes at each boot" "mdevctl-auto vf-bars" "$(doctors)"
 mdevctl undefine --uuid $stray --parent $t4
 expect_eq "of this host" vf-bars "$(doctors)"
+
+say "another user than root"
+as_nobody() { runuser -u nobody -- "$@"; }
+expect "lists slices" [ "$(as_nobody gpuslice slices --json | jq length)" -gt 0 ]
+status=0 state=$(gpu_state $t4)
+out=$(as_nobody gpuslice cordon $t4 --json) || status=$?
+expect_eq "may not cordon" "4 not-permitted" "$status $(jq -r .refusal.code <<< "$out")"
+expect_eq "$t4" "$state" "$(gpu_state $t4)"
+rule=/etc/polkit-1/rules.d/10-lab.rules
+cat > $rule << 'R'
+polkit.addRule(function(action, subject) {
+    if (action.id == "org.gpuslice1.apply" && subject.user == "nobody") { return polkit.Result.YES; }
+});
+R
+wait_for 20 "may with a rule of polkit's" as_nobody gpuslice cordon $t4
+expect_eq "$t4" cordoned "$(gpu_state $t4)"
+expect "and uncordon" as_nobody gpuslice uncordon $t4
+rm $rule
+wait_for 20 "may not once the rule is gone" not as_nobody gpuslice uncordon $t4
