@@ -487,11 +487,14 @@ impl Observation {
         self.pf_of(parent).unwrap_or_else(|| parent.clone())
     }
 
-    /// Whether more than a device's own driver lists of it is not known now: who tells it does not answer, or which
-    /// device it is could not be read.
+    /// Whether more than a device's own driver lists of it is not known now: who tells it does not answer, which device it
+    /// is could not be read, or the driver that made its types is about to leave with them.
     pub fn is_untold(&self, device: &ParentId) -> bool {
         let read = |gpu| self.functions.contains_key(&gpu) || self.whole.contains_key(&gpu);
-        self.unanswered.contains(device) || device.pci().is_some_and(|gpu| !read(gpu))
+        let leaves = |gpu| self.functions.get(&gpu).is_some_and(|gpu| gpu.driver.is_none());
+        self.unanswered.contains(device)
+            || device.pci().is_some_and(|gpu| !read(gpu))
+            || device.pci().is_some_and(leaves) && self.mdev_parents.contains_key(device)
     }
 
     /// A GPU of an IOMMU group that a driver of the host has, and which: VFIO gives a group out as a whole or not at all
