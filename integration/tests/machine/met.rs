@@ -79,6 +79,19 @@ fn nor_is_it_before_its_types_are_there() {
     assert_eq!(row(&mut driver, T4).state, "ok");
 }
 
+/// Nobody resets what its driver takes away with all that was in it.
+#[test]
+fn proof_that_nobody_can_give_is_told() {
+    let mut driver = Driver::new(&t4_and_l40s(), "").unwrap();
+    driver.config = ALL.replace("\"all\"", "\"all\", wipe = \"required\"");
+    let told = plan(&mut driver).ignored;
+    let of = |gpu: &str| {
+        told.iter().find(|line| line.starts_with(&format!("wipe = \"required\" of {gpu}, ")))
+    };
+    assert!(of(T4).is_some_and(|line| line.contains("made anew")), "{told:?}");
+    assert!(of(L40S).is_some_and(|line| line.contains("driver clears")), "{told:?}");
+}
+
 /// Four of a kind.
 fn flex() -> HostFile {
     let text = include_str!("../../../examples/hosts/everything.toml");

@@ -189,7 +189,9 @@ impl Machine {
             let found =
                 self.as_found(&want.key, want.index, &want.profile, want.source, want.managed);
             let Some((_, assignment)) = found.filter(|_| !known) else { continue };
-            if !runs && self.came_since(slice) {
+            // Its start may have been refused for the one who has it.
+            let of_another = self.run.foreign.get(&slice).is_some_and(|hold| hold.owner != owner);
+            if !runs && (of_another || self.came_since(slice)) {
                 continue;
             }
             self.guessed_wrong(slice);

@@ -400,6 +400,7 @@ impl Machine {
         plan.later.extend(self.would_come_later(parent, &rule.layout));
         let ignores = |m: &dyn Mechanism| m.ignores(&self.seen, parent, &rule.layout);
         plan.ignored.extend(self.mechanism(parent).and_then(ignores));
+        plan.ignored.extend(self.proves_nothing(parent, &rule.layout));
     }
 
     /// What sleeps in the kernel is awaited by nobody.

@@ -7,7 +7,7 @@ use crate::health::Said;
 use crate::hint;
 use crate::holders::Holder;
 use crate::ids::{ParentId, PciAddress, SliceId};
-use crate::layout::Wipe;
+use crate::layout::{Layout, Wipe};
 use crate::mechanism::Cleaned;
 use crate::mend;
 use crate::observation::{Observation, Vf};
@@ -23,6 +23,17 @@ impl Machine {
             Some(layout) => layout.wipe == Wipe::Required,
             None => self.run.accounted.contains(parent),
         }
+    }
+
+    /// That a layout asks for proof where nobody could give it.
+    pub(super) fn proves_nothing(&self, parent: &ParentId, layout: &Layout) -> Option<String> {
+        let cleaned = match self.mechanism(parent)?.cleaned() {
+            Cleaned::ByReset => return None,
+            Cleaned::ByRemoval => "whose slices are made anew for each VM",
+            Cleaned::ByDriver => "whose driver clears what it takes back",
+        };
+        let asked = layout.wipe == Wipe::Required;
+        asked.then(|| format!("wipe = \"required\" of {parent}, {cleaned}: no reset is asked for"))
     }
 
     /// What proves a slice of a parent clean, where its layout asks for that and nobody else does it.
