@@ -1,6 +1,6 @@
-//! What VMs have of claims that have changed since. A claim that asks for fewer slices, or has other homes, names no
-//! longer what its VM was given; until that is back it is kept beside the claims, for nothing else would tell whose it
-//! is, should the record of the boot be lost.
+//! What VMs have of claims that have changed since. A claim that asks for fewer slices, for another profile, or has other
+//! homes, names no longer what its VM was given; until that is back it is kept beside the claims, for nothing else would
+//! tell whose it is, should the record of the boot be lost.
 
 use super::claims::{devices_of, source_of};
 use super::{Machine, Stored};
@@ -41,11 +41,13 @@ impl Machine {
         }
     }
 
-    /// Whether its claim tells whose a slice is.
+    /// Whether its claim tells whose a slice is. One that has come to ask for another profile would take it for what it never
+    /// gave.
     fn is_named(&self, slice: SliceId, assignment: &Assignment) -> bool {
         let claim = self.durable.claims.get(&assignment.claim);
         let source = claim.and_then(|claim| source_of(&assignment.claim, claim, assignment.index));
-        source.is_some_and(|source| source.slice() == slice)
+        let same = claim.is_some_and(|claim| claim.profile == assignment.profile);
+        same && source.is_some_and(|source| source.slice() == slice)
     }
 
     /// Devices that a claim names, or did when its VM was given them.
