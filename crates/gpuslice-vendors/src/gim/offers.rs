@@ -1,6 +1,6 @@
 //! What a GPU under GIM offers: its VFs, all alike.
 
-use super::{Pf, models, pf, read, state};
+use super::{DRIVER, Pf, all, models, pf, read, state};
 use gpuslice_core::ids::ParentId;
 use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Form, Isolation, Offer};
@@ -57,8 +57,10 @@ pub(super) fn offers(
 /// Bytes of each VF: equal parts of what the PF leaves (libgv's `amdgv_vfmgr.c`).
 fn framebuffer(seen: &Observation, pf: &Pf<'_>, vfs: u64) -> Option<u64> {
     let mib = pf.function.memory? >> 20;
+    let at =
+        all(seen).filter(|pf| pf.has_driver(DRIVER)).position(|other| other.address == pf.address);
     let kept = state(seen).and_then(|state| state.parameters.get("pf_fb_size"));
-    let kept = kept.and_then(|list| list.split(',').next()?.parse().ok());
+    let kept = kept.and_then(|list| read::nth(list, at?)?.parse().ok());
     let each = mib.checked_sub(kept.unwrap_or(PF_FRAMEBUFFER))? / vfs;
     Some((each / GRAIN * GRAIN) << 20).filter(|bytes| *bytes > 0)
 }

@@ -20,6 +20,9 @@ pub(super) const CONFIG: &str = "/etc/modprobe.d/gpuslice-gim.conf";
 /// Of VFs per GPU, one value per GPU in the order of the probe.
 const PARAMETER: &str = "vf_num";
 
+/// Of the GPUs that the driver takes, addresses with `;` between them: the others have no place in the lists.
+const ENABLED: &str = "enabled_devices";
+
 /// How the driver says in the kernel's log that it makes no VFs.
 const REFUSALS: [&str; 2] = ["exceeds the vf limit", "Failed to init dev(0x"];
 
@@ -126,6 +129,17 @@ fn given_by_us(
     counts: &[(Pf<'_>, u16)],
     parameters: &BTreeMap<String, String>,
 ) -> Result<(), Refusal> {
+    if let Some(other) = state(seen).and_then(|state| state.others.of(ENABLED)) {
+        let listed = |gpu| other.value.split(';').any(|one| one.trim().parse() == Ok(gpu));
+        if let Some(out) = all(seen).map(|pf| pf.address).find(|gpu| !listed(*gpu)) {
+            let (giver, value) = (other.given_by(), &other.value);
+            let message = format!(
+                "{giver} gives {DRIVER} {ENABLED}={value}, which leaves {out} out of what {PARAMETER} counts"
+            );
+            let hint = mend::take_option_out(DRIVER, other);
+            return Err(Refusal::new(Code::BadConfig, message).hint(hint));
+        }
+    }
     let vfs = written(counts, parameters).0;
     let wished = parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     for (name, value) in wished.chain([(PARAMETER, vfs.as_str())]) {

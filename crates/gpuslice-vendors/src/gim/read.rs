@@ -41,7 +41,10 @@ pub(super) fn read(host: &dyn HostRead, answers: &mut Answers, seen: &mut Observ
     let ours = |(address, f): (&PciAddress, &Function)| {
         (candidate(f) && f.driver.is_some()).then_some(*address)
     };
-    let gpus: Vec<PciAddress> = seen.functions.iter().filter_map(ours).collect();
+    let mut gpus: Vec<PciAddress> = seen.functions.iter().filter_map(ours).collect();
+    gpus.sort_by_key(|address| {
+        (seen.functions.get(address).map(|f| models::turn(f.device)), *address)
+    });
     let others = answers.options(host, DRIVER);
     let ends = |name: &str| {
         let was_ours = parameters.contains_key(name)
@@ -53,10 +56,7 @@ pub(super) fn read(host: &dyn HostRead, answers: &mut Answers, seen: &mut Observ
         read_gpu(host, answers, seen, address);
         let own = seen.modes.entry(ParentId::Pci(address)).or_default();
         for ((mode, name, values), ends) in modes::PARAMETERS.into_iter().zip(ending) {
-            let given = parameters.get(name).and_then(|list| {
-                let mut all = list.split(',');
-                all.clone().nth(at).or_else(|| all.next_back())?.parse().ok()
-            });
+            let given = parameters.get(name).and_then(|list| nth(list, at)?.parse().ok());
             let offered = values.iter().filter_map(|value| value.parse().ok()).collect();
             let value = || modes::DEFAULT.parse().ok();
             let at_load = ends.then(|| AtLoad { driver: DRIVER, value: value() });
@@ -65,6 +65,12 @@ pub(super) fn read(host: &dyn HostRead, answers: &mut Answers, seen: &mut Observ
     }
     let state = DriverState { loaded, unloaded: false, options, others, parameters };
     seen.drivers.insert(DRIVER, state);
+}
+
+/// What a parameter says of one GPU, of those that the driver has in the order of its probe: the last value stands for all that
+/// follow.
+pub(super) fn nth(list: &str, at: usize) -> Option<&str> {
+    list.split(',').nth(at).or_else(|| list.split(',').next_back())
 }
 
 /// Those that were given.
