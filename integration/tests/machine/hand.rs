@@ -1,12 +1,13 @@
 //! The daemon's hand on the kernel: it can die between any two writes of a step.
 
+use crate::driver::Driver;
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::SliceId;
 use gpuslice_core::machine::OpId;
 use gpuslice_core::observe::Observer;
 use gpuslice_core::plan::Step;
-use gpuslice_core::port::{HostRead, HostWrite, LogLine, Ran, Written};
-use gpuslice_sim::Kernel;
+use gpuslice_core::port::{HostRead, HostWrite, LogLine, Ran, Written, link_name};
+use gpuslice_sim::{Kernel, Outcome};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
@@ -120,6 +121,24 @@ pub fn may_ask(under: &[Under]) -> bool {
 pub fn ask_again(observer: &mut Observer, kernel: &Kernel) {
     for command in observer.failed_questions() {
         observer.asked_again(&command, kernel.ask(&command));
+    }
+}
+
+impl Driver {
+    /// A person loads a driver anew. Its mdevs go, whoever made them, at once or while a step of ours is under way.
+    pub fn reload(&mut self, driver: &str) {
+        let kernel = &mut self.kernel;
+        let of_driver = |slice: &SliceId| {
+            let SliceId::Mdev(uuid) = slice else { return false };
+            let device = kernel.link(&format!("/sys/bus/mdev/devices/{uuid}")).unwrap_or_default();
+            let Some(parent) = device.rsplit('/').nth(1) else { return false };
+            let bound = link_name(kernel, &format!("/sys/bus/pci/devices/{parent}/driver"));
+            parent == driver || bound.is_ok_and(|bound| bound.as_deref() == Some(driver))
+        };
+        let go: Vec<SliceId> = self.foreign_mdevs.iter().copied().filter(of_driver).collect();
+        if !matches!(kernel.reload_driver(driver), Outcome::Failed(_)) {
+            self.foreign_mdevs.retain(|slice| !go.contains(slice));
+        }
     }
 }
 

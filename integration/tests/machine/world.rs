@@ -190,7 +190,7 @@ impl World {
             H::Lists => self.lists(),
             H::Plug { address } => drop(driver.kernel.plug(address)),
             H::Unplug { address } => drop(driver.kernel.unplug(address)),
-            H::Reload { driver: name } => drop(driver.kernel.reload_driver(&name)),
+            H::Reload { driver: name } => driver.reload(&name),
             H::Fault { fault } => driver.kernel.inject(fault),
             H::ClearFaults => driver.kernel.clear_faults(),
             H::ForeignMdev { parent, type_id, uuid } => {
