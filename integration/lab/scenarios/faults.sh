@@ -78,12 +78,19 @@ wait_for 60 "everything is given back" clean
 
 say "restarts under a running VM"
 start f1
-pid=$(qemu_of f1)
-for unit in libvirtd gpuslice-libvirt-agent gpusliced; do
+pid=$(qemu_of f1) agent=$(pid_of gpuslice-libvirt-agent.service)
+for unit in libvirtd gpusliced gpuslice-libvirt-agent; do
   expect "restart of $unit" q systemctl restart $unit.service
   wait_for 30 "gpusliced serves" serves
   expect "f1 runs on" [ -d "/proc/$pid" ]
   wait_for 20 "its claim is attached" is attached claim_state "$id/gpu0"
+  if [ $unit = gpuslice-libvirt-agent ]; then continue; fi
+  # It connects again by itself: it can ask both, and hears what libvirt tells.
+  wait_for 60 "the agent works" gpuslice attach f2 mtty-2 --name more
+  expect "and again" gpuslice detach f2 more
+  define_mdev heard-$unit mtty-2
+  wait_for 20 "it has heard of another domain" is idle claim_state "$(domain_uuid heard-$unit)/gpu0"
+  expect_eq "the agent's process" "$agent" "$(pid_of gpuslice-libvirt-agent.service)"
 done
 
 say "a stuck sriov_numvfs=0"
@@ -143,11 +150,15 @@ wait_for 30 "gpusliced serves" serves
 virsh destroy plain
 
 say "a broken config"
+layouts() { rows gpus 'select(.layout) | "\(.parent) \(.layout)"'; }
+applied=$(layouts)
+expect_eq "GPUs with a layout" "0001:00:00.0 0002:00:00.0" "$(cut -d' ' -f1 <<< "$applied" | paste -sd' ')"
 echo 'layot = 3' > /etc/gpuslice/conf.d/50-broken.toml
 systemctl restart gpusliced.service
 wait_for 30 "gpusliced serves" serves
 expect "status says so" grep -q 50-broken.toml <(gpuslice status --json)
 expect_eq "f1's claim" attached "$(claim_state "$id/gpu0")"
+expect_eq "layouts" "$applied" "$(layouts)"
 expect_eq "VFs" "8 4" "$(count_slices 0001:00:00.0) $(count_slices 0002:00:00.0)"
 rm /etc/gpuslice/conf.d/50-broken.toml
 systemctl restart gpusliced.service
