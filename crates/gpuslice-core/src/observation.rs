@@ -256,6 +256,8 @@ pub struct TypeFacts {
     pub most: Option<u32>,
     /// Most of them that one VM can have of one device.
     pub per_vm: Option<u32>,
+    /// Most of them that one part of a device holds, where parts are for types of their own.
+    pub per_part: Option<u32>,
     /// Which parts of a device it is in, by their name in the device's mode; empty where no device has one.
     pub part: Option<String>,
 }

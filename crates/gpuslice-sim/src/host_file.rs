@@ -301,6 +301,9 @@ pub struct TypeShape {
     /// It is made in a GPU instance of this profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gi_profile: Option<u32>,
+    /// One GPU instance holds at most so many, as the vendor's tool tells; as many as fit without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_gi: Option<u32>,
     /// One VM can have at most so many of the card, as the vendor's tool tells; of any number without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_vm: Option<u32>,

@@ -44,9 +44,12 @@ pub fn smi(driver: &mut Driver, arguments: &[&str]) -> String {
 
 /// Instances of the first GPU, by name.
 pub fn instances(driver: &mut Driver) -> Vec<String> {
-    let said = smi(driver, &["mig", "-i", GPU, "-lgi"]);
-    let name = |line: &str| line.split_whitespace().nth(3).unwrap().to_owned();
-    let mut names: Vec<String> = said.lines().map(name).collect();
+    let command = ["/usr/bin/nvidia-smi", "mig", "-i", GPU, "-lgi"].map(str::to_owned);
+    let listed = driver.kernel.run(&command).unwrap();
+    assert_eq!(listed.code == 6, listed.said.contains("No GPU instances found"), "{listed:?}");
+    let rows = listed.said.lines().filter(|line| line.starts_with('|'));
+    let mut names: Vec<String> =
+        rows.map(|row| row.split_whitespace().nth(3).unwrap().to_owned()).collect();
     names.sort();
     names
 }
@@ -552,6 +555,20 @@ fn an_instance_holds_one_size_at_a_time() {
     let other = attach(&mut driver, 4, "nvidia-a100d-3-40c");
     start(&mut driver, &other).unwrap();
     assert_eq!(free(&mut driver), [0, 0]);
+}
+
+/// Two have room in each, and the driver takes one.
+#[test]
+fn an_instance_holds_as_many_as_the_tool_tells() {
+    let mut host = a100();
+    let (half, types) = another(&mut host, "3-40C", "3-20C");
+    types.push(TypeShape { memory_mib: half.memory_mib / 2, per_gi: Some(1), ..half });
+    let mut driver = Driver::new(&host, MIG).unwrap();
+    driver.advance(10_000).unwrap();
+    assert_eq!(counted(&mut driver, "nvidia-a100d-3-20c"), (1, 1));
+    let first = attach(&mut driver, 1, "nvidia-a100d-3-20c");
+    start(&mut driver, &first).unwrap();
+    assert_eq!(counted(&mut driver, "nvidia-a100d-3-20c"), (0, 1));
 }
 
 /// Of one slice each, and with different memory: who is in one takes nothing of the other.

@@ -82,6 +82,7 @@ fn grid_type(index: u32) -> TypeShape {
             "num_heads=4, frl_config=60, framebuffer={memory_mib}M, max_resolution=7680x4320, max_instance={max}"
         )),
         gi_profile: None,
+        per_gi: None,
         per_vm: None,
     }
 }

@@ -40,6 +40,8 @@ pub(crate) struct Type {
     pub(crate) description: Option<String>,
     /// The profile of the GPU instance it needs.
     pub(crate) gi_profile: Option<u32>,
+    /// Most in one GPU instance, where that is fewer than fit.
+    pub(crate) per_gi: Option<u32>,
     /// Most of the card that one process can have open.
     pub(crate) per_vm: Option<u32>,
 }
@@ -164,7 +166,9 @@ impl Catalogue {
             if here.clone().any(|m| self.cost(m) != wanted.cost) {
                 continue;
             }
-            let left = (instance.memory_mib / wanted.cost).saturating_sub(here.count() as u64);
+            let fit = instance.memory_mib / wanted.cost;
+            let fit = wanted.per_gi.map_or(fit, |most| fit.min(u64::from(most)));
+            let left = fit.saturating_sub(here.count() as u64);
             if left > 0 && room.left == 0 {
                 room.first = self.first(made, Some(*id), wanted);
             }

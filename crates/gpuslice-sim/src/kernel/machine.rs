@@ -350,6 +350,7 @@ impl Kernel {
             max: t.max,
             description: t.description.clone(),
             gi_profile: t.gi_profile,
+            per_gi: t.per_gi,
             per_vm: t.per_vm,
         });
         let nvidia = function.driver.as_deref().is_some_and(|d| self.has_smi(d));
@@ -393,6 +394,7 @@ fn sample_catalogue(kind: VirtualKind, budget: Option<u64>) -> Catalogue {
         max: None,
         description: None,
         gi_profile: None,
+        per_gi: None,
         per_vm: None,
     });
     Catalogue {

@@ -355,7 +355,8 @@ impl Machine {
                 u8::from(query.lines().any(on)).to_string()
             }
             ("gpu_instances", [card]) => {
-                self.asked(&["mig", "-i", card, "-lgi"]).lines().count().to_string()
+                let listed = self.asked(&["mig", "-i", card, "-lgi"]);
+                listed.lines().filter(|line| line.starts_with('|')).count().to_string()
             }
             ("scheduler", [card]) => match self.kernel.scheduler(pci(card)) {
                 Some(0x11) => "Fixed Share",

@@ -140,6 +140,7 @@ fn blocks(said: &str) -> Vec<(PciAddress, Types)> {
                 facts.memory = mib.and_then(|mib| mib.checked_mul(1 << 20));
             }
             "Max Instances" => facts.most = value.parse().ok(),
+            "Max Instances Per GI" => facts.per_part = value.parse().ok(),
             "Max Instances Per VM" => facts.per_vm = value.parse().ok(),
             "Placement Size" => size = value.parse().unwrap_or(0),
             "Supported Placement IDs" => {
@@ -176,6 +177,7 @@ GPU 00000000:41:00.0
     vGPU Type ID                          : 0x2bb
         Name                              : GRID A100D-1-10C
         GPU Instance Profile ID           : 19
+        Max Instances Per GI              : 1
         FB Memory                         : 9728 MiB
     vGPU Type ID                          : 0x3f1
         Name                              : NVIDIA H100L-47C
@@ -193,7 +195,7 @@ GPU 00000000:61:00.0
         let places = Places { size: 4, starts: vec![0, 8, 12, 20] };
         assert_eq!((sized.facts.places.as_deref(), sized.profile), (Some(&places), None));
         let memory = Some(9728 << 20);
-        let facts = TypeFacts { memory, ..TypeFacts::default() };
+        let facts = TypeFacts { memory, per_part: Some(1), ..TypeFacts::default() };
         assert_eq!(
             *of("nvidia-699"),
             Told { facts, profile: Some(19), name: Some("GRID A100D-1-10C".to_owned()) }

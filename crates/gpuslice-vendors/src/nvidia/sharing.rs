@@ -89,7 +89,8 @@ impl<'a> Sharing<'a> {
     /// compute slices that have the room, of several sizes the smallest.
     pub(super) fn part(&self, type_id: &MdevTypeId, name: &str) -> Option<Part> {
         let of = size(name)?;
-        let told = self.facts(type_id).and_then(|facts| facts.part.as_deref());
+        let facts = self.facts(type_id);
+        let told = facts.and_then(|facts| facts.part.as_deref());
         let parts = self.instances.iter().filter_map(|(name, count)| {
             let (slices, gb, beside) = instance(name)?;
             let has_room = || of.mig == Some(slices) && of.beside == beside && gb >= of.gb;
@@ -97,8 +98,12 @@ impl<'a> Sharing<'a> {
             kin.then_some((gb, *name, *count))
         });
         let (gb, kind, count) = parts.min()?;
-        let each = (u64::from(gb) << 30).checked_div(of.bytes()).unwrap_or_default();
-        let each = u32::try_from(each.max(1)).unwrap_or(u32::MAX);
+        // It can be less than the part's memory has room for.
+        let fits = || {
+            let fits = (u64::from(gb) << 30).checked_div(of.bytes()).unwrap_or_default();
+            u32::try_from(fits).unwrap_or(u32::MAX)
+        };
+        let each = facts.and_then(|facts| facts.per_part).unwrap_or_else(fits).max(1);
         Some(Part { kind: kind.to_owned(), count, each })
     }
 

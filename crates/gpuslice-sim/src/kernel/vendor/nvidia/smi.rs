@@ -72,6 +72,14 @@ fn said(errno: Errno) -> (i32, &'static str) {
 }
 
 /// `00000000:41:00.0`.
+/// A list of no instances ends as one that was not found.
+fn listed(action: &Action<'_>, ran: Ran) -> Ran {
+    if matches!(action, Action::Instances) && ran.code == 0 && ran.said.is_empty() {
+        return Ran { code: 6, said: "No GPU instances found: Not Found\n".to_owned() };
+    }
+    ran
+}
+
 fn bus_id(address: PciAddress) -> String {
     format!("0000{address}").to_uppercase()
 }
@@ -114,7 +122,7 @@ impl Kernel {
                 }
             }
         }
-        Ran { code: status, said: all }
+        listed(&asked.action, Ran { code: status, said: all })
     }
 
     /// Runs it for what it tells alone.
@@ -138,7 +146,7 @@ impl Kernel {
                     }
                     said.push_str(&shown);
                 }
-                Ran { code, said }
+                listed(&asked.action, Ran { code, said })
             }
             Err(ran) => ran,
         }
@@ -324,6 +332,9 @@ impl Kernel {
             field(&mut text, 8, "GPU Instance Profile ID", &profile);
             if let Some(most) = of.max {
                 field(&mut text, 8, "Max Instances", &most.to_string());
+            }
+            if let Some(most) = of.per_gi {
+                field(&mut text, 8, "Max Instances Per GI", &most.to_string());
             }
             if let Some(most) = of.per_vm {
                 field(&mut text, 8, "Max Instances Per VM", &most.to_string());
