@@ -33,6 +33,19 @@ pci_device() {
   echo "<hostdev mode='subsystem' type='pci' managed='$2'><source><address domain='0x$d' bus='0x$b' slot='0x$s' function='0x$f'/></source>${3:+<alias name='$3'/>}</hostdev>"
 }
 
+# power_button NAME : a disk whose boot sector waits for the power button and turns the machine off, as a system does that
+# was asked to shut down: bit 8 into PM1_EN (0x602); hlt until bit 8 of PM1_STS (0x600) is set; S5 into PM1_CNT (0x604).
+power_button() {
+  local image=/var/lib/libvirt/images/$1.img
+  truncate -s 1M "$image"
+  printf '\xb8\x00\x01\xba\x02\x06\xef\xfb\xf4\xba\x00\x06\xed\xf6\xc4\x01\x74\xf5\xb8\x00\x20\xba\x04\x06\xef\xf4\xeb\xfd' \
+    | dd of="$image" conv=notrunc status=none
+  printf '\x55\xaa' | dd of="$image" bs=1 seek=510 conv=notrunc status=none
+  echo "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='$image'/><target dev='sda' bus='sata'/></disk>"
+}
+# await_button NAME… : how many of them wait for it already
+await_button() { printf "qemu-monitor-command %s --hmp 'i /h 0x602'\n" "$@" | virsh -q | grep -c '= 0x0100'; }
+
 define() { # XML on stdin
   cat > define.xml
   virsh define define.xml > /dev/null || fail "virsh define: $(cat define.xml)"

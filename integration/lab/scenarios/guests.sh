@@ -11,16 +11,6 @@ settings=/etc/default/libvirt-guests kept=/var/lib/lab
 vms="mdev1 vf1 vf2 typed deaf saves"
 on_shutdown() { printf 'ON_BOOT=start\nON_SHUTDOWN=%s\nPARALLEL_SHUTDOWN=%s\nSHUTDOWN_TIMEOUT=30\n' "$1" "$2" > $settings; }
 
-# power_button NAME : a disk whose boot sector waits for the power button and turns the machine off, as a system does that
-# was asked to shut down: bit 8 into PM1_EN (0x602); hlt until bit 8 of PM1_STS (0x600) is set; S5 into PM1_CNT (0x604).
-power_button() {
-  local image=/var/lib/libvirt/images/$1.img
-  truncate -s 1M "$image"
-  printf '\xb8\x00\x01\xba\x02\x06\xef\xfb\xf4\xba\x00\x06\xed\xf6\xc4\x01\x74\xf5\xb8\x00\x20\xba\x04\x06\xef\xf4\xeb\xfd' \
-    | dd of="$image" conv=notrunc status=none
-  printf '\x55\xaa' | dd of="$image" bs=1 seek=510 conv=notrunc status=none
-  echo "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='$image'/><target dev='sda' bus='sata'/></disk>"
-}
 vm() { # NAME PROFILE
   domain "$1" "$(claim gpu0 "$2")" "$(power_button "$1")$(mdev_device "$(mdev_uuid "$(domain_uuid "$1")" gpu0)" ua-gpuslice-gpu0)"
 }
@@ -46,21 +36,6 @@ why_ended() { gpuslice history "$1" --json | jq -r '[.[] | select(.to)] | last |
 ends_with_the_host() {
   expect "the tenure of $1 ended with its VM or with the host: $(why_ended "$1")" grep -qxE 'stopped|vanished|rebooted' <(why_ended "$1")
 }
-# systemd_of UNIT WORD : when systemd said so of the unit at the end of the boot before, in microseconds of its clock
-systemd_of() {
-  journalctl -b -1 -o json _PID=1 UNIT="$1" | jq -r --arg w "$2" 'select(.MESSAGE | startswith($w)) | .__MONOTONIC_TIMESTAMP' | tail -n 1
-}
-# Nothing that a stop of a VM needs may go before libvirt-guests is through.
-in_order() {
-  local unit through
-  through=$(systemd_of libvirt-guests.service Stopped)
-  expect "libvirt-guests was stopped" [ "$through" ]
-  for unit in gpuslice-libvirt-agent.service libvirtd.service gpusliced.service; do
-    say "$unit began to stop $((($(systemd_of $unit Stopping) - through) / 1000)) ms after libvirt-guests was through"
-    expect "$unit stayed until libvirt-guests was through" [ "$(systemd_of $unit Stopping)" -ge "$through" ]
-  done
-  expect "gpusliced stayed until libvirtd was gone" [ "$(systemd_of gpusliced.service Stopping)" -ge "$(systemd_of libvirtd.service Stopped)" ]
-}
 ready_was_first() {
   local usec='systemctl show --value -p'
   expect "gpuslice-ready was through before libvirt-guests began" \
@@ -73,7 +48,7 @@ back_again() {
   ready_was_first
   all_as_before
   journalctl -b -1 -u libvirt-guests.service --no-pager | tail -n 40
-  in_order
+  ended_in_order
 }
 
 case $PHASE in

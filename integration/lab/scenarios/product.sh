@@ -67,3 +67,19 @@ boot_host() {
   cp boot.toml /etc/gpuslice/gpuslice.toml
   daemon start
 }
+
+# Of the boot before: nothing that a stop of a VM needs went before libvirt-guests was through.
+ended_in_order() {
+  local unit through units="libvirt-guests gpuslice-libvirt-agent libvirtd gpusliced"
+  # what systemd said when, in microseconds of its clock
+  journalctl -b -1 -o json _PID=1 $(printf 'UNIT=%s.service ' $units) \
+    | jq -r 'select(.MESSAGE | strings) | "\(.UNIT) \(.MESSAGE | split(" ")[0]) \(.__MONOTONIC_TIMESTAMP)"' > ended
+  systemd_of() { sed -n "s/^$1.service $2 //p" ended | tail -n 1; }
+  through=$(systemd_of libvirt-guests Stopped)
+  expect "libvirt-guests was stopped" [ "$through" ]
+  for unit in gpuslice-libvirt-agent libvirtd gpusliced; do
+    say "$unit began to stop $((($(systemd_of $unit Stopping) - through) / 1000)) ms after libvirt-guests was through"
+    expect "$unit stayed until libvirt-guests was through" [ "$(systemd_of $unit Stopping)" -ge "$through" ]
+  done
+  expect "gpusliced stayed until libvirtd was gone" [ "$(systemd_of gpusliced Stopping)" -ge "$(systemd_of libvirtd Stopped)" ]
+}

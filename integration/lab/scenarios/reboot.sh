@@ -9,7 +9,8 @@ case $PHASE in
   1)
     all_up
     for n in 1 2 3 4 5; do
-      define_mdev life$n nvidia-gpusim-8q
+      domain life$n "$(claim gpu0 nvidia-gpusim-8q)" \
+        "$(power_button life$n)$(mdev_device "$(mdev_uuid "$(domain_uuid life$n)" gpu0)" ua-gpuslice-gpu0)" | define
       start life$n
     done
     domain auto "" "" | define
@@ -18,8 +19,9 @@ case $PHASE in
     rows claims .claim | sort > /var/lib/lab/claims
     # from the next boot on the second PF comes late
     sed -i 's/mi300x\*2/mi300x,mi300x:present_delay_ms=40000/' /etc/modprobe.d/gpusim.conf
-    # they have no system that could end
-    echo SHUTDOWN_TIMEOUT=2 >> /etc/default/libvirt-guests
+    # they end at once when they are told to
+    echo SHUTDOWN_TIMEOUT=60 >> /etc/default/libvirt-guests
+    wait_for 60 "they wait for their power buttons" is 5 await_button life{1..5}
     next_boot
     reboot_now
     ;;
@@ -32,6 +34,9 @@ case $PHASE in
     wait_for 120 "the autostarted VM runs" running auto
     expect_eq "its claim" attached "$(rows claims --arg o "$(domain_uuid auto)" 'select(.claim | startswith($o)) | .state')"
     expect_eq "slices of the VMs that ran at power-off" 1 "$(count_assigned)"
+    expect_eq "how they ended" "5 stopped" \
+      "$(gpuslice history --json | jq -r '.[] | select(.owner_name | startswith("life")) | .reason // "not"' | sort | uniq -c | awk '{print $1, $2}' | paste -sd' ')"
+    ended_in_order
     expect_eq "mdevs" "" "$(ls /sys/bus/mdev/devices)"
     ;;
 esac
