@@ -97,7 +97,12 @@ both_attached
 expect_eq "steps to what is applied" 0 "$(gpuslice plan --json | jq '.steps | length')"
 expect "what a person wrote is there" cmp config/gpuslice.toml /etc/gpuslice/gpuslice.toml
 
-say "remove under a slice"
+say "remove under a slice, and beside a VM that is off"
+domain off "" "" | define
+expect "attach a VF" q gpuslice attach off amd-74a1-vf8
+wait_for 20 "it names a VF" is 1 count_vfs off
+off=$(vfs_of off)
+expect "no driver has it" gone "$pci/$off/driver"
 # libvirt looks for hooks only when it starts or is told to
 reloads() { journalctl -b -o cat _PID=1 UNIT=libvirtd.service | grep -c '^Reloaded '; }
 before=$(reloads)
@@ -114,6 +119,9 @@ expect "its mdev is there" present "$devices/$mdev"
 expect "its VF is bound" bound_to "$pci/$vf" vfio-pci
 expect "as plain passthrough it starts again" virsh start ours
 expect_eq "VFIO groups QEMU has open" 2 "$(open_vfio ours)"
+expect "and so does the one that was off" virsh start off
+expect "with its VF" holds_vfio off
+expect "virsh destroy off" q virsh destroy off
 runs_on plain "$plain"
 runs_on whole "$whole"
 
