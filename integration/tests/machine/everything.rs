@@ -1,4 +1,4 @@
-//! One GPU of each kind on one host: every mechanism beside every other.
+//! GPUs of each kind on one host: every mechanism beside every other.
 
 use crate::driver::Driver;
 use crate::vgpu::{attach, call, order};
@@ -12,6 +12,15 @@ const LAYOUTS: &str = r#"
 [[gpu]]
 match = { vendor-device = "1002:74a1" }
 layout = { vfs = 8 }
+[[gpu]]
+match = { vendor-device = "1002:7460" }
+layout = { vfs = 12 }
+[[gpu]]
+match = { vendor-device = "1002:7ff0" }
+layout = { vfs = 4 }
+[[gpu]]
+match = { vendor-device = "10de:26b9" }
+layout = { vfs = "all" }
 [[gpu]]
 match = { vendor-device = "8086:56c0" }
 layout = { vfs = 4 }
@@ -27,8 +36,11 @@ layout = { vfs = "all", instances = ["3g.40gb", "2g.20gb"] }
 "#;
 
 /// Profiles of each, and the GPU they are of.
-const PROFILES: [(&str, &str); 8] = [
+const PROFILES: [(&str, &str); 11] = [
     ("amd-mi300x-vf8-cpx", "0000:0c:00.0"),
+    ("amd-v710-vf12", "0000:03:00.0"),
+    ("amd-7ff0-vf4", "0000:c3:00.0"),
+    ("nvidia-l40s-8q", "0000:ca:00.0"),
     ("intel-56c0-vf4", "0000:4d:00.0"),
     ("nvidia-a40-24q", "0000:41:00.0"),
     ("nvidia-a40-8q", "0000:41:00.0"),
@@ -59,6 +71,8 @@ fn each_kind_is_sliced_given_and_taken_back_beside_the_others() {
     let text = include_str!("../../../examples/hosts/everything.toml");
     let mut driver = Driver::new(&HostFile::parse(text).unwrap(), "").unwrap();
     driver.config = LAYOUTS.to_owned();
+    order(&mut driver, Command::Apply).unwrap();
+    // That GIM takes the Radeon that no table knows is seen when it is loaded.
     order(&mut driver, Command::Apply).unwrap();
     let mut domains = Vec::new();
     for (vm, (profile, _)) in (1..).zip(PROFILES) {
