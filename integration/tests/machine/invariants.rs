@@ -276,14 +276,22 @@ fn plugged_is_recorded(
     Ok(())
 }
 
+/// What is given is counted, and what there is besides is no more than what is left of it: of VFs each is given or free, or neither.
 fn capacity_never_negative(driver: &Driver, row: &ProfileRow) -> Result<(), Broken> {
-    let assigned =
-        driver.machine.runtime().assignments.values().filter(|a| a.profile == row.profile).count();
-    let fits = row.mechanism != "sriov" || row.max.is_none_or(|max| row.free <= max);
+    let machine = &driver.machine;
+    let assigned = machine.runtime().assignments.iter().filter(|(_, a)| a.profile == row.profile);
+    let seen = machine.observation();
+    let there = assigned.clone().filter(|(slice, _)| seen.has_slice(**slice)).count();
+    let of_vfs = ["sriov", "gim"].contains(&row.mechanism.as_str());
+    let left =
+        |max: u32| usize::try_from(row.free).unwrap() + there <= usize::try_from(max).unwrap();
+    let fits = !of_vfs || row.max.is_none_or(left);
+    let assigned = assigned.count();
     if usize::try_from(row.used).unwrap() == assigned && fits {
         return Ok(());
     }
-    Err(Broken::new("capacity_never_negative", format!("{assigned} assigned: {row:?}")))
+    let how = format!("{assigned} assigned, {there} of them there: {row:?}");
+    Err(Broken::new("capacity_never_negative", how))
 }
 
 /// What a step could harm, as it was before.
