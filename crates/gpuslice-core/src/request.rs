@@ -491,6 +491,9 @@ pub struct SliceRow {
     /// The guest of Proxmox VE that has it without a claim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vmid: Option<u32>,
+    /// The file below a VF's folder that takes the type from it which another program gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub type_attribute: Option<String>,
     /// Why something of a VM may be left in it; absent when nothing says so.
     #[serde(default)]
     pub dirty: Option<String>,

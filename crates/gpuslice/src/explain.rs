@@ -52,15 +52,23 @@ pub struct Reason {
     pub text: String,
     /// A command or an edit that mends it.
     pub next: String,
+    /// What that edit puts into the file it names, line by line.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lines: Vec<String>,
 }
 
 impl Reason {
     fn new(code: Code, text: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { code: Some(code), text: text.into(), next: next.into() }
+        Self { code: Some(code), ..Self::plain(text, next) }
     }
 
     fn plain(text: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { code: None, text: text.into(), next: next.into() }
+        Self { code: None, text: text.into(), next: next.into(), lines: Vec::new() }
+    }
+
+    fn with_lines(mut self, lines: impl IntoIterator<Item = String>) -> Self {
+        self.lines.extend(lines);
+        self
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Machine;
 use crate::ids::{ClaimKey, MdevTypeId, Owner, ParentId, ProfileName, SliceId};
-use crate::mechanism::{MDEV, Offer};
+use crate::mechanism::{MDEV, Mechanism, Offer};
 use crate::observation::{Function, Vf};
 use crate::refusal::{Code, Refusal};
 use crate::request::{Answer, ClaimRow, ParentRow, SliceRow, StatusRow};
@@ -244,6 +244,9 @@ impl Machine {
                 let offer = offered.get(&type_id);
                 let mechanism = offer.map(|offer| offer.mechanism);
                 let mechanism = mechanism.unwrap_or_else(|| self.maker_of_vfs(&parent));
+                let typed_by_another = type_id.is_some() && state == "foreign" && holder.is_none();
+                let maker = self.mechanism(&parent).filter(|_| typed_by_another);
+                let type_attribute = maker.and_then(Mechanism::type_attribute);
                 rows.push(SliceRow {
                     slice,
                     address: Some(*address),
@@ -258,6 +261,7 @@ impl Machine {
                     holder,
                     holder_pid: self.process_with(slice),
                     vmid: self.guest_with(slice),
+                    type_attribute: type_attribute.map(ToOwned::to_owned),
                     dirty: self.run.dirty.get(&slice).map(|dirt| dirt.why.clone()),
                 });
             }
@@ -284,6 +288,7 @@ impl Machine {
                 holder,
                 holder_pid: self.process_with(slice),
                 vmid: self.guest_with(slice),
+                type_attribute: None,
                 dirty: None,
             }
         }));

@@ -103,11 +103,17 @@ pub(super) fn state(rows: &Rows, row: &ParentRow) -> Option<Reason> {
         "no-layout" => Reason::new(
             Code::Foreign,
             "it has no layout, so gpuslice does not touch it",
-            format!(
-                "add [[gpu]] match = {{ address = \"{parent}\" }}, layout = {{ vfs = \"all\" }} to /etc/gpuslice/gpuslice.toml, then gpuslice apply"
-            ),
-        ),
-        "unsliceable" => Reason::new(Code::Unsliceable, because, "use it as a whole, as said"),
+            "add these lines to /etc/gpuslice/gpuslice.toml, then gpuslice apply",
+        )
+        .with_lines([
+            "[[gpu]]".to_owned(),
+            format!("match = {{ address = \"{parent}\" }}"),
+            "layout = { vfs = \"all\" }".to_owned(),
+        ]),
+        "unsliceable" => {
+            let (why, ways) = Refusal::way_out_in(&because);
+            Reason::new(Code::Unsliceable, why, ways.unwrap_or("gpuslice explain unsliceable"))
+        }
         _ if because.is_empty() => return None,
         _ if keeps_back(rows, parent) => {
             let users: Vec<String> = rows

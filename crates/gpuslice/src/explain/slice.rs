@@ -4,7 +4,7 @@ use super::{Explained, Reason, Rows, end, holder, named, parent};
 use crate::claims;
 use gpuslice_core::holders::Holder;
 use gpuslice_core::ids::SliceId;
-use gpuslice_core::mend::{end_process, stop_mdev};
+use gpuslice_core::mend::{end_process, stop_mdev, take_type};
 use gpuslice_core::refusal::Code;
 use gpuslice_core::request::SliceRow;
 use gpuslice_core::shell::quoted;
@@ -92,7 +92,10 @@ fn foreign(row: &SliceRow) -> Reason {
             None => format!("virsh shutdown {}", quoted(who)),
         },
         (SliceId::Mdev(uuid), None, _) => stop_mdev(uuid).as_str().to_owned(),
-        _ => "take its type away with the tool that set it".to_owned(),
+        _ => match row.address.zip(row.type_attribute.as_ref()) {
+            Some((vf, attribute)) => take_type(vf, attribute).as_str().to_owned(),
+            None => "take its type away with the tool that set it".to_owned(),
+        },
     };
     Reason::new(if who.is_some() { Code::Held } else { Code::Foreign }, text, next)
 }

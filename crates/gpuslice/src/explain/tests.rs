@@ -1,4 +1,6 @@
 use super::*;
+use crate::render;
+use crate::style::Paint;
 use gpuslice_core::hint;
 use serde_json::json;
 
@@ -91,8 +93,9 @@ fn a_gpu_says_why_it_gets_no_vms() {
         ("waiting", None, Some(Code::NotSettled), "gpuslice wait --settled"),
         ("drift", None, None, "gpuslice apply"),
         ("absent", None, Some(Code::NotSettled), "then gpuslice apply"),
-        ("no-layout", None, Some(Code::Foreign), "address = \"0000:41:00.0\""),
-        ("unsliceable", Some("no SR-IOV"), Some(Code::Unsliceable), "whole"),
+        ("no-layout", None, Some(Code::Foreign), "to /etc/gpuslice/gpuslice.toml, then"),
+        ("unsliceable", Some("x; try: use all; or y"), Some(Code::Unsliceable), "use all; or y"),
+        ("unsliceable", Some("no SR-IOV"), Some(Code::Unsliceable), "explain unsliceable"),
         ("ok", Some("VF x is wedged"), Some(Code::Quarantined), "gpuslice apply"),
         ("ok", Some("it has none; try: set x"), Some(Code::NoProfile), "set x"),
         ("ok", Some("y with the next load of z"), None, "gpuslice plan"),
@@ -112,6 +115,21 @@ fn a_gpu_says_why_it_gets_no_vms() {
     let rows = Rows { parents: vec![unwell], ..rows() };
     let codes: Vec<_> = reasons(&rows, PF).into_iter().map(|(code, _)| code).collect();
     assert_eq!(codes, [None, Some(Code::Dirty)]);
+}
+
+/// As they are printed, whatever is in the file before.
+#[test]
+fn lines_for_the_configuration_are_taken_by_its_reader() {
+    let rows = Rows { parents: vec![parent("no-layout", None)], ..rows() };
+    let text = render::explained(&object(&rows, PF).unwrap(), Paint::Off);
+    let (_, lines) = text.split_once(", then gpuslice apply\n").unwrap();
+    let before = "[[gpu]]\nmatch = { driver = \"gim\" }\nlayout = { vfs = 8 }\n";
+    let file = ("gpuslice.toml".to_owned(), format!("{before}{lines}"));
+    let config = gpuslice_core::config::parse(&[file]).unwrap();
+    let added = config.rules.last().unwrap();
+    assert_eq!(config.rules.len(), 2);
+    assert_eq!(added.matches.address.unwrap().to_string(), PF);
+    assert_eq!(added.layout.to_string(), "vfs=all");
 }
 
 #[test]
@@ -147,6 +165,11 @@ fn a_slice_says_who_has_it() {
             process("kvm", 123),
             Code::Held,
             "shut down the VM of process 123 (ps -fp 123 shows its name)",
+        ),
+        (
+            SliceRow { type_attribute: Some("nvidia/t".to_owned()), ..slice("foreign") },
+            Code::Foreign,
+            "echo 0 > /sys/bus/pci/devices/0000:41:00.4/nvidia/t",
         ),
         (slice("foreign"), Code::Foreign, "tool that set it"),
         (host, Code::HostDriver, "echo 0000:41:00.4 > /sys/bus/pci/drivers/amdgpu/unbind"),

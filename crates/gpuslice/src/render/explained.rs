@@ -61,6 +61,9 @@ pub fn explained(objects: &[Explained], paint: Paint) -> String {
             let _ = writeln!(out, "  {code} {}", printable(&reason.text));
             let label = paint.paint(Tone::Good, "next:");
             let _ = writeln!(out, "    {label} {}", printable(&reason.next));
+            for line in &reason.lines {
+                let _ = writeln!(out, "      {}", printable(line));
+            }
         }
     }
     out

@@ -151,7 +151,11 @@ pub fn a_type_of_another_program(code: Code) {
     let mut person = Person::at(host.to_str().unwrap(), config, 1);
     person.does("gpuslice attach vm1 nvidia-a40-2q");
     write(&person, &format!("{}/nvidia/current_vgpu_type", vf_dir(&person)), "558");
+    // Nor has anybody who explains it other words.
+    let explained = person.host.ask(&["explain", &person.home("vm1")])[0]["reasons"][0].clone();
     person.libvirt.agent_goes();
+    let refused = person.refused(code, START);
+    assert_eq!((&explained["code"], &explained["next"]), (&json!(code), &json!(refused.hint)));
     person.mends(code, START);
 }
 
