@@ -210,7 +210,7 @@ Examples:\n  gpuslice plan\n  gpuslice plan --json"
         /// Until every GPU is as its layout says, or cannot be
         #[arg(long, required = true)]
         settled: bool,
-        /// Seconds to wait at the most; then exit 1 and say what is missing
+        /// Seconds to wait at the most; then exit 1 and say what is missing, or 3 where no daemon answers
         #[arg(long, default_value_t = 90, value_name = "S")]
         timeout: u32,
     },

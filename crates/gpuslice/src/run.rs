@@ -55,6 +55,9 @@ fn with_runtime(command: Command, transport: &Transport, output: &Output) -> Res
         Failure::from(Refusal::new(Code::Unsupported, "cannot start").because(e.to_string()))
     })?;
     runtime.block_on(async {
+        if let Command::Wait { settled: _, timeout } = command {
+            return orders::wait(transport, timeout, output).await;
+        }
         let client = Client::connect(transport).await?;
         ask(command, &Daemon { client }, output).await
     })
@@ -117,7 +120,6 @@ async fn ask(command: Command, daemon: &Daemon, output: &Output) -> Result<(), F
         }
         Command::Plan => orders::plan(daemon, output).await,
         Command::Apply => orders::apply(daemon, output).await,
-        Command::Wait { settled: _, timeout } => orders::wait(daemon, timeout, output).await,
         Command::Cordon { parent, reason } => {
             let order = request::Command::Cordon { parent, reason };
             orders::done(daemon.call(order).await?, output)

@@ -7,6 +7,7 @@ use serde_json::json;
 use std::fs::File;
 use std::io::Read;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// A terminal, which shows what is written to it.
 struct Terminal {
@@ -73,5 +74,48 @@ fn a_wait_is_shown_at_a_terminal_and_nowhere_else() {
         assert_eq!((unseen.status.code(), unseen.stderr.as_slice()), (Some(0), &b""[..]));
         assert!(!answers.shows("waiting"), "{:?}", answers.shown());
         assert_eq!(answers.shown(), "settled\r\n");
+    });
+}
+
+/// As at a boot, which is not to go on because its daemon crashed.
+#[test]
+fn a_wait_outlives_the_daemon() {
+    as_root(|| {
+        let mut host = Host::start("sriov-8", ONE_VF);
+        host.settle();
+        host.plug(CARD, false);
+        until("it is gone", || host.ask(&["slices"]) == json!([]));
+        let ways = [
+            ("GPUSLICE_BUS_ADDRESS", host.bus.address().into()),
+            ("GPUSLICE_SOCKET", host.path("hook.sock").into_os_string()),
+        ];
+        let mut waits = ways.map(|(way, to)| {
+            let (terminal, end) = Terminal::open();
+            let mut command = host.command(&["wait", "--settled", "--timeout", "120"]);
+            command.env(way, to).stdout(Stdio::piped()).stderr(end);
+            (terminal, command.spawn().unwrap())
+        });
+        for (terminal, _) in &mut waits {
+            assert!(terminal.shows("waiting until settled … 1 s"), "{:?}", terminal.shown());
+        }
+        host.kill();
+        for (terminal, _) in &mut waits {
+            assert!(terminal.shows("waiting for gpusliced … 1 s"), "{:?}", terminal.shown());
+        }
+        // On a host on which everything is in its slot.
+        host.start_daemon();
+        for (_, wait) in waits {
+            let ended = wait.wait_with_output().unwrap();
+            assert_eq!(
+                (ended.status.code(), ended.stdout.as_slice()),
+                (Some(0), &b"settled\n"[..])
+            );
+        }
+        // One that does not come is told of when the time is over.
+        host.kill();
+        let began = Instant::now();
+        let ran = host.by_socket(&["wait", "--settled", "--timeout", "3"]);
+        assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+        assert_eq!((ran.code, ran.out.as_str()), (Some(3), ""), "{ran:?}");
     });
 }

@@ -5,12 +5,13 @@ use crate::claims;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::{progress, render};
+use gpuslice_api::{CallError, Client, Transport};
 use gpuslice_core::hint;
 use gpuslice_core::ids::{ClaimName, Owner, ParentId};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Answer, ClaimRow, Command, PlanRow};
 use serde_json::json;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Prints what an order came to.
 pub fn done(answer: Answer, output: &Output) -> Result<(), Failure> {
@@ -156,14 +157,45 @@ pub async fn drain(
     output.answer(&row, |paint| render::drain(&row, paint))
 }
 
-pub async fn wait(daemon: &Daemon, seconds: u32, output: &Output) -> Result<(), Failure> {
-    let command = Command::WaitSettled { timeout_ms: u64::from(seconds) * 1000 };
-    let answer = progress::shown("waiting until settled", daemon.call(command)).await?;
-    match answer {
-        Answer::Done { .. } => {
-            let value = json!({ "changed": false, "settled": true });
-            output.answer(&value, |_| "settled\n".to_owned())
+/// From one attempt to reach the daemon to the next: systemd takes as long before it starts one again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A daemon that leaves meanwhile comes again, and knows nothing of who asked the one before.
+pub async fn wait(transport: &Transport, seconds: u32, output: &Output) -> Result<(), Failure> {
+    let until = Instant::now() + Duration::from_secs(seconds.into());
+    loop {
+        let client = progress::shown("waiting for gpusliced", found(transport, until)).await?;
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        let call = client.call(Command::WaitSettled { timeout_ms });
+        match progress::shown("waiting until settled", call).await {
+            Ok(Answer::Done { .. }) => {
+                let value = json!({ "changed": false, "settled": true });
+                return output.answer(&value, |_| "settled\n".to_owned());
+            }
+            Ok(other) => return Err(unexpected(&other)),
+            Err(error) if may_come(&error, until) => tokio::time::sleep(PAUSE).await,
+            Err(error) => return Err(error.into()),
         }
-        other => Err(unexpected(&other)),
     }
+}
+
+/// The daemon, as soon as there is one.
+async fn found(transport: &Transport, until: Instant) -> Result<Client, CallError> {
+    loop {
+        match Client::connect(transport).await {
+            Err(error) if may_come(&error, until) => tokio::time::sleep(PAUSE).await,
+            found => return found,
+        }
+    }
+}
+
+/// Whether a daemon that does not answer may do so in time. One that is masked comes by a person alone.
+fn may_come(error: &CallError, until: Instant) -> bool {
+    let away = match error {
+        CallError::Unreachable { masked, .. } => !masked,
+        CallError::Refused(refusal) => refusal.code == Code::Unreachable,
+        CallError::NotPermitted(_) | CallError::Protocol { .. } => false,
+    };
+    away && Instant::now() + PAUSE < until
 }
