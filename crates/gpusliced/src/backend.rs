@@ -7,6 +7,7 @@ mod watch;
 
 use crate::args::Args;
 use crate::engine::{Handle, SimOrder};
+use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::{BootId, ParentId, SliceId};
 use gpuslice_core::machine::{Event, OpId};
 use gpuslice_core::observation::Observation;
@@ -31,6 +32,24 @@ impl Backend {
         match &args.sim {
             Some(host) => Ok(Self::Sim(Box::new(Sim::open(host)?))),
             None => Ok(Self::Real(Box::new(Real::open(handle)?))),
+        }
+    }
+
+    /// Ends once nothing is heard of what changes, with why. A simulated host is always heard.
+    pub fn deaf(&mut self) -> impl Future<Output = Errno> + use<> {
+        let heard = match self {
+            Self::Real(real) => real.deaf(),
+            Self::Sim(_) => None,
+        };
+        async move {
+            match heard {
+                // The thread ends without a word when it is no longer wanted.
+                Some(heard) => match heard.await {
+                    Ok(errno) => errno,
+                    Err(_) => std::future::pending().await,
+                },
+                None => std::future::pending().await,
+            }
         }
     }
 

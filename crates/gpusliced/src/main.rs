@@ -17,9 +17,11 @@ use args::Args;
 use backend::Backend;
 use clap::Parser;
 use engine::{Engine, Records};
+use gpuslice_core::errno::Errno;
 use history::History;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 
 fn main() -> ExitCode {
     // Before anything is opened or parsed: such a process does one device write and nothing else.
@@ -54,7 +56,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let store = store::Store::open(&args)?;
     let socket = server::socket::listen(&args.socket)?;
     let (handle, inbox) = engine::channel();
-    let backend = Backend::open(&args, &handle)?;
+    let mut backend = Backend::open(&args, &handle)?;
+    let deaf = backend.deaf();
     let changes = handle.changes();
     let sim_control = match &args.sim_control {
         Some(path) => Some(sim_control::listen(path)?),
@@ -72,15 +75,46 @@ async fn run(args: Args) -> anyhow::Result<()> {
     // The name is worth a moment's wait before the start counts as done, but hooks do not need a bus.
     let _ = tokio::time::timeout(std::time::Duration::from_secs(5), named).await;
     notify::ready();
+    let told = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let ended = until_over(told, engine, deaf).await;
+    notify::stopping();
+    history.finish();
+    ended
+}
+
+/// Serves until it is told to end, or cannot go on: then systemd starts another, which reads everything anew.
+async fn until_over(
+    told: impl Future<Output = ()>,
+    engine: JoinHandle<anyhow::Result<()>>,
+    deaf: impl Future<Output = Errno>,
+) -> anyhow::Result<()> {
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = told => Ok(()),
         ended = engine => {
             ended.context("the engine ended")??;
             anyhow::bail!("the engine ended");
         }
+        errno = deaf => anyhow::bail!("uevents are lost from now on: {errno}"),
     }
-    notify::stopping();
-    history.finish();
-    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::{pending, ready};
+
+    /// Otherwise no GPU that is plugged in would be seen before somebody restarts it.
+    #[tokio::test]
+    async fn it_ends_when_it_hears_of_nothing_any_more() {
+        let engine = || tokio::spawn(pending());
+        let deaf = until_over(pending(), engine(), ready(Errno::EBADF)).await.unwrap_err();
+        assert!(deaf.to_string().starts_with("uevents are lost from now on: "), "{deaf}");
+        assert!(until_over(ready(()), engine(), pending()).await.is_ok());
+        assert!(until_over(pending(), tokio::spawn(ready(Ok(()))), pending()).await.is_err());
+    }
 }

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, oneshot};
 
 /// Pauses between looks at a post-condition; then the step has failed, unless the kernel works on for longer.
 const LOOKS_MS: [u64; 9] = [1, 2, 5, 10, 25, 60, 150, 400, 1000];
@@ -40,6 +40,8 @@ pub struct Real {
     tools_ended: u64,
     /// Stops listening when dropped.
     _uevents: Uevents,
+    /// Until somebody waits for it.
+    deaf: Option<oneshot::Receiver<Errno>>,
     /// This boot.
     pub boot: BootId,
 }
@@ -97,20 +99,30 @@ impl Real {
     pub fn open(handle: &Handle) -> anyhow::Result<Self> {
         let root = std::env::var("GPUSLICE_ROOT").unwrap_or_else(|_| "/".to_owned());
         let host = SysHost::new(&root).with_context(|| format!("use {root} as root"))?;
-        let teller = handle.clone();
-        let uevents = Uevents::listen(Source::detect(), move |note| {
-            if let UeventNote::Lost(errno) = &note {
-                tracing::error!("uevents are lost from now on: {errno}; restart gpusliced");
-            }
-            teller.host_changed();
-        })?;
+        let (lost, deaf) = oneshot::channel();
+        let uevents = Uevents::listen(Source::detect(), listener(handle.clone(), lost))?;
         let boot = boot::boot_id(&host)?;
         tokio::spawn(listen_to_log(host.clone(), handle.clone()));
         let observer = Observer::new(gpuslice_vendors::all());
         let watcher = Watcher::start(host.clone(), handle.clone());
         let (tools, tools_ended) = (Arc::default(), 0);
         let handle = handle.clone();
-        Ok(Self { host, observer, handle, watcher, tools, tools_ended, _uevents: uevents, boot })
+        Ok(Self {
+            host,
+            observer,
+            handle,
+            watcher,
+            tools,
+            tools_ended,
+            _uevents: uevents,
+            deaf: Some(deaf),
+            boot,
+        })
+    }
+
+    /// Where it is told, once, that uevents come no more.
+    pub fn deaf(&mut self) -> Option<oneshot::Receiver<Errno>> {
+        self.deaf.take()
     }
 
     /// Its root.
@@ -205,6 +217,19 @@ impl Real {
     /// Watches a slice.
     pub fn watch(&self, slice: SliceId) {
         self.watcher.watch(slice);
+    }
+}
+
+/// What is made of each note: a look, or where no more come an end.
+fn listener(handle: Handle, lost: oneshot::Sender<Errno>) -> impl FnMut(UeventNote) {
+    let mut lost = Some(lost);
+    move |note| match (note, lost.take()) {
+        // Whoever does not wait for it ends already.
+        (UeventNote::Lost(errno), Some(lost)) => drop(lost.send(errno)),
+        (_, kept) => {
+            lost = kept;
+            handle.host_changed();
+        }
     }
 }
 
@@ -330,7 +355,20 @@ pub(super) fn readiness(fd: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::sync::oneshot;
+    use crate::engine::{Input, channel};
+
+    #[tokio::test]
+    async fn what_is_heard_means_a_look_and_that_nothing_is_heard_an_end() {
+        let (handle, mut inbox) = channel();
+        let (lost, deaf) = oneshot::channel();
+        let mut tell = listener(handle, lost);
+        for _ in 0..2 {
+            tell(UeventNote::Rescan);
+            assert!(matches!(inbox.recv().await, Some(Input::HostChanged)));
+        }
+        tell(UeventNote::Lost(Errno::EBADF));
+        assert_eq!(deaf.await, Ok(Errno::EBADF));
+    }
 
     #[tokio::test]
     async fn a_tool_past_its_time_keeps_none_from_being_asked() {
