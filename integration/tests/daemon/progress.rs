@@ -1,7 +1,8 @@
 //! What a person sees at a terminal while a command waits, and what nobody sees elsewhere.
 
 use crate::host::{Host, as_root, until};
-use crate::life::{CARD, ONE_VF};
+use crate::life::{CARD, ONE_VF, PROFILE};
+use gpuslice_api::names::LIBVIRT_BUS_NAME;
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use serde_json::json;
 use std::fs::File;
@@ -117,5 +118,32 @@ fn a_wait_outlives_the_daemon() {
         let ran = host.by_socket(&["wait", "--settled", "--timeout", "3"]);
         assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
         assert_eq!((ran.code, ran.out.as_str()), (Some(3), ""), "{ran:?}");
+    });
+}
+
+#[test]
+fn what_is_asked_of_libvirt_is_shown_too() {
+    as_root(|| {
+        let host = Host::start("sriov-8", ONE_VF);
+        // An agent that takes its time.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _agent = runtime.block_on(async {
+            let address = host.bus.address();
+            let agent = zbus::connection::Builder::address(address.as_str()).unwrap();
+            agent.name(LIBVIRT_BUS_NAME).unwrap().build().await.unwrap()
+        });
+        for (typed, shown) in [
+            (&["attach", "vm1", PROFILE][..], "attaching to vm1 … 1 s"),
+            (&["detach", "vm1"][..], "detaching from vm1 … 1 s"),
+        ] {
+            let (mut terminal, end) = Terminal::open();
+            let mut command = host.command(typed);
+            command.env("GPUSLICE_BUS_ADDRESS", host.bus.address());
+            let mut asks = command.stdout(Stdio::null()).stderr(end).spawn().unwrap();
+            drop(command);
+            assert!(terminal.shows(shown), "{:?}", terminal.shown());
+            asks.kill().unwrap();
+            asks.wait().unwrap();
+        }
     });
 }

@@ -5,7 +5,7 @@ use crate::args::{Attach, Fabric, Numa};
 use crate::claims;
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::render;
+use crate::{progress, render};
 use gpuslice_api::CallError;
 use gpuslice_api::libvirt::{AttachOptions, DetachOptions};
 use gpuslice_core::domain::{ClaimRequest, claim_meant};
@@ -30,7 +30,8 @@ pub async fn attach(daemon: &Daemon, order: Attach, output: &Output) -> Result<(
         parameters: order.parameters,
     };
     let agent = daemon.client.libvirt()?;
-    let attached = agent.attach(&order.domain, &order.profile, &options).await?;
+    let call = agent.attach(&order.domain, &order.profile, &options);
+    let attached = progress::shown(&format!("attaching to {}", order.domain), call).await?;
     warn(output, &attached.warnings);
     output.answer(&attached, |_| orders::told(attached.changed, &attached.message))
 }
@@ -46,7 +47,8 @@ pub async fn detach(
     let (domain, name) = claims::split(domain, name);
     let agent = daemon.client.libvirt()?;
     let options = DetachOptions { live, config };
-    let detached = agent.detach(domain, name.as_ref(), &options).await?;
+    let call = agent.detach(domain, name.as_ref(), &options);
+    let detached = progress::shown(&format!("detaching from {domain}"), call).await?;
     warn(output, &detached.warnings);
     output.answer(&detached, |_| orders::told(detached.changed, &detached.message))
 }
