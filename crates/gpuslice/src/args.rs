@@ -295,12 +295,13 @@ Examples:
   gpuslice doctor
   gpuslice doctor win11
   gpuslice doctor ./win11.xml --json
-  gpuslice doctor --fix")]
+  gpuslice doctor --fix
+  gpuslice doctor win11 --fix")]
     Doctor {
         /// A domain's name, id or UUID, or a file with its XML, instead of the host
         domain: Option<String>,
-        /// Mend what is safe to mend
-        #[arg(long, conflicts_with = "domain")]
+        /// Mend what is safe to mend on this host, before a VM is looked at
+        #[arg(long)]
         fix: bool,
     },
     /// Print what changes, as it happens

@@ -301,6 +301,22 @@ fn fix_links_the_hook_has_libvirt_look_and_leaves_the_rest() {
 }
 
 #[test]
+fn fix_mends_the_host_before_a_vm_is_looked_at() {
+    let root = host("guest-managed");
+    lay_out(root.path(), "- /etc/libvirt/hooks/qemu.d/10-gpuslice");
+    lay_out(root.path(), SYSTEMCTL);
+    let link = root.path().join("etc/libvirt/hooks/qemu.d/10-gpuslice");
+    // A misspelt name is no reason to change anything.
+    let wrong = json(&gpuslice(root.path(), &["doctor", "mail", "--fix", "--json"]));
+    assert_eq!(wrong["refusal"]["code"], "unknown", "{wrong:#}");
+    assert!(fs::read_link(&link).is_err());
+    let fixed = json(&gpuslice(root.path(), &["doctor", "win11", "--fix", "--json"]));
+    assert_eq!(codes(&fixed), ["guest-managed"], "{fixed:#}");
+    assert_eq!(fixed["changed"], true);
+    assert_eq!(fs::read_link(link).unwrap(), Path::new("/usr/sbin/gpuslice-qemu-hook"));
+}
+
+#[test]
 fn fix_gives_the_hook_its_label_and_its_x_bit() {
     let root = host("hook-label-link");
     let fixed = json(&gpuslice(root.path(), &["doctor", "--fix", "--json"]));

@@ -22,7 +22,7 @@ pub fn findings(
             None => writeln!(out, "nothing found that keeps slices from working"),
             Some(domain) => writeln!(
                 out,
-                "nothing found in {} that keeps it from slices; the host was not looked at: gpuslice doctor",
+                "nothing found in {} that keeps it from slices; gpuslice doctor looks at the host",
                 printable(domain)
             ),
         };

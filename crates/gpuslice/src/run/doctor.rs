@@ -12,7 +12,12 @@ pub fn doctor(domain: Option<&str>, fix: bool, output: &Output) -> Result<(), Fa
     let mut findings = doctor::examine(&tree, domain)?;
     let mut fixed = Vec::new();
     if fix {
-        fixed = doctor::mend(&tree, &findings)?;
+        // A VM has nothing that is ours to mend, and what its host has keeps it from slices too.
+        let of_host = match domain {
+            Some(_) => doctor::examine(&tree, None)?,
+            None => findings,
+        };
+        fixed = doctor::mend(&tree, &of_host)?;
         findings = doctor::examine(&tree, domain)?;
     }
     let denied = tree.denied();
