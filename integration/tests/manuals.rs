@@ -192,16 +192,18 @@ fn every_word_of_a_claim_is_in_its_page() {
 }
 
 #[test]
-fn every_option_of_the_daemon_is_in_its_page() {
-    let out = Command::new(programs(&["gpusliced"]).join("gpusliced")).arg("--help").output();
-    let help = String::from_utf8(out.unwrap().stdout).unwrap();
-    let options: BTreeSet<String> = help
-        .split_whitespace()
-        .filter(|word| word.starts_with("--") && !["--help", "--version"].contains(word))
-        .map(str::to_owned)
-        .collect();
-    assert!(options.len() > 3, "{help}");
-    assert_eq!(tags(&page("gpusliced.8"), "OPTIONS"), options);
+fn every_option_of_a_daemon_is_in_its_page() {
+    for daemon in ["gpusliced", "gpuslice-libvirt-agent"] {
+        let out = Command::new(programs(&[daemon]).join(daemon)).arg("--help").output();
+        let help = String::from_utf8(out.unwrap().stdout).unwrap();
+        let options: BTreeSet<String> = help
+            .split_whitespace()
+            .filter(|word| word.starts_with("--") && !["--help", "--version"].contains(word))
+            .map(str::to_owned)
+            .collect();
+        assert!(options.contains("--bus"), "{help}");
+        assert_eq!(tags(&page(&format!("{daemon}.8")), "OPTIONS"), options);
+    }
 }
 
 /// Pages of the command line, as it writes them itself.
