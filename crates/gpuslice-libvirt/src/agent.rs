@@ -8,13 +8,15 @@ use crate::edits::Edit;
 use crate::link::{Connection, LinkError, Worker, Written};
 use crate::live::forget;
 use crate::writing;
-use gpuslice_core::domain::Domain;
 use gpuslice_core::domain::HostDeviceSource::{Mdev, Pci};
+use gpuslice_core::domain::{ClaimRequest, Domain};
 use gpuslice_core::ids::ClaimName;
 use gpuslice_core::numa::Pinned;
 use gpuslice_core::refusal::Refusal;
 use gpuslice_core::request::{DeviceToWrite, START_LATER};
+use gpuslice_core::shell::quoted;
 use gpuslice_domxml::{read_domain, read_pinned};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -192,9 +194,16 @@ impl Agent {
                 return Ok(false);
             }
             if let Some(live) = live {
-                let bare = bare(&live);
+                let (bare, name) = (bare(&live), live.name.clone());
                 self.daemon.domain_runs(live).await.map_err(Trouble::Daemon)?;
-                self.forget(uuid, bare).await.map_err(Trouble::Libvirt)?;
+                let names = bare.iter().map(|claim| claim.name.clone()).collect();
+                self.forget(uuid, names).await.map_err(Trouble::Libvirt)?;
+                let defined = seen.iter().flat_map(|seen| &seen.domain.claims);
+                let defined: BTreeSet<_> = defined.map(|claim| &claim.name).collect();
+                // What the definition asks for as well is had with the next start.
+                for claim in bare.iter().filter(|claim| !defined.contains(&claim.name)) {
+                    tracing::warn!(domain = %name, claim = %claim.name, "{}", in_vain(&name, claim));
+                }
             }
         }
         let Some(Seen { domain, shut_off }) = seen else {
@@ -224,11 +233,21 @@ impl Agent {
 }
 
 /// Claims of a VM that runs with none of their devices: it let go of them, and would be saved as asking for them still.
-fn bare(live: &Domain) -> Vec<ClaimName> {
+fn bare(live: &Domain) -> Vec<ClaimRequest> {
     let has = |name: &ClaimName| {
         live.devices.iter().any(|d| d.our_claim().is_some_and(|(other, _)| other == *name))
     };
-    live.claims.iter().map(|claim| &claim.name).filter(|name| !has(name)).cloned().collect()
+    live.claims.iter().filter(|claim| !has(&claim.name)).cloned().collect()
+}
+
+/// Why a claim is gone that somebody may just have written, as virsh does without `--config`.
+fn in_vain(domain: &str, claim: &ClaimRequest) -> String {
+    let profile = claim.profile.as_ref().map_or_else(|| "PROFILE".to_owned(), ToString::to_string);
+    let (name, domain) = (&claim.name, quoted(domain));
+    format!(
+        "took claim {name} out of the XML of {domain}, which runs without its device: a VM that runs is given one by \
+         gpuslice attach {domain} {profile} --name {name} --live, one from its next start on by virsh metadata with --config"
+    )
 }
 
 fn gone(uuid: Uuid) -> Refusal {

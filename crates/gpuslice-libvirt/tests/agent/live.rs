@@ -3,6 +3,7 @@
 
 use crate::daemon::row;
 use crate::domains::hostdev;
+use crate::log::Log;
 use crate::scene::{ordinary, wanted};
 use gpuslice_api::CallError;
 use gpuslice_api::libvirt::{AttachOptions, DetachOptions};
@@ -265,6 +266,36 @@ fn a_claim_that_has_lost_its_devices_is_not_saved_with_its_vm() {
             assert!(live.contains("gpu1") && !live.contains("gpu0"), "{live}");
             assert_eq!(scene.person.xml(VM), before, "the definition asks for it still");
             assert_eq!(scene.settles().await, []);
+        },
+    );
+}
+
+/// As `virsh metadata --set` does of a VM that runs, where nobody says `--config`.
+#[test]
+fn a_claim_that_is_written_into_a_running_domain_is_not_taken_out_without_a_word() {
+    let (log, _until_the_end) = Log::start();
+    ordinary(
+        |person, _| {
+            person.define(VM, "my vm", "", "");
+            person.start(VM);
+        },
+        async |mut scene| {
+            scene.settles().await;
+            assert_eq!(log.warnings(), [""; 0]);
+            let claims = format!("<claims>{}</claims>", CLAIM.replace("gpuslice:", ""));
+            let (element, live) = (2, 1);
+            let (key, urn) = (Some("gpuslice"), Some("urn:gpuslice:domain:1"));
+            let domain = scene.person.domain(VM);
+            domain.set_metadata(element, Some(&claims), key, urn, live).unwrap();
+            scene.asks("DomainRuns", |c| matches!(c, Command::DomainRuns { .. })).await;
+            scene.settles().await;
+            assert!(!scene.person.live_xml(VM).contains("gpu0"));
+            let warned = log.warnings();
+            let [warning] = warned.as_slice() else { panic!("{warned:?}") };
+            for part in ["domain=my vm", "gpuslice attach 'my vm' p --name gpu0 --live", "--config"]
+            {
+                assert!(warning.contains(part), "{warning}");
+            }
         },
     );
 }

@@ -20,6 +20,7 @@ mod daemon;
 mod domains;
 mod follow;
 mod live;
+mod log;
 mod permit;
 mod scene;
 mod storm;
