@@ -113,6 +113,8 @@ mod plugging;
 mod reads;
 #[path = "machine/ready.rs"]
 mod ready;
+#[path = "machine/refused.rs"]
+mod refused;
 #[path = "machine/replace.rs"]
 mod replace;
 #[path = "machine/reserved.rs"]

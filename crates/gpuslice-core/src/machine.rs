@@ -45,6 +45,7 @@ mod picked;
 mod plug;
 mod profiles;
 mod ready;
+mod refused;
 mod release;
 mod replace;
 mod reserve;
@@ -74,7 +75,7 @@ use crate::layout::Layout;
 use crate::mechanism::{Mechanism, SRIOV};
 use crate::observation::Observation;
 use crate::refusal::{Code, Refusal};
-use crate::request::ChangeNote;
+use crate::request::{ChangeNote, RefusedStart};
 use crate::state::{Assignment, Durable, Runtime};
 use ops::Op;
 use plug::{Order as PlugOrder, Plugging};
@@ -140,6 +141,8 @@ pub struct Machine {
     mended_once: BTreeSet<Uuid>,
     /// Whose start was refused for what their XML says, and has not worked since.
     refused_xml: BTreeSet<Uuid>,
+    /// Domains without a claim whose last start was refused, the latest last.
+    refused_starts: VecDeque<RefusedStart>,
     /// Orders to apply under way.
     applying: BTreeMap<RequestId, applying::Applying>,
     /// Shut-off domains the agent should look at again.

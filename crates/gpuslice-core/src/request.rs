@@ -2,8 +2,10 @@
 //! same types; `--json` prints the rows as they are.
 
 mod planned;
+mod status;
 
 pub use planned::{LayoutRow, OverruledRow, PlanRow, StepRow};
+pub use status::{RefusedStart, StatusRow};
 
 use crate::domain::{ClaimRequest, Domain, HostDeviceSource};
 use crate::ids::{ClaimKey, MdevTypeId, Owner, ParentId, PciAddress, ProfileName, SliceId};
@@ -309,36 +311,6 @@ pub struct Adopted {
     pub alias: String,
     /// What it passes now; what it is to pass is with the other devices.
     pub picked: HostDeviceSource,
-}
-
-/// `gpuslice status`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StatusRow {
-    /// Version of the daemon.
-    pub version: String,
-    /// Whether every applied layout is realised or quarantined.
-    pub settled: bool,
-    /// What is waited for when not settled.
-    pub waiting_for: Vec<String>,
-    /// What of that comes by itself, as far as anybody can tell: before it has, half of something may be there.
-    #[serde(default)]
-    pub coming: Vec<String>,
-    /// Whether state can be recorded; if not, nothing is given out.
-    pub writable: bool,
-    /// Errors of the configuration on disk, if the applied layout stays because of them.
-    pub config_errors: Vec<String>,
-    /// GPUs seen.
-    pub parents: u32,
-    /// Slices that exist; a VF that makes mediated devices is none.
-    pub slices: u32,
-    /// Claims known.
-    pub claims: u32,
-    /// Claims whose slice is with a VM.
-    pub attached: u32,
-    /// Things a person should know.
-    pub warnings: Vec<String>,
-    /// `/sys` or the name of the simulated host.
-    pub host: String,
 }
 
 /// A row of `gpuslice gpus`.

@@ -9,7 +9,7 @@ use crate::claims;
 use gpuslice_core::hint;
 use gpuslice_core::ids::{Owner, ParentId, PciAddress, SliceId};
 use gpuslice_core::refusal::{Code, Refusal};
-use gpuslice_core::request::{ClaimRow, ParentRow, ProfileRow, SliceRow, StatusRow};
+use gpuslice_core::request::{ClaimRow, ParentRow, ProfileRow, RefusedStart, SliceRow, StatusRow};
 use gpuslice_core::shell::quoted;
 use serde::Serialize;
 
@@ -31,7 +31,7 @@ pub struct Rows {
 /// An object, explained.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Explained {
-    /// `parent`, `slice`, `claim`.
+    /// `parent`, `slice`, `claim`, `domain`.
     pub kind: &'static str,
     /// Its name as the lists print it.
     pub id: String,
@@ -90,10 +90,30 @@ pub fn object(rows: &Rows, name: &str) -> Result<Vec<Explained>, Refusal> {
     if let Some(row) = rows.parents.iter().find(|row| row.parent.to_string() == address(name)) {
         return Ok(vec![parent::of(rows, row)]);
     }
-    // A VM that has slices and never asked for one.
+    // A VM that never asked for a slice: it was to start with one all the same, or has some.
+    let is_meant = |start: &&RefusedStart| start.name == name || start.domain.to_string() == name;
+    let refused = rows.status.refused.iter().filter(is_meant).map(refused_start);
     let held = rows.slices.iter().filter(|row| row.holder.as_deref() == Some(name));
-    let held: Vec<Explained> = held.map(|row| slice::of(rows, row)).collect();
-    if held.is_empty() { Err(nothing(name)) } else { Ok(held) }
+    let found: Vec<Explained> = refused.chain(held.map(|row| slice::of(rows, row))).collect();
+    if found.is_empty() { Err(nothing(name)) } else { Ok(found) }
+}
+
+fn refused_start(start: &RefusedStart) -> Explained {
+    Explained {
+        kind: "domain",
+        id: start.name.clone(),
+        state: "refused".to_owned(),
+        about: format!("{}, without a claim", start.domain),
+        reasons: vec![last_start(&start.refusal)],
+    }
+}
+
+/// What a start was told.
+fn last_start(refusal: &Refusal) -> Reason {
+    let causes: String = refusal.causes.iter().map(|cause| format!(": {cause}")).collect();
+    let told = format!("its last start was refused: {}{causes}", refusal.message);
+    let next = refusal.hint.clone().unwrap_or_else(|| format!("gpuslice explain {}", refusal.code));
+    Reason::new(refusal.code, told, next)
 }
 
 fn meant(row: &ClaimRow, name: &str) -> bool {

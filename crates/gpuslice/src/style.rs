@@ -65,7 +65,7 @@ pub fn of_state(state: &str) -> Tone {
         "waiting" | "reshaping" | "drift" | "cordoned" | "releasing" | "prepared" | "orphaned" => {
             Tone::Warn
         }
-        "quarantined" | "absent" | "lost" | "dirty" => Tone::Bad,
+        "quarantined" | "absent" | "lost" | "dirty" | "refused" => Tone::Bad,
         "no-layout" | "unsliceable" | "foreign" | "host" | "parent" => Tone::Faint,
         _ => Tone::Plain,
     }

@@ -12,7 +12,7 @@ use gpuslice_core::numa::Pinned;
 use gpuslice_core::refusal::Refusal;
 use gpuslice_core::request::{
     ChangeNote, ClaimRow, DeviceToWrite, DrainRow, HistoryRow, LayoutRow, OverruledRow, ParentRow,
-    PlanRow, ProfileRow, SliceRow, StatusRow, StepRow, TypeRow,
+    PlanRow, ProfileRow, RefusedStart, SliceRow, StatusRow, StepRow, TypeRow,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -43,13 +43,20 @@ fn asked() -> Json {
         "parameters": "a=1"})
 }
 
+fn refused_start() -> Json {
+    json!({"domain": "4be47ad5-6e2f-4e0c-9d4a-1f6a3f0e1a01", "name": "",
+        "refusal": {"code": "held", "message": ""}})
+}
+
 #[test]
 fn every_field_is_in_the_document() {
     documented::<StatusRow>(
         "| `status` |",
         json!({"version": "", "settled": true, "waiting_for": [], "writable": true, "config_errors": [],
-            "parents": 0, "slices": 0, "claims": 0, "attached": 0, "warnings": [], "host": ""}),
+            "parents": 0, "slices": 0, "claims": 0, "attached": 0, "warnings": [], "host": "",
+            "refused": [refused_start()]}),
     );
+    documented::<RefusedStart>("| `status` |", refused_start());
     documented::<ParentRow>(
         "| `gpus` |",
         json!({"parent": "x", "pci_id": "", "mechanisms": [], "state": "ok", "assigned": 0}),
@@ -65,7 +72,7 @@ fn every_field_is_in_the_document() {
     documented::<SliceRow>(
         "| `slices` |",
         json!({"slice": "vf:0000:41:00.4", "parent": "x", "mechanism": "", "state": "free",
-            "vmid": 100}),
+            "vmid": 100, "type_attribute": ""}),
     );
     let claim = "vmid:100/gpu0";
     documented::<ClaimRow>(

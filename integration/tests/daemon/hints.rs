@@ -88,7 +88,8 @@ cases! {
         of_starts::an_image_carries_what_it_does_not_claim, of_starts::it_migrates_with_what_it_does_not_claim,
         of_starts::its_vfs_are_of_two_fabrics, of_starts::names_that_have_to_be_quoted,
         of_starts::it_comes_with_a_vf_and_is_made_here;
-    Managed: of_starts::libvirt_would_unbind_it, of_starts::a_typed_vf_was_picked;
+    Managed: of_starts::libvirt_would_unbind_it, of_starts::a_typed_vf_was_picked,
+        of_starts::a_refused_vm_without_a_claim_is_explained;
     DeviceFailed: of_devices::a_layout_fails, of_devices::no_device_makes_one,
         of_layouts::what_is_to_be_parked_is_not_made, of_layouts::a_module_to_bind_to_is_misspelt,
         of_layouts::a_module_that_is_not_loaded, of_layouts::a_gpu_that_gim_cannot_initialise,

@@ -57,6 +57,10 @@ impl Machine {
         // First, for what is over can be in the way of what is asked for in its place.
         let over = if shut_off { self.end_claims_not_in(&asks, &owner) } else { Vec::new() };
         self.look_again.remove(&domain.uuid);
+        // What asks for nothing is refused nothing, and its start is told by no hook.
+        if domain.devices.is_empty() && domain.claims.is_empty() {
+            self.forget_refused_start(domain.uuid);
+        }
         let (mut devices, mut kept) = (Vec::new(), Vec::new());
         let refusals = self.claim_all(domain, &asks.claims, &adopted, over, &mut devices);
         self.refused_looks.retain(|key, _| key.owner != owner);
@@ -233,6 +237,7 @@ impl Machine {
     pub(super) fn domain_gone(&mut self, uuid: Uuid) -> Answer {
         let owner = Owner::Domain(uuid);
         self.look_again.remove(&uuid);
+        self.forget_refused_start(uuid);
         self.refused_looks.retain(|key, _| key.owner != owner);
         self.forget_start_later(uuid);
         self.start_is_over(uuid);

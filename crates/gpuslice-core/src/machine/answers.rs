@@ -47,6 +47,7 @@ impl Machine {
                 .chain(self.seen.problems.iter().map(ToString::to_string))
                 .chain(self.history_trouble())
                 .collect(),
+            refused: self.refused_starts.iter().cloned().collect(),
             host: self.host.clone(),
         })
     }

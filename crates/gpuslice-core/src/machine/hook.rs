@@ -88,6 +88,7 @@ impl Machine {
         self.put_off.remove(&request);
         match admitted {
             Ok((slices, fresh, steps)) => {
+                self.forget_refused_start(call.domain.uuid);
                 self.persist(Stored::Runtime);
                 let refused = BTreeMap::new();
                 let purpose = Purpose::Prepare { request: Some(request), slices, refused, fresh };
@@ -321,6 +322,7 @@ impl Machine {
     pub(super) fn on_started(&mut self, domain: &Domain) {
         self.start_is_over(domain.uuid);
         self.refused_xml.remove(&domain.uuid);
+        self.forget_refused_start(domain.uuid);
         let owner = Owner::Domain(domain.uuid);
         self.record_foreign(domain, &owner, true);
         let started: Vec<SliceId> = self
@@ -406,6 +408,7 @@ impl Machine {
                 self.dirty.insert(Stored::Durable);
             }
         }
+        self.remember_refused_start(domain, name, &refusal);
         refusal
     }
 }

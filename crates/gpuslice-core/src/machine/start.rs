@@ -80,6 +80,7 @@ impl Machine {
             told_to_start: BTreeSet::new(),
             mended_once: BTreeSet::new(),
             refused_xml: BTreeSet::new(),
+            refused_starts: VecDeque::new(),
             applying: BTreeMap::new(),
             look_again: BTreeSet::new(),
             refused_looks: BTreeMap::new(),

@@ -1,6 +1,6 @@
 //! A claim: what it has, or why its VM would not get it.
 
-use super::{Explained, Reason, Rows, end, named, parent, row_of, slice};
+use super::{Explained, Reason, Rows, end, last_start, named, parent, row_of, slice};
 use crate::claims;
 use crate::parents::gpus;
 use gpuslice_core::ids::{ClaimKey, Owner, ParentId, PciAddress, SliceId};
@@ -60,16 +60,9 @@ fn reasons(rows: &Rows, row: &ClaimRow) -> Vec<Reason> {
         _ => Vec::new(),
     };
     if let Some(last) = &row.last_refusal {
-        let told = format!("its last start was refused: {}", with_causes(last));
-        let next = last.hint.clone().unwrap_or_else(|| format!("gpuslice explain {}", last.code));
-        reasons.push(Reason::new(last.code, told, next));
+        reasons.push(last_start(last));
     }
     reasons
-}
-
-fn with_causes(refusal: &gpuslice_core::refusal::Refusal) -> String {
-    let causes = refusal.causes.iter().map(|cause| format!(": {cause}"));
-    format!("{}{}", refusal.message, causes.collect::<String>())
 }
 
 /// What its next start would meet.

@@ -449,3 +449,19 @@ fn what_a_start_was_told_is_told_again() {
         assert_eq!(reasons(&rows, "win11")[0].0, code, "{state}");
     }
 }
+
+/// It has no claim that could tell, and no slice.
+#[test]
+fn a_vm_without_a_claim_is_told_why_it_did_not_start() {
+    let mut rows = rows();
+    let refusal = Refusal::new(Code::Managed, "managed").hint(hint!("virsh edit mail"));
+    let domain = "00000000-0000-4000-8000-000000000007".parse().unwrap();
+    rows.status.refused = vec![RefusedStart { domain, name: "mail".to_owned(), refusal }];
+    for name in ["mail", "00000000-0000-4000-8000-000000000007"] {
+        assert_eq!(reasons(&rows, name), [(Some(Code::Managed), "virsh edit mail".to_owned())]);
+    }
+    // And what it has, which it was given in another way.
+    rows.slices = vec![SliceRow { holder: Some("mail".to_owned()), ..slice("foreign") }];
+    let kinds: Vec<_> = object(&rows, "mail").unwrap().iter().map(|found| found.kind).collect();
+    assert_eq!(kinds, ["domain", "slice"]);
+}

@@ -149,6 +149,7 @@ mod tests {
             claims: 3,
             attached: 2,
             warnings: Vec::new(),
+            refused: Vec::new(),
             host: "/sys".to_owned(),
         }
     }

@@ -349,6 +349,29 @@ pub fn a_typed_vf_was_picked(code: Code) {
     });
 }
 
+/// It has no claim that could remember it.
+pub fn a_refused_vm_without_a_claim_is_explained(code: Code) {
+    let host = gpuslice_integration::root().join("examples/hosts/a40-vfio.toml");
+    let config = "[[gpu]]\nmatch = { driver = \"nvidia\" }\nlayout = { vfs = \"all\" }\n";
+    let mut person = Person::at(host.to_str().unwrap(), config, 1);
+    let device = hostdev("0000:41:00.4");
+    person.edits("vm1", |xml| xml.replace("</devices>", &format!("{device}</devices>")));
+    let refused = person.refused(code, START);
+    for name in ["vm1", &Vm::new(1).uuid] {
+        let explained = person.host.ask(&["explain", name])[0].clone();
+        let reason = &explained["reasons"][0];
+        assert_eq!((&explained["kind"], &explained["id"]), (&json!("domain"), &json!("vm1")));
+        assert_eq!((&reason["code"], &reason["next"]), (&json!(code), &json!(refused.hint)));
+    }
+    person.follows(&refused.hint, START, 0, &mut |person, _| {
+        let picked = source("0000:41:00.4");
+        person.edits("vm1", |xml| without_device(xml, &picked));
+    });
+    person.does("gpuslice detach vm1");
+    until("it is forgotten", || person.host.cli(&["explain", "vm1"]).code == Some(1));
+    person.does(START);
+}
+
 pub fn no_daemon_runs(code: Code) {
     let mut person = attached(ONE_VF, PROFILE, 1);
     std::fs::write(person.host.path("hook.conf"), "deadline-seconds = 1\n").unwrap();
