@@ -102,6 +102,8 @@ domain off "" "" | define
 expect "attach a VF" q gpuslice attach off amd-74a1-vf8
 wait_for 20 "it names a VF" is 1 count_vfs off
 off=$(vfs_of off)
+# a person of another scenario may have bound it
+if [ -e "$pci/$off/driver" ]; then w '' "$pci/$off/driver_override"; w "$off" "$pci/$off/driver/unbind"; fi
 expect "no driver has it" gone "$pci/$off/driver"
 # libvirt looks for hooks only when it starts or is told to
 reloads() { journalctl -b -o cat _PID=1 UNIT=libvirtd.service | grep -c '^Reloaded '; }
