@@ -1,19 +1,22 @@
-//! Parameters of a module that are lists: a number for each of its devices, in the order of their probe.
+//! Parameters of a module that are lists: a value for each of its devices, in the order of their probe, of which the last
+//! stands for all that follow.
 
-/// Whether two lists say the same of so many devices: the last number stands for all that follow. None where one of them
-/// is no list of numbers.
+/// What a list says of one device.
+#[must_use]
+pub fn nth(list: &str, at: usize) -> Option<&str> {
+    list.split(',').nth(at).or_else(|| list.split(',').next_back())
+}
+
+/// Whether two lists say the same of so many devices. None where one of them is no list of numbers.
 #[must_use]
 pub fn alike(one: &str, other: &str, devices: usize) -> Option<bool> {
-    let (one, other) = (numbers(one)?, numbers(other)?);
-    Some((0..devices).all(|at| nth(&one, at) == nth(&other, at)))
+    let all_are = |list: &str| list.split(',').all(|value| number(value).is_some());
+    let of = |list, at| nth(list, at).and_then(number);
+    (all_are(one) && all_are(other)).then(|| (0..devices).all(|at| of(one, at) == of(other, at)))
 }
 
-fn numbers(list: &str) -> Option<Vec<u16>> {
-    list.split(',').map(|number| number.trim().parse().ok()).collect()
-}
-
-fn nth(numbers: &[u16], at: usize) -> Option<&u16> {
-    numbers.get(at).or_else(|| numbers.last())
+fn number(value: &str) -> Option<u16> {
+    value.trim().parse().ok()
 }
 
 #[cfg(test)]

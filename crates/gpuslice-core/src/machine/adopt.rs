@@ -30,8 +30,8 @@ impl Machine {
         let (named, unlike): (Vec<_>, Vec<_>) = named.partition(|(_, a)| self.is_what_it_asks(a));
         let unlike: BTreeSet<MdevUuid> =
             unlike.iter().filter_map(|(slice, _)| slice.mdev()).collect();
-        // A VF can have been out of sight for the length of a reading, also of a daemon before this one. An mdev that comes later is not ours, whatever
-        // its name: only one that was there all the time and could not be read may be.
+        // A VF can have been out of sight for the length of a reading, also of a daemon before this one. An mdev that comes
+        // later is not ours, whatever its name: only one that was there all the time and could not be read may be.
         let back = |slice: SliceId| !looked || self.observed && !before.has_slice(slice);
         let new = |slice: SliceId| match slice {
             SliceId::Mdev(uuid) => hidden.as_ref().is_none_or(|hidden| hidden.contains(&uuid)),

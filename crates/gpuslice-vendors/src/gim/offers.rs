@@ -6,6 +6,7 @@ use gpuslice_core::layout::Layout;
 use gpuslice_core::mechanism::{Form, Isolation, Offer};
 use gpuslice_core::mode::Mode;
 use gpuslice_core::observation::Observation;
+use gpuslice_core::per_device;
 
 /// What the driver keeps for the PF when nobody says otherwise, in MiB.
 const PF_FRAMEBUFFER: u64 = 256;
@@ -60,7 +61,7 @@ fn framebuffer(seen: &Observation, pf: &Pf<'_>, vfs: u64) -> Option<u64> {
     let at =
         all(seen).filter(|pf| pf.has_driver(DRIVER)).position(|other| other.address == pf.address);
     let kept = state(seen).and_then(|state| state.parameters.get("pf_fb_size"));
-    let kept = kept.and_then(|list| read::nth(list, at?)?.parse().ok());
+    let kept = kept.and_then(|list| per_device::nth(list, at?)?.parse().ok());
     let each = mib.checked_sub(kept.unwrap_or(PF_FRAMEBUFFER))? / vfs;
     Some((each / GRAIN * GRAIN) << 20).filter(|bytes| *bytes > 0)
 }

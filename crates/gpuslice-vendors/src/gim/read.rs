@@ -7,6 +7,7 @@ use gpuslice_core::ids::{ParentId, PciAddress};
 use gpuslice_core::mode::{AtLoad, Mode, ModeState, ModeValue};
 use gpuslice_core::observation::{DriverState, Function, Observation};
 use gpuslice_core::observe::{Answers, corrupt, note, own_config};
+use gpuslice_core::per_device;
 use gpuslice_core::port::{HostRead, read_text};
 use std::collections::BTreeMap;
 
@@ -56,7 +57,8 @@ pub(super) fn read(host: &dyn HostRead, answers: &mut Answers, seen: &mut Observ
         read_gpu(host, answers, seen, address);
         let own = seen.modes.entry(ParentId::Pci(address)).or_default();
         for ((mode, name, values), ends) in modes::PARAMETERS.into_iter().zip(ending) {
-            let given = parameters.get(name).and_then(|list| nth(list, at)?.parse().ok());
+            let given =
+                parameters.get(name).and_then(|list| per_device::nth(list, at)?.parse().ok());
             let offered = values.iter().filter_map(|value| value.parse().ok()).collect();
             let value = || modes::DEFAULT.parse().ok();
             let at_load = ends.then(|| AtLoad { driver: DRIVER, value: value() });
@@ -65,12 +67,6 @@ pub(super) fn read(host: &dyn HostRead, answers: &mut Answers, seen: &mut Observ
     }
     let state = DriverState { loaded, unloaded: false, options, others, parameters };
     seen.drivers.insert(DRIVER, state);
-}
-
-/// What a parameter says of one GPU, of those that the driver has in the order of its probe: the last value stands for all that
-/// follow.
-pub(super) fn nth(list: &str, at: usize) -> Option<&str> {
-    list.split(',').nth(at).or_else(|| list.split(',').next_back())
 }
 
 /// Those that were given.

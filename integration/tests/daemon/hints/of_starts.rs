@@ -335,13 +335,18 @@ pub fn libvirt_would_unbind_it(code: Code) {
     });
 }
 
-/// As virt-manager's dialog writes it.
-pub fn a_typed_vf_was_picked(code: Code) {
+/// Of a VF that takes a type, as virt-manager's dialog writes it into the first VM.
+fn picked_typed_vf() -> Person {
     let host = gpuslice_integration::root().join("examples/hosts/a40-vfio.toml");
     let config = "[[gpu]]\nmatch = { driver = \"nvidia\" }\nlayout = { vfs = \"all\" }\n";
     let mut person = Person::at(host.to_str().unwrap(), config, 1);
     let device = hostdev("0000:41:00.4");
     person.edits("vm1", |xml| xml.replace("</devices>", &format!("{device}</devices>")));
+    person
+}
+
+pub fn a_typed_vf_was_picked(code: Code) {
+    let mut person = picked_typed_vf();
     person.mends_by(code, START, 0, &mut |person, what| {
         assert_eq!(what, "virsh edit vm1: take the device out");
         let picked = source("0000:41:00.4");
@@ -351,11 +356,7 @@ pub fn a_typed_vf_was_picked(code: Code) {
 
 /// It has no claim that could remember it.
 pub fn a_refused_vm_without_a_claim_is_explained(code: Code) {
-    let host = gpuslice_integration::root().join("examples/hosts/a40-vfio.toml");
-    let config = "[[gpu]]\nmatch = { driver = \"nvidia\" }\nlayout = { vfs = \"all\" }\n";
-    let mut person = Person::at(host.to_str().unwrap(), config, 1);
-    let device = hostdev("0000:41:00.4");
-    person.edits("vm1", |xml| xml.replace("</devices>", &format!("{device}</devices>")));
+    let mut person = picked_typed_vf();
     let refused = person.refused(code, START);
     for name in ["vm1", &Vm::new(1).uuid] {
         let explained = person.host.ask(&["explain", name])[0].clone();

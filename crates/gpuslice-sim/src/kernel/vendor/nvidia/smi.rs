@@ -71,7 +71,6 @@ fn said(errno: Errno) -> (i32, &'static str) {
     }
 }
 
-/// `00000000:41:00.0`.
 /// A list of no instances ends as one that was not found.
 fn listed(action: &Action<'_>, ran: Ran) -> Ran {
     if matches!(action, Action::Instances) && ran.code == 0 && ran.said.is_empty() {
@@ -80,6 +79,7 @@ fn listed(action: &Action<'_>, ran: Ran) -> Ran {
     ran
 }
 
+/// `00000000:41:00.0`.
 fn bus_id(address: PciAddress) -> String {
     format!("0000{address}").to_uppercase()
 }
