@@ -339,7 +339,7 @@ pub fn libvirt_would_unbind_it(code: Code) {
 fn picked_typed_vf() -> Person {
     let host = gpuslice_integration::root().join("examples/hosts/a40-vfio.toml");
     let config = "[[gpu]]\nmatch = { driver = \"nvidia\" }\nlayout = { vfs = \"all\" }\n";
-    let mut person = Person::at(host.to_str().unwrap(), config, 1);
+    let person = Person::at(host.to_str().unwrap(), config, 1);
     let device = hostdev("0000:41:00.4");
     person.edits("vm1", |xml| xml.replace("</devices>", &format!("{device}</devices>")));
     person
