@@ -71,6 +71,8 @@ mod incoming;
 mod invariants;
 #[path = "machine/late.rs"]
 mod late;
+#[path = "machine/left.rs"]
+mod left;
 #[path = "machine/libvirt.rs"]
 mod libvirt;
 #[path = "machine/looking.rs"]

@@ -31,6 +31,7 @@ mod incoming;
 mod late_start;
 mod later;
 mod layouts;
+mod left;
 mod loads;
 mod looks;
 mod mend;
@@ -187,6 +188,7 @@ pub struct Machine {
     /// The next reading is to read the NUMA nodes too.
     nodes_anew: bool,
     looks: looks::Looks,
+    left: left::LeftToDrivers,
     /// Devices that were not ready when a slice was to be made on them.
     not_ready: BTreeMap<ParentId, ready::NotReady>,
     /// Starts that were told to go on, until the VM runs or its slices come back.

@@ -324,6 +324,11 @@ pub trait Mechanism: Send + Sync {
         Vec::new()
     }
 
+    /// The driver that may remove a slice of a type by itself when its VM has ended, and is given the time for it.
+    fn removed_by(&self, _type_id: &MdevTypeId) -> Option<&'static str> {
+        None
+    }
+
     /// Whether a tool of its vendor may have the parent off its driver just now, and give it back: what can be set is that
     /// driver's to say. Of one without any driver nobody has to say so.
     fn is_between_drivers(&self, _seen: &Observation, _parent: &ParentId) -> bool {

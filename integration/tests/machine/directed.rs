@@ -34,8 +34,9 @@ pub fn run(vm: u8) -> [H; 3] {
     [H::Start { vm }, H::Next { vm }, H::Next { vm }]
 }
 
-pub fn stop(vm: u8) -> [H; 2] {
-    [H::Stop { vm, linger: false }, H::Next { vm }]
+/// To its end, and as long as a device may be left to its driver.
+pub fn stop(vm: u8) -> [H; 3] {
+    [H::Stop { vm, linger: false }, H::Next { vm }, H::Advance { ms: 10_001 }]
 }
 
 /// A start is refused with this code, and is over.

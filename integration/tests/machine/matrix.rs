@@ -210,6 +210,7 @@ fn saved(form: Form) -> World {
     let mut world = form.claimed();
     starts(&mut world, 0);
     all(&mut world, &[H::Advance { ms: 20_000 }, H::Save { vm: 0 }, H::Next { vm: 0 }]);
+    all(&mut world, &[H::Advance { ms: 10_001 }]);
     told_truly(&mut world);
     world
 }
@@ -468,7 +469,7 @@ fn a_shutdown_of_all_leaves_nothing() {
     }
     all(&mut world, &[H::LibvirtDown]);
     assert!(rows(&mut world).iter().all(|row| row.state == "releasing"));
-    all(&mut world, &[H::Gone, H::Advance { ms: 1000 }]);
+    all(&mut world, &[H::Gone, H::Advance { ms: 11_000 }]);
     assert!(rows(&mut world).iter().all(|row| row.state == "idle"));
     assert_eq!(world.driver.kernel.list("/sys/bus/mdev/devices").unwrap_or_default().len(), 0);
     all(&mut world, &[H::LibvirtUp { tells: true }]);

@@ -537,7 +537,7 @@ fn one_that_comes_from_elsewhere_has_the_room_too() {
     let (mut world, one) = with_one();
     all(&mut world, &[whole(0)]);
     all(&mut world, &run(0));
-    all(&mut world, &[H::Save { vm: 0 }, H::Next { vm: 0 }]);
+    all(&mut world, &[H::Save { vm: 0 }, H::Next { vm: 0 }, H::Advance { ms: 10_001 }]);
     assert_eq!(parked(&mut world), [one]);
     // What cannot be recorded is refused at once here too.
     let full = H::DiskFull { durable: u32::MAX, runtime: u32::MAX };

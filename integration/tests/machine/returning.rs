@@ -114,7 +114,7 @@ fn who_comes_in_without_room_waits_for_what_is_being_taken_back() {
         let mut world = after(&[declare(0), declare(1), declare(2)]);
         all(&mut world, &run(2));
         let image = world.guests[&2].domain().image();
-        all(&mut world, &[H::Save { vm: 2 }, H::Next { vm: 2 }, H::Advance { ms: 1000 }]);
+        all(&mut world, &[H::Save { vm: 2 }, H::Next { vm: 2 }, H::Advance { ms: 11_000 }]);
         for vm in [0, 1] {
             all(&mut world, &run(vm));
             assert!(runs(&world, vm), "{:?}", world.refusals);

@@ -204,7 +204,7 @@ fn a_start_waits_for_a_reset_and_no_longer() {
         all(&mut world, &run(1));
         assert!(runs(&world, 1), "{:?}", world.refusals);
         all(&mut world, &[H::Lazy { on: true }]);
-        all(&mut world, &stop(1));
+        all(&mut world, &[H::Stop { vm: 1, linger: false }, H::Next { vm: 1 }]);
         all(&mut world, &[H::Start { vm: had }, H::Advance { ms: 5_000 }, H::Next { vm: had }]);
         assert!(matches!(world.guests[&had].state, State::Asking(_)), "{:?}", world.refusals);
         (world, had)

@@ -131,10 +131,11 @@ impl Machine {
         Some(Holder { owner: &hold.owner, claim: None, index: 0 })
     }
 
-    /// Whether an assignment gives its slice to its owner: from when the VM was told so until it is back.
+    /// Whether an assignment gives its slice to its owner: from when the VM was told so until it is back, or its driver's.
     fn gives(&self, slice: SliceId, a: &Assignment) -> bool {
         match a.phase {
             Phase::Reserved => false,
+            Phase::Releasing if self.is_left_to_driver(slice) => false,
             Phase::Prepared | Phase::Attached if !self.guessed(slice) => true,
             // One that was only ever reserved was never given; of a guess it is not known.
             Phase::Prepared | Phase::Attached | Phase::Releasing => {

@@ -67,6 +67,7 @@ impl Machine {
         }
         self.note_vanished();
         self.release_what_left(&before);
+        self.drivers_removed();
         self.dirt_that_left();
         self.wipe_let_go(&before);
         self.account_for_wipes();

@@ -87,6 +87,8 @@ impl Machine {
 
     /// Records that a slice is on its way back, and why, and starts.
     pub(super) fn begin_release(&mut self, slice: SliceId, why: Ending) {
+        let found = self.run.assignments.get(&slice);
+        let driver = found.and_then(|assignment| self.may_remove(slice, assignment, why));
         let Some(assignment) = self.run.assignments.get_mut(&slice) else {
             return;
         };
@@ -100,8 +102,13 @@ impl Machine {
         self.persist(Stored::Runtime);
         self.push(Effect::Disarm { timer: Timer::Grace(slice) });
         self.told.retain(|_, slices| !slices.contains(&slice));
-        if !self.working_on(slice) {
-            self.try_release(slice, 0);
+        if why == Ending::Released {
+            self.leave_no_more(slice);
+        }
+        match driver {
+            _ if self.working_on(slice) || self.is_left_to_driver(slice) => {}
+            Some(driver) => self.leave_to(driver, slice),
+            None => self.try_release(slice, 0),
         }
     }
 
@@ -152,7 +159,7 @@ impl Machine {
     pub(super) fn retry_release(&mut self, slice: SliceId) {
         let releasing =
             self.run.assignments.get(&slice).is_some_and(|a| a.phase == Phase::Releasing);
-        if releasing && !self.working_on(slice) {
+        if releasing && !self.working_on(slice) && !self.is_left_to_driver(slice) {
             let tries = self.release_tries.get(&slice).copied().unwrap_or(0);
             self.try_release(slice, tries);
         }
@@ -164,6 +171,7 @@ impl Machine {
             self.kept.remove(&slice);
         }
         self.presumed_dead.remove(&slice);
+        self.leave_no_more(slice);
         self.no_guess(slice);
         self.push(Effect::Disarm { timer: Timer::RetryRelease(slice) });
         let Some(assignment) = self.run.assignments.remove(&slice) else {
@@ -275,6 +283,7 @@ impl Machine {
         if self.kept.get(&slice).is_some_and(|kept| !kept.watched) {
             self.kept.remove(&slice);
         }
+        self.driver_had_time(slice);
         self.retry_release(slice);
         self.wipe_this_again(slice);
     }

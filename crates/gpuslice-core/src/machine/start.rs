@@ -100,6 +100,7 @@ impl Machine {
             unplaced: VecDeque::new(),
             stale: false,
             looks: super::looks::Looks::default(),
+            left: super::left::LeftToDrivers::default(),
             not_ready: BTreeMap::new(),
             told: BTreeMap::new(),
             unwritten: BTreeSet::new(),

@@ -54,9 +54,15 @@ impl<'a> Lookup<'a> {
         })
     }
 
-    /// How many slices each claim has.
+    /// How many slices each claim has. One that is removed already, and whose removal has not been told of, is in nobody's way.
     pub(super) fn bound(&self, view: &View<'a>) -> &BTreeMap<&'a ClaimKey, u32> {
-        self.bound.get_or_init(|| counted(view.assignments.values().map(|a| &a.claim)))
+        let gone = |slice: &SliceId, a: &Assignment| {
+            a.phase == Phase::Releasing && slice.mdev().is_some() && !view.seen.has_slice(*slice)
+        };
+        self.bound.get_or_init(|| {
+            let there = view.assignments.iter().filter(|(slice, a)| !gone(slice, a));
+            counted(there.map(|(_, a)| &a.claim))
+        })
     }
 
     /// How many mediated devices each parent has yet to make.
