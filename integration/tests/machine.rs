@@ -157,6 +157,8 @@ mod watched;
 mod whole;
 #[path = "machine/wipe.rs"]
 mod wipe;
+#[path = "machine/wished.rs"]
+mod wished;
 #[path = "machine/world.rs"]
 mod world;
 #[path = "machine/yielded.rs"]

@@ -59,6 +59,7 @@ mod vanished;
 mod wedged;
 mod whole;
 mod wipe;
+mod wished;
 mod yielded;
 
 pub use event::{

@@ -383,6 +383,11 @@ pub trait Mechanism: Send + Sync {
         layout: Option<&Layout>,
     ) -> Vec<Step>;
 
+    /// The parameter that says where on its device a slice is to be, in units of the device.
+    fn place_parameter(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Milliseconds after its start in which a VM that is killed leaves its slice wedged, with nothing in the kernel that
     /// tells: of no use until all VFs of the device are made anew.
     fn fragile_ms(&self) -> Option<u64> {

@@ -160,6 +160,11 @@ impl Mechanism for Mdev {
         }
     }
 
+    /// NVIDIA's alone know a place.
+    fn place_parameter(&self) -> Option<&'static str> {
+        Some(crate::nvidia::PLACE)
+    }
+
     /// Proxmox VE waits for NVIDIA's as long (`cleanup_pci_devices` of its qemu-server).
     fn removed_by(&self, type_id: &MdevTypeId) -> Option<&'static str> {
         type_id.as_str().starts_with("nvidia-").then_some("nvidia")

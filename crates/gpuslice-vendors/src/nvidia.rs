@@ -45,6 +45,9 @@ const CURRENT_TYPE: &str = "nvidia/current_vgpu_type";
 /// Below a VF or an mdev: `key=value` pairs, read when a VM opens it; a blank clears all.
 const PARAMETERS: &str = "nvidia/vgpu_params";
 
+/// The parameter that says where on its GPU a vGPU is to be (vGPU software User Guide, placement of vGPUs).
+pub(crate) const PLACE: &str = "vgpu-placement-id";
+
 /// How the driver says that its manager of vGPUs has not taken a GPU up yet, and that it did not come to an end with it: on
 /// hosts with NVLink that lasts for a while after a boot.
 const NOT_READY: [&str; 2] =
@@ -210,6 +213,10 @@ impl Mechanism for NvidiaVfio {
         let (attribute, value) = (CURRENT_TYPE.to_owned(), number.to_owned());
         let give = Step::GiveVfType { vf, attribute, value, not_ready: not_ready() };
         std::iter::once(give).chain(parameters(slice, assignment)).collect()
+    }
+
+    fn place_parameter(&self) -> Option<&'static str> {
+        Some(PLACE)
     }
 
     /// A SIGKILL in the first seconds, in which the guest's driver takes the vGPU up (seen on an L40S).

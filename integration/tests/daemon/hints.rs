@@ -115,7 +115,7 @@ cases! {
     Timeout: of_orders::it_never_settles, of_orders::it_settles_later,
         of_commands::a_drain_that_takes_longer, of_commands::nobody_answers_in_time;
     Unsliceable: of_orders::the_gpu_is_no_parent;
-    Unsupported: of_starts::it_takes_no_parameters, of_commands::there_is_no_bus,
+    Unsupported: of_starts::it_takes_no_parameters, of_starts::it_cannot_be_where_it_is_to_be, of_commands::there_is_no_bus,
         of_layouts::a_memory_mode_that_a_load_of_amdgpu_brings,
         of_layouts::a_driver_that_makes_no_vfs;
 }

@@ -16,6 +16,12 @@ impl Parameters {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        let mut pairs = self.0.split(',').filter_map(|pair| pair.split_once('='));
+        pairs.find(|(of, _)| *of == key).map(|(_, value)| value)
+    }
 }
 
 impl FromStr for Parameters {

@@ -87,6 +87,9 @@ impl Machine {
         };
         assignment.hotplug = want.hotplug;
         assignment.parameters.clone_from(&want.parameters);
+        if let Some(why) = self.place_refused(want, slice, &assignment) {
+            return Err(why);
+        }
         let mut steps = self
             .mechanism_of(&assignment)
             .map(|m| m.prepare_steps(slice, &assignment, self.layouts.get(&assignment.parent)))

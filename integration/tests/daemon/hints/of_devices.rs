@@ -152,7 +152,9 @@ pub fn a_type_of_another_program(code: Code) {
     person.does("gpuslice attach vm1 nvidia-a40-2q");
     write(&person, &format!("{}/nvidia/current_vgpu_type", vf_dir(&person)), "558");
     // Nor has anybody who explains it other words.
-    let explained = person.host.ask(&["explain", &person.home("vm1")])[0]["reasons"][0].clone();
+    let explain = || person.host.ask(&["explain", &person.home("vm1")])[0]["reasons"][0].clone();
+    until("it is seen", || !explain().is_null());
+    let explained = explain();
     person.libvirt.agent_goes();
     let refused = person.refused(code, START);
     assert_eq!((&explained["code"], &explained["next"]), (&json!(code), &json!(refused.hint)));

@@ -391,6 +391,23 @@ pub fn it_takes_no_parameters(code: Code) {
     });
 }
 
+pub fn it_cannot_be_where_it_is_to_be(code: Code) {
+    let host = gpuslice_integration::root().join("examples/hosts/a40-vfio.toml");
+    let config =
+        "[[gpu]]\nmatch = { driver = \"nvidia\" }\nlayout = { vfs = \"all\", sizes = \"mixed\" }\n";
+    let mut person = Person::at(host.to_str().unwrap(), config, 1);
+    person.does("gpuslice attach vm1 nvidia-a40-12q");
+    let at = |place: &str| format!(" parameters='vgpu-placement-id={place}' profile=");
+    person.edits("vm1", |xml| xml.replace(" profile=", &at("5")));
+    person.mends_by(code, START, 0, &mut |person, what| {
+        let place = what.strip_prefix("virsh edit vm1: vgpu-placement-id=").unwrap();
+        let place = place.strip_suffix(" in claim gpu0").unwrap().to_owned();
+        person.edits("vm1", |xml| {
+            xml.replace("vgpu-placement-id=5", &format!("vgpu-placement-id={place}"))
+        });
+    });
+}
+
 pub fn nothing_has_what_is_asked(code: Code) {
     let mut person = Person::at("mdev", "", 1);
     person.does("gpuslice attach vm1 nvidia-a40-8q");
