@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod domain;
+pub mod driver;
 pub mod errno;
 pub mod execute;
 pub mod guest;

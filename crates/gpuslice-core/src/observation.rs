@@ -1,6 +1,7 @@
 //! What was read from a host in one go: whole and owned. A later reading replaces it. What only memory tells is laid over it
 //! once, as it comes: types seen before, VFs that are wedged, drivers that were unloaded.
 
+use crate::driver::Driver;
 use crate::errno::Errno;
 use crate::ids::{
     DeviceKind, MdevTypeId, MdevUuid, ParentId, PciAddress, Serial, SliceId, VfIndex,
@@ -54,6 +55,8 @@ pub struct DriverState {
     pub loaded: bool,
     /// It is not, and was in this boot, until somebody unloaded it. That is remembered, and not read.
     pub unloaded: bool,
+    /// Its version, where something depends on it.
+    pub version: Option<String>,
     /// The file of options that gpuslice wrote for it.
     pub options: Option<String>,
     /// Options that others gave it in files of their own, as far as a mechanism looks at them.
@@ -383,6 +386,14 @@ impl Observation {
     /// Whether a driver that a mechanism asked for is in the kernel.
     pub fn driver_loaded(&self, name: &str) -> bool {
         self.drivers.get(name).is_some_and(|driver| driver.loaded)
+    }
+
+    /// The driver that makes a parent's slices, that of its GPU, with its version where a mechanism reads it.
+    pub fn driver_of(&self, parent: &ParentId) -> Option<Driver> {
+        let device = self.device_of(parent).pci()?;
+        let name = self.functions.get(&device)?.driver.as_deref()?;
+        let version = self.drivers.get(name).and_then(|state| state.version.as_deref());
+        Driver::told(name, version)
     }
 
     /// Whether a PF has so many VFs, or is not there to have any.

@@ -82,6 +82,9 @@ impl Default for KernelShape {
 pub struct DriverShape {
     /// Name under `/sys/bus/pci/drivers`, and of its module.
     pub name: String,
+    /// What its module shows as its version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// Its module is loaded at boot.
     #[serde(default = "yes")]
     pub loaded: bool,

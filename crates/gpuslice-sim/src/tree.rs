@@ -111,6 +111,7 @@ pub(crate) enum File {
     VirtualUevent(Name),
     GroupType(u32),
     ModuleState(Name),
+    ModuleVersion(Name),
     Gim(PciAddress, GimFile),
     Partition(PciAddress, PartitionFile),
     /// In `/sys/module/gim/parameters`.

@@ -50,6 +50,7 @@ impl HostFile {
             kernel: KernelShape::default(),
             drivers: vec![DriverShape {
                 name: "gpusim".to_owned(),
+                version: None,
                 loaded: true,
                 sriov_configure: true,
                 keeps_vfs: false,

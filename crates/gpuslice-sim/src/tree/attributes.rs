@@ -47,6 +47,7 @@ impl Kernel {
                 "going\n".to_owned()
             }
             File::ModuleState(_) => "live\n".to_owned(),
+            File::ModuleVersion(name) => format!("{}\n", self.version(name).ok_or(Errno::ENOENT)?),
             File::Gim(address, file) => self.gim_content(*address, *file)?,
             File::Partition(address, file) => self.partition_content(*address, *file)?,
             File::Parameter(ENABLE_SRIOV) => {

@@ -47,7 +47,9 @@ impl Kernel {
             Dir::Modules => self.modules.iter().map(|m| m.replace('-', "_")).collect(),
             Dir::Module(name) => {
                 let parameters = (!self.parameters(name).is_empty()).then_some("parameters");
-                ["initstate"].into_iter().chain(parameters).map(str::to_owned).collect()
+                let version = self.version(name).map(|_| "version");
+                let own = ["initstate"].into_iter().chain(parameters).chain(version);
+                own.map(str::to_owned).collect()
             }
             Dir::Parameters(name) => {
                 self.parameters(name).iter().map(|known| (*known).to_owned()).collect()
@@ -133,6 +135,10 @@ impl Kernel {
             _ => &[],
         };
         held.chain(own.iter().copied()).map(str::to_owned).collect()
+    }
+
+    pub(super) fn version(&self, module: &Name) -> Option<&str> {
+        self.driver_shape(module)?.version.as_deref()
     }
 
     fn parameters(&self, module: &Name) -> &'static [&'static str] {
@@ -297,6 +303,9 @@ impl Kernel {
             }
             Dir::Module(module) => match name {
                 "initstate" => Some(Node::File(File::ModuleState(module.clone()))),
+                "version" if self.version(module).is_some() => {
+                    Some(Node::File(File::ModuleVersion(module.clone())))
+                }
                 "parameters" => {
                     let any = !self.parameters(module).is_empty();
                     any.then(|| Node::Dir(Dir::Parameters(module.clone())))

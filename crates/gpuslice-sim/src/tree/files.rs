@@ -111,6 +111,7 @@ impl File {
             }
             Self::GroupType(_)
             | Self::ModuleState(_)
+            | Self::ModuleVersion(_)
             | Self::Parameter(_)
             | Self::Registry
             | Self::GimConfig

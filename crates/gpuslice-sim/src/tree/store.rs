@@ -60,6 +60,7 @@ impl Kernel {
             | File::Arguments
             | File::GroupType(_)
             | File::ModuleState(_)
+            | File::ModuleVersion(_)
             | File::Process(..)
             | File::CpuList(_)
             | File::SlotAddress(_)

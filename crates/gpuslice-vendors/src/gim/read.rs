@@ -65,7 +65,7 @@ pub(super) fn read(host: &dyn HostRead, answers: &mut Answers, seen: &mut Observ
             own.insert(mode, ModeState { current: given, offered, at_load });
         }
     }
-    let state = DriverState { loaded, unloaded: false, options, others, parameters };
+    let state = DriverState { loaded, unloaded: false, version: None, options, others, parameters };
     seen.drivers.insert(DRIVER, state);
 }
 

@@ -31,6 +31,9 @@ pub(super) const CONFIG: &str = "/etc/modprobe.d/gpuslice-nvidia.conf";
 /// What the loaded module was given (`kernel-open/nvidia/nv-procfs.c`, `nv_procfs_read_params`).
 const TOLD: &str = "/proc/driver/nvidia/params";
 
+/// Absent in a module that has none (`kernel/module/main.c`).
+const VERSION: &str = "/sys/module/nvidia/version";
+
 /// The option for all GPUs.
 const FOR_ALL: &str = "NVreg_RegistryDwords";
 
@@ -105,6 +108,7 @@ pub(super) fn read(host: &dyn HostRead, answers: &mut Answers, seen: &mut Observ
     let state = DriverState {
         loaded: true,
         unloaded: false,
+        version: read_version(host, seen),
         options,
         others,
         parameters: told.clone().map(Given::named).unwrap_or_default(),
@@ -125,6 +129,17 @@ pub(super) fn read(host: &dyn HostRead, answers: &mut Answers, seen: &mut Observ
         seen.modes.entry(ParentId::Pci(address)).or_default().insert(Mode::Scheduler, state);
     }
     seen.drivers.insert(DRIVER, state);
+}
+
+/// The version of the module, which goes with its branch: what a vGPU is saved as is the driver's own.
+fn read_version(host: &dyn HostRead, seen: &mut Observation) -> Option<String> {
+    match read_text(host, VERSION) {
+        Ok(version) => Some(version),
+        Err(errno) => {
+            note(seen, VERSION, errno);
+            None
+        }
+    }
 }
 
 /// Both options, as text.
