@@ -96,7 +96,7 @@ impl Engine {
     }
 
     fn hook(&mut self, operation: HookOperation, domain: Domain) -> Event {
-        Event::Hook { request: self.request(), call: HookCall { operation, domain } }
+        Event::Hook { request: self.request(), call: HookCall::new(operation, domain) }
     }
 
     fn command(&mut self, command: Command) -> Event {

@@ -4,7 +4,7 @@
 #![cfg(test)]
 
 use gpuslice_core::config;
-use gpuslice_domxml::{DomXmlError, read_domain};
+use gpuslice_domxml::{DomXmlError, read_domain, read_drivers};
 use gpuslice_integration::{files, programs, root};
 use gpuslice_sim::HostFile;
 use std::collections::{BTreeMap, BTreeSet};
@@ -188,6 +188,7 @@ fn every_word_of_a_claim_is_in_its_page() {
         );
         let read = read_domain(&xml).unwrap_or_else(|e| panic!("{text}: {e}"));
         assert!(!read.claims.is_empty(), "{text}");
+        assert_eq!(read_drivers(&xml).is_empty(), !text.contains("-run:"), "{text}");
     }
 }
 

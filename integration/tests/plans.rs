@@ -81,7 +81,7 @@ fn machine(case: &Case, kernel: &Kernel) -> Machine {
             claims: Vec::new(),
             devices: vec![HostDevice { source, alias: None, managed: true }],
         };
-        let call = HookCall { operation: HookOperation::Prepare, domain };
+        let call = HookCall::new(HookOperation::Prepare, domain);
         machine.handle(Event::Hook { request: RequestId(number), call });
     }
     machine

@@ -20,6 +20,9 @@ pub const MOST_CLAIMS: usize = 64;
 /// Namespace of our metadata element.
 pub const NAMESPACE: &str = "urn:gpuslice:domain:1";
 
+/// Namespace of what is noted of a domain while it runs, and of no definition.
+pub const RUN_NAMESPACE: &str = "urn:gpuslice:run:1";
+
 /// A domain as far as we care.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -16,6 +16,7 @@ mod claims;
 mod cordoned;
 mod displaced;
 mod drain;
+mod drivers;
 mod event;
 mod fabric;
 mod failed;

@@ -71,6 +71,8 @@ codes! {
     Foreign = "foreign";
     /// The claim or parent named does not exist.
     Unknown = "unknown";
+    /// A VM comes with the state of its slices from another driver, or from a newer branch of the same.
+    OtherDriver = "other-driver";
     /// A domain's shut-off XML lacks the device of a claim.
     NotInXml = "not-in-xml";
     /// managed='yes' where it breaks the device.

@@ -8,6 +8,7 @@ pub use planned::{LayoutRow, OverruledRow, PlanRow, StepRow};
 pub use status::{RefusedStart, StatusRow};
 
 use crate::domain::{ClaimRequest, Domain, HostDeviceSource};
+use crate::driver::DriverOf;
 use crate::ids::{ClaimKey, MdevTypeId, Owner, ParentId, PciAddress, ProfileName, SliceId};
 use crate::refusal::Refusal;
 use crate::state::OnlyIf;
@@ -243,6 +244,14 @@ pub enum Answer {
         /// Hostdevs that a person picked, which are of claims now.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         adopted: Vec<Adopted>,
+    },
+    /// To [`Command::DomainRuns`].
+    Runs {
+        /// Whether anything was not already so.
+        changed: bool,
+        /// What makes the slices of its claims, to be noted in its live XML.
+        #[serde(default)]
+        drivers: Vec<DriverOf>,
     },
     /// To [`Command::Plan`] and [`Command::Apply`].
     Plan(PlanRow),

@@ -3,6 +3,7 @@
 use crate::decode::{DecodeError, EncodeError, decode, encode};
 use crate::{REQUEST_LIMIT, VERSION};
 use gpuslice_core::domain::Domain;
+use gpuslice_core::driver::DriverOf;
 use gpuslice_core::guest::GuestCall;
 use gpuslice_core::machine::{self, HookOperation};
 use gpuslice_core::request::Command;
@@ -47,6 +48,9 @@ pub struct HookCall {
     pub extra: String,
     /// Read from stdin.
     pub domain: Domain,
+    /// Read there for `migrate` and `restore`: what made the domain's slices where it ran.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drivers: Vec<DriverOf>,
 }
 
 impl HookCall {
@@ -63,7 +67,7 @@ impl HookCall {
             Operation::Restore => HookOperation::Restore,
             Operation::Start | Operation::Stopped => return None,
         };
-        Some(machine::HookCall { operation, domain: self.domain })
+        Some(machine::HookCall { operation, domain: self.domain, drivers: self.drivers })
     }
 }
 

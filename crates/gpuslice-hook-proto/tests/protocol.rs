@@ -27,6 +27,7 @@ fn call(operation: Operation) -> HookCall {
             claims: Vec::new(),
             devices: Vec::new(),
         },
+        drivers: Vec::new(),
     }
 }
 
@@ -50,6 +51,9 @@ fn committed_lines_mean_what_they_say() {
     assert_eq!(call.domain.claims[1].count, 8);
     assert_eq!(call.domain.claims[2].memory_min, Some(4 << 30));
     assert!(call.domain.devices[1].managed);
+    let last = Request::from_line(REQUESTS.lines().last().unwrap().as_bytes()).unwrap();
+    let Body::Hook(call) = last.body else { panic!("not a hook's call") };
+    assert_eq!(call.drivers[0].driver.to_string(), "nvidia 580.65.05");
     let edits = Reply::from_line(REPLIES.lines().nth(1).unwrap().as_bytes()).unwrap();
     let ReplyBody::Ok(Served::Hook(HookDone { edits })) = edits.body else {
         panic!("not a hook's reply")

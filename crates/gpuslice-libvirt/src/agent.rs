@@ -5,11 +5,12 @@
 
 use crate::daemon::{Daemon, Wanted};
 use crate::edits::Edit;
-use crate::link::{Connection, LinkError, Worker, Written};
+use crate::link::{Connection, LinkError, Running, Worker, Written};
 use crate::live::forget;
 use crate::writing;
 use gpuslice_core::domain::HostDeviceSource::{Mdev, Pci};
 use gpuslice_core::domain::{ClaimRequest, Domain};
+use gpuslice_core::driver::DriverOf;
 use gpuslice_core::ids::ClaimName;
 use gpuslice_core::numa::Pinned;
 use gpuslice_core::refusal::Refusal;
@@ -107,9 +108,13 @@ impl Agent {
     /// # Errors
     /// libvirt failed, or what of ours is in the XML has no meaning.
     pub async fn runs(&self, uuid: Uuid) -> Result<Option<Domain>, Refusal> {
+        Ok(self.running(uuid).await?.map(|running| running.seen))
+    }
+
+    async fn running(&self, uuid: Uuid) -> Result<Option<Running>, Refusal> {
         let what = format!("reading running domain {uuid}");
         let read = move |connection: &Connection| connection.running(uuid);
-        Ok(self.worker.call(what, read).await?.map(|running| running.seen))
+        self.worker.call(what, read).await
     }
 
     /// Where on the host a running domain is pinned.
@@ -117,9 +122,7 @@ impl Agent {
     /// # Errors
     /// libvirt failed, or it does not run.
     pub(crate) async fn runs_on(&self, uuid: Uuid) -> Result<Pinned, Refusal> {
-        let what = format!("reading running domain {uuid}");
-        let read = move |connection: &Connection| connection.running(uuid);
-        let running = self.worker.call(what, read).await?;
+        let running = self.running(uuid).await?;
         running.map(|running| running.pinned).ok_or_else(|| gone(uuid))
     }
 
@@ -183,19 +186,31 @@ impl Agent {
         self.worker.call(format!("writing running domain {uuid}"), forget).await
     }
 
+    /// Notes what makes its slices in a VM that runs and says something else: whoever lets it in next judges by that. Of one
+    /// that is on its way here it is noted when it has come.
+    async fn note(&self, live: Running, drivers: Vec<DriverOf>) -> Result<(), Refusal> {
+        if live.comes || live.drivers == drivers {
+            return Ok(());
+        }
+        let what = format!("writing running domain {}", live.name);
+        self.worker.call(what, move |_| live.note(&drivers)).await
+    }
+
     /// Whether anything was written.
     async fn look_once(&self, uuid: Uuid) -> Result<bool, Trouble> {
         let seen = self.read(uuid).await.map_err(Trouble::Libvirt)?;
         if seen.as_ref().is_none_or(|seen| !seen.shut_off) {
-            let live = self.runs(uuid).await.map_err(Trouble::Libvirt)?;
+            let live = self.running(uuid).await.map_err(Trouble::Libvirt)?;
             if seen.is_none() && live.is_none() {
                 // libvirt tells nobody that a migration has undefined it here.
                 self.daemon.domain_gone(uuid).await.map_err(Trouble::Daemon)?;
                 return Ok(false);
             }
             if let Some(live) = live {
-                let (bare, name) = (bare(&live), live.name.clone());
-                self.daemon.domain_runs(live).await.map_err(Trouble::Daemon)?;
+                let (bare, name) = (bare(&live.seen), live.name.clone());
+                let drivers = self.daemon.domain_runs(live.seen.clone()).await;
+                let drivers = drivers.map_err(Trouble::Daemon)?;
+                self.note(live, drivers).await.map_err(Trouble::Libvirt)?;
                 let names = bare.iter().map(|claim| claim.name.clone()).collect();
                 self.forget(uuid, names).await.map_err(Trouble::Libvirt)?;
                 let defined = seen.iter().flat_map(|seen| &seen.domain.claims);

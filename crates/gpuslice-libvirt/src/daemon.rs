@@ -3,6 +3,7 @@
 use gpuslice_api::client::start;
 use gpuslice_api::{CallError, Client};
 use gpuslice_core::domain::{ClaimRequest, Domain};
+use gpuslice_core::driver::DriverOf;
 use gpuslice_core::hint;
 use gpuslice_core::ids::{ClaimKey, ClaimName, Owner, ProfileName};
 use gpuslice_core::refusal::{Code, Refusal};
@@ -117,12 +118,15 @@ impl Daemon {
         self.ask(Command::PlugFailed { key }).await.map(drop)
     }
 
-    /// Shows what a running domain carries.
+    /// Shows what a running domain carries, and is told what makes its slices.
     ///
     /// # Errors
     /// Refused, or no answer.
-    pub async fn domain_runs(&self, domain: Domain) -> Result<(), Refusal> {
-        self.ask(Command::DomainRuns { domain }).await.map(drop)
+    pub async fn domain_runs(&self, domain: Domain) -> Result<Vec<DriverOf>, Refusal> {
+        match self.ask(Command::DomainRuns { domain }).await? {
+            Answer::Runs { drivers, .. } => Ok(drivers),
+            _ => Err(unexpected("DomainRuns")),
+        }
     }
 
     /// Ends a claim. `false` when there was none. `force`: also while its slices are on their way back.

@@ -156,7 +156,7 @@ impl Agent {
     /// Tells the daemon what the VM carries now. The next look tells it again if this does not reach it.
     async fn tell_runs(&self, uuid: Uuid) {
         let told = match self.runs(uuid).await {
-            Ok(Some(live)) => self.daemon.domain_runs(live).await,
+            Ok(Some(live)) => self.daemon.domain_runs(live).await.map(drop),
             Ok(None) => Ok(()),
             Err(refusal) => Err(refusal),
         };

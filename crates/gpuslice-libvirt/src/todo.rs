@@ -71,10 +71,18 @@ impl Todo {
                 self.look.remove(uuid);
                 self.gone.insert(*uuid);
             }
-            // It may have stopped again by its turn, and not to be started by us.
-            Notice::Started(uuid) => self.start.retain(|(due, _)| due.domain != *uuid),
+            Notice::Started(uuid) => {
+                self.not_ours_to_start(*uuid);
+                self.look.insert(*uuid);
+            }
+            Notice::Comes(uuid) => self.not_ours_to_start(*uuid),
             Notice::Closed { .. } => {}
         }
+    }
+
+    /// It may have stopped again by its turn, and not to be started by us.
+    fn not_ours_to_start(&mut self, domain: Uuid) {
+        self.start.retain(|(due, _)| due.domain != domain);
     }
 
     /// Domains that were undefined while no one listened.
@@ -206,8 +214,9 @@ mod tests {
         assert_eq!(all(&mut todo), [start(saved), start(marked)]);
         todo.start(&[due(a, None), saved, marked], until);
         todo.notice(&Notice::Started(b));
-        todo.notice(&Notice::Started(c));
-        assert_eq!(all(&mut todo), [start(due(a, None))]);
+        todo.notice(&Notice::Comes(c));
+        // What makes its slices is to be noted; of what comes only when it has come.
+        assert_eq!(all(&mut todo), [Step::Look(b), start(due(a, None))]);
     }
 
     #[test]

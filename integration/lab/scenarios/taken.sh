@@ -15,8 +15,11 @@ left_alone() {
   wait_for 20 "$1 is given another VF" moved "$1" "$3"
   start "$1"
   expect "vfio-pci has that" bound_to "$pci/$(home_of "$1")" vfio-pci
+  wait_for 20 "what makes it is noted where it runs" noted "$1" "$(basename "$(readlink "$pci/$(home_of "$1")/physfn/driver")")"
+  expect_eq "and not in its definition" 0 "$(grep -c gpuslice:run "/etc/libvirt/qemu/$1.xml")"
   destroy "$1"
 }
+noted() { grep -q "<gpuslice-run:driver claim=\"gpu0\" name=\"$2\"" "/run/libvirt/qemu/$1.xml"; }
 last_refusal() { rows claims --arg o "$(domain_uuid "$1")" 'select(.claim | startswith($o)) | .last_refusal.code // ""'; }
 give_back() { w "$1" "$pci/$1/driver/unbind"; w '' "$pci/$1/driver_override"; }
 

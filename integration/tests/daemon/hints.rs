@@ -6,6 +6,7 @@ mod libvirt;
 mod of_agent;
 mod of_commands;
 mod of_devices;
+mod of_drivers;
 mod of_guests;
 mod of_layouts;
 mod of_nodes;
@@ -83,6 +84,7 @@ cases! {
         of_devices::a_type_of_another_program;
     Unknown: of_orders::no_such_gpu, of_orders::no_such_domain, of_orders::nobody_of_that_name, of_commands::few_gpus_to_name,
         of_commands::nothing_to_explain, of_commands::no_such_claim_to_explain;
+    OtherDriver: of_drivers::it_migrates_from_a_newer_branch, of_drivers::it_was_saved_under_another_driver;
     NotInXml: of_starts::a_device_is_missing, of_starts::a_device_was_taken_out_for_good,
         of_starts::a_device_is_one_too_many, of_starts::a_count_was_lowered,
         of_starts::an_image_carries_what_it_does_not_claim, of_starts::it_migrates_with_what_it_does_not_claim,

@@ -179,3 +179,47 @@ fn a_slice_of_another_form_is_refused_before_anything_is_copied() {
         assert_eq!(host.ask(&["claims"]), json!([]));
     });
 }
+
+/// With the note of the agent of the host that it ran on.
+fn noted(vm: &Vm, name: &str, version: &str) -> Vm {
+    let run = format!(
+        "<gpuslice-run:drivers xmlns:gpuslice-run='urn:gpuslice:run:1'>\
+         <gpuslice-run:driver claim='gpu0' name='{name}'{version}/></gpuslice-run:drivers>"
+    );
+    Vm { xml: vm.xml.replace("</metadata>", &format!("{run}</metadata>")), ..vm.clone() }
+}
+
+#[test]
+fn what_another_driver_has_saved_is_refused_before_anything_is_copied() {
+    as_root(|| {
+        let sim = gpuslice_integration::root().join("examples/hosts/a40-vfio.toml");
+        let config = "[[gpu]]\nmatch = { driver = \"nvidia\" }\nlayout = { vfs = \"all\" }\n";
+        let host = Host::start(sim.to_str().unwrap(), config);
+        host.settle();
+        let mut vm = Vm::new(1);
+        host.attach(&mut vm, "nvidia-a40-8q");
+        for operation in ["migrate", "restore"] {
+            for fits in [
+                vm.clone(),
+                noted(&vm, "nvidia", " version='580.65.05'"),
+                noted(&vm, "nvidia", " version='550.163.02'"),
+                noted(&vm, "nvidia", ""),
+            ] {
+                host.hook(&fits, operation).quiet();
+            }
+            let newer = noted(&vm, "nvidia", " version='590.48.01'");
+            let ran = host.hook(&newer, operation);
+            let line = ran.refused("other-driver");
+            assert!(line.contains("vm1 ran with nvidia 590.48.01 for claim gpu0"), "{line}");
+            assert!(
+                line.contains("; try: install nvidia 590.48.01 or later on this host"),
+                "{line}"
+            );
+            let ran = host.hook(&noted(&vm, "gim", ""), operation);
+            let line = ran.refused("other-driver");
+            assert!(line.contains("; try: give its GPU to gim on this host"), "{line}");
+        }
+        // A start here is one from nothing.
+        host.run_vm(&noted(&vm, "gim", ""));
+    });
+}

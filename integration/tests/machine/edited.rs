@@ -128,7 +128,7 @@ fn a_saved_vm_gets_what_it_was_saved_with_whatever_its_claim_is_now() {
     look(&mut driver, &mut domain);
     assert_eq!(profile(&driver, &domain), ONE);
     applies(&mut driver, gpus(1, 2));
-    let request = driver.hook(HookCall { operation: Restore, domain: image.clone() });
+    let request = driver.hook(HookCall::new(Restore, image.clone()));
     driver.advance(1_000).unwrap();
     assert_eq!(driver.told.remove(&request), Some(HookAnswer::Proceed));
     starts(&mut driver, &image).unwrap();
@@ -346,7 +346,7 @@ fn a_saved_vm_whose_claim_has_another_name_by_now_gets_its_vf() {
     is_called(&mut domain, "main");
     assert_eq!(look(&mut driver, &mut domain), []);
     assert_eq!(vf(&domain), vf(&image));
-    let request = driver.hook(HookCall { operation: Restore, domain: image.clone() });
+    let request = driver.hook(HookCall::new(Restore, image.clone()));
     driver.advance(1_000).unwrap();
     assert_eq!(driver.told.remove(&request), Some(HookAnswer::Proceed));
     starts(&mut driver, &image).unwrap();

@@ -231,7 +231,7 @@ impl Run {
             return;
         }
         self.driver.dies_after = dies;
-        let request = self.driver.hook(HookCall { operation, domain: domain.clone() });
+        let request = self.driver.hook(HookCall::new(operation, domain.clone()));
         self.driver.advance(5_000).unwrap();
         self.driver.dies_after = None;
         self.driver.lost.clear();
@@ -248,7 +248,7 @@ impl Run {
             self.refused += 1;
         }
         let operation = HookOperation::Release;
-        self.driver.hook(HookCall { operation, domain: domain.clone() });
+        self.driver.hook(HookCall::new(operation, domain.clone()));
         self.driver.advance(30_000).unwrap();
         assert_eq!(bound(&self.driver, &domain), 0, "{told:?}");
     }

@@ -3,6 +3,7 @@
 use crate::driver::Driver;
 use crate::vgpu::{attach, attach_several, call, one_gpu, order, start, stop, vf};
 use gpuslice_core::domain::{ClaimRequest, Domain, HostDevice, HostDeviceSource};
+use gpuslice_core::driver::DriverOf;
 use gpuslice_core::ids::{PciAddress, SliceId};
 use gpuslice_core::machine::HookOperation::{Migrate, Prepare, Release, Restore, Started};
 use gpuslice_core::machine::{HookAnswer, HookCall, HookOperation};
@@ -25,7 +26,7 @@ fn ready() -> Driver {
 
 /// What libvirt is told when a domain is to come in.
 fn let_in(driver: &mut Driver, domain: &Domain, by: HookOperation) -> Result<Domain, Refusal> {
-    let request = driver.hook(HookCall { operation: by, domain: domain.clone() });
+    let request = driver.hook(HookCall::new(by, domain.clone()));
     driver.advance(1_000).unwrap();
     let mut domain = domain.clone();
     match driver.told.remove(&request).unwrap() {
@@ -223,6 +224,91 @@ fn what_somebody_else_gives_back_is_free_for_who_comes_in() {
         // No event tells of it.
         driver.kernel.write(&path, b"0").unwrap();
         assert_eq!(let_in(&mut driver, &domain, by), Ok(domain.clone()));
+        starts(&mut driver, &domain).unwrap();
+    }
+}
+
+fn noted(driver: &mut Driver, domain: &Domain) -> Vec<DriverOf> {
+    match order(driver, Command::DomainRuns { domain: domain.clone() }).unwrap() {
+        Answer::Runs { drivers, .. } => drivers,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn of(name: &str, version: Option<&str>) -> DriverOf {
+    let driver = gpuslice_core::driver::Driver::told(name, version).unwrap();
+    DriverOf { claim: "gpu0".parse().unwrap(), driver }
+}
+
+/// One that ran here, and what was noted of it.
+fn ran(host: &str, layout: &str, profile: &str) -> (Driver, Domain, Vec<DriverOf>) {
+    let path = gpuslice_integration::root().join("examples/hosts").join(host);
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut driver = Driver::new(&HostFile::parse(&text).unwrap(), layout).unwrap();
+    driver.advance(60_000).unwrap();
+    let domain = attach(&mut driver, 1, profile);
+    assert_eq!(noted(&mut driver, &domain), [], "nothing runs yet");
+    starts(&mut driver, &domain).unwrap();
+    let drivers = noted(&mut driver, &domain);
+    driver.advance(20_000).unwrap();
+    call(&mut driver, &domain, Release).unwrap();
+    driver.advance(20_000).unwrap();
+    assert_eq!(noted(&mut driver, &domain), [], "nothing runs any more");
+    (driver, domain, drivers)
+}
+
+fn comes(
+    driver: &mut Driver,
+    domain: &Domain,
+    by: HookOperation,
+    drivers: &[DriverOf],
+) -> Result<(), Refusal> {
+    let call = HookCall { drivers: drivers.to_vec(), ..HookCall::new(by, domain.clone()) };
+    let request = driver.hook(call);
+    driver.advance(1_000).unwrap();
+    match driver.told.remove(&request).unwrap() {
+        HookAnswer::Proceed => Ok(()),
+        HookAnswer::Refuse(refusal) => Err(refusal),
+        other @ HookAnswer::Remap(_) => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_made_its_slices_goes_along_and_is_judged() {
+    let mdevs = "[[gpu]]\nmatch = { driver = \"nvidia\" }\nlayout = { vfs = \"all\" }\n";
+    for (host, layout, profile, name, version) in [
+        ("a40-vfio.toml", crate::vgpu::LAYOUT, "nvidia-a40-8q", "nvidia", Some("580.65.05")),
+        ("a40-mdev.toml", mdevs, "nvidia-a40-8q", "nvidia", Some("580.65.05")),
+        // Nothing depends on the version of this one.
+        ("sriov-8.toml", LAYOUT, PROFILE, "gpusim", None),
+    ] {
+        let (mut driver, domain, drivers) = ran(host, layout, profile);
+        assert_eq!(drivers, [of(name, version)], "{host}");
+        for by in [Migrate, Restore] {
+            let mut comes = |drivers: &[DriverOf]| comes(&mut driver, &domain, by, drivers);
+            // The same, one that is not told, and one of a claim that it does not make.
+            let other = DriverOf { claim: "other".parse().unwrap(), ..of("gim", None) };
+            for fits in [&drivers[..], &[], &[of(name, None)], &[other]] {
+                assert_eq!(comes(fits), Ok(()), "{host}: {fits:?}");
+            }
+            for version in ["550.163.02", "580.95.02", "580.65.05"] {
+                assert_eq!(comes(&[of(name, Some(version))]), Ok(()), "{host}: from {version}");
+            }
+            let of_a_newer_branch = comes(&[of(name, Some("590.48.01"))]);
+            let refused = comes(&[of("another", version)]).unwrap_err();
+            assert_eq!(refused.code, Code::OtherDriver, "{refused}");
+            match version {
+                None => assert_eq!(of_a_newer_branch, Ok(())),
+                Some(_) => {
+                    let refusal = of_a_newer_branch.unwrap_err();
+                    assert_eq!(refusal.code, Code::OtherDriver, "{refusal}");
+                    let both = ["ran with nvidia 590.48.01", "has nvidia 580.65.05 here"];
+                    assert!(both.iter().all(|word| refusal.message.contains(word)), "{refusal}");
+                }
+            }
+            // Nothing is left of those that were refused.
+            assert_eq!(comes(&drivers), Ok(()));
+        }
         starts(&mut driver, &domain).unwrap();
     }
 }

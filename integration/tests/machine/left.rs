@@ -109,7 +109,7 @@ fn a_start_waits_for_what_is_left_to_a_driver() {
             stop(&mut driver, &domains[0]);
             let next = &domains[again];
             let (operation, domain) = (HookOperation::Prepare, next.clone());
-            let request = driver.hook(HookCall { operation, domain });
+            let request = driver.hook(HookCall::new(operation, domain));
             driver.drain().unwrap();
             assert!(driver.unanswered(request));
             driver.advance(ms).unwrap();

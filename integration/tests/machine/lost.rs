@@ -291,7 +291,7 @@ fn what_was_made_for_a_start_serves_the_same_start_after_the_loss() {
         (world.driver.disk.runtime, world.driver.lost_record) = (None, true);
         world.driver.restart().unwrap();
         let domain = world.guests[&0].domain().read().clone();
-        let call = HookCall { operation: HookOperation::Prepare, domain };
+        let call = HookCall::new(HookOperation::Prepare, domain);
         let request = world.driver.hook_before_look(call).unwrap();
         world.driver.deaths = 0;
         world.guests.get_mut(&0).unwrap().state = State::Asking(request);

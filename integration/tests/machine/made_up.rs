@@ -80,7 +80,7 @@ fn who_asks_again_before_the_agent_does_is_not_started_once_more() {
 }
 
 fn asked(driver: &mut Driver, domain: &Domain, operation: HookOperation) -> Option<HookAnswer> {
-    let request = driver.hook(HookCall { operation, domain: domain.clone() });
+    let request = driver.hook(HookCall::new(operation, domain.clone()));
     driver.advance(1_000).unwrap();
     driver.told.remove(&request)
 }

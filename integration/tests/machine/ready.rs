@@ -15,7 +15,7 @@ const PF: &str = "0000:41:00.0";
 
 /// A start, with the time for whatever is tried again on its way.
 pub fn starts(driver: &mut Driver, domain: &Domain) -> Result<(), Refusal> {
-    let call = HookCall { operation: HookOperation::Prepare, domain: domain.clone() };
+    let call = HookCall::new(HookOperation::Prepare, domain.clone());
     let request = driver.hook(call);
     for _ in 0..20 {
         driver.advance(500).unwrap();

@@ -82,7 +82,7 @@ struct Running {
 impl Running {
     /// All of these at once. Those that were refused, and how.
     fn start(&mut self, domains: &BTreeMap<u32, Domain>) -> BTreeMap<u32, Code> {
-        let call = |domain: &Domain, operation| HookCall { operation, domain: domain.clone() };
+        let call = |domain: &Domain, operation| HookCall::new(operation, domain.clone());
         let asked: Vec<_> = domains
             .iter()
             .map(|(n, d)| (*n, self.driver.hook(call(d, HookOperation::Prepare))))
@@ -149,7 +149,7 @@ fn sixty_vms_start_at_once_on_fewer_slices() {
             running.driver.vms.remove(&(1000 + ended));
             let operation = HookOperation::Release;
             let domain = domains[&ended].clone();
-            running.driver.hook(HookCall { operation, domain });
+            running.driver.hook(HookCall::new(operation, domain));
             running.driver.advance(1000).unwrap();
             let mut refused = BTreeMap::new();
             // Refused once, it is given the VF that is free now.

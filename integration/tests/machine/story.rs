@@ -354,7 +354,7 @@ impl Story<'_> {
 
     fn call(&mut self, vm: usize, operation: HookOperation) -> Result<(), Broken> {
         let domain = self.domain(vm);
-        self.driver.hook(HookCall { operation, domain });
+        self.driver.hook(HookCall::new(operation, domain));
         self.driver.advance(1000)?;
         // Calls that cannot be refused are made again when the daemon died over them.
         for call in std::mem::take(&mut self.driver.lost) {
@@ -384,9 +384,7 @@ impl Story<'_> {
         }
         self.agent_looks(vm)?;
         let domain = self.domain(vm);
-        let request = self
-            .driver
-            .hook(HookCall { operation: HookOperation::Prepare, domain: domain.clone() });
+        let request = self.driver.hook(HookCall::new(HookOperation::Prepare, domain.clone()));
         let mut told = None;
         for _ in 0..30 {
             self.driver.advance(1000)?;

@@ -92,7 +92,7 @@ pub fn claimed(
 }
 
 pub fn call(driver: &mut Driver, domain: &Domain, operation: HookOperation) -> Result<(), Refusal> {
-    let request = driver.hook(HookCall { operation, domain: domain.clone() });
+    let request = driver.hook(HookCall::new(operation, domain.clone()));
     driver.advance(1_000).unwrap();
     if operation != HookOperation::Prepare {
         return Ok(());
@@ -485,8 +485,7 @@ fn an_mdev_that_does_not_fit_any_more_is_made_elsewhere() {
             .unwrap();
     }
     driver.deaf = true;
-    let request =
-        driver.hook(HookCall { operation: HookOperation::Prepare, domain: domain.clone() });
+    let request = driver.hook(HookCall::new(HookOperation::Prepare, domain.clone()));
     driver.advance(5_000).unwrap();
     assert!(matches!(driver.told.remove(&request), Some(HookAnswer::Proceed)));
     assert!(driver.machine.durable().quarantines.is_empty());

@@ -5,7 +5,7 @@
 
 use gpuslice_core::hint;
 use gpuslice_core::refusal::{Code, Refusal};
-use gpuslice_domxml::{DomXmlError, read_domain, remap_pci, scan};
+use gpuslice_domxml::{DomXmlError, read_domain, read_drivers, remap_pci, scan};
 use gpuslice_hook_proto::{HookCall, HookDone, Operation, ReplyBody, Served};
 
 /// What libvirt is told.
@@ -62,7 +62,9 @@ impl<'x> Question<'x> {
         if !found.ours && domain.devices.is_empty() {
             return Err(Verdict::Pass);
         }
-        Ok((question, HookCall { operation, sub, extra, domain }))
+        // Elsewhere it says nothing yet, or where it runs now.
+        let drivers = if operation.may_edit() { read_drivers(question.xml) } else { Vec::new() };
+        Ok((question, HookCall { operation, sub, extra, domain, drivers }))
     }
 
     /// Whether a daemon that restarts is worth waiting for: its word is needed.

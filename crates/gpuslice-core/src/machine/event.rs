@@ -2,6 +2,7 @@
 
 use super::ConfigRead;
 use crate::domain::Domain;
+use crate::driver::DriverOf;
 use crate::execute::{Performed, StepError};
 use crate::guest::GuestCall;
 use crate::health::Said;
@@ -235,6 +236,15 @@ pub struct HookCall {
     pub operation: HookOperation,
     /// The domain in libvirt's hands.
     pub domain: Domain,
+    /// Of one that comes in: what made its slices where it ran, as far as that was noted.
+    pub drivers: Vec<DriverOf>,
+}
+
+impl HookCall {
+    /// One that says nothing of drivers.
+    pub fn new(operation: HookOperation, domain: Domain) -> Self {
+        Self { operation, domain, drivers: Vec::new() }
+    }
 }
 
 /// Points at which libvirt calls the hook and we act.
@@ -275,6 +285,7 @@ impl Answer {
             self,
             Self::Claimed { .. }
                 | Self::Done { changed: true, .. }
+                | Self::Runs { changed: true, .. }
                 | Self::Domain { .. }
                 | Self::Drain(DrainRow { changed: true, .. })
         )

@@ -107,7 +107,7 @@ impl Machine {
         call: &HookCall,
         owner: &Owner,
     ) -> Result<BTreeMap<PciAddress, PciAddress>, Refusal> {
-        let HookCall { domain, operation } = call;
+        let HookCall { domain, operation, drivers } = call;
         self.judge_plain_devices(domain, owner)?;
         let asked = self.asked(domain, owner, Missing::LeftOut);
         let asked = asked.map_err(|why| with_way_out_of(*operation, &domain.name, why))?;
@@ -123,6 +123,7 @@ impl Machine {
             let remapped = with_edits(domain, &edits);
             let wants = self.wants(&remapped, owner, Missing::LeftOut)?;
             self.reserve_claims(domain, &wants)?;
+            self.judge_drivers(domain, *operation, drivers)?;
             Ok((edits, expected))
         });
         self.durable.claims = claims;

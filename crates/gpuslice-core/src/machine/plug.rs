@@ -310,7 +310,7 @@ impl Machine {
             self.presumed_dead.remove(&slice);
             self.begin_release(slice, Ending::Detached);
         }
-        done(changed, if changed { "taken over" } else { "already so" })
+        Answer::Runs { changed, drivers: self.drivers_of(domain) }
     }
 
     /// What was plugged in without a claim, which no hook tells; whether there is any that was not known.

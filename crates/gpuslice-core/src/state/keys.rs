@@ -45,8 +45,8 @@ const RECORDED: (u32, &str) = (
      mode: compute memory instances sizes fabric-sharing scheduler\n\
      refusal: code message causes hint\n\
      code: no-capacity other-numa-node no-profile bad-request claim-copied not-settled held taken reshaping \
-     cordoned quarantined host-driver dirty absent foreign unknown not-in-xml managed device-failed \
-     device-stuck state-unwritable output-unwritable bad-config in-use not-permitted unreachable timeout \
+     cordoned quarantined host-driver dirty absent foreign unknown other-driver not-in-xml managed \
+     device-failed device-stuck state-unwritable output-unwritable bad-config in-use not-permitted unreachable timeout \
      unsliceable unsupported\n\
      health: severity line at_us boot cordons lost_vfs\n\
      severity: degraded failed\n\

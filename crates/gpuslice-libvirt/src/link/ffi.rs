@@ -25,6 +25,8 @@ pub enum Notice {
     Gone(Uuid),
     /// Somebody has started the domain.
     Started(Uuid),
+    /// It is on its way here from another host.
+    Comes(Uuid),
     /// The connection broke. It carries the number of the connection, because the notice of a former one can
     /// arrive after the next was opened.
     Closed {
@@ -81,11 +83,18 @@ impl Sink {
 /// What to do about a lifecycle event. A rename is an Undefined followed by a Defined, each with its own detail;
 /// only the second says something, the new name.
 fn lifecycle_notice(domain: Uuid, event: c_int, detail: c_int) -> Option<Notice> {
-    let renamed = sys::VIR_DOMAIN_EVENT_UNDEFINED_RENAMED;
+    let is = |known: u32| u32::try_from(detail) == Ok(known);
     match u32::try_from(event).ok()? {
         sys::VIR_DOMAIN_EVENT_DEFINED | sys::VIR_DOMAIN_EVENT_STOPPED => Some(Notice::Look(domain)),
+        sys::VIR_DOMAIN_EVENT_STARTED if is(sys::VIR_DOMAIN_EVENT_STARTED_MIGRATED) => {
+            Some(Notice::Comes(domain))
+        }
         sys::VIR_DOMAIN_EVENT_STARTED => Some(Notice::Started(domain)),
-        sys::VIR_DOMAIN_EVENT_UNDEFINED if u32::try_from(detail) != Ok(renamed) => {
+        // It has come.
+        sys::VIR_DOMAIN_EVENT_RESUMED if is(sys::VIR_DOMAIN_EVENT_RESUMED_MIGRATED) => {
+            Some(Notice::Look(domain))
+        }
+        sys::VIR_DOMAIN_EVENT_UNDEFINED if !is(sys::VIR_DOMAIN_EVENT_UNDEFINED_RENAMED) => {
             Some(Notice::Gone(domain))
         }
         _ => None,
@@ -336,6 +345,10 @@ mod tests {
             (sys::VIR_DOMAIN_EVENT_UNDEFINED, removed, Some(Notice::Gone(vm))),
             (sys::VIR_DOMAIN_EVENT_UNDEFINED, renamed, None),
             (sys::VIR_DOMAIN_EVENT_STARTED, 0, Some(Notice::Started(vm))),
+            (sys::VIR_DOMAIN_EVENT_STARTED, 1, Some(Notice::Comes(vm))),
+            (sys::VIR_DOMAIN_EVENT_STARTED, 2, Some(Notice::Started(vm))),
+            (sys::VIR_DOMAIN_EVENT_RESUMED, 0, None),
+            (sys::VIR_DOMAIN_EVENT_RESUMED, 1, Some(Notice::Look(vm))),
             (sys::VIR_DOMAIN_EVENT_SUSPENDED, 0, None),
             (4711, 0, None),
         ] {

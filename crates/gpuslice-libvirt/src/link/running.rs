@@ -4,9 +4,10 @@ use super::connection::Connection;
 use super::error::{LinkError, Said};
 use super::ffi;
 use crate::writing::{Into, Plugs};
-use gpuslice_core::domain::Domain as Seen;
+use gpuslice_core::domain::{Domain as Seen, NAMESPACE, RUN_NAMESPACE};
+use gpuslice_core::driver::DriverOf;
 use gpuslice_core::numa::Pinned;
-use gpuslice_domxml::{read_domain, read_pinned};
+use gpuslice_domxml::{drivers_for_set_metadata, read_domain, read_drivers, read_pinned};
 use std::ffi::CString;
 use uuid::Uuid;
 use virt::domain::Domain;
@@ -30,16 +31,36 @@ pub struct Running {
     pub seen: Seen,
     /// Where on the host it runs.
     pub pinned: Pinned,
+    /// What is noted of what makes its slices.
+    pub drivers: Vec<DriverOf>,
+    /// It is on its way here from another host, and libvirt changes nothing of it before it has come.
+    pub comes: bool,
+}
+
+impl Running {
+    /// Notes in its live XML what makes its slices.
+    pub(crate) fn note(&self, drivers: &[DriverOf]) -> Result<(), LinkError> {
+        let element = drivers_for_set_metadata(drivers);
+        self.set(element.as_deref(), ("gpuslice-run", RUN_NAMESPACE), Into::LIVE)
+    }
+
+    fn set(
+        &self,
+        element: Option<&str>,
+        (prefix, namespace): (&str, &str),
+        into: Into,
+    ) -> Result<(), LinkError> {
+        let kind = sys::VIR_DOMAIN_METADATA_ELEMENT.cast_signed();
+        self.domain
+            .set_metadata(kind, element, Some(prefix), Some(namespace), flags(into))
+            .map(drop)
+            .map_err(|e| LinkError::SetMetadata { domain: self.name.clone(), source: Said(e) })
+    }
 }
 
 impl Plugs for Running {
     fn set_metadata(&self, element: Option<&str>, into: Into) -> Result<(), LinkError> {
-        let kind = sys::VIR_DOMAIN_METADATA_ELEMENT.cast_signed();
-        let namespace = gpuslice_core::domain::NAMESPACE;
-        self.domain
-            .set_metadata(kind, element, Some("gpuslice"), Some(namespace), flags(into))
-            .map(drop)
-            .map_err(|e| LinkError::SetMetadata { domain: self.name.clone(), source: Said(e) })
+        self.set(element, ("gpuslice", NAMESPACE), into)
     }
 
     fn plug(&self, alias: &str, hostdev: &str, into: Into) -> Result<(), LinkError> {
@@ -86,10 +107,16 @@ impl Connection {
             Ok(Some((domain, name, xml))) => {
                 let seen = read_domain(&xml).map_err(|error| LinkError::xml(&name, error))?;
                 let pinned = read_pinned(&xml).map_err(|error| LinkError::xml(&name, error))?;
-                Ok(Some(Running { domain, name, seen, pinned }))
+                let (drivers, comes) = (read_drivers(&xml), comes(&domain));
+                Ok(Some(Running { domain, name, seen, pinned, drivers, comes }))
             }
             Err(error) if error.no_domain() => Ok(None),
             Err(error) => Err(error),
         }
     }
+}
+
+fn comes(domain: &Domain) -> bool {
+    let incoming = (sys::VIR_DOMAIN_PAUSED, sys::VIR_DOMAIN_PAUSED_MIGRATION.cast_signed());
+    domain.get_state().is_ok_and(|state| state == incoming)
 }

@@ -2,6 +2,7 @@
 
 use gpuslice_api::host::{HostInterface, serve};
 use gpuslice_api::{Admits, Caller, Handler};
+use gpuslice_core::driver::DriverOf;
 use gpuslice_core::ids::{ClaimKey, Owner};
 use gpuslice_core::request::{
     Adopted, Answer, ClaimRow, Command, DeviceToWrite, DueStart, Outcome,
@@ -18,6 +19,8 @@ type Before = Box<dyn FnMut(&Command) -> Option<Outcome> + Send>;
 pub struct Script {
     /// Devices of each domain; a domain that is not here keeps what it has.
     pub devices: BTreeMap<Uuid, Vec<DeviceToWrite>>,
+    /// What makes their slices.
+    pub drivers: BTreeMap<Uuid, Vec<DriverOf>>,
     /// What was picked for domains.
     pub adopted: BTreeMap<Uuid, Vec<Adopted>>,
     /// Claims that exist.
@@ -115,7 +118,11 @@ impl Daemon {
                     warnings: Vec::new(),
                 })
             }
-            Command::PlugFailed { .. } | Command::DomainRuns { .. } => done(false),
+            Command::PlugFailed { .. } => done(false),
+            Command::DomainRuns { domain } => {
+                let drivers = script.drivers.get(&domain.uuid).cloned().unwrap_or_default();
+                Ok(Answer::Runs { changed: false, drivers })
+            }
             Command::DomainGone { .. } => done(true),
             Command::AgentWork => Ok(Answer::AgentWork {
                 look_again: std::mem::take(&mut script.look_again),

@@ -3,10 +3,13 @@
 use crate::domains::{THEIRS, hostdev, source};
 use crate::scene::{ordinary, wanted};
 use gpuslice_core::domain::ClaimRequest;
+use gpuslice_core::driver::{Driver, DriverOf};
 use gpuslice_core::ids::{ClaimKey, Owner};
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_core::request::{Adopted, Command, DueStart};
 use gpuslice_core::state::OnlyIf;
+use gpuslice_domxml::read_drivers;
+use gpuslice_libvirt::link::Notice;
 use uuid::Uuid;
 
 const A: Uuid = Uuid::from_u128(0xf0_110a);
@@ -273,6 +276,48 @@ fn claims_of_domains_that_went_while_no_one_listened_are_ended() {
             let gone = |command: &Command| matches!(command, Command::DomainGone { .. });
             assert_eq!(scene.asks("DomainGone", gone).await, Command::DomainGone { uuid: B });
             assert!(!scene.settles().await.iter().any(gone));
+        },
+    );
+}
+
+/// Whoever lets it in when it migrates judges by it, and its definition says nothing of it.
+#[test]
+fn what_makes_its_slices_is_noted_of_a_domain_that_runs() {
+    let of = |name: &str| DriverOf {
+        claim: "gpu0".parse().unwrap(),
+        driver: Driver::told(name, Some("580.65.05")).unwrap(),
+    };
+    ordinary(
+        |person, daemon| {
+            person.define(A, "a", CLAIM, &hostdev("ua-gpuslice-gpu0", 1, GUEST));
+            daemon.script.lock().unwrap().drivers.insert(A, vec![of("nvidia")]);
+        },
+        async |mut scene| {
+            scene.settles().await;
+            assert_eq!(read_drivers(&scene.person.xml(A)), []);
+            scene.person.start(A);
+            scene.settles().await;
+            let live = scene.person.live_xml(A);
+            assert_eq!(read_drivers(&live), [of("nvidia")], "{live}");
+            assert!(live.contains(CLAIM.replace('\'', "\"").as_str()), "{live}");
+            assert!(live.contains(">theirs</app:x>"), "{live}");
+            assert!(!scene.person.xml(A).contains("gpuslice:run"), "{}", scene.person.xml(A));
+            // Written once, and that is no news.
+            assert_eq!(scene.settles().await, []);
+
+            // As it comes from a host that has another one.
+            scene.daemon.script.lock().unwrap().drivers.insert(A, vec![of("another")]);
+            scene.notices.send(Notice::Look(A)).unwrap();
+            scene.settles().await;
+            assert_eq!(read_drivers(&scene.person.live_xml(A)), [of("another")]);
+            // Nothing tells of it any more.
+            scene.daemon.script.lock().unwrap().drivers.clear();
+            scene.notices.send(Notice::Look(A)).unwrap();
+            scene.settles().await;
+            let live = scene.person.live_xml(A);
+            assert!(!live.contains("gpuslice:run") && live.contains("gpuslice:claims"), "{live}");
+            scene.person.stop(A);
+            scene.shows(A, |domain, shut_off| shut_off && domain.claims.len() == 1).await;
         },
     );
 }

@@ -33,7 +33,7 @@ fn engine_with(config: &std::path::Path, layout: &str) -> (Engine, Handle) {
 fn start() -> HookCall {
     let (uuid, name) = (Uuid::from_u128(7), "plain".to_owned());
     let domain = Domain { uuid, name, claims: Vec::new(), devices: Vec::new() };
-    HookCall { operation: HookOperation::Prepare, domain }
+    HookCall::new(HookOperation::Prepare, domain)
 }
 
 fn reads(engine: &Engine) -> u64 {

@@ -450,3 +450,26 @@ fn a_person_who_runs_it_without_arguments_is_told_how() {
         assert_eq!(call.extra, if arguments.len() > 3 { "-" } else { "" });
     }
 }
+
+#[test]
+fn of_what_comes_in_the_daemon_is_told_what_made_its_slices_there() {
+    let noted = "</gpuslice:claims><r:drivers xmlns:r='urn:gpuslice:run:1'>\
+                 <r:driver claim='gpu0' name='nvidia' version='580.65.05'/></r:drivers>";
+    let xml = claiming().replace("</gpuslice:claims>", noted);
+    for operation in TOLD {
+        let (ended, daemon) = run_with(Act::Answer(done), operation, &xml);
+        assert_eq!(ended, silent_pass(), "{operation}");
+        let drivers = daemon.call().drivers;
+        if !["migrate", "restore"].contains(&operation) {
+            assert_eq!(drivers, [], "{operation}");
+            continue;
+        }
+        assert_eq!(drivers[0].claim.as_str(), "gpu0");
+        assert_eq!(drivers[0].driver.to_string(), "nvidia 580.65.05");
+    }
+    // Without, and with one that has no meaning.
+    for xml in [claiming(), xml.replace("claim='gpu0'", "")] {
+        let (ended, daemon) = run_with(Act::Answer(done), "migrate", &xml);
+        assert_eq!((ended, daemon.call().drivers), (silent_pass(), vec![]));
+    }
+}
