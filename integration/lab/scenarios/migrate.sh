@@ -11,8 +11,15 @@ cleanup() {
   [ ! "${silent:-}" ] || kill $silent 2> /dev/null
   clear_domains
   there clear_domains
+  there rm -f $keeper
   modprobe -r mtty
   there modprobe -r mtty
+}
+# Before gpuslice's own, which is handed what this one leaves as it is: keeps what libvirt hands over when a domain comes in.
+keeper=/etc/libvirt/hooks/qemu.d/05-keeper
+keep_handed() {
+  printf '#!/bin/sh\n[ "$2" != migrate ] || cat > /var/tmp/handed.xml\n' > "$1"
+  chmod +x "$1"
 }
 trap cleanup EXIT
 
@@ -95,8 +102,14 @@ had_it "" there
 has_it
 
 say "it moves"
+expect "somebody keeps what is handed over there" there eval "$(declare -f keep_handed); keep_handed $keeper"
 expect "virsh migrate" q move
 has_it there
+# integration/tests/daemon/handed has this file as it came here.
+there cat /var/tmp/handed.xml > handed.xml
+expect "it says what it runs with" grep -q "<address uuid='${mdev##*/}'" handed.xml
+expect "and holds no secret" eval '! grep -q passwd handed.xml'
+there rm -f $keeper
 had_it idle
 expect "it is defined here alone" is moves virsh -q list --all --name
 expect_eq "what libvirt has there" "" "$(there virsh -q list --all --name --persistent)"

@@ -223,3 +223,57 @@ fn what_another_driver_has_saved_is_refused_before_anything_is_copied() {
         host.run_vm(&noted(&vm, "gim", ""));
     });
 }
+
+/// What libvirt handed the hook of the host that a domain migrated to, as it came there: integration/lab/scenarios/migrate.sh
+/// keeps it.
+const HANDED: &str = include_str!("handed/migrate.xml");
+
+/// The domain of that text.
+fn handed() -> Vm {
+    let within = |open: &str, close: &str| {
+        let (_, rest) = HANDED.split_once(open).unwrap();
+        rest.split_once(close).unwrap().0.to_owned()
+    };
+    let (name, uuid) = (within("<name>", "</name>"), within("<uuid>", "</uuid>"));
+    Vm { name, uuid, xml: HANDED.to_owned() }
+}
+
+#[test]
+fn what_libvirt_hands_over_when_a_domain_migrates_is_left_as_it_is() {
+    as_root(|| {
+        let host = Host::start("mdev", "");
+        host.settle();
+        let vm = handed();
+        host.hook(&vm, "migrate").quiet();
+        assert_eq!(host.ask(&["claims"]), json!([]));
+        host.run_vm(&vm);
+        let claim = host.only("claims");
+        assert_eq!((&claim["profile"], &claim["state"]), (&json!("mtty-2"), &json!("attached")));
+        host.migrates_away(&vm);
+        // The host that it goes to has no such device.
+        let other = Host::start("sriov-8", FOUR);
+        other.settle();
+        other.hook(&vm, "migrate").refused("no-profile");
+    });
+}
+
+#[test]
+fn a_vf_in_what_libvirt_hands_over_is_exchanged_and_nothing_else() {
+    as_root(|| {
+        let host = Host::start("sriov-8", FOUR);
+        host.settle();
+        let (elsewhere, mut vm) = ("0000:c1:00.3", handed());
+        let claim = "gpu0".parse().unwrap();
+        let device = MdevUuid::for_claim(vm.uuid.parse().unwrap(), &claim, 0);
+        let (at, end) = (vm.xml.find("<hostdev ").unwrap(), vm.xml.find("<source>").unwrap());
+        assert!(at < end, "{HANDED}");
+        vm.xml.replace_range(at..end, "<hostdev mode='subsystem' type='pci' managed='no'>\n      ");
+        vm.xml = vm.xml.replace(&format!("uuid='{device}'"), &source(elsewhere));
+        assert!(vm.xml.contains(&source(elsewhere)), "{HANDED}");
+        vm.xml = vm.xml.replace("mtty-2", PROFILE);
+        let (here, vf) = moved(&host, &vm, elsewhere, &host.hook(&vm, "migrate"));
+        assert_ne!(vf, elsewhere);
+        host.run_vm(&here);
+        assert_eq!(host.only("claims")["home"], json!([vf]));
+    });
+}
