@@ -1,7 +1,7 @@
 # NVIDIA's driver and tools: vGPUs on VFs and PFs, sizes, MIG, sriov-manage.
 
-a40=0001:00:00.0 t4=0002:00:00.0 a100=0003:00:00.0
-v=$pci/$a40/virtfn m=$pci/$a100/virtfn
+a40=0001:00:00.0 t4=0002:00:00.0 a100=0003:00:00.0 h100=0005:00:00.0
+v=$pci/$a40/virtfn m=$pci/$a100/virtfn h=$pci/$h100/virtfn
 sriov_manage() { tool /usr/lib/nvidia/sriov-manage "$@"; }
 smi() { tool /usr/bin/nvidia-smi "$@"; }
 files() { names "$1" | in_line; }
@@ -11,7 +11,7 @@ ids() { all_of "$1/nvidia/creatable_vgpu_types" | awk '$1 ~ /^[0-9]+$/ {print $1
 available() { local t; for t in $(names "$1/mdev_supported_types"); do echo "${t##*-}:$(text_of "$1/mdev_supported_types/$t/available_instances")"; done | in_line; }
 few() { grep -oE '(^| )('"$1"'):[0-9]+' | in_line | tr -s ' ' | sed 's/^ //'; }
 
-cards 'a40:vfs=4,t4,a100:vfs=4,rtx5090' nvidia
+cards 'a40:vfs=4,t4,a100:vfs=4,rtx5090,h100:vfs=2' nvidia
 no_udev
 
 say "before VFs are enabled"
@@ -171,6 +171,16 @@ fact nvidia-smi.mig.off-with-vfs "$(smi -i $a100 -mig 0)"
 fact sriov-manage.mig-mode-stays "$(sriov_manage -d $a100) $(gpu_instances $a100) $(mig $a100)"
 fact nvidia-smi.mig.off "$(smi -i $a100 -mig 0)"
 
+say "an H100 of 94 GB"
+fact sriov-manage.h100 "$(sriov_manage -e $h100)"
+fact nvidia.h100.creatable "$(ids ${h}0)"
+fact nvidia-smi.h100.memory "$(smi vgpu -i $h100 -s -v) $(sed -n 's/^ *FB Memory *: \([0-9]*\) MiB$/\1/p' tool.out | in_line)"
+expect_eq "no VFs" 0 "$(sriov_manage -d $h100)"
+fact nvidia-smi.h100.mig "$(smi -i $h100 -mig 1) $(sriov_manage -e $h100) $(smi mig -i $h100 -cgi 9,14,19 -C)"
+fact nvidia.h100.mig.creatable "$(ids ${h}0)"
+fact nvidia.h100.mig.write "$(errno_of 1132 ${h}0/nvidia/current_vgpu_type) $(text_of ${h}0/nvidia/gpu_instance_id)"
+fact nvidia.h100.mig.creatable.after "$(ids ${h}1)"
+
 say "mdev on a PF"
 types=$pci/$t4/mdev_supported_types u=22222222-2222-3333-4444-5555555555
 fact nvidia.t4.totalvfs "$(text_of $pci/$t4/sriov_totalvfs)"
@@ -205,7 +215,7 @@ fact nvidia.old.creatable.none "$(all_of ${v}0/nvidia/creatable_vgpu_types | wc 
 w 0 ${v}0/nvidia/current_vgpu_type
 
 say "mdev on VFs"
-cards 'a40:vfs=2,t4,a100:vfs=2:nvram=1' 'nvidia framework=mdev'
+cards 'a40:vfs=2,t4,a100:vfs=2:nvram=1,rtx5090,h100:vfs=2:nvram=1' 'nvidia framework=mdev'
 fact nvidia-mdev.pf.types "$(if_there $pci/$a40/mdev_supported_types present absent)"
 fact events.sriov-manage.enable-mdev "$(events_of 0001 sriov_manage -e $a40)"
 fact nvidia-mdev.nvidia-folder "$(if_there ${v}0/nvidia present absent)"
@@ -228,6 +238,10 @@ expect_eq "GPU instances" 0 "$(smi mig -i $a100 -cgi 19,14,14 -C)"
 fact nvidia-mdev.mig.available "$(available $pci/0003:00:00.4 | few '692|699|700')"
 fact nvidia-mdev.mig.create "$(errno_of ${u}21 $pci/0003:00:00.4/mdev_supported_types/nvidia-700/create)"
 fact nvidia-mdev.mig.available.sibling "$(available $pci/0003:00:00.5 | few '692|699|700')"
+expect_eq "VFs of the H100" 0 "$(sriov_manage -e $h100)"
+expect_eq "GPU instances" 0 "$(smi mig -i $h100 -cgi 14,14 -C)"
+fact nvidia-mdev.h100.mig.available "$(available $pci/0005:00:00.4 | few '1127|1129|1131')"
+fact nvidia-mdev.h100.mig.create "$(errno_of ${u}31 $pci/0005:00:00.4/mdev_supported_types/nvidia-1131/create)"
 unload nvidia; load nvidia framework=mdev
 fact nvidia.reload "$(text_of $pci/$a100/sriov_numvfs) $(gpu_instances $a100) $(mig $a100) $(names $mdevs | wc -l)"
 

@@ -36,7 +36,7 @@ static const struct {
 	{ "a16",        { NVIDIA(0x25b6, 0x14a9, 0x030200), .vfs = 16, .fb_mb = 16384 } },
 	{ "a40",        { NVIDIA(0x2235, 0x145a, 0x030200), .vfs = 32, .fb_mb = 49152 } },
 	{ "a10",        { NVIDIA(0x2236, 0x1482, 0x030200), .vfs = 32, .fb_mb = 24576 } },
-	{ "h100",       { NVIDIA(0x2331, 0x1626, 0x030200), .vfs = 32, .fb_mb = 81920 } },
+	{ "h100",       { NVIDIA(0x2321, 0x1839, 0x030200), .vfs = 16, .fb_mb = 96246 } },
 	{ "l40s",       { NVIDIA(0x26b9, 0x1851, 0x030200), .vfs = 32, .fb_mb = 49152 } },
 	{ "rtxpro6000", { NVIDIA(0x2bb5, 0x204e, 0x030200), .vfs = 32, .fb_mb = 98304 } },
 	{ "rtx5090",    { NVIDIA(0x2b85, 0x2057, 0x030000), .fb_mb = 32768 } },

@@ -67,6 +67,16 @@ static const struct nv_type a100_types[] = {
 	M(702, "GRID A100D-4-40C", 40, 5), M(703, "GRID A100D-7-80C", 80, 0), M(707, "GRID A100D-1-10CME", 10, 20),
 };
 
+/* an H100 NVL, whose ids are not published */
+static const struct nv_type h100_types[] = {
+	T(1121, "NVIDIA H100L-4C", 4), T(1122, "NVIDIA H100L-6C", 6), T(1123, "NVIDIA H100L-11C", 11),
+	T(1124, "NVIDIA H100L-15C", 15), T(1125, "NVIDIA H100L-23C", 23), T(1126, "NVIDIA H100L-47C", 47),
+	T(1127, "NVIDIA H100L-94C", 94),
+	M(1128, "NVIDIA H100L-1-12CME", 11, 20), M(1129, "NVIDIA H100L-1-12C", 11, 19),
+	M(1130, "NVIDIA H100L-1-24C", 23, 15), M(1131, "NVIDIA H100L-2-24C", 23, 14),
+	M(1132, "NVIDIA H100L-3-47C", 47, 9), M(1133, "NVIDIA H100L-4-47C", 47, 5), M(1134, "NVIDIA H100L-7-94C", 94, 0),
+};
+
 #define RTX "NVIDIA RTX Pro 6000 Blackwell DC-"
 static const struct nv_type rtxpro_types[] = {
 	T(1518, RTX "2Q", 2) /* * */, T(1519, RTX "3Q", 3), T(1520, RTX "4Q", 4) /* * */, T(1522, RTX "8Q", 8) /* * */,
@@ -97,6 +107,11 @@ static const struct nv_size sizes_80[] = {
 	{ 10, 8, 8, "0,10,20,30,40,50,60,70" }, { 16, 5, 4, "0,24,40,64" }, { 20, 4, 4, "0,20,40,60" },
 	{ 40, 2, 2, "0,40" }, { 80, 1, 1, "0" }, { }
 };
+/* of 4 and 6 GiB the places are not known */
+static const struct nv_size sizes_94[] = {
+	{ 4, 23, 16, "" }, { 6, 15, 8, "" }, { 11, 8, 8, "0,12,23,36,47,59,70,83" }, { 15, 6, 4, "0,32,47,79" },
+	{ 23, 4, 4, "0,24,47,71" }, { 47, 2, 2, "0,47" }, { 94, 1, 1, "0" }, { }
+};
 static const struct nv_size sizes_96[] = {
 	{ 2, 32, 32, "0,4,6,10,12,16,18,22,24,28,30,34,36,40,42,46,48,52,54,58,60,64,66,70,72,76,78,82,84,88,90,94" },
 	{ 3, 32, 32, "0,3,6,9,12,15,18,21,24,27,30,33,36,39,42,45,48,51,54,57,60,63,66,69,72,75,78,81,84,87,90,93" },
@@ -110,6 +125,11 @@ static const struct nv_gi_profile a100_gis[] = {
 	{ 14, "2g.20gb", 2, 2, 3, 20 }, { 15, "1g.20gb", 1, 2, 4, 20 }, { 19, "1g.10gb", 1, 1, 7, 10 },
 	{ 20, "1g.10gb+me", 1, 1, 1, 10 }, { }
 };
+static const struct nv_gi_profile h100_gis[] = {
+	{ 0, "7g.94gb", 7, 8, 1, 94 }, { 5, "4g.47gb", 4, 4, 1, 47 }, { 9, "3g.47gb", 3, 4, 2, 47 },
+	{ 14, "2g.24gb", 2, 2, 3, 24 }, { 15, "1g.24gb", 1, 2, 4, 24 }, { 19, "1g.12gb", 1, 1, 7, 12 },
+	{ 20, "1g.12gb+me", 1, 1, 1, 12 }, { }
+};
 static const struct nv_gi_profile rtxpro_gis[] = {
 	{ 32, "4g.96gb", 4, 4, 1, 96 }, { 35, "2g.48gb", 2, 2, 2, 48 }, { 47, "1g.24gb", 1, 1, 4, 24 }, { }
 };
@@ -121,6 +141,7 @@ static const struct nv_card cards[] = {
 	{ 0x1eb8, "Tesla T4", NV_ON_PF, .region = 16, TYPES(t4_types), .sizes = sizes_16 },
 	{ 0x20b5, "NVIDIA A100 80GB PCIe", NV_ON_VFS, true, 80, 7, 8, TYPES(a100_types), sizes_80, a100_gis },
 	{ 0x2235, "NVIDIA A40", NV_ON_VFS, true, 48, TYPES(a40_types), .sizes = sizes_48 },
+	{ 0x2321, "NVIDIA H100 NVL", NV_ON_VFS, true, 94, 7, 8, TYPES(h100_types), sizes_94, h100_gis },
 	{ 0x25b6, "NVIDIA A16", NV_ON_VFS, true, 16, TYPES(a16_types), .sizes = sizes_16 },
 	{ 0x26b9, "NVIDIA L40S", NV_ON_VFS, true, 48, TYPES(l40s_types), .sizes = sizes_48 },
 	{ 0x2bb5, "NVIDIA RTX PRO 6000 Blackwell Server Edition", NV_ON_VFS, true, 96, 4, 4, TYPES(rtxpro_types), sizes_96,
@@ -146,6 +167,12 @@ const struct nv_type *nv_type_of(const struct nv_card *card, unsigned long id)
 		if (card->types[i].id == id)
 			return &card->types[i];
 	return NULL;
+}
+
+/* A GiB of a card's whole framebuffer can lack some of its MiB. */
+uint nv_type_mb(struct nv_gpu *gpu, const struct nv_type *t)
+{
+	return min(t->gb * 1024u, gpusim_fb_mb(gpu->pdev));
 }
 
 const struct nv_size *nv_size_of(const struct nv_card *card, u16 gb)

@@ -111,7 +111,7 @@ static int card_show(struct seq_file *m, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(card);
 
-/* id, framebuffer in GiB, creatable now, most, per VM, per GPU instance, its profile or -1, placement ids, name */
+/* id, framebuffer in GiB and in MiB, creatable now, most, per VM, per GPU instance, its profile or -1, places, name */
 static int types_show(struct seq_file *m, void *unused)
 {
 	struct nv_gpu *gpu = m->private;
@@ -126,9 +126,9 @@ static int types_show(struct seq_file *m, void *unused)
 
 		for (p = gpu->card->gi_profiles; mig && p->id != t->gi_profile; p++)
 			;
-		seq_printf(m, "%u %u %u %u %u %u %d %s %s\n", t->id, t->gb, nv_creatable(gpu, t, false),
+		seq_printf(m, "%u %u %u %u %u %u %u %d %s %s\n", t->id, t->gb, nv_type_mb(gpu, t), nv_creatable(gpu, t, false),
 			   nv_max_instances(gpu, t), NV_PER_VM, mig ? p->gb / t->gb : 0, mig ? t->gi_profile : -1,
-			   mig ? "-" : s->ids, t->name);
+			   mig || !*s->ids ? "-" : s->ids, t->name);
 	}
 	mutex_unlock(&gpu->lock);
 	return 0;

@@ -70,7 +70,7 @@ static ssize_t nv_description(struct mdev_type *type, char *buf)
 	bool desktop = series == 'Q' || series == 'B';
 
 	return sysfs_emit(buf, "num_heads=%d, frl_config=%d, framebuffer=%uM, max_resolution=%s, max_instance=%u\n",
-			  desktop ? 4 : 1, series == 'B' ? 45 : 60, t->t->gb * 1024,
+			  desktop ? 4 : 1, series == 'B' ? 45 : 60, nv_type_mb(t->parent->gpu, t->t),
 			  series == 'A' ? "1280x1024" : series == 'C' ? "4096x2160" :
 			  series == 'Q' && t->t->gb > 1 ? "7680x4320" : "5120x2880",
 			  nv_max_instances(t->parent->gpu, t->t));

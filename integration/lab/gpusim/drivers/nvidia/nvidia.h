@@ -101,6 +101,7 @@ struct nv_gpu {
 /* catalogue.c */
 const struct nv_card *nv_card_of(u16 device);
 const struct nv_type *nv_type_of(const struct nv_card *card, unsigned long id);
+uint nv_type_mb(struct nv_gpu *gpu, const struct nv_type *t);
 const struct nv_size *nv_size_of(const struct nv_card *card, u16 gb);
 
 /* placement.c: which vGPUs there are and can be; callers hold gpu->lock */
