@@ -207,7 +207,7 @@ fn in_the_older_framework_too() {
 }
 
 /// The host with a driver that makes mediated devices of its VFs.
-fn in_the_older_framework(mut host: HostFile) -> HostFile {
+pub fn in_the_older_framework(mut host: HostFile) -> HostFile {
     for mdev in host.functions.iter_mut().filter_map(|f| f.mdev.as_mut()) {
         mdev.on = MdevOn::Vf;
     }

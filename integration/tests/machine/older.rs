@@ -1,10 +1,12 @@
 //! Stories of what versions of NVIDIA's driver show less of, or otherwise, than the newest.
 
 use crate::driver::Driver;
-use crate::vgpu::{LAYOUT, attach, call, host, one_gpu, start, vf};
+use crate::mig::{MIG, WANTED, a100, in_the_older_framework, instances};
+use crate::vgpu::{LAYOUT, agent_looks_at, attach, call, host, one_gpu, start, vf};
+use gpuslice_core::domain::HostDeviceSource;
 use gpuslice_core::machine::HookOperation;
 use gpuslice_core::refusal::Code;
-use gpuslice_sim::{Content, Fault};
+use gpuslice_sim::{Content, Fault, Kernel};
 
 /// Every file of a VF but the two that a type is given by came later.
 #[test]
@@ -64,4 +66,27 @@ fn a_list_of_types_that_is_not_understood_is_told() {
     let problems = &driver.machine.observation().problems;
     let told = problems.iter().any(|p| p.to_string().contains("creatable_vgpu_types holds"));
     assert!(told, "{problems:?}");
+}
+
+/// After an upgrade the VFs come first, and list what is in GPU instances when those were made. Only then is it known what the
+/// device of a VM is to be.
+#[test]
+fn a_request_for_a_slice_of_an_instance_outlives_an_upgrade_too() {
+    let mut driver = Driver::new(&in_the_older_framework(a100()), MIG).unwrap();
+    driver.advance(10_000).unwrap();
+    let domain = attach(&mut driver, 1, "nvidia-a100d-2-20c");
+    assert!(matches!(domain.devices[0].source, HostDeviceSource::Mdev(_)));
+    driver.kernel = Kernel::from_host(&a100());
+    // Others are at work on the host: after each step it is looked at.
+    driver.lazy = true;
+    for _ in 0..8 {
+        driver.wake_up().unwrap();
+        driver.begin_lazy().unwrap();
+        driver.advance(100).unwrap();
+    }
+    driver.lazy = false;
+    driver.begin_lazy().unwrap();
+    driver.advance(10_000).unwrap();
+    assert_eq!(instances(&mut driver), WANTED);
+    assert_eq!(agent_looks_at(&mut driver), [domain.uuid]);
 }

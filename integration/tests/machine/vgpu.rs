@@ -509,7 +509,7 @@ fn rewritten(driver: &mut Driver, domain: &Domain) -> Domain {
     Domain { devices: devices.into_iter().map(device).collect(), ..domain.clone() }
 }
 
-fn agent_looks_at(driver: &mut Driver) -> Vec<Uuid> {
+pub fn agent_looks_at(driver: &mut Driver) -> Vec<Uuid> {
     match order(driver, Command::AgentWork).unwrap() {
         Answer::AgentWork { look_again, .. } => look_again,
         other => panic!("{other:?}"),

@@ -6,7 +6,7 @@ use super::{Machine, OpId, RequestId, Stored, mistakes};
 use crate::config::Config;
 use crate::execute::StepError;
 use crate::hint;
-use crate::ids::{ParentId, SliceId};
+use crate::ids::{ParentId, PciAddress, SliceId};
 use crate::layout::{self, Layout, Overruled, Resolved, Rule};
 use crate::mechanism::{Layouts, Mechanism};
 use crate::mend;
@@ -18,6 +18,11 @@ use crate::refusal::{Code, Hint, Refusal};
 use crate::request::{OverruledRow, PlanRow, StepRow};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// VFs, and whether each can be told what it is.
+fn typed(seen: &Observation) -> impl Iterator<Item = (&PciAddress, bool)> {
+    seen.vfs.iter().map(|(address, vf)| (address, vf.choice.is_some()))
+}
 
 impl Machine {
     pub(super) fn on_observed(&mut self, seen: Observation) {
@@ -31,10 +36,11 @@ impl Machine {
             seen.parents().filter(|p| self.observed && !self.seen.has_parent(p)).collect();
         let slices_changed = seen.vfs.keys().ne(self.seen.vfs.keys())
             || seen.mdevs.keys().ne(self.seen.mdevs.keys());
-        let forms_changed = seen.vfs.keys().ne(self.seen.vfs.keys())
+        let forms_changed = typed(&seen).ne(typed(&self.seen))
             || seen.mdev_parents.keys().ne(self.seen.mdev_parents.keys());
         let before = std::mem::replace(&mut self.seen, seen);
-        self.remember_types(&before);
+        // What is in a GPU instance is listed after the VFs came.
+        let forms_changed = self.remember_types(&before) || forms_changed;
         self.overlay_wedged();
         self.overlay_unloaded();
         if slices_changed {
@@ -75,7 +81,8 @@ impl Machine {
     }
 
     /// A driver names the types a device could still be given, and no others; names are kept for when it is full.
-    fn remember_types(&mut self, before: &Observation) {
+    /// Whether there are any that were not known.
+    fn remember_types(&mut self, before: &Observation) -> bool {
         let listed = std::mem::replace(&mut self.seen.catalogue, Arc::clone(&before.catalogue));
         let known = &mut self.durable.catalogue;
         let mut news = false;
@@ -94,6 +101,7 @@ impl Machine {
         if news {
             self.persist(Stored::Durable);
         }
+        news
     }
 
     /// What a device does not tell of its modes now is as it was when it told of them last.
