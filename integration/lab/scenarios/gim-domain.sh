@@ -1,4 +1,4 @@
-# AMD under GIM: the option written, the module loaded, a VM with a VF, another count refused while one is held, amdgpu in the way
+# AMD under GIM: the option written, the module loaded, VMs with VFs of an MI300X and a V710, another count refused while one is held, amdgpu in the way
 # group: main
 # order: 80
 # needs: product
@@ -89,6 +89,14 @@ expect "vfio-pci has the VF" bound_to "$pci/$vf" vfio-pci
 expect "QEMU has it open" holds_vfio gim1
 expect_eq "the slice" attached "$(slice_state "vf:$vf")"
 
+say "a VM with a VF of the V710"
+domain gim710 "" "" | define
+expect "gpuslice attach" q gpuslice attach gim710 amd-v710-vf12
+start gim710
+has gim710 <<< "gpu0 $v710 vfio-pci"
+expect_eq "free" "11 15" "$(free_of amd-v710-vf12) $(free_of amd-mi300x-vf8-cpx)"
+gives_back gim710
+
 say "two for one VM, of one fabric"
 domain gim2 "" "" | define
 expect "gpuslice attach --count 2 --fabric same" q gpuslice attach gim2 amd-mi300x-vf8-cpx --count 2 --fabric same
@@ -174,6 +182,11 @@ expect_eq "the driver's option" 8,8,4 "$(cat /sys/module/gim/parameters/vf_num)"
 expect_eq "the driver's file" vf_num=8,8,4 "$(head -n 1 /etc/gim_config)"
 start gim1
 expect "vfio-pci has the VF" bound_to "$pci/$(home_of gim1)" vfio-pci
+expect "the V710's VM asks for one of four" q gpuslice attach gim710 amd-v710-vf4 --name gpu0
+start gim710
+has gim710 <<< "gpu0 $v710 vfio-pci"
+expect_eq "free" 3 "$(free_of amd-v710-vf4)"
+gives_back gim710
 destroy gim1
 wait_for 20 "all is free" is 0 count_assigned
 

@@ -51,7 +51,51 @@ start() {
 profile_of() { cat "/proc/$1/attr/apparmor/current" 2> /dev/null || cat "/proc/$1/attr/current"; } # PID
 destroy() { expect "virsh destroy $1" q virsh destroy "$1"; }
 
+# device_of SLICE : what the kernel has of it
+device_of() { case $1 in vf:*) echo "/sys/bus/pci/devices/${1#vf:}" ;; mdev:*) echo "/sys/bus/mdev/devices/${1#mdev:}" ;; esac; }
+gpu_of() { # DEVICE : the PF that has made it, an mdev of a VF too
+  local dev; dev=$(readlink -f "$1")
+  if [ -e "$dev/mdev_type" ]; then dev=${dev%/*}; fi
+  if [ -e "$dev/physfn" ]; then dev=$(readlink -f "$dev/physfn"); fi
+  echo "${dev##*/}"
+}
+kind_of() { # DEVICE : the vendor's type of it; of a VF without types its driver
+  local type
+  if [ -e "$1/mdev_type" ]; then basename "$(readlink "$1/mdev_type")"
+  elif read -r type 2> /dev/null < "$1/nvidia/current_vgpu_type"; then echo "nvidia-$type"
+  else basename "$(readlink "$1/driver")"; fi
+}
+has_open() { ls -l "/proc/$(qemu_of "$1")/fd" | grep -q " /dev/vfio/$(basename "$(readlink "$2/iommu_group")")$"; } # DOMAIN DEVICE
+# has DOMAIN < LIST : the VM that runs has what the list says and nothing else, one slice a line: "CLAIM GPU KIND". gpusliced says
+# whose they are, the kernel what they are, and QEMU has each open.
+has() {
+  local claim state slice dev want; want=$(sort | paste -sd,)
+  rows slices --arg o "$(uuid_of "$1")/" 'select(.claim // "" | startswith($o)) | "\(.claim | ltrimstr($o)) \(.state) \(.slice)"' > "had-$1"
+  expect_eq "what $1 has" "$want" "$(while read -r claim state slice; do
+      dev=$(device_of "$slice")
+      echo "$claim $(gpu_of "$dev") $(kind_of "$dev")"
+    done < "had-$1" | sort | paste -sd,)"
+  while read -r claim state slice; do
+    expect_eq "$1, $claim, $slice" attached "$state"
+    expect "QEMU has it open" has_open "$1" "$(device_of "$slice")"
+  done < "had-$1"
+}
+# given_up SLICE : nothing of a VM is in it, neither an mdev, nor a type, nor a driver
+given_up() { case $1 in mdev:*) gone "$(device_of "$1")" ;; *) is nvidia-0 kind_of "$(device_of "$1")" || gone "$(device_of "$1")/driver" ;; esac; }
+states_of() { rows claims --arg o "$(uuid_of "$1")/" 'select(.claim | startswith($o)) | .state' | sort -u | paste -sd' '; } # DOMAIN : of its claims
+# gives_back DOMAIN : it ends, and what `has` has seen of it is given up
+gives_back() {
+  local slice
+  destroy "$1"
+  wait_for 60 "its claims are idle" is idle states_of "$1"
+  while read -r _ _ slice; do wait_for 30 "$slice is given up" given_up "$slice"; done < "had-$1"
+}
+
 daemon() { systemctl "$1" gpusliced.socket gpusliced.service; }
+daemon_dies() {
+  expect "gpusliced is killed" systemctl kill -s KILL gpusliced.service
+  wait_for 60 "it serves again" timeout 5 gpuslice status
+}
 
 # A host of its own within a boot: other_host takes the cards away and forgets what was recorded. Then cards are loaded, the
 # layouts written and the daemon started. boot_host brings back what the boot came up with.
