@@ -52,14 +52,30 @@ expect "it is left to its driver" present "/sys/bus/mdev/devices/$mdev"
 wait_for 20 "which does not remove it, so the daemon does" gone "/sys/bus/mdev/devices/$mdev"
 wait_for 10 "capacity is back" is 4 free_of nvidia-a40-12q
 
+say "one in a GPU instance"
+instances() { nvidia-smi mig -i $a100 -lgi | awk '{print $4}' | sort | paste -sd' '; }
+# instance_with TYPE : the GPU instance that the vGPU of that type is in which runs
+instance_with() { awk -v id="$1" 'NR == FNR {if ($1 == id && $5) gi = $3; next} $1 == gi {print $5}' /sys/kernel/debug/nvidia/$a100/{vgpus,gpu_instances}; }
+expect_eq "GPU instances, made after the VFs" "1g.10gb 2g.20gb" "$(instances)"
+domain vgpu4 "" "" | define
+expect "gpuslice attach" q gpuslice attach vgpu4 nvidia-a100d-2-20c
+start vgpu4
+has vgpu4 <<< "gpu0 $a100 nvidia-700"
+expect_eq "what it is made of" "mdev 2g.20gb" "$(field profiles profile nvidia-a100d-2-20c mechanism) $(instance_with 700)"
+expect_eq "free nvidia-a100d-2-20c and -1-10c" "0 1" "$(free_of nvidia-a100d-2-20c) $(free_of nvidia-a100d-1-10c)"
+gives_back vgpu4
+wait_for 10 "capacity is back" is 1 free_of nvidia-a100d-2-20c
+
 say "an upgrade of the driver, whose vGPUs are types of VFs"
 expect "the older driver unloads" modprobe -r nvidia
 wait_for 20 "nothing offers its profile" is "" free_of nvidia-a40-12q
 expect "the newer one loads" modprobe nvidia
 wait_for 60 "the profile is that of VFs" is nvidia-vfio field profiles profile nvidia-a40-12q mechanism
-named() { [[ $(vfs_of vgpu1) = *:* ]]; }
-wait_for 30 "the agent has written a VF in place of the mdev" named
-expect_eq "mdevs in the definition" "" "$(mdevs_of vgpu1)"
+named() { [[ $(vfs_of "$1") = *:* ]]; }
+for name in vgpu1 vgpu4; do
+  wait_for 60 "the agent has written a VF in place of the mdev of $name" named $name
+  expect_eq "mdevs in the definition" "" "$(mdevs_of $name)"
+done
 all_up
 expect_eq "VFs of $a40, made by sriov-manage" 4 "$(ls -d ${v}* | wc -l)"
 claim_is() { rows claims --arg c "$(domain_uuid vgpu1)/gpu0" 'select(.claim == $c) | "\(.profile) \(.state) \(.home | join(" "))"'; }
@@ -162,17 +178,13 @@ destroy vgpu3
 wait_for 20 "the mdev is gone" is 8 cat $pci/$t4/mdev_supported_types/nvidia-231/available_instances
 
 say "a vGPU in a GPU instance"
-instances() { nvidia-smi mig -i $a100 -lgi | awk '{print $4}' | sort | paste -sd' '; }
 expect_eq "GPU instances, made after the VFs" "1g.10gb 2g.20gb" "$(instances)"
 expect_eq "what the A100 is set to" '1g.10gb,2g.20gb' "$(rows gpus 'select(.parent == "'$a100'") | .modes.instances')"
-domain vgpu4 "" "" | define
-expect "gpuslice attach" q gpuslice attach vgpu4 nvidia-a100d-2-20c
 address=$(home_of vgpu4)
 start vgpu4
-expect_eq "its type" 700 "$(type_of "$address")"
-expect "it is in an instance" cat "$pci/$address/nvidia/gpu_instance_id"
-destroy vgpu4
-wait_for 20 "its type is taken back" is 0 type_of "$address"
+has vgpu4 <<< "gpu0 $a100 nvidia-700"
+expect_eq "what it is made of" "nvidia-vfio 2g.20gb" "$(field profiles profile nvidia-a100d-2-20c mechanism) $(instance_with 700)"
+gives_back vgpu4
 wait_for 120 "the slice is free" is free slice_state "vf:$address"
 wait_for 120 "the GPU has its instances" is "1g.10gb 2g.20gb" instances
 # as long as somebody looks at the GPU, it is refused
