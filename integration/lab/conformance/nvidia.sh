@@ -4,6 +4,9 @@ a40=0001:00:00.0 t4=0002:00:00.0 a100=0003:00:00.0 h100=0005:00:00.0
 v=$pci/$a40/virtfn m=$pci/$a100/virtfn h=$pci/$h100/virtfn
 sriov_manage() { tool /usr/lib/nvidia/sriov-manage "$@"; }
 smi() { tool /usr/bin/nvidia-smi "$@"; }
+# What the tool printed last, in one line; block KEY VALUE : of it the lines from this one to the next of its kind
+text() { tr -s ' ' < tool.out | sed 's/^ //; s/ :/:/' | in_line; }
+block() { tr -s ' ' < tool.out | sed -n "/ $1 : $2\$/,/^ vGPU Type ID/p" | sed '/^ vGPU Type ID/d; s/^ //; s/ :/:/' | in_line; }
 files() { names "$1" | in_line; }
 # What can be made on a VF, shortened to the first and last when there are many
 ids() { all_of "$1/nvidia/creatable_vgpu_types" | awk '$1 ~ /^[0-9]+$/ {print $1}' | in_line | sed -E 's/^(([0-9]+ ){2}).{20,}( [0-9]+ [0-9]+)$/\1..\3/'; }
@@ -130,6 +133,9 @@ fact nvidia-smi.shm "$(smi vgpu -i 0 -shm 1)"
 expect_eq "a query" 0 "$(smi -q -i 0)"
 fact nvidia-smi.query.capability "$(sed -n 's/^ *\(Heterogeneous Time-Slice Sizes\) *: /\1: /p' tool.out)"
 fact nvidia-smi.query.state "$(sed -n 's/^ *\(vGPU Heterogeneous Mode\) *: /\1: /p' tool.out)"
+expect_eq "the types" 0 "$(smi vgpu -i 0 -s -v)"
+fact nvidia-smi.types.time-sliced "$(block Name 'NVIDIA A40-8Q')"
+fact nvidia-smi.types.ids "$(sed -n 's/.*vGPU Type ID *: //p' tool.out | sed -n '1p;$p' | in_line)"
 w 560 ${v}0/nvidia/current_vgpu_type
 fact nvidia.mixed.creatable "$(ids ${v}1)"
 fact nvidia.mixed.other-size "$(errno_of 562 ${v}1/nvidia/current_vgpu_type)"
@@ -144,10 +150,18 @@ w vgpu-placement-id=16 ${v}0/nvidia/vgpu_params
 fact nvidia.mixed.placement.taken "$(opens $pci/0001:00:00.4)"
 w vgpu-placement-id=5 ${v}0/nvidia/vgpu_params
 fact nvidia.mixed.placement.invalid "$(opens $pci/0001:00:00.4)"
+refuse_lock $a40
+fact sriov-manage.disable.lock-refused "$(sriov_manage -d $a40)"
+fact sriov-manage.disable.lock-refused.driver "$(driver_of ${v}0)$(if_there $pci/$a40/driver ' PF bound' ' PF unbound')"
 fact sriov-manage.wipes-mixed "$(sriov_manage -d $a40) $(mixed $a40)"
 
 say "MIG"
 fact nvidia-smi.mig.on "$(smi -i $a100 -mig 1)"
+fact nvidia-smi.mig.on.text "$(text)"
+expect_eq "a query" 0 "$(smi -q -i $a100)"
+fact nvidia-smi.query.mig "$(sed -n '/MIG Mode/,/vGPU Device/p' tool.out | sed '$d' | tr -s ' ' | sed 's/^ //; s/ :/:/' | in_line)"
+expect_eq "the types" 0 "$(smi vgpu -i $a100 -s -v)"
+fact nvidia-smi.types.mig "$(block Name '[^ ]* A100D-1-10C')"
 fact nvidia-smi.cgi.before-vfs "$(smi mig -i $a100 -cgi 19 -C)"
 fact sriov-manage.wipes-instances "$(sriov_manage -e $a100) $(gpu_instances $a100)"
 fact nvidia-smi.lgi.none "$(smi mig -i $a100 -lgi)"
@@ -156,7 +170,10 @@ fact nvidia.mig.creatable.no-instance "$(lines_in ${m}0/nvidia/creatable_vgpu_ty
 fact nvidia.mig.write.no-instance "$(errno_of 699 ${m}0/nvidia/current_vgpu_type)"
 fact nvidia.mig.write.no-instance.log "$(said 'Failed to add vgpu create request: 0x[0-9a-f]*')"
 fact nvidia-smi.cgi "$(smi mig -i $a100 -cgi 19,14 -C)"
+fact nvidia-smi.cgi.text "$(text)"
 fact nvidia-smi.lgi "$(smi mig -i $a100 -lgi)"
+# Where it puts them is the driver's affair.
+fact nvidia-smi.lgi.text "$(text | sed -E 's/ [0-9]+:([0-9]+) / START:\1 /g')"
 fact nvidia.mig.creatable "$(ids ${m}0)"
 fact nvidia.mig.write.time-sliced "$(errno_of 692 ${m}0/nvidia/current_vgpu_type)"
 fact nvidia.mig.write "$(errno_of 700 ${m}0/nvidia/current_vgpu_type)"
@@ -168,6 +185,7 @@ fact nvidia-smi.cgi.full "$(smi mig -i $a100 -cgi 0)"
 fact nvidia-smi.shm.mig "$(smi vgpu -i $a100 -shm 1)"
 w 0 ${m}0/nvidia/current_vgpu_type
 fact nvidia-smi.mig.off-with-vfs "$(smi -i $a100 -mig 0)"
+fact nvidia-smi.mig.off-with-vfs.text "$(text)"
 fact sriov-manage.mig-mode-stays "$(sriov_manage -d $a100) $(gpu_instances $a100) $(mig $a100)"
 fact nvidia-smi.mig.off "$(smi -i $a100 -mig 0)"
 

@@ -216,9 +216,14 @@ impl Kernel {
                         );
                         (what, errno)
                     })?;
+                    let named = self.card_shape(pf).and_then(|shape| {
+                        let mut profiles = shape.mig.as_ref()?.profiles.iter();
+                        profiles.find(|p| p.name == profile || p.id.to_string() == profile)
+                    });
+                    let (name, number) = named.map_or((profile, 0), |p| (p.name.as_str(), p.id));
                     let _ = writeln!(
                         text,
-                        "Successfully created GPU instance ID {id:2} on GPU {index:2} using profile {profile}"
+                        "Successfully created GPU instance ID {id:2} on GPU {index:2} using profile MIG {name} (ID {number:2})"
                     );
                 }
             }
