@@ -27,3 +27,19 @@ all_up
 modprobe mtty
 wait_for 10 "mtty-2 is a profile" is 12 free_of mtty-2
 . /lab/scenarios/people.sh
+
+say "a VF that takes a type, as a dialog writes it"
+clear_domains
+picked=$(slices_of $gpu | tail -n 1); picked=${picked#vf:}
+wait_for 60 "it is free" is free slice_state "vf:$picked"
+domain dialog "" "" | define
+expect "virt-xml adds it" virt-xml dialog --add-device --hostdev "pci_$(tr ':.' '__' <<< "$picked")"
+expect_eq "libvirt is to manage it" "$picked" "$(vf_of dialog yes)"
+refused dialog managed
+edit dialog "/<hostdev mode='subsystem' type='pci'/,/<\/hostdev>/d"
+expect "gpuslice attach" gpuslice attach dialog $vf_profile --name vf0
+has_vf() { [[ $(home_of dialog) = *:* ]]; }
+wait_for 20 "it has a VF" has_vf
+start dialog
+expect "with the type" given "$(home_of dialog)"
+ends dialog

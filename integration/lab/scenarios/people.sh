@@ -102,19 +102,38 @@ edit klon "s/managed='yes'/managed='no'/"
 wait_for 20 "klon has its own" owns klon gpu0
 start klon
 runs_with klon
+say "edited while it runs"
+edit klon "/<hostdev mode='subsystem' type='mdev'/,/<\/hostdev>/d"
+runs_with klon
+expect_eq "QEMU has both open" 2 "$(open_vfio klon)"
 ends klon
+wait_for 30 "the device that was removed meanwhile comes back" owns klon gpu0
+expect_eq "its VF" "$vf" "$(home_of klon)"
 say "its metadata removed"
 edit klon "/<metadata>/,/<\/metadata>/d"
 wait_for 20 "the claims are over" is "" claims_of "$id"
 expect "what else was edited is as it was edited" grep -q "<memory unit='KiB'>66560<" /etc/libvirt/qemu/klon.xml
 wait_for 20 "and the devices with them" not has_hostdev klon
 say "metadata alone"
-expect "virsh metadata" virsh metadata klon urn:gpuslice:domain:1 --key gpuslice --config \
-  --set "<claims><claim name='vf0' profile='$vf_profile'/><claim name='gpu0' profile='mtty-2'/></claims>"
-wait_for 30 "klon has its own" owns klon gpu0
+ask_again() {
+  expect "virsh metadata" virsh metadata klon urn:gpuslice:domain:1 --key gpuslice --config \
+    --set "<claims><claim name='vf0' profile='$vf_profile'/><claim name='gpu0' profile='mtty-2'/></claims>"
+  wait_for 30 "klon has its own" owns klon gpu0
+}
+ask_again
 start klon
 runs_with klon
-ends klon
+say "its metadata removed while it runs"
+vf=$(home_of klon)
+edit klon "/<metadata>/,/<\/metadata>/d"
+expect_eq "its VF stays with it" attached "$(slice_state "vf:$vf")"
+expect_eq "QEMU has both open" 2 "$(open_vfio klon)"
+outlives_start klon
+destroy klon
+wait_for 30 "then the VF is free" is free slice_state "vf:$vf"
+wait_for 20 "and the claims are over" is "" claims_of "$id"
+wait_for 20 "and the devices with them" not has_hostdev klon
+ask_again
 
 say "a snapshot, reverted"
 # libvirt has nothing to snapshot without a disk
@@ -128,7 +147,14 @@ expect "virsh snapshot-revert" q virsh snapshot-revert klon before
 wait_for 20 "klon has its own again" owns klon gpu0
 start klon
 runs_with klon
-ends klon
+say "reverted while it runs, which ends it"
+vf=$(home_of klon)
+outlives_start klon
+expect "virsh snapshot-revert" q virsh snapshot-revert klon before
+expect "it is off" not running klon
+wait_for 30 "its VF is free" is free slice_state "vf:$vf"
+expect "nothing is left in it" fallow "$vf"
+wait_for 20 "klon has its own" owns klon gpu0
 expect "virsh snapshot-delete" virsh snapshot-delete klon before
 rm $disk
 

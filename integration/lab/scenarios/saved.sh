@@ -37,6 +37,18 @@ given_back
 expect "virsh restore" q virsh restore $image
 has_it
 
+say "an image whose slice another program has made"
+expect "virsh save" q virsh save saved $image
+given_back
+w "$(basename "$mdev")" /sys/class/mdev_bus/mtty/mdev_supported_types/mtty-2/create
+out=$(virsh restore $image 2>&1) && fail "it was restored with a slice of somebody else's"
+expect "it is refused: ${out##*gpuslice: }" grep -q 'gpuslice: foreign: ' <<< "$out"
+expect "the other's is left alone" present "$mdev"
+w 1 "$mdev/remove"
+wait_for 20 "it is gone, and that is known" is 12 free_of mtty-2
+expect "virsh restore" q virsh restore $image
+has_it
+
 say "an image whose slice cannot be had"
 expect "virsh save" q virsh save saved $image
 given_back
