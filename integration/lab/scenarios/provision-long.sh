@@ -3,6 +3,6 @@
 # order: 76
 # needs: product
 # long: yes
-# limit: 900
+# limit: 1500
 export DELAYS="100 1000 5000" GPUS="1 4 8"
 . /lab/scenarios/provision.sh

@@ -3,7 +3,7 @@
 # order: 75
 # long: yes
 # needs: product
-# limit: 180
+# limit: 300
 . /lab/scenarios/product.sh
 trap 'boot_host' EXIT
 
@@ -16,7 +16,7 @@ VFS=2
 pf() { printf '/sys/bus/pci/devices/%04x:00:00.0' "$1"; }
 each() { local n; for ((n = 1; n <= gpus; n++)); do "$@" "$n"; done; }
 beside() { local n; for ((n = 1; n <= gpus; n++)); do "$@" "$n" & done; wait; }
-takes() { w "$2" "/sys/kernel/debug/gpusim/$(basename "$(pf "$3")")/$1"; } # FAULT MS GPU
+takes() { w "$2" "/sys/kernel/debug/gpusim/$(address "$3")/$1"; } # FAULT MS GPU
 down() { w 0 "$(pf "$1")/sriov_numvfs"; }
 since() { echo $(($(now_ms) - $1)); }
 bound() { local vf; for vf in "$(pf "$1")"/virtfn*; do bound_to "$vf" "${bind:-}" || return; done; }
@@ -33,14 +33,15 @@ make_vfs() { # GPU
   done
 }
 
+address() { basename "$(pf "$1")"; }
+rule() { printf '[[gpu]]\nmatch = { address = "%s" }\nlayout = { vfs = %s%s }\n' "$(address "$1")" "${all:-$VFS}" "${bind:+, bind = \"$bind\"}"; }
+
 compare() { # FAULT MS
-  local from script least ours n
+  local from script least ours
   each takes "$1" "$2"
   from=$(now_ms); each make_vfs; script=$(since "$from"); each down
   from=$(now_ms); beside make_vfs; least=$(since "$from"); each down
-  for ((n = 1; n <= gpus; n++)); do
-    printf '[[gpu]]\nmatch = { address = "%04x:00:00.0" }\nlayout = { vfs = %s%s }\n' "$n" $VFS "${bind:+, bind = \"$bind\"}"
-  done > /etc/gpuslice/gpuslice.toml
+  each rule > /etc/gpuslice/gpuslice.toml
   from=$(now_ms)
   expect "gpuslice apply, $gpus GPUs, $1 $2" gpuslice apply
   all_up
@@ -80,4 +81,17 @@ for gpus in $GPUS; do
       if [ "$bind" ]; then compare vf_probe_delay_ms $((delay / VFS)); else compare delay_ms "$delay"; fi
     done
   done
+done
+
+say "the same by NVIDIA's tool, which makes all VFs of one GPU"
+other_host
+expect "the GPUs come" load_gpusim "a40*8:vfs=$VFS" nvidia
+: > /etc/gpuslice/gpuslice.toml
+daemon start
+all_up
+all='"all"' bind=
+make_vfs() { /usr/lib/nvidia/sriov-manage -e "$(address "$1")" > /dev/null; }
+down() { /usr/lib/nvidia/sriov-manage -d "$(address "$1")" > /dev/null; }
+for gpus in $GPUS; do
+  for delay in 0 $delays; do compare delay_ms "$delay"; done
 done
