@@ -134,6 +134,8 @@ fn who_had_it_has_it_no_longer_while_it_is_left() {
     stop(&mut driver, &domain);
     has(&driver, 1);
     assert_eq!(ended(&driver), ["stopped"]);
+    let why = driver.machine.runtime().assignments.values().find_map(|a| a.trouble.clone());
+    assert_eq!(why.as_deref(), Some("left to nvidia, which may remove it by itself, for 10 s"));
     driver.restart().unwrap();
     driver.advance(11_000).unwrap();
     has(&driver, 0);

@@ -39,10 +39,13 @@ impl Machine {
     /// Its owner has it no longer, also should the host go down before it is removed.
     pub(super) fn leave_to(&mut self, driver: &'static str, slice: SliceId) {
         self.left.slices.insert(slice, driver);
-        let ending = self.run.assignments.get(&slice).and_then(|assignment| assignment.ending);
-        self.tenure_ends(slice, ending.unwrap_or(Ending::Unknown));
         let seconds = TIME / 1000;
-        self.note("slice", slice, format!("left to {driver} to remove for {seconds} s at most"));
+        let why = format!("left to {driver}, which may remove it by itself, for {seconds} s");
+        self.note("slice", slice, why.clone());
+        let Some(assignment) = self.run.assignments.get_mut(&slice) else { return };
+        assignment.trouble = Some(why);
+        let ending = assignment.ending.unwrap_or(Ending::Unknown);
+        self.tenure_ends(slice, ending);
         self.push(Effect::Arm { timer: Timer::RetryRelease(slice), after: TIME });
     }
 
