@@ -161,8 +161,12 @@ impl Kernel {
         Ok(why)
     }
 
-    /// A GPU instance of a profile, by its number or its name; gives its own number.
-    pub(crate) fn make_instance(&mut self, pf: PciAddress, profile: &str) -> Result<u32, Errno> {
+    /// A GPU instance of a profile, by its number or its name; gives its own number, and the profile.
+    pub(crate) fn make_instance(
+        &mut self,
+        pf: PciAddress,
+        profile: &str,
+    ) -> Result<(u32, InstanceShape), Errno> {
         let set = self.card_set(pf);
         let mig = self.card_shape(pf).and_then(|shape| shape.mig.clone());
         let Some(mig) = mig.filter(|_| set.mig) else {
@@ -191,7 +195,7 @@ impl Kernel {
         };
         let instance = Instance { profile: wanted.id, start, memory_mib: wanted.memory_mib };
         self.card_mut(pf)?.set.instances.insert(id, instance);
-        Ok(id)
+        Ok((id, wanted.clone()))
     }
 
     pub(crate) fn drop_instance(&mut self, pf: PciAddress, id: u32) -> Result<(), Errno> {

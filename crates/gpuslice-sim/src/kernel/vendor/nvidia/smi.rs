@@ -1,5 +1,6 @@
 //! `nvidia-smi`, as much of it as drives vGPUs: its commands, texts and exit statuses.
 
+use crate::host_file::InstanceShape;
 use crate::kernel::Kernel;
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::PciAddress;
@@ -210,17 +211,12 @@ impl Kernel {
                         true => Err(Errno::EBUSY),
                         false => self.make_instance(pf, profile),
                     };
-                    let id = done.map_err(|errno| {
+                    let (id, InstanceShape { name, id: number, .. }) = done.map_err(|errno| {
                         let what = format!(
                             "Unable to create a GPU instance on GPU {index:2} using profile {profile}"
                         );
                         (what, errno)
                     })?;
-                    let named = self.card_shape(pf).and_then(|shape| {
-                        let mut profiles = shape.mig.as_ref()?.profiles.iter();
-                        profiles.find(|p| p.name == profile || p.id.to_string() == profile)
-                    });
-                    let (name, number) = named.map_or((profile, 0), |p| (p.name.as_str(), p.id));
                     let _ = writeln!(
                         text,
                         "Successfully created GPU instance ID {id:2} on GPU {index:2} using profile MIG {name} (ID {number:2})"
