@@ -38,13 +38,13 @@ impl Machine {
 
     /// Its owner has it no longer, also should the host go down before it is removed.
     pub(super) fn leave_to(&mut self, driver: &'static str, slice: SliceId) {
-        self.left.slices.insert(slice, driver);
         let seconds = TIME / 1000;
         let why = format!("left to {driver}, which may remove it by itself, for {seconds} s");
-        self.note("slice", slice, why.clone());
         let Some(assignment) = self.run.assignments.get_mut(&slice) else { return };
-        assignment.trouble = Some(why);
+        assignment.trouble = Some(why.clone());
         let ending = assignment.ending.unwrap_or(Ending::Unknown);
+        self.left.slices.insert(slice, driver);
+        self.note("slice", slice, why);
         self.tenure_ends(slice, ending);
         self.push(Effect::Arm { timer: Timer::RetryRelease(slice), after: TIME });
     }
@@ -69,7 +69,7 @@ impl Machine {
         }
     }
 
-    /// Records what drivers have removed since the last reading.
+    /// Ends the wait for what drivers have removed since the last reading.
     pub(super) fn drivers_removed(&mut self) {
         let left = self.left.slices.keys();
         let gone: Vec<SliceId> =

@@ -30,9 +30,14 @@ struct Taken {
 }
 
 impl Machine {
-    /// What a claim's parameters say of the place, where its slices have places.
-    fn wish<'p>(&self, assignment: &Assignment, parameters: &'p Parameters) -> Option<&'p str> {
-        parameters.get(self.mechanism_of(assignment)?.place_parameter()?)
+    /// What a claim's parameters say of the place, where its slices have places: key and value.
+    fn wish<'p>(
+        &self,
+        assignment: &Assignment,
+        parameters: &'p Parameters,
+    ) -> Option<(&'static str, &'p str)> {
+        let key = self.mechanism_of(assignment)?.place_parameter()?;
+        Some((key, parameters.get(key)?))
     }
 
     /// Why the slice of a start cannot be where it is to be.
@@ -42,8 +47,7 @@ impl Machine {
         slice: SliceId,
         assignment: &Assignment,
     ) -> Option<Refusal> {
-        let wish = self.wish(assignment, want.parameters.as_ref()?)?;
-        let key = self.mechanism_of(assignment)?.place_parameter()?;
+        let (key, wish) = self.wish(assignment, want.parameters.as_ref()?)?;
         let device = self.seen.device_of(&assignment.parent);
         let offers = self.offers();
         let of_device = offers.iter().filter(|o| self.seen.device_of(&o.parent) == device);
@@ -85,7 +89,8 @@ impl Machine {
             **other != slice && self.seen.device_of(&a.parent) == *device
         };
         let wished = given.filter(beside).filter_map(|(other, a)| {
-            let start = self.wish(a, a.parameters.as_ref()?)?.parse().ok()?;
+            let (_, wish) = self.wish(a, a.parameters.as_ref()?)?;
+            let start = wish.parse().ok()?;
             let size = grids.get(a.type_id.as_ref()?)?.size;
             Some((Taken { by: *other, start, size }, a.phase == Phase::Attached))
         });
