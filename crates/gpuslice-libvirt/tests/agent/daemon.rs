@@ -7,6 +7,7 @@ use gpuslice_core::ids::{ClaimKey, Owner};
 use gpuslice_core::request::{
     Adopted, Answer, ClaimRow, Command, DeviceToWrite, DueStart, Outcome,
 };
+use gpuslice_core::state::OnlyIf;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -27,7 +28,7 @@ pub struct Script {
     pub claims: Vec<ClaimKey>,
     /// Whether capacity is held for them.
     pub reserve: bool,
-    /// What the agent should do.
+    /// What the agent should do: said once, but what is to be started until it runs.
     pub look_again: Vec<Uuid>,
     pub start: Vec<DueStart>,
     /// Asked first.
@@ -120,14 +121,17 @@ impl Daemon {
             }
             Command::PlugFailed { .. } => done(false),
             Command::DomainRuns { domain } => {
+                script.start.retain(|due| due.domain != domain.uuid);
                 let drivers = script.drivers.get(&domain.uuid).cloned().unwrap_or_default();
                 Ok(Answer::Runs { changed: false, drivers })
             }
             Command::DomainGone { .. } => done(true),
-            Command::AgentWork => Ok(Answer::AgentWork {
-                look_again: std::mem::take(&mut script.look_again),
-                start: std::mem::take(&mut script.start),
-            }),
+            Command::AgentWork => {
+                let start = script.start.clone();
+                script.start.retain(|due| due.only != Some(OnlyIf::Marked));
+                let look_again = std::mem::take(&mut script.look_again);
+                Ok(Answer::AgentWork { look_again, start })
+            }
             other => panic!("the agent asks no {other:?}"),
         }
     }

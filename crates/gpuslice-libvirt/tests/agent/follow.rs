@@ -287,6 +287,7 @@ fn what_makes_its_slices_is_noted_of_a_domain_that_runs() {
         claim: "gpu0".parse().unwrap(),
         driver: Driver::told(name, Some("580.65.05")).unwrap(),
     };
+    let runs = |command: &Command| matches!(command, Command::DomainRuns { .. });
     ordinary(
         |person, daemon| {
             person.define(A, "a", CLAIM, &hostdev("ua-gpuslice-gpu0", 1, GUEST));
@@ -296,6 +297,7 @@ fn what_makes_its_slices_is_noted_of_a_domain_that_runs() {
             scene.settles().await;
             assert_eq!(read_drivers(&scene.person.xml(A)), []);
             scene.person.start(A);
+            scene.asks("DomainRuns", runs).await;
             scene.settles().await;
             let live = scene.person.live_xml(A);
             assert_eq!(read_drivers(&live), [of("nvidia")], "{live}");
@@ -308,11 +310,13 @@ fn what_makes_its_slices_is_noted_of_a_domain_that_runs() {
             // As it comes from a host that has another one.
             scene.daemon.script.lock().unwrap().drivers.insert(A, vec![of("another")]);
             scene.notices.send(Notice::Look(A)).unwrap();
+            scene.asks("DomainRuns", runs).await;
             scene.settles().await;
             assert_eq!(read_drivers(&scene.person.live_xml(A)), [of("another")]);
             // Nothing tells of it any more.
             scene.daemon.script.lock().unwrap().drivers.clear();
             scene.notices.send(Notice::Look(A)).unwrap();
+            scene.asks("DomainRuns", runs).await;
             scene.settles().await;
             let live = scene.person.live_xml(A);
             assert!(!live.contains("gpuslice:run") && live.contains("gpuslice:claims"), "{live}");
