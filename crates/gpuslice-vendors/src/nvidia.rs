@@ -140,8 +140,9 @@ impl Mechanism for NvidiaVfio {
 
     fn observe(&self, host: &dyn HostRead, tools: &mut Answers, seen: &mut Observation) {
         read::read(host, seen);
-        modes::read(host, tools, seen);
+        // With its version, on which depends what a tool tells.
         scheduler::read(host, tools, seen);
+        modes::read(host, tools, seen);
     }
 
     fn trouble(&self, line: &str) -> Option<Trouble> {

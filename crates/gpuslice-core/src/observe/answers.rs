@@ -13,12 +13,21 @@ use std::sync::Arc;
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Answers {
-    told: BTreeMap<Vec<String>, (String, Ran)>,
+    told: BTreeMap<Vec<String>, Told>,
     options: BTreeMap<&'static str, Arc<Options>>,
     given: Option<options::Given>,
     failed: BTreeMap<Vec<String>, Failed>,
     texts: BTreeMap<String, String>,
     silent: bool,
+}
+
+/// What a tool said.
+#[derive(Debug)]
+struct Told {
+    state: String,
+    ran: Ran,
+    /// Nothing but its state changes it.
+    lasts: bool,
 }
 
 /// A question that came to nothing.
@@ -51,7 +60,7 @@ impl Answers {
     ) -> Result<Ran, Errno> {
         let command: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
         match self.told.get(&command) {
-            Some((then, ran)) if self.silent || then == state => return Ok(ran.clone()),
+            Some(told) if self.silent || told.state == state => return Ok(told.ran.clone()),
             None if self.silent => return Err(Errno::EAGAIN),
             _ => {}
         }
@@ -68,7 +77,15 @@ impl Answers {
     /// What a tool said when it was asked last.
     pub fn last(&self, command: &[&str]) -> Option<&str> {
         let is_it = |(asked, _): &(&Vec<String>, _)| asked.iter().eq(command);
-        self.told.iter().find(is_it).map(|(_, (_, ran))| ran.said.as_str())
+        self.told.iter().find(is_it).map(|(_, told)| told.ran.said.as_str())
+    }
+
+    /// What was told last changes with the state it was told in, and with nothing else: neither what a person does nor what
+    /// a step does is a reason to ask again. Not where the tool failed, which may have left something out.
+    pub fn lasts(&mut self, command: &[&str]) {
+        if let Some((_, told)) = self.told.iter_mut().find(|(asked, _)| asked.iter().eq(command)) {
+            told.lasts = told.ran.code == 0;
+        }
     }
 
     /// An attribute whose reading waits for its device. While a step sets one it is what it was, as far as that is known.
@@ -96,7 +113,9 @@ impl Answers {
     fn keep(&mut self, command: Vec<String>, Failed { state, how, is_answer }: Failed) {
         self.failed.remove(&command);
         match how {
-            Ok(ran) if is_answer(&ran) => drop(self.told.insert(command, (state, ran))),
+            Ok(ran) if is_answer(&ran) => {
+                self.told.insert(command, Told { state, ran, lasts: false });
+            }
             // Where there is none, that is found out in no time.
             Err(Errno::ENOENT | Errno::EAGAIN) => {}
             how => drop(self.failed.insert(command, Failed { state, how, is_answer })),
@@ -117,14 +136,14 @@ impl Answers {
 
     /// What hangs goes on hanging.
     pub(super) fn forget(&mut self) {
-        self.told.clear();
+        self.told.retain(|_, told| told.lasts);
         self.options.clear();
         self.given = None;
         self.failed.retain(|_, failed| failed.hangs());
     }
 
     pub(super) fn forget_all(&mut self) {
-        self.told.clear();
+        self.told.retain(|_, told| told.lasts);
         self.options.clear();
         self.given = None;
         self.failed.clear();
@@ -199,6 +218,27 @@ mod tests {
         answers.may_ask(true);
         answers.forget();
         assert_eq!(ask(&mut answers, "c").unwrap(), "3");
+    }
+
+    #[test]
+    fn what_nothing_but_its_state_changes_is_asked_again_in_another_one_alone() {
+        let (tool, mut answers) = (Tool::default(), Answers::default());
+        let any = |_: &Ran| true;
+        let ask = |answers: &mut Answers, command: &str, state: &str| {
+            let ran = answers.ask(&tool, &[command], state, any).unwrap();
+            answers.lasts(&[command]);
+            ran.said
+        };
+        assert_eq!(ask(&mut answers, "/smi", "a"), "1");
+        answers.forget();
+        answers.forget_all();
+        assert_eq!(ask(&mut answers, "/smi", "a"), "1");
+        assert_eq!(ask(&mut answers, "/smi", "b"), "2");
+        assert_eq!(ask(&mut answers, "/smi", "a"), "3");
+        // Some of it may be missing.
+        assert_eq!(ask(&mut answers, "/broken", "a"), "4");
+        answers.forget();
+        assert_eq!(ask(&mut answers, "/broken", "a"), "5");
     }
 
     #[test]

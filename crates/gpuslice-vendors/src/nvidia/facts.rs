@@ -1,6 +1,7 @@
 //! What `nvidia-smi vgpu -s -v` tells of types, and no file does: the true size of the framebuffer, the places of a grid
 //! where one can be when sizes are mixed, how many there can be of one GPU, and how many of them a VM can have.
 
+use super::DRIVER;
 use super::modes::{OFF, SMI, ask, bus_id};
 use super::names::size;
 use super::read::type_id;
@@ -9,7 +10,7 @@ use gpuslice_core::mode::Mode;
 use gpuslice_core::observation::{Catalogue, Observation, Places, TypeFacts};
 use gpuslice_core::observe::Answers;
 use gpuslice_core::port::HostRead;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Names of the GPU instances there are, by the device and the number of their profile.
@@ -22,21 +23,24 @@ pub(super) struct Facts(BTreeMap<DeviceKind, Types>);
 const TYPES: [&str; 3] = ["vgpu", "-s", "-v"];
 
 impl Facts {
-    /// They are the same as long as the GPUs are the same, so what was told before stands while nothing else is told.
+    /// They are the same as long as the kinds of GPUs, how each is set and the driver are the same, so what was told before
+    /// stands while nothing else is told.
     pub(super) fn ask(
         host: &dyn HostRead,
         tools: &mut Answers,
         seen: &mut Observation,
         ours: &[ParentId],
     ) -> Option<Self> {
-        let kind = |address| seen.functions.get(&address).and_then(|f| f.kind);
-        let kinds: Vec<_> = ours.iter().filter_map(|p| Some((p, kind(p.pci()?)?))).collect();
         if ours.is_empty() {
             return Some(Self::default());
         }
-        let state = format!("{kinds:?}");
+        let state = state(seen, ours);
         match ask(host, tools, seen, &TYPES, &state) {
-            Some(said) => Some(Self::of(&said, seen)),
+            Some(said) => {
+                let [group, supported, verbose] = TYPES;
+                tools.lasts(&[SMI, group, supported, verbose]);
+                Some(Self::of(&said, seen))
+            }
             None => Self::told(tools, seen),
         }
     }
@@ -87,6 +91,22 @@ impl Facts {
         }
         seen.catalogue = Arc::new(catalogue);
     }
+}
+
+/// What the answer depends on. Of several of a kind that are set alike any tells for all: each leaves its driver while its
+/// VFs are made, and how it is set is not told then.
+fn state(seen: &Observation, ours: &[ParentId]) -> String {
+    let kind = |parent: &ParentId| seen.functions.get(&parent.pci()?)?.kind;
+    let set = |parent: &ParentId| {
+        let modes = seen.modes.get(parent).filter(|told| told.contains_key(&Mode::Instances))?;
+        Some([Mode::Instances, Mode::Sizes].map(|mode| modes.get(&mode)?.current.as_ref()))
+    };
+    let mut kinds: BTreeSet<_> =
+        ours.iter().filter_map(|parent| Some((kind(parent)?, set(parent)))).collect();
+    let told: Vec<_> = kinds.iter().filter_map(|(kind, set)| set.map(|_| *kind)).collect();
+    kinds.retain(|(kind, set)| set.is_some() || !told.contains(kind));
+    let version = seen.drivers.get(DRIVER).and_then(|driver| driver.version.as_deref());
+    format!("{kinds:?} {version:?}")
 }
 
 fn is_divided(seen: &Observation, ours: &[ParentId], kind: DeviceKind) -> bool {
