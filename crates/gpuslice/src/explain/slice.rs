@@ -39,7 +39,7 @@ pub(super) fn state(rows: &Rows, row: &SliceRow) -> Option<Reason> {
             claim.reason.as_ref().map_or_else(|| text.clone(), |why| format!("{text}: {why}"));
         let next = if row.state == "releasing" {
             format!(
-                "end what still holds it; it comes back by itself ({} was the last owner)",
+                "gpuslice events: it comes back by itself, once what holds it has ended ({} was the last owner)",
                 named(claim)
             )
         } else {
