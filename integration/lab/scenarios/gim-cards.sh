@@ -10,13 +10,7 @@
 pci=/sys/bus/pci/devices a=0041:00:00.0 b=0042:00:00.0 radeon=0043:00:00.0 rx6600=0048:00:00.0 rtx5090=0049:00:00.0
 mi308x=0044:00:00.0 mi325x=0045:00:00.0 mi350x=0046:00:00.0 mi210=0047:00:00.0 v710=004a:00:00.0
 option=/etc/modprobe.d/gpuslice-gim.conf
-cleanup() {
-  clear_domains
-  modprobe -r amdgpu
-  boot_host
-  rm -f /etc/gim_config $option
-}
-trap cleanup EXIT
+trap boot_host_after_gim EXIT
 vfs() { ls -d "$pci/$1"/virtfn* 2> /dev/null | wc -l; }
 counts() { for pf in $a $b $radeon $mi308x $mi325x $mi350x $mi210 $v710; do vfs $pf; done | paste -sd' '; }
 profiles_of() { rows profiles --arg p "$1" 'select(.parents | index($p)) | "\(.profile) \(.free)"'; }

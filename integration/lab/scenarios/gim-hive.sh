@@ -7,13 +7,7 @@
 . /lab/scenarios/product.sh
 
 pci=/sys/bus/pci/devices option=/etc/modprobe.d/gpuslice-gim.conf
-cleanup() {
-  clear_domains
-  modprobe -r amdgpu
-  boot_host
-  rm -f /etc/gim_config $option
-}
-trap cleanup EXIT
+trap boot_host_after_gim EXIT
 vfs() { for gpu in $gpus; do ls -d "$pci/$gpu"/virtfn* 2> /dev/null | wc -l; done | sort -u | paste -sd' '; } # of each
 layout() { printf '[[gpu]]\nmatch = { model = "mi300x" }\nlayout = { %s }\n' "$1" > /etc/gpuslice/gpuslice.toml; }
 memory() { for gpu in $gpus; do sed -n 's/^memory_partition_mode: //p' "$pci/$gpu/memory_partition_mode"; done | sort -u | paste -sd' '; }

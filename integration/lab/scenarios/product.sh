@@ -112,6 +112,14 @@ boot_host() {
   daemon start
 }
 
+# What GIM, its VMs and an apply have left goes with their host.
+boot_host_after_gim() {
+  clear_domains
+  modprobe -r amdgpu
+  boot_host
+  rm -f /etc/gim_config /etc/modprobe.d/gpuslice-gim.conf
+}
+
 # Of the boot before: nothing that a stop of a VM needs went before libvirt-guests was through.
 ended_in_order() {
   local unit through units="libvirt-guests gpuslice-libvirt-agent libvirtd gpusliced"
