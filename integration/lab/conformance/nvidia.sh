@@ -7,6 +7,7 @@ smi() { tool /usr/bin/nvidia-smi "$@"; }
 # What the tool printed last, in one line; block KEY VALUE : of it the lines from this one to the next of its kind
 text() { tr -s ' ' < tool.out | sed 's/^ //; s/ :/:/' | in_line; }
 block() { tr -s ' ' < tool.out | sed -n "/ $1 : $2\$/,/^ vGPU Type ID/p" | sed '/^ vGPU Type ID/d; s/^ //; s/ :/:/' | in_line; }
+mig_told() { sed -n '/MIG Mode/,/vGPU Device/p' tool.out | sed '$d' | tr -s ' ' | sed 's/^ //; s/ :/:/' | in_line; }
 files() { names "$1" | in_line; }
 # What can be made on a VF, shortened to the first and last when there are many
 ids() { all_of "$1/nvidia/creatable_vgpu_types" | awk '$1 ~ /^[0-9]+$/ {print $1}' | in_line | sed -E 's/^(([0-9]+ ){2}).{20,}( [0-9]+ [0-9]+)$/\1..\3/'; }
@@ -156,10 +157,20 @@ fact sriov-manage.disable.lock-refused.driver "$(driver_of ${v}0)$(if_there $pci
 fact sriov-manage.wipes-mixed "$(sriov_manage -d $a40) $(mixed $a40)"
 
 say "MIG"
+computes $a100 1
+fact nvidia-smi.mig.pending "$(smi -i $a100 -mig 1)"
+fact nvidia-smi.mig.pending.text "$(text)"
+expect_eq "a query" 0 "$(smi -q -i $a100)"
+fact nvidia-smi.query.mig-pending "$(mig_told)"
+fact sriov-manage.client "$(sriov_manage -e $a100) $(mig $a100)"
+computes $a100 0
+fact nvidia-smi.mig.pending.alone "$(mig $a100)"
+fact sriov-manage.mig-pending "$(sriov_manage -e $a100) $(mig $a100) $(sriov_manage -d $a100)"
+fact nvidia-smi.mig.pending.over "$(smi -i $a100 -mig 0) $(mig $a100)"
 fact nvidia-smi.mig.on "$(smi -i $a100 -mig 1)"
 fact nvidia-smi.mig.on.text "$(text)"
 expect_eq "a query" 0 "$(smi -q -i $a100)"
-fact nvidia-smi.query.mig "$(sed -n '/MIG Mode/,/vGPU Device/p' tool.out | sed '$d' | tr -s ' ' | sed 's/^ //; s/ :/:/' | in_line)"
+fact nvidia-smi.query.mig "$(mig_told)"
 expect_eq "the types" 0 "$(smi vgpu -i $a100 -s -v)"
 fact nvidia-smi.types.mig "$(block Name '[^ ]* A100D-1-10C')"
 fact nvidia-smi.cgi.before-vfs "$(smi mig -i $a100 -cgi 19 -C)"

@@ -110,7 +110,11 @@ refuse_vgpu() { w 1 "/sys/kernel/debug/nvidia/$1/create_refusals"; }
 fewer_vfs() { w "$2" "/sys/kernel/debug/gpusim/$1/cap_vfs"; }
 slow_probe() { w "$2" "/sys/kernel/debug/gpusim/$1/probe_delay_ms"; }
 hold_reset() { w "$2" "/sys/kernel/debug/gim/$1/hold_reset"; }
-computes() { w "$2" "/sys/kernel/debug/amdgpu/$1/kfd_users"; }
+# of NVIDIA's one, which has the GPU open as long as this shell
+computes() {
+  local nvml=/sys/kernel/debug/nvidia/$1/nvml
+  if [ ! -e "$nvml" ]; then w "$2" "/sys/kernel/debug/amdgpu/$1/kfd_users"; elif [ "$2" = 0 ]; then exec 8<&-; else exec 8< "$nvml"; fi
+}
 unplug() { w 0 "/sys/kernel/debug/gpusim/$1/present"; }
 plug() { w 1 "/sys/kernel/debug/gpusim/$1/present"; }
 # nvidia_option NAME VALUE : of the module that is loaded

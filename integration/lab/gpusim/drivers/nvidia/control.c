@@ -231,6 +231,13 @@ static int mig_set(void *data, u64 v)
 }
 DEFINE_DEBUGFS_ATTRIBUTE(mig_fops, mig_get, mig_set, "%llu\n");
 
+static int next_mig_get(void *data, u64 *v)
+{
+	*v = nv_next_mig(data);
+	return 0;
+}
+DEFINE_DEBUGFS_ATTRIBUTE(next_mig_fops, next_mig_get, NULL, "%llu\n");
+
 static int wedged_show(struct seq_file *m, void *unused)
 {
 	struct nv_gpu *gpu = m->private;
@@ -276,6 +283,7 @@ void nv_control_add(struct nv_gpu *gpu)
 	debugfs_create_file("gpu_instances", 0600, dir, gpu, &gpu_instances_fops);
 	debugfs_create_file("mixed", 0600, dir, gpu, &mixed_fops);
 	debugfs_create_file("mig", 0600, dir, gpu, &mig_fops);
+	debugfs_create_file("next_mig", 0400, dir, gpu, &next_mig_fops);
 	debugfs_create_file("scheduler", 0600, dir, gpu, &scheduler_fops);
 	debugfs_create_file("wedged", 0400, dir, gpu, &wedged_fops);
 	/* so many requests for the lock, so many creations are refused; sriov-manage ends in the middle */

@@ -106,6 +106,8 @@ const struct nv_size *nv_size_of(const struct nv_card *card, u16 gb);
 
 /* placement.c: which vGPUs there are and can be; callers hold gpu->lock */
 bool nv_mig(struct nv_gpu *gpu);
+bool nv_next_mig(struct nv_gpu *gpu);
+void nv_reset_mig(struct nv_gpu *gpu);
 uint nv_creatable(struct nv_gpu *gpu, const struct nv_type *t, bool same_type);
 uint nv_max_instances(struct nv_gpu *gpu, const struct nv_type *t);
 int nv_create(struct nv_gpu *gpu, struct nv_vgpu *v, const struct nv_type *t, bool same_type);

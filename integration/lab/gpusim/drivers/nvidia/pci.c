@@ -63,6 +63,7 @@ static int pf_probe(struct pci_dev *pdev)
 	strscpy(gpu->scheduler, nv_scheduler(pdev), sizeof(gpu->scheduler));
 	gpu->pdev = pdev;
 	gpu->card = card;
+	nv_reset_mig(gpu);
 	ret = pci_enable_device(pdev);
 	if (ret)
 		goto err;

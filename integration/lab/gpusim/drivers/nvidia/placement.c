@@ -9,9 +9,27 @@
 #include <linux/ctype.h>
 #include <linux/sched.h>
 
+/* What of MIG is in the card. */
+#define MIG_ON		BIT(0)
+#define MIG_WAITS	BIT(1)	/* for a reset, which it gets with the next probe; then it is */
+#define MIG_THEN_ON	BIT(2)
+
 bool nv_mig(struct nv_gpu *gpu)
 {
-	return gpu->card->compute && *gpusim_nvram(gpu->pdev) & 1;
+	return gpu->card->compute && *gpusim_nvram(gpu->pdev) & MIG_ON;
+}
+
+bool nv_next_mig(struct nv_gpu *gpu)
+{
+	u32 nvram = *gpusim_nvram(gpu->pdev);
+
+	return nvram & MIG_WAITS ? nvram & MIG_THEN_ON : nv_mig(gpu);
+}
+
+void nv_reset_mig(struct nv_gpu *gpu)
+{
+	if (gpu->card->compute)
+		*gpusim_nvram(gpu->pdev) = nv_next_mig(gpu) ? MIG_ON : 0;
 }
 
 static uint gi_count(struct nv_gpu *gpu)
@@ -281,16 +299,27 @@ int nv_set_mixed(struct nv_gpu *gpu, bool on)
 	return 0;
 }
 
-/* Survives a reload of the driver, as it is in the card.  Refused while VFs are enabled, when turned off. */
+/*
+ * Survives a reload of the driver, as it is in the card.  Refused while VFs are enabled, when turned off.  It takes a reset
+ * of the GPU, which has to wait while anybody but the one who asks has it open.
+ */
 int nv_set_mig(struct nv_gpu *gpu, bool on)
 {
+	u32 *nvram = gpusim_nvram(gpu->pdev);
+
 	if (!gpu->card->compute)
 		return -EOPNOTSUPP;
-	if (on == nv_mig(gpu))
+	if (on == nv_mig(gpu)) {
+		*nvram &= MIG_ON;
 		return 0;
+	}
 	if (!list_empty(&gpu->vgpus) || gi_count(gpu) || (!on && pci_num_vf(gpu->pdev)))
 		return -EBUSY;
-	*gpusim_nvram(gpu->pdev) = on;
+	if (gpu->clients > 1) {
+		*nvram = (*nvram & MIG_ON) | MIG_WAITS | (on ? MIG_THEN_ON : 0);
+		return 0;
+	}
+	*nvram = on ? MIG_ON : 0;
 	gpu->mixed = false;
 	return 0;
 }
