@@ -509,6 +509,20 @@ fn vfs_of_which_nothing_is_said_are_waited_for() {
     stop(&mut driver, &domain);
 }
 
+/// What is told of types stands as long as their GPUs are the same; not where none was told.
+#[test]
+fn what_the_tool_tells_of_types_is_asked_again_once_there_are_any() {
+    let mut driver = Driver::new(&a40s(), LAYOUT).unwrap();
+    let command = format!("{SMI} vgpu -s -v");
+    let (nth, times, code) = (1, u32::MAX, 0);
+    driver.kernel.inject(Fault::Exits { command, nth, times, code });
+    boot_without_types(&mut driver);
+    assert_eq!(driver.machine.observation().facts.len(), 0);
+    driver.kernel.clear_faults();
+    driver.advance(60_000).unwrap();
+    assert_eq!(driver.machine.observation().facts.len(), 1);
+}
+
 #[test]
 fn a_gpu_that_never_lists_a_type_is_not_waited_for_for_ever() {
     let mut driver = Driver::new(&a40s(), LAYOUT).unwrap();

@@ -34,12 +34,19 @@ impl Facts {
         if ours.is_empty() {
             return Some(Self::default());
         }
-        let state = state(seen, ours);
+        let mut state = state(seen, ours);
+        // There are none before nvidia-vgpud has told the driver which, and then VFs list them.
+        if Self::told(tools, seen).is_some_and(|told| !told.of_all(seen, ours)) {
+            state.push_str(&format!(" {:?}", listed(seen)));
+        }
         match ask(host, tools, seen, &TYPES, &state) {
             Some(said) => {
-                let [group, supported, verbose] = TYPES;
-                tools.lasts(&[SMI, group, supported, verbose]);
-                Some(Self::of(&said, seen))
+                let told = Self::of(&said, seen);
+                if told.of_all(seen, ours) {
+                    let [group, supported, verbose] = TYPES;
+                    tools.lasts(&[SMI, group, supported, verbose]);
+                }
+                Some(told)
             }
             None => Self::told(tools, seen),
         }
@@ -66,6 +73,12 @@ impl Facts {
             }
         }
         Self(told)
+    }
+
+    /// Whether there are any for each of the GPUs.
+    fn of_all(&self, seen: &Observation, ours: &[ParentId]) -> bool {
+        let mut kinds = ours.iter().filter_map(|parent| seen.functions.get(&parent.pci()?)?.kind);
+        kinds.all(|kind| self.0.get(&kind).is_some_and(|types| !types.is_empty()))
     }
 
     /// What a type is called.
@@ -107,6 +120,13 @@ fn state(seen: &Observation, ours: &[ParentId]) -> String {
     kinds.retain(|(kind, set)| set.is_some() || !told.contains(kind));
     let version = seen.drivers.get(DRIVER).and_then(|driver| driver.version.as_deref());
     format!("{kinds:?} {version:?}")
+}
+
+/// Kinds of GPUs whose VFs list types.
+fn listed(seen: &Observation) -> BTreeSet<DeviceKind> {
+    let vfs = seen.vfs.values();
+    let list = vfs.filter(|vf| vf.choice.as_ref().is_some_and(|c| !c.creatable.is_empty()));
+    list.filter_map(|vf| seen.functions.get(&vf.pf)?.kind).collect()
 }
 
 fn is_divided(seen: &Observation, ours: &[ParentId], kind: DeviceKind) -> bool {
