@@ -61,6 +61,10 @@ impl HookCall {
             Operation::Started => HookOperation::Started,
             // Where it runs now, libvirt calls `prepare` and `started` as ever.
             Operation::Release if self.extra == "migrated" => HookOperation::MigratedAway,
+            // The words are those of virDomainShutoffReason.
+            Operation::Release if matches!(self.extra.as_str(), "shutdown" | "saved") => {
+                HookOperation::ShutDown
+            }
             Operation::Release => HookOperation::Release,
             Operation::Reconnect => HookOperation::Reconnect,
             Operation::Migrate => HookOperation::Migrate,

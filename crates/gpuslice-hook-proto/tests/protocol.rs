@@ -2,6 +2,7 @@
 //! and what is no message gets an answer that says so.
 
 use gpuslice_core::domain::Domain;
+use gpuslice_core::machine::HookOperation;
 use gpuslice_core::refusal::{Code, Refusal};
 use gpuslice_hook_proto::{
     Body, DecodeError, EncodeError, HookCall, HookDone, Operation, REPLY_LIMIT, REQUEST_LIMIT,
@@ -195,4 +196,20 @@ fn limits_hold_both_ways() {
     Reply::from_line(padded.as_bytes()).unwrap();
     let padded = " ".repeat(REPLY_LIMIT + 1);
     assert!(matches!(Reply::from_line(padded.as_bytes()), Err(DecodeError::TooLong { .. })));
+}
+
+/// The words of virDomainShutoffReason.
+#[test]
+fn how_a_vm_ended_is_told() {
+    let told = |extra: &str| {
+        let extra = extra.to_owned();
+        HookCall { extra, ..call(Operation::Release) }.told().unwrap().operation
+    };
+    for word in ["shutdown", "saved"] {
+        assert_eq!(told(word), HookOperation::ShutDown);
+    }
+    for word in ["destroyed", "crashed", "failed", "unknown", "-", ""] {
+        assert_eq!(told(word), HookOperation::Release, "{word}");
+    }
+    assert_eq!(told("migrated"), HookOperation::MigratedAway);
 }

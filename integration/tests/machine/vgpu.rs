@@ -372,6 +372,25 @@ fn a_vf_whose_vm_is_killed_at_its_start_is_kept_back_until_all_are_made_anew() {
     start(&mut driver, &other).unwrap();
 }
 
+/// QEMU goes when it is told to, and closes what it has open.
+#[test]
+fn a_vm_that_ends_in_order_leaves_its_vf_as_it_was_however_soon() {
+    let mut driver = one_gpu();
+    let (running, domain) =
+        (attach(&mut driver, 1, "nvidia-a40-8q"), attach(&mut driver, 2, "nvidia-a40-8q"));
+    start(&mut driver, &running).unwrap();
+    for end in [HookOperation::ShutDown, HookOperation::MigratedAway] {
+        start(&mut driver, &domain).unwrap();
+        let slice = SliceId::Vf(vf(&domain));
+        let pid = u32::try_from(domain.uuid.as_u128()).unwrap() + 1000;
+        driver.kernel.close(pid, slice);
+        driver.kernel.kill(pid);
+        call(&mut driver, &domain, end).unwrap();
+        assert_eq!(driver.kernel.wedged(), []);
+        assert_eq!(slice_state(&mut driver, vf(&domain)), "free", "{end:?}");
+    }
+}
+
 #[test]
 fn a_vm_that_ran_for_a_while_leaves_its_vf_as_it_was() {
     let mut driver = one_gpu();

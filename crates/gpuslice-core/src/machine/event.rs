@@ -257,6 +257,8 @@ pub enum HookOperation {
     Started,
     /// The VM is gone and libvirt has let go of its devices.
     Release,
+    /// The same, and it ended in order: its guest shut it down, or it was saved.
+    ShutDown,
     /// The same, and the VM runs on another host now.
     MigratedAway,
     /// libvirt found a running VM again.

@@ -38,7 +38,7 @@ impl Machine {
                 self.on_started(&call.domain);
                 self.proceed(request);
             }
-            HookOperation::Release | HookOperation::MigratedAway => {
+            HookOperation::Release | HookOperation::ShutDown | HookOperation::MigratedAway => {
                 if self.may_be_lost(&Owner::Domain(call.domain.uuid))
                     && self.carries_unknown(&call.domain)
                 {
@@ -47,8 +47,7 @@ impl Machine {
                     }
                     self.adopt(&call.domain, false);
                 }
-                let migrated = call.operation == HookOperation::MigratedAway;
-                self.on_release(call.domain.uuid, migrated);
+                self.on_release(call.domain.uuid, call.operation);
                 self.proceed(request);
             }
             HookOperation::Migrate | HookOperation::Restore => self.on_incoming(request, call),

@@ -308,6 +308,7 @@ impl Machine {
         }
         for slice in went {
             self.presumed_dead.remove(&slice);
+            self.ends_in_order(slice);
             self.begin_release(slice, Ending::Detached);
         }
         Answer::Runs { changed, drivers: self.drivers_of(domain) }

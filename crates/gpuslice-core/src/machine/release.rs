@@ -3,7 +3,7 @@
 
 use super::ops::Purpose;
 use super::start::STARTING_GRACE;
-use super::{Effect, Machine, Stored, Timer};
+use super::{Effect, HookOperation, Machine, Stored, Timer};
 use crate::execute::StepError;
 use crate::history::Ending;
 use crate::holders::Holder;
@@ -28,8 +28,9 @@ pub(super) struct Kept {
 }
 
 impl Machine {
-    /// `migrated`: the VM has not ended, it has left.
-    pub(super) fn on_release(&mut self, domain: Uuid, migrated: bool) {
+    /// What libvirt says when a VM has ended, or has left.
+    pub(super) fn on_release(&mut self, domain: Uuid, how: HookOperation) {
+        let migrated = how == HookOperation::MigratedAway;
         self.came_in(domain);
         let owner = Owner::Domain(domain);
         let held: Vec<SliceId> = self
@@ -51,6 +52,9 @@ impl Machine {
             .collect();
         for slice in slices {
             self.presumed_dead.remove(&slice);
+            if how != HookOperation::Release {
+                self.ends_in_order(slice);
+            }
             let why = if migrated { Ending::Migrated } else { self.how_it_stopped(slice) };
             self.begin_release(slice, why);
         }
