@@ -195,8 +195,8 @@ fn a_home_that_another_vm_has_is_kept_as_long_as_no_other_is_better() {
         (attach(&mut driver, 1, "nvidia-a40-48q"), attach(&mut driver, 2, "nvidia-a40-8q"));
     start(&mut driver, &whole).unwrap();
     // Somebody has its VF, without a claim.
-    let devices = eight.devices.iter().map(|device| HostDevice { alias: None, ..device.clone() });
-    let devices = devices.collect();
+    let alias = Some("ua-theirs".to_owned());
+    let devices = vec![HostDevice { alias, ..eight.devices[0].clone() }];
     let (uuid, name) = (Uuid::from_u128(3), "vm3".to_owned());
     let plain = Domain { uuid, name, claims: Vec::new(), devices };
     call(&mut driver, &plain, HookOperation::Prepare).unwrap();
@@ -432,6 +432,29 @@ fn managed_by_libvirt_is_refused() {
     domain.devices[0].managed = true;
     let refusal = start(&mut driver, &domain).unwrap_err();
     assert_eq!(refusal.code, Code::Managed, "{refusal}");
+}
+
+/// Picked, and managed by nobody: QEMU could not open it.
+#[test]
+fn a_vf_without_a_type_is_refused_to_a_vm_that_asks_for_none() {
+    let mut driver = one_gpu();
+    let mut domain = attach(&mut driver, 1, "nvidia-a40-8q");
+    let address = vf(&domain);
+    domain.uuid = uuid::Uuid::from_u128(2);
+    domain.claims.clear();
+    domain.devices[0].alias = None;
+    let refusal = start(&mut driver, &domain).unwrap_err();
+    assert_eq!(refusal.code, Code::NoProfile, "{refusal}");
+    assert!(refusal.hint.unwrap().contains("PROFILE"));
+    // A program gives its devices an alias, and may type them later; a person has done it.
+    domain.devices[0].alias = Some("ua-theirs".to_owned());
+    call(&mut driver, &domain, HookOperation::Prepare).unwrap();
+    call(&mut driver, &domain, HookOperation::Release).unwrap();
+    let path = format!("/sys/bus/pci/devices/{address}/nvidia/current_vgpu_type");
+    gpuslice_core::port::HostWrite::write(&mut driver.kernel, &path, b"562").unwrap();
+    driver.wake_up().unwrap();
+    domain.devices[0].alias = None;
+    start(&mut driver, &domain).unwrap();
 }
 
 #[test]

@@ -312,6 +312,9 @@ impl Machine {
             if let Some(why) = self.taken_off_its_driver(domain, device) {
                 return Err(why);
             }
+            if let Some(why) = self.lacks_a_type(domain, device) {
+                return Err(why);
+            }
             if is_parked_name(slice) && !self.seen.has_slice(slice) {
                 let message = format!("{slice}, picked for {}, is parked no more", domain.name);
                 let hint = mend::ask_instead(&domain.name);
@@ -329,6 +332,16 @@ impl Machine {
         let name = &domain.name;
         let message = format!("managed='yes' would take VF {address} from its driver");
         Some(Refusal::new(Code::Managed, message).hint(mend::ask_instead(name)))
+    }
+
+    /// One that somebody picked is given no type by anybody, and QEMU could not open it. Whoever types VFs by himself has done
+    /// so by now, and a program that does it later gives its devices an alias.
+    fn lacks_a_type(&self, domain: &Domain, device: &HostDevice) -> Option<Refusal> {
+        let HostDeviceSource::Pci(address) = device.source else { return None };
+        let vf = self.seen.vfs.get(&address).filter(|_| device.alias.is_none())?;
+        let choice = vf.choice.as_ref().filter(|choice| choice.current.is_none())?;
+        self.layouts.get(&ParentId::Pci(vf.pf)).filter(|_| !choice.broken)?;
+        Some(self.of_no_profile(domain, address))
     }
 
     /// Claims are recorded as the XML says them; only what is bound is the table's to say.

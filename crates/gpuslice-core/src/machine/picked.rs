@@ -143,13 +143,15 @@ impl Machine {
         match offers.iter().find(|offer| matches!(offer.form, Form::Vfs(_))) {
             Some(offer) => Some(Ok(offer.profile.clone())),
             None if offers.is_empty() => None,
-            None => {
-                let name = &domain.name;
-                let message =
-                    format!("VF {address} in {name} is of no profile before {name} asks for one");
-                Some(Err(Refusal::new(Code::NoProfile, message).hint(mend::ask_instead(name))))
-            }
+            None => Some(Err(self.of_no_profile(domain, address))),
         }
+    }
+
+    /// A VF that takes a type, of a domain that asks for none.
+    pub(super) fn of_no_profile(&self, domain: &Domain, vf: PciAddress) -> Refusal {
+        let name = &domain.name;
+        let message = format!("VF {vf} in {name} is of no profile before {name} asks for one");
+        Refusal::new(Code::NoProfile, message).hint(mend::ask_instead(name))
     }
 
     /// The claim of another domain whose mediated device was picked, and its profile. The dialog lists all that are there, each by

@@ -242,7 +242,7 @@ checks! {
     GuestManaged = "guest-managed", "managed='yes' takes a VF off the driver that serves it",
         why "A VF with a chosen type (NVIDIA's vendor-specific VFIO) is passed by its own driver. Taken off it, it has no device for VMs until all VFs of its GPU are made anew. After a VM, libvirt also has the host's driver take any other VF, where autoprobe lets it.",
         looks "Hostdevs with managed='yes' whose function has a type of its driver, or is a VF of a GPU with sriov_drivers_autoprobe 1 and a driver that takes its own VFs.",
-        mend "`virsh edit DOMAIN`: managed='no' in this hostdev.";
+        mend "`virsh edit DOMAIN`: managed='no' in this hostdev; one of a typed VF that is no claim's is taken out, and the claim asked for: `gpuslice attach DOMAIN PROFILE`.";
     GuestTakesPf = "guest-takes-pf", "the VM takes the whole GPU whose slices others use",
         why "Taken off its driver, a GPU loses all its VFs at once, also those that VMs use; and its mediated devices, for which the kernel waits as long as VMs have them open.",
         looks "Hostdevs whose function has VFs, or mediated devices of its own, on this host.",

@@ -212,7 +212,11 @@ fn judge(host: &Host, name: &str, device: &HostDevice, function: &Device) -> Opt
     let address = &function.address;
     if function.typed && device.managed {
         let text = format!("{name} would take VF {address} from its driver by managed='yes'");
-        let mend = format!("virsh edit {name}: managed='no' in the hostdev of {address}");
+        let mend = match device.our_claim() {
+            Some(_) => format!("virsh edit {name}: managed='no' in the hostdev of {address}"),
+            // It would have no type.
+            None => instead(name),
+        };
         return Some(Finding::error(Check::GuestManaged, text, mend));
     }
     let of = host.devices.iter().find(|pf| function.pf.as_ref() == Some(&pf.address));
@@ -234,7 +238,10 @@ fn judge(host: &Host, name: &str, device: &HostDevice, function: &Device) -> Opt
         _ => return None,
     };
     let text = format!("{name} takes GPU {address} as a whole, which has {what}");
-    let mend =
-        format!("take its hostdev out with virsh edit {name}; then gpuslice attach {name} PROFILE");
-    Some(Finding::error(Check::GuestTakesPf, text, mend))
+    Some(Finding::error(Check::GuestTakesPf, text, instead(name)))
+}
+
+/// What a VM is given in place of a device that was picked for it.
+fn instead(name: &str) -> String {
+    format!("take its hostdev out with virsh edit {name}; then gpuslice attach {name} PROFILE")
 }

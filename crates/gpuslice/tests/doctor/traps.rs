@@ -243,7 +243,7 @@ pub const TRAPS: &[(&str, Seen)] = &[
             "guest-mdev-known",
         ]),
     ),
-    ("managed='yes' takes a VF off its driver", By(&["guest-managed"])),
+    ("managed='yes' takes a VF off its driver", By(&["guest-managed", "guest-managed-picked"])),
     ("the whole GPU is passed, and its VFs vanish", By(&["guest-takes-pf", "guest-takes-pf-mdev"])),
     ("a device on QEMU's command line", By(&["guest-command-line"])),
     (
