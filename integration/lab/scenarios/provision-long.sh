@@ -3,6 +3,6 @@
 # order: 76
 # needs: product
 # long: yes
-# limit: 1500
+# limit: 2100
 export DELAYS="100 1000 5000" GPUS="1 4 8"
 . /lab/scenarios/provision.sh
