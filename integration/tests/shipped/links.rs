@@ -13,8 +13,21 @@ const SNIPPET: &str = "var/lib/vz/snippets/gpuslice-proxmox-hook";
 
 /// Runs a script of a package as dpkg does for a host below a folder.
 pub fn runs(package: &str, script: &str, arguments: &[&str], host: &Path) -> Output {
+    runs_with(Path::new("/usr/bin"), package, script, arguments, host)
+}
+
+/// The same with programs of a folder in the place of those of their names.
+pub fn runs_with(
+    programs: &Path,
+    package: &str,
+    script: &str,
+    arguments: &[&str],
+    host: &Path,
+) -> Output {
     let script = root().join("integration/packaging").join(package).join(script);
-    Command::new("sh").arg(script).args(arguments).env("DPKG_ROOT", host).output().unwrap()
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let mut run = Command::new("sh");
+    run.arg(script).args(arguments).env("DPKG_ROOT", host).env("PATH", path).output().unwrap()
 }
 
 /// At an upgrade from a version or the first time.

@@ -1,9 +1,9 @@
 //! What a package's scripts leave on a host, and that nothing an administrator did keeps them from their end: dpkg would
 //! leave the package half there.
 
-use super::links::runs;
+use super::links::{runs, runs_with};
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Output;
 
@@ -61,6 +61,34 @@ fn libvirt_s_hook_goes_also_from_a_folder_that_stays() {
     symlink(&elsewhere, &hooks).unwrap();
     link_goes(host.path(), &elsewhere);
     assert!(hooks.is_symlink() && elsewhere.exists());
+}
+
+/// VMs that are off start as ever, also when the daemon cannot be asked which VFs they have.
+#[test]
+fn vfs_of_vms_that_are_off_are_given_to_vfio_with_the_daemon_gone() {
+    let host = tempfile::tempdir().unwrap();
+    let pci = host.path().join("sys/bus/pci");
+    let [home, other] = ["0000:41:02.1", "0000:41:02.2"].map(|vf| pci.join("devices").join(vf));
+    for vf in [&home, &other] {
+        fs::create_dir_all(vf.join("physfn")).unwrap();
+    }
+    fs::create_dir_all(host.path().join("run/systemd/system")).unwrap();
+    fs::create_dir_all(host.path().join("var/lib/gpuslice")).unwrap();
+    let claims = "{\"claims\": [{\"home\": [\n \"0000:41:02.1\"\n]}, {\"home\": []}]}";
+    fs::write(host.path().join("var/lib/gpuslice/claims.json"), claims).unwrap();
+    let programs = host.path().join("programs");
+    fs::create_dir(&programs).unwrap();
+    for (program, status) in
+        [("gpuslice", 3), ("modprobe", 0), ("systemctl", 1), ("deb-systemd-invoke", 0)]
+    {
+        let program = programs.join(program);
+        fs::write(&program, format!("#!/bin/sh\nexit {status}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    ends_well(&runs_with(&programs, "gpuslice", "prerm", &["remove"], host.path()));
+    let given = |vf: &Path| fs::read_to_string(vf.join("driver_override")).ok();
+    assert_eq!((given(&home).as_deref(), given(&other)), (Some("vfio-pci\n"), None));
+    assert_eq!(fs::read_to_string(pci.join("drivers_probe")).unwrap(), "0000:41:02.1\n");
 }
 
 #[test]
