@@ -89,7 +89,7 @@ fn proof_that_nobody_can_give_is_told() {
         told.iter().find(|line| line.starts_with(&format!("wipe = \"required\" of {gpu}, ")))
     };
     assert!(of(T4).is_some_and(|line| line.contains("made anew")), "{told:?}");
-    assert!(of(L40S).is_some_and(|line| line.contains("driver clears")), "{told:?}");
+    assert!(of(L40S).is_some_and(|line| line.contains("driver is to clear")), "{told:?}");
 }
 
 /// Four of a kind.

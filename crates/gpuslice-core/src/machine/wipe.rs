@@ -30,7 +30,7 @@ impl Machine {
         let cleaned = match self.mechanism(parent)?.cleaned() {
             Cleaned::ByReset => return None,
             Cleaned::ByRemoval => "whose slices are made anew for each VM",
-            Cleaned::ByDriver => "whose driver clears what it takes back",
+            Cleaned::ByDriver => "whose driver is to clear what it takes back",
         };
         let asked = layout.wipe == Wipe::Required;
         asked.then(|| format!("wipe = \"required\" of {parent}, {cleaned}: no reset is asked for"))
