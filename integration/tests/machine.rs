@@ -153,6 +153,8 @@ mod vgpu;
 mod waking;
 #[path = "machine/watched.rs"]
 mod watched;
+#[path = "machine/wedged.rs"]
+mod wedged;
 #[path = "machine/whole.rs"]
 mod whole;
 #[path = "machine/wipe.rs"]

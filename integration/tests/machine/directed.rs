@@ -498,6 +498,9 @@ fn a_slice_s_write_that_outlives_its_daemon_is_waited_for() {
     all(&mut world, &stop(0));
     all(&mut world, &[H::Advance { ms: 16_000 }]);
     assert_eq!(quarantines(&world), [Code::DeviceStuck]);
+    let why = world.driver.machine.durable().quarantines.values().next().unwrap();
+    let way = "virsh shutdown vm0 (it goes on when the write returns)";
+    assert_eq!(why.hint.as_deref(), Some(way));
     for _ in 0..2 {
         world.driver.restart().unwrap();
         all(&mut world, &[H::Advance { ms: 1_000_000 }]);

@@ -396,11 +396,12 @@ fn a_second_one_waits_for_the_tool_to_tell_how_many_a_vm_can_have() {
         driver.advance(10_000).unwrap();
         let refusal = start(&mut driver, &two).unwrap_err();
         assert_eq!(refusal.code, Code::NotSettled, "{per_vm:?}: {refusal:?}");
+        let way = "gpuslice wait --settled, then the same again (gpuslice status tells which)";
+        assert_eq!(refusal.hint.as_deref(), Some(way));
         start(&mut driver, &one).unwrap();
         stop(&mut driver, &one);
         driver.kernel.clear_faults();
-        driver.command(Command::Apply);
-        driver.advance(10_000).unwrap();
+        driver.advance(70_000).unwrap();
         let why = start(&mut driver, &two).err().map(|refusal| refusal.code);
         assert_eq!(why, per_vm.map(|_| Code::Unsupported));
     }

@@ -125,7 +125,7 @@ pub fn stop(driver: &mut Driver, domain: &Domain) {
     call(driver, domain, HookOperation::Release).unwrap();
 }
 
-fn type_of(driver: &Driver, vf: PciAddress) -> String {
+pub fn type_of(driver: &Driver, vf: PciAddress) -> String {
     let path = format!("/sys/bus/pci/devices/{vf}/nvidia/current_vgpu_type");
     read_text(&driver.kernel, &path).unwrap()
 }
@@ -332,97 +332,6 @@ pub fn slice_state(driver: &mut Driver, vf: PciAddress) -> String {
         }
         other => panic!("{other:?}"),
     }
-}
-
-/// A VM is killed as soon as it runs.
-pub fn killed_young(driver: &mut Driver, domain: &Domain) {
-    start(driver, domain).unwrap();
-    driver.kernel.kill(u32::try_from(domain.uuid.as_u128()).unwrap() + 1000);
-    call(driver, domain, HookOperation::Release).unwrap();
-}
-
-#[test]
-fn a_vf_whose_vm_is_killed_at_its_start_is_kept_back_until_all_are_made_anew() {
-    let mut driver = one_gpu();
-    let (running, domain) =
-        (attach(&mut driver, 1, "nvidia-a40-8q"), attach(&mut driver, 2, "nvidia-a40-8q"));
-    start(&mut driver, &running).unwrap();
-    killed_young(&mut driver, &domain);
-    assert_eq!(driver.kernel.wedged(), [vf(&domain)]);
-    assert_eq!(slice_state(&mut driver, vf(&domain)), "quarantined");
-    assert_eq!(type_of(&driver, vf(&domain)), "0");
-    // It is not forgotten with the daemon, and nobody is given it.
-    driver.restart().unwrap();
-    driver.advance(10_000).unwrap();
-    assert_eq!(slice_state(&mut driver, vf(&domain)), "quarantined");
-    let refusal = start(&mut driver, &domain).unwrap_err();
-    assert_eq!(refusal.code, Code::Quarantined, "{refusal}");
-    assert!(refusal.message.contains("may be wedged"), "{refusal}");
-    let other = attach(&mut driver, 3, "nvidia-a40-8q");
-    assert_ne!(vf(&other), vf(&domain));
-    let Ok(Answer::Parents { rows }) = order(&mut driver, Command::ListParents) else { panic!() };
-    let reason = rows[0].reason.as_ref().unwrap();
-    assert!(reason.contains("may be wedged") && reason.contains("made anew"), "{reason}");
-    assert_eq!(slice_state(&mut driver, vf(&running)), "attached");
-    // The last VM goes: VFs are made anew, and all are good.
-    stop(&mut driver, &running);
-    driver.advance(30_000).unwrap();
-    assert_eq!(driver.kernel.wedged(), []);
-    assert_eq!(slice_state(&mut driver, vf(&domain)), "free");
-    start(&mut driver, &other).unwrap();
-}
-
-/// QEMU goes when it is told to, and closes what it has open.
-#[test]
-fn a_vm_that_ends_in_order_leaves_its_vf_as_it_was_however_soon() {
-    let mut driver = one_gpu();
-    let (running, domain) =
-        (attach(&mut driver, 1, "nvidia-a40-8q"), attach(&mut driver, 2, "nvidia-a40-8q"));
-    start(&mut driver, &running).unwrap();
-    for end in [HookOperation::ShutDown, HookOperation::MigratedAway] {
-        start(&mut driver, &domain).unwrap();
-        let slice = SliceId::Vf(vf(&domain));
-        let pid = u32::try_from(domain.uuid.as_u128()).unwrap() + 1000;
-        driver.kernel.close(pid, slice);
-        driver.kernel.kill(pid);
-        call(&mut driver, &domain, end).unwrap();
-        assert_eq!(driver.kernel.wedged(), []);
-        assert_eq!(slice_state(&mut driver, vf(&domain)), "free", "{end:?}");
-    }
-}
-
-#[test]
-fn a_vm_that_ran_for_a_while_leaves_its_vf_as_it_was() {
-    let mut driver = one_gpu();
-    let (running, domain) =
-        (attach(&mut driver, 1, "nvidia-a40-8q"), attach(&mut driver, 2, "nvidia-a40-8q"));
-    start(&mut driver, &running).unwrap();
-    start(&mut driver, &domain).unwrap();
-    stop(&mut driver, &domain);
-    assert_eq!(slice_state(&mut driver, vf(&domain)), "free");
-    start(&mut driver, &domain).unwrap();
-}
-
-#[test]
-fn a_wedged_vf_waits_for_others_that_hold_vfs_and_a_boot_ends_it() {
-    let mut driver = one_gpu();
-    let domain = attach(&mut driver, 1, "nvidia-a40-8q");
-    let other = attach(&mut driver, 2, "nvidia-a40-8q");
-    // A VM without a claim has another VF of the GPU.
-    let path = format!("/sys/bus/pci/devices/{}/nvidia/current_vgpu_type", vf(&other));
-    gpuslice_core::port::HostWrite::write(&mut driver.kernel, &path, b"562").unwrap();
-    driver.kernel.open(5000, "qemu-system-x86", SliceId::Vf(vf(&other))).unwrap();
-    driver.wake_up().unwrap();
-    killed_young(&mut driver, &domain);
-    driver.advance(30_000).unwrap();
-    assert_eq!(driver.kernel.wedged(), [vf(&domain)]);
-    assert_eq!(driver.machine.durable().quarantines.len(), 0);
-    assert_eq!(driver.kernel.holders(SliceId::Vf(vf(&other))), [5000]);
-    driver.kernel.reboot();
-    driver.kernel.settle();
-    driver.restart().unwrap();
-    driver.advance(30_000).unwrap();
-    assert_eq!(slice_state(&mut driver, vf(&domain)), "free");
 }
 
 #[test]

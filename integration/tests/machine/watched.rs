@@ -2,7 +2,8 @@
 //! and only then finds that it cannot go on.
 
 use crate::driver::Driver;
-use crate::vgpu::{attach, killed_young, one_gpu, order, slice_state, start, stop, vf};
+use crate::vgpu::{attach, one_gpu, order, slice_state, start, stop, vf};
+use crate::wedged::killed_young;
 use gpuslice_core::errno::Errno;
 use gpuslice_core::ids::PciAddress;
 use gpuslice_core::refusal::Code;

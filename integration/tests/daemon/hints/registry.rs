@@ -125,10 +125,13 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
         "a run of what is neither libvirt's nor Proxmox's: such a claim has a home and never runs",
     ),
     // What passes by itself.
-    ("{} (it goes on when the write returns)", "the write; see integration/tests/machine/late.rs"),
+    (
+        "{} (it goes on when the write returns)",
+        "the write; see integration/tests/machine/directed.rs",
+    ),
     (
         "gpuslice wait --settled, then the same again (gpuslice status tells which)",
-        "a reading that fails as the record is lost; see integration/tests/machine/lost.rs",
+        "a tool that hangs; see integration/tests/machine/one_vm.rs",
     ),
 ];
 
