@@ -22,6 +22,10 @@ enum Form {
 const FORMS: [Form; 3] = [Form::Mdev, Form::Vf, Form::Typed];
 const VFS: [Form; 2] = [Form::Vf, Form::Typed];
 
+fn off_and_running() -> impl Iterator<Item = (Form, bool)> {
+    FORMS.into_iter().flat_map(|form| [(form, false), (form, true)])
+}
+
 impl Form {
     fn profile(self) -> String {
         match self {
@@ -261,6 +265,21 @@ fn a_saved_one_whose_mdev_another_program_made_is_refused() {
     world.finish().unwrap();
 }
 
+/// The definition of the first VM is edited, of one that runs too: it goes on with what it has, and then it ends.
+#[track_caller]
+fn edited(world: &mut World, runs: bool, edit: H) {
+    if runs {
+        starts(world, 0);
+    }
+    let had = devices(world, 0);
+    all(world, &[edit]);
+    if runs {
+        assert_eq!(devices(world, 0), had);
+        told_truly(world);
+        ends(world, 0);
+    }
+}
+
 /// What its start is refused for the agent mends, and it runs with what it had.
 fn comes_back(world: &mut World, refused_as: &str, had: &BTreeSet<SliceId>) {
     refused(world, 0, refused_as);
@@ -273,14 +292,14 @@ fn comes_back(world: &mut World, refused_as: &str, had: &BTreeSet<SliceId>) {
 #[test]
 fn a_device_that_is_taken_out_by_hand_comes_back() {
     for form in FORMS {
-        for ran_before in [false, true] {
+        for (ran_before, runs) in [(false, false), (true, false), (false, true)] {
             let mut world = form.claimed();
             let had = devices(&world, 0);
             if ran_before {
                 starts(&mut world, 0);
                 ends(&mut world, 0);
             }
-            all(&mut world, &[H::HostdevGone { vm: 0 }]);
+            edited(&mut world, runs, H::HostdevGone { vm: 0 });
             comes_back(&mut world, "not-in-xml", &had);
         }
     }
@@ -288,11 +307,11 @@ fn a_device_that_is_taken_out_by_hand_comes_back() {
 
 #[test]
 fn a_device_that_is_changed_by_hand_to_a_free_one_is_its_home() {
-    for form in VFS {
+    for (form, runs) in off_and_running().filter(|(form, _)| *form != Form::Mdev) {
         let mut world = form.claimed();
         let free = *form.vfs(&world).last().unwrap();
         assert!(!devices(&world, 0).contains(&SliceId::Vf(free)));
-        all(&mut world, &[H::HostdevMoved { vm: 0, vf: free }]);
+        edited(&mut world, runs, H::HostdevMoved { vm: 0, vf: free });
         starts(&mut world, 0);
         assert_eq!(rows(&mut world)[0].home, [free]);
         world.finish().unwrap();
@@ -302,7 +321,7 @@ fn a_device_that_is_changed_by_hand_to_a_free_one_is_its_home() {
 #[test]
 fn a_device_that_is_changed_by_hand_to_anothers_is_refused() {
     for form in VFS {
-        for other_runs in [false, true] {
+        for (other_runs, runs) in [(false, false), (true, false), (false, true), (true, true)] {
             let mut world = form.claimed();
             let had = devices(&world, 0);
             all(&mut world, &[form.attach(1, 1, false)]);
@@ -310,7 +329,7 @@ fn a_device_that_is_changed_by_hand_to_anothers_is_refused() {
                 starts(&mut world, 1);
             }
             let vf = devices(&world, 1).first().unwrap().pci().unwrap();
-            all(&mut world, &[H::HostdevMoved { vm: 0, vf }]);
+            edited(&mut world, runs, H::HostdevMoved { vm: 0, vf });
             comes_back(&mut world, "claim-copied", &had);
         }
     }
@@ -318,9 +337,9 @@ fn a_device_that_is_changed_by_hand_to_anothers_is_refused() {
 
 #[test]
 fn managed_by_hand_is_refused_where_it_breaks_the_device() {
-    for form in FORMS {
+    for (form, runs) in off_and_running() {
         let mut world = form.claimed();
-        all(&mut world, &[H::Managed { vm: 0 }]);
+        edited(&mut world, runs, H::Managed { vm: 0 });
         if form == Form::Typed {
             refused(&mut world, 0, "managed");
             all(&mut world, &[H::NotManaged { vm: 0 }]);
@@ -332,9 +351,9 @@ fn managed_by_hand_is_refused_where_it_breaks_the_device() {
 
 #[test]
 fn metadata_that_is_removed_by_hand_ends_the_claim() {
-    for form in FORMS {
+    for (form, runs) in off_and_running() {
         let mut world = form.claimed();
-        all(&mut world, &[H::MetadataGone { vm: 0 }]);
+        edited(&mut world, runs, H::MetadataGone { vm: 0 });
         refused(&mut world, 0, "not-in-xml");
         all(&mut world, &[H::Seen { vm: 0 }]);
         assert_eq!((rows(&mut world), devices(&world, 0)), (vec![], BTreeSet::new()));
@@ -345,8 +364,9 @@ fn metadata_that_is_removed_by_hand_ends_the_claim() {
 
 #[test]
 fn metadata_alone_is_completed() {
-    for form in FORMS {
-        let mut world = after(&[form.alone(0)]);
+    for (form, runs) in off_and_running() {
+        let mut world = after(&[]);
+        edited(&mut world, runs, form.alone(0));
         refused(&mut world, 0, "not-in-xml");
         all(&mut world, &[H::Seen { vm: 0 }]);
         starts(&mut world, 0);
