@@ -47,6 +47,8 @@ modprobe -r mtty
 wait_for 10 "all gone" is "" free_of mtty-2
 modprobe mtty
 wait_for 20 "mdevctl starts its own" present $devices/$theirs
+# udev tells of the driver when its rules are through, mdevctl's among them.
+wait_for 20 "gpusliced knows of the driver" not is "" free_of mtty-2
 start mix
 expect "both exist" [ "$(ls $devices | wc -l)" = 2 ]
 destroy mix
