@@ -76,8 +76,16 @@ impl Answers {
 
     /// What a tool said when it was asked last.
     pub fn last(&self, command: &[&str]) -> Option<&str> {
-        let is_it = |(asked, _): &(&Vec<String>, _)| asked.iter().eq(command);
-        self.told.iter().find(is_it).map(|(_, told)| told.ran.said.as_str())
+        self.told_of(command).map(|told| told.ran.said.as_str())
+    }
+
+    fn told_of(&self, command: &[&str]) -> Option<&Told> {
+        self.told.iter().find(|(asked, _)| asked.iter().eq(command)).map(|(_, told)| told)
+    }
+
+    /// Whether what was told last was said to last.
+    pub fn is_lasting(&self, command: &[&str]) -> bool {
+        self.told_of(command).is_some_and(|told| told.lasts)
     }
 
     /// What was told last changes with the state it was told in, and with nothing else: neither what a person does nor what

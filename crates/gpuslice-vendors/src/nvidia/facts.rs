@@ -22,6 +22,12 @@ pub(super) struct Facts(BTreeMap<DeviceKind, Types>);
 
 const TYPES: [&str; 3] = ["vgpu", "-s", "-v"];
 
+/// The whole command.
+const ASKED: [&str; 4] = {
+    let [group, supported, verbose] = TYPES;
+    [SMI, group, supported, verbose]
+};
+
 impl Facts {
     /// They are the same as long as the kinds of GPUs, how each is set and the driver are the same, so what was told before
     /// stands while nothing else is told.
@@ -36,15 +42,16 @@ impl Facts {
         }
         let mut state = state(seen, ours);
         // There are none before nvidia-vgpud has told the driver which, and then VFs list them.
-        if Self::told(tools, seen).is_some_and(|told| !told.of_all(seen, ours)) {
+        if !tools.is_lasting(&ASKED)
+            && Self::told(tools, seen).is_some_and(|told| !told.of_all(seen, ours))
+        {
             state.push_str(&format!(" {:?}", listed(seen)));
         }
         match ask(host, tools, seen, &TYPES, &state) {
             Some(said) => {
                 let told = Self::of(&said, seen);
                 if told.of_all(seen, ours) {
-                    let [group, supported, verbose] = TYPES;
-                    tools.lasts(&[SMI, group, supported, verbose]);
+                    tools.lasts(&ASKED);
                 }
                 Some(told)
             }
@@ -58,8 +65,7 @@ impl Facts {
     }
 
     fn told(tools: &Answers, seen: &Observation) -> Option<Self> {
-        let [group, supported, verbose] = TYPES;
-        Some(Self::of(tools.last(&[SMI, group, supported, verbose])?, seen))
+        Some(Self::of(tools.last(&ASKED)?, seen))
     }
 
     fn of(said: &str, seen: &Observation) -> Self {
