@@ -111,17 +111,21 @@ pub fn vf(domain: &Domain) -> PciAddress {
     }
 }
 
+/// The process of its VM.
+pub fn pid(domain: &Domain) -> u32 {
+    u32::try_from(domain.uuid.as_u128()).unwrap() + 1000
+}
+
 pub fn start(driver: &mut Driver, domain: &Domain) -> Result<(), Refusal> {
     call(driver, domain, HookOperation::Prepare)?;
-    let pid = u32::try_from(domain.uuid.as_u128()).unwrap() + 1000;
-    driver.kernel.open(pid, "qemu-system-x86", SliceId::Vf(vf(domain))).unwrap();
+    driver.kernel.open(pid(domain), "qemu-system-x86", SliceId::Vf(vf(domain))).unwrap();
     call(driver, domain, HookOperation::Started)
 }
 
 /// A VM that has run for a while ends.
 pub fn stop(driver: &mut Driver, domain: &Domain) {
     driver.advance(20_000).unwrap();
-    driver.kernel.kill(u32::try_from(domain.uuid.as_u128()).unwrap() + 1000);
+    driver.kernel.kill(pid(domain));
     call(driver, domain, HookOperation::Release).unwrap();
 }
 

@@ -1,7 +1,7 @@
 //! VFs whose VM ended soon after its start: which are taken for wedged, and until when.
 
 use crate::driver::Driver;
-use crate::vgpu::{attach, call, one_gpu, order, slice_state, start, stop, type_of, vf};
+use crate::vgpu::{attach, call, one_gpu, order, pid, slice_state, start, stop, type_of, vf};
 use gpuslice_core::domain::Domain;
 use gpuslice_core::ids::SliceId;
 use gpuslice_core::machine::HookOperation;
@@ -9,19 +9,24 @@ use gpuslice_core::port::HostWrite;
 use gpuslice_core::refusal::Code;
 use gpuslice_core::request::{Answer, Command};
 
+/// A VM that runs, and another with a VF of the same GPU.
+fn beside_another() -> (Driver, Domain, Domain) {
+    let mut driver = one_gpu();
+    let [running, domain] = [1, 2].map(|vm| attach(&mut driver, vm, "nvidia-a40-8q"));
+    start(&mut driver, &running).unwrap();
+    (driver, running, domain)
+}
+
 /// A VM is killed as soon as it runs.
 pub fn killed_young(driver: &mut Driver, domain: &Domain) {
     start(driver, domain).unwrap();
-    driver.kernel.kill(u32::try_from(domain.uuid.as_u128()).unwrap() + 1000);
+    driver.kernel.kill(pid(domain));
     call(driver, domain, HookOperation::Release).unwrap();
 }
 
 #[test]
 fn a_vf_whose_vm_is_killed_at_its_start_is_kept_back_until_all_are_made_anew() {
-    let mut driver = one_gpu();
-    let (running, domain) =
-        (attach(&mut driver, 1, "nvidia-a40-8q"), attach(&mut driver, 2, "nvidia-a40-8q"));
-    start(&mut driver, &running).unwrap();
+    let (mut driver, running, domain) = beside_another();
     killed_young(&mut driver, &domain);
     assert_eq!(driver.kernel.wedged(), [vf(&domain)]);
     assert_eq!(slice_state(&mut driver, vf(&domain)), "quarantined");
@@ -50,16 +55,12 @@ fn a_vf_whose_vm_is_killed_at_its_start_is_kept_back_until_all_are_made_anew() {
 /// QEMU goes when it is told to, and closes what it has open.
 #[test]
 fn a_vm_that_ends_in_order_leaves_its_vf_as_it_was_however_soon() {
-    let mut driver = one_gpu();
-    let (running, domain) =
-        (attach(&mut driver, 1, "nvidia-a40-8q"), attach(&mut driver, 2, "nvidia-a40-8q"));
-    start(&mut driver, &running).unwrap();
+    let (mut driver, _, domain) = beside_another();
     for end in [HookOperation::ShutDown, HookOperation::MigratedAway] {
         start(&mut driver, &domain).unwrap();
         let slice = SliceId::Vf(vf(&domain));
-        let pid = u32::try_from(domain.uuid.as_u128()).unwrap() + 1000;
-        driver.kernel.close(pid, slice);
-        driver.kernel.kill(pid);
+        driver.kernel.close(pid(&domain), slice);
+        driver.kernel.kill(pid(&domain));
         call(&mut driver, &domain, end).unwrap();
         assert_eq!(driver.kernel.wedged(), []);
         assert_eq!(slice_state(&mut driver, vf(&domain)), "free", "{end:?}");
@@ -68,10 +69,7 @@ fn a_vm_that_ends_in_order_leaves_its_vf_as_it_was_however_soon() {
 
 #[test]
 fn a_vm_that_ran_for_a_while_leaves_its_vf_as_it_was() {
-    let mut driver = one_gpu();
-    let (running, domain) =
-        (attach(&mut driver, 1, "nvidia-a40-8q"), attach(&mut driver, 2, "nvidia-a40-8q"));
-    start(&mut driver, &running).unwrap();
+    let (mut driver, _, domain) = beside_another();
     start(&mut driver, &domain).unwrap();
     stop(&mut driver, &domain);
     assert_eq!(slice_state(&mut driver, vf(&domain)), "free");

@@ -13,7 +13,7 @@ const SNIPPET: &str = "var/lib/vz/snippets/gpuslice-proxmox-hook";
 
 /// Runs a script of a package as dpkg does for a host below a folder.
 pub fn runs(package: &str, script: &str, arguments: &[&str], host: &Path) -> Output {
-    runs_with(Path::new("/usr/bin"), package, script, arguments, host)
+    run(package, script, arguments, host).output().unwrap()
 }
 
 /// The same with programs of a folder in the place of those of their names.
@@ -24,10 +24,15 @@ pub fn runs_with(
     arguments: &[&str],
     host: &Path,
 ) -> Output {
-    let script = root().join("integration/packaging").join(package).join(script);
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    run(package, script, arguments, host).env("PATH", path).output().unwrap()
+}
+
+fn run(package: &str, script: &str, arguments: &[&str], host: &Path) -> Command {
+    let script = root().join("integration/packaging").join(package).join(script);
     let mut run = Command::new("sh");
-    run.arg(script).args(arguments).env("DPKG_ROOT", host).env("PATH", path).output().unwrap()
+    run.arg(script).args(arguments).env("DPKG_ROOT", host);
+    run
 }
 
 /// At an upgrade from a version or the first time.
