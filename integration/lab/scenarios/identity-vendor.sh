@@ -43,3 +43,22 @@ wait_for 20 "it has a VF" has_vf
 start dialog
 expect "with the type" given "$(home_of dialog)"
 ends dialog
+
+say "picked for a VM that runs, which libvirt tries"
+vf=$(home_of dialog)
+port="<controller type='pci' model='pcie-root-port'/>"
+domain late "" "<controller type='pci' model='pcie-root'/>$port" | define
+start late
+out=$(virt-xml late --add-device --hostdev "pci_$(tr ':.' '__' <<< "$vf")" --update 2>&1) && fail "it was plugged in"
+expect "${out##*: }" grep -q "'/dev/vfio/[0-9]*' is not accessible" <<< "$out"
+expect "its definition is as before" not has_hostdev late
+wait_for 20 "the VF is given to nobody" is quarantined slice_state "vf:$vf"
+expect "the GPU says why" grep "$vf has no VFIO device: it was taken off its driver once" <(field gpus parent $gpu reason)
+refused dialog quarantined
+moved() { [[ $(home_of dialog) = *:* && $(home_of dialog) != "$vf" ]]; }
+wait_for 20 "its claim is given another" moved
+start dialog
+expect "with the type" given "$(home_of dialog)"
+ends dialog
+wait_for 120 "the VF is made anew when nobody uses one" is free slice_state "vf:$vf"
+expect "and is its driver's" bound_to "$pci/$vf" nvidia

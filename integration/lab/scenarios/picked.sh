@@ -1,4 +1,4 @@
-# What virt-manager's dialogs write, by its own code (virt-xml): a VF and a parked mdev are adopted, each VM gets its own
+# What virt-manager's dialogs write, by its own code (virt-xml), into VMs that are off and that run: a VF and a parked mdev are adopted, each VM gets its own
 # group: restart
 # order: 7
 # needs: product
@@ -60,6 +60,56 @@ expect_eq "the parked one is its own while it runs" "$(uuid_of drei)/gpu0" "$(sl
 destroy drei
 systemctl start gpuslice-libvirt-agent
 wait_for 30 "then it has its own" own_mdev drei
+
+say "picked for a VM that runs"
+# pick DOMAIN NODE : as Add Hardware does for one that runs, into it and into its definition
+pick() { virt-xml "$1" --add-device --hostdev "$2" --update; }
+hold_of() { field slices slice "$1" holder; }
+port="<controller type='pci' model='pcie-root-port'/>"
+domain vier "" "<controller type='pci' model='pcie-root'/>$port$port$port" | define
+start vier
+# has_picked VF : nobody was asked for it, so it is vier's as long as that runs
+has_picked() {
+  wait_for 20 "the VF is vier's" is vier hold_of "vf:$1"
+  expect_eq "which has no claim" "foreign " "$(slice_state "vf:$1") $(slice_claim "vf:$1")"
+}
+first=$(pick_of $vf_profile); first=${first#vf:}
+expect "virt-xml adds a VF" q pick vier "$(node_of pci "$first")"
+has_picked "$first"
+expect "and the parked mdev" q pick vier "$(node_of mdev "$parked")"
+wait_for 20 "which is known as its" is attached slice_state "mdev:$parked"
+expect_eq "QEMU has both open" 2 "$(open_vfio vier)"
+
+say "what another VM runs with"
+cp /etc/libvirt/qemu/vier.xml defined.xml
+for node in "$(node_of pci "$(vf_of eins)")" "$(node_of mdev "$(mdev_of eins)")"; do
+  out=$(pick vier "$node" 2>&1) && fail "it was given $node: $out"
+  expect "it is refused: ${out##*: }" grep -q "in use by driver QEMU, domain eins" <<< "$out"
+done
+expect "its definition is as before" cmp defined.xml /etc/libvirt/qemu/vier.xml
+expect_eq "its VF" attached "$(slice_state "vf:$(vf_of eins)")"
+
+say "what another VM is to start with"
+# one of the two that have an mdev while vier has one
+destroy eins
+second=$(vf_of zwei)
+expect "virt-xml adds its VF" q pick vier "$(node_of pci "$second")"
+has_picked "$second"
+refused zwei held
+wait_for 20 "it is given another" not is "$second" vf_of zwei
+start zwei
+expect_eq "that is its own" "$(uuid_of zwei)/gpu0" "$(slice_claim "vf:$(vf_of zwei)")"
+
+say "when the VM ends, what was picked is what it asks for"
+destroy vier
+picks() { vfs_of vier | sort | paste -sd' '; }
+wait_for 30 "both VFs are of claims" is "$(printf '%s\n' "$first" "$second" | sort | paste -sd' ')" picks
+of_mdev() { rows claims --arg o "$(uuid_of vier)/" 'select((.claim | startswith($o)) and .profile == "nvidia-t4-8q") | .claim | ltrimstr($o)'; }
+own_picked() { [ "$(mdev_of vier)" = "$(mdev_uuid "$(uuid_of vier)" "$(of_mdev)")" ]; }
+wait_for 30 "it has an mdev of its own" own_picked
+start vier
+expect_eq "its claims" attached "$(states_of vier)"
+expect_eq "QEMU has all open" 3 "$(open_vfio vier)"
 
 say "park is taken out of the layout"
 layouts > /etc/gpuslice/gpuslice.toml
