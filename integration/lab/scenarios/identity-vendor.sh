@@ -1,4 +1,4 @@
-# What scenario identity does, with VFs of NVIDIA's, which take a type at each start and lose it after each
+# What scenarios identity and saved-vf do, with VFs of NVIDIA's, which take a type at each start and lose it after each
 # group: main
 # order: 71
 # needs: product
@@ -9,7 +9,7 @@ cleanup() { clear_domains; systemctl start gpuslice-libvirt-agent; modprobe -r m
 trap cleanup EXIT
 
 # no address of other scenarios' cards
-gpu=0015:00:00.0 vf_profile=nvidia-a40-12q pool_profile=nvidia-a40-12q managed=managed
+gpu=0015:00:00.0 vf_profile=nvidia-a40-12q others="1 1 1" pool_profile=nvidia-a40-12q managed=managed
 pci=/sys/bus/pci/devices
 type_of() { cat "$pci/$1/nvidia/current_vgpu_type"; }
 given() { bound_to "$pci/$1" nvidia && is 563 type_of "$1"; }
@@ -62,3 +62,6 @@ expect "with the type" given "$(home_of dialog)"
 ends dialog
 wait_for 120 "the VF is made anew when nobody uses one" is free slice_state "vf:$vf"
 expect "and is its driver's" bound_to "$pci/$vf" nvidia
+
+clear_domains
+. /lab/scenarios/saving.sh

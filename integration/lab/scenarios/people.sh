@@ -26,14 +26,6 @@ keeps() {
   expect "the VF as it is given" given "$2"
   expect_eq "QEMU has both open" 2 "$(open_vfio "$1")"
 }
-# ends DOMAIN [VF] : and nothing is left in its VF, which its definition may not name
-ends() {
-  local vf=${2:-$(home_of "$1")}
-  outlives_start "$1"
-  destroy "$1"
-  wait_for 30 "the VF of $1 is free" is free slice_state "vf:$vf"
-  expect "nothing is left in it" fallow "$vf"
-}
 # edit DOMAIN SED-SCRIPT : what a person does with virsh edit
 edit() {
   virsh dumpxml --inactive "$1" > edit.xml

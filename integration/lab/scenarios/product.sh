@@ -90,6 +90,15 @@ gives_back() {
   wait_for 60 "its claims are idle" is idle states_of "$1"
   while read -r _ _ slice; do wait_for 30 "$slice is given up" given_up "$slice"; done < "had-$1"
 }
+# ends DOMAIN [VF] : and nothing is left in its VF, which its definition may not name. When it may end (outlives_start DOMAIN) and what is
+# left (fallow VF) its scenario says.
+ends() {
+  local vf=${2:-$(home_of "$1")}
+  outlives_start "$1"
+  destroy "$1"
+  wait_for 30 "the VF of $1 is free" is free slice_state "vf:$vf"
+  expect "nothing is left in it" fallow "$vf"
+}
 
 daemon() { systemctl "$1" gpusliced.socket gpusliced.service; }
 daemon_dies() {
