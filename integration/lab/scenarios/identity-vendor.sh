@@ -2,7 +2,7 @@
 # group: main
 # order: 71
 # needs: product
-# limit: 900
+# limit: 1200
 # long: yes
 . /lab/scenarios/product.sh
 cleanup() { clear_domains; systemctl start gpuslice-libvirt-agent; modprobe -r mtty; boot_host; }

@@ -209,9 +209,16 @@ rm ${disk%.*}.*
 
 say "transient"
 id=$(domain_uuid gone)
-domain gone "$(claim gpu0 mtty-2 | sed "s,</gpuslice:claims>,<gpuslice:claim name='vf0' profile='$vf_profile'/>&,")" \
-  "$(mdev_device "$(mdev_uuid "$id" gpu0)" ua-gpuslice-gpu0)$(pci_device "$other" no ua-gpuslice-vf0)" > gone.xml
-expect "virsh create" q virsh create gone.xml
+# create VF : it names that for its claim
+create() {
+  domain gone "$(claim gpu0 mtty-2 | sed "s,</gpuslice:claims>,<gpuslice:claim name='vf0' profile='$vf_profile'/>&,")" \
+    "$(mdev_device "$(mdev_uuid "$id" gpu0)" ua-gpuslice-gpu0)$(pci_device "$1" no ua-gpuslice-vf0)" > gone.xml
+  virsh create gone.xml
+}
+out=$(create "$(home_of uno)" 2>&1) && fail "it has the VF of uno"
+expect "another's VF is refused: ${out##*gpuslice: }" grep -q 'gpuslice: claim-copied: ' <<< "$out"
+expect_eq "and nothing is left of its claims" "" "$(claims_of "$id")"
+expect "virsh create" q create "$other"
 expect_eq "its claims" "attached attached" "$(claim_state "$id/gpu0") $(claim_state "$id/vf0")"
 expect "it is given its VF" given "$other"
 outlives_start gone
