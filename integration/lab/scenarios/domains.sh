@@ -70,6 +70,9 @@ define_movable() {
 # vf_of DOMAIN [MANAGED] : the VF in its definition; home_of DOMAIN : the one that the agent has written
 vf_of() { tr -d "\n" < "/etc/libvirt/qemu/$1.xml" | sed -nE "s/.*<hostdev mode='subsystem' type='pci' managed='${2:-[a-z]+}'[^>]*>.*<source> *<address domain='0x(....)' bus='0x(..)' slot='0x(..)' function='0x(.)'.*/\1:\2:\3.\4/p"; }
 home_of() { vf_of "$1" no; }
+has_home() { [[ $(home_of "$1") = *:* ]]; }
+# moved DOMAIN FORMER [MANAGED] : it has another VF than that. While it is exchanged it has none for a moment.
+moved() { local vf; vf=$(vf_of "$1" "${3:-no}"); [[ $vf = *:* && $vf != "$2" ]]; }
 # vfs_of, mdevs_of DOMAIN : what all hostdevs of ours in its definition pass, in the order of their claim
 ours_of() { # DOMAIN SED-EXPRESSION that prints index and device of one
   tr -d "\n" < "/etc/libvirt/qemu/$1.xml" | sed 's,</hostdev>,&\n,g' | sed -nE "$2" | sort -n | awk '{print $NF}'

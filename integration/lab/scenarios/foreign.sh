@@ -32,8 +32,7 @@ expect "the mdev is there" present $devices/$theirs
 expect_eq "the VF's state" foreign "$(slice_state "vf:$vf")"
 domain other "" "" | define
 expect "attach" gpuslice attach other amd-74a1-vf8
-chosen() { [[ $(home_of other) = *:* ]]; }
-wait_for 20 "a VF is chosen" chosen
+wait_for 20 "a VF is chosen" has_home other
 expect "another one" not [ "$(home_of other)" = "$vf" ]
 start other
 destroy other

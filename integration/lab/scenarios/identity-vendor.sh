@@ -38,8 +38,7 @@ expect_eq "libvirt is to manage it" "$picked" "$(vf_of dialog yes)"
 refused dialog managed
 edit dialog "/<hostdev mode='subsystem' type='pci'/,/<\/hostdev>/d"
 expect "gpuslice attach" gpuslice attach dialog $vf_profile --name vf0
-has_vf() { [[ $(home_of dialog) = *:* ]]; }
-wait_for 20 "it has a VF" has_vf
+wait_for 20 "it has a VF" has_home dialog
 start dialog
 expect "with the type" given "$(home_of dialog)"
 ends dialog
@@ -55,8 +54,7 @@ expect "its definition is as before" not has_hostdev late
 wait_for 20 "the VF is given to nobody" is quarantined slice_state "vf:$vf"
 expect "the GPU says why" grep "$vf has no VFIO device: it was taken off its driver once" <(field gpus parent $gpu reason)
 refused dialog quarantined
-moved() { [[ $(home_of dialog) = *:* && $(home_of dialog) != "$vf" ]]; }
-wait_for 20 "its claim is given another" moved
+wait_for 20 "its claim is given another" moved dialog "$vf"
 start dialog
 expect "with the type" given "$(home_of dialog)"
 ends dialog

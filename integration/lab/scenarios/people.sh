@@ -253,5 +253,5 @@ expect "one of them runs" running "$first"
 expect "the other was refused" not running "$loser"
 expect "because of that" grep -q 'gpuslice: taken: ' <(cat first.out second.out)
 expect_eq "its VF" "$(domain_uuid "$first")/gpu0" "$(slice_claim "vf:$vf")"
-wait_for 20 "the other is given another VF" not is "$vf" home_of "$loser"
+wait_for 20 "the other is given another VF" moved "$loser" "$vf"
 start "$loser"

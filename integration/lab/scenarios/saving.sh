@@ -31,8 +31,7 @@ came_with() {
 say "managed save and start, with a VF"
 domain sav "" "" | define
 expect "attach" gpuslice attach sav $vf_profile --name vf0
-has_vf() { [[ $(home_of sav) = *:* ]]; }
-wait_for 20 "it has a VF" has_vf
+wait_for 20 "it has a VF" has_home sav
 vf=$(home_of sav)
 virsh dumpxml --inactive sav > sav.xml
 sed "/<hostdev /,/<\/hostdev>/d; /<metadata>/,/<\/metadata>/d" sav.xml > without.xml

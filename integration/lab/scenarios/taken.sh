@@ -7,7 +7,6 @@
 trap clear_domains EXIT
 
 pci=/sys/bus/pci/devices
-moved() { [[ $(home_of "$1") = *:* && $(home_of "$1") != "$2" ]]; }
 # left_alone DOMAIN CODE FORMER : refused once, then it starts with another VF than FORMER
 left_alone() {
   refused "$1" "$2"
